@@ -1,0 +1,4 @@
+//! Expressions: one graph, its derivative, and its lowerings.
+
+pub mod batch;
+pub mod graph;

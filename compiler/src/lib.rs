@@ -1,0 +1,4 @@
+//! From a checked experiment to a plan.
+
+pub mod expr;
+pub mod plan;

@@ -1,0 +1,159 @@
+//! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as JSON to the worker's standard input and
+//! closes it; the worker answers with one [`Event`] a line on standard output.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Origin, Plan};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "snake_case")]
+pub enum Job {
+    Run(Box<RunJob>),
+    Sample(SampleJob),
+    /// Answer `Ready` and stop: what `mopd doctor` asks.
+    Probe,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunJob {
+    pub plan: Plan,
+    /// Folder that data paths and reward commands are relative to: the source file's.
+    pub base: String,
+    /// Content-addressed store of finished stages.
+    pub store: String,
+    /// Folder for results.
+    pub out: String,
+    /// Recompute every stage even if the store has it.
+    pub fresh: bool,
+    /// Stages that run side by side at most; one core each.
+    pub workers: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleJob {
+    /// Folder with `model.safetensors` and `config.json`.
+    pub checkpoint: String,
+    pub prompt: String,
+    pub n: u32,
+    pub temperature: f64,
+    pub max_tokens: u32,
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// First event of every job.
+    Ready {
+        versions: Versions,
+        device: String,
+        threads: u32,
+    },
+    /// The whole work list, so that progress can be shown: one entry per stage and seed, in the order of the plan.
+    Started {
+        tasks: u32,
+    },
+    StageStarted {
+        stage: String,
+        seed: u64,
+        steps: u32,
+    },
+    /// Taken from the store.
+    StageKept {
+        stage: String,
+        seed: u64,
+    },
+    /// After each step. `metric` is the number that matters for this recipe.
+    Step {
+        stage: String,
+        seed: u64,
+        step: u32,
+        steps: u32,
+        metric: String,
+        value: f64,
+    },
+    StageFinished {
+        stage: String,
+        seed: u64,
+        seconds: f64,
+    },
+    Evaluated {
+        model: String,
+        seed: u64,
+        domain: String,
+        score: f64,
+    },
+    /// One completion of a [`SampleJob`].
+    Sample {
+        text: String,
+        tokens: u32,
+        finished: bool,
+        logp: f64,
+    },
+    Warning {
+        message: String,
+    },
+    /// The job ends here, exit status 1; finished stages are kept.
+    Failed(Failure),
+    /// The job ends here, exit status 130; finished stages are kept.
+    Interrupted {
+        finished: u32,
+        tasks: u32,
+    },
+    /// The job ends here, exit status 0.
+    Finished {
+        seconds: f64,
+        peak_memory: u64,
+    },
+}
+
+/// Why a job could not be finished, in the author's terms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// One line that stands alone.
+    pub message: String,
+    /// The way out.
+    pub help: Option<String>,
+    /// The item of the source that asked for it.
+    pub origin: Option<Origin>,
+    pub stage: Option<String>,
+    pub seed: Option<u64>,
+    pub step: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// A data file is missing, or a line of it is malformed.
+    Data,
+    /// A prompt and its longest completion do not fit the model's context.
+    Context,
+    /// A reward program crashed, hung or answered nonsense.
+    Reward,
+    /// A loss, gradient or log-probability is not finite.
+    NonFinite,
+    /// Results could not be written.
+    Storage,
+    /// Libtorch, a device or the plan itself.
+    Runtime,
+}
+
+impl FailureKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            FailureKind::Data => "data",
+            FailureKind::Context => "context",
+            FailureKind::Reward => "reward",
+            FailureKind::NonFinite => "non-finite",
+            FailureKind::Storage => "storage",
+            FailureKind::Runtime => "runtime",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    pub mopd: String,
+    pub libtorch: String,
+}

@@ -1,0 +1,144 @@
+//! The plan: what the compiler makes and the runtime executes. Typed, versioned, serialisable; it knows no source text
+//! but a table of places to point at when something fails.
+
+pub mod events;
+pub mod results;
+
+pub use mopd_lang::experiment::{
+    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Keep, Merge, MergeMethod, Model, ModelId,
+    Normalized, Origin, Prefixes, Recipe, Reward, Row, Sampling, Schedule, Share, Stage, TeacherChoice, Tokenizer, Train,
+};
+pub use mopd_lang::formula::{
+    Axis, Deviation, Divergence, DivergenceKind, Function, Live, Mass, Reduction, Role, Signal, Statistic, Support,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::expr::graph::{Graph, NodeId};
+
+/// Raised whenever the meaning of a field changes.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub schema: u32,
+    /// Hash of the experiment's meaning: names of models, comments and layout do not enter.
+    pub hash: String,
+    pub experiment: Experiment<Objective>,
+    /// One per model, in the same order.
+    pub stages: Vec<StageFacts>,
+    /// What [`Origin`] points into.
+    pub places: Vec<Place>,
+}
+
+impl Plan {
+    pub fn place(&self, origin: Origin) -> Option<&Place> {
+        self.places.get(origin.0 as usize)
+    }
+}
+
+/// What the compiler found out about a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageFacts {
+    /// Hash of what the stage computes: its settings and the keys of its inputs. Data and seed are added at run time.
+    pub key: String,
+    /// Selects the stage's random numbers: a hash of its recipe, its lineage and its domains. Two stages that differ only in
+    /// objective, optimiser or length draw the same prompts and the same uniforms, so that comparisons are paired.
+    pub stream: u64,
+    pub cost: Cost,
+}
+
+/// Predicted cost, an upper bound: every sequence is taken to be as long as its limits allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    pub parameters: u64,
+    /// Sequences trained on.
+    pub sequences: u64,
+    pub tokens: u64,
+    pub flops: f64,
+    /// Weights, gradients and optimiser state, in bytes.
+    pub memory: u64,
+}
+
+/// A place in the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub file: String,
+    /// Byte offsets.
+    pub start: u32,
+    pub end: u32,
+}
+
+/// An objective as a graph. The loss to minimise is the node `loss`; its gradient reaches the weights only through the
+/// live primitives: d loss / d weights = sum over primitives and tokens of `adjoint` * d primitive / d weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Objective {
+    pub name: String,
+    pub graph: Graph,
+    /// One number.
+    pub loss: NodeId,
+    pub live: Vec<LivePrimitive>,
+    pub terms: Vec<Term>,
+    /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`: the signal that
+    /// shares of |signal| are computed from.
+    pub signal: NodeId,
+    /// Per token: 1 where some `clip` of the objective is at its bound. Absent where the objective has no `clip`.
+    pub clipped: Option<NodeId>,
+    /// Per token: 1 where the token is selected. Absent where the objective has no `select`.
+    pub selected: Option<NodeId>,
+    pub normal_form: NormalForm,
+    pub origin: Origin,
+}
+
+impl Objective {
+    /// Every node whose value the runtime asks for.
+    pub fn outputs(&self) -> Vec<NodeId> {
+        let adjoints = self.live.iter().map(|live| live.adjoint);
+        let terms = self.terms.iter().map(|term| term.value);
+        std::iter::once(self.loss)
+            .chain(adjoints)
+            .chain(terms)
+            .chain([self.signal])
+            .chain(self.clipped)
+            .chain(self.selected)
+            .collect()
+    }
+
+    /// The roles whose distributions must be computed, the student's aside.
+    pub fn reads(&self, role: Role) -> bool {
+        let live = self.live.iter().any(|live| match &live.primitive {
+            Live::Logp => role == Role::Student,
+            Live::Divergence(divergence) => divergence.roles().contains(&role),
+        });
+        live || self.graph.signals(&self.outputs()).iter().any(|signal| signal.roles().contains(&role))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LivePrimitive {
+    pub primitive: Live,
+    /// Per token: d loss / d primitive.
+    pub adjoint: NodeId,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Term {
+    pub name: String,
+    /// Per token, before `weight`, `select` and `reduce`.
+    pub value: NodeId,
+    pub origin: Origin,
+}
+
+/// The nine slots that make two objectives comparable line by line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NormalForm {
+    pub prefixes: String,
+    pub sequence_selection: String,
+    pub token_allocation: String,
+    pub support: String,
+    pub mass: String,
+    pub divergence: String,
+    pub evaluation: String,
+    pub shaping: String,
+    pub realisation: String,
+}

@@ -1,0 +1,63 @@
+//! `results.json`: the tables of a run. Others read this file, so fields are only ever added.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::events::Versions;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    pub schema: u32,
+    pub experiment: String,
+    /// Hash of the plan.
+    pub plan: String,
+    pub seeds: Vec<u64>,
+    pub versions: Versions,
+    pub tables: Vec<Table>,
+    /// Wall time of the run, in seconds, stages taken from the store not counted.
+    pub seconds: f64,
+    /// Peak resident memory of the worker, in bytes.
+    pub peak_memory: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    pub name: String,
+    /// `pass@1` or `greedy`.
+    pub metric: String,
+    /// Samples per prompt.
+    pub samples: u32,
+    pub domains: Vec<String>,
+    pub rows: Vec<TableRow>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableRow {
+    pub model: String,
+    /// By domain.
+    pub scores: BTreeMap<String, Score>,
+    /// `mean_d (s_d - zero_d) / (one_d - zero_d)`, with its interval.
+    pub normalized: Option<Interval>,
+    /// The same, one per seed, in the order of [`Results::seeds`].
+    pub normalized_by_seed: Vec<f64>,
+    /// Population standard deviation over domains of the per-domain normalized score.
+    pub spread: Option<f64>,
+}
+
+/// Mean over test prompts, samples and seeds, with a 95% interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+    /// Test prompts.
+    pub n: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+}

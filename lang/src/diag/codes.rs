@@ -1,0 +1,64 @@
+//! The registry of diagnostic codes. One line a code: it drives `mopd explain`, the book and the tests.
+
+macro_rules! codes {
+    ($($variant:ident = $name:literal, $summary:literal;)*) => {
+        /// A stable name for one kind of finding.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code { $($variant),* }
+
+        impl Code {
+            pub const ALL: &'static [Code] = &[$(Code::$variant),*];
+
+            /// `unit-mismatch`
+            pub fn name(self) -> &'static str {
+                match self { $(Code::$variant => $name),* }
+            }
+
+            /// One line: what went wrong.
+            pub fn summary(self) -> &'static str {
+                match self { $(Code::$variant => $summary),* }
+            }
+
+            /// The page that `mopd explain` prints: Markdown.
+            pub fn page(self) -> &'static str {
+                match self { $(Code::$variant => include_str!(concat!("../../codes/", $name, ".md"))),* }
+            }
+        }
+    };
+}
+
+codes! {
+    Syntax = "syntax", "the text does not follow the grammar";
+    ForeignSyntax = "foreign-syntax", "a habit from Python, YAML or shell that mopd spells differently";
+    NestingTooDeep = "nesting-too-deep", "brackets are nested deeper than any experiment needs";
+    NotSupported = "not-supported-yet", "a construct of the language that this version can't run";
+    UnknownName = "unknown-name", "a name that nothing declares";
+    UnknownKey = "unknown-key", "a setting that this block does not have";
+    UnknownModule = "unknown-module", "an import of a module that does not exist";
+    UnknownField = "unknown-field", "a role or value has no such part";
+    UnknownArgument = "unknown-argument", "an argument that this function does not take";
+    UnknownValue = "unknown-value", "a word that this setting does not know";
+    MissingKey = "missing-key", "a setting that must be written and is not";
+    MissingArgument = "missing-argument", "a call lacks an argument";
+    DuplicateName = "duplicate-name", "one name declared twice";
+    DuplicateKey = "duplicate-key", "one setting written twice";
+    NotPublic = "not-public", "an import of an item that its module keeps to itself";
+    Cycle = "cycle", "a definition that needs itself";
+    WrongKind = "wrong-kind", "one kind of thing where another is needed";
+    UnitMismatch = "unit-mismatch", "two numbers that measure different things are mixed";
+    AxisMismatch = "axis-mismatch", "a fine-grained number where a coarser one is needed";
+    OutOfRange = "out-of-range", "a number outside the values that make sense";
+    LiveOutsideTerm = "live-outside-term", "`live` where no gradient can flow";
+    NothingLive = "nothing-live", "a term that carries no gradient";
+    NotDifferentiable = "not-differentiable", "`live` inside something that has no derivative here";
+    MissingReduce = "missing-reduce", "an objective that does not say how tokens and sequences are averaged";
+    MissingTerm = "missing-term", "an objective without a term";
+    GroupOfOne = "group-of-one", "a statistic over samples of one prompt, with a single sample";
+    UnroutedDomain = "unrouted-domain", "a domain that no route sends to a teacher";
+    DomainRoutedTwice = "domain-routed-twice", "a route arm that can never be reached";
+    UnusedTeacher = "unused-teacher", "a teacher that no route chooses";
+    UnusedDomain = "unused-domain", "a domain that no model is trained or compared on";
+    ShareSum = "share-sum", "the domains' shares do not add up to 1";
+    NoTeacher = "no-teacher", "a teacher is read where no route gives one";
+    MissingExperiment = "missing-experiment", "a file without an `experiment` can't be planned or run";
+}

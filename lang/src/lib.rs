@@ -1,0 +1,10 @@
+//! The mopd language, from text to a checked experiment. No input or output: the host hands texts over.
+
+pub mod check;
+pub mod diag;
+pub mod experiment;
+pub mod formula;
+pub mod source;
+pub mod syntax;
+
+pub use check::{Analysis, analyse};

@@ -1,0 +1,312 @@
+//! The syntax tree: what the author wrote, with a span on every node. Nothing is resolved or checked here.
+
+use crate::source::Span;
+
+/// A name as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    pub text: String,
+    pub span: Span,
+}
+
+/// One parsed file.
+#[derive(Clone, Debug, Default)]
+pub struct Module {
+    /// The `//!` comment at the head of the file.
+    pub doc: String,
+    pub items: Vec<Item>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// The `///` comment above the item.
+    pub doc: String,
+    pub public: bool,
+    pub span: Span,
+    pub kind: ItemKind,
+}
+
+#[derive(Clone, Debug)]
+pub enum ItemKind {
+    Use(Use),
+    /// `experiment "name" { ... }`
+    Experiment {
+        name: Text,
+        block: Block,
+    },
+    /// `param name: type = default`
+    Param(Parameter),
+    /// `let name = value`
+    Let {
+        name: Name,
+        value: Expr,
+    },
+    /// `fn name(a, b) = body`
+    Fn {
+        name: Name,
+        parameters: Vec<Parameter>,
+        body: Expr,
+    },
+    /// `domain name { ... }`
+    Domain {
+        name: Name,
+        block: Block,
+    },
+    /// `reward name = value`
+    Reward {
+        name: Name,
+        value: Expr,
+    },
+    /// `schedule name = value`
+    Schedule {
+        name: Name,
+        value: Expr,
+    },
+    /// `model name[index in family] = value`
+    Model(Binding),
+    /// `teacher name[index in family] = value { ... }`
+    Teacher(Binding),
+    /// `stage name(from: model, ...) = body`
+    Stage {
+        name: Name,
+        parameters: Vec<Parameter>,
+        body: Expr,
+    },
+    /// `route { ... }`
+    Route(Route),
+    /// `objective name(parameters) { ... }`
+    Objective {
+        name: Name,
+        parameters: Vec<Parameter>,
+        body: Block,
+    },
+    /// `compare "name" { ... }`
+    Compare {
+        name: Text,
+        block: Block,
+    },
+    /// A kind of item that the language has but that is not built yet: `sweep`, `template`, `panel`, ...
+    Unsupported {
+        keyword: Name,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    pub text: String,
+    pub span: Span,
+}
+
+/// `use std.opd.mopd` (one name) or `use std.baselines.{mix_rl, cascade_rl}`.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// The module: `std.opd`.
+    pub module: Vec<Name>,
+    /// The names taken from it.
+    pub names: Vec<Name>,
+}
+
+/// `name: type = default`; type and default may be missing.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    pub name: Name,
+    pub annotation: Option<Name>,
+    pub default: Option<Expr>,
+}
+
+/// `d in domains`
+#[derive(Clone, Debug)]
+pub struct Index {
+    pub name: Name,
+    pub over: Expr,
+}
+
+#[derive(Clone, Debug)]
+pub struct Binding {
+    pub name: Name,
+    pub index: Option<Index>,
+    pub value: Expr,
+}
+
+#[derive(Clone, Debug)]
+pub struct Block {
+    pub span: Span,
+    pub statements: Vec<Statement>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Statement {
+    /// `key = value @mark`
+    Entry(Entry),
+    /// `let name = value`
+    Let { name: Name, value: Expr },
+    /// `term name = value`
+    Term { name: Name, value: Expr, block: Option<Block> },
+    /// `route { ... }` for this stage alone
+    Route(Route),
+}
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: Name,
+    pub value: Expr,
+    pub marks: Vec<Mark>,
+}
+
+/// `@unpublished` or `@source("...")`
+#[derive(Clone, Debug)]
+pub struct Mark {
+    pub name: Name,
+    pub argument: Option<Text>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub span: Span,
+    pub arms: Vec<Arm>,
+}
+
+/// `condition -> teacher`, or `for d in domains: condition -> teacher`
+#[derive(Clone, Debug)]
+pub struct Arm {
+    pub span: Span,
+    pub index: Option<Index>,
+    pub condition: Condition,
+    pub target: Expr,
+}
+
+#[derive(Clone, Debug)]
+pub enum Condition {
+    When(Expr),
+    /// `else -> ...`
+    Else,
+}
+
+#[derive(Clone, Debug)]
+pub struct Expr {
+    pub span: Span,
+    pub kind: ExprKind,
+}
+
+#[derive(Clone, Debug)]
+pub enum ExprKind {
+    /// `1_000`, `3e-6`, `35%` (0.35), `5 steps`
+    Number {
+        value: f64,
+        suffix: Option<Name>,
+    },
+    Text(String),
+    Bool(bool),
+    Name(String),
+    /// `student.logp`
+    Field {
+        base: Box<Expr>,
+        field: Name,
+    },
+    /// `expert[d]`
+    Index {
+        base: Box<Expr>,
+        index: Box<Expr>,
+    },
+    /// `grpo(start, on: d) { steps = 120 }`; `block` is the braces after it. A bare `name { ... }` is a call without arguments.
+    Call {
+        callee: Box<Expr>,
+        arguments: Vec<Argument>,
+        block: Option<Block>,
+    },
+    List(Vec<Expr>),
+    Unary {
+        operator: UnaryOperator,
+        operand: Box<Expr>,
+    },
+    Binary {
+        operator: BinaryOperator,
+        operator_span: Span,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
+    /// `live student.logp`
+    Live(Box<Expr>),
+    /// `3e-3 -> 3e-4`
+    Arrow {
+        from: Box<Expr>,
+        to: Box<Expr>,
+    },
+    /// `teacher || student`
+    Versus {
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
+    /// `mean(token) then mean(sequence)`
+    Then {
+        first: Box<Expr>,
+        second: Box<Expr>,
+    },
+    /// `for d in domains: body`, or, carrying a value from one turn to the next, `for d in domains, m = start: body`
+    For {
+        index: Box<Index>,
+        carried: Option<Box<Carried>>,
+        body: Box<Expr>,
+    },
+    /// What could not be parsed; a diagnostic has been reported.
+    Error,
+}
+
+/// `previous = start`
+#[derive(Clone, Debug)]
+pub struct Carried {
+    pub name: Name,
+    pub start: Expr,
+}
+
+#[derive(Clone, Debug)]
+pub struct Argument {
+    /// `name: value`
+    pub name: Option<Name>,
+    pub value: Expr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnaryOperator {
+    Negate,
+    Not,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BinaryOperator {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Power,
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    And,
+    Or,
+}
+
+impl BinaryOperator {
+    /// As written in source text.
+    pub fn symbol(self) -> &'static str {
+        use BinaryOperator::*;
+        match self {
+            Add => "+",
+            Subtract => "-",
+            Multiply => "*",
+            Divide => "/",
+            Power => "^",
+            Equal => "==",
+            NotEqual => "!=",
+            Less => "<",
+            LessEqual => "<=",
+            Greater => ">",
+            GreaterEqual => ">=",
+            And => "and",
+            Or => "or",
+        }
+    }
+}

@@ -1,0 +1,123 @@
+"""Finds or fetches libtorch and prints the folder to use as LIBTORCH.
+
+In this order: the folder in $LIBTORCH; the torch of this Python environment, where its version matches; the wheels
+named in libtorch.txt, downloaded by pip once, checked against their checksums, and kept outside the checkout so that
+every clone shares them ($MOPD_CACHE, else $XDG_CACHE_HOME/mopd, else ~/.cache/mopd).
+"""
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+PINS = [line.split() for line in (HERE / "libtorch.txt").read_text().splitlines() if line and not line.startswith("#")]
+VERSION = PINS[0][0].split("==")[1]
+
+# What the worker needs out of each wheel: 450 MB of libraries and headers, not the 5 GB of a full installation.
+LIBRARIES = {
+    "torch/lib/libtorch_cpu.so",
+    "torch/lib/libc10.so",
+    "torch/lib/libgomp.so.1",
+    "nvidia/cu13/lib/libcudart.so.13",
+    "nvidia/cu13/lib/libcupti.so.13",
+}
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def installed():
+    """The torch of this Python environment, if it is the version that tch binds."""
+    try:
+        found = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if found.split("+")[0] != VERSION:
+        say(f"setup: ignoring the installed torch {found}: mopd needs {VERSION}")
+        return None
+    spec = importlib.util.find_spec("torch")
+    return pathlib.Path(spec.origin).parent if spec and spec.origin else None
+
+
+def cache():
+    if "MOPD_CACHE" in os.environ:
+        return pathlib.Path(os.environ["MOPD_CACHE"])
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "mopd"
+
+
+def download(into):
+    """The pinned wheels, checksummed by pip itself."""
+    for requirement, platform, digest in PINS:
+        say(f"setup: fetching {requirement}")
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as pin:
+            pin.write(f"{requirement} --hash={digest}\n")
+            pin.flush()
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                       "--require-hashes", "--only-binary=:all:", "--python-version", "3.11", "--platform", platform,
+                       "--dest", str(into), "--requirement", pin.name]
+            if subprocess.run(command, stdout=sys.stderr).returncode != 0:
+                sys.exit(f"setup: pip could not fetch {requirement}. Without a network, install torch {VERSION} yourself"
+                         " and set LIBTORCH to its folder.")
+
+
+def assemble(wheels, folder):
+    """Headers and the few libraries that are linked, in the layout that tch expects."""
+    (folder / "lib").mkdir(parents=True)
+    for wheel in wheels.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            for entry in archive.infolist():
+                if entry.filename in LIBRARIES:
+                    target = folder / "lib" / pathlib.PurePosixPath(entry.filename).name
+                elif entry.filename.startswith("torch/include/") and not entry.is_dir():
+                    target = folder / pathlib.PurePosixPath(entry.filename).relative_to("torch")
+                else:
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(entry) as source, open(target, "wb") as out:
+                    shutil.copyfileobj(source, out)
+    # tch links -ltorch; the real one only pulls in the CUDA half. An empty library satisfies the linker.
+    stub = folder / "stub.c"
+    stub.write_text("")
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, "-shared", "-o", str(folder / "lib" / "libtorch.so"), str(stub)], check=True)
+    stub.unlink()
+
+
+def fetched():
+    root = cache()
+    root.mkdir(parents=True, exist_ok=True)
+    folder = root / f"libtorch-{VERSION}-cpu"
+    with open(root / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Two clones set up at once: the second waits and finds it done.
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=root) as work:
+                wheels, made = pathlib.Path(work) / "wheels", pathlib.Path(work) / "libtorch"
+                wheels.mkdir()
+                download(wheels)
+                assemble(wheels, made)
+                made.rename(folder)
+    return folder
+
+
+def main():
+    if os.environ.get("LIBTORCH"):
+        print(os.environ["LIBTORCH"])
+        return
+    if os.uname().machine != "x86_64" or sys.platform != "linux":
+        place = installed()
+        if not place:
+            sys.exit(f"setup: no pinned libtorch for {sys.platform} {os.uname().machine}: install torch {VERSION} with pip, or set LIBTORCH.")
+        print(place)
+        return
+    print(installed() or fetched())
+
+
+main()
