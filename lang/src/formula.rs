@@ -149,6 +149,11 @@ pub struct Divergence {
 }
 
 impl Divergence {
+    /// Whether the student's distribution is one of the two sides.
+    pub fn reads_student(&self) -> bool {
+        self.left == Role::Student || self.right == Role::Student
+    }
+
     pub fn roles(&self) -> Vec<Role> {
         let mut roles = vec![self.left, self.right];
         if let Support::TopK { role, .. } = self.support {

@@ -1,8 +1,30 @@
 //! From syntax trees to a checked experiment: names, units, axes, `live`, routes, constants.
+//!
+//! One evaluator walks every item. What is known before the run (numbers, domains, models, objectives) becomes a
+//! [`value::Value`]; what is known only per token becomes a typed [`crate::formula::Formula`]. A mistake becomes a diagnostic and
+//! the value `Error`, which fits everywhere, so that one mistake is reported once.
 
-use crate::diag::Diagnostic;
-use crate::experiment::{Experiment, Objective};
+mod arithmetic;
+mod compare;
+mod constructors;
+mod domains;
+mod evaluate;
+mod functions;
+mod modules;
+mod objectives;
+mod route;
+mod settings;
+mod signals;
+mod value;
+
+use std::collections::HashMap;
+
+use crate::diag::{Code, Diagnostic, Severity};
+use crate::experiment::{Domain, DomainId, Experiment, Model, ModelId, Objective, Origin};
 use crate::source::{SourceFile, Sources, Span};
+use crate::syntax::ast::ItemKind;
+use modules::{ModuleId, Modules};
+use value::{Teacher, TeacherId};
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make sense of, and a
 /// list of findings, sorted by place.
@@ -15,13 +37,139 @@ pub struct Analysis {
     pub origins: Vec<Span>,
 }
 
+impl Analysis {
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+}
+
 /// Hands over the text of a module, `["std", "opd"]` or `["mine"]`; none where there is no such module.
 pub type Loader<'a> = &'a dyn Fn(&[&str]) -> Option<SourceFile>;
 
 /// Checks `entry` and everything that it imports.
 pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
-    let _ = load;
-    let mut sources = Sources::default();
-    sources.add(entry);
-    Analysis { sources, diagnostics: Vec::new(), experiment: None, origins: Vec::new() }
+    analyse_with(entry, load, &[])
+}
+
+/// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry file.
+pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
+    let mut checker = Checker::new();
+    let entry = checker.load(entry, load);
+    checker.load_defaults(load);
+    checker.apply_overrides(entry, overrides);
+    let experiment = checker.experiment(entry);
+    checker.finish(experiment)
+}
+
+/// The state of one analysis.
+struct Checker {
+    sources: Sources,
+    modules: Modules,
+    diagnostics: Vec<Diagnostic>,
+    origins: Vec<Span>,
+    known_origins: HashMap<Span, Origin>,
+    domains: Vec<Domain>,
+    models: Vec<Model<Objective>>,
+    teachers: Vec<Teacher>,
+    /// The entry file's route, evaluated when a stage first asks for it.
+    route: route::RouteState,
+    /// `--set seed=2`
+    seed: Option<u64>,
+    /// The entry file is an experiment, not a library.
+    has_experiment: bool,
+}
+
+impl Checker {
+    fn new() -> Checker {
+        Checker {
+            sources: Sources::default(),
+            modules: Modules::default(),
+            diagnostics: Vec::new(),
+            origins: Vec::new(),
+            known_origins: HashMap::new(),
+            domains: Vec::new(),
+            models: Vec::new(),
+            teachers: Vec::new(),
+            route: route::RouteState::Unevaluated,
+            seed: None,
+            has_experiment: false,
+        }
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic) {
+        // The body of a function or objective is checked at every use; a mistake in it is still one mistake.
+        let seen = |known: &Diagnostic| known.code == diagnostic.code && known.primary.span == diagnostic.primary.span;
+        if !self.diagnostics.iter().any(seen) {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    fn origin(&mut self, span: Span) -> Origin {
+        let origins = &mut self.origins;
+        *self.known_origins.entry(span).or_insert_with(|| {
+            origins.push(span);
+            Origin(origins.len() as u32 - 1)
+        })
+    }
+
+    fn span(&self, origin: Origin) -> Span {
+        self.origins[origin.0 as usize]
+    }
+
+    fn domain(&self, id: DomainId) -> &Domain {
+        &self.domains[id.0 as usize]
+    }
+
+    fn model(&self, id: ModelId) -> &Model<Objective> {
+        &self.models[id.0 as usize]
+    }
+
+    fn teacher(&self, id: TeacherId) -> &Teacher {
+        &self.teachers[id.0 as usize]
+    }
+
+    /// Checks every item of the entry file and puts the experiment together.
+    fn experiment(&mut self, entry: ModuleId) -> Option<Experiment<Objective>> {
+        self.has_experiment = self.modules.tree(entry).items.iter().any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
+        self.declare_domains(entry);
+        let module = self.modules.tree(entry);
+        let header = self.experiment_header(&module, entry);
+        let mut comparisons = Vec::new();
+        for item in &module.items {
+            if let ItemKind::Compare { name, block } = &item.kind {
+                comparisons.extend(self.comparison(entry, item, name, block));
+            } else {
+                self.check_item(entry, item);
+            }
+        }
+        self.check_routes(entry);
+        self.check_use_of_domains();
+        let (name, seed, out) = header?;
+        Some(Experiment {
+            name,
+            seed: self.seed.unwrap_or(seed),
+            out,
+            domains: std::mem::take(&mut self.domains),
+            models: std::mem::take(&mut self.models),
+            comparisons,
+        })
+    }
+
+    fn finish(mut self, experiment: Option<Experiment<Objective>>) -> Analysis {
+        self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
+        let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        Analysis {
+            sources: self.sources,
+            diagnostics: self.diagnostics,
+            experiment: experiment.filter(|_| !failed),
+            origins: self.origins,
+        }
+    }
+
+    fn not_supported(&mut self, span: Span, construct: &str) {
+        self.report(
+            Diagnostic::error(Code::NotSupported, span, format!("{construct} is not supported yet"))
+                .label("part of the language, but this version can't run it"),
+        );
+    }
 }

@@ -59,6 +59,7 @@ codes! {
     UnusedTeacher = "unused-teacher", "a teacher that no route chooses";
     UnusedDomain = "unused-domain", "a domain that no model is trained or compared on";
     ShareSum = "share-sum", "the domains' shares do not add up to 1";
+    NoRollout = "no-rollout", "a rollout's number is read where the tokens come from data";
     NoTeacher = "no-teacher", "a teacher is read where no route gives one";
     MissingExperiment = "missing-experiment", "a file without an `experiment` can't be planned or run";
 }

@@ -1,0 +1,222 @@
+//! `experiment`, `domain` and rewards.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Domain, DomainId, Reward};
+use crate::source::Span;
+use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name};
+
+use super::Checker;
+use super::evaluate::Env;
+use super::modules::{ItemId, ModuleId, Progress};
+use super::value::Value;
+
+impl Checker {
+    /// `experiment "name" { seed, out }`: name, seed and folder for results.
+    pub(super) fn experiment_header(&mut self, module: &Module, id: ModuleId) -> Option<(String, u64, Option<String>)> {
+        let mut headers = module.items.iter().filter_map(|item| match &item.kind {
+            ItemKind::Experiment { name, block } => Some((name, block, item.span)),
+            _ => None,
+        });
+        let Some((name, block, _)) = headers.next() else {
+            let runs = |kind: &ItemKind| matches!(kind, ItemKind::Compare { .. } | ItemKind::Model(_));
+            if let Some(item) = module.items.iter().find(|item| runs(&item.kind)) {
+                let first_line = Span { end: item.span.start, start: item.span.start, ..item.span };
+                self.report(
+                    Diagnostic::error(Code::MissingExperiment, first_line, "a file with models needs an `experiment`")
+                        .help("add `experiment \"name\" { seed = 1 }` at its head"),
+                );
+            }
+            return None;
+        };
+        if let Some((second, _, _)) = headers.next() {
+            self.report(
+                Diagnostic::error(Code::DuplicateName, second.span, "one file is one experiment")
+                    .because(name.span, "declared here"),
+            );
+        }
+        let env = Env::constant(id);
+        let settings = self.settings(Some(block), "experiment", name.span, &["seed", "out", "device", "dtype"], false);
+        for key in ["device", "dtype"] {
+            if let Some(span) = settings.key_span(key) {
+                self.not_supported(span, &format!("choosing the {key} in the file"));
+            }
+        }
+        let seed = self.required(&settings, "seed").and_then(|expr| {
+            let value = self.evaluate(expr, &env);
+            self.whole(&value, expr.span, "`seed`", 0)
+        });
+        let out = match settings.get("out") {
+            Some(expr) => Some(self.text(expr, "out", &env)?),
+            None => None,
+        };
+        Some((name.text.clone(), seed?, out))
+    }
+
+    /// Every domain of the file, in order, before anything else is evaluated: `domains` must mean all of them everywhere.
+    pub(super) fn declare_domains(&mut self, entry: ModuleId) {
+        let tree = self.modules.tree(entry);
+        let mut shares = Vec::new();
+        for (index, item) in tree.items.iter().enumerate() {
+            let found = match &item.kind {
+                ItemKind::Domain { .. } => vec![ItemId { module: entry, index }],
+                // Imported domains take part like the file's own.
+                ItemKind::Use(import) => {
+                    import.names.iter().filter_map(|name| Some(self.modules.lookup(entry, &name.text)?.item)).collect()
+                }
+                _ => continue,
+            };
+            for id in found {
+                let tree = self.modules.tree(id.module);
+                let ItemKind::Domain { name, block } = &tree.items[id.index].kind else { continue };
+                if self.modules.progress.contains_key(&id) {
+                    continue;
+                }
+                let value = self.declare_domain(id.module, name, block, &mut shares);
+                self.modules.progress.insert(id, Progress::Done(value.map_or(Value::Error, Value::Domain)));
+            }
+        }
+        self.check_shares(&shares);
+    }
+
+    fn declare_domain(
+        &mut self,
+        module: ModuleId,
+        name: &Name,
+        block: &Block,
+        shares: &mut Vec<(Option<f64>, Span)>,
+    ) -> Option<DomainId> {
+        let env = Env::constant(module);
+        let keys = ["prompts", "tests", "reward", "share", "limits"];
+        let settings = self.settings(Some(block), &format!("domain {}", name.text), name.span, &keys, false);
+        if let Some(span) = settings.key_span("limits") {
+            self.not_supported(span, "limits of a domain");
+        }
+        let share = settings.get("share").map(|expr| {
+            let value = self.evaluate(expr, &env);
+            (self.fraction(&value, expr.span, "`share`"), expr.span)
+        });
+        shares.push(share.unwrap_or((Some(f64::NAN), name.span)));
+        let prompts = self.required(&settings, "prompts").and_then(|expr| self.text(expr, "prompts", &env));
+        let tests = settings.get("tests").map(|expr| self.text(expr, "tests", &env));
+        let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, &env));
+        let origin = self.origin(name.span);
+        // A faulty domain is declared all the same: whatever names it is not wrong because of it.
+        self.domains.push(Domain {
+            name: name.text.clone(),
+            prompts: prompts.unwrap_or_default(),
+            tests: tests.flatten(),
+            reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),
+            share: share.and_then(|(share, _)| share).unwrap_or(1.0),
+            origin,
+        });
+        Some(DomainId(self.domains.len() as u32 - 1))
+    }
+
+    fn check_shares(&mut self, shares: &[(Option<f64>, Span)]) {
+        if shares.len() > 1 {
+            for (_, span) in shares.iter().filter(|(share, _)| share.is_some_and(f64::is_nan)) {
+                self.report(
+                    Diagnostic::error(Code::MissingKey, *span, "with several domains, each needs a `share`")
+                        .label("not set here")
+                        .help(format!("for equal parts write `share = 1/{}`", shares.len())),
+                );
+            }
+        }
+        let known: Option<Vec<f64>> = shares.iter().map(|(share, _)| share.filter(|share| !share.is_nan())).collect();
+        let Some(known) = known.filter(|known| !known.is_empty()) else { return };
+        let total: f64 = known.iter().sum();
+        if (total - 1.0).abs() > 1e-6 {
+            let (_, last) = shares.last().expect("not empty");
+            let message = format!("the shares of the domains add up to {}, not 1", rounded(total));
+            let mut finding = Diagnostic::error(Code::ShareSum, *last, message);
+            for (share, (_, span)) in known.iter().zip(&shares[..shares.len() - 1]) {
+                finding = finding.because(*span, format!("{}", rounded(*share)));
+            }
+            let text = rounded(*known.last().expect("not empty")).to_string();
+            self.report(finding.label(text).help(format!("for equal parts write `1/{}` in each", shares.len())));
+        }
+    }
+
+    pub(super) fn text(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<String> {
+        match self.evaluate(expr, env) {
+            Value::Text(text) => Some(text),
+            other => {
+                self.wrong_kind(expr.span, &format!("`{key}` must be a text in quotes"), &other);
+                None
+            }
+        }
+    }
+
+    /// `exact_match`, `numeric(tolerance: 0.01)`, `command("python3 verify.py")`, or a `reward` declared above.
+    pub(super) fn reward(&mut self, expr: &Expr, env: &Env) -> Option<Reward> {
+        match self.evaluate(expr, env) {
+            Value::Reward(reward) => Some(reward),
+            // A bare name stands for a call without arguments.
+            Value::Builtin(builtin) if builtin.kind == super::functions::Kind::Reward => {
+                let given = self.builtin_arguments(builtin, &[], expr.span)?;
+                self.reward_call(builtin.name, &given, expr.span, env)
+            }
+            other => {
+                self.wrong_kind(expr.span, "a reward is `exact_match`, `numeric(...)`, `regex(...)` or `command(...)`", &other);
+                None
+            }
+        }
+    }
+
+    pub(super) fn reward_call(&mut self, name: &str, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<Reward> {
+        let field = |checker: &mut Checker, expr: Option<&Expr>| match expr {
+            None => Some("answer".to_owned()),
+            Some(expr) => checker.data_field(expr),
+        };
+        Some(match name {
+            "exact_match" => Reward::ExactMatch { field: field(self, given[0])? },
+            "numeric" => {
+                let tolerance = match given[1] {
+                    Some(expr) => self.at_least(expr, "tolerance", env, 0.0)?,
+                    None => 0.0,
+                };
+                Reward::Numeric { field: field(self, given[0])?, tolerance }
+            }
+            "regex" => {
+                let pattern = self.text(given[0].expect("required"), "pattern", env)?;
+                Reward::Regex { pattern, field: field(self, given[1])? }
+            }
+            _ => {
+                let command = self.text(given[0].expect("required"), "command", env)?;
+                if command.trim().is_empty() {
+                    self.report(Diagnostic::error(Code::OutOfRange, span, "the command of a reward is empty"));
+                    return None;
+                }
+                let time_limit_seconds = match given[1] {
+                    Some(expr) => self.at_least(expr, "time_limit", env, 0.001)?,
+                    None => 30.0,
+                };
+                let batch = match given[2] {
+                    Some(expr) => self.count(expr, "batch", env, 1)?,
+                    None => 256,
+                };
+                Reward::Command { command, time_limit_seconds, batch }
+            }
+        })
+    }
+
+    /// A field of the data, written as a bare name.
+    pub(super) fn data_field(&mut self, expr: &Expr) -> Option<String> {
+        match &expr.kind {
+            ExprKind::Name(name) => Some(name.clone()),
+            ExprKind::Error => None,
+            _ => {
+                self.report(
+                    Diagnostic::error(Code::WrongKind, expr.span, "a field of the data is needed here")
+                        .help("write its name, such as `answer`"),
+                );
+                None
+            }
+        }
+    }
+}
+
+/// Without the noise of binary fractions.
+fn rounded(number: f64) -> f64 {
+    (number * 1e6).round() / 1e6
+}

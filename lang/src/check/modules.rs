@@ -1,0 +1,255 @@
+//! Files, imports and the names each file sees.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::source::{SourceFile, Span};
+use crate::syntax::ast::{Expr, ItemKind, Module, Name};
+use crate::syntax::parse;
+
+use super::value::Value;
+use super::{Checker, Loader, functions, signals};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ModuleId(pub u32);
+
+/// One item of one module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ItemId {
+    pub module: ModuleId,
+    pub index: usize,
+}
+
+/// How far the value of an item has come.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// Being evaluated: meeting it again is a cycle.
+    Started,
+    Done(Value),
+}
+
+#[derive(Default)]
+pub struct Modules {
+    loaded: Vec<Loaded>,
+    by_path: HashMap<Vec<String>, ModuleId>,
+    pub progress: HashMap<ItemId, Progress>,
+}
+
+struct Loaded {
+    tree: Rc<Module>,
+    names: HashMap<String, Declared>,
+    /// Values from `--set`, by the name of the `param`.
+    set: HashMap<String, Expr>,
+}
+
+/// What a name of a file stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct Declared {
+    pub item: ItemId,
+    pub span: Span,
+}
+
+impl Modules {
+    pub fn tree(&self, id: ModuleId) -> Rc<Module> {
+        self.loaded[id.0 as usize].tree.clone()
+    }
+
+    pub fn lookup(&self, id: ModuleId, name: &str) -> Option<Declared> {
+        self.loaded[id.0 as usize].names.get(name).copied()
+    }
+
+    pub fn names(&self, id: ModuleId) -> impl Iterator<Item = &str> {
+        self.loaded[id.0 as usize].names.keys().map(String::as_str)
+    }
+
+    /// An item of `std.<module>`, whether the file imports it or not.
+    pub fn standard_item(&self, module: &str, name: &str) -> Option<ItemId> {
+        let &module = self.by_path.get(&vec!["std".to_owned(), module.to_owned()])?;
+        Some(self.lookup(module, name)?.item)
+    }
+
+    pub fn set_value(&self, id: ModuleId, name: &str) -> Option<Expr> {
+        self.loaded[id.0 as usize].set.get(name).cloned()
+    }
+}
+
+/// The name that an item declares for others to use.
+pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
+    match kind {
+        ItemKind::Param(parameter) => Some(&parameter.name),
+        ItemKind::Let { name, .. }
+        | ItemKind::Fn { name, .. }
+        | ItemKind::Domain { name, .. }
+        | ItemKind::Reward { name, .. }
+        | ItemKind::Schedule { name, .. }
+        | ItemKind::Stage { name, .. }
+        | ItemKind::Objective { name, .. } => Some(name),
+        ItemKind::Model(binding) | ItemKind::Teacher(binding) => Some(&binding.name),
+        ItemKind::Use(_) | ItemKind::Experiment { .. } | ItemKind::Route(_) | ItemKind::Compare { .. } => None,
+        ItemKind::Unsupported { .. } => None,
+    }
+}
+
+impl Checker {
+    /// Parses a file and, through its imports, everything it needs.
+    pub(super) fn load(&mut self, source: SourceFile, load: Loader) -> ModuleId {
+        let text = source.text.clone();
+        let file = self.sources.add(source);
+        let (tree, findings) = parse(file, &text);
+        for finding in findings {
+            self.report(finding);
+        }
+        let id = ModuleId(self.modules.loaded.len() as u32);
+        let tree = Rc::new(tree);
+        self.modules.loaded.push(Loaded { tree: tree.clone(), names: HashMap::new(), set: HashMap::new() });
+        for (index, item) in tree.items.iter().enumerate() {
+            if let Some(name) = declared_name(&item.kind) {
+                self.declare(id, name, ItemId { module: id, index });
+            }
+        }
+        for item in &tree.items {
+            if let ItemKind::Use(import) = &item.kind {
+                self.import(id, &import.module, &import.names, load);
+            }
+        }
+        id
+    }
+
+    fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
+        if functions::find(&name.text).is_some() || signals::is_reserved(&name.text) || name.text == "domains" {
+            self.report(
+                Diagnostic::error(Code::DuplicateName, name.span, format!("`{}` has a meaning of its own in mopd", name.text))
+                    .label("can't be declared again")
+                    .help("choose another name"),
+            );
+            return;
+        }
+        let names = &mut self.modules.loaded[module.0 as usize].names;
+        match names.get(&name.text).copied() {
+            // A duplicate keeps its first meaning.
+            Some(first) => self.report(
+                Diagnostic::error(Code::DuplicateName, name.span, format!("`{}` is declared twice", name.text))
+                    .label("declared again here")
+                    .because(first.span, "first declared here")
+                    .help("give one of them another name"),
+            ),
+            None => {
+                names.insert(name.text.clone(), Declared { item, span: name.span });
+            }
+        }
+    }
+
+    fn import(&mut self, into: ModuleId, path: &[Name], names: &[Name], load: Loader) {
+        let Some(module) = self.find_module(path, load) else { return };
+        let tree = self.modules.tree(module);
+        for name in names {
+            let found = tree.items.iter().position(|item| declared_name(&item.kind).is_some_and(|n| n.text == name.text));
+            let Some(index) = found else {
+                let public = tree.items.iter().filter(|item| item.public).filter_map(|item| declared_name(&item.kind));
+                let near = nearest(&name.text, public.map(|name| name.text.as_str())).map(str::to_owned);
+                let mut finding =
+                    Diagnostic::error(Code::UnknownName, name.span, format!("`{}` has no `{}`", dotted(path), name.text))
+                        .label("not declared there");
+                if let Some(near) = near {
+                    finding = finding.help(format!("did you mean `{near}`?")).replace_with(format!("import `{near}`"), near);
+                }
+                self.report(finding);
+                continue;
+            };
+            if !tree.items[index].public {
+                let declared = declared_name(&tree.items[index].kind).expect("found by its name");
+                self.report(
+                    Diagnostic::error(Code::NotPublic, name.span, format!("`{}` is private to `{}`", name.text, dotted(path)))
+                        .label("not for import")
+                        .because(declared.span, "declared without `pub`")
+                        .help(format!("write `pub` before it in `{}`", dotted(path))),
+                );
+            }
+            self.declare(into, name, ItemId { module, index });
+        }
+    }
+
+    /// The modules that built-in stages take their objectives from.
+    pub(super) fn load_defaults(&mut self, load: Loader) {
+        for module in ["rl", "sft"] {
+            self.find_file(&["std", module], load);
+        }
+    }
+
+    fn find_file(&mut self, path: &[&str], load: Loader) -> Option<ModuleId> {
+        let key: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
+        if let Some(&known) = self.modules.by_path.get(&key) {
+            return Some(known);
+        }
+        let source = load(path)?;
+        // Known before its own imports are read, so that two modules may import each other.
+        let id = ModuleId(self.modules.loaded.len() as u32);
+        self.modules.by_path.insert(key, id);
+        Some(self.load(source, load))
+    }
+
+    fn find_module(&mut self, path: &[Name], load: Loader) -> Option<ModuleId> {
+        let segments: Vec<&str> = path.iter().map(|name| name.text.as_str()).collect();
+        let span = path.first()?.span.to(path.last()?.span);
+        let found = self.find_file(&segments, load);
+        if found.is_none() {
+            let where_from = if segments[0] == "std" {
+                "the standard library has no such module".to_owned()
+            } else {
+                format!("there is no `{}.mopd` next to this file", segments.join("/"))
+            };
+            self.report(
+                Diagnostic::error(Code::UnknownModule, span, format!("there is no module `{}`", dotted(path))).label(where_from),
+            );
+        }
+        found
+    }
+
+    /// `--set name=value`: each value is parsed as an expression in a file of its own, so that mistakes in it have a place.
+    pub(super) fn apply_overrides(&mut self, entry: ModuleId, overrides: &[(String, String)]) {
+        for (name, value) in overrides {
+            let text = format!("let {name} = {value}\n");
+            let file = self.sources.add(SourceFile { path: format!("--set {name}"), text: text.clone() });
+            let (tree, findings) = parse(file, &text);
+            let bad = !findings.is_empty();
+            for finding in findings {
+                self.report(finding);
+            }
+            let [item] = tree.items.as_slice() else { continue };
+            let ItemKind::Let { name: place, value } = &item.kind else { continue };
+            if bad {
+                continue;
+            }
+            if name == "seed" {
+                let value = self.evaluate_constant(entry, value);
+                self.seed = self.whole(&value, item.span, "the seed", 0);
+                continue;
+            }
+            let tree = self.modules.tree(entry);
+            let parameters = tree.items.iter().filter_map(|item| match &item.kind {
+                ItemKind::Param(parameter) => Some(parameter.name.text.as_str()),
+                _ => None,
+            });
+            let parameters: Vec<&str> = parameters.chain(["seed"]).collect();
+            if parameters.contains(&name.as_str()) {
+                self.modules.loaded[entry.0 as usize].set.insert(name.clone(), value.clone());
+            } else {
+                let mut finding = Diagnostic::error(
+                    Code::UnknownName,
+                    place.span,
+                    format!("the experiment has no `param {name}` that could be set"),
+                )
+                .label(format!("can be set: {}", parameters.join(", ")));
+                if let Some(near) = nearest(name, parameters) {
+                    finding = finding.help(format!("did you mean `{near}`?"));
+                }
+                self.report(finding);
+            }
+        }
+    }
+}
+
+fn dotted(path: &[Name]) -> String {
+    path.iter().map(|name| name.text.as_str()).collect::<Vec<_>>().join(".")
+}

@@ -1,0 +1,343 @@
+//! Reading the settings of a block: every key known, every needed one there, every value of its kind.
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::experiment::Schedule;
+use crate::formula::{Axis, Formula, FormulaKind, Unit};
+use crate::source::Span;
+use crate::syntax::ast::{Block, Entry, Expr, Name, Route, Statement};
+
+use super::Checker;
+use super::evaluate::Env;
+use super::value::{Callable, Value};
+
+/// The settings of one block, checked against the keys it may have.
+pub struct Settings<'a> {
+    /// What they are settings of: `` `grpo` ``.
+    pub owner: String,
+    /// Where to point when something is missing.
+    pub span: Span,
+    entries: Vec<&'a Entry>,
+    /// Keys that were meant by mistyped ones: reported already, so not missing as well.
+    mistyped: Vec<String>,
+    pub route: Option<&'a Route>,
+}
+
+impl<'a> Settings<'a> {
+    pub fn get(&self, key: &str) -> Option<&'a Expr> {
+        self.entries.iter().find(|entry| entry.key.text == key).map(|entry| &entry.value)
+    }
+
+    pub fn key_span(&self, key: &str) -> Option<Span> {
+        self.entries.iter().find(|entry| entry.key.text == key).map(|entry| entry.key.span)
+    }
+}
+
+impl Checker {
+    /// Reports what is not one of `keys`, what stands twice, and what is no setting at all.
+    pub(super) fn settings<'a>(
+        &mut self,
+        block: Option<&'a Block>,
+        owner: &str,
+        span: Span,
+        keys: &[&str],
+        may_route: bool,
+    ) -> Settings<'a> {
+        let mut settings = Settings { owner: format!("`{owner}`"), span, entries: Vec::new(), mistyped: Vec::new(), route: None };
+        for statement in block.map_or(&[][..], |block| &block.statements) {
+            match statement {
+                Statement::Entry(entry) => self.setting(entry, keys, &mut settings),
+                Statement::Route(route) if may_route && settings.route.is_none() => settings.route = Some(route),
+                Statement::Route(route) => {
+                    let text = format!("{} takes no route here", settings.owner);
+                    self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
+                }
+                Statement::Let { name, .. } | Statement::Term { name, .. } => {
+                    self.report(
+                        Diagnostic::error(Code::UnknownKey, name.span, format!("{} holds settings only", settings.owner))
+                            .help("`let` and `term` belong in an objective; write a `let` of your own above"),
+                    );
+                }
+            }
+        }
+        settings
+    }
+
+    fn setting<'a>(&mut self, entry: &'a Entry, keys: &[&str], settings: &mut Settings<'a>) {
+        self.marks(entry);
+        if let Some(first) = settings.key_span(&entry.key.text) {
+            self.report(
+                Diagnostic::error(Code::DuplicateKey, entry.key.span, format!("`{}` is set twice", entry.key.text))
+                    .because(first, "first set here")
+                    .help("keep one of them"),
+            );
+        } else if keys.contains(&entry.key.text.as_str()) {
+            settings.entries.push(entry);
+        } else {
+            let meant = self.unknown_key(&entry.key, &settings.owner, keys);
+            settings.mistyped.extend(meant);
+        }
+    }
+
+    pub(super) fn marks(&mut self, entry: &Entry) {
+        for mark in &entry.marks {
+            self.not_supported(mark.name.span, &format!("the mark `@{}`", mark.name.text));
+        }
+    }
+
+    /// Reports a key that the block does not have; the key that was probably meant, if one is near.
+    pub(super) fn unknown_key(&mut self, key: &Name, owner: &str, keys: &[&str]) -> Option<String> {
+        let finding = Diagnostic::error(Code::UnknownKey, key.span, format!("{owner} has no setting `{}`", key.text));
+        let near = nearest(&key.text, keys.iter().copied());
+        self.report(match near {
+            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            None => finding.help(format!("it has: {}", keys.join(", "))),
+        });
+        near.map(str::to_owned)
+    }
+
+    pub(super) fn required<'a>(&mut self, settings: &Settings<'a>, key: &str) -> Option<&'a Expr> {
+        let found = settings.get(key);
+        if found.is_none() && !settings.mistyped.iter().any(|meant| meant == key) {
+            self.report(
+                Diagnostic::error(Code::MissingKey, settings.span, format!("{} needs `{key}`", settings.owner))
+                    .label("not set here")
+                    .help(format!("add `{key} = ...`")),
+            );
+        }
+        found
+    }
+
+    /// A whole number that must be set.
+    pub(super) fn required_count(&mut self, settings: &Settings, key: &str, env: &Env, least: u64) -> Option<u32> {
+        let expr = self.required(settings, key)?;
+        self.count(expr, key, env, least)
+    }
+
+    pub(super) fn count(&mut self, expr: &Expr, key: &str, env: &Env, least: u64) -> Option<u32> {
+        let value = self.evaluate(expr, env);
+        self.whole(&value, expr.span, &format!("`{key}`"), least).map(|count| count as u32)
+    }
+
+    /// A number known before the run.
+    pub(super) fn real(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<f64> {
+        let value = self.evaluate(expr, env);
+        match value.constant() {
+            Some(number) => Some(number),
+            None => {
+                self.wrong_kind(expr.span, &format!("`{key}` must be a number known before the run"), &value);
+                None
+            }
+        }
+    }
+
+    /// A number with a smallest value.
+    pub(super) fn at_least(&mut self, expr: &Expr, key: &str, env: &Env, least: f64) -> Option<f64> {
+        let number = self.real(expr, key, env)?;
+        if number < least {
+            let text = format!("`{key}` must be at least {least}");
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("this is {number}")));
+            return None;
+        }
+        Some(number)
+    }
+
+    pub(super) fn whole(&mut self, value: &Value, span: Span, what: &str, least: u64) -> Option<u64> {
+        let Some(number) = value.constant() else {
+            self.wrong_kind(span, &format!("{what} must be a whole number known before the run"), value);
+            return None;
+        };
+        if number.fract() != 0.0 || number < least as f64 || number > f64::from(u32::MAX) {
+            self.report(
+                Diagnostic::error(Code::OutOfRange, span, format!("{what} must be a whole number, at least {least}"))
+                    .label(format!("this is {number}")),
+            );
+            return None;
+        }
+        Some(number as u64)
+    }
+
+    pub(super) fn fraction(&mut self, value: &Value, span: Span, what: &str) -> Option<f64> {
+        let Some(number) = value.constant() else {
+            self.wrong_kind(span, &format!("{what} must be a fraction known before the run"), value);
+            return None;
+        };
+        if !(0.0..=1.0).contains(&number) {
+            self.report(
+                Diagnostic::error(Code::OutOfRange, span, format!("{what} must lie between 0 and 1"))
+                    .label(format!("this is {number}")),
+            );
+            return None;
+        }
+        Some(number)
+    }
+
+    /// A number over training time: a plain number or a schedule.
+    pub(super) fn schedule_setting(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
+        let value = self.evaluate(expr, env);
+        match &value {
+            Value::Formula(formula) if matches!(formula.0.kind, FormulaKind::Number(_) | FormulaKind::Schedule(_)) => {
+                Some(formula.clone())
+            }
+            Value::Arrow { .. } => {
+                self.report(
+                    Diagnostic::error(Code::WrongKind, expr.span, "a range alone does not say how it is crossed")
+                        .help("write `linear(a -> b)` or `cosine(a -> b)`"),
+                );
+                None
+            }
+            _ => {
+                self.wrong_kind(expr.span, "a number or a schedule is needed here", &value);
+                None
+            }
+        }
+    }
+
+    /// A learning rate: positive at every step.
+    pub(super) fn learning_rate(&mut self, settings: &Settings, env: &Env, steps: Option<u32>) -> Option<Schedule> {
+        let expr = self.required(settings, "lr")?;
+        let schedule = schedule_of(&self.schedule_setting(expr, env)?);
+        let (low, high) = schedule.range(steps.unwrap_or(1));
+        if low < 0.0 || high <= 0.0 || !high.is_finite() {
+            let text = "a learning rate must stay above 0 during the whole run";
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("goes from {low} to {high}")));
+            return None;
+        }
+        Some(schedule)
+    }
+
+    /// `linear(0 -> 1, over: 100 steps)` and its kin.
+    pub(super) fn schedule(&mut self, name: &str, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        let schedule = match name {
+            "constant" => {
+                let Some(value) = self.real(given[0].expect("required"), "value", env) else { return Value::Error };
+                Schedule::Constant { value }
+            }
+            "warmup" => {
+                let Some(steps) = self.count(given[0].expect("required"), "steps", env, 1) else { return Value::Error };
+                let Some(then) = self.schedule_setting(given[1].expect("required"), env) else { return Value::Error };
+                Schedule::Warmup { steps, then: Box::new(schedule_of(&then)) }
+            }
+            _ => {
+                let range = given[0].expect("required");
+                let (from, to) = match self.evaluate(range, env) {
+                    Value::Arrow { from, to } => (from, to),
+                    other => {
+                        return self.wrong_kind(
+                            range.span,
+                            &format!("`{name}` needs a range, such as `{name}(1e-3 -> 1e-4)`"),
+                            &other,
+                        );
+                    }
+                };
+                let steps = match given[1] {
+                    None => None,
+                    Some(over) => match self.count(over, "over", env, 1) {
+                        Some(steps) => Some(steps),
+                        None => return Value::Error,
+                    },
+                };
+                if name == "linear" { Schedule::Linear { from, to, steps } } else { Schedule::Cosine { from, to, steps } }
+            }
+        };
+        let origin = self.origin(span);
+        Value::Formula(Formula::new(FormulaKind::Schedule(schedule), Unit::Number, Axis::Run, false, origin))
+    }
+
+    /// A value given for a parameter with a type.
+    pub(super) fn coerce(&mut self, value: Value, annotation: &Name, span: Span) -> Value {
+        const TYPES: &[&str] = &[
+            "model",
+            "models",
+            "teacher",
+            "objective",
+            "reward",
+            "domain",
+            "domains",
+            "text",
+            "bool",
+            "count",
+            "fraction",
+            "real",
+            "number",
+            "nats",
+            "ratio",
+            "logp",
+            "prob",
+            "schedule",
+        ];
+        let wanted = annotation.text.as_str();
+        if !TYPES.contains(&wanted) {
+            let finding = Diagnostic::error(Code::UnknownValue, annotation.span, format!("there is no type `{wanted}`"));
+            self.report(match nearest(wanted, TYPES.iter().copied()) {
+                Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+                None => finding.help(format!("types: {}", TYPES.join(", "))),
+            });
+            return value;
+        }
+        if wanted == "teacher" {
+            self.not_supported(annotation.span, "a teacher as a parameter");
+            return Value::Error;
+        }
+        let fits = match (&value, wanted) {
+            (Value::Error, _) => true,
+            (Value::Model(_), "model")
+            | (Value::Text(_), "text")
+            | (Value::Reward(_), "reward")
+            | (Value::Domain(_), "domain") => true,
+            (Value::Family(_) | Value::List(_), "models") | (Value::List(_), "domains") => true,
+            (Value::Objective(_) | Value::Item { kind: Callable::Objective, .. }, "objective") => true,
+            (Value::Formula(formula), _) => return self.coerce_number(formula.clone(), annotation, span),
+            _ => false,
+        };
+        if fits { value } else { self.mistyped(span, annotation, &value.describe()) }
+    }
+
+    fn coerce_number(&mut self, formula: Formula, annotation: &Name, span: Span) -> Value {
+        let unit = match annotation.text.as_str() {
+            "count" => Unit::Count,
+            "fraction" => Unit::Fraction,
+            "real" | "number" | "schedule" => Unit::Number,
+            "nats" => Unit::Nats,
+            "ratio" => Unit::Ratio,
+            "logp" => Unit::Logp,
+            "prob" => Unit::Prob,
+            "bool" => Unit::Bool,
+            _ => return self.mistyped(span, annotation, &Value::Formula(formula).describe()),
+        };
+        let found = formula.unit();
+        let convertible = found == unit
+            || (found == Unit::Number && unit != Unit::Bool)
+            || (unit == Unit::Number && found != Unit::Bool)
+            || (matches!(unit, Unit::Fraction | Unit::Ratio) && matches!(found, Unit::Ratio | Unit::Count | Unit::Fraction));
+        if !convertible {
+            return self.mistyped(span, annotation, &format!("a number of {}", found.name()));
+        }
+        let worth = Value::Formula(formula.clone());
+        if unit == Unit::Count && worth.constant().is_some() {
+            let Some(_) = self.whole(&worth, span, "a count", 0) else { return Value::Error };
+        }
+        if unit == Unit::Fraction && worth.constant().is_some() {
+            let Some(_) = self.fraction(&worth, span, "a fraction") else { return Value::Error };
+        }
+        let node = &formula.0;
+        Value::Formula(Formula::new(node.kind.clone(), unit, node.axis, node.live, node.origin))
+    }
+
+    fn mistyped(&mut self, span: Span, annotation: &Name, found: &str) -> Value {
+        self.report(
+            Diagnostic::error(Code::WrongKind, span, format!("a {} is needed here", annotation.text))
+                .label(format!("this is {found}"))
+                .because(annotation.span, "declared here"),
+        );
+        Value::Error
+    }
+}
+
+/// The schedule that a plain number or a schedule stands for.
+pub fn schedule_of(formula: &Formula) -> Schedule {
+    match &formula.0.kind {
+        FormulaKind::Number(value) => Schedule::Constant { value: *value },
+        FormulaKind::Schedule(schedule) => schedule.clone(),
+        _ => unreachable!("`schedule_setting` lets only these two through"),
+    }
+}

@@ -1,0 +1,618 @@
+//! The pass before the grammar: which newlines separate, which comments to blank, which bracket belongs to which.
+//!
+//! The output has the length of the input, byte for byte, so every offset stays true. Whether a newline separates depends on
+//! the brackets around it and on the token before it, which a context-free grammar can't see; and a bracket without a partner
+//! is best told where it stands, not where the grammar gives up.
+
+use super::words::{self, LineHead};
+use crate::diag::{Code, Diagnostic};
+use crate::source::{FileId, Span};
+
+/// Stands for the newline before an item that begins while a block is still open.
+const BOUNDARY: u8 = 1;
+
+/// Deepest tree that is accepted. It bounds the recursion of every pass over the tree.
+pub const MAX_DEPTH: usize = 256;
+
+pub struct Layout {
+    pub text: String,
+    pub findings: Vec<Diagnostic>,
+    /// `//!` lines at the head of the file.
+    pub module_doc: Vec<String>,
+    /// `///` lines with their offsets.
+    pub docs: Vec<(usize, String)>,
+}
+
+pub fn lay_out(file: FileId, text: &str) -> Layout {
+    let strict = Scanner::new(file, text, false).run();
+    if !strict.unclosed_brace {
+        return strict.layout;
+    }
+    // Some `{` has no partner: now items that begin a line also end the blocks around them.
+    Scanner::new(file, text, true).run().layout
+}
+
+struct Outcome {
+    layout: Layout,
+    unclosed_brace: bool,
+}
+
+/// A bracket that waits for its partner, or the file itself.
+struct Open {
+    bracket: u8,
+    at: usize,
+    /// Operators and closed brackets since the last separator: a bound on how deep the expression's tree can be.
+    operators: usize,
+}
+
+/// The last token of the line so far.
+#[derive(Clone, Copy, PartialEq)]
+enum Last {
+    Nothing,
+    /// The line goes on after it.
+    Operator,
+    Comma,
+    OpenBracket,
+    Value,
+}
+
+struct Scanner<'a> {
+    file: FileId,
+    text: &'a str,
+    bytes: &'a [u8],
+    out: Vec<u8>,
+    at: usize,
+    open: Vec<Open>,
+    depth: usize,
+    last: Last,
+    /// Items that begin a line end the blocks around them.
+    items_close: bool,
+    unclosed_brace: bool,
+    findings: Vec<Diagnostic>,
+    module_doc: Vec<String>,
+    docs: Vec<(usize, String)>,
+}
+
+impl<'a> Scanner<'a> {
+    fn new(file: FileId, text: &'a str, items_close: bool) -> Self {
+        Scanner {
+            file,
+            text,
+            bytes: text.as_bytes(),
+            out: text.as_bytes().to_vec(),
+            at: 0,
+            open: vec![Open { bracket: 0, at: 0, operators: 0 }],
+            depth: 0,
+            last: Last::Nothing,
+            items_close,
+            unclosed_brace: false,
+            findings: Vec::new(),
+            module_doc: Vec::new(),
+            docs: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> Outcome {
+        while self.at < self.bytes.len() {
+            self.step();
+        }
+        let innermost_brace = self.open.iter().rposition(|open| open.bracket == b'{');
+        self.unclosed_brace |= innermost_brace.is_some();
+        // A bracket inside an unclosed block, or else the outermost block: one report for one slip.
+        let open_paren = self.open.iter().rposition(|open| matches!(open.bracket, b'(' | b'['));
+        if let Some(at) = open_paren.or(self.open.iter().position(|open| open.bracket == b'{')) {
+            let open = &self.open[at];
+            self.report_unclosed(open.bracket, open.at, None);
+        }
+        let text = String::from_utf8(self.out).expect("only whole characters are replaced, by ASCII");
+        Outcome {
+            layout: Layout { text, findings: self.findings, module_doc: self.module_doc, docs: self.docs },
+            unclosed_brace: self.unclosed_brace,
+        }
+    }
+
+    fn step(&mut self) {
+        let rest = &self.text[self.at..];
+        let byte = self.bytes[self.at];
+        match byte {
+            b' ' | b'\t' => self.at += 1,
+            b'\r' | b'\x0c' => self.blank(self.at, self.at + 1),
+            b'\n' => self.newline(),
+            b'/' if rest.starts_with("//") => self.comment(),
+            b'/' if rest.starts_with("/*") => {
+                let end = rest.find("*/").map_or(self.bytes.len(), |end| self.at + end + 2);
+                let span = self.span(self.at, self.at + 2);
+                self.report(
+                    Diagnostic::error(Code::ForeignSyntax, span, "`/* ... */` is not a comment here")
+                        .label("a comment runs from `//` to the end of its line")
+                        .help("write `//` before every line of the comment"),
+                );
+                self.blank(self.at, end);
+            }
+            b'#' => {
+                let end = self.line_end();
+                let hashes = rest.bytes().take_while(|byte| *byte == b'#').count();
+                let span = self.span(self.at, self.at + hashes);
+                self.report(
+                    Diagnostic::error(Code::ForeignSyntax, span, "comments begin with `//`, not `#`")
+                        .label("this begins a comment in Python, YAML and shell")
+                        .replace_with("write `//`", "//"),
+                );
+                self.blank(self.at, end);
+            }
+            b'"' if rest.starts_with("\"\"\"") => self.triple_quoted(),
+            b'"' => self.string(),
+            b'\'' => self.single_quoted(),
+            b'(' | b'[' | b'{' => self.opening(byte),
+            b')' | b']' | b'}' => self.closing(byte),
+            b',' => {
+                self.separate();
+                self.last = Last::Comma;
+                self.at += 1;
+            }
+            b';' => self.semicolon(),
+            b'0'..=b'9' => self.number(),
+            _ if words::is_word_byte(byte) => self.word(),
+            _ if byte.is_ascii_control() => {
+                let span = self.span(self.at, self.at + 1);
+                let message = format!("a control character (U+{byte:04X}) does not belong in source text");
+                self.report(Diagnostic::error(Code::Syntax, span, message).replace_with("remove it", ""));
+                self.blank(self.at, self.at + 1);
+            }
+            _ if byte.is_ascii() => self.operator(),
+            _ => self.lookalike(),
+        }
+    }
+
+    // ---- Newlines ----
+
+    fn newline(&mut self) {
+        let at = self.at;
+        self.at += 1;
+        let (next, head) = words::line_head(self.text, self.at);
+        let top = self.open.last().map_or(0, |open| open.bracket);
+        let item = match head {
+            LineHead::Item => true,
+            // `let` and `route` may stand in a block too: at the left margin they are taken for items.
+            LineHead::ItemOrStatement => next == at + 1 || self.bytes[next - 1] == b'\n',
+            _ => false,
+        };
+
+        if matches!(top, b'(' | b'[') {
+            let expects_more = matches!(self.last, Last::Comma | Last::OpenBracket | Last::Operator);
+            let unclosed = match head {
+                LineHead::Item | LineHead::ItemOrStatement | LineHead::Statement => true,
+                LineHead::Entry => top == b'[' || !expects_more,
+                _ => false,
+            };
+            if !unclosed {
+                self.out[at] = b' ';
+                return;
+            }
+            self.pop_parens(Some(next));
+        }
+
+        if item && self.items_close && self.open.len() > 1 {
+            self.unclosed_brace = true;
+            let outermost = self.open[1].at;
+            self.report_unclosed(b'{', outermost, Some(next));
+            self.open.truncate(1);
+            self.depth = self.open[0].operators;
+            self.out[at] = BOUNDARY;
+        } else if head == LineHead::Brace && self.last == Last::Value {
+            self.report(
+                Diagnostic::error(Code::Syntax, self.span(next, next + 1), "`{` belongs at the end of the line before")
+                    .label("a block begins on the line of what it belongs to"),
+            );
+            self.blank(at, next);
+            return;
+        } else if self.last == Last::Operator && head == LineHead::Other {
+            self.out[at] = b' ';
+            return;
+        }
+        self.separate();
+        self.last = Last::Nothing;
+    }
+
+    /// Everything since the last separator is behind us: siblings do not nest.
+    fn separate(&mut self) {
+        if let Some(open) = self.open.last_mut() {
+            self.depth -= open.operators;
+            open.operators = 0;
+        }
+    }
+
+    /// Gives up on parentheses and square brackets up to the innermost block; reports the outermost of them.
+    fn pop_parens(&mut self, next: Option<usize>) {
+        let mut outermost = None;
+        while let Some(open) = self.open.last()
+            && matches!(open.bracket, b'(' | b'[')
+        {
+            outermost = Some((open.bracket, open.at));
+            self.depth -= 1 + open.operators;
+            self.open.pop();
+        }
+        if let Some((bracket, at)) = outermost {
+            self.report_unclosed(bracket, at, next);
+        }
+    }
+
+    fn report_unclosed(&mut self, bracket: u8, at: usize, next: Option<usize>) {
+        let span = self.span(at, at + 1);
+        let message = format!("this `{}` is never closed", bracket as char);
+        let mut finding =
+            Diagnostic::error(Code::Syntax, span, message).label(format!("`{}` is missing", partner(bracket) as char));
+        if let Some(next) = next {
+            let end = next + self.text[next..].find([' ', '\n', '{', '(']).unwrap_or(1).max(1);
+            finding = finding.because(self.span(next, end), "it should be closed before this");
+        }
+        self.report(finding);
+    }
+
+    // ---- Brackets ----
+
+    fn opening(&mut self, bracket: u8) {
+        let at = self.at;
+        if self.depth >= MAX_DEPTH {
+            return self.too_deep();
+        }
+        self.open.push(Open { bracket, at, operators: 0 });
+        self.depth += 1;
+        self.last = Last::OpenBracket;
+        self.at += 1;
+    }
+
+    fn closing(&mut self, bracket: u8) {
+        let here = self.at;
+        let open_paren = |open: &Open| matches!(open.bracket, b'(' | b'[');
+        if bracket == b'}' && self.open.iter().any(|open| open.bracket == b'{') && self.open.last().is_some_and(open_paren) {
+            self.pop_parens(Some(here));
+        }
+        let top = self.open.last().map_or(0, |open| open.bracket);
+        let fits = partner(top) == bracket;
+        if !fits && (top == 0 || top == b'{' || bracket == b'}') {
+            let message = format!("`{}` closes nothing", bracket as char);
+            let finding = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message);
+            self.report(finding.label("no bracket is open here").replace_with("remove it", ""));
+            self.blank(here, here + 1);
+            return;
+        }
+        if !fits {
+            let open_at = self.open.last().map_or(0, |open| open.at);
+            let message = format!("`{}` is closed by `{}`", top as char, bracket as char);
+            let finding = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message)
+                .label(format!("expected `{}`", partner(top) as char))
+                .because(self.span(open_at, open_at + 1), "opened here")
+                .replace_with(format!("write `{}`", partner(top) as char), (partner(top) as char).to_string());
+            self.report(finding);
+            self.out[here] = partner(top);
+        }
+        if let Some(open) = self.open.pop() {
+            self.depth -= 1 + open.operators;
+        }
+        self.last = Last::Value;
+        self.at += 1;
+        // What is closed is one more level for what is applied to it: `f(a)(b)(c)`.
+        self.count();
+    }
+
+    /// One more operator in the innermost bracket.
+    fn count(&mut self) {
+        if let Some(open) = self.open.last_mut() {
+            open.operators += 1;
+            self.depth += 1;
+        }
+    }
+
+    /// Blanks what lies deeper than any tree may be, up to the next separator or closing bracket of this level.
+    fn too_deep(&mut self) {
+        let start = self.at;
+        let message = format!("nested more than {MAX_DEPTH} levels deep");
+        let finding = Diagnostic::error(Code::NestingTooDeep, self.span(start, start + 1), message)
+            .label("brackets and operators are counted together, from the beginning of the entry")
+            .help("name the parts with `let`, or remove brackets");
+        self.report(finding);
+        let mut level = 0usize;
+        let mut end = start;
+        while end < self.bytes.len() {
+            match self.bytes[end] {
+                b'(' | b'[' | b'{' => level += 1,
+                b')' | b']' | b'}' if level == 0 => break,
+                b')' | b']' | b'}' => level -= 1,
+                b',' if level == 0 => break,
+                b'\n' if level == 0 => break,
+                b'\n' if matches!(words::line_head(self.text, end + 1).1, LineHead::Item) => break,
+                b'"' => end = string_end(self.bytes, end).unwrap_or(end),
+                _ => {}
+            }
+            end += 1;
+        }
+        self.blank(start, end);
+        self.last = Last::Value;
+    }
+
+    // ---- Words, numbers, operators ----
+
+    fn word(&mut self) {
+        let length = words::word_length(&self.bytes[self.at..]);
+        let word = &self.text[self.at..self.at + length];
+        let after_dot = self.at > 0 && self.bytes[self.at - 1] == b'.';
+        let operator = !after_dot && matches!(word, "and" | "or" | "not" | "then" | "live" | "for");
+        if operator && self.depth >= MAX_DEPTH {
+            return self.too_deep();
+        }
+        if operator {
+            self.count();
+        }
+        self.last = if operator { Last::Operator } else { Last::Value };
+        self.at += length;
+    }
+
+    fn number(&mut self) {
+        let mut end = self.at;
+        while end < self.bytes.len() {
+            let byte = self.bytes[end];
+            let next_is_digit = self.bytes.get(end + 1).is_some_and(u8::is_ascii_digit);
+            let sign = matches!(byte, b'+' | b'-') && matches!(self.bytes[end - 1], b'e' | b'E') && next_is_digit;
+            if !(words::is_word_byte(byte) || byte == b'.' && next_is_digit || sign) {
+                break;
+            }
+            end += 1;
+        }
+        if self.bytes.get(end) == Some(&b'%') {
+            end += 1;
+        }
+        self.last = Last::Value;
+        self.at = end;
+    }
+
+    fn operator(&mut self) {
+        const LONG: [&str; 13] = ["->", "==", "!=", "<=", ">=", "||", "&&", "**", "..=", "..", "|>", ":=", "=>"];
+        let rest = &self.text[self.at..];
+        let token = LONG.into_iter().find(|token| rest.starts_with(token)).unwrap_or(&rest[..1]);
+        if !matches!(token, "=" | ":" | "@") {
+            if self.depth >= MAX_DEPTH {
+                return self.too_deep();
+            }
+            self.count();
+        }
+        let runs_on = token != "@" && token != "!" && token != ".";
+        self.last = if runs_on { Last::Operator } else { Last::Value };
+        self.at += token.len();
+    }
+
+    fn semicolon(&mut self) {
+        let at = self.at;
+        let next = self.text[at + 1..].trim_start_matches([' ', '\t', '\r']);
+        let ends_line = next.is_empty() || next.starts_with('\n') || next.starts_with("//") || next.starts_with('}');
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 1), "`;` separates nothing here")
+            .label("entries end at the end of the line or at a comma");
+        self.report(if ends_line { finding.replace_with("remove it", "") } else { finding.replace_with("write a comma", ",") });
+        let in_block = self.open.last().is_some_and(|open| open.bracket == b'{');
+        if ends_line {
+            self.blank(at, at + 1);
+        } else {
+            self.out[at] = if in_block { b',' } else { b'\n' };
+            self.separate();
+            self.last = Last::Comma;
+            self.at += 1;
+        }
+    }
+
+    /// A character that looks like one of ours, or a stray one.
+    fn lookalike(&mut self) {
+        let Some(character) = self.text[self.at..].chars().next() else { return };
+        let (at, length) = (self.at, character.len_utf8());
+        let span = self.span(at, at + length);
+        let code = character as u32;
+        if matches!(character, '\u{2018}' | '\u{2019}' | '\u{201c}' | '\u{201d}' | '\u{201e}') {
+            return self.curly_quoted(length);
+        }
+        if character == '\u{feff}' && at == 0 {
+            return self.blank(at, at + length);
+        }
+        let Some(meant) = words::lookalike(character) else {
+            let message = format!("`{character}` (U+{code:04X}) does not belong here");
+            self.report(
+                Diagnostic::error(Code::Syntax, span, message).help("names are made of the letters a to z, digits and `_`"),
+            );
+            // Part of a word: the word goes with it, so that half a name is not taken for a name.
+            let mut end = at + length;
+            while let Some(next) = self.text[end..].chars().next()
+                && (next.is_alphanumeric() || next == '_')
+            {
+                end += next.len_utf8();
+            }
+            let start = at - self.bytes[..at].iter().rev().take_while(|byte| words::is_word_byte(**byte)).count();
+            self.blank(start, end);
+            self.last = Last::Value;
+            return;
+        };
+        let (shown, title) = if meant == " " {
+            (format!("an invisible character (U+{code:04X}) stands here"), "write a space".to_owned())
+        } else {
+            (format!("`{character}` (U+{code:04X}) looks like `{meant}` but is another character"), format!("write `{meant}`"))
+        };
+        self.report(Diagnostic::error(Code::ForeignSyntax, span, shown).replace_with(title, meant));
+        self.out[at..at + length].fill(b' ');
+        self.out[at..at + meant.len()].copy_from_slice(meant.as_bytes());
+        self.at += length;
+        if meant == "," {
+            self.separate();
+            self.last = Last::Comma;
+        } else if meant != " " {
+            self.count();
+            self.last = Last::Operator;
+        }
+    }
+
+    // ---- Strings and comments ----
+
+    fn string(&mut self) {
+        match string_end(self.bytes, self.at) {
+            Some(end) => {
+                self.last = Last::Value;
+                self.at = end + 1;
+            }
+            None => self.unterminated(1),
+        }
+    }
+
+    /// Blanks a string that its line does not end, but not the brackets after it that close what this line opened.
+    fn unterminated(&mut self, quote: usize) {
+        let start = self.at;
+        let line_end = self.line_end();
+        let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let mut end = start + self.text[start..line_end].trim_end().len();
+        let mut closers = end;
+        for open in self.open.iter().rev().take_while(|open| open.bracket != 0 && open.at >= line_start) {
+            let before = self.text[start..closers].trim_end();
+            if before.len() <= quote || before.as_bytes()[before.len() - 1] != partner(open.bracket) {
+                break;
+            }
+            closers = start + before.len() - 1;
+        }
+        if self.text[start..end].ends_with('{') && end - start > quote {
+            closers = end - 1;
+        }
+        end = closers.max(start + quote);
+        let finding = Diagnostic::error(Code::Syntax, self.span(start, end), "this text is never closed")
+            .label("the closing `\"` is missing on this line")
+            .help("a text stands on one line; `\\n` inside it is a line break");
+        self.report(finding);
+        self.blank(start, end);
+        self.last = Last::Value;
+        // The brackets opened on this line may have been meant to close inside the text.
+        if self.text[end..line_end].trim().is_empty() {
+            while let Some(open) = self.open.last()
+                && matches!(open.bracket, b'(' | b'[')
+                && open.at >= line_start
+            {
+                self.depth -= 1 + open.operators;
+                self.open.pop();
+            }
+        }
+    }
+
+    fn single_quoted(&mut self) {
+        let line_end = self.line_end();
+        let rest = &self.text[self.at + 1..line_end];
+        let Some(length) = rest.find('\'') else { return self.unterminated(1) };
+        let (start, end) = (self.at, self.at + 1 + length);
+        let inner = &rest[..length];
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end + 1), "texts stand in double quotes")
+            .replace_with("write double quotes", format!("\"{}\"", inner.replace('"', "\\\"")));
+        self.report(finding);
+        self.quote(start, end, end + 1);
+    }
+
+    fn curly_quoted(&mut self, opening: usize) {
+        let line_end = self.line_end();
+        let start = self.at;
+        let rest = &self.text[start + opening..line_end];
+        let Some(length) = rest.find(['\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '"']) else {
+            return self.unterminated(opening);
+        };
+        let close = start + opening + length;
+        let end = close + self.text[close..].chars().next().map_or(0, char::len_utf8);
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end), "curly quotes do not hold a text")
+            .label("a word processor may have put them here")
+            .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
+        self.report(finding);
+        self.out[start..start + opening].fill(b' ');
+        self.out[close..end].fill(b' ');
+        self.quote(start + opening - 1, close, end);
+    }
+
+    /// Puts straight quotes around `start + 1..close`, so that the grammar sees a text.
+    fn quote(&mut self, start: usize, close: usize, end: usize) {
+        for byte in &mut self.out[start + 1..close] {
+            if matches!(*byte, b'"' | b'\\') {
+                *byte = b' ';
+            }
+        }
+        self.out[start] = b'"';
+        self.out[close] = b'"';
+        self.last = Last::Value;
+        self.at = end;
+    }
+
+    fn triple_quoted(&mut self) {
+        let start = self.at;
+        let rest = &self.text[start + 3..];
+        let end = rest.find("\"\"\"").map_or_else(|| self.line_end(), |length| start + 3 + length + 3);
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, start + 3), "`\"\"\"` does not open a text")
+            .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
+        self.report(finding);
+        self.blank(start, end);
+        // Stands in for the text, so that what is around it still parses.
+        self.out[start] = b'"';
+        self.out[start + 1] = b'"';
+        self.last = Last::Value;
+    }
+
+    fn comment(&mut self) {
+        let end = self.line_end();
+        let comment = self.text[self.at..end].trim_end();
+        let strip = |text: &str| text.strip_prefix(' ').unwrap_or(text).to_owned();
+        if let Some(doc) = comment.strip_prefix("//!") {
+            self.module_doc.push(strip(doc));
+        } else if let Some(doc) = comment.strip_prefix("///")
+            && !doc.starts_with('/')
+        {
+            self.docs.push((self.at, strip(doc)));
+        }
+        self.blank(self.at, end);
+    }
+
+    // ---- Small things ----
+
+    fn line_end(&self) -> usize {
+        self.text[self.at..].find('\n').map_or(self.bytes.len(), |length| self.at + length)
+    }
+
+    /// Replaces a range by spaces (its newlines too) and goes on after it.
+    fn blank(&mut self, start: usize, end: usize) {
+        self.out[start..end].fill(b' ');
+        self.at = end;
+    }
+
+    fn span(&self, start: usize, end: usize) -> Span {
+        Span::new(self.file, start, end)
+    }
+
+    /// One report a line and code: the second look-alike of a line says nothing new.
+    fn report(&mut self, finding: Diagnostic) {
+        let start = finding.primary.span.start as usize;
+        let repeated = self.findings.iter().rev().take(8).any(|other| {
+            let other_start = other.primary.span.start as usize;
+            other.code == finding.code && !self.text[other_start.min(start)..other_start.max(start)].contains('\n')
+        });
+        if !repeated {
+            self.findings.push(finding);
+        }
+    }
+}
+
+fn partner(bracket: u8) -> u8 {
+    match bracket {
+        b'(' => b')',
+        b'[' => b']',
+        b'{' => b'}',
+        _ => 0,
+    }
+}
+
+/// Offset of the quote that closes the text opened at `start`, if its line has one.
+fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => return Some(at),
+            b'\n' => return None,
+            b'\\' if bytes.get(at + 1).is_some_and(|next| *next != b'\n') => at += 2,
+            _ => at += 1,
+        }
+    }
+    None
+}

@@ -1,0 +1,483 @@
+//! From the pairs of the grammar to the syntax tree: items, blocks, statements.
+
+use pest::Parser;
+use pest::error::Error;
+use pest::iterators::{Pair, Pairs};
+
+use super::{Grammar, Rule, explain};
+use crate::diag::{Code, Diagnostic};
+use crate::source::{FileId, Span};
+use crate::syntax::ast::*;
+use crate::syntax::layout::Layout;
+
+/// Which catch-all took a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Item,
+    Statement,
+    Arm,
+}
+
+pub struct Builder<'a> {
+    file: FileId,
+    layout: &'a Layout,
+    /// Where the text that is being parsed begins in the file.
+    base: usize,
+    pub findings: Vec<Diagnostic>,
+    /// Documentation lines not yet given to an item.
+    docs: std::iter::Peekable<std::slice::Iter<'a, (usize, String)>>,
+    /// Start of the last broken line, while nothing sound has followed it.
+    last_broken: Option<usize>,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(file: FileId, layout: &'a Layout) -> Self {
+        Builder { file, layout, base: 0, findings: Vec::new(), docs: layout.docs.iter().peekable(), last_broken: None }
+    }
+
+    // ---- Places ----
+
+    pub fn span(&self, pair: &Pair<Rule>) -> Span {
+        let span = pair.as_span();
+        let length = pair.as_str().trim_end_matches([' ', '\t']).len();
+        Span::new(self.file, self.base + span.start(), self.base + span.start() + length)
+    }
+
+    pub fn span_at(&self, start: usize, end: usize) -> Span {
+        Span::new(self.file, start, end)
+    }
+
+    /// The prepared text of the whole file.
+    pub fn text(&self) -> &'a str {
+        &self.layout.text
+    }
+
+    pub fn name(&self, pair: &Pair<Rule>) -> Name {
+        Name { text: pair.as_str().to_owned(), span: self.span(pair) }
+    }
+
+    // ---- Reports ----
+
+    pub fn report(&mut self, finding: Diagnostic) {
+        self.findings.push(finding);
+    }
+
+    pub fn report_raw(&mut self, error: &Error<Rule>) {
+        let at = explain::error_offset(error);
+        let finding = explain::describe(self, error, at, &self.layout.text);
+        self.report(finding);
+    }
+
+    fn unsupported(&mut self, span: Span, what: &str) {
+        self.report(
+            Diagnostic::error(Code::NotSupported, span, format!("{what} is not supported yet"))
+                .label("this part of the language is not built in this version"),
+        );
+    }
+
+    // ---- Items ----
+
+    /// An item, sound or broken.
+    pub fn top_level(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
+        match pair.as_rule() {
+            Rule::item => {
+                self.last_broken = None;
+                self.item(pair)
+            }
+            Rule::stray_item => self.broken_item(pair),
+            _ => None,
+        }
+    }
+
+    /// The documentation lines between the last item and this one.
+    fn doc(&mut self, start: usize) -> String {
+        let mut lines = Vec::new();
+        while let Some((_, line)) = self.docs.next_if(|(at, _)| *at < start) {
+            lines.push(line.as_str());
+        }
+        lines.join("\n")
+    }
+
+    pub fn skip_docs(&mut self, end: usize) {
+        while self.docs.next_if(|(at, _)| *at < end).is_some() {}
+    }
+
+    fn item(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
+        let span = self.span(&pair);
+        let doc = self.doc(span.start as usize);
+        self.skip_docs(span.end as usize);
+        let mut public = false;
+        let mut kind = None;
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::public => public = true,
+                _ => kind = self.item_kind(part),
+            }
+        }
+        Some(Item { doc, public, span, kind: kind? })
+    }
+
+    fn item_kind(&mut self, pair: Pair<'a, Rule>) -> Option<ItemKind> {
+        let rule = pair.as_rule();
+        if rule == Rule::use_item {
+            return self.use_item(pair).map(ItemKind::Use);
+        }
+        let mut parts = Parts::default();
+        let mut keyword = None;
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::name => parts.name = Some(self.name(&part)),
+                Rule::string => parts.text = Some(self.text_literal(&part)),
+                Rule::block => parts.block = Some(self.block(part)),
+                Rule::arms => parts.arms = Some(self.arms(part)),
+                Rule::family => parts.family = self.family(part),
+                Rule::parameters => parts.parameters = Some((self.span(&part), self.parameters(part))),
+                Rule::parameter => return Some(ItemKind::Param(self.parameter(part)?)),
+                Rule::assign => self.assign(part, false),
+                Rule::value => parts.value = self.value(part),
+                Rule::kw_unsupported => keyword = Some(self.name(&part)),
+                _ => {}
+            }
+        }
+        if let Some((span, _)) = parts.parameters.as_ref().filter(|_| rule == Rule::teacher_item) {
+            self.unsupported(*span, "a teacher with parameters");
+        }
+        if let Some(index) = parts.family.as_ref().filter(|_| rule == Rule::let_item) {
+            self.unsupported(index.name.span, "a `let` with an index");
+        }
+        let parameters = parts.parameters.map(|(_, parameters)| parameters).unwrap_or_default();
+        Some(match rule {
+            Rule::experiment_item => ItemKind::Experiment { name: parts.text?, block: parts.block? },
+            Rule::compare_item => ItemKind::Compare { name: parts.text?, block: parts.block? },
+            Rule::let_item => ItemKind::Let { name: parts.name?, value: parts.value? },
+            Rule::fn_item => ItemKind::Fn { name: parts.name?, parameters, body: parts.value? },
+            Rule::domain_item => ItemKind::Domain { name: parts.name?, block: parts.block? },
+            Rule::reward_item => ItemKind::Reward { name: parts.name?, value: parts.value? },
+            Rule::schedule_item => ItemKind::Schedule { name: parts.name?, value: parts.value? },
+            Rule::model_item => ItemKind::Model(Binding { name: parts.name?, index: parts.family, value: parts.value? }),
+            Rule::teacher_item => ItemKind::Teacher(Binding { name: parts.name?, index: parts.family, value: parts.value? }),
+            Rule::stage_item => ItemKind::Stage { name: parts.name?, parameters, body: parts.value? },
+            Rule::route_item => ItemKind::Route(parts.arms?),
+            Rule::objective_item => ItemKind::Objective { name: parts.name?, parameters, body: parts.block? },
+            Rule::unsupported_item => ItemKind::Unsupported { keyword: keyword? },
+            _ => return None,
+        })
+    }
+
+    fn use_item(&mut self, pair: Pair<'a, Rule>) -> Option<Use> {
+        let span = self.span(&pair);
+        let mut module = Vec::new();
+        let mut names = None;
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::word => module.push(self.name(&part)),
+                Rule::use_list => {
+                    let words = part.into_inner().filter(|part| part.as_rule() == Rule::word);
+                    names = Some(words.map(|word| self.name(&word)).collect());
+                }
+                _ => {}
+            }
+        }
+        let names = match names {
+            Some(names) => names,
+            None if module.len() > 1 => vec![module.pop()?],
+            None => {
+                let finding = Diagnostic::error(Code::Syntax, span, "an import names a module and what it takes from it")
+                    .label("the name is missing")
+                    .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
+                self.report(finding);
+                return None;
+            }
+        };
+        Some(Use { module, names })
+    }
+
+    fn family(&mut self, pair: Pair<'a, Rule>) -> Option<Index> {
+        let mut name = None;
+        let mut over = None;
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::name => name = Some(self.name(&part)),
+                Rule::expression => over = Some(self.expression(part)),
+                _ => {}
+            }
+        }
+        Some(Index { name: name?, over: over? })
+    }
+
+    fn parameters(&mut self, pair: Pair<'a, Rule>) -> Vec<Parameter> {
+        let parameters = pair.into_inner().filter(|part| part.as_rule() == Rule::parameter);
+        parameters.filter_map(|parameter| self.parameter(parameter)).collect()
+    }
+
+    fn parameter(&mut self, pair: Pair<'a, Rule>) -> Option<Parameter> {
+        let (mut name, mut annotation, mut default) = (None, None, None);
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::name => name = Some(self.name(&part)),
+                Rule::type_name => annotation = Some(self.name(&part)),
+                Rule::expression => default = Some(self.expression(part)),
+                _ => {}
+            }
+        }
+        Some(Parameter { name: name?, annotation, default })
+    }
+
+    /// Reports the signs that other languages use where a value is given.
+    fn assign(&mut self, pair: Pair<Rule>, in_block: bool) {
+        let Some(sign) = pair.into_inner().find(|part| part.as_rule() == Rule::foreign_assign) else { return };
+        let written = sign.as_str();
+        let message = match written {
+            ":" if in_block => "a setting is written `key = value`, not `key: value`".to_owned(),
+            "==" => "`==` compares; a value is given with `=`".to_owned(),
+            _ => format!("a value is given with `=`, not `{written}`"),
+        };
+        let label = if written == ":" { "a colon names an argument, inside parentheses" } else { "expected `=`" };
+        // `key: value` has no blank before its colon; `key = value` has one.
+        let start = sign.as_span().start();
+        let spaced = start == 0 || self.text().as_bytes()[self.base + start - 1] == b' ';
+        let replacement = if spaced { "=" } else { " =" };
+        let finding =
+            Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label(label).replace_with("write `=`", replacement);
+        self.report(finding);
+    }
+
+    /// An expression and what may trail it in the full language.
+    fn value(&mut self, pair: Pair<'a, Rule>) -> Option<Expr> {
+        let mut value = None;
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::expression => value = Some(self.expression(part)),
+                Rule::unsupported_tail => {
+                    let word = part.as_str().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+                    let start = self.span(&part);
+                    let span = Span { end: start.start + word.len() as u32, ..start };
+                    self.unsupported(span, &format!("`{word}` after a value"));
+                    value = value.map(|value| Expr { kind: ExprKind::Error, ..value });
+                }
+                _ => {}
+            }
+        }
+        value
+    }
+
+    // ---- Blocks ----
+
+    pub fn block(&mut self, pair: Pair<'a, Rule>) -> Block {
+        let span = self.span(&pair);
+        let mut statements = Vec::new();
+        let outer = self.last_broken.take();
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::statement => {
+                    self.last_broken = None;
+                    statements.extend(part.into_inner().next().and_then(|part| self.statement(part)));
+                }
+                Rule::bad_statement => statements.extend(self.broken_statement(part)),
+                _ => {}
+            }
+        }
+        self.last_broken = outer;
+        Block { span, statements }
+    }
+
+    fn statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {
+        let rule = pair.as_rule();
+        let span = self.span(&pair);
+        let mut parts = Parts::default();
+        let mut marks = Vec::new();
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::name | Rule::key => parts.name = Some(self.name(&part)),
+                Rule::family => parts.family = self.family(part),
+                Rule::assign => self.assign(part, rule == Rule::entry),
+                Rule::value => parts.value = self.value(part),
+                Rule::mark => marks.extend(self.mark(part)),
+                Rule::arms => parts.arms = Some(self.arms(part)),
+                Rule::kw_unsupported_statement => self.unsupported(self.span(&part), &format!("`{}`", part.as_str())),
+                _ => {}
+            }
+        }
+        if let Some(index) = &parts.family {
+            let what = if rule == Rule::term_statement { "a `term` with an index" } else { "a `let` with an index" };
+            self.unsupported(self.span_at(span.start as usize, index.name.span.end as usize + 1), what);
+        }
+        match rule {
+            Rule::let_statement => Some(Statement::Let { name: parts.name?, value: parts.value? }),
+            Rule::term_statement => {
+                let mut value = parts.value?;
+                let end = value.span.end;
+                let block = take_block(&mut value, end, self.text());
+                Some(Statement::Term { name: parts.name?, value, block })
+            }
+            Rule::route_statement => Some(Statement::Route(parts.arms?)),
+            Rule::entry => Some(Statement::Entry(Entry { key: parts.name?, value: parts.value?, marks })),
+            _ => None,
+        }
+    }
+
+    fn mark(&mut self, pair: Pair<'a, Rule>) -> Option<Mark> {
+        let (mut name, mut argument) = (None, None);
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::word => name = Some(self.name(&part)),
+                Rule::string => argument = Some(self.text_literal(&part)),
+                _ => {}
+            }
+        }
+        Some(Mark { name: name?, argument })
+    }
+
+    fn arms(&mut self, pair: Pair<'a, Rule>) -> Route {
+        let span = self.span(&pair);
+        let mut arms = Vec::new();
+        let outer = self.last_broken.take();
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::arm => {
+                    self.last_broken = None;
+                    arms.extend(self.arm(part));
+                }
+                Rule::bad_arm => {
+                    let span = self.span(&part);
+                    self.broken(part, Broken::Arm);
+                    let lost = Expr { span, kind: ExprKind::Error };
+                    arms.push(Arm { span, index: None, condition: Condition::When(lost.clone()), target: lost });
+                }
+                _ => {}
+            }
+        }
+        self.last_broken = outer;
+        Route { span, arms }
+    }
+
+    fn arm(&mut self, pair: Pair<'a, Rule>) -> Option<Arm> {
+        let span = self.span(&pair);
+        let (mut index, mut condition, mut target) = (None, None, None);
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::for_head => {
+                    let (head, carried) = self.for_head(part)?;
+                    if let Some(carried) = carried {
+                        let message = "a route arm carries no value from one turn to the next";
+                        let finding = Diagnostic::error(Code::Syntax, carried.name.span, message);
+                        self.report(finding.label("remove this and the comma before it"));
+                    }
+                    index = Some(head);
+                }
+                Rule::kw_else => condition = Some(Condition::Else),
+                Rule::condition => condition = Some(Condition::When(self.expression(part))),
+                Rule::expression => target = Some(self.expression(part)),
+                _ => {}
+            }
+        }
+        Some(Arm { span, index, condition: condition?, target: target? })
+    }
+
+    // ---- What could not be parsed ----
+
+    /// Reports a slice that a catch-all took, unless it only goes on from a line already reported.
+    pub fn broken(&mut self, pair: Pair<'a, Rule>, kind: Broken) {
+        let start = self.base + pair.as_span().start();
+        let slice = pair.as_str().trim_end();
+        let end = start + slice.len();
+        let goes_on = self.last_broken.is_some_and(|last| {
+            let (column, last_column) = (self.column(start), self.column(last));
+            column > last_column || kind == Broken::Item && column == last_column && column > 0
+        });
+        if goes_on {
+            return;
+        }
+        self.last_broken = Some(start);
+        let lexical = self.layout.findings.iter().any(|finding| {
+            let at = finding.primary.span.start as usize;
+            at >= start && at <= end
+        });
+        if lexical {
+            return;
+        }
+        let finding = explain::explain(self, slice, start, kind);
+        self.report(finding);
+    }
+
+    fn column(&self, at: usize) -> usize {
+        at - self.text()[..at].rfind(['\n', '\u{1}']).map_or(0, |newline| newline + 1)
+    }
+
+    /// Parses a part of the file again, for what can be saved of it.
+    pub fn again<T>(
+        &mut self,
+        rule: Rule,
+        start: usize,
+        end: usize,
+        build: impl FnOnce(&mut Self, Pairs<'a, Rule>) -> T,
+    ) -> Option<T> {
+        let pairs = Grammar::parse(rule, &self.text()[start..end]).ok()?;
+        let outer = std::mem::replace(&mut self.base, start);
+        let built = build(self, pairs);
+        self.base = outer;
+        Some(built)
+    }
+
+    pub fn item_parts(&mut self, pairs: Pairs<'a, Rule>) -> (Option<Index>, Vec<Parameter>) {
+        let (mut index, mut parameters) = (None, Vec::new());
+        for part in pairs.flat_map(Pair::into_inner) {
+            match part.as_rule() {
+                Rule::family => index = self.family(part),
+                Rule::parameters => parameters = self.parameters(part),
+                _ => {}
+            }
+        }
+        (index, parameters)
+    }
+
+    pub fn item_doc(&mut self, start: usize, end: usize) -> String {
+        let doc = self.doc(start);
+        self.skip_docs(end);
+        doc
+    }
+}
+
+/// What items and statements are made of.
+#[derive(Default)]
+struct Parts {
+    name: Option<Name>,
+    text: Option<Text>,
+    block: Option<Block>,
+    arms: Option<Route>,
+    family: Option<Index>,
+    parameters: Option<(Span, Vec<Parameter>)>,
+    value: Option<Expr>,
+}
+
+/// The block after a term's value belongs to the term: takes it off the last call of the value, which ends at `end`.
+fn take_block(value: &mut Expr, end: u32, text: &str) -> Option<Block> {
+    let inner = match &mut value.kind {
+        ExprKind::Call { block, .. } if block.as_ref().is_some_and(|block| block.span.end == end) => {
+            let block = block.take()?;
+            unwrap_bare(value, &block, text);
+            return Some(block);
+        }
+        ExprKind::Unary { operand, .. } | ExprKind::Live(operand) => operand,
+        ExprKind::Binary { right, .. } | ExprKind::Versus { right, .. } => right,
+        ExprKind::Then { second, .. } => second,
+        ExprKind::Arrow { to, .. } => to,
+        ExprKind::For { body, .. } => body,
+        _ => return None,
+    };
+    let block = take_block(inner, end, text)?;
+    value.span.end = inner.span.end;
+    Some(block)
+}
+
+/// Takes back what braces after a bare value had made of it: a call.
+fn unwrap_bare(call: &mut Expr, block: &Block, text: &str) {
+    let ExprKind::Call { callee, .. } = &mut call.kind else { return };
+    let before = text[..block.span.start as usize].trim_end().len() as u32;
+    if callee.span.end == before {
+        let bare = std::mem::replace(callee.as_mut(), Expr { span: block.span, kind: ExprKind::Error });
+        *call = bare;
+    } else {
+        call.span.end = before;
+    }
+}

@@ -1,0 +1,232 @@
+//! From a slice that could not be parsed to one finding: a habit of another language, a common slip, or what was expected.
+
+use pest::Parser;
+use pest::error::{Error, ErrorVariant, InputLocation};
+
+use super::build::{Broken, Builder};
+use super::{Grammar, Rule, expected};
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::syntax::words::{self, split_word};
+
+pub fn error_offset(error: &Error<Rule>) -> usize {
+    match error.location {
+        InputLocation::Pos(at) | InputLocation::Span((at, _)) => at,
+    }
+}
+
+/// The finding for `slice`, which begins at `start` of the file.
+pub fn explain(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Diagnostic {
+    if let Some(finding) = foreign(builder, slice, start, kind) {
+        return finding;
+    }
+    let rule = match kind {
+        Broken::Item => Rule::lone_item,
+        Broken::Statement => Rule::lone_statement,
+        Broken::Arm => Rule::lone_arm,
+    };
+    match Grammar::parse(rule, slice) {
+        Err(error) => {
+            let at = error_offset(&error);
+            slip(builder, slice, start, at, kind).unwrap_or_else(|| describe(builder, &error, start + at, slice))
+        }
+        // The slice is sound on its own, so what follows it is not: it ran into the next statement.
+        Ok(_) => {
+            Diagnostic::error(Code::Syntax, builder.span_at(start, start + slice.len()), "this does not end where it should")
+        }
+    }
+}
+
+/// `expected ..., found ...`
+pub fn describe(builder: &Builder, error: &Error<Rule>, at: usize, _slice: &str) -> Diagnostic {
+    let alternatives = match &error.variant {
+        ErrorVariant::ParsingError { positives, .. } => expected::alternatives(positives),
+        ErrorVariant::CustomError { .. } => Vec::new(),
+    };
+    let wanted = expected::list(&alternatives);
+    let token = token(&builder.text()[at..]);
+    let span = builder.span_at(at, at + token.len());
+    let found = if token.is_empty() { "the end of the line".to_owned() } else { format!("`{token}`") };
+    let finding = Diagnostic::error(Code::Syntax, span, format!("expected {wanted}, found {found}"));
+    let finding = finding.label(format!("expected {wanted}"));
+    if words::RESERVED.contains(&token) && wanted.contains("name") {
+        return finding.help(format!("`{token}` is a word of the language and can't be a name"));
+    }
+    if token == "-" && builder.text()[..at].ends_with(words::is_word) && wanted != "a value" {
+        return finding.help("names are made of letters, digits and `_`");
+    }
+    finding
+}
+
+/// The token that `text` begins with; empty at the end of a line.
+fn token(text: &str) -> &str {
+    let word = words::word_length(text.as_bytes());
+    if word > 0 {
+        return &text[..word];
+    }
+    match text.chars().next() {
+        None | Some('\n' | '\u{1}') => "",
+        Some('"') => text[1..].find(['"', '\n']).map_or(&text[..1], |end| &text[..end + 2]),
+        Some(first) => {
+            let long = ["->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
+            long.into_iter().find(|long| text.starts_with(long)).map_or(&text[..first.len_utf8()], |long| &text[..long.len()])
+        }
+    }
+}
+
+/// Statements of other languages, by their first word.
+fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option<Diagnostic> {
+    let (first, rest) = split_word(slice);
+    let (second, _) = split_word(rest);
+    let place = builder.span_at(start, start + first.len());
+    let error = |message: &str| Diagnostic::error(Code::ForeignSyntax, place, message);
+    let named = !second.is_empty();
+    let finding = match first {
+        "def" | "func" | "function" | "defn" if named => error("a function is declared with `fn`")
+            .label("`fn name(x) = value`")
+            .help("for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression")
+            .replace_with("write `fn`", "fn"),
+        "import" | "from" | "include" | "require" if named || rest.starts_with('"') => error("an import is written `use`")
+            .label("`use module.name`")
+            .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`"),
+        "if" | "elif" | "unless" | "switch" if named || rest.starts_with('(') => {
+            error(&format!("there is no `{first}` statement"))
+                .label("a choice is a value here")
+                .help("choose a number with `where(condition, then, else)`, a teacher with `route`")
+        }
+        "else" if rest.starts_with([':', '{']) && kind != Broken::Arm => {
+            error("there is no `else` statement").help("choose a number with `where(condition, then, else)`")
+        }
+        "while" | "loop" if named || rest.starts_with(['(', '{']) => error("there are no loops")
+            .label("every model is a binding of its own")
+            .help("repeat over domains with `for d in domains: ...`"),
+        "return" if !rest.starts_with('=') => {
+            error("nothing is returned: a function is one expression").help("write `fn name(x) = value`")
+        }
+        "class" | "struct" | "type" | "try" | "with" | "assert" | "print" | "async" | "yield"
+            if named || rest.starts_with('(') =>
+        {
+            error(&format!("there is no `{first}`")).label("an experiment is made of declarations, not of commands")
+        }
+        "const" | "var" | "val" | "set" if named && kind != Broken::Arm => {
+            error("a constant is declared with `let`").replace_with("write `let`", "let")
+        }
+        _ => return ternary(builder, slice, start),
+    };
+    Some(finding)
+}
+
+/// `a if c else b`
+fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
+    let condition = slice.find(" if ")?;
+    slice[condition..].find(" else ")?;
+    if slice[..condition].contains('"') {
+        return None;
+    }
+    let place = builder.span_at(start + condition + 1, start + condition + 3);
+    Some(
+        Diagnostic::error(Code::ForeignSyntax, place, "a choice between two values is written `where`")
+            .label("a conditional expression, as in Python")
+            .help("`a if c else b` is `where(c, a, b)`"),
+    )
+}
+
+/// Slips that deserve more than an expected set. `at` is where the grammar gave up, in the slice.
+fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -> Option<Diagnostic> {
+    let (first, rest) = split_word(slice);
+    let (second, after) = split_word(rest);
+    let place = builder.span_at(start, start + first.len());
+    let stuck = &slice[at..];
+
+    if let Some(operator) = leading_operator(slice) {
+        let span = builder.span_at(start, start + operator.len());
+        return Some(
+            Diagnostic::error(Code::Syntax, span, format!("a line can't begin with `{operator}`"))
+                .label("the line before ended already")
+                .help(format!("an expression goes on over the end of a line that ends in an operator: put `{operator}` there")),
+        );
+    }
+    if kind == Broken::Statement && item_head(first, rest, second) {
+        return Some(
+            Diagnostic::error(Code::Syntax, place, format!("`{first}` can't stand inside a block"))
+                .label("an item of its own")
+                .help("move it out of the braces"),
+        );
+    }
+    if kind == Broken::Item {
+        if rest.starts_with('=') && !rest.starts_with("==") || rest.starts_with(':') && !words::ITEMS.contains(&first) {
+            return Some(
+                Diagnostic::error(Code::Syntax, place, "a setting stands inside a block")
+                    .label("at this level, only items such as `model` or `let`")
+                    .fix("declare a constant", builder.span_at(start, start), "let "),
+            );
+        }
+        let known = |word: &str| words::ITEMS.contains(&word) || words::UNSUPPORTED_ITEMS.contains(&word) || word == "pub";
+        let mistyped = !known(first) && at <= first.len();
+        if let Some(meant) = nearest(first, words::ITEMS.iter().copied()).filter(|_| mistyped && !first.is_empty()) {
+            return Some(
+                Diagnostic::error(Code::Syntax, place, format!("`{first}` is not a kind of item; did you mean `{meant}`?"))
+                    .replace_with(format!("write `{meant}`"), meant),
+            );
+        }
+        if mistyped && !first.is_empty() {
+            let kinds: Vec<String> = words::ITEMS.iter().map(|item| format!("`{item}`")).collect();
+            return Some(
+                Diagnostic::error(Code::Syntax, place, format!("`{first}` is not a kind of item"))
+                    .help(format!("items begin with {}", kinds.join(", "))),
+            );
+        }
+        if matches!(first, "experiment" | "compare") && !second.is_empty() && at == slice.len() - rest.len() {
+            let name = builder.span_at(start + at, start + at + second.len());
+            return Some(
+                Diagnostic::error(Code::Syntax, name, format!("the name of an `{first}` stands in double quotes"))
+                    .replace_with("write quotes", format!("\"{second}\"")),
+            );
+        }
+    }
+    if kind == Broken::Arm && !slice.contains("->") {
+        let end = builder.span_at(start, start + slice.len());
+        return Some(
+            Diagnostic::error(Code::Syntax, end, "an arm of a route needs `->` and a teacher")
+                .help("for example `domain == math -> specialist[math]`, or `else -> generalist`"),
+        );
+    }
+    if kind == Broken::Statement
+        && stuck == rest
+        && !first.is_empty()
+        && (second.is_empty() || after.is_empty())
+        && !stuck.is_empty()
+    {
+        let gap = builder.span_at(start + first.len(), start + first.len());
+        return Some(
+            Diagnostic::error(Code::Syntax, builder.span_at(start + at, start + at + token(stuck).len()), "`=` is missing")
+                .label(format!("a setting is written `{first} = value`"))
+                .fix("write `=`", gap, " ="),
+        );
+    }
+    if stuck.starts_with('@') {
+        let span = builder.span_at(start + at, start + at + 1);
+        return Some(
+            Diagnostic::error(Code::Syntax, span, "a mark such as `@unpublished` follows the value of a setting in a block")
+                .help("nothing else can carry a mark yet"),
+        );
+    }
+    if stuck.starts_with('%') {
+        let span = builder.span_at(start + at, start + at + 1);
+        return Some(
+            Diagnostic::error(Code::Syntax, span, "`%` stands directly after a number, as in `35%`")
+                .help("there is no remainder operator"),
+        );
+    }
+    None
+}
+
+fn item_head(first: &str, rest: &str, second: &str) -> bool {
+    let known = words::ITEMS.contains(&first) || words::UNSUPPORTED_ITEMS.contains(&first) || first == "pub";
+    known && first != "let" && (!second.is_empty() && !words::RESERVED.contains(&second) || rest.starts_with('"'))
+}
+
+fn leading_operator(slice: &str) -> Option<&'static str> {
+    let operators = ["->", "==", "!=", "<=", ">=", "||", "&&", "^", "+", "*", "/", "<", ">", "="];
+    let sign = operators.into_iter().find(|operator| slice.starts_with(operator));
+    sign.or_else(|| ["and", "or", "then"].into_iter().find(|word| split_word(slice).0 == *word))
+}

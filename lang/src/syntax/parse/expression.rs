@@ -1,0 +1,228 @@
+//! Expressions: from pairs to the tree.
+
+use pest::iterators::Pair;
+
+use super::Rule;
+use super::build::Builder;
+use super::operators::{self, Infix, Piece, Prefix};
+use crate::diag::{Code, Diagnostic};
+use crate::source::Span;
+use crate::syntax::ast::*;
+
+impl<'a> Builder<'a> {
+    /// An `expression` or `condition`.
+    pub fn expression(&mut self, pair: Pair<'a, Rule>) -> Expr {
+        let mut pieces = Vec::new();
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::prefix => pieces.extend(part.into_inner().next().map(|operator| self.prefix(&operator))),
+                Rule::infix | Rule::plain_infix => pieces.extend(part.into_inner().next().map(|operator| self.infix(&operator))),
+                Rule::chain => pieces.push(Piece::Operand(self.chain(part))),
+                _ => {}
+            }
+        }
+        operators::arrange(self, pieces)
+    }
+
+    fn prefix(&mut self, pair: &Pair<Rule>) -> Piece {
+        let span = self.span(pair);
+        match pair.as_rule() {
+            Rule::minus => Piece::Prefix(Prefix::Negate, span),
+            Rule::live_operator => Piece::Prefix(Prefix::Live, span),
+            _ => {
+                if pair.as_str() == "!" {
+                    self.foreign(span, "the logical not is spelled out", "write `not`", "not ");
+                }
+                Piece::Prefix(Prefix::Not, span)
+            }
+        }
+    }
+
+    fn infix(&mut self, pair: &Pair<Rule>) -> Piece {
+        use BinaryOperator::*;
+        let span = self.span(pair);
+        let infix = match pair.as_rule() {
+            Rule::then_operator => Infix::Then,
+            Rule::arrow => Infix::Arrow,
+            Rule::pipe => Infix::Unsupported("|>"),
+            Rule::range => Infix::Unsupported(".."),
+            Rule::versus => Infix::Versus,
+            Rule::or_operator => Infix::Binary(Or),
+            Rule::and_operator => Infix::Binary(And),
+            Rule::foreign_and => {
+                self.foreign(span, "the logical and is spelled out", "write `and`", "and");
+                Infix::Binary(And)
+            }
+            Rule::equal => Infix::Binary(Equal),
+            Rule::not_equal => Infix::Binary(NotEqual),
+            Rule::less_equal => Infix::Binary(LessEqual),
+            Rule::greater_equal => Infix::Binary(GreaterEqual),
+            Rule::less => Infix::Binary(Less),
+            Rule::greater => Infix::Binary(Greater),
+            Rule::plus => Infix::Binary(Add),
+            Rule::minus => Infix::Binary(Subtract),
+            Rule::multiply => Infix::Binary(Multiply),
+            Rule::divide => Infix::Binary(Divide),
+            _ => {
+                if pair.as_str() == "**" {
+                    self.foreign(span, "a power is written `^`", "write `^`", "^");
+                }
+                Infix::Binary(Power)
+            }
+        };
+        Piece::Infix(infix, span)
+    }
+
+    fn foreign(&mut self, span: Span, message: &str, title: &str, replacement: &str) {
+        self.report(Diagnostic::error(Code::ForeignSyntax, span, message).replace_with(title, replacement));
+    }
+
+    /// A primary and the calls, indices, fields and blocks after it.
+    fn chain(&mut self, pair: Pair<'a, Rule>) -> Expr {
+        let mut parts = pair.into_inner();
+        let Some(first) = parts.next() else { return Expr { span: self.span_at(0, 0), kind: ExprKind::Error } };
+        let mut expr = self.atom(first);
+        for part in parts {
+            let span = expr.span.to(self.span(&part));
+            let kind = match part.as_rule() {
+                Rule::call => {
+                    let arguments = part.into_inner().filter(|part| part.as_rule() == Rule::argument);
+                    let arguments = arguments.filter_map(|argument| self.argument(argument)).collect();
+                    ExprKind::Call { callee: Box::new(expr), arguments, block: None }
+                }
+                Rule::index => {
+                    let inner = part.into_inner().find(|part| part.as_rule() == Rule::expression);
+                    let Some(index) = inner.map(|index| self.expression(index)) else { continue };
+                    ExprKind::Index { base: Box::new(expr), index: Box::new(index) }
+                }
+                Rule::field => {
+                    let word = part.into_inner().find(|part| part.as_rule() == Rule::word);
+                    let Some(field) = word.map(|word| self.name(&word)) else { continue };
+                    ExprKind::Field { base: Box::new(expr), field }
+                }
+                Rule::block => {
+                    let block = Some(self.block(part));
+                    match expr.kind {
+                        ExprKind::Call { callee, arguments, block: None } => ExprKind::Call { callee, arguments, block },
+                        _ => ExprKind::Call { callee: Box::new(expr), arguments: Vec::new(), block },
+                    }
+                }
+                _ => continue,
+            };
+            expr = Expr { span, kind };
+        }
+        expr
+    }
+
+    fn argument(&mut self, pair: Pair<'a, Rule>) -> Option<Argument> {
+        let (mut name, mut value) = (None, None);
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::label => {
+                    for part in part.into_inner() {
+                        match part.as_rule() {
+                            Rule::word => name = Some(self.name(&part)),
+                            Rule::equals => {
+                                let finding = Diagnostic::error(
+                                    Code::ForeignSyntax,
+                                    self.span(&part),
+                                    "an argument is written `name: value`",
+                                );
+                                self.report(finding.replace_with("write a colon", ":"));
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                Rule::expression => value = Some(self.expression(part)),
+                _ => {}
+            }
+        }
+        Some(Argument { name, value: value? })
+    }
+
+    fn atom(&mut self, pair: Pair<'a, Rule>) -> Expr {
+        let span = self.span(&pair);
+        let kind = match pair.as_rule() {
+            Rule::number_literal => return self.number_literal(pair),
+            Rule::string => ExprKind::Text(self.text_literal(&pair).text),
+            Rule::boolean => ExprKind::Bool(pair.as_str() == "true"),
+            Rule::name => self.name_expression(pair.as_str(), span),
+            Rule::list => {
+                let elements = pair.into_inner().filter(|part| part.as_rule() == Rule::expression);
+                ExprKind::List(elements.map(|element| self.expression(element)).collect())
+            }
+            Rule::parenthesised => {
+                let inner = pair.into_inner().find(|part| part.as_rule() == Rule::expression);
+                // The span keeps the parentheses: that tells `(a < b) == c` from a chained comparison.
+                inner.map_or(ExprKind::Error, |inner| self.expression(inner).kind)
+            }
+            Rule::for_expression => self.for_expression(pair).unwrap_or(ExprKind::Error),
+            Rule::lambda => {
+                let word = self.span_at(span.start as usize, span.start as usize + "lambda".len());
+                let finding = Diagnostic::error(Code::ForeignSyntax, word, "a function has a name and stands on its own")
+                    .label("a nameless function, as in Python")
+                    .help("declare it with `fn name(x) = ...` and use its name");
+                self.report(finding);
+                ExprKind::Error
+            }
+            Rule::match_expression => {
+                let word = self.span_at(span.start as usize, span.start as usize + "match".len());
+                let finding = Diagnostic::error(Code::NotSupported, word, "`match` is not supported yet")
+                    .label("this part of the language is not built in this version")
+                    .help("with two cases, `where(condition, then, else)` does the same");
+                self.report(finding);
+                ExprKind::Error
+            }
+            _ => ExprKind::Error,
+        };
+        Expr { span, kind }
+    }
+
+    fn name_expression(&mut self, word: &str, span: Span) -> ExprKind {
+        match word {
+            "True" | "False" => {
+                let ours = word.to_ascii_lowercase();
+                let message = format!("`{word}` is written `{ours}`");
+                self.foreign(span, &message, &format!("write `{ours}`"), &ours);
+                ExprKind::Bool(word == "True")
+            }
+            "None" | "null" | "nil" => {
+                let finding = Diagnostic::error(Code::ForeignSyntax, span, format!("there is no `{word}`"))
+                    .help("leave the setting out where it has a default");
+                self.report(finding);
+                ExprKind::Error
+            }
+            _ => ExprKind::Name(word.to_owned()),
+        }
+    }
+
+    fn for_expression(&mut self, pair: Pair<'a, Rule>) -> Option<ExprKind> {
+        let (mut head, mut body) = (None, None);
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::for_head => head = self.for_head(part),
+                Rule::expression => body = Some(self.expression(part)),
+                _ => {}
+            }
+        }
+        let (index, carried) = head?;
+        Some(ExprKind::For { index: Box::new(index), carried: carried.map(Box::new), body: Box::new(body?) })
+    }
+
+    /// `for d in domains:` or `for d in domains, previous = start:`
+    pub fn for_head(&mut self, pair: Pair<'a, Rule>) -> Option<(Index, Option<Carried>)> {
+        let (mut names, mut values) = (Vec::new(), Vec::new());
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::name => names.push(self.name(&part)),
+                Rule::condition => values.push(self.expression(part)),
+                _ => {}
+            }
+        }
+        let (mut names, mut values) = (names.into_iter(), values.into_iter());
+        let index = Index { name: names.next()?, over: values.next()? };
+        let carried = names.next().zip(values.next()).map(|(name, start)| Carried { name, start });
+        Some((index, carried))
+    }
+}

@@ -1,0 +1,145 @@
+//! Numbers and texts.
+
+use pest::iterators::Pair;
+
+use super::Rule;
+use super::build::Builder;
+use crate::diag::{Code, Diagnostic};
+use crate::syntax::ast::{Expr, ExprKind, Text};
+
+impl<'a> Builder<'a> {
+    pub fn number_literal(&mut self, pair: Pair<'a, Rule>) -> Expr {
+        let span = self.span(&pair);
+        let mut kind = ExprKind::Error;
+        for part in pair.into_inner() {
+            match part.as_rule() {
+                Rule::number => {
+                    kind = match number(part.as_str()) {
+                        Ok(value) => ExprKind::Number { value, suffix: None },
+                        Err(problem) => {
+                            self.report(problem.into_finding(self.span(&part), part.as_str()));
+                            ExprKind::Error
+                        }
+                    }
+                }
+                Rule::suffix => {
+                    // One form for both numbers: `1 step` counts in steps.
+                    let mut name = self.name(&part);
+                    if !name.text.ends_with('s') {
+                        name.text.push('s');
+                    }
+                    if let ExprKind::Number { suffix, .. } = &mut kind {
+                        *suffix = Some(name);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Expr { span, kind }
+    }
+
+    /// The text between quotes, its escapes resolved.
+    pub fn text_literal(&mut self, pair: &Pair<'a, Rule>) -> Text {
+        let span = self.span(pair);
+        let start = span.start as usize + 1;
+        let raw = &self.text()[start..span.end as usize - 1];
+        let mut text = String::with_capacity(raw.len());
+        let mut characters = raw.char_indices();
+        while let Some((at, character)) = characters.next() {
+            if character != '\\' {
+                text.push(character);
+                continue;
+            }
+            match characters.next() {
+                Some((_, 'n')) => text.push('\n'),
+                Some((_, 't')) => text.push('\t'),
+                Some((_, '"')) => text.push('"'),
+                Some((_, '\\')) => text.push('\\'),
+                Some((_, other)) => {
+                    let place = self.span_at(start + at, start + at + 1 + other.len_utf8());
+                    let finding = Diagnostic::error(Code::Syntax, place, format!("`\\{other}` is not an escape"))
+                        .label("the escapes are `\\n`, `\\t`, `\\\"` and `\\\\`")
+                        .replace_with("write a backslash itself", format!("\\\\{other}"));
+                    self.report(finding);
+                    text.push('\\');
+                    text.push(other);
+                }
+                None => text.push('\\'),
+            }
+        }
+        Text { text, span }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Malformed {
+    /// `.5`
+    NoLeadingDigit,
+    TooLarge,
+    Other,
+}
+
+impl Malformed {
+    fn into_finding(self, span: crate::source::Span, written: &str) -> Diagnostic {
+        match self {
+            Malformed::NoLeadingDigit => Diagnostic::error(Code::Syntax, span, "a number begins with a digit")
+                .replace_with("write a zero", format!("0{written}")),
+            Malformed::TooLarge => Diagnostic::error(Code::Syntax, span, format!("`{written}` is too large for a number"))
+                .label("larger than any 64-bit float"),
+            Malformed::Other => Diagnostic::error(Code::Syntax, span, format!("`{written}` is not a number"))
+                .label("numbers look like `1_000`, `0.5`, `3e-6` or `35%`"),
+        }
+    }
+}
+
+/// The value of a number as written: digits with single underscores between them, a fraction, an exponent, a percent sign.
+fn number(written: &str) -> Result<f64, Malformed> {
+    if written.starts_with('.') {
+        return Err(Malformed::NoLeadingDigit);
+    }
+    let (body, percent) = match written.strip_suffix('%') {
+        Some(body) => (body, true),
+        None => (written, false),
+    };
+    let (mantissa, exponent) = match body.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['+', '-']).unwrap_or(exponent))),
+        None => (body, None),
+    };
+    let (whole, fraction) = match mantissa.split_once('.') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (mantissa, None),
+    };
+    let sound =
+        |digits: &str| digits.split('_').all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()));
+    if !sound(whole) || !fraction.is_none_or(sound) || !exponent.is_none_or(sound) {
+        return Err(Malformed::Other);
+    }
+    let value: f64 = body.replace('_', "").parse().map_err(|_| Malformed::Other)?;
+    if !value.is_finite() {
+        return Err(Malformed::TooLarge);
+    }
+    Ok(if percent { value / 100.0 } else { value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_the_field_writes_them() {
+        for (written, value) in
+            [("0", 0.0), ("1_000", 1000.0), ("3e-6", 3e-6), ("35%", 0.35), ("2.5E+3", 2500.0), ("4_096", 4096.0), ("0.95", 0.95)]
+        {
+            assert_eq!(number(written), Ok(value), "{written}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_number() {
+        for written in ["3x", "1__0", "1_", "0x10", "1e", "1.2.3", "5steps"] {
+            assert_eq!(number(written), Err(Malformed::Other), "{written}");
+        }
+        assert_eq!(number(".5"), Err(Malformed::NoLeadingDigit));
+        assert_eq!(number("1e999"), Err(Malformed::TooLarge));
+    }
+}

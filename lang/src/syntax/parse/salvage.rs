@@ -1,0 +1,116 @@
+//! What a broken item or statement still tells: its kind and its name. Without them, every use of the name would be reported too.
+
+use pest::iterators::Pair;
+
+use super::Rule;
+use super::build::{Broken, Builder};
+use crate::diag::nearest;
+use crate::source::Span;
+use crate::syntax::ast::*;
+use crate::syntax::words::{self, split_word};
+
+impl<'a> Builder<'a> {
+    pub fn broken_item(&mut self, pair: Pair<'a, Rule>) -> Option<Item> {
+        let span = self.span(&pair);
+        let (start, end) = (span.start as usize, span.end as usize);
+        self.broken(pair, Broken::Item);
+        let doc = self.item_doc(start, end);
+
+        let slice = &self.text()[start..end];
+        let (first, rest) = split_word(slice);
+        let public = first == "pub";
+        let (keyword, rest) = if public { split_word(rest) } else { (first, rest) };
+        let keyword = if words::ITEMS.contains(&keyword) { keyword } else { nearest(keyword, words::ITEMS.iter().copied())? };
+        let lost = Expr { span, kind: ExprKind::Error };
+
+        if keyword == "use" {
+            return self.broken_use(start, end).map(|kind| Item { doc, public, span, kind });
+        }
+        if keyword == "route" {
+            let target = lost.clone();
+            let arm = Arm { span, index: None, condition: Condition::When(lost), target };
+            return Some(Item { doc, public, span, kind: ItemKind::Route(Route { span, arms: vec![arm] }) });
+        }
+        let (word, _) = split_word(rest);
+        let word_start = end - rest.len();
+        let name = Name { text: word.to_owned(), span: self.span_at(word_start, word_start + word.len()) };
+        let named = !word.is_empty() && !words::RESERVED.contains(&word);
+        let title = Text { text: rest.split('"').nth(1).unwrap_or_default().to_owned(), span: name.span };
+        let (index, parameters) = self.again(Rule::lone_head, start, end, Self::item_parts).unwrap_or_default();
+        let kind = match keyword {
+            "experiment" => ItemKind::Experiment { name: title, block: self.block_within(span) },
+            "compare" => ItemKind::Compare { name: title, block: self.block_within(span) },
+            _ if !named => return None,
+            "let" => ItemKind::Let { name, value: lost },
+            "fn" => ItemKind::Fn { name, parameters, body: lost },
+            "reward" => ItemKind::Reward { name, value: lost },
+            "schedule" => ItemKind::Schedule { name, value: lost },
+            "param" => ItemKind::Param(Parameter { name, annotation: None, default: Some(lost) }),
+            "model" => ItemKind::Model(Binding { name, index, value: lost }),
+            "teacher" => ItemKind::Teacher(Binding { name, index, value: lost }),
+            "stage" => ItemKind::Stage { name, parameters, body: lost },
+            "domain" => ItemKind::Domain { name, block: self.block_within(span) },
+            "objective" => ItemKind::Objective { name, parameters, body: self.block_within(span) },
+            _ => return None,
+        };
+        Some(Item { doc, public, span, kind })
+    }
+
+    /// The first block in a broken item, or an empty one.
+    fn block_within(&mut self, span: Span) -> Block {
+        let (start, end) = (span.start as usize, span.end as usize);
+        let empty = Block { span, statements: Vec::new() };
+        let Some(brace) = self.text()[start..end].find('{') else { return empty };
+        let block = self.again(Rule::lone_block, start + brace, end, |builder, pairs| {
+            pairs.flat_map(Pair::into_inner).find(|part| part.as_rule() == Rule::block).map(|block| builder.block(block))
+        });
+        block.flatten().unwrap_or(empty)
+    }
+
+    /// The words of a broken import: those before the braces are the module, those inside are the names.
+    fn broken_use(&mut self, start: usize, end: usize) -> Option<ItemKind> {
+        let slice = &self.text()[start..end];
+        let brace = slice.find('{').unwrap_or(slice.len());
+        let mut words = Vec::new();
+        let mut at = 0;
+        while at < slice.len() {
+            let length = words::word_length(&slice.as_bytes()[at..]);
+            if length > 0 {
+                let span = self.span_at(start + at, start + at + length);
+                words.push((at, Name { text: slice[at..at + length].to_owned(), span }));
+            }
+            at += length.max(1);
+        }
+        let (module, mut names): (Vec<_>, Vec<_>) = words.into_iter().partition(|(at, _)| *at < brace);
+        let mut module: Vec<Name> =
+            module.into_iter().map(|(_, name)| name).filter(|name| name.text != "use" && name.text != "pub").collect();
+        if names.is_empty() && module.len() > 1 {
+            names.extend(module.pop().map(|name| (0, name)));
+        }
+        let names = names.into_iter().map(|(_, name)| name).collect();
+        (!module.is_empty()).then_some(ItemKind::Use(Use { module, names }))
+    }
+
+    pub fn broken_statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {
+        let span = self.span(&pair);
+        let slice = &self.text()[span.start as usize..span.end as usize];
+        self.broken(pair, Broken::Statement);
+
+        let lost = Expr { span, kind: ExprKind::Error };
+        let (first, rest) = split_word(slice);
+        let (word, at) = match first {
+            "let" | "term" => (split_word(rest).0, slice.len() - rest.len()),
+            _ => (first, 0),
+        };
+        if word.is_empty() || words::RESERVED.contains(&word) {
+            return None;
+        }
+        let start = span.start as usize + at;
+        let name = Name { text: word.to_owned(), span: self.span_at(start, start + word.len()) };
+        Some(match first {
+            "let" => Statement::Let { name, value: lost },
+            "term" => Statement::Term { name, value: lost, block: None },
+            _ => Statement::Entry(Entry { key: name, value: lost, marks: Vec::new() }),
+        })
+    }
+}

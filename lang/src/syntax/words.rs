@@ -1,0 +1,126 @@
+//! The words of the language, as the layout pass and the error messages need them.
+
+/// Words that begin an item, in the order in which a reader should learn them.
+pub const ITEMS: &[&str] = &[
+    "experiment",
+    "domain",
+    "model",
+    "teacher",
+    "route",
+    "objective",
+    "compare",
+    "let",
+    "fn",
+    "stage",
+    "schedule",
+    "reward",
+    "param",
+    "use",
+];
+
+/// Words that begin an item of a kind that is not built yet.
+pub const UNSUPPORTED_ITEMS: &[&str] = &["sweep", "template", "panel", "eval", "divergence", "rollout"];
+
+/// Words that can't be names.
+pub const RESERVED: &[&str] =
+    &["and", "or", "not", "then", "live", "true", "false", "for", "in", "else", "let", "term", "fn", "use", "pub"];
+
+/// What a line begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineHead {
+    End,
+    /// An item that can't stand in a block.
+    Item,
+    /// `let name` or `route {`.
+    ItemOrStatement,
+    /// `term name`
+    Statement,
+    /// `key =`
+    Entry,
+    /// `{`
+    Brace,
+    /// `)`, `]` or `}`
+    CloseBracket,
+    Other,
+}
+
+pub fn is_word(character: char) -> bool {
+    character.is_ascii_alphanumeric() || character == '_'
+}
+
+pub fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// Length of the word at the beginning of `bytes`.
+pub fn word_length(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|byte| is_word_byte(**byte)).count()
+}
+
+/// The word that `text` begins with, and what follows it after blanks. The word may be empty.
+pub fn split_word(text: &str) -> (&str, &str) {
+    let (word, rest) = text.split_at(word_length(text.as_bytes()));
+    (word, rest.trim_start_matches([' ', '\t']))
+}
+
+/// Where the first line with something on it begins its text, at or after `from`, and what that is.
+pub fn line_head(text: &str, from: usize) -> (usize, LineHead) {
+    let mut at = from;
+    loop {
+        let rest = &text[at..];
+        at += rest.len() - rest.trim_start().len();
+        let rest = &text[at..];
+        if !rest.starts_with("//") {
+            return (at, head(rest));
+        }
+        at += rest.find('\n').unwrap_or(rest.len());
+    }
+}
+
+fn head(text: &str) -> LineHead {
+    let (mut word, mut rest) = split_word(text);
+    if word.is_empty() {
+        return match text.bytes().next() {
+            None => LineHead::End,
+            Some(b'{') => LineHead::Brace,
+            Some(b')' | b']' | b'}') => LineHead::CloseBracket,
+            Some(_) => LineHead::Other,
+        };
+    }
+    let public = word == "pub";
+    if public {
+        (word, rest) = split_word(rest);
+    }
+    let (next, _) = split_word(rest);
+    let named = !next.is_empty() && !RESERVED.contains(&next);
+    let head = match word {
+        "let" if named => LineHead::ItemOrStatement,
+        "route" if rest.starts_with('{') => LineHead::ItemOrStatement,
+        "term" if named => LineHead::Statement,
+        "experiment" | "compare" if rest.starts_with('"') => LineHead::Item,
+        "sweep" if rest.starts_with('{') => LineHead::Item,
+        _ if named && (ITEMS.contains(&word) || UNSUPPORTED_ITEMS.contains(&word)) => LineHead::Item,
+        _ if rest.starts_with('=') && !rest.starts_with("==") => LineHead::Entry,
+        _ => LineHead::Other,
+    };
+    if public && head == LineHead::ItemOrStatement { LineHead::Item } else { head }
+}
+
+/// What a character of another alphabet was probably meant to be.
+pub fn lookalike(character: char) -> Option<&'static str> {
+    Some(match character {
+        '\u{2212}' | '\u{2013}' | '\u{2014}' | '\u{2010}' | '\u{2011}' | '\u{ff0d}' => "-",
+        '\u{d7}' | '\u{b7}' | '\u{2219}' | '\u{22c5}' | '\u{2217}' => "*",
+        '\u{f7}' | '\u{2215}' | '\u{2044}' => "/",
+        '\u{2016}' | '\u{2225}' => "||",
+        '\u{2192}' | '\u{27f6}' | '\u{21d2}' => "->",
+        '\u{2264}' => "<=",
+        '\u{2265}' => ">=",
+        '\u{2260}' => "!=",
+        '\u{ff1d}' => "=",
+        '\u{ff0c}' | '\u{3001}' => ",",
+        '\u{ff1a}' => ":",
+        '\u{a0}' | '\u{2002}'..='\u{200b}' | '\u{202f}' | '\u{2060}' | '\u{3000}' | '\u{feff}' => " ",
+        _ => return None,
+    })
+}
