@@ -1,4 +1,8 @@
 //! From a checked experiment to a plan.
 
+pub use lower::compile;
+pub use mopd_lang::diag::nearest;
+
 pub mod expr;
+mod lower;
 pub mod plan;

@@ -3,6 +3,7 @@
 //! A formula is a tree with shared parts (`let` binds once, is read often). Names, functions and constants are gone:
 //! the checker has resolved, inlined and evaluated them.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -356,14 +357,30 @@ impl Formula {
         }
     }
 
+    /// Whether some part passes the test. Shared parts are looked at once: a chain of `let`s that each use the last one twice
+    /// has few parts but very many paths.
+    pub fn any(&self, test: impl Fn(&FormulaNode) -> bool) -> bool {
+        let mut seen: HashSet<*const FormulaNode> = HashSet::new();
+        let mut waiting = vec![self];
+        while let Some(formula) = waiting.pop() {
+            if !seen.insert(Rc::as_ptr(&formula.0)) {
+                continue;
+            }
+            if test(&formula.0) {
+                return true;
+            }
+            waiting.extend(formula.operands());
+        }
+        false
+    }
+
     /// Whether some part reads the distribution of `role`.
     pub fn reads(&self, role: Role) -> bool {
-        let here = match &self.0.kind {
+        self.any(|node| match &node.kind {
             FormulaKind::Signal(signal) => signal.roles().contains(&role),
             FormulaKind::Live(Live::Logp) => role == Role::Student,
             FormulaKind::Live(Live::Divergence(divergence)) => divergence.roles().contains(&role),
             _ => false,
-        };
-        here || self.operands().iter().any(|operand| operand.reads(role))
+        })
     }
 }

@@ -1,1 +1,39 @@
 //! Shared by the test programs.
+
+use std::path::{Path, PathBuf};
+
+use mopd_lang::source::SourceFile;
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository").to_owned()
+}
+
+/// The `mopd` program under test: `MOPD_BIN`, else the one built beside this test.
+pub fn mopd() -> PathBuf {
+    if let Some(path) = std::env::var_os("MOPD_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a running test has a path");
+    let folder = test.parent().and_then(Path::parent).expect("tests run from target/<profile>/deps");
+    folder.join("mopd")
+}
+
+/// Checks a text as `mopd check` would, with the standard library and no other files.
+pub fn check(path: &str, text: &str) -> mopd_lang::Analysis {
+    let load = |module: &[&str]| match module {
+        ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+        _ => None,
+    };
+    mopd_lang::analyse(SourceFile { path: path.to_owned(), text: text.to_owned() }, &load)
+}
+
+/// The findings of an analysis, one a line, for failure messages.
+pub fn listing(analysis: &mopd_lang::Analysis) -> String {
+    let line = |finding: &mopd_lang::diag::Diagnostic| {
+        let place = finding.primary.span;
+        let (line, column) = analysis.sources.position(place.file, place.start);
+        format!("{}:{}:{}: [{}] {}\n", analysis.sources.file(place.file).path, line + 1, column + 1, finding.code.name(), finding.message)
+    };
+    analysis.diagnostics.iter().map(line).collect()
+}

@@ -1,6 +1,12 @@
 //! The numbers that a graph is evaluated on: one training batch, ragged, without padding.
 
+use std::borrow::Cow;
+
 use mopd_lang::formula::{Axis, Signal};
+
+use super::graph::LiveId;
+use super::text;
+use super::values::EvaluationError;
 
 /// Which sequence each token belongs to, and which group each sequence. Tokens of a sequence are adjacent and in order;
 /// so are the sequences of a group. Only completion tokens are counted: prompts and padding never appear.
@@ -43,16 +49,38 @@ impl Layout {
             _ => unreachable!("the compiler never asks for a finer parent"),
         }
     }
+
+    /// For each element of `fine`, the element of `coarse` that it lies in.
+    pub fn parents(&self, fine: Axis, coarse: Axis) -> Cow<'_, [u32]> {
+        match (fine, coarse) {
+            (Axis::Token, Axis::Sequence) => Cow::Borrowed(&self.sequence_of_token),
+            (Axis::Sequence, Axis::Group) => Cow::Borrowed(&self.group_of_sequence),
+            _ => Cow::Owned((0..self.len(fine)).map(|index| self.parent(fine, coarse, index) as u32).collect()),
+        }
+    }
+
+    /// Whether every parent exists.
+    pub fn check(&self) -> Result<(), EvaluationError> {
+        let inside = |parents: &[u32], limit: usize| parents.iter().all(|parent| (*parent as usize) < limit);
+        if !inside(&self.sequence_of_token, self.sequences()) {
+            return Err(EvaluationError::Layout { element: "token", parent: "sequence" });
+        }
+        if !inside(&self.group_of_sequence, self.groups as usize) {
+            return Err(EvaluationError::Layout { element: "sequence", parent: "group" });
+        }
+        Ok(())
+    }
 }
 
 /// Everything a graph reads. Values are per element of the signal's axis.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub layout: Layout,
+    /// `position`, `length`, `step`, `progress` and `correct` may be left out: they follow from the rest.
     pub signals: Vec<(Signal, Vec<f32>)>,
     /// Values of the live primitives, per token, in the objective's order.
     pub live: Vec<Vec<f32>>,
-    /// The step (from 0) and the number of steps, for schedules.
+    /// The step (from 0) and the number of steps, for schedules, `step` and `progress`.
     pub step: u32,
     pub steps: u32,
 }
@@ -60,5 +88,53 @@ pub struct Batch {
 impl Batch {
     pub fn signal(&self, wanted: &Signal) -> Option<&[f32]> {
         self.signals.iter().find(|(signal, _)| signal == wanted).map(|(_, values)| values.as_slice())
+    }
+
+    /// The values of a signal, one per element of its axis: given, or derived from what is given.
+    pub fn values(&self, signal: &Signal) -> Result<Cow<'_, [f32]>, EvaluationError> {
+        if let Some(values) = self.signal(signal) {
+            let expected = self.layout.len(signal.axis());
+            return if values.len() == expected {
+                Ok(Cow::Borrowed(values))
+            } else {
+                Err(EvaluationError::Length { what: text::signal(signal), found: values.len(), expected })
+            };
+        }
+        let missing = || EvaluationError::MissingSignal { signal: text::signal(signal) };
+        Ok(Cow::Owned(match signal {
+            Signal::Position => {
+                let mut next = vec![0u32; self.layout.sequences()];
+                let positions = self.layout.sequence_of_token.iter().map(|sequence| {
+                    let next = &mut next[*sequence as usize];
+                    *next += 1;
+                    (*next - 1) as f32
+                });
+                positions.collect()
+            }
+            Signal::Length => {
+                let mut lengths = vec![0u32; self.layout.sequences()];
+                for sequence in &self.layout.sequence_of_token {
+                    lengths[*sequence as usize] += 1;
+                }
+                lengths.into_iter().map(|length| length as f32).collect()
+            }
+            Signal::Correct => {
+                let rewards = self.signal(&Signal::Reward).ok_or_else(missing)?;
+                rewards.iter().map(|reward| f32::from(u8::from(*reward >= 1.0))).collect()
+            }
+            Signal::Step => vec![self.step as f32],
+            Signal::Progress => vec![(f64::from(self.step) / f64::from(self.steps.max(1))) as f32],
+            _ => return Err(missing()),
+        }))
+    }
+
+    /// The values of a live primitive, one per token.
+    pub fn live_values(&self, live: LiveId) -> Result<&[f32], EvaluationError> {
+        let values = self.live.get(live.0 as usize).ok_or(EvaluationError::MissingLive { live: live.0 })?;
+        if values.len() != self.layout.tokens() {
+            let what = format!("live primitive {}", live.0);
+            return Err(EvaluationError::Length { what, found: values.len(), expected: self.layout.tokens() });
+        }
+        Ok(values)
     }
 }

@@ -29,6 +29,7 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "snake_case")]
 pub enum Operation {
+    /// The same number for every element of the node's axis. Finite, so that a plan survives JSON.
     Constant {
         value: f64,
     },
@@ -53,13 +54,14 @@ pub enum Operation {
         operand: NodeId,
     },
     /// From a finer axis to this node's. With a `mask` (same axis as the operand), only elements where it is not 0 take
-    /// part; a mean over none is 0.
+    /// part; a reduction over none is 0.
     Reduce {
         reduction: Reduction,
         operand: NodeId,
         mask: Option<NodeId>,
     },
-    /// Compares the operand's elements within each element of `over`; keeps the axis.
+    /// Compares the operand's elements within each element of `over`; keeps the axis. With a `mask` (same axis), only
+    /// elements where it is not 0 are compared; the others' value is 0.
     Statistic {
         statistic: Statistic,
         operand: NodeId,
@@ -68,12 +70,28 @@ pub enum Operation {
     },
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Equality is equality of nodes, in order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Graph {
     nodes: Vec<Node>,
-    /// Finds a node that exists already; keyed by the node's canonical text.
+    /// Finds a node that exists already; keyed by the node's canonical text. Empty in a graph read from JSON, which is
+    /// only evaluated.
     #[serde(skip)]
     known: HashMap<String, NodeId>,
+}
+
+impl PartialEq for Graph {
+    fn eq(&self, other: &Graph) -> bool {
+        self.nodes == other.nodes
+    }
+}
+
+/// A graph that breaks the rules at the top of this module.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("node {} of the expression graph {problem}", node.0)]
+pub struct MalformedGraph {
+    pub node: NodeId,
+    pub problem: &'static str,
 }
 
 impl Graph {
@@ -101,7 +119,11 @@ impl Graph {
     /// Adds a node, or finds the one that computes the same.
     pub fn add(&mut self, axis: Axis, operation: Operation) -> NodeId {
         let node = Node { axis, operation };
-        let text = serde_json::to_string(&node).expect("a node is plain data");
+        let text = match &node.operation {
+            // JSON has no infinity and no NaN, and would make them one.
+            Operation::Constant { value } => format!("{} {:x}", axis.name(), value.to_bits()),
+            _ => serde_json::to_string(&node).expect("a node is plain data"),
+        };
         if let Some(&id) = self.known.get(&text) {
             return id;
         }
@@ -152,5 +174,67 @@ impl Graph {
             }
         }
         signals
+    }
+
+    /// Whether the graph keeps the rules at the top of this module. Evaluation relies on them: generated code reads
+    /// memory where they say it may.
+    pub fn check(&self) -> Result<(), MalformedGraph> {
+        for (node, Node { axis, operation }) in self.nodes() {
+            let problem = |problem| Err(MalformedGraph { node, problem });
+            let operands = self.operands(node);
+            if operands.iter().any(|operand| operand.0 >= node.0) {
+                return problem("reads a node that does not stand before it");
+            }
+            let all = |expected: Axis| operands.iter().all(|operand| self.axis(*operand) == expected);
+            match operation {
+                Operation::Constant { .. } => {}
+                Operation::Schedule { .. } if *axis != Axis::Run => return problem("is a schedule off the run axis"),
+                Operation::Schedule { .. } => {}
+                Operation::Signal { signal } if signal.axis() != *axis => return problem("is a signal off its axis"),
+                Operation::Signal { .. } => {}
+                Operation::Live { .. } if *axis != Axis::Token => return problem("is a live primitive off the token axis"),
+                Operation::Live { .. } => {}
+                Operation::Apply { function, .. } => {
+                    if operands.len() != function.operands() {
+                        return problem("applies a function to the wrong number of operands");
+                    }
+                    if !all(*axis) {
+                        return problem("applies a function across axes");
+                    }
+                }
+                Operation::Broadcast { operand } => {
+                    if self.axis(*operand) >= *axis {
+                        return problem("broadcasts to an axis that is not finer");
+                    }
+                }
+                Operation::Reduce { operand, .. } => {
+                    if self.axis(*operand) <= *axis {
+                        return problem("reduces to an axis that is not coarser");
+                    }
+                    if !all(self.axis(*operand)) {
+                        return problem("has a mask off its operand's axis");
+                    }
+                }
+                Operation::Statistic { statistic, over, .. } => {
+                    if *over >= *axis {
+                        return problem("compares within an axis that is not coarser");
+                    }
+                    if !all(*axis) {
+                        return problem("compares across axes");
+                    }
+                    if let Statistic::Winsor { upper: fraction } | Statistic::TopFraction { keep: fraction } = statistic
+                        && !(0.0..=1.0).contains(fraction)
+                    {
+                        return problem("has a fraction outside [0, 1]");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every one of `ids` is a node.
+    pub fn has(&self, ids: &[NodeId]) -> bool {
+        ids.iter().all(|id| (id.0 as usize) < self.nodes.len())
     }
 }

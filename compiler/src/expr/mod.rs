@@ -1,4 +1,14 @@
 //! Expressions: one graph, its derivative, and its lowerings.
 
+mod aggregate;
 pub mod batch;
+pub mod build;
+pub mod derivative;
 pub mod graph;
+pub mod interpret;
+pub mod jit;
+mod scalar;
+#[cfg(test)]
+mod testing;
+pub mod text;
+pub mod values;

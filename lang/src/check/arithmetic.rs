@@ -165,7 +165,6 @@ fn product_unit(left: Unit, right: Unit) -> Option<Unit> {
         (Unit::Bool, other) | (other, Unit::Bool) => (other != Unit::Bool).then_some(other),
         (Unit::Number | Unit::Count, Unit::Real) | (Unit::Real, Unit::Number | Unit::Count) => Some(Unit::Number),
         (Unit::Number | Unit::Count, other) | (other, Unit::Number | Unit::Count) => Some(other),
-        (Unit::Ratio | Unit::Fraction, Unit::Nats) | (Unit::Nats, Unit::Ratio | Unit::Fraction) => Some(Unit::Nats),
         (Unit::Fraction, Unit::Fraction) => Some(Unit::Fraction),
         (Unit::Ratio, Unit::Prob) | (Unit::Prob, Unit::Ratio) | (Unit::Prob, Unit::Prob) => Some(Unit::Prob),
         _ => Some(Unit::Number),

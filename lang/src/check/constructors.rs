@@ -440,6 +440,7 @@ impl Checker {
                     }
                 }
             }
+            (None, None) if settings.broken => None,
             _ => {
                 self.report(
                     Diagnostic::error(Code::MissingKey, settings.span, "`sft` needs one source of targets")

@@ -95,7 +95,8 @@ impl Checker {
             let value = self.evaluate(expr, &env);
             (self.fraction(&value, expr.span, "`share`"), expr.span)
         });
-        shares.push(share.unwrap_or((Some(f64::NAN), name.span)));
+        let unsaid = if settings.broken { None } else { Some(f64::NAN) };
+        shares.push(share.unwrap_or((unsaid, name.span)));
         let prompts = self.required(&settings, "prompts").and_then(|expr| self.text(expr, "prompts", &env));
         let tests = settings.get("tests").map(|expr| self.text(expr, "tests", &env));
         let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, &env));
@@ -104,7 +105,7 @@ impl Checker {
         self.domains.push(Domain {
             name: name.text.clone(),
             prompts: prompts.unwrap_or_default(),
-            tests: tests.flatten(),
+            tests: tests.map(Option::unwrap_or_default),
             reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),
             share: share.and_then(|(share, _)| share).unwrap_or(1.0),
             origin,

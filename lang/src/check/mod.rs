@@ -98,7 +98,9 @@ impl Checker {
 
     fn report(&mut self, diagnostic: Diagnostic) {
         // The body of a function or objective is checked at every use; a mistake in it is still one mistake.
-        let seen = |known: &Diagnostic| known.code == diagnostic.code && known.primary.span == diagnostic.primary.span;
+        let seen = |known: &Diagnostic| {
+            (known.code, known.primary.span, &known.message) == (diagnostic.code, diagnostic.primary.span, &diagnostic.message)
+        };
         if !self.diagnostics.iter().any(seen) {
             self.diagnostics.push(diagnostic);
         }

@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, ReduceStep, Term};
-use crate::formula::{Axis, Formula, FormulaKind, Reduction, Signal, Unit};
+use crate::formula::{Axis, Formula, FormulaKind, Reduction, Role, Signal, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Name, Statement};
 
@@ -75,7 +75,7 @@ impl Checker {
             }
         }
         let has_term = body.statements.iter().any(|statement| matches!(statement, Statement::Term { .. }));
-        if !has_term {
+        if !has_term && !body.broken {
             self.report(
                 Diagnostic::error(
                     Code::MissingTerm,
@@ -85,7 +85,7 @@ impl Checker {
                 .help("add `term name = ...` with one factor marked `live`"),
             );
         }
-        if !seen.iter().any(|key| key.text == "reduce") {
+        if !body.broken && !seen.iter().any(|key| key.text == "reduce") {
             self.report(
                 Diagnostic::error(Code::MissingReduce, name.span, format!("`{}` does not say how tokens are averaged", name.text))
                     .help("add `reduce = mean(token) then mean(sequence)` (every sequence counts alike) or `reduce = mean(token, over: batch)` (every token does)"),
@@ -290,28 +290,24 @@ impl Checker {
 
 /// Whether some formula of the objective compares the samples of one prompt.
 pub fn reads_group(objective: &Objective) -> bool {
-    fn formula_reads(formula: &Formula) -> bool {
-        let here = match &formula.0.kind {
+    parts(objective).any(|formula| {
+        formula.any(|node| match &node.kind {
             FormulaKind::Statistic { over, .. } => *over == Axis::Group,
-            FormulaKind::Reduce { .. } => formula.axis() == Axis::Group,
+            FormulaKind::Reduce { .. } => node.axis == Axis::Group,
             _ => false,
-        };
-        here || formula.operands().iter().any(formula_reads)
-    }
-    parts(objective).any(formula_reads)
+        })
+    })
 }
 
 /// Whether some formula reads what only a rollout has: the sampler, a reward.
 pub fn reads_rollout(objective: &Objective) -> bool {
-    fn formula_reads(formula: &Formula) -> bool {
-        let here = match &formula.0.kind {
+    parts(objective).any(|formula| {
+        formula.any(|node| match &node.kind {
             FormulaKind::Signal(Signal::Reward | Signal::Correct) => true,
-            FormulaKind::Signal(signal) => signal.roles().contains(&crate::formula::Role::Sampler),
+            FormulaKind::Signal(signal) => signal.roles().contains(&Role::Sampler),
             _ => false,
-        };
-        here || formula.operands().iter().any(formula_reads)
-    }
-    parts(objective).any(formula_reads)
+        })
+    })
 }
 
 fn parts(objective: &Objective) -> impl Iterator<Item = &Formula> {

@@ -4,7 +4,7 @@ use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::Schedule;
 use crate::formula::{Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Entry, Expr, Name, Route, Statement};
+use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Name, Route, Statement};
 
 use super::Checker;
 use super::evaluate::Env;
@@ -20,6 +20,8 @@ pub struct Settings<'a> {
     /// Keys that were meant by mistyped ones: reported already, so not missing as well.
     mistyped: Vec<String>,
     pub route: Option<&'a Route>,
+    /// Part of the block could not be parsed: what is missing may have stood there.
+    pub broken: bool,
 }
 
 impl<'a> Settings<'a> {
@@ -42,7 +44,8 @@ impl Checker {
         keys: &[&str],
         may_route: bool,
     ) -> Settings<'a> {
-        let mut settings = Settings { owner: format!("`{owner}`"), span, entries: Vec::new(), mistyped: Vec::new(), route: None };
+        let broken = block.is_some_and(|block| block.broken);
+        let mut settings = Settings { owner: format!("`{owner}`"), span, entries: Vec::new(), mistyped: Vec::new(), route: None, broken };
         for statement in block.map_or(&[][..], |block| &block.statements) {
             match statement {
                 Statement::Entry(entry) => self.setting(entry, keys, &mut settings),
@@ -72,7 +75,7 @@ impl Checker {
             );
         } else if keys.contains(&entry.key.text.as_str()) {
             settings.entries.push(entry);
-        } else {
+        } else if !matches!(entry.value.kind, ExprKind::Error) {
             let meant = self.unknown_key(&entry.key, &settings.owner, keys);
             settings.mistyped.extend(meant);
         }
@@ -97,7 +100,7 @@ impl Checker {
 
     pub(super) fn required<'a>(&mut self, settings: &Settings<'a>, key: &str) -> Option<&'a Expr> {
         let found = settings.get(key);
-        if found.is_none() && !settings.mistyped.iter().any(|meant| meant == key) {
+        if found.is_none() && !settings.broken && !settings.mistyped.iter().any(|meant| meant == key) {
             self.report(
                 Diagnostic::error(Code::MissingKey, settings.span, format!("{} needs `{key}`", settings.owner))
                     .label("not set here")

@@ -132,6 +132,8 @@ pub struct Binding {
 pub struct Block {
     pub span: Span,
     pub statements: Vec<Statement>,
+    /// Something in it could not be parsed and has been reported: what seems to be missing may have stood there.
+    pub broken: bool,
 }
 
 #[derive(Clone, Debug)]

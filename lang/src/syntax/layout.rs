@@ -174,7 +174,7 @@ impl<'a> Scanner<'a> {
         let item = match head {
             LineHead::Item => true,
             // `let` and `route` may stand in a block too: at the left margin they are taken for items.
-            LineHead::ItemOrStatement => next == at + 1 || self.bytes[next - 1] == b'\n',
+            LineHead::ItemOrStatement => self.bytes[next - 1] == b'\n',
             _ => false,
         };
 
@@ -238,6 +238,10 @@ impl<'a> Scanner<'a> {
     }
 
     fn report_unclosed(&mut self, bracket: u8, at: usize, next: Option<usize>) {
+        let within = |finding: &Diagnostic| finding.code == Code::NestingTooDeep && finding.primary.span.start as usize >= at;
+        if self.findings.iter().any(within) {
+            return; // Its partner may be in what was passed over.
+        }
         let span = self.span(at, at + 1);
         let message = format!("this `{}` is never closed", bracket as char);
         let mut finding =
@@ -270,7 +274,7 @@ impl<'a> Scanner<'a> {
         }
         let top = self.open.last().map_or(0, |open| open.bracket);
         let fits = partner(top) == bracket;
-        if !fits && (top == 0 || top == b'{' || bracket == b'}') {
+        if !fits && (top == 0 || top == b'{') {
             let message = format!("`{}` closes nothing", bracket as char);
             let finding = Diagnostic::error(Code::Syntax, self.span(here, here + 1), message);
             self.report(finding.label("no bracket is open here").replace_with("remove it", ""));
@@ -321,7 +325,11 @@ impl<'a> Scanner<'a> {
                 b')' | b']' | b'}' => level -= 1,
                 b',' if level == 0 => break,
                 b'\n' if level == 0 => break,
-                b'\n' if matches!(words::line_head(self.text, end + 1).1, LineHead::Item) => break,
+                b'\n' => match words::line_head(self.text, end + 1) {
+                    (_, LineHead::Item) => break,
+                    (next, LineHead::ItemOrStatement) if self.bytes[next - 1] == b'\n' => break,
+                    _ => {}
+                },
                 b'"' => end = string_end(self.bytes, end).unwrap_or(end),
                 _ => {}
             }
@@ -376,7 +384,7 @@ impl<'a> Scanner<'a> {
             }
             self.count();
         }
-        let runs_on = token != "@" && token != "!" && token != ".";
+        let runs_on = token.starts_with(['+', '-', '*', '/', '^', '<', '>', '=', '|', '&', ':']) || token == "!=";
         self.last = if runs_on { Last::Operator } else { Last::Value };
         self.at += token.len();
     }
@@ -475,7 +483,7 @@ impl<'a> Scanner<'a> {
         if self.text[start..end].ends_with('{') && end - start > quote {
             closers = end - 1;
         }
-        end = closers.max(start + quote);
+        end = start + self.text[start..closers.max(start + quote)].trim_end().len().max(quote);
         let finding = Diagnostic::error(Code::Syntax, self.span(start, end), "this text is never closed")
             .label("the closing `\"` is missing on this line")
             .help("a text stands on one line; `\\n` inside it is a line break");

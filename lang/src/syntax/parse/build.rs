@@ -64,14 +64,14 @@ impl<'a> Builder<'a> {
 
     pub fn report_raw(&mut self, error: &Error<Rule>) {
         let at = explain::error_offset(error);
-        let finding = explain::describe(self, error, at, &self.layout.text);
+        let finding = explain::describe(self, error, at, false);
         self.report(finding);
     }
 
-    fn unsupported(&mut self, span: Span, what: &str) {
+    pub fn unsupported(&mut self, span: Span, what: &str) {
         self.report(
             Diagnostic::error(Code::NotSupported, span, format!("{what} is not supported yet"))
-                .label("this part of the language is not built in this version"),
+                .label("part of the language, but this version can't run it"),
         );
     }
 
@@ -141,9 +141,11 @@ impl<'a> Builder<'a> {
         }
         if let Some((span, _)) = parts.parameters.as_ref().filter(|_| rule == Rule::teacher_item) {
             self.unsupported(*span, "a teacher with parameters");
+            parts.value = parts.value.map(lost);
         }
         if let Some(index) = parts.family.as_ref().filter(|_| rule == Rule::let_item) {
             self.unsupported(index.name.span, "a `let` with an index");
+            parts.value = parts.value.map(lost);
         }
         let parameters = parts.parameters.map(|(_, parameters)| parameters).unwrap_or_default();
         Some(match rule {
@@ -253,7 +255,7 @@ impl<'a> Builder<'a> {
                     let start = self.span(&part);
                     let span = Span { end: start.start + word.len() as u32, ..start };
                     self.unsupported(span, &format!("`{word}` after a value"));
-                    value = value.map(|value| Expr { kind: ExprKind::Error, ..value });
+                    value = value.map(lost);
                 }
                 _ => {}
             }
@@ -266,6 +268,7 @@ impl<'a> Builder<'a> {
     pub fn block(&mut self, pair: Pair<'a, Rule>) -> Block {
         let span = self.span(&pair);
         let mut statements = Vec::new();
+        let (mut closed, mut broken) = (false, false);
         let outer = self.last_broken.take();
         for part in pair.into_inner() {
             match part.as_rule() {
@@ -273,12 +276,16 @@ impl<'a> Builder<'a> {
                     self.last_broken = None;
                     statements.extend(part.into_inner().next().and_then(|part| self.statement(part)));
                 }
-                Rule::bad_statement => statements.extend(self.broken_statement(part)),
+                Rule::bad_statement => {
+                    broken = true;
+                    statements.extend(self.broken_statement(part));
+                }
+                Rule::close_brace => closed = true,
                 _ => {}
             }
         }
         self.last_broken = outer;
-        Block { span, statements }
+        Block { span, statements, broken: broken || !closed }
     }
 
     fn statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {
@@ -300,7 +307,8 @@ impl<'a> Builder<'a> {
         }
         if let Some(index) = &parts.family {
             let what = if rule == Rule::term_statement { "a `term` with an index" } else { "a `let` with an index" };
-            self.unsupported(self.span_at(span.start as usize, index.name.span.end as usize + 1), what);
+            self.unsupported(self.span_at(span.start as usize, index.name.span.end as usize), what);
+            parts.value = parts.value.map(lost);
         }
         match rule {
             Rule::let_statement => Some(Statement::Let { name: parts.name?, value: parts.value? }),
@@ -380,7 +388,8 @@ impl<'a> Builder<'a> {
     pub fn broken(&mut self, pair: Pair<'a, Rule>, kind: Broken) {
         let start = self.base + pair.as_span().start();
         let slice = pair.as_str().trim_end();
-        let end = start + slice.len();
+        // With the blanks at its end: a text that is never closed has been blanked.
+        let end = start + pair.as_str().len();
         let goes_on = self.last_broken.is_some_and(|last| {
             let (column, last_column) = (self.column(start), self.column(last));
             column > last_column || kind == Broken::Item && column == last_column && column > 0
@@ -419,9 +428,10 @@ impl<'a> Builder<'a> {
         Some(built)
     }
 
-    pub fn item_parts(&mut self, pairs: Pairs<'a, Rule>) -> (Option<Index>, Vec<Parameter>) {
+    /// Family and parameters of a `lone_head`.
+    pub fn head_parts(&mut self, pairs: Pairs<'a, Rule>) -> (Option<Index>, Vec<Parameter>) {
         let (mut index, mut parameters) = (None, Vec::new());
-        for part in pairs.flat_map(Pair::into_inner) {
+        for part in pairs.flat_map(Pair::into_inner).flat_map(Pair::into_inner) {
             match part.as_rule() {
                 Rule::family => index = self.family(part),
                 Rule::parameters => parameters = self.parameters(part),
@@ -436,6 +446,11 @@ impl<'a> Builder<'a> {
         self.skip_docs(end);
         doc
     }
+}
+
+/// An expression whose parts would only make further findings: they use what this version does not have.
+fn lost(expr: Expr) -> Expr {
+    Expr { kind: ExprKind::Error, ..expr }
 }
 
 /// What items and statements are made of.

@@ -33,7 +33,7 @@ fn word(rule: Rule) -> Option<&'static str> {
         Rule::arrow => "`->`",
         Rule::equals | Rule::assign => "`=`",
         Rule::colon => "`:`",
-        Rule::comma => "`,`",
+        Rule::comma | Rule::list_separator => "`,`",
         Rule::dot | Rule::field => "`.`",
         Rule::close_paren => "`)`",
         Rule::close_bracket => "`]`",
@@ -46,18 +46,24 @@ fn word(rule: Rule) -> Option<&'static str> {
 }
 
 /// At most [`MOST`] alternatives, the most telling first: closing brackets and signs, then words, then operators.
-pub fn alternatives(rules: &[Rule]) -> Vec<&'static str> {
+pub fn alternatives(rules: &[Rule], in_block: bool) -> Vec<&'static str> {
     let mut words: Vec<&'static str> = rules.iter().filter_map(|rule| word(*rule)).collect();
+    if in_block && rules.contains(&Rule::EOI) {
+        words.push("`,`");
+    }
     words.sort_by_key(|word| (rank(word), *word));
     words.dedup();
     // Where an expression may go on or stop, what could only go on with it is no news.
     if words.contains(&"an operator") {
-        words.retain(|word| !matches!(*word, "`(`" | "`[`" | "`{`" | "`.`" | "`:`"));
+        words.retain(|word| !matches!(*word, "`(`" | "`[`" | "`{`" | "`.`" | "`:`" | "`=`"));
     }
     if words.contains(&"a value") {
         words.retain(|word| {
             !matches!(*word, "a word" | "a name" | "a number" | "a text in double quotes" | "`[`" | "`(`" | "`for`")
         });
+    }
+    if words.contains(&"`=`") {
+        words.retain(|word| !matches!(*word, "`(`" | "`[`"));
     }
     if words.contains(&"a name") {
         words.retain(|word| *word != "a word");

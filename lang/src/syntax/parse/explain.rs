@@ -27,7 +27,7 @@ pub fn explain(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Di
     match Grammar::parse(rule, slice) {
         Err(error) => {
             let at = error_offset(&error);
-            slip(builder, slice, start, at, kind).unwrap_or_else(|| describe(builder, &error, start + at, slice))
+            slip(builder, slice, start, at, kind).unwrap_or_else(|| describe(builder, &error, start + at, kind != Broken::Item))
         }
         // The slice is sound on its own, so what follows it is not: it ran into the next statement.
         Ok(_) => {
@@ -37,18 +37,22 @@ pub fn explain(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Di
 }
 
 /// `expected ..., found ...`
-pub fn describe(builder: &Builder, error: &Error<Rule>, at: usize, _slice: &str) -> Diagnostic {
+pub fn describe(builder: &Builder, error: &Error<Rule>, at: usize, in_block: bool) -> Diagnostic {
     let alternatives = match &error.variant {
-        ErrorVariant::ParsingError { positives, .. } => expected::alternatives(positives),
+        ErrorVariant::ParsingError { positives, .. } => expected::alternatives(positives, in_block),
         ErrorVariant::CustomError { .. } => Vec::new(),
     };
     let wanted = expected::list(&alternatives);
-    let token = token(&builder.text()[at..]);
+    let rest = &builder.text()[at..];
+    let next = rest.trim_start_matches([' ', '\t']);
+    let token = token(next);
+    // At the end of a line the place is where its text ends, not where its blanks do.
+    let at = if token.is_empty() { at } else { at + rest.len() - next.len() };
     let span = builder.span_at(at, at + token.len());
     let found = if token.is_empty() { "the end of the line".to_owned() } else { format!("`{token}`") };
     let finding = Diagnostic::error(Code::Syntax, span, format!("expected {wanted}, found {found}"));
     let finding = finding.label(format!("expected {wanted}"));
-    if words::RESERVED.contains(&token) && wanted.contains("name") {
+    if words::RESERVED.contains(&token) && ["name", "setting", "parameter"].iter().any(|needed| wanted.contains(needed)) {
         return finding.help(format!("`{token}` is a word of the language and can't be a name"));
     }
     if token == "-" && builder.text()[..at].ends_with(words::is_word) && wanted != "a value" {
@@ -145,7 +149,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
                 .help(format!("an expression goes on over the end of a line that ends in an operator: put `{operator}` there")),
         );
     }
-    if kind == Broken::Statement && item_head(first, rest, second) {
+    if kind == Broken::Statement && is_item_head(slice) {
         return Some(
             Diagnostic::error(Code::Syntax, place, format!("`{first}` can't stand inside a block"))
                 .label("an item of its own")
@@ -153,7 +157,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         );
     }
     if kind == Broken::Item {
-        if rest.starts_with('=') && !rest.starts_with("==") || rest.starts_with(':') && !words::ITEMS.contains(&first) {
+        if !words::ITEMS.contains(&first) && rest.starts_with(['=', ':']) {
             return Some(
                 Diagnostic::error(Code::Syntax, place, "a setting stands inside a block")
                     .label("at this level, only items such as `model` or `let`")
@@ -178,7 +182,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         if matches!(first, "experiment" | "compare") && !second.is_empty() && at == slice.len() - rest.len() {
             let name = builder.span_at(start + at, start + at + second.len());
             return Some(
-                Diagnostic::error(Code::Syntax, name, format!("the name of an `{first}` stands in double quotes"))
+                Diagnostic::error(Code::Syntax, name, format!("the name of the `{first}` stands in double quotes"))
                     .replace_with("write quotes", format!("\"{second}\"")),
             );
         }
@@ -203,7 +207,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
                 .fix("write `=`", gap, " ="),
         );
     }
-    if stuck.starts_with('@') {
+    if stuck.starts_with('@') && !slice[..at].trim_end().ends_with('=') {
         let span = builder.span_at(start + at, start + at + 1);
         return Some(
             Diagnostic::error(Code::Syntax, span, "a mark such as `@unpublished` follows the value of a setting in a block")
@@ -220,13 +224,16 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     None
 }
 
-fn item_head(first: &str, rest: &str, second: &str) -> bool {
+/// An item that can't stand in a block, such as `domain sort { ... }`.
+pub fn is_item_head(slice: &str) -> bool {
+    let (first, rest) = split_word(slice);
+    let (second, _) = split_word(rest);
     let known = words::ITEMS.contains(&first) || words::UNSUPPORTED_ITEMS.contains(&first) || first == "pub";
     known && first != "let" && (!second.is_empty() && !words::RESERVED.contains(&second) || rest.starts_with('"'))
 }
 
 fn leading_operator(slice: &str) -> Option<&'static str> {
-    let operators = ["->", "==", "!=", "<=", ">=", "||", "&&", "^", "+", "*", "/", "<", ">", "="];
+    let operators = ["->", "==", "!=", "<=", ">=", "||", "&&", "^", "+", "-", "*", "/", "<", ">", "="];
     let sign = operators.into_iter().find(|operator| slice.starts_with(operator));
     sign.or_else(|| ["and", "or", "then"].into_iter().find(|word| split_word(slice).0 == *word))
 }

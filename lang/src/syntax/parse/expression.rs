@@ -168,10 +168,7 @@ impl<'a> Builder<'a> {
             }
             Rule::match_expression => {
                 let word = self.span_at(span.start as usize, span.start as usize + "match".len());
-                let finding = Diagnostic::error(Code::NotSupported, word, "`match` is not supported yet")
-                    .label("this part of the language is not built in this version")
-                    .help("with two cases, `where(condition, then, else)` does the same");
-                self.report(finding);
+                self.unsupported(word, "`match`");
                 ExprKind::Error
             }
             _ => ExprKind::Error,

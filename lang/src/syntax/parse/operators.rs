@@ -120,10 +120,7 @@ fn join(builder: &mut Builder, infix: Infix, operator_span: Span, left: Expr, ri
         Infix::Binary(operator) => ExprKind::Binary { operator, operator_span, left, right },
         Infix::Unsupported(symbol) => {
             let what = if symbol == "|>" { "a pipe `|>`" } else { "a range `..`" };
-            builder.report(
-                Diagnostic::error(Code::NotSupported, operator_span, format!("{what} is not supported yet"))
-                    .label("this part of the language is not built in this version"),
-            );
+            builder.unsupported(operator_span, what);
             ExprKind::Error
         }
     };

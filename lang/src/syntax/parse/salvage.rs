@@ -4,6 +4,7 @@ use pest::iterators::Pair;
 
 use super::Rule;
 use super::build::{Broken, Builder};
+use super::explain;
 use crate::diag::nearest;
 use crate::source::Span;
 use crate::syntax::ast::*;
@@ -20,7 +21,13 @@ impl<'a> Builder<'a> {
         let (first, rest) = split_word(slice);
         let public = first == "pub";
         let (keyword, rest) = if public { split_word(rest) } else { (first, rest) };
-        let keyword = if words::ITEMS.contains(&keyword) { keyword } else { nearest(keyword, words::ITEMS.iter().copied())? };
+        let keyword = match keyword {
+            "def" | "func" | "function" => "fn",
+            "import" | "from" => "use",
+            "const" | "var" | "val" => "let",
+            _ if words::ITEMS.contains(&keyword) => keyword,
+            _ => nearest(keyword, words::ITEMS.iter().copied())?,
+        };
         let lost = Expr { span, kind: ExprKind::Error };
 
         if keyword == "use" {
@@ -36,7 +43,7 @@ impl<'a> Builder<'a> {
         let name = Name { text: word.to_owned(), span: self.span_at(word_start, word_start + word.len()) };
         let named = !word.is_empty() && !words::RESERVED.contains(&word);
         let title = Text { text: rest.split('"').nth(1).unwrap_or_default().to_owned(), span: name.span };
-        let (index, parameters) = self.again(Rule::lone_head, start, end, Self::item_parts).unwrap_or_default();
+        let (index, parameters) = self.again(Rule::lone_head, start, end, Self::head_parts).unwrap_or_default();
         let kind = match keyword {
             "experiment" => ItemKind::Experiment { name: title, block: self.block_within(span) },
             "compare" => ItemKind::Compare { name: title, block: self.block_within(span) },
@@ -59,7 +66,7 @@ impl<'a> Builder<'a> {
     /// The first block in a broken item, or an empty one.
     fn block_within(&mut self, span: Span) -> Block {
         let (start, end) = (span.start as usize, span.end as usize);
-        let empty = Block { span, statements: Vec::new() };
+        let empty = Block { span, statements: Vec::new(), broken: true };
         let Some(brace) = self.text()[start..end].find('{') else { return empty };
         let block = self.again(Rule::lone_block, start + brace, end, |builder, pairs| {
             pairs.flat_map(Pair::into_inner).find(|part| part.as_rule() == Rule::block).map(|block| builder.block(block))
@@ -67,10 +74,14 @@ impl<'a> Builder<'a> {
         block.flatten().unwrap_or(empty)
     }
 
-    /// The words of a broken import: those before the braces are the module, those inside are the names.
+    /// The words of a broken import: the module comes first, the names after it.
     fn broken_use(&mut self, start: usize, end: usize) -> Option<ItemKind> {
         let slice = &self.text()[start..end];
-        let brace = slice.find('{').unwrap_or(slice.len());
+        // `from a.b import c` gives its names after a word, `use a.b.{c}` inside braces; `import a.b` takes no names.
+        let names_at = slice.find(" import ").or(slice.find('{')).unwrap_or(slice.len());
+        if slice.starts_with("import") {
+            return None;
+        }
         let mut words = Vec::new();
         let mut at = 0;
         while at < slice.len() {
@@ -81,13 +92,16 @@ impl<'a> Builder<'a> {
             }
             at += length.max(1);
         }
-        let (module, mut names): (Vec<_>, Vec<_>) = words.into_iter().partition(|(at, _)| *at < brace);
-        let mut module: Vec<Name> =
-            module.into_iter().map(|(_, name)| name).filter(|name| name.text != "use" && name.text != "pub").collect();
+        let (module, mut names): (Vec<_>, Vec<_>) = words.into_iter().partition(|(at, _)| *at < names_at);
+        let mut module: Vec<Name> = module
+            .into_iter()
+            .map(|(_, name)| name)
+            .filter(|name| !matches!(name.text.as_str(), "use" | "pub" | "from"))
+            .collect();
         if names.is_empty() && module.len() > 1 {
             names.extend(module.pop().map(|name| (0, name)));
         }
-        let names = names.into_iter().map(|(_, name)| name).collect();
+        let names = names.into_iter().map(|(_, name)| name).filter(|name| name.text != "import").collect();
         (!module.is_empty()).then_some(ItemKind::Use(Use { module, names }))
     }
 
@@ -98,6 +112,9 @@ impl<'a> Builder<'a> {
 
         let lost = Expr { span, kind: ExprKind::Error };
         let (first, rest) = split_word(slice);
+        if explain::is_item_head(slice) {
+            return None;
+        }
         let (word, at) = match first {
             "let" | "term" => (split_word(rest).0, slice.len() - rest.len()),
             _ => (first, 0),

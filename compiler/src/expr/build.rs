@@ -1,0 +1,159 @@
+//! Building graphs: axes are made to agree, constants are folded, and what IEEE arithmetic leaves unchanged is not computed.
+
+use mopd_lang::formula::{Axis, Function, Reduction, Signal, Statistic};
+
+use super::graph::{Graph, LiveId, NodeId, Operation};
+use super::scalar;
+use crate::plan::Schedule;
+
+impl Graph {
+    pub fn constant(&mut self, axis: Axis, value: f64) -> NodeId {
+        self.add(axis, Operation::Constant { value })
+    }
+
+    pub fn schedule(&mut self, schedule: Schedule) -> NodeId {
+        match schedule {
+            Schedule::Constant { value } => self.constant(Axis::Run, value),
+            _ => self.add(Axis::Run, Operation::Schedule { schedule }),
+        }
+    }
+
+    pub fn signal(&mut self, signal: Signal) -> NodeId {
+        self.add(signal.axis(), Operation::Signal { signal })
+    }
+
+    pub fn live(&mut self, live: LiveId) -> NodeId {
+        self.add(Axis::Token, Operation::Live { live })
+    }
+
+    /// The value of a constant node.
+    pub fn constant_value(&self, id: NodeId) -> Option<f64> {
+        match self.node(id).operation {
+            Operation::Constant { value } => Some(value),
+            _ => None,
+        }
+    }
+
+    /// `function` of operands of any axes; the result has the finest of them.
+    pub fn apply(&mut self, function: Function, operands: &[NodeId]) -> NodeId {
+        debug_assert_eq!(operands.len(), function.operands());
+        let axis = operands.iter().map(|operand| self.axis(*operand)).max().unwrap_or(Axis::Run);
+        let operands: Vec<NodeId> = operands.iter().map(|operand| self.broadcast(*operand, axis)).collect();
+        match self.simplified(axis, function, &operands) {
+            Some(simpler) => simpler,
+            None => self.add(axis, Operation::Apply { function, operands }),
+        }
+    }
+
+    /// A node that exists already, or a constant, with the value of `function(operands)`. Multiplying by 0 is left alone:
+    /// it would hide infinity and NaN.
+    fn simplified(&mut self, axis: Axis, function: Function, operands: &[NodeId]) -> Option<NodeId> {
+        use Function::*;
+        let constants: Vec<Option<f64>> = operands.iter().map(|operand| self.constant_value(*operand)).collect();
+        if let Some(values) = constants.iter().copied().collect::<Option<Vec<f64>>>() {
+            let folded = scalar::apply(function, &values);
+            // What is not finite has no JSON; computed when the program runs, it is reported there.
+            return folded.is_finite().then(|| self.constant(axis, folded));
+        }
+        match (function, operands, constants.as_slice()) {
+            (Multiply, &[x, _], [_, Some(1.0)]) | (Multiply, &[_, x], [Some(1.0), _]) => Some(x),
+            (Multiply, &[x, _], [_, Some(-1.0)]) | (Multiply, &[_, x], [Some(-1.0), _]) => Some(self.apply(Negate, &[x])),
+            (Divide, &[x, _], [_, Some(1.0)]) | (Power, &[x, _], [_, Some(1.0)]) => Some(x),
+            (Add, &[x, _], [_, Some(0.0)]) | (Add, &[_, x], [Some(0.0), _]) | (Subtract, &[x, _], [_, Some(0.0)]) => Some(x),
+            (Where, &[_, then, otherwise], [Some(condition), ..]) => Some(if *condition != 0.0 { then } else { otherwise }),
+            (Negate, &[x], _) => match self.node(x).operation {
+                Operation::Apply { function: Negate, ref operands } => Some(operands[0]),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// `operand` at `axis`, its own or a finer one.
+    pub fn broadcast(&mut self, operand: NodeId, axis: Axis) -> NodeId {
+        let from = self.axis(operand);
+        debug_assert!(from <= axis, "a broadcast goes to a finer axis");
+        if from == axis {
+            return operand;
+        }
+        match self.node(operand).operation {
+            Operation::Constant { value } => self.constant(axis, value),
+            Operation::Broadcast { operand } => self.add(axis, Operation::Broadcast { operand }),
+            _ => self.add(axis, Operation::Broadcast { operand }),
+        }
+    }
+
+    /// The elements of `operand` in each element of `over`, put together; `mask` as in [`Operation::Reduce`].
+    pub fn reduce(&mut self, reduction: Reduction, operand: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+        self.add(over, Operation::Reduce { reduction, operand, mask })
+    }
+
+    /// `mask` as in [`Operation::Statistic`].
+    pub fn statistic(&mut self, statistic: Statistic, operand: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+        let axis = self.axis(operand);
+        self.add(axis, Operation::Statistic { statistic, operand, over, mask })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_lang::formula::Role;
+
+    use super::*;
+
+    #[test]
+    fn the_same_computation_is_one_node() {
+        let mut graph = Graph::default();
+        let (first, second) = (graph.signal(Signal::Reward), graph.signal(Signal::Reward));
+        assert_eq!(first, second);
+        let sums = [first, second].map(|operand| graph.apply(Function::Add, &[operand, first]));
+        assert_eq!(sums[0], sums[1]);
+        assert_ne!(graph.constant(Axis::Run, f64::NAN), graph.constant(Axis::Run, f64::INFINITY));
+        assert_ne!(graph.constant(Axis::Run, 0.0), graph.constant(Axis::Run, -0.0));
+    }
+
+    #[test]
+    fn constants_fold_unless_the_result_is_not_finite() {
+        let mut graph = Graph::default();
+        let (one, zero) = (graph.constant(Axis::Run, 1.0), graph.constant(Axis::Token, 0.0));
+        let two = graph.apply(Function::Add, &[one, one]);
+        assert_eq!(graph.constant_value(two), Some(2.0));
+        let quotient = graph.apply(Function::Divide, &[one, zero]);
+        assert_eq!((graph.constant_value(quotient), graph.axis(quotient)), (None, Axis::Token));
+        assert_eq!(graph.check(), Ok(()));
+    }
+
+    #[test]
+    fn neutral_elements_go_and_products_with_0_stay() {
+        let mut graph = Graph::default();
+        let x = graph.signal(Signal::Logp { role: Role::Teacher });
+        let [zero, one, minus_one] = [0.0, 1.0, -1.0].map(|value| graph.constant(Axis::Run, value));
+        for (function, operands) in [
+            (Function::Multiply, [x, one]),
+            (Function::Multiply, [one, x]),
+            (Function::Divide, [x, one]),
+            (Function::Power, [x, one]),
+            (Function::Add, [x, zero]),
+            (Function::Add, [zero, x]),
+            (Function::Subtract, [x, zero]),
+        ] {
+            assert_eq!(graph.apply(function, &operands), x, "{function:?}");
+        }
+        let negated = graph.apply(Function::Negate, &[x]);
+        assert_eq!(graph.apply(Function::Multiply, &[minus_one, x]), negated);
+        assert_eq!(graph.apply(Function::Negate, &[negated]), x);
+        // 0 * infinity is NaN, which must be seen.
+        let product = graph.apply(Function::Multiply, &[zero, x]);
+        assert_eq!(graph.constant_value(product), None);
+    }
+
+    #[test]
+    fn coarse_operands_are_broadcast_to_the_finest() {
+        let mut graph = Graph::default();
+        let (reward, logp) = (graph.signal(Signal::Reward), graph.signal(Signal::Logp { role: Role::Student }));
+        let product = graph.apply(Function::Multiply, &[reward, logp]);
+        assert_eq!(graph.axis(product), Axis::Token);
+        assert_eq!(graph.operands(graph.operands(product)[0]), [reward]);
+        assert_eq!(graph.check(), Ok(()));
+    }
+}

@@ -1,0 +1,443 @@
+//! Reverse-mode derivative of a graph, as more nodes of the same graph.
+//!
+//! Where a function has no derivative, one is chosen, as automatic differentiation does: `min`, `max` of two equals pass
+//! the gradient to the first; `clip` passes it inside and at its bounds; `abs` and `relu` have derivative 0 at 0; a minimum
+//! or maximum over an axis shares it among the elements that attain it; comparisons and logic pass none.
+
+use mopd_lang::formula::{Axis, Function, Reduction, Statistic};
+
+use super::graph::{Graph, LiveId, NodeId, Operation};
+
+/// Gradient would have to flow through an operation that has no derivative here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{operation}` of something `live` has no derivative")]
+pub struct NotDifferentiable {
+    pub node: NodeId,
+    /// The operation's name in the language.
+    pub operation: &'static str,
+}
+
+/// For each of `with_respect_to`, the derivative of `of`, which has a single element (batch or run axis), with respect to
+/// that live primitive: a node on the token axis, one partial derivative per token. Constant 0 where `of` does not depend
+/// on it differentiably.
+///
+/// # Errors
+/// Where `of` depends on one of them through a statistic.
+pub fn adjoints(graph: &mut Graph, of: NodeId, with_respect_to: &[LiveId]) -> Result<Vec<NodeId>, NotDifferentiable> {
+    debug_assert!(graph.axis(of) <= Axis::Batch, "only a single number has a gradient");
+    let depends = dependents(graph, with_respect_to);
+    let mut reverse = Reverse { depends, adjoint: vec![None; graph.len()] };
+    let one = graph.constant(graph.axis(of), 1.0);
+    reverse.give(graph, of, one);
+    for index in (0..=of.0).rev() {
+        if let Some(gradient) = reverse.adjoint[index as usize] {
+            reverse.propagate(graph, NodeId(index), gradient)?;
+        }
+    }
+    let gradients = with_respect_to.iter().map(|live| {
+        let node = graph.live(*live);
+        let known = reverse.adjoint.get(node.0 as usize).copied().flatten();
+        known.unwrap_or_else(|| graph.constant(Axis::Token, 0.0))
+    });
+    Ok(gradients.collect())
+}
+
+/// Which nodes depend on the live primitives.
+fn dependents(graph: &Graph, with_respect_to: &[LiveId]) -> Vec<bool> {
+    let mut depends = vec![false; graph.len()];
+    for (id, node) in graph.nodes() {
+        depends[id.0 as usize] = match &node.operation {
+            Operation::Live { live } => with_respect_to.contains(live),
+            _ => graph.operands(id).iter().any(|operand| depends[operand.0 as usize]),
+        };
+    }
+    depends
+}
+
+struct Reverse {
+    /// By node of the graph as it was at the start; nodes added since are derivatives and never differentiated.
+    depends: Vec<bool>,
+    /// Sum of the gradients that reached the node so far, on the node's axis.
+    adjoint: Vec<Option<NodeId>>,
+}
+
+impl Reverse {
+    fn wants(&self, node: NodeId) -> bool {
+        self.depends[node.0 as usize]
+    }
+
+    fn give(&mut self, graph: &mut Graph, node: NodeId, gradient: NodeId) {
+        if self.wants(node) {
+            let sum = match self.adjoint[node.0 as usize] {
+                Some(so_far) => graph.apply(Function::Add, &[so_far, gradient]),
+                None => gradient,
+            };
+            self.adjoint[node.0 as usize] = Some(sum);
+        }
+    }
+
+    fn propagate(&mut self, graph: &mut Graph, node: NodeId, gradient: NodeId) -> Result<(), NotDifferentiable> {
+        let axis = graph.axis(node);
+        match graph.node(node).operation.clone() {
+            Operation::Constant { .. } | Operation::Schedule { .. } | Operation::Signal { .. } | Operation::Live { .. } => {}
+            Operation::Apply { function, operands } => {
+                for (position, operand) in operands.iter().enumerate() {
+                    if self.wants(*operand)
+                        && let Some(partial) = through(graph, function, &operands, position, node, gradient)
+                    {
+                        self.give(graph, *operand, partial);
+                    }
+                }
+            }
+            // Every fine element is a copy of the coarse one.
+            Operation::Broadcast { operand } => {
+                let sum = graph.reduce(Reduction::Sum, gradient, graph.axis(operand), None);
+                self.give(graph, operand, sum);
+            }
+            Operation::Reduce { reduction, operand, mask } => {
+                let fine = graph.axis(operand);
+                let (share, takes_part) = match reduction {
+                    Reduction::Sum => (gradient, mask),
+                    Reduction::Mean => {
+                        let ones = graph.constant(fine, 1.0);
+                        (divided_among(graph, gradient, ones, axis, mask), mask)
+                    }
+                    Reduction::Minimum | Reduction::Maximum => {
+                        let extreme = graph.broadcast(node, fine);
+                        let mut attains = graph.apply(Function::Equal, &[operand, extreme]);
+                        if let Some(mask) = mask {
+                            attains = graph.apply(Function::And, &[attains, mask]);
+                        }
+                        (divided_among(graph, gradient, attains, axis, mask), Some(attains))
+                    }
+                };
+                let mut fine_gradient = graph.broadcast(share, fine);
+                if let Some(takes_part) = takes_part {
+                    fine_gradient = choose(graph, takes_part, Some(fine_gradient), None);
+                }
+                self.give(graph, operand, fine_gradient);
+            }
+            Operation::Statistic { statistic, operand, .. } => {
+                if self.wants(operand) {
+                    return Err(NotDifferentiable { node, operation: statistic_name(statistic) });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `gradient / number of elements where among is 1`. Where there is none the value is not used, but must be finite.
+fn divided_among(graph: &mut Graph, gradient: NodeId, among: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+    let count = graph.reduce(Reduction::Sum, among, over, mask);
+    let one = graph.constant(over, 1.0);
+    let count = graph.apply(Function::Maximum, &[count, one]);
+    graph.apply(Function::Divide, &[gradient, count])
+}
+
+/// `where(condition, then, else)`, an absent branch being 0. Unlike a product with the condition, it keeps what is not
+/// finite in the branch not taken out of the result.
+fn choose(graph: &mut Graph, condition: NodeId, then: Option<NodeId>, otherwise: Option<NodeId>) -> NodeId {
+    let zero = graph.constant(graph.axis(condition), 0.0);
+    graph.apply(Function::Where, &[condition, then.unwrap_or(zero), otherwise.unwrap_or(zero)])
+}
+
+/// What reaches operand `position` of `node = function(operands)` when `gradient` reaches `node`; none where the function is
+/// constant in it almost everywhere.
+fn through(
+    graph: &mut Graph,
+    function: Function,
+    operands: &[NodeId],
+    position: usize,
+    node: NodeId,
+    gradient: NodeId,
+) -> Option<NodeId> {
+    use Function::*;
+    let axis = graph.axis(node);
+    let x = operands[0];
+    let constant = |graph: &mut Graph, value: f64| graph.constant(axis, value);
+    let times = |graph: &mut Graph, factor: NodeId| graph.apply(Multiply, &[gradient, factor]);
+    Some(match (function, position) {
+        (Negate, _) | (Subtract, 1) => graph.apply(Negate, &[gradient]),
+        (Add, _) | (Subtract, _) => gradient,
+        (Abs, _) => {
+            let zero = constant(graph, 0.0);
+            let (below, above) = (graph.apply(Less, &[x, zero]), graph.apply(Greater, &[x, zero]));
+            let negated = graph.apply(Negate, &[gradient]);
+            let positive = choose(graph, above, Some(gradient), None);
+            choose(graph, below, Some(negated), Some(positive))
+        }
+        (Exp, _) => times(graph, node),
+        (Log, _) => graph.apply(Divide, &[gradient, x]),
+        (Log1p, _) => {
+            let one = constant(graph, 1.0);
+            let shifted = graph.apply(Add, &[one, x]);
+            graph.apply(Divide, &[gradient, shifted])
+        }
+        (Sqrt, _) => {
+            let two = constant(graph, 2.0);
+            let doubled = graph.apply(Multiply, &[two, node]);
+            graph.apply(Divide, &[gradient, doubled])
+        }
+        (Tanh, _) => {
+            let one = constant(graph, 1.0);
+            let square = graph.apply(Multiply, &[node, node]);
+            let slope = graph.apply(Subtract, &[one, square]);
+            times(graph, slope)
+        }
+        (Sigmoid, _) => {
+            let one = constant(graph, 1.0);
+            let rest = graph.apply(Subtract, &[one, node]);
+            let slope = graph.apply(Multiply, &[node, rest]);
+            times(graph, slope)
+        }
+        (Relu, _) => {
+            let zero = constant(graph, 0.0);
+            let above = graph.apply(Greater, &[x, zero]);
+            choose(graph, above, Some(gradient), None)
+        }
+        (Multiply, 0) => times(graph, operands[1]),
+        (Multiply, _) => times(graph, x),
+        (Divide, 0) => graph.apply(Divide, &[gradient, operands[1]]),
+        (Divide, _) => {
+            let quotient = graph.apply(Divide, &[node, operands[1]]);
+            let slope = graph.apply(Negate, &[quotient]);
+            times(graph, slope)
+        }
+        (Power, 0) => {
+            let one = constant(graph, 1.0);
+            let lower = graph.apply(Subtract, &[operands[1], one]);
+            let power = graph.apply(Power, &[x, lower]);
+            let slope = graph.apply(Multiply, &[operands[1], power]);
+            times(graph, slope)
+        }
+        (Power, _) => {
+            let log = graph.apply(Log, &[x]);
+            let slope = graph.apply(Multiply, &[node, log]);
+            times(graph, slope)
+        }
+        (Minimum | Maximum, _) => {
+            let comparison = if function == Minimum { Less } else { Greater };
+            let second = graph.apply(comparison, &[operands[1], x]);
+            if position == 0 { choose(graph, second, None, Some(gradient)) } else { choose(graph, second, Some(gradient), None) }
+        }
+        (Clip, _) => {
+            let below = graph.apply(Less, &[x, operands[1]]);
+            let above = graph.apply(Greater, &[x, operands[2]]);
+            let inner = match position {
+                0 => choose(graph, below, None, Some(gradient)),
+                1 => choose(graph, below, Some(gradient), None),
+                _ => return Some(choose(graph, above, Some(gradient), None)),
+            };
+            choose(graph, above, None, Some(inner))
+        }
+        (Where, 1) => choose(graph, x, Some(gradient), None),
+        (Where, 2) => choose(graph, x, None, Some(gradient)),
+        (Where, _) => return None,
+        (Not | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or, _) => return None,
+    })
+}
+
+fn statistic_name(statistic: Statistic) -> &'static str {
+    match statistic {
+        Statistic::Zscore { .. } => "zscore",
+        Statistic::Minmax => "minmax",
+        Statistic::Winsor { .. } => "winsor",
+        Statistic::TopFraction { .. } => "top_fraction",
+        Statistic::Softmax => "softmax",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_lang::formula::{Role, Signal};
+
+    use super::*;
+    use crate::expr::batch::Batch;
+    use crate::expr::interpret::interpret;
+    use crate::expr::testing::{REDUCTIONS, Random};
+
+    /// Small enough that the error of a central difference is tiny, and exact in f32 next to [`Random::number`].
+    const STEP: f32 = 1.0 / 131_072.0;
+
+    /// Differentiable functions, arranged so that values stay moderate.
+    fn smooth_step(random: &mut Random, graph: &mut Graph, nodes: &[NodeId]) -> NodeId {
+        use Function::*;
+        let (a, b, c) = (random.pick(nodes), random.pick(nodes), random.pick(nodes));
+        let (half, two) = (graph.constant(Axis::Run, 0.5), graph.constant(Axis::Run, 2.0));
+        let positive = |graph: &mut Graph, x| {
+            let square = graph.apply(Multiply, &[x, x]);
+            graph.apply(Add, &[square, half])
+        };
+        let bounded = |graph: &mut Graph, x| graph.apply(Tanh, &[x]);
+        match random.below(19) {
+            0 => graph.apply(Negate, &[a]),
+            1 => graph.apply(Abs, &[a]),
+            2 => {
+                let small = bounded(graph, a);
+                graph.apply(Exp, &[small])
+            }
+            3 => {
+                let x = positive(graph, a);
+                graph.apply(Log, &[x])
+            }
+            4 => {
+                let x = positive(graph, a);
+                graph.apply(Log1p, &[x])
+            }
+            5 => {
+                let x = positive(graph, a);
+                graph.apply(Sqrt, &[x])
+            }
+            6 => bounded(graph, a),
+            7 => graph.apply(Sigmoid, &[a]),
+            8 => graph.apply(Relu, &[a]),
+            9 => graph.apply(Add, &[a, b]),
+            10 => graph.apply(Subtract, &[a, b]),
+            11 => {
+                let small = bounded(graph, b);
+                graph.apply(Multiply, &[a, small])
+            }
+            12 => {
+                let x = positive(graph, b);
+                graph.apply(Divide, &[a, x])
+            }
+            13 => {
+                let (x, exponent) = (positive(graph, a), bounded(graph, b));
+                graph.apply(Power, &[x, exponent])
+            }
+            14 => graph.apply(Power, &[a, two]),
+            15 => graph.apply(random.pick(&[Minimum, Maximum]), &[a, b]),
+            16 => {
+                let low = graph.apply(Subtract, &[b, half]);
+                let high = graph.apply(Add, &[b, half]);
+                graph.apply(Clip, &[a, low, high])
+            }
+            17 => {
+                let condition = graph.apply(Less, &[a, b]);
+                graph.apply(Where, &[condition, b, c])
+            }
+            _ => {
+                let axis = graph.axis(a);
+                let over = random.pick(&[Axis::Batch, Axis::Group, Axis::Sequence]);
+                if over >= axis {
+                    return graph.apply(Negate, &[a]);
+                }
+                let mask = (random.below(2) == 0).then(|| {
+                    let reward = graph.signal(Signal::Reward);
+                    let mask = graph.apply(Greater, &[reward, half]);
+                    (graph.axis(mask) <= axis).then(|| graph.broadcast(mask, axis))
+                });
+                graph.reduce(random.pick(&REDUCTIONS), a, over, mask.flatten())
+            }
+        }
+    }
+
+    fn value(graph: &Graph, of: NodeId, batch: &Batch, live: usize, token: usize, change: f32) -> f64 {
+        let mut batch = batch.clone();
+        batch.live[live][token] += change;
+        interpret(graph, &[of], &batch).expect("the batch has everything").get(of)[0]
+    }
+
+    #[test]
+    fn adjoints_are_the_slopes_of_finite_differences() {
+        let (mut compared, mut kinks, mut moving) = (0, 0, 0);
+        for seed in 0..600 {
+            let mut random = Random(seed);
+            let mut graph = Graph::default();
+            let mut nodes = vec![
+                graph.live(LiveId(0)),
+                graph.live(LiveId(1)),
+                graph.live(LiveId(0)),
+                graph.signal(Signal::Logp { role: Role::Teacher }),
+                graph.signal(Signal::Reward),
+            ];
+            for _ in 0..3 + random.below(9) {
+                let node = smooth_step(&mut random, &mut graph, &nodes);
+                nodes.push(node);
+            }
+            let last = graph.broadcast(nodes[nodes.len() - 1], Axis::Token);
+            let last = graph.apply(Function::Tanh, &[last]);
+            let loss = graph.reduce(Reduction::Sum, last, Axis::Batch, None);
+            let gradients = adjoints(&mut graph, loss, &[LiveId(0), LiveId(1)]).expect("no statistics");
+            graph.check().expect("derivatives keep the rules");
+            let layout = random.layout();
+            let batch = random.batch(layout, 2, Random::number);
+            let values = interpret(&graph, &gradients, &batch).expect("the batch has everything");
+            for (live, gradient) in gradients.iter().enumerate() {
+                for token in 0..batch.layout.tokens() {
+                    let slope = |step: f32| {
+                        let (above, below) =
+                            (value(&graph, loss, &batch, live, token, step), value(&graph, loss, &batch, live, token, -step));
+                        (above - below) / (2.0 * f64::from(step))
+                    };
+                    let (near, far) = (slope(STEP), slope(2.0 * STEP));
+                    let one_sided = (value(&graph, loss, &batch, live, token, STEP)
+                        - value(&graph, loss, &batch, live, token, 0.0))
+                        / f64::from(STEP);
+                    // At a kink the slopes to the two sides differ, or the two steps see different ones.
+                    let scale = 1.0 + near.abs();
+                    if (near - far).abs() > 1e-6 * scale || (near - one_sided).abs() > 1e-2 * scale {
+                        kinks += 1;
+                        continue;
+                    }
+                    let exact = values.get(*gradient)[token];
+                    assert!((exact - near).abs() <= 1e-5 * scale, "graph {seed}: {exact} is not {near}");
+                    compared += 1;
+                    moving += usize::from(exact != 0.0);
+                }
+            }
+        }
+        assert!(moving > 10_000, "{moving} of {compared} slopes are not 0");
+        assert!(kinks * 10 < compared, "{kinks} kinks, {compared} slopes");
+    }
+
+    #[test]
+    fn a_statistic_of_something_live_is_refused_by_name() {
+        let mut graph = Graph::default();
+        let live = graph.live(LiveId(0));
+        let ranked = graph.statistic(Statistic::Minmax, live, Axis::Batch, None);
+        let loss = graph.reduce(Reduction::Mean, ranked, Axis::Batch, None);
+        let refused = adjoints(&mut graph, loss, &[LiveId(0)]);
+        assert_eq!(refused, Err(NotDifferentiable { node: ranked, operation: "minmax" }));
+        // A detached factor may be anything.
+        let entropy = graph.signal(Signal::Entropy { role: Role::Student });
+        let weight = graph.statistic(Statistic::Minmax, entropy, Axis::Batch, None);
+        let term = graph.apply(Function::Multiply, &[weight, live]);
+        let loss = graph.reduce(Reduction::Sum, term, Axis::Batch, None);
+        assert!(adjoints(&mut graph, loss, &[LiveId(0)]).is_ok());
+    }
+
+    #[test]
+    fn ties_and_bounds() {
+        let gradient = |build: &dyn Fn(&mut Graph, NodeId) -> NodeId, at: f32| {
+            let mut graph = Graph::default();
+            let live = graph.live(LiveId(0));
+            let y = build(&mut graph, live);
+            let y = graph.broadcast(y, Axis::Token);
+            let loss = graph.reduce(Reduction::Sum, y, Axis::Batch, None);
+            let node = adjoints(&mut graph, loss, &[LiveId(0)]).expect("differentiable")[0];
+            let layout = crate::expr::batch::Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1 };
+            let batch = Batch { layout, live: vec![vec![at, at]], ..Batch::default() };
+            interpret(&graph, &[node], &batch).expect("runs").get(node).to_vec()
+        };
+        let clip = |graph: &mut Graph, x| {
+            let (low, high) = (graph.constant(Axis::Run, -1.0), graph.constant(Axis::Run, 1.0));
+            graph.apply(Function::Clip, &[x, low, high])
+        };
+        assert_eq!(gradient(&clip, 1.0), [1.0, 1.0]);
+        assert_eq!(gradient(&clip, 1.25), [0.0, 0.0]);
+        assert_eq!(gradient(&clip, -1.0), [1.0, 1.0]);
+        let tie = |graph: &mut Graph, x| {
+            let tripled = graph.constant(Axis::Run, 3.0);
+            let tripled = graph.apply(Function::Multiply, &[x, tripled]);
+            graph.apply(Function::Minimum, &[x, tripled])
+        };
+        assert_eq!(gradient(&tie, 0.0), [1.0, 1.0]);
+        assert_eq!(gradient(&|graph, x| graph.apply(Function::Abs, &[x]), 0.0), [0.0, 0.0]);
+        assert_eq!(gradient(&|graph, x| graph.apply(Function::Relu, &[x]), 0.0), [0.0, 0.0]);
+        // Two equal tokens attain the maximum, which is broadcast to two tokens: half of 2 each.
+        let peak = |graph: &mut Graph, x| graph.reduce(Reduction::Maximum, x, Axis::Sequence, None);
+        assert_eq!(gradient(&peak, 0.5), [1.0, 1.0]);
+    }
+}

@@ -1,0 +1,70 @@
+//! The reference: evaluates a graph node by node, in f64.
+
+use std::collections::HashMap;
+
+use super::batch::Batch;
+use super::graph::{Graph, NodeId, Operation};
+use super::values::{EvaluationError, Values};
+use super::{aggregate, scalar};
+
+/// The values of `outputs` on `batch`. Fails where the batch lacks something that they read.
+pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Values<f64>, EvaluationError> {
+    evaluate(graph, outputs, batch, |x| x)
+}
+
+/// `round` is applied to the value of every node: with rounding to f32, this is what a program in single precision computes.
+pub(super) fn evaluate(
+    graph: &Graph,
+    outputs: &[NodeId],
+    batch: &Batch,
+    round: fn(f64) -> f64,
+) -> Result<Values<f64>, EvaluationError> {
+    graph.check()?;
+    if !graph.has(outputs) {
+        return Err(EvaluationError::MissingNode);
+    }
+    let layout = &batch.layout;
+    layout.check()?;
+    let needed = graph.reachable(outputs);
+    let mut values: Vec<Vec<f64>> = Vec::with_capacity(graph.len());
+    for (id, node) in graph.nodes() {
+        if !needed[id.0 as usize] {
+            values.push(Vec::new());
+            continue;
+        }
+        let of = |id: &NodeId| &values[id.0 as usize];
+        let passes = |mask: &Option<NodeId>, index: usize| mask.is_none_or(|mask| of(&mask)[index] != 0.0);
+        let widen = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+        let mut computed = match &node.operation {
+            Operation::Constant { value } => vec![*value; layout.len(node.axis)],
+            Operation::Schedule { schedule } => vec![schedule.at(batch.step, batch.steps)],
+            Operation::Signal { signal } => widen(&batch.values(signal)?),
+            Operation::Live { live } => widen(batch.live_values(*live)?),
+            Operation::Apply { function, operands } => {
+                let mut arguments = vec![0.0; operands.len()];
+                let elements = (0..layout.len(node.axis)).map(|index| {
+                    for (argument, operand) in arguments.iter_mut().zip(operands) {
+                        *argument = of(operand)[index];
+                    }
+                    scalar::apply(*function, &arguments)
+                });
+                elements.collect()
+            }
+            Operation::Broadcast { operand } => {
+                let coarse = graph.axis(*operand);
+                (0..layout.len(node.axis)).map(|index| of(operand)[layout.parent(node.axis, coarse, index)]).collect()
+            }
+            Operation::Reduce { reduction, operand, mask } => {
+                let axes = (graph.axis(*operand), node.axis);
+                aggregate::reduce(*reduction, layout, axes, |index| of(operand)[index], |index| passes(mask, index))
+            }
+            Operation::Statistic { statistic, operand, over, mask } => {
+                let axes = (node.axis, *over);
+                aggregate::statistic(*statistic, layout, axes, |index| of(operand)[index], |index| passes(mask, index))
+            }
+        };
+        computed.iter_mut().for_each(|x| *x = round(*x));
+        values.push(computed);
+    }
+    Ok(Values::new(outputs.iter().map(|id| (*id, values[id.0 as usize].clone())).collect::<HashMap<_, _>>()))
+}

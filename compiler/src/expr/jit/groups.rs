@@ -1,0 +1,111 @@
+//! What is computed when: elementwise nodes are put together into groups, one loop each.
+
+use std::collections::BTreeMap;
+
+use mopd_lang::formula::Axis;
+
+use crate::expr::graph::{Graph, NodeId, Operation};
+
+/// The order of work.
+pub(super) struct Schedule {
+    /// Nodes whose values are there before the first step, or are constants that some step or output reads from memory.
+    pub leaves: Vec<NodeId>,
+    pub steps: Vec<Step>,
+    /// Some loop over tokens reads a per-group number.
+    pub reads_group_of_token: bool,
+}
+
+pub(super) enum Step {
+    /// One generated loop.
+    Fused(Group),
+    /// One reduction or statistic.
+    Aggregate(NodeId),
+}
+
+/// Elementwise nodes of one axis that one loop computes.
+pub(super) struct Group {
+    pub axis: Axis,
+    /// In topological order.
+    pub nodes: Vec<NodeId>,
+    /// Nodes computed elsewhere, on this axis or a coarser one.
+    pub inputs: Vec<NodeId>,
+    /// The nodes of the group that something outside of it reads.
+    pub stored: Vec<NodeId>,
+}
+
+impl Schedule {
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Fused(group) => Some(group),
+            Step::Aggregate(_) => None,
+        })
+    }
+}
+
+/// A node's place in the order. Everything in a place is computed from earlier places: aggregates stand first in a round
+/// and read earlier rounds; loops go from coarse to fine, so that a fine one can read a coarse one of its own round.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// Number of reductions and statistics on the longest way from the leaves.
+    round: u32,
+    /// None for an aggregate.
+    loop_axis: Option<Axis>,
+}
+
+pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
+    let needed = graph.reachable(outputs);
+    let mut place: Vec<Option<Place>> = vec![None; graph.len()];
+    let mut at: BTreeMap<Place, Vec<NodeId>> = BTreeMap::new();
+    for (id, node) in graph.nodes().filter(|(id, _)| needed[id.0 as usize]) {
+        let operands = graph.operands(id);
+        let round = operands.iter().filter_map(|operand| place[operand.0 as usize]).map(|place| place.round).max();
+        let here = match node.operation {
+            Operation::Apply { .. } | Operation::Broadcast { .. } => {
+                Place { round: round.unwrap_or(0), loop_axis: Some(node.axis) }
+            }
+            Operation::Reduce { .. } | Operation::Statistic { .. } => {
+                Place { round: round.map_or(0, |round| round + 1), loop_axis: None }
+            }
+            _ => continue,
+        };
+        place[id.0 as usize] = Some(here);
+        at.entry(here).or_default().push(id);
+    }
+
+    // A value must be in memory if it is asked for or read from another place.
+    let mut in_memory = vec![false; graph.len()];
+    for output in outputs {
+        in_memory[output.0 as usize] = true;
+    }
+    for (id, _) in graph.nodes().filter(|(id, _)| needed[id.0 as usize]) {
+        let here = place[id.0 as usize];
+        let fused = here.is_some_and(|place| place.loop_axis.is_some());
+        for operand in graph.operands(id) {
+            let immediate = fused && graph.constant_value(operand).is_some();
+            if !immediate && (place[operand.0 as usize] != here || !fused) {
+                in_memory[operand.0 as usize] = true;
+            }
+        }
+    }
+
+    let leaves = graph.nodes().map(|(id, _)| id);
+    let leaves = leaves.filter(|id| in_memory[id.0 as usize] && place[id.0 as usize].is_none()).collect();
+    let mut steps = Vec::new();
+    let mut reads_group_of_token = false;
+    for (here, nodes) in at {
+        let Some(axis) = here.loop_axis else {
+            steps.extend(nodes.into_iter().map(Step::Aggregate));
+            continue;
+        };
+        let mut inputs = Vec::new();
+        for operand in nodes.iter().flat_map(|id| graph.operands(*id)) {
+            if place[operand.0 as usize] != Some(here) && graph.constant_value(operand).is_none() && !inputs.contains(&operand) {
+                reads_group_of_token |= axis == Axis::Token && graph.axis(operand) == Axis::Group;
+                inputs.push(operand);
+            }
+        }
+        let stored = nodes.iter().copied().filter(|id| in_memory[id.0 as usize]).collect();
+        steps.push(Step::Fused(Group { axis, nodes, inputs, stored }));
+    }
+    Schedule { leaves, steps, reads_group_of_token }
+}

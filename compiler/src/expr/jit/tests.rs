@@ -1,0 +1,171 @@
+//! The compiled program against the interpreter.
+
+use mopd_lang::formula::{Axis, Function, Reduction, Role, Signal};
+
+use super::{CompileError, Program};
+use crate::expr::batch::{Batch, Layout};
+use crate::expr::graph::{Graph, NodeId, Operation};
+use crate::expr::interpret::{evaluate, interpret};
+use crate::expr::testing::{FUNCTIONS, Random};
+use crate::expr::values::EvaluationError;
+
+fn single(x: f64) -> f64 {
+    f64::from(x as f32)
+}
+
+/// Whether the program computes, bit for bit, what the interpreter does when it rounds every node to f32.
+fn assert_same(graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
+    let program = Program::compile(graph, outputs).expect("every operation has a lowering");
+    let compiled = program.run(batch).expect("the batch has everything");
+    let reference = evaluate(graph, outputs, batch, single).expect("the batch has everything");
+    for output in outputs {
+        let (compiled, reference) = (compiled.get(*output), reference.get(*output));
+        assert_eq!(compiled.len(), reference.len(), "{case}");
+        for (index, (compiled, reference)) in compiled.iter().zip(reference).enumerate() {
+            let equal = compiled.to_bits() == (*reference as f32).to_bits() || (compiled.is_nan() && reference.is_nan());
+            assert!(equal, "{case}: node {} element {index}: {compiled} is not {reference}\n{graph:?}", output.0);
+        }
+    }
+}
+
+#[test]
+fn random_graphs_agree_to_the_last_bit() {
+    let mut operations = 0;
+    for seed in 0..4000 {
+        let mut random = Random(seed);
+        let size = 1 + random.below(24);
+        let (graph, outputs) = random.graph(size, 2);
+        graph.check().expect("generated graphs keep the rules");
+        operations += graph.len();
+        for _ in 0..2 {
+            let layout = random.layout();
+            let batch = random.batch(layout, 2, Random::wild_number);
+            assert_same(&graph, &outputs, &batch, &format!("graph {seed}"));
+        }
+    }
+    assert!(operations > 40_000, "the generator makes graphs worth compiling");
+}
+
+/// Every function, on every combination of the numbers that IEEE treats specially.
+#[test]
+fn every_function_agrees_on_special_numbers() {
+    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -88.0, 89.0, 1e-41, -3e38];
+    let mut combinations = [Vec::new(), Vec::new(), Vec::new()];
+    for a in special {
+        for b in special {
+            for c in special {
+                for (values, value) in combinations.iter_mut().zip([a, b, c]) {
+                    values.push(value);
+                }
+            }
+        }
+    }
+    let tokens = combinations[0].len();
+    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1 };
+    let roles = [Role::Student, Role::Teacher, Role::Sampler];
+    let signals = roles.map(|role| Signal::Logp { role }).into_iter().zip(combinations).collect();
+    let batch = Batch { layout, signals, ..Batch::default() };
+    for function in FUNCTIONS {
+        let mut graph = Graph::default();
+        let operands = roles.map(|role| graph.signal(Signal::Logp { role }));
+        let output = graph.apply(function, &operands[..function.operands()]);
+        assert_same(&graph, &[output], &batch, &format!("{function:?}"));
+    }
+}
+
+/// A NaN log-probability must never become a legal weight (a comparison the wrong way round makes it a bound).
+#[test]
+fn clip_keeps_nan() {
+    let mut graph = Graph::default();
+    let logp = graph.signal(Signal::Logp { role: Role::Teacher });
+    let (low, high) = (graph.constant(Axis::Run, -5.0), graph.constant(Axis::Run, 5.0));
+    let clipped = graph.apply(Function::Clip, &[logp, low, high]);
+    let layout = Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1 };
+    let values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7.0, -0.0];
+    let batch = Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
+    let result = Program::compile(&graph, &[clipped]).expect("compiles").run(&batch).expect("runs");
+    let result = result.get(clipped);
+    assert!(result[0].is_nan());
+    assert_eq!(result[1..], [5.0, -5.0, 5.0, -0.0]);
+}
+
+/// In full precision the two differ by rounding only, where nothing jumps.
+#[test]
+fn smooth_expressions_are_close_to_double_precision() {
+    let smooth = [Function::Add, Function::Subtract, Function::Multiply, Function::Tanh, Function::Sigmoid];
+    let mut random = Random(7);
+    for _ in 0..200 {
+        let mut graph = Graph::default();
+        let mut nodes = vec![
+            graph.signal(Signal::Logp { role: Role::Teacher }),
+            graph.signal(Signal::Entropy { role: Role::Student }),
+            graph.signal(Signal::Reward),
+        ];
+        for _ in 0..8 {
+            let function = random.pick(&smooth);
+            let operands: Vec<NodeId> = (0..function.operands()).map(|_| random.pick(&nodes)).collect();
+            let node = graph.apply(function, &operands);
+            nodes.push(graph.apply(Function::Tanh, &[node]));
+        }
+        let last = graph.broadcast(nodes[nodes.len() - 1], Axis::Token);
+        let mean = graph.reduce(Reduction::Mean, last, Axis::Batch, None);
+        let layout = random.layout();
+        let batch = random.batch(layout, 0, Random::number);
+        let compiled = Program::compile(&graph, &[mean]).expect("compiles").run(&batch).expect("runs");
+        let reference = interpret(&graph, &[mean], &batch).expect("runs");
+        assert!((f64::from(compiled.get(mean)[0]) - reference.get(mean)[0]).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn what_the_batch_lacks_is_named() {
+    let mut graph = Graph::default();
+    let logp = graph.signal(Signal::Logp { role: Role::Teacher });
+    let batch =
+        Batch { layout: Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1 }, ..Batch::default() };
+    let missing = EvaluationError::MissingSignal { signal: "teacher.logp".into() };
+    let program = Program::compile(&graph, &[logp]).expect("compiles");
+    assert_eq!(program.run(&batch), Err(missing.clone()));
+    assert_eq!(interpret(&graph, &[logp], &batch), Err(missing));
+
+    let short = Batch { signals: vec![(Signal::Logp { role: Role::Teacher }, vec![0.0])], ..batch.clone() };
+    let length = EvaluationError::Length { what: "teacher.logp".into(), found: 1, expected: 2 };
+    assert_eq!(program.run(&short), Err(length));
+
+    let layout = Layout { sequence_of_token: vec![0, 1], ..batch.layout.clone() };
+    let broken = Batch { layout, ..batch };
+    assert_eq!(program.run(&broken), Err(EvaluationError::Layout { element: "token", parent: "sequence" }));
+}
+
+#[test]
+fn a_graph_that_breaks_the_rules_is_refused() {
+    let mut graph = Graph::default();
+    let reward = graph.signal(Signal::Reward);
+    // Per token, without a broadcast: would read past the rewards.
+    let broken = graph.add(Axis::Token, Operation::Apply { function: Function::Negate, operands: vec![reward] });
+    assert!(matches!(Program::compile(&graph, &[broken]), Err(CompileError::Malformed(_))));
+    assert!(matches!(interpret(&graph, &[broken], &Batch::default()), Err(EvaluationError::Malformed(_))));
+    assert_eq!(Program::compile(&Graph::default(), &[NodeId(0)]).err(), Some(CompileError::MissingNode));
+}
+
+#[test]
+fn programs_are_shared_between_threads() {
+    let mut random = Random(11);
+    let (graph, outputs) = random.graph(20, 2);
+    let program = Program::compile(&graph, &outputs).expect("compiles");
+    let batches: Vec<Batch> = (0..4)
+        .map(|_| {
+            let layout = random.layout();
+            random.batch(layout, 2, Random::number)
+        })
+        .collect();
+    let text = |values: crate::expr::values::Values<f32>| {
+        outputs.iter().map(|output| format!("{:?}", values.get(*output))).collect::<Vec<_>>()
+    };
+    let alone: Vec<_> = batches.iter().map(|batch| text(program.run(batch).expect("runs"))).collect();
+    let together: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = batches.iter().map(|batch| scope.spawn(|| text(program.run(batch).expect("runs")))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect()
+    });
+    assert_eq!(alone, together);
+}

@@ -1,0 +1,69 @@
+//! The definition of every elementwise function, in f64. The interpreter calls these; generated code calls those without
+//! a machine instruction and computes the others the same way.
+//!
+//! Transcendental functions come from `libm`, not from the system: its code is the same on every machine, so results are
+//! too. Single precision is double precision rounded once.
+
+use mopd_lang::formula::Function;
+
+/// Applies `function` to as many operands as it has.
+pub fn apply(function: Function, operands: &[f64]) -> f64 {
+    use Function::*;
+    match (function, operands) {
+        (Negate, &[x]) => -x,
+        (Not, &[x]) => truth(x == 0.0),
+        (Abs, &[x]) => x.abs(),
+        (Exp, &[x]) => libm::exp(x),
+        (Log, &[x]) => libm::log(x),
+        (Log1p, &[x]) => libm::log1p(x),
+        (Sqrt, &[x]) => x.sqrt(),
+        (Tanh, &[x]) => libm::tanh(x),
+        (Sigmoid, &[x]) => 1.0 / (1.0 + libm::exp(-x)),
+        (Relu, &[x]) => {
+            if x < 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
+        (Add, &[a, b]) => a + b,
+        (Subtract, &[a, b]) => a - b,
+        (Multiply, &[a, b]) => a * b,
+        (Divide, &[a, b]) => a / b,
+        (Power, &[a, b]) => libm::pow(a, b),
+        (Minimum, &[a, b]) => minimum(a, b),
+        (Maximum, &[a, b]) => maximum(a, b),
+        (Equal, &[a, b]) => truth(a == b),
+        (NotEqual, &[a, b]) => truth(a != b),
+        (Less, &[a, b]) => truth(a < b),
+        (LessEqual, &[a, b]) => truth(a <= b),
+        (Greater, &[a, b]) => truth(a > b),
+        (GreaterEqual, &[a, b]) => truth(a >= b),
+        // Whatever is not 0 is true, NaN included.
+        (And, &[a, b]) => truth(a != 0.0 && b != 0.0),
+        (Or, &[a, b]) => truth(a != 0.0 || b != 0.0),
+        (Clip, &[x, low, high]) => minimum(maximum(x, low), high),
+        (Where, &[condition, then, otherwise]) => {
+            if condition != 0.0 {
+                then
+            } else {
+                otherwise
+            }
+        }
+        _ => unreachable!("a checked graph gives {function:?} {} operands, not {}", function.operands(), operands.len()),
+    }
+}
+
+fn truth(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+/// The smaller; the first of two equals; NaN if either is NaN.
+pub fn minimum(a: f64, b: f64) -> f64 {
+    if b < a || b.is_nan() { b } else { a }
+}
+
+/// The larger; the first of two equals; NaN if either is NaN.
+pub fn maximum(a: f64, b: f64) -> f64 {
+    if b > a || b.is_nan() { b } else { a }
+}

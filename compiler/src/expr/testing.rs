@@ -1,0 +1,181 @@
+//! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
+
+use mopd_lang::formula::{Axis, Deviation, Function, Reduction, Role, Signal, Statistic};
+
+use super::batch::{Batch, Layout};
+use super::graph::{Graph, LiveId, NodeId, Operation};
+use crate::plan::Schedule;
+
+pub const FUNCTIONS: [Function; 27] = [
+    Function::Negate,
+    Function::Not,
+    Function::Abs,
+    Function::Exp,
+    Function::Log,
+    Function::Log1p,
+    Function::Sqrt,
+    Function::Tanh,
+    Function::Sigmoid,
+    Function::Relu,
+    Function::Add,
+    Function::Subtract,
+    Function::Multiply,
+    Function::Divide,
+    Function::Power,
+    Function::Minimum,
+    Function::Maximum,
+    Function::Equal,
+    Function::NotEqual,
+    Function::Less,
+    Function::LessEqual,
+    Function::Greater,
+    Function::GreaterEqual,
+    Function::And,
+    Function::Or,
+    Function::Clip,
+    Function::Where,
+];
+
+pub const REDUCTIONS: [Reduction; 4] = [Reduction::Sum, Reduction::Mean, Reduction::Minimum, Reduction::Maximum];
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())].clone()
+    }
+
+    /// A multiple of 1/256 in [-2, 2]: exact in f32, with room for a finite difference.
+    pub fn number(&mut self) -> f32 {
+        (self.below(1025) as f32 - 512.0) / 256.0
+    }
+
+    /// Mostly ordinary; now and then what breaks careless code.
+    pub fn wild_number(&mut self) -> f32 {
+        match self.below(24) {
+            0 => f32::NAN,
+            1 => f32::INFINITY,
+            2 => f32::NEG_INFINITY,
+            3 => -0.0,
+            4 => 0.0,
+            5 => 1e-41,
+            6 => 3e38,
+            7 => 1.0,
+            _ => self.number() * 3.7,
+        }
+    }
+
+    /// Ragged: 1 to 4 groups of 1 to 4 sequences of 1 to 7 tokens.
+    pub fn layout(&mut self) -> Layout {
+        let mut layout = Layout { groups: 1 + self.below(4) as u32, ..Layout::default() };
+        for group in 0..layout.groups {
+            for _ in 0..1 + self.below(4) {
+                let sequence = layout.group_of_sequence.len() as u32;
+                layout.group_of_sequence.push(group);
+                layout.sequence_of_token.extend((0..1 + self.below(7)).map(|_| sequence));
+            }
+        }
+        layout
+    }
+
+    pub fn batch(&mut self, layout: Layout, live: usize, mut number: impl FnMut(&mut Random) -> f32) -> Batch {
+        let signals =
+            [Signal::Logp { role: Role::Teacher }, Signal::Entropy { role: Role::Student }, Signal::Reward, Signal::Truncated];
+        let signals = signals.map(|signal| {
+            let values = (0..layout.len(signal.axis())).map(|_| number(self)).collect();
+            (signal, values)
+        });
+        let live = (0..live).map(|_| (0..layout.tokens()).map(|_| number(self)).collect()).collect();
+        Batch { layout, signals: signals.into(), live, step: 3, steps: 10 }
+    }
+
+    /// A leaf of any kind.
+    fn leaf(&mut self, graph: &mut Graph, live: usize) -> NodeId {
+        match self.below(10) {
+            0 => {
+                let axis = self.pick(&[Axis::Run, Axis::Batch, Axis::Group, Axis::Sequence, Axis::Token]);
+                let value = f64::from(self.number());
+                graph.constant(axis, value)
+            }
+            1 => graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, steps: None }),
+            2 => graph.signal(Signal::Reward),
+            3 => graph.signal(Signal::Truncated),
+            4 => graph.signal(Signal::Entropy { role: Role::Student }),
+            5 => graph.signal(Signal::Position),
+            6 => graph.signal(Signal::Length),
+            7 => graph.signal(Signal::Progress),
+            8 if live > 0 => graph.live(LiveId(self.below(live) as u32)),
+            _ => graph.signal(Signal::Logp { role: Role::Teacher }),
+        }
+    }
+
+    fn statistic(&mut self) -> Statistic {
+        match self.below(6) {
+            0 => Statistic::Zscore { deviation: Deviation::Sample },
+            1 => Statistic::Zscore { deviation: Deviation::Population },
+            2 => Statistic::Minmax,
+            3 => Statistic::Winsor { upper: self.below(5) as f64 / 4.0 },
+            4 => Statistic::TopFraction { keep: self.below(5) as f64 / 4.0 },
+            _ => Statistic::Softmax,
+        }
+    }
+
+    /// `size` operations over leaves, of any kind, and up to 4 of them as outputs.
+    pub fn graph(&mut self, size: usize, live: usize) -> (Graph, Vec<NodeId>) {
+        let mut graph = Graph::default();
+        let mut nodes: Vec<NodeId> = (0..4).map(|_| self.leaf(&mut graph, live)).collect();
+        for _ in 0..size {
+            let node = match self.below(12) {
+                0 => self.leaf(&mut graph, live),
+                1 | 2 => {
+                    let operand = self.pick(&nodes);
+                    let axis = graph.axis(operand);
+                    let coarser: Vec<Axis> = AXES.into_iter().filter(|other| *other < axis).collect();
+                    if coarser.is_empty() {
+                        continue;
+                    }
+                    let over = self.pick(&coarser);
+                    let mask = (self.below(2) == 0).then(|| self.pick(&nodes));
+                    let mask = mask.filter(|mask| graph.axis(*mask) <= axis).map(|mask| graph.broadcast(mask, axis));
+                    if self.below(2) == 0 {
+                        let reduction = self.pick(&REDUCTIONS);
+                        graph.reduce(reduction, operand, over, mask)
+                    } else {
+                        let statistic = self.statistic();
+                        graph.statistic(statistic, operand, over, mask)
+                    }
+                }
+                _ => {
+                    let function = self.pick(&FUNCTIONS);
+                    let operands: Vec<NodeId> = (0..function.operands()).map(|_| self.pick(&nodes)).collect();
+                    if self.below(4) == 0 {
+                        // Without simplification.
+                        let axis = operands.iter().map(|operand| graph.axis(*operand)).max().unwrap_or(Axis::Run);
+                        let operands = operands.iter().map(|operand| graph.broadcast(*operand, axis)).collect();
+                        graph.add(axis, Operation::Apply { function, operands })
+                    } else {
+                        graph.apply(function, &operands)
+                    }
+                }
+            };
+            nodes.push(node);
+        }
+        let outputs = (0..1 + self.below(4)).map(|_| nodes[nodes.len() - 1 - self.below(nodes.len() / 2)]).collect();
+        (graph, outputs)
+    }
+}
+
+const AXES: [Axis; 5] = [Axis::Run, Axis::Batch, Axis::Group, Axis::Sequence, Axis::Token];

@@ -1,0 +1,40 @@
+//! What an evaluation gives back, and why it can't be done.
+
+use std::collections::HashMap;
+
+use super::graph::{MalformedGraph, NodeId};
+
+/// The values of the nodes that were asked for, one number per element of each node's axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values<T> {
+    nodes: HashMap<NodeId, Vec<T>>,
+}
+
+impl<T> Values<T> {
+    pub(super) fn new(nodes: HashMap<NodeId, Vec<T>>) -> Values<T> {
+        Values { nodes }
+    }
+
+    /// # Panics
+    /// If `node` was not among the outputs asked for.
+    pub fn get(&self, node: NodeId) -> &[T] {
+        self.nodes.get(&node).map(Vec::as_slice).expect("only outputs that were asked for are read")
+    }
+}
+
+/// Why a graph can't be evaluated on a batch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvaluationError {
+    #[error("the batch has no `{signal}`, which the objective reads")]
+    MissingSignal { signal: String },
+    #[error("the batch has no live primitive {live}")]
+    MissingLive { live: u32 },
+    #[error("`{what}` has {found} values where {expected} are needed")]
+    Length { what: String, found: usize, expected: usize },
+    #[error("a {element} of the batch lies in a {parent} that does not exist")]
+    Layout { element: &'static str, parent: &'static str },
+    #[error("an output was asked for that the graph does not have")]
+    MissingNode,
+    #[error(transparent)]
+    Malformed(#[from] MalformedGraph),
+}

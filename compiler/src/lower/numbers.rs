@@ -1,0 +1,82 @@
+//! A plan is JSON, which has no infinity and no NaN: settings that are not finite are refused before there is a plan.
+
+use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::experiment as checked;
+
+use super::Origins;
+use crate::plan::{Experiment, MergeMethod, Prefixes, Reward, Sampling, Schedule, Stage};
+
+pub(super) fn check(experiment: &Experiment<checked::Objective>, origins: Origins) -> Vec<Diagnostic> {
+    let mut diagnostics = Vec::new();
+    let mut finite = |numbers: &[(&str, f64)], what: &str, origin| {
+        for (name, number) in numbers.iter().filter(|(_, number)| !number.is_finite()) {
+            let message = format!("the {name} of {what} is {number}, which is not a finite number");
+            diagnostics.push(Diagnostic::error(Code::OutOfRange, origins.span(origin), message));
+        }
+    };
+    for domain in &experiment.domains {
+        let what = format!("domain `{}`", domain.name);
+        finite(&[("share", domain.share)], &what, domain.origin);
+        match domain.reward {
+            Reward::Numeric { tolerance, .. } => finite(&[("tolerance", tolerance)], &what, domain.origin),
+            Reward::Command { time_limit_seconds, .. } => {
+                finite(&[("reward's time limit", time_limit_seconds)], &what, domain.origin);
+            }
+            Reward::ExactMatch { .. } | Reward::Regex { .. } => {}
+        }
+    }
+    for model in &experiment.models {
+        let what = format!("model `{}`", model.name);
+        match &model.stage {
+            Stage::Initialise(architecture) => {
+                let numbers = [("`rope_theta`", architecture.rope_theta), ("`norm_epsilon`", architecture.norm_epsilon)];
+                finite(&numbers, &what, model.origin);
+            }
+            Stage::Train(train) => {
+                let optimizer = &train.optimizer;
+                let numbers = [
+                    ("`beta1`", optimizer.beta1),
+                    ("`beta2`", optimizer.beta2),
+                    ("`epsilon`", optimizer.epsilon),
+                    ("weight decay", optimizer.weight_decay),
+                    ("gradient clip", optimizer.clip_norm),
+                ];
+                finite(&numbers, &what, model.origin);
+                let shares: Vec<(&str, f64)> = train.mixture.iter().map(|share| ("share", share.share)).collect();
+                finite(&shares, &what, model.origin);
+                if !schedule_is_finite(&train.learning_rate) {
+                    finite(&[("learning rate", f64::INFINITY)], &what, model.origin);
+                }
+                if let Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } = &train.prefixes {
+                    finite(&[temperature(sampling)], &what, model.origin);
+                }
+            }
+            Stage::Merge(merge) => {
+                let numbers = match merge.method {
+                    MergeMethod::Average => vec![],
+                    MergeMethod::TaskArithmetic { scale } => vec![("scale", scale)],
+                    MergeMethod::Ties { scale, density } => vec![("scale", scale), ("density", density)],
+                    MergeMethod::Dare { scale, drop } => vec![("scale", scale), ("dropped fraction", drop)],
+                };
+                finite(&numbers, &what, model.origin);
+            }
+        }
+    }
+    for comparison in &experiment.comparisons {
+        let what = format!("comparison \"{}\"", comparison.name);
+        finite(&[temperature(&comparison.evaluation.sampling)], &what, comparison.origin);
+    }
+    diagnostics
+}
+
+fn temperature(sampling: &Sampling) -> (&'static str, f64) {
+    ("temperature", sampling.temperature)
+}
+
+pub(super) fn schedule_is_finite(schedule: &Schedule) -> bool {
+    match schedule {
+        Schedule::Constant { value } => value.is_finite(),
+        Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } => from.is_finite() && to.is_finite(),
+        Schedule::Warmup { then, .. } => schedule_is_finite(then),
+    }
+}

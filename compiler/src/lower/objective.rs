@@ -1,0 +1,188 @@
+//! An objective into a graph: its loss, the derivative of the loss, and what is reported about it.
+
+use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::experiment as checked;
+use mopd_lang::formula::Formula;
+
+use super::Origins;
+use super::formula::{Lowering, Primitive};
+use super::normal_form::{self, Shape};
+use crate::expr::derivative::adjoints;
+use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
+use crate::expr::text;
+use crate::plan::{Axis, Function, Live, LivePrimitive, Objective, Prefixes, Reduction, Term};
+
+pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins: Origins) -> Result<Objective, Box<Diagnostic>> {
+    let here = origins.span(objective.origin);
+    let mut lowering = Lowering::new(origins);
+
+    let select = detached(&mut lowering, objective.select.as_ref(), "select", origins)?;
+    let selected = select.map(|select| lowering.graph.broadcast(select, Axis::Token));
+    if let Some(selected) = selected {
+        lowering.select(selected);
+    }
+    let weight = detached(&mut lowering, objective.weight.as_ref(), "weight", origins)?;
+
+    let mut terms = Vec::new();
+    for term in &objective.terms {
+        let value = lowering.lower(&term.value)?;
+        let value = lowering.graph.broadcast(value, Axis::Token);
+        terms.push(Term { name: term.name.clone(), value, origin: term.origin });
+    }
+    let Some(plain) = sum(&mut lowering.graph, terms.iter().map(|term| term.value)) else {
+        let message = format!("the objective `{}` has no term", objective.name);
+        return Err(Diagnostic::error(Code::MissingTerm, here, message).into());
+    };
+    // Term by term, as the author reads it: weight * a + weight * b.
+    let weighted: Vec<NodeId> = match weight {
+        Some(weight) => {
+            let graph = &mut lowering.graph;
+            terms.iter().map(|term| graph.apply(Function::Multiply, &[weight, term.value])).collect()
+        }
+        None => terms.iter().map(|term| term.value).collect(),
+    };
+    let total = sum(&mut lowering.graph, weighted.into_iter()).unwrap_or(plain);
+
+    let loss = reduced(&mut lowering.graph, total, selected, objective, origins)?;
+    let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
+    let gradients = gradients(&mut lowering, loss, &live, origins, here)?;
+    if gradients.iter().all(|gradient| lowering.graph.constant_value(*gradient) == Some(0.0)) {
+        let message = format!("no gradient reaches anything `live` in the objective `{}`", objective.name);
+        let place = lowering.primitives.first().map_or(here, |primitive| origins.span(primitive.origin));
+        return Err(Diagnostic::error(Code::NothingLive, place, message)
+            .label("only compared, or multiplied away: its derivative is 0 everywhere")
+            .help("let a term be a product with a `live` factor")
+            .into());
+    }
+
+    // The signal of a token is what one more unit of its primitive does to the sum of all selected tokens' terms. Where
+    // terms are elementwise in what is live, that is the token's own coefficient; where they are not, it counts what the
+    // token does to others too.
+    let everything = lowering.graph.reduce(Reduction::Sum, total, Axis::Batch, selected);
+    let coefficients = self::gradients(&mut lowering, everything, &live, origins, here)?;
+    let sizes: Vec<NodeId> =
+        coefficients.into_iter().map(|coefficient| lowering.graph.apply(Function::Abs, &[coefficient])).collect();
+    let Some(signal) = sum(&mut lowering.graph, sizes.into_iter()) else {
+        unreachable!("some gradient is not 0, so there is a live primitive");
+    };
+    let clipped = clipped(&mut lowering.graph, total);
+
+    let primitives: Vec<Live> = lowering.primitives.iter().map(|primitive| primitive.live.clone()).collect();
+    let shape = Shape {
+        graph: &lowering.graph,
+        primitives: &primitives,
+        terms: plain,
+        select,
+        weight,
+        reduce: &objective.reduce,
+        prefixes,
+    };
+    let normal_form = normal_form::normal_form(&shape);
+    debug_assert_eq!(lowering.graph.check(), Ok(()));
+    let live = lowering.primitives.into_iter().zip(gradients);
+    let live = live.map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin }).collect();
+    Ok(Objective {
+        name: objective.name.clone(),
+        graph: lowering.graph,
+        loss,
+        live,
+        terms,
+        signal,
+        clipped,
+        selected,
+        normal_form,
+        origin: objective.origin,
+    })
+}
+
+/// The node of `select` or `weight`, which carry no gradient.
+fn detached(
+    lowering: &mut Lowering,
+    formula: Option<&Formula>,
+    name: &str,
+    origins: Origins,
+) -> Result<Option<NodeId>, Box<Diagnostic>> {
+    let Some(formula) = formula else { return Ok(None) };
+    if formula.live() {
+        let message = format!("`{name}` is a number already computed: no gradient flows through it");
+        let span = origins.span(formula.0.origin);
+        return Err(Diagnostic::error(Code::LiveOutsideTerm, span, message).help("`live` belongs in a `term`").into());
+    }
+    lowering.lower(formula).map(Some)
+}
+
+fn sum(graph: &mut Graph, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId> {
+    nodes.reduce(|left, right| graph.apply(Function::Add, &[left, right]))
+}
+
+/// `reduce`, step by step. Tokens that are not selected take no part, nor do sequences and groups without any selected token.
+fn reduced(
+    graph: &mut Graph,
+    total: NodeId,
+    selected: Option<NodeId>,
+    objective: &checked::Objective,
+    origins: Origins,
+) -> Result<NodeId, Box<Diagnostic>> {
+    let here = origins.span(objective.origin);
+    let (mut value, mut mask) = (total, selected);
+    for step in &objective.reduce {
+        let axis = graph.axis(value);
+        if step.elements != axis || step.over >= axis {
+            let operation = text::reduction(step.operation);
+            let message = format!(
+                "`{operation}({})` down to one number per {} does not follow: there is one number per {} at that point",
+                step.elements.name(),
+                step.over.name(),
+                axis.name()
+            );
+            return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
+        }
+        value = graph.reduce(step.operation, value, step.over, mask);
+        mask = mask.map(|mask| graph.reduce(Reduction::Maximum, mask, step.over, None));
+    }
+    if graph.axis(value) != Axis::Batch {
+        let axis = graph.axis(value).name();
+        let message = format!("the `reduce` of `{}` ends in one number per {axis}, not in one number", objective.name);
+        return Err(Diagnostic::error(Code::MissingReduce, here, message)
+            .help("end it with `mean(sequence)`, or with `over: batch`")
+            .into());
+    }
+    Ok(value)
+}
+
+fn gradients(
+    lowering: &mut Lowering,
+    of: NodeId,
+    live: &[LiveId],
+    origins: Origins,
+    here: mopd_lang::source::Span,
+) -> Result<Vec<NodeId>, Box<Diagnostic>> {
+    adjoints(&mut lowering.graph, of, live).map_err(|refused| {
+        let place = lowering.place(refused.node).map_or(here, |origin| origins.span(origin));
+        Diagnostic::error(Code::NotDifferentiable, place, refused.to_string())
+            .label("gradient would flow through this")
+            .help(format!("take `live` out of it: `{}` of numbers already computed is fine", refused.operation))
+            .into()
+    })
+}
+
+/// 1 where some `clip` that `total` is computed from replaces its argument by a bound.
+fn clipped(graph: &mut Graph, total: NodeId) -> Option<NodeId> {
+    let reachable = graph.reachable(&[total]);
+    let clips: Vec<[NodeId; 3]> = graph
+        .nodes()
+        .filter(|(id, _)| reachable[id.0 as usize])
+        .filter_map(|(_, node)| match &node.operation {
+            Operation::Apply { function: Function::Clip, operands } => operands.as_slice().try_into().ok(),
+            _ => None,
+        })
+        .collect();
+    let at_bound = clips.into_iter().map(|[x, low, high]| {
+        let below = graph.apply(Function::Less, &[x, low]);
+        let above = graph.apply(Function::Greater, &[x, high]);
+        let either = graph.apply(Function::Or, &[below, above]);
+        graph.broadcast(either, Axis::Token)
+    });
+    let at_bound: Vec<NodeId> = at_bound.collect();
+    at_bound.into_iter().reduce(|left, right| graph.apply(Function::Or, &[left, right]))
+}

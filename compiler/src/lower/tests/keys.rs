@@ -1,0 +1,149 @@
+//! Keys follow meaning: what changes a result changes them, what does not, does not.
+
+use super::*;
+
+type Change = fn(&mut Experiment<checked::Objective>);
+
+fn trained(experiment: &mut Experiment<checked::Objective>, model: usize) -> &mut Train<checked::Objective> {
+    match &mut experiment.models[model].stage {
+        Stage::Train(train) => train,
+        _ => panic!("model {model} is trained"),
+    }
+}
+
+fn keys(plan: &Plan) -> Vec<&str> {
+    plan.stages.iter().map(|stage| stage.key.as_str()).collect()
+}
+
+/// The models, by index, whose keys `change` changes.
+fn changed(change: Change) -> Vec<usize> {
+    let (before, mut experiment) = (compiled(&experiment()), experiment());
+    change(&mut experiment);
+    let after = compiled(&experiment);
+    (0..before.stages.len()).filter(|index| before.stages[*index].key != after.stages[*index].key).collect()
+}
+
+#[test]
+fn names_and_places_are_not_meaning() {
+    let before = compiled(&experiment());
+    let mut renamed = experiment();
+    renamed.name = "other".into();
+    renamed.out = Some("elsewhere".into());
+    for (index, model) in renamed.models.iter_mut().enumerate() {
+        model.name = format!("m{index}");
+        model.origin = Origin(1);
+    }
+    for (index, domain) in renamed.domains.iter_mut().enumerate() {
+        domain.name = format!("d{index}");
+        domain.origin = Origin(1);
+    }
+    for index in [1, 2, 3, 4] {
+        let train = trained(&mut renamed, index);
+        train.objective.name = "inline".into();
+        train.objective.origin = Origin(1);
+        train.objective.terms[0].name = "loss".into();
+        train.teachers.iter_mut().for_each(|choice| choice.name = "t".into());
+    }
+    renamed.comparisons[0].name = "other".into();
+    renamed.comparisons[0].rows.iter_mut().for_each(|row| row.label = "row".into());
+    let after = compiled(&renamed);
+    assert_eq!(keys(&before), keys(&after));
+    assert_eq!(before.hash, after.hash);
+}
+
+#[test]
+fn an_unrelated_model_in_between_changes_no_key() {
+    let mut longer = experiment();
+    let extra = longer.models[0].clone();
+    longer.models.push(Model { name: "extra".into(), ..extra });
+    let (before, after) = (compiled(&experiment()), compiled(&longer));
+    assert_eq!(keys(&before), keys(&after)[..6]);
+    assert_eq!(before.stages[0].key, after.stages[6].key, "the same initialisation is the same stage");
+    assert_ne!(before.hash, after.hash);
+}
+
+#[test]
+fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
+    let all = vec![0, 1, 2, 3, 4, 5];
+    assert_eq!(changed(|_| ()), Vec::<usize>::new());
+    assert_eq!(
+        changed(|experiment| {
+            let Stage::Initialise(architecture) = &mut experiment.models[0].stage else { panic!("random weights") };
+            architecture.width = 128;
+        }),
+        all
+    );
+    assert_eq!(changed(|experiment| trained(experiment, 1).steps = 11), all[1..]);
+    assert_eq!(changed(|experiment| trained(experiment, 2).optimizer.beta2 = 0.99), [2, 4, 5]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).objective = mopd(4.0)), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).objective.reduce = token_mean()), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).mixture[0].share = 0.25), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).teachers[0].teacher = ModelId(3)), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).prefixes = student(64, 2)), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).learning_rate = Schedule::Constant { value: 1e-3 }), [4]);
+    assert_eq!(changed(|experiment| experiment.domains[0].prompts = "other.jsonl".into()), all[1..]);
+    assert_eq!(
+        changed(|experiment| experiment.domains[1].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.1 }),
+        all[1..]
+    );
+    assert_eq!(
+        changed(|experiment| {
+            let Stage::Merge(merge) = &mut experiment.models[5].stage else { panic!("a merge") };
+            merge.method = MergeMethod::TaskArithmetic { scale: 0.5 };
+            merge.base = Some(ModelId(1));
+        }),
+        [5]
+    );
+    // Held-out prompts are for comparisons.
+    assert_eq!(changed(|experiment| experiment.domains[0].tests = None), Vec::<usize>::new());
+}
+
+#[test]
+fn the_plan_hash_follows_stages_tables_and_the_seed() {
+    let hash = |change: Change| {
+        let mut experiment = experiment();
+        change(&mut experiment);
+        compiled(&experiment).hash
+    };
+    let changes: [Change; 8] = [
+        |_| (),
+        |experiment| experiment.seed = 2,
+        |experiment| trained(experiment, 4).steps = 11,
+        |experiment| experiment.domains[0].tests = None,
+        |experiment| experiment.comparisons[0].seeds = 3,
+        |experiment| experiment.comparisons[0].normalized = None,
+        |experiment| experiment.comparisons[0].evaluation.sampling.temperature = 0.0,
+        |experiment| experiment.comparisons[0].rows.truncate(2),
+    ];
+    let mut hashes: Vec<String> = changes.into_iter().map(hash).collect();
+    hashes.sort();
+    hashes.dedup();
+    assert_eq!(hashes.len(), 8);
+}
+
+#[test]
+fn stages_that_differ_in_objective_optimiser_or_length_share_their_random_numbers() {
+    let streams = |change: Change| {
+        let mut experiment = experiment();
+        change(&mut experiment);
+        compiled(&experiment).stages.iter().map(|stage| stage.stream).collect::<Vec<u64>>()
+    };
+    let before = streams(|_| ());
+    let same: [Change; 3] = [
+        |experiment| trained(experiment, 4).objective = mopd_top_k(),
+        |experiment| trained(experiment, 1).steps = 99,
+        |experiment| trained(experiment, 2).optimizer.clip_norm = 9.0,
+    ];
+    for change in same {
+        assert_eq!(streams(change), before);
+    }
+    let differs = |change: Change| {
+        let after = streams(change);
+        (0..before.len()).filter(|index| before[*index] != after[*index]).collect::<Vec<usize>>()
+    };
+    assert_eq!(differs(|experiment| trained(experiment, 1).recipe = Recipe::Distill), [1, 2, 3, 4, 5]);
+    assert_eq!(differs(|experiment| trained(experiment, 4).start = ModelId(2)), [4]);
+    assert_eq!(differs(|experiment| trained(experiment, 2).mixture[0].domain = DomainId(1)), [2, 5]);
+    assert_eq!(differs(|experiment| experiment.domains[0].prompts = "other".into()), [1, 2, 3, 4, 5]);
+    assert_ne!(before[2], before[3], "experts of different domains draw different numbers");
+}

@@ -1,0 +1,196 @@
+//! Experiments written by hand, from the types that the checker fills.
+
+mod keys;
+mod objectives;
+mod plans;
+
+use mopd_lang::experiment::{self as checked, ReduceStep};
+use mopd_lang::formula::{Formula, FormulaKind, Unit};
+use mopd_lang::source::{FileId, SourceFile, Sources, Span};
+
+use crate::plan::*;
+
+/// The formulas of the tests stand at origin 1, everything else at 0.
+pub fn sources() -> (Sources, Vec<Span>) {
+    let mut sources = Sources::default();
+    let file = sources.add(SourceFile { path: "test.mopd".into(), text: "everything formula".into() });
+    assert_eq!(file, FileId(0));
+    (sources, vec![Span::new(file, 0, 10), Span::new(file, 11, 18)])
+}
+
+pub const HERE: Origin = Origin(0);
+
+pub fn formula(kind: FormulaKind, axis: Axis, live: bool) -> Formula {
+    Formula::new(kind, Unit::Number, axis, live, Origin(1))
+}
+
+pub fn number(value: f64) -> Formula {
+    formula(FormulaKind::Number(value), Axis::Run, false)
+}
+
+pub fn signal(signal: Signal) -> Formula {
+    let axis = signal.axis();
+    formula(FormulaKind::Signal(signal), axis, false)
+}
+
+pub fn logp(role: Role) -> Formula {
+    signal(Signal::Logp { role })
+}
+
+pub fn live(primitive: Live) -> Formula {
+    formula(FormulaKind::Live(primitive), Axis::Token, true)
+}
+
+pub fn apply<const N: usize>(function: Function, operands: [&Formula; N]) -> Formula {
+    let axis = operands.iter().map(|operand| operand.axis()).max().expect("functions have operands");
+    let live = operands.iter().any(|operand| operand.live());
+    formula(FormulaKind::Apply { function, operands: operands.map(Formula::clone).into() }, axis, live)
+}
+
+pub fn reduce(reduction: Reduction, operand: &Formula, over: Axis) -> Formula {
+    formula(FormulaKind::Reduce { reduction, operand: operand.clone() }, over, operand.live())
+}
+
+pub fn statistic(statistic: Statistic, operand: &Formula, over: Axis) -> Formula {
+    formula(FormulaKind::Statistic { statistic, operand: operand.clone(), over }, operand.axis(), operand.live())
+}
+
+/// `live ratio`, as the checker spells it.
+pub fn live_ratio() -> Formula {
+    apply(Function::Exp, [&apply(Function::Subtract, [&live(Live::Logp), &logp(Role::Sampler)])])
+}
+
+/// `mean(token) then mean(sequence)`
+pub fn sequence_mean() -> Vec<ReduceStep> {
+    let step = |elements, over| ReduceStep { operation: Reduction::Mean, elements, over };
+    vec![step(Axis::Token, Axis::Sequence), step(Axis::Sequence, Axis::Batch)]
+}
+
+/// `mean(token, over: batch)`
+pub fn token_mean() -> Vec<ReduceStep> {
+    vec![ReduceStep { operation: Reduction::Mean, elements: Axis::Token, over: Axis::Batch }]
+}
+
+pub fn objective(term: Formula, reduce: Vec<ReduceStep>) -> checked::Objective {
+    let terms = vec![checked::Term { name: "term".into(), value: term, origin: HERE }];
+    checked::Objective { name: "objective".into(), terms, select: None, weight: None, reduce, origin: HERE }
+}
+
+/// `-clip(teacher.logp - student.logp, -at, at) * live student.logp`
+pub fn mopd(at: f64) -> checked::Objective {
+    let ratio = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Student)]);
+    let advantage = apply(Function::Clip, [&ratio, &number(-at), &number(at)]);
+    let negated = apply(Function::Negate, [&advantage]);
+    objective(apply(Function::Multiply, [&negated, &live(Live::Logp)]), sequence_mean())
+}
+
+/// `-min(live ratio * advantage, clip(live ratio, 0.8, 1.28) * advantage)`
+pub fn grpo() -> checked::Objective {
+    let advantage = statistic(Statistic::Zscore { deviation: Deviation::Sample }, &signal(Signal::Reward), Axis::Group);
+    let ratio = live_ratio();
+    let plain = apply(Function::Multiply, [&ratio, &advantage]);
+    let clipped = apply(Function::Clip, [&ratio, &number(0.8), &number(1.28)]);
+    let clipped = apply(Function::Multiply, [&clipped, &advantage]);
+    let least = apply(Function::Minimum, [&plain, &clipped]);
+    objective(apply(Function::Negate, [&least]), sequence_mean())
+}
+
+/// `-live student.logp`
+pub fn nll() -> checked::Objective {
+    objective(apply(Function::Negate, [&live(Live::Logp)]), token_mean())
+}
+
+/// `live kl(student || teacher, support: top_k(teacher, 64), mass: generalized)`
+pub fn mopd_top_k() -> checked::Objective {
+    let support = Support::TopK { role: Role::Teacher, k: 64 };
+    let (left, right, mass) = (Role::Student, Role::Teacher, Mass::Generalized);
+    let divergence = Divergence { kind: DivergenceKind::Kl, left, right, support, mass };
+    objective(live(Live::Divergence(divergence)), sequence_mean())
+}
+
+fn domain(name: &str, share: f64) -> Domain {
+    Domain {
+        name: name.into(),
+        prompts: format!("{name}.train.jsonl"),
+        tests: Some(format!("{name}.test.jsonl")),
+        reward: Reward::ExactMatch { field: "answer".into() },
+        share,
+        origin: HERE,
+    }
+}
+
+fn train(recipe: Recipe, mixture: &[u32], prefixes: Prefixes, objective: checked::Objective) -> Train<checked::Objective> {
+    let share = 1.0 / mixture.len() as f64;
+    Train {
+        recipe,
+        start: ModelId(1),
+        mixture: mixture.iter().map(|id| Share { domain: DomainId(*id), share }).collect(),
+        teachers: vec![],
+        prefixes,
+        objective,
+        optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
+        steps: 10,
+        learning_rate: Schedule::Cosine { from: 1e-3, to: 1e-4, steps: None },
+    }
+}
+
+fn student(prompts: u32, n: u32) -> Prefixes {
+    Prefixes::Student { prompts, sampling: Sampling { n, temperature: 1.0, max_tokens: 16 } }
+}
+
+/// Models by index: base, start, expert[add], expert[sort], student, average.
+pub fn experiment() -> Experiment<checked::Objective> {
+    let architecture = Architecture {
+        layers: 3,
+        width: 96,
+        heads: 4,
+        key_value_heads: 2,
+        hidden: 256,
+        context: 64,
+        tokenizer: Tokenizer::Bytes,
+        tied: true,
+        rope_theta: 10_000.0,
+        norm_epsilon: 1e-5,
+    };
+    let data = Prefixes::Data { field: "demonstration".into(), batch: 32 };
+    let start = Train { start: ModelId(0), ..train(Recipe::Sft, &[0, 1], data, nll()) };
+    let expert = |domain| train(Recipe::Grpo, &[domain], student(4, 8), grpo());
+    let choice = |domain, name: &str, teacher| TeacherChoice { domain: DomainId(domain), name: name.into(), teacher };
+    let distilled = Train {
+        teachers: vec![choice(0, "specialist[add]", ModelId(2)), choice(1, "specialist[sort]", ModelId(3))],
+        ..train(Recipe::Distill, &[0, 1], student(64, 1), mopd(5.0))
+    };
+    let average = Merge { method: MergeMethod::Average, base: None, models: vec![ModelId(2), ModelId(3)] };
+    let train = |train| Stage::Train(Box::new(train));
+    let models = [
+        ("base", Stage::Initialise(architecture)),
+        ("start", train(start)),
+        ("expert[add]", train(expert(0))),
+        ("expert[sort]", train(expert(1))),
+        ("student", train(distilled)),
+        ("average", Stage::Merge(average)),
+    ];
+    let row = |label: &str, models: [u32; 2]| Row { label: label.into(), models: models.map(ModelId).into() };
+    let comparison = Comparison {
+        name: "table".into(),
+        rows: vec![row("start", [1, 1]), row("expert", [2, 3]), row("student", [4, 4]), row("average", [5, 5])],
+        domains: vec![DomainId(0), DomainId(1)],
+        normalized: Some(Normalized { zero: vec![ModelId(1); 2], one: vec![ModelId(2), ModelId(3)] }),
+        seeds: 1,
+        evaluation: Evaluation { sampling: Sampling { n: 8, temperature: 1.0, max_tokens: 16 }, prompts: None },
+        origin: HERE,
+    };
+    Experiment {
+        name: "test".into(),
+        seed: 1,
+        out: None,
+        domains: vec![domain("add", 0.5), domain("sort", 0.5)],
+        models: models.map(|(name, stage)| Model { name: name.into(), stage, origin: HERE }).into(),
+        comparisons: vec![comparison],
+    }
+}
+
+pub fn compiled(experiment: &Experiment<checked::Objective>) -> Plan {
+    let (sources, origins) = sources();
+    super::compile(experiment, &origins, &sources).expect("the experiment is sound")
+}

@@ -1,0 +1,304 @@
+//! What objectives compute, against formulas written out by hand.
+
+use mopd_lang::diag::{Code, Diagnostic};
+
+use super::*;
+use crate::expr::batch::{Batch, Layout};
+use crate::expr::interpret::interpret;
+use crate::expr::jit::Program;
+use crate::expr::text;
+
+/// Two groups of two sequences, of 3, 1, 2 and 2 tokens.
+const SEQUENCE: [usize; 8] = [0, 0, 0, 1, 2, 2, 3, 3];
+const TOKENS: [f64; 4] = [3.0, 1.0, 2.0, 2.0];
+const STUDENT: [f32; 8] = [-1.0, -0.25, -7.0, -2.0, -0.5, -3.0, -1.5, -0.125];
+const TEACHER: [f32; 8] = [-0.5, -9.0, -0.75, -2.0, -1.5, -0.25, -1.25, -6.0];
+const SAMPLER: [f32; 8] = [-1.25, -0.25, -6.5, -2.5, -0.5, -2.75, -1.5, -0.5];
+const ENTROPY: [f32; 8] = [0.5, 1.5, 2.0, 0.25, 1.25, 3.0, 0.75, 2.5];
+const REWARD: [f32; 4] = [1.0, 0.0, 0.25, 0.75];
+
+fn batch() -> Batch {
+    let layout = Layout {
+        sequence_of_token: SEQUENCE.iter().map(|sequence| *sequence as u32).collect(),
+        group_of_sequence: vec![0, 0, 1, 1],
+        groups: 2,
+    };
+    let logp = |role, values: [f32; 8]| (Signal::Logp { role }, values.to_vec());
+    let signals = vec![
+        logp(Role::Student, STUDENT),
+        logp(Role::Teacher, TEACHER),
+        logp(Role::Sampler, SAMPLER),
+        (Signal::Entropy { role: Role::Student }, ENTROPY.to_vec()),
+        (Signal::Reward, REWARD.to_vec()),
+    ];
+    Batch { layout, signals, live: vec![STUDENT.to_vec()], step: 0, steps: 10 }
+}
+
+fn lower(objective: &checked::Objective) -> Result<Objective, Box<Diagnostic>> {
+    let (_, origins) = sources();
+    let prefixes = student(4, 8);
+    super::super::objective::lower(objective, &prefixes, super::super::Origins(&origins))
+}
+
+fn lowered(objective: &checked::Objective) -> Objective {
+    lower(objective).expect("the objective is sound")
+}
+
+/// Interpreter and compiled program both give `expected` for `node`.
+fn assert_values(objective: &Objective, node: crate::expr::graph::NodeId, expected: &[f64]) {
+    let outputs = objective.outputs();
+    assert!(outputs.contains(&node));
+    let reference = interpret(&objective.graph, &outputs, &batch()).expect("the batch has everything");
+    let program = Program::compile(&objective.graph, &outputs).expect("compiles");
+    let compiled = program.run(&batch()).expect("the batch has everything");
+    assert_eq!(reference.get(node).len(), expected.len());
+    for (index, expected) in expected.iter().enumerate() {
+        let (reference, compiled) = (reference.get(node)[index], compiled.get(node)[index]);
+        assert!((reference - expected).abs() < 1e-12, "element {index}: {reference} is not {expected}");
+        assert!((f64::from(compiled) - expected).abs() < 1e-5, "element {index}: {compiled} is not {expected}");
+    }
+}
+
+fn per_token(value: impl Fn(usize) -> f64) -> Vec<f64> {
+    (0..SEQUENCE.len()).map(value).collect()
+}
+
+/// Mean over tokens, then over sequences.
+fn sequence_means(values: &[f64]) -> f64 {
+    values.iter().zip(SEQUENCE).map(|(value, sequence)| value / TOKENS[sequence] / 4.0).sum()
+}
+
+/// MOPD (arXiv:2606.30406, eqs. 2-4): the advantage is the clipped log-ratio, the gradient that of -A log p.
+#[test]
+fn mopd_is_the_policy_gradient_of_the_clipped_log_ratio() {
+    let objective = lowered(&mopd(5.0));
+    let advantage = |token: usize| f64::from(TEACHER[token] - STUDENT[token]).clamp(-5.0, 5.0);
+    let term = per_token(|token| -advantage(token) * f64::from(STUDENT[token]));
+    assert_values(&objective, objective.terms[0].value, &term);
+    assert_values(&objective, objective.loss, &[sequence_means(&term)]);
+    assert_eq!(objective.live[0].primitive, Live::Logp);
+    let adjoint = per_token(|token| -advantage(token) / TOKENS[SEQUENCE[token]] / 4.0);
+    assert_values(&objective, objective.live[0].adjoint, &adjoint);
+    assert_values(&objective, objective.signal, &per_token(|token| advantage(token).abs()));
+    let clipped = per_token(|token| f64::from((TEACHER[token] - STUDENT[token]).abs() > 5.0));
+    assert_eq!(clipped.iter().sum::<f64>(), 3.0);
+    assert_values(&objective, objective.clipped.expect("there is a clip"), &clipped);
+    assert_eq!(objective.selected, None);
+    assert!(objective.reads(Role::Teacher) && objective.reads(Role::Student) && !objective.reads(Role::Sampler));
+}
+
+/// GRPO (arXiv:2402.03300, eq. 3) without a reference model: the clipped ratio is differentiated by the compiler.
+#[test]
+fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
+    let objective = lowered(&grpo());
+    let advantage = |sequence: usize| {
+        let (a, b) = (f64::from(REWARD[sequence / 2 * 2]), f64::from(REWARD[sequence / 2 * 2 + 1]));
+        let mean = (a + b) / 2.0;
+        let deviation = ((a - mean).powi(2) + (b - mean).powi(2)).sqrt();
+        (f64::from(REWARD[sequence]) - mean) / (deviation + 1e-4)
+    };
+    let ratio = |token: usize| f64::from(STUDENT[token] - SAMPLER[token]).exp();
+    let term = per_token(|token| {
+        let (ratio, advantage) = (ratio(token), advantage(SEQUENCE[token]));
+        -(ratio * advantage).min(ratio.clamp(0.8, 1.28) * advantage)
+    });
+    assert_values(&objective, objective.loss, &[sequence_means(&term)]);
+    // No gradient where the ratio has already moved beyond the bound in the direction of the advantage.
+    let slope = |token: usize| {
+        let (ratio, advantage) = (ratio(token), advantage(SEQUENCE[token]));
+        let beyond = (advantage > 0.0 && ratio > 1.28) || (advantage < 0.0 && ratio < 0.8);
+        if beyond { 0.0 } else { -advantage * ratio }
+    };
+    let stopped = (0..8).filter(|token| slope(*token) == 0.0).count();
+    assert!((1..8).contains(&stopped), "{stopped} tokens are beyond the bound");
+    let adjoint = per_token(|token| slope(token) / TOKENS[SEQUENCE[token]] / 4.0);
+    assert_values(&objective, objective.live[0].adjoint, &adjoint);
+    assert_values(&objective, objective.signal, &per_token(|token| slope(token).abs()));
+    assert!(objective.reads(Role::Sampler) && !objective.reads(Role::Teacher));
+}
+
+#[test]
+fn likelihood_weighs_every_token_alike() {
+    let objective = lowered(&nll());
+    assert_values(&objective, objective.loss, &[STUDENT.iter().map(|logp| -f64::from(*logp) / 8.0).sum()]);
+    assert_values(&objective, objective.live[0].adjoint, &[-1.0 / 8.0; 8]);
+    assert_values(&objective, objective.signal, &[1.0; 8]);
+    assert_eq!(objective.clipped, None);
+}
+
+/// Means are conditional: over the selected tokens of a sequence, then over the sequences that have any.
+#[test]
+fn selection_gives_conditional_means() {
+    let entropy = signal(Signal::Entropy { role: Role::Student });
+    let mut selective = mopd(5.0);
+    selective.select = Some(apply(Function::Greater, [&entropy, &number(0.6)]));
+    selective.weight = Some(entropy);
+    let objective = lowered(&selective);
+    // Sequence 0 has tokens 1 and 2, sequence 1 none, sequences 2 and 3 both of theirs.
+    let selected = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0];
+    assert_values(&objective, objective.selected.expect("there is a select"), &selected);
+    let advantage = |token: usize| f64::from(TEACHER[token] - STUDENT[token]).clamp(-5.0, 5.0);
+    let coefficient = |token: usize| -advantage(token) * f64::from(ENTROPY[token]) * selected[token];
+    let loss = (0..8).map(|token| coefficient(token) * f64::from(STUDENT[token]) / 2.0 / 3.0).sum();
+    assert_values(&objective, objective.loss, &[loss]);
+    assert_values(&objective, objective.live[0].adjoint, &per_token(|token| coefficient(token) / 2.0 / 3.0));
+    assert_values(&objective, objective.signal, &per_token(|token| coefficient(token).abs()));
+    let term = per_token(|token| -advantage(token) * f64::from(STUDENT[token]));
+    assert_values(&objective, objective.terms[0].value, &term);
+}
+
+/// Within terms and weights too, tokens that are not selected take no part; within `select` there is no selection yet.
+#[test]
+fn reductions_inside_a_weight_see_selected_tokens_only() {
+    let entropy = signal(Signal::Entropy { role: Role::Student });
+    let relative = |over| apply(Function::Divide, [&entropy, &reduce(Reduction::Mean, &entropy, over)]);
+    let mut selective = nll();
+    selective.select = Some(apply(Function::Greater, [&relative(Axis::Batch), &number(1.0)]));
+    selective.weight = Some(relative(Axis::Batch));
+    let objective = lowered(&selective);
+    // The mean entropy of all tokens is 1.46875: tokens 1, 2, 5 and 7 are above it.
+    let selected = [0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
+    assert_values(&objective, objective.selected.expect("there is a select"), &selected);
+    let mean = (1.5 + 2.0 + 3.0 + 2.5) / 4.0;
+    let adjoint = per_token(|token| -f64::from(ENTROPY[token]) / mean / 4.0 * selected[token]);
+    assert_values(&objective, objective.live[0].adjoint, &adjoint);
+
+    // A mean of means leaves out sequences 1, which has no selected token; rewards are not tokens, and all count.
+    let mean_of_means = reduce(Reduction::Mean, &reduce(Reduction::Mean, &entropy, Axis::Sequence), Axis::Batch);
+    let mean_reward = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Batch);
+    selective.weight = Some(apply(Function::Multiply, [&mean_of_means, &mean_reward]));
+    let objective = lowered(&selective);
+    let weight = ((1.5 + 2.0) / 2.0 + 3.0 + 2.5) / 3.0 * 0.5;
+    assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -weight / 4.0 * selected[token]));
+}
+
+/// Gradient through a reduction inside a term reaches every token of it.
+#[test]
+fn a_live_mean_spreads_its_gradient() {
+    let mean = reduce(Reduction::Mean, &live(Live::Logp), Axis::Sequence);
+    let advantage = signal(Signal::Reward);
+    let term = apply(Function::Multiply, [&apply(Function::Negate, [&advantage]), &mean]);
+    let objective = lowered(&objective(term, sequence_mean()));
+    let adjoint = per_token(|token| -f64::from(REWARD[SEQUENCE[token]]) / TOKENS[SEQUENCE[token]] / 4.0);
+    assert_values(&objective, objective.live[0].adjoint, &adjoint);
+    assert_values(&objective, objective.signal, &per_token(|token| f64::from(REWARD[SEQUENCE[token]])));
+    let term = per_token(|token| {
+        let tokens = (0..8).filter(|other| SEQUENCE[*other] == SEQUENCE[token]);
+        let sum: f64 = tokens.map(|other| f64::from(STUDENT[other])).sum();
+        -f64::from(REWARD[SEQUENCE[token]]) * sum / TOKENS[SEQUENCE[token]]
+    });
+    assert_values(&objective, objective.terms[0].value, &term);
+}
+
+#[test]
+fn several_terms_add_up_and_share_primitives() {
+    let mut both = mopd(5.0);
+    both.terms.push(checked::Term { name: "imitate".into(), value: nll().terms[0].value.clone(), origin: HERE });
+    let objective = lowered(&both);
+    assert_eq!(objective.live.len(), 1);
+    let coefficient = |token: usize| -f64::from(TEACHER[token] - STUDENT[token]).clamp(-5.0, 5.0) - 1.0;
+    let adjoint = per_token(|token| coefficient(token) / TOKENS[SEQUENCE[token]] / 4.0);
+    assert_values(&objective, objective.live[0].adjoint, &adjoint);
+    assert_values(&objective, objective.terms[1].value, &per_token(|token| -f64::from(STUDENT[token])));
+}
+
+#[test]
+fn shared_parts_are_lowered_once() {
+    let mut shared = live(Live::Logp);
+    for _ in 0..60 {
+        shared = apply(Function::Tanh, [&apply(Function::Add, [&shared, &shared])]);
+    }
+    let objective = lowered(&objective(shared, sequence_mean()));
+    assert!(objective.graph.len() < 1000, "{} nodes", objective.graph.len());
+    let term = text::expression(&objective.graph, objective.terms[0].value, &[Live::Logp], 100);
+    assert!(term.len() < 2000, "{term}");
+}
+
+#[test]
+fn normal_forms_say_what_the_papers_say() {
+    let form = lowered(&mopd(5.0)).normal_form;
+    assert_eq!(form.prefixes, "student rollouts (8 per prompt, temperature 1)");
+    assert_eq!(form.sequence_selection, "all");
+    assert_eq!(
+        form.token_allocation,
+        "all tokens; mean over the tokens of each sequence, then mean over the sequences of the batch"
+    );
+    assert_eq!((form.support.as_str(), form.mass.as_str()), ("sampled token", "none"));
+    assert_eq!((form.divergence.as_str(), form.evaluation.as_str()), ("sampled log-ratio", "sampled at y_t"));
+    assert_eq!((form.shaping.as_str(), form.realisation.as_str()), ("clip ±5", "score"));
+
+    let form = lowered(&grpo()).normal_form;
+    assert_eq!((form.divergence.as_str(), form.realisation.as_str()), ("reward", "surrogate (ratio)"));
+    assert_eq!(form.shaping, "zscore over group, clip to [0.8, 1.28], min");
+
+    let form = lowered(&nll()).normal_form;
+    assert_eq!((form.divergence.as_str(), form.shaping.as_str()), ("likelihood", "none"));
+    assert_eq!(form.token_allocation, "all tokens; mean over the tokens of the batch");
+
+    let form = lowered(&mopd_top_k()).normal_form;
+    assert_eq!((form.support.as_str(), form.mass.as_str()), ("top_k(teacher, 64)", "generalized"));
+    assert_eq!((form.divergence.as_str(), form.evaluation.as_str()), ("KL(student || teacher)", "exact over the support"));
+    assert_eq!(form.realisation, "direct");
+
+    let entropy = signal(Signal::Entropy { role: Role::Student });
+    let top = statistic(Statistic::TopFraction { keep: 0.5 }, &entropy, Axis::Batch);
+    let custom = apply(Function::Multiply, [&apply(Function::Tanh, [&entropy]), &live(Live::Logp)]);
+    let mut custom = objective(custom, token_mean());
+    custom.select = Some(top);
+    custom.weight = Some(apply(Function::Subtract, [&number(1.0), &entropy]));
+    let form = lowered(&custom).normal_form;
+    assert_eq!((form.divergence.as_str(), form.shaping.as_str()), ("custom expression", "tanh"));
+    assert_eq!(
+        form.token_allocation,
+        "tokens where top_fraction 0.5(student.entropy, over: batch); weight 1 - student.entropy; \
+         mean over the tokens of the batch"
+    );
+
+    custom.select = Some(signal(Signal::Correct));
+    let form = lowered(&custom).normal_form;
+    assert_eq!(form.sequence_selection, "where correct");
+}
+
+/// The code of the only finding, and the text that it points at.
+fn refused(objective: &checked::Objective) -> (Code, String, String) {
+    let found = lower(objective).expect_err("the objective is unsound");
+    let (sources, _) = sources();
+    (found.code, sources.text(found.primary.span).to_string(), found.message.clone())
+}
+
+#[test]
+fn what_has_no_gradient_is_refused_where_it_stands() {
+    let ranked = statistic(Statistic::Minmax, &live(Live::Logp), Axis::Batch);
+    let (code, place, message) = refused(&objective(ranked, token_mean()));
+    assert_eq!((code, place.as_str()), (Code::NotDifferentiable, "formula"));
+    assert_eq!(message, "`minmax` of something `live` has no derivative");
+
+    let compared = apply(Function::Greater, [&live(Live::Logp), &number(-1.0)]);
+    assert_eq!(refused(&objective(compared, token_mean())).0, Code::NothingLive);
+    assert_eq!(refused(&objective(logp(Role::Student), token_mean())).0, Code::NothingLive);
+
+    let mut weighted = nll();
+    weighted.weight = Some(live(Live::Logp));
+    assert_eq!(refused(&weighted).0, Code::LiveOutsideTerm);
+}
+
+#[test]
+fn what_does_not_end_in_one_number_is_refused() {
+    let mut per_sequence = mopd(5.0);
+    per_sequence.reduce.pop();
+    let (code, place, message) = refused(&per_sequence);
+    assert_eq!((code, place.as_str()), (Code::MissingReduce, "everything"));
+    assert_eq!(message, "the `reduce` of `objective` ends in one number per sequence, not in one number");
+
+    let mut out_of_order = mopd(5.0);
+    out_of_order.reduce.swap(0, 1);
+    assert_eq!(refused(&out_of_order).0, Code::AxisMismatch);
+    let upwards = reduce(Reduction::Mean, &number(1.0), Axis::Batch);
+    let upwards = apply(Function::Multiply, [&upwards, &live(Live::Logp)]);
+    assert_eq!(refused(&objective(upwards, token_mean())).0, Code::AxisMismatch);
+    let infinite = apply(Function::Multiply, [&number(f64::INFINITY), &live(Live::Logp)]);
+    assert_eq!(refused(&objective(infinite, token_mean())).0, Code::OutOfRange);
+    let mut empty = nll();
+    empty.terms.clear();
+    assert_eq!(refused(&empty).0, Code::MissingTerm);
+}

@@ -1,0 +1,98 @@
+//! Plans as a whole.
+
+use mopd_lang::diag::Code;
+
+use super::*;
+use crate::lower::cost;
+
+#[test]
+fn a_plan_survives_json_exactly() {
+    let mut experiment = experiment();
+    experiment.domains[0].share = 1.0 / 3.0;
+    let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
+    train.objective = mopd(0.1 + 0.2);
+    train.objective.select = Some(statistic(
+        Statistic::TopFraction { keep: 1.0 / 3.0 },
+        &signal(Signal::Entropy { role: Role::Teacher }),
+        Axis::Batch,
+    ));
+    train.objective.weight = Some(formula(
+        FormulaKind::Schedule(Schedule::Warmup {
+            steps: 3,
+            then: Box::new(Schedule::Linear { from: 1e-300, to: 1.0 / 3.0, steps: Some(7) }),
+        }),
+        Axis::Run,
+        false,
+    ));
+    train.learning_rate = Schedule::Constant { value: 5e-324 };
+    let plan = compiled(&experiment);
+    let text = serde_json::to_string(&plan).expect("a plan is plain data");
+    let read: Plan = serde_json::from_str(&text).expect("a plan reads its own text");
+    assert_eq!(read, plan);
+    assert_eq!(serde_json::to_string(&read).expect("a plan is plain data"), text);
+}
+
+#[test]
+fn places_point_into_the_source() {
+    let plan = compiled(&experiment());
+    assert_eq!(plan.place(HERE), Some(&Place { file: "test.mopd".into(), start: 0, end: 10 }));
+    assert_eq!(plan.place(Origin(9)), None);
+    assert_eq!(plan.schema, SCHEMA);
+    assert_eq!(plan.stages.len(), plan.experiment.models.len());
+}
+
+#[test]
+fn numbers_without_json_are_refused_by_name() {
+    let mut experiment = experiment();
+    let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
+    train.learning_rate = Schedule::Constant { value: f64::INFINITY };
+    train.optimizer.beta1 = f64::NAN;
+    let (sources, origins) = sources();
+    let found = super::super::compile(&experiment, &origins, &sources).expect_err("a plan can't hold these");
+    let messages: Vec<&str> = found.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "the `beta1` of model `student` is NaN, which is not a finite number",
+            "the learning rate of model `student` is inf, which is not a finite number",
+        ]
+    );
+    assert!(found.iter().all(|diagnostic| diagnostic.code == Code::OutOfRange));
+}
+
+/// The members of a family share their objective: one fault, one finding.
+#[test]
+fn a_fault_of_a_family_is_reported_once() {
+    let mut experiment = experiment();
+    for model in [2, 3] {
+        let Stage::Train(train) = &mut experiment.models[model].stage else { panic!("experts are trained") };
+        train.objective.reduce.clear();
+    }
+    let (sources, origins) = sources();
+    let found = super::super::compile(&experiment, &origins, &sources).expect_err("nothing is reduced");
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].code, Code::MissingReduce);
+}
+
+#[test]
+fn costs_are_counted_from_the_architecture() {
+    let experiment = experiment();
+    let plan = compiled(&experiment);
+    // Embedding 259 * 96; three layers of queries and output 2 * 96^2, keys and values 2 * 96 * 48, SwiGLU 3 * 96 * 256, two
+    // norms 2 * 96; a last norm.
+    let parameters = 259 * 96 + 3 * (2 * 96 * 96 + 2 * 96 * 48 + 3 * 96 * 256 + 2 * 96) + 96;
+    let costs: Vec<Cost> = plan.stages.iter().map(|stage| stage.cost).collect();
+    assert!(costs.iter().all(|cost| cost.parameters == parameters));
+    assert_eq!(costs[0], Cost { parameters, memory: 4 * parameters, ..Cost::default() });
+    assert_eq!((costs[1].sequences, costs[1].tokens, costs[1].memory), (320, 320 * 64, 16 * parameters));
+    assert_eq!(costs[1].flops, 6.0 * parameters as f64 * 320.0 * 64.0);
+    // Rollouts are sampled too.
+    assert_eq!((costs[2].sequences, costs[2].flops), (320, 8.0 * parameters as f64 * 320.0 * 64.0));
+    // And the student's are scored by a teacher.
+    assert_eq!((costs[4].sequences, costs[4].flops), (640, 10.0 * parameters as f64 * 640.0 * 64.0));
+    assert_eq!((costs[5].sequences, costs[5].memory), (0, 4 * parameters));
+
+    let Stage::Initialise(architecture) = &experiment.models[0].stage else { panic!("random weights") };
+    let untied = Architecture { tied: false, ..architecture.clone() };
+    assert_eq!(cost::parameters(&untied), parameters + 259 * 96);
+}

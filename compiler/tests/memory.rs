@@ -1,0 +1,32 @@
+//! Compiled programs give their memory back. In a file of its own, so that nothing else runs in the process measured.
+
+use mopd_compiler::expr::graph::{Graph, LiveId};
+use mopd_compiler::expr::jit::Program;
+use mopd_lang::formula::{Axis, Function, Reduction};
+
+/// Resident memory of this process, in pages.
+#[cfg(target_os = "linux")]
+fn resident_pages() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("the second field is the resident set")
+}
+
+/// `JITModule` leaks its code unless told otherwise. Each program here has at least a page of code and a page of read-only
+/// data of its own, so 500 leaked ones would be 500 pages or more.
+#[test]
+#[cfg(target_os = "linux")]
+fn dropping_a_program_frees_its_code() {
+    let mut graph = Graph::default();
+    let mut node = graph.live(LiveId(0));
+    for _ in 0..20 {
+        let mean = graph.reduce(Reduction::Mean, node, Axis::Sequence, None);
+        let centred = graph.apply(Function::Subtract, &[node, mean]);
+        node = graph.apply(Function::Exp, &[centred]);
+    }
+    let compile = || drop(Program::compile(&graph, &[node]).expect("compiles"));
+    (0..50).for_each(|_| compile());
+    let before = resident_pages();
+    (0..500).for_each(|_| compile());
+    let growth = resident_pages().saturating_sub(before);
+    assert!(growth < 250, "500 programs left {growth} pages behind");
+}

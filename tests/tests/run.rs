@@ -1,0 +1,331 @@
+//! Real runs, end to end: `mopd run` with a real worker on a tiny experiment, good and bad.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with an experiment small enough to run in seconds: two domains, an expert each, a student.
+struct Bench {
+    folder: TempDir,
+}
+
+const OBJECTIVE: &str = "use std.opd.mopd";
+
+fn source(objective_item: &str, objective: &str) -> String {
+    format!(
+        r#"{objective_item}
+use std.baselines.{{weight_average}}
+
+experiment "tiny" {{ seed = 1 }}
+
+param start_lr: real = 3e-3
+
+domain copy {{ prompts = "copy.jsonl", tests = "copy.test.jsonl", reward = exact_match, share = 1/2 }}
+domain last {{ prompts = "last.jsonl", tests = "last.test.jsonl", reward = exact_match, share = 1/2 }}
+
+model base  = llama {{ layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }}
+model start = sft(base, on: domains) {{ target = answer, steps = 20, batch = 16, lr = start_lr }}
+model expert[d in domains] = grpo(start, on: d) {{ steps = 4, prompts = 4, samples = 4, max_tokens = 6, lr = 1e-3 }}
+
+teacher specialist[d in domains] = expert[d]
+route {{ for d in domains: domain == d -> specialist[d] }}
+
+model student = distill(start) {{
+  objective = {objective}
+  rollout   = sample(n: 1, temperature: 1.0, max_tokens: 6)
+  prompts   = 8
+  steps     = 6
+  lr        = 1e-3
+}}
+
+compare "tiny table" {{
+  models      = [start, expert, student, weight_average(expert)]
+  samples     = 2
+  temperature = 1.0
+  max_tokens  = 6
+}}
+"#
+    )
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let bench = Bench { folder: TempDir::new().expect("a temporary folder") };
+        let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
+        for (domain, answer) in [("copy", (|word: &str| word.to_owned()) as fn(&str) -> String), ("last", |word| word[word.len() - 1..].to_owned())] {
+            let line = |word: &&str| format!("{{\"prompt\": \"{domain}: {word}=\", \"answer\": \"{}\"}}\n", answer(word));
+            bench.write(&format!("{domain}.jsonl"), &words[..8].iter().map(line).collect::<String>());
+            bench.write(&format!("{domain}.test.jsonl"), &words[8..].iter().map(line).collect::<String>());
+        }
+        bench.write("tiny.mopd", &source(OBJECTIVE, "mopd(clip_at: 5)"));
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("writing a test file");
+    }
+
+    fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.path(name)).expect("reading a test file");
+        assert!(text.contains(from), "`{from}` is not in {name}");
+        self.write(name, &text.replace(from, to));
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(self.folder.path()).args(["run", "tiny.mopd"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("mopd starts")
+    }
+
+    /// Runs, expects success, and reads the tables.
+    fn tables(&self, out: &str, arguments: &[&str]) -> Value {
+        let output = self.run(&[&["--out", out], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        let results: Value = serde_json::from_slice(&fs::read(self.path(out).join("results.json")).expect("results.json")).expect("JSON");
+        results["tables"].clone()
+    }
+
+    fn student(&self, out: &str) -> Vec<u8> {
+        fs::read(self.path(out).join("models/student-seed1/model.safetensors")).expect("the student's weights")
+    }
+
+    /// Runs, expects exit status 1, and returns everything said.
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        let said = text(&output);
+        assert!(!said.contains("panicked") && !said.contains("backtrace"), "{said}");
+        said
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn assert_says(said: &str, parts: &[&str]) {
+    // Renderers wrap and indent: compare without line breaks.
+    let plain: String = said.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+    for part in parts {
+        assert!(plain.contains(part), "`{part}` is missing from:\n{said}");
+    }
+}
+
+fn files_in(folder: &Path) -> usize {
+    fs::read_dir(folder).map_or(0, |entries| entries.count())
+}
+
+#[test]
+fn a_run_leaves_tables_series_models_and_provenance() {
+    let bench = Bench::new();
+    let output = bench.run(&["--out", "out"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_says(&printed, &["tiny table", "start", "expert", "student", "weight_average", "copy", "last"]);
+    for name in ["results.json", "metrics.parquet", "plan.json", "source.mopd", "models/student-seed1/model.safetensors"] {
+        assert!(bench.path("out").join(name).is_file(), "{name} is missing");
+    }
+    assert!(fs::read(bench.path("out/metrics.parquet")).expect("metrics").starts_with(b"PAR1"));
+    assert_eq!(fs::read(bench.path("out/source.mopd")).ok(), fs::read(bench.path("tiny.mopd")).ok());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_weights_and_tables_and_another_seed_gives_others() {
+    let bench = Bench::new();
+    let first = bench.tables("first", &["--fresh"]);
+    let second = bench.tables("second", &["--fresh", "--workers", "1"]);
+    assert_eq!(first, second);
+    assert_eq!(bench.student("first"), bench.student("second"));
+    let output = bench.run(&["--out", "third", "--set", "seed=2"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let other = fs::read(bench.path("third/models/student-seed2/model.safetensors")).expect("the student's weights");
+    assert_ne!(bench.student("first"), other);
+}
+
+/// An objective is its text: a copy in the user's file trains the same weights bit for bit, an edited copy trains others.
+#[test]
+fn an_inline_copy_of_a_library_objective_trains_the_same_and_an_edited_copy_does_not() {
+    let library = fs::read_to_string(mopd_tests::root().join("stdlib/opd.mopd")).expect("the standard library");
+    for name in ["mopd", "mopd_top_k"] {
+        let bench = Bench::new();
+        let start = library.find(&format!("pub objective {name}(")).expect("declared there") + "pub ".len();
+        let end = start + library[start..].find("\n}").expect("its end") + 2;
+        let copy = library[start..end].replace(&format!("objective {name}("), "objective mine(");
+        bench.write("tiny.mopd", &source(&format!("use std.opd.{name}"), name));
+        let named = bench.tables("named", &["--fresh"]);
+        bench.write("tiny.mopd", &source(&copy, "mine"));
+        let inline = bench.tables("inline", &["--fresh"]);
+        assert_eq!(named, inline, "{name}");
+        assert_eq!(bench.student("named"), bench.student("inline"), "{name}");
+        let edited = if name == "mopd" { copy.replace("= 5)", "= 0.01)") } else { copy.replace("k: count = 64", "k: count = 2") };
+        assert_ne!(edited, copy);
+        bench.write("tiny.mopd", &source(&edited, "mine"));
+        bench.tables("edited", &["--fresh"]);
+        assert_ne!(bench.student("named"), bench.student("edited"), "{name}");
+    }
+}
+
+#[test]
+fn what_is_finished_is_not_computed_again() {
+    let bench = Bench::new();
+    let first = bench.tables("first", &[]);
+    let output = bench.run(&["--out", "second", "--format", "json"]);
+    let events = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    assert!(events.contains("stage_kept"), "{}", text(&output));
+    assert!(!events.contains("stage_started"), "{events}");
+    let second: Value = serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json")).expect("JSON");
+    assert_eq!(first, second["tables"]);
+    // A comment changes nothing; a number does, from there on.
+    bench.edit("tiny.mopd", "experiment", "// the smallest\nexperiment");
+    assert!(!text(&bench.run(&["--out", "third", "--format", "json"])).contains("stage_started"));
+    bench.edit("tiny.mopd", "clip_at: 5", "clip_at: 1");
+    let events = text(&bench.run(&["--out", "fourth", "--format", "json"]));
+    assert_eq!(events.matches("\"stage_started\"").count(), 1, "{events}");
+}
+
+#[test]
+fn a_damaged_result_is_noticed_and_made_again() {
+    let bench = Bench::new();
+    let first = bench.tables("first", &[]);
+    let weights: Vec<PathBuf> = walk(&bench.path(".mopd/store")).into_iter().filter(|path| path.ends_with("model.safetensors")).collect();
+    assert!(!weights.is_empty());
+    for path in &weights {
+        let mut bytes = fs::read(path).expect("weights");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::remove_file(path).expect("writable"); // The results folder may share the file.
+        fs::write(path, bytes).expect("writable");
+    }
+    let output = bench.run(&["--out", "second"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_says(&text(&output), &["damaged"]);
+    let second: Value = serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json")).expect("JSON");
+    assert_eq!(first, second["tables"]);
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+#[test]
+fn a_missing_data_file_is_named_before_anything_is_trained() {
+    let bench = Bench::new();
+    bench.edit("tiny.mopd", "\"copy.jsonl\"", "\"coppy.jsonl\"");
+    let said = bench.fails(&[]);
+    assert_says(&said, &["coppy.jsonl", "copy.jsonl", "domain copy"]);
+    assert_eq!(files_in(&bench.path(".mopd/store")), 0, "something was trained");
+}
+
+#[test]
+fn a_malformed_line_is_named_with_file_and_line() {
+    let bench = Bench::new();
+    let good = fs::read_to_string(bench.path("last.jsonl")).expect("data");
+    bench.write("last.jsonl", &good.replacen("\"answer\"", "\"answr\"", 3).replacen("\"answr\"", "\"answer\"", 2));
+    assert_says(&bench.fails(&[]), &["last.jsonl", "line 3", "answer"]);
+    bench.write("last.jsonl", &format!("{good}{{\"prompt\": \"x\n"));
+    assert_says(&bench.fails(&[]), &["last.jsonl", "line 9"]);
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_named_with_file_and_line() {
+    let bench = Bench::new();
+    let good = fs::read_to_string(bench.path("copy.jsonl")).expect("data");
+    bench.write("copy.jsonl", &good.replacen("copy: ba=", "copy: bababababababababababababababa=", 1));
+    let said = bench.fails(&[]);
+    assert_says(&said, &["copy.jsonl", "line 2", "24"]);
+    assert_eq!(files_in(&bench.path(".mopd/store")), 0, "something was trained");
+}
+
+#[test]
+fn a_reward_program_judges_and_its_faults_are_told_apart() {
+    let bench = Bench::new();
+    bench.edit("tiny.mopd", "tests = \"copy.test.jsonl\", reward = exact_match", "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 5)");
+    let judge = |body: &str| {
+        bench.write("judge.py", &format!("import json, sys, time\nfor line in sys.stdin:\n    request = json.loads(line)\n{body}"));
+    };
+    let answer = "    print(json.dumps({'id': request['id'], 'reward': float(request['completion'] == request['record']['answer'])}), flush=True)\n";
+    judge(answer);
+    let by_program = bench.tables("program", &["--fresh"]);
+    bench.edit("tiny.mopd", "command(\"python3 judge.py\", time_limit: 5)", "exact_match");
+    assert_eq!(by_program, bench.tables("built_in", &["--fresh"]), "the same verdicts give the same run");
+    bench.edit("tiny.mopd", "tests = \"copy.test.jsonl\", reward = exact_match", "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 1)");
+    judge("    sys.exit('out of paper')\n");
+    assert_says(&bench.fails(&[]), &["judge.py", "out of paper", "domain copy"]);
+    judge("    time.sleep(60)\n");
+    assert_says(&bench.fails(&[]), &["judge.py", "1 s"]);
+    judge("    print('seven', flush=True)\n");
+    assert_says(&bench.fails(&[]), &["judge.py", "seven"]);
+    judge("    print(json.dumps({'id': request['id'], 'reward': 7}), flush=True)\n");
+    assert_says(&bench.fails(&[]), &["judge.py", "7"]);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_says_where() {
+    let bench = Bench::new();
+    let said = bench.fails(&["--set", "start_lr=1e30"]);
+    assert_says(&said, &["non-finite", "start", "step", "imitate"]);
+    assert!(said.contains("copy") || said.contains("last"), "no domain is named:\n{said}");
+}
+
+/// A full disk, as a limit on the size of files: weights no longer fit, small files do.
+#[test]
+fn a_full_disk_is_an_error_with_the_path_and_keeps_what_was_finished() {
+    let bench = Bench::new();
+    let shell = "trap '' XFSZ; ulimit -f 16; exec \"$0\" run tiny.mopd";
+    let output = Command::new("sh")
+        .args(["-c", shell])
+        .arg(mopd_tests::mopd())
+        .current_dir(bench.folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("sh starts");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert_says(&text(&output), &["storage", ".mopd"]);
+    let damaged = walk(&bench.path(".mopd")).into_iter().filter(|path| path.ends_with("model.safetensors")).count();
+    assert_eq!(damaged, 0, "half-written weights were left behind");
+    assert!(bench.run(&[]).status.success(), "with room again, the run goes through");
+}
+
+#[test]
+fn an_interrupt_keeps_finished_stages_and_the_next_run_goes_on() {
+    let bench = Bench::new();
+    let expected = bench.tables("expected", &["--fresh"]);
+    fs::remove_dir_all(bench.path(".mopd")).expect("removable");
+    // Long enough to be interrupted in the middle.
+    bench.edit("tiny.mopd", "steps     = 6", "steps     = 100000");
+    let child = bench.command(&["--out", "cut"]).process_group(0).spawn().expect("mopd starts");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !bench.path(".mopd/store").is_dir() || files_in(&bench.path(".mopd/store")) < 4 {
+        assert!(Instant::now() < deadline, "the experts were never finished");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let kill = Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().expect("kill starts");
+    assert!(kill.success());
+    let output = child.wait_with_output().expect("mopd ends");
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    bench.edit("tiny.mopd", "steps     = 100000", "steps     = 6");
+    let output = bench.run(&["--out", "rest", "--format", "json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("stage_kept"), "{}", text(&output));
+    let rest: Value = serde_json::from_slice(&fs::read(bench.path("rest/results.json")).expect("results.json")).expect("JSON");
+    assert_eq!(expected, rest["tables"]);
+}
