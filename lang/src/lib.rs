@@ -7,4 +7,4 @@ pub mod formula;
 pub mod source;
 pub mod syntax;
 
-pub use check::{Analysis, analyse};
+pub use check::{Analysis, analyse, analyse_with};

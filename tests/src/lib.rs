@@ -33,7 +33,14 @@ pub fn listing(analysis: &mopd_lang::Analysis) -> String {
     let line = |finding: &mopd_lang::diag::Diagnostic| {
         let place = finding.primary.span;
         let (line, column) = analysis.sources.position(place.file, place.start);
-        format!("{}:{}:{}: [{}] {}\n", analysis.sources.file(place.file).path, line + 1, column + 1, finding.code.name(), finding.message)
+        format!(
+            "{}:{}:{}: [{}] {}\n",
+            analysis.sources.file(place.file).path,
+            line + 1,
+            column + 1,
+            finding.code.name(),
+            finding.message
+        )
     };
     analysis.diagnostics.iter().map(line).collect()
 }

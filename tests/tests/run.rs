@@ -57,7 +57,9 @@ impl Bench {
     fn new() -> Bench {
         let bench = Bench { folder: TempDir::new().expect("a temporary folder") };
         let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
-        for (domain, answer) in [("copy", (|word: &str| word.to_owned()) as fn(&str) -> String), ("last", |word| word[word.len() - 1..].to_owned())] {
+        for (domain, answer) in
+            [("copy", (|word: &str| word.to_owned()) as fn(&str) -> String), ("last", |word| word[word.len() - 1..].to_owned())]
+        {
             let line = |word: &&str| format!("{{\"prompt\": \"{domain}: {word}=\", \"answer\": \"{}\"}}\n", answer(word));
             bench.write(&format!("{domain}.jsonl"), &words[..8].iter().map(line).collect::<String>());
             bench.write(&format!("{domain}.test.jsonl"), &words[8..].iter().map(line).collect::<String>());
@@ -95,7 +97,8 @@ impl Bench {
     fn tables(&self, out: &str, arguments: &[&str]) -> Value {
         let output = self.run(&[&["--out", out], arguments].concat());
         assert!(output.status.success(), "{}", text(&output));
-        let results: Value = serde_json::from_slice(&fs::read(self.path(out).join("results.json")).expect("results.json")).expect("JSON");
+        let results: Value =
+            serde_json::from_slice(&fs::read(self.path(out).join("results.json")).expect("results.json")).expect("JSON");
         results["tables"].clone()
     }
 
@@ -187,7 +190,8 @@ fn what_is_finished_is_not_computed_again() {
     let events = String::from_utf8(output.stdout.clone()).expect("UTF-8");
     assert!(events.contains("stage_kept"), "{}", text(&output));
     assert!(!events.contains("stage_started"), "{events}");
-    let second: Value = serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json")).expect("JSON");
+    let second: Value =
+        serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json")).expect("JSON");
     assert_eq!(first, second["tables"]);
     // A comment changes nothing; a number does, from there on.
     bench.edit("tiny.mopd", "experiment", "// the smallest\nexperiment");
@@ -201,7 +205,8 @@ fn what_is_finished_is_not_computed_again() {
 fn a_damaged_result_is_noticed_and_made_again() {
     let bench = Bench::new();
     let first = bench.tables("first", &[]);
-    let weights: Vec<PathBuf> = walk(&bench.path(".mopd/store")).into_iter().filter(|path| path.ends_with("model.safetensors")).collect();
+    let weights: Vec<PathBuf> =
+        walk(&bench.path(".mopd/store")).into_iter().filter(|path| path.ends_with("model.safetensors")).collect();
     assert!(!weights.is_empty());
     for path in &weights {
         let mut bytes = fs::read(path).expect("weights");
@@ -213,7 +218,8 @@ fn a_damaged_result_is_noticed_and_made_again() {
     let output = bench.run(&["--out", "second"]);
     assert!(output.status.success(), "{}", text(&output));
     assert_says(&text(&output), &["damaged"]);
-    let second: Value = serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json")).expect("JSON");
+    let second: Value =
+        serde_json::from_slice(&fs::read(bench.path("second/results.json")).expect("results.json")).expect("JSON");
     assert_eq!(first, second["tables"]);
 }
 
@@ -258,16 +264,27 @@ fn a_prompt_longer_than_the_context_is_named_with_file_and_line() {
 #[test]
 fn a_reward_program_judges_and_its_faults_are_told_apart() {
     let bench = Bench::new();
-    bench.edit("tiny.mopd", "tests = \"copy.test.jsonl\", reward = exact_match", "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 5)");
+    bench.edit(
+        "tiny.mopd",
+        "tests = \"copy.test.jsonl\", reward = exact_match",
+        "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 5)",
+    );
     let judge = |body: &str| {
-        bench.write("judge.py", &format!("import json, sys, time\nfor line in sys.stdin:\n    request = json.loads(line)\n{body}"));
+        bench.write(
+            "judge.py",
+            &format!("import json, sys, time\nfor line in sys.stdin:\n    request = json.loads(line)\n{body}"),
+        );
     };
     let answer = "    print(json.dumps({'id': request['id'], 'reward': float(request['completion'] == request['record']['answer'])}), flush=True)\n";
     judge(answer);
     let by_program = bench.tables("program", &["--fresh"]);
     bench.edit("tiny.mopd", "command(\"python3 judge.py\", time_limit: 5)", "exact_match");
     assert_eq!(by_program, bench.tables("built_in", &["--fresh"]), "the same verdicts give the same run");
-    bench.edit("tiny.mopd", "tests = \"copy.test.jsonl\", reward = exact_match", "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 1)");
+    bench.edit(
+        "tiny.mopd",
+        "tests = \"copy.test.jsonl\", reward = exact_match",
+        "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 1)",
+    );
     judge("    sys.exit('out of paper')\n");
     assert_says(&bench.fails(&[]), &["judge.py", "out of paper", "domain copy"]);
     judge("    time.sleep(60)\n");

@@ -105,7 +105,7 @@ impl Checker {
         self.domains.push(Domain {
             name: name.text.clone(),
             prompts: prompts.unwrap_or_default(),
-            tests: tests.map(Option::unwrap_or_default),
+            tests: tests.map(Option::unwrap_or_default).or(settings.broken.then(String::new)),
             reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),
             share: share.and_then(|(share, _)| share).unwrap_or(1.0),
             origin,

@@ -5,5 +5,4 @@ mod layout;
 mod parse;
 mod words;
 
-pub use layout::MAX_DEPTH;
 pub use parse::parse;

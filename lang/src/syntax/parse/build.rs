@@ -20,6 +20,7 @@ pub enum Broken {
 
 pub struct Builder<'a> {
     file: FileId,
+    source: &'a str,
     layout: &'a Layout,
     /// Where the text that is being parsed begins in the file.
     base: usize,
@@ -31,20 +32,25 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(file: FileId, layout: &'a Layout) -> Self {
-        Builder { file, layout, base: 0, findings: Vec::new(), docs: layout.docs.iter().peekable(), last_broken: None }
+    pub fn new(file: FileId, source: &'a str, layout: &'a Layout) -> Self {
+        Builder { file, source, layout, base: 0, findings: Vec::new(), docs: layout.docs.iter().peekable(), last_broken: None }
     }
 
     // ---- Places ----
 
-    pub fn span(&self, pair: &Pair<Rule>) -> Span {
-        let span = pair.as_span();
-        let length = pair.as_str().trim_end_matches([' ', '\t']).len();
-        Span::new(self.file, self.base + span.start(), self.base + span.start() + length)
+    /// Where a pair begins, in the file.
+    pub fn offset(&self, pair: &Pair<Rule>) -> usize {
+        self.base + pair.as_span().start()
     }
 
+    pub fn span(&self, pair: &Pair<Rule>) -> Span {
+        let length = pair.as_str().trim_end_matches([' ', '\t']).len();
+        self.span_at(self.offset(pair), self.offset(pair) + length)
+    }
+
+    /// A place of the file. A look-alike of an operator takes more bytes than the operator: it is in or out as a whole.
     pub fn span_at(&self, start: usize, end: usize) -> Span {
-        Span::new(self.file, start, end)
+        Span::new(self.file, self.source.floor_char_boundary(start), self.source.ceil_char_boundary(end))
     }
 
     /// The prepared text of the whole file.
@@ -236,8 +242,7 @@ impl<'a> Builder<'a> {
         };
         let label = if written == ":" { "a colon names an argument, inside parentheses" } else { "expected `=`" };
         // `key: value` has no blank before its colon; `key = value` has one.
-        let start = sign.as_span().start();
-        let spaced = start == 0 || self.text().as_bytes()[self.base + start - 1] == b' ';
+        let spaced = self.text()[..self.offset(&sign)].ends_with(' ');
         let replacement = if spaced { "=" } else { " =" };
         let finding =
             Diagnostic::error(Code::ForeignSyntax, self.span(&sign), message).label(label).replace_with("write `=`", replacement);
@@ -386,7 +391,7 @@ impl<'a> Builder<'a> {
 
     /// Reports a slice that a catch-all took, unless it only goes on from a line already reported.
     pub fn broken(&mut self, pair: Pair<'a, Rule>, kind: Broken) {
-        let start = self.base + pair.as_span().start();
+        let start = self.offset(&pair);
         let slice = pair.as_str().trim_end();
         // With the blanks at its end: a text that is never closed has been blanked.
         let end = start + pair.as_str().len();

@@ -41,8 +41,9 @@ impl<'a> Builder<'a> {
     /// The text between quotes, its escapes resolved.
     pub fn text_literal(&mut self, pair: &Pair<'a, Rule>) -> Text {
         let span = self.span(pair);
-        let start = span.start as usize + 1;
-        let raw = &self.text()[start..span.end as usize - 1];
+        let inner = pair.clone().into_inner().find(|part| part.as_rule() == Rule::string_text);
+        let raw = inner.as_ref().map_or("", Pair::as_str);
+        let start = inner.map_or(span.start as usize, |inner| self.offset(&inner));
         let mut text = String::with_capacity(raw.len());
         let mut characters = raw.char_indices();
         while let Some((at, character)) = characters.next() {

@@ -28,7 +28,7 @@ struct Grammar;
 /// [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported because of it.
 pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
     let laid_out = layout::lay_out(file, text);
-    let mut builder = Builder::new(file, &laid_out);
+    let mut builder = Builder::new(file, text, &laid_out);
     let items = match Grammar::parse(Rule::file, &laid_out.text) {
         Ok(pairs) => pairs.flat_map(Pair::into_inner).filter_map(|pair| builder.top_level(pair)).collect(),
         // The root rule takes any text; should the grammar ever lose that property, the file still gets its report.

@@ -4,6 +4,8 @@
 //! the brackets around it and on the token before it, which a context-free grammar can't see; and a bracket without a partner
 //! is best told where it stands, not where the grammar gives up.
 
+mod texts;
+
 use super::words::{self, LineHead};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
@@ -12,7 +14,7 @@ use crate::source::{FileId, Span};
 const BOUNDARY: u8 = 1;
 
 /// Deepest tree that is accepted. It bounds the recursion of every pass over the tree.
-pub const MAX_DEPTH: usize = 256;
+const MAX_DEPTH: usize = 256;
 
 pub struct Layout {
     pub text: String,
@@ -65,6 +67,8 @@ struct Scanner<'a> {
     open: Vec<Open>,
     depth: usize,
     last: Last,
+    /// Where the next line with something on it begins its text, and with what.
+    next_line: (usize, LineHead),
     /// Items that begin a line end the blocks around them.
     items_close: bool,
     unclosed_brace: bool,
@@ -84,6 +88,7 @@ impl<'a> Scanner<'a> {
             open: vec![Open { bracket: 0, at: 0, operators: 0 }],
             depth: 0,
             last: Last::Nothing,
+            next_line: (0, LineHead::Other),
             items_close,
             unclosed_brace: false,
             findings: Vec::new(),
@@ -169,7 +174,11 @@ impl<'a> Scanner<'a> {
     fn newline(&mut self) {
         let at = self.at;
         self.at += 1;
-        let (next, head) = words::line_head(self.text, self.at);
+        // A run of blank lines and comments is looked over once.
+        if self.at > self.next_line.0 {
+            self.next_line = words::line_head(self.text, self.at);
+        }
+        let (next, head) = self.next_line;
         let top = self.open.last().map_or(0, |open| open.bracket);
         let item = match head {
             LineHead::Item => true,
@@ -330,7 +339,7 @@ impl<'a> Scanner<'a> {
                     (next, LineHead::ItemOrStatement) if self.bytes[next - 1] == b'\n' => break,
                     _ => {}
                 },
-                b'"' => end = string_end(self.bytes, end).unwrap_or(end),
+                b'"' => end = texts::string_end(self.bytes, end).unwrap_or(end),
                 _ => {}
             }
             end += 1;
@@ -407,172 +416,6 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A character that looks like one of ours, or a stray one.
-    fn lookalike(&mut self) {
-        let Some(character) = self.text[self.at..].chars().next() else { return };
-        let (at, length) = (self.at, character.len_utf8());
-        let span = self.span(at, at + length);
-        let code = character as u32;
-        if matches!(character, '\u{2018}' | '\u{2019}' | '\u{201c}' | '\u{201d}' | '\u{201e}') {
-            return self.curly_quoted(length);
-        }
-        if character == '\u{feff}' && at == 0 {
-            return self.blank(at, at + length);
-        }
-        let Some(meant) = words::lookalike(character) else {
-            let message = format!("`{character}` (U+{code:04X}) does not belong here");
-            self.report(
-                Diagnostic::error(Code::Syntax, span, message).help("names are made of the letters a to z, digits and `_`"),
-            );
-            // Part of a word: the word goes with it, so that half a name is not taken for a name.
-            let mut end = at + length;
-            while let Some(next) = self.text[end..].chars().next()
-                && (next.is_alphanumeric() || next == '_')
-            {
-                end += next.len_utf8();
-            }
-            let start = at - self.bytes[..at].iter().rev().take_while(|byte| words::is_word_byte(**byte)).count();
-            self.blank(start, end);
-            self.last = Last::Value;
-            return;
-        };
-        let (shown, title) = if meant == " " {
-            (format!("an invisible character (U+{code:04X}) stands here"), "write a space".to_owned())
-        } else {
-            (format!("`{character}` (U+{code:04X}) looks like `{meant}` but is another character"), format!("write `{meant}`"))
-        };
-        self.report(Diagnostic::error(Code::ForeignSyntax, span, shown).replace_with(title, meant));
-        self.out[at..at + length].fill(b' ');
-        self.out[at..at + meant.len()].copy_from_slice(meant.as_bytes());
-        self.at += length;
-        if meant == "," {
-            self.separate();
-            self.last = Last::Comma;
-        } else if meant != " " {
-            self.count();
-            self.last = Last::Operator;
-        }
-    }
-
-    // ---- Strings and comments ----
-
-    fn string(&mut self) {
-        match string_end(self.bytes, self.at) {
-            Some(end) => {
-                self.last = Last::Value;
-                self.at = end + 1;
-            }
-            None => self.unterminated(1),
-        }
-    }
-
-    /// Blanks a string that its line does not end, but not the brackets after it that close what this line opened.
-    fn unterminated(&mut self, quote: usize) {
-        let start = self.at;
-        let line_end = self.line_end();
-        let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
-        let mut end = start + self.text[start..line_end].trim_end().len();
-        let mut closers = end;
-        for open in self.open.iter().rev().take_while(|open| open.bracket != 0 && open.at >= line_start) {
-            let before = self.text[start..closers].trim_end();
-            if before.len() <= quote || before.as_bytes()[before.len() - 1] != partner(open.bracket) {
-                break;
-            }
-            closers = start + before.len() - 1;
-        }
-        if self.text[start..end].ends_with('{') && end - start > quote {
-            closers = end - 1;
-        }
-        end = start + self.text[start..closers.max(start + quote)].trim_end().len().max(quote);
-        let finding = Diagnostic::error(Code::Syntax, self.span(start, end), "this text is never closed")
-            .label("the closing `\"` is missing on this line")
-            .help("a text stands on one line; `\\n` inside it is a line break");
-        self.report(finding);
-        self.blank(start, end);
-        self.last = Last::Value;
-        // The brackets opened on this line may have been meant to close inside the text.
-        if self.text[end..line_end].trim().is_empty() {
-            while let Some(open) = self.open.last()
-                && matches!(open.bracket, b'(' | b'[')
-                && open.at >= line_start
-            {
-                self.depth -= 1 + open.operators;
-                self.open.pop();
-            }
-        }
-    }
-
-    fn single_quoted(&mut self) {
-        let line_end = self.line_end();
-        let rest = &self.text[self.at + 1..line_end];
-        let Some(length) = rest.find('\'') else { return self.unterminated(1) };
-        let (start, end) = (self.at, self.at + 1 + length);
-        let inner = &rest[..length];
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end + 1), "texts stand in double quotes")
-            .replace_with("write double quotes", format!("\"{}\"", inner.replace('"', "\\\"")));
-        self.report(finding);
-        self.quote(start, end, end + 1);
-    }
-
-    fn curly_quoted(&mut self, opening: usize) {
-        let line_end = self.line_end();
-        let start = self.at;
-        let rest = &self.text[start + opening..line_end];
-        let Some(length) = rest.find(['\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '"']) else {
-            return self.unterminated(opening);
-        };
-        let close = start + opening + length;
-        let end = close + self.text[close..].chars().next().map_or(0, char::len_utf8);
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end), "curly quotes do not hold a text")
-            .label("a word processor may have put them here")
-            .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
-        self.report(finding);
-        self.out[start..start + opening].fill(b' ');
-        self.out[close..end].fill(b' ');
-        self.quote(start + opening - 1, close, end);
-    }
-
-    /// Puts straight quotes around `start + 1..close`, so that the grammar sees a text.
-    fn quote(&mut self, start: usize, close: usize, end: usize) {
-        for byte in &mut self.out[start + 1..close] {
-            if matches!(*byte, b'"' | b'\\') {
-                *byte = b' ';
-            }
-        }
-        self.out[start] = b'"';
-        self.out[close] = b'"';
-        self.last = Last::Value;
-        self.at = end;
-    }
-
-    fn triple_quoted(&mut self) {
-        let start = self.at;
-        let rest = &self.text[start + 3..];
-        let end = rest.find("\"\"\"").map_or_else(|| self.line_end(), |length| start + 3 + length + 3);
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, start + 3), "`\"\"\"` does not open a text")
-            .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
-        self.report(finding);
-        self.blank(start, end);
-        // Stands in for the text, so that what is around it still parses.
-        self.out[start] = b'"';
-        self.out[start + 1] = b'"';
-        self.last = Last::Value;
-    }
-
-    fn comment(&mut self) {
-        let end = self.line_end();
-        let comment = self.text[self.at..end].trim_end();
-        let strip = |text: &str| text.strip_prefix(' ').unwrap_or(text).to_owned();
-        if let Some(doc) = comment.strip_prefix("//!") {
-            self.module_doc.push(strip(doc));
-        } else if let Some(doc) = comment.strip_prefix("///")
-            && !doc.starts_with('/')
-        {
-            self.docs.push((self.at, strip(doc)));
-        }
-        self.blank(self.at, end);
-    }
-
     // ---- Small things ----
 
     fn line_end(&self) -> usize {
@@ -609,18 +452,4 @@ fn partner(bracket: u8) -> u8 {
         b'{' => b'}',
         _ => 0,
     }
-}
-
-/// Offset of the quote that closes the text opened at `start`, if its line has one.
-fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start + 1;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => return Some(at),
-            b'\n' => return None,
-            b'\\' if bytes.get(at + 1).is_some_and(|next| *next != b'\n') => at += 2,
-            _ => at += 1,
-        }
-    }
-    None
 }

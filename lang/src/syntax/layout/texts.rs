@@ -1,0 +1,187 @@
+//! Texts, comments, and the characters and quotes of other alphabets and languages.
+
+use super::{Last, Scanner, partner};
+use crate::diag::{Code, Diagnostic};
+use crate::syntax::words;
+
+impl Scanner<'_> {
+    /// A character that looks like one of ours, or a stray one.
+    pub(super) fn lookalike(&mut self) {
+        let Some(character) = self.text[self.at..].chars().next() else { return };
+        let (at, length) = (self.at, character.len_utf8());
+        let span = self.span(at, at + length);
+        let code = character as u32;
+        if matches!(character, '\u{2018}' | '\u{2019}' | '\u{201c}' | '\u{201d}' | '\u{201e}') {
+            return self.curly_quoted(length);
+        }
+        if character == '\u{feff}' && at == 0 {
+            return self.blank(at, at + length);
+        }
+        let Some(meant) = words::lookalike(character) else {
+            let message = format!("`{character}` (U+{code:04X}) does not belong here");
+            self.report(
+                Diagnostic::error(Code::Syntax, span, message).help("names are made of the letters a to z, digits and `_`"),
+            );
+            // Part of a word: the word goes with it, so that half a name is not taken for a name.
+            let mut end = at + length;
+            while let Some(next) = self.text[end..].chars().next()
+                && (next.is_alphanumeric() || next == '_')
+            {
+                end += next.len_utf8();
+            }
+            let start = at - self.bytes[..at].iter().rev().take_while(|byte| words::is_word_byte(**byte)).count();
+            self.blank(start, end);
+            self.last = Last::Value;
+            return;
+        };
+        let (shown, title) = if meant == " " {
+            (format!("an invisible character (U+{code:04X}) stands here"), "write a space".to_owned())
+        } else {
+            (format!("`{character}` (U+{code:04X}) looks like `{meant}` but is another character"), format!("write `{meant}`"))
+        };
+        self.report(Diagnostic::error(Code::ForeignSyntax, span, shown).replace_with(title, meant));
+        self.out[at..at + length].fill(b' ');
+        self.out[at..at + meant.len()].copy_from_slice(meant.as_bytes());
+        self.at += length;
+        if meant == "," {
+            self.separate();
+            self.last = Last::Comma;
+        } else if meant != " " {
+            self.count();
+            self.last = Last::Operator;
+        }
+    }
+
+    // ---- Strings and comments ----
+
+    pub(super) fn string(&mut self) {
+        match string_end(self.bytes, self.at) {
+            Some(end) => {
+                self.last = Last::Value;
+                self.at = end + 1;
+            }
+            None => self.unterminated(1),
+        }
+    }
+
+    /// Blanks a string that its line does not end, but not the brackets after it that close what this line opened.
+    pub(super) fn unterminated(&mut self, quote: usize) {
+        let start = self.at;
+        let line_end = self.line_end();
+        let line_start = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let mut end = start + self.text[start..line_end].trim_end().len();
+        let mut closers = end;
+        for open in self.open.iter().rev().take_while(|open| open.bracket != 0 && open.at >= line_start) {
+            let before = self.text[start..closers].trim_end();
+            if before.len() <= quote || before.as_bytes()[before.len() - 1] != partner(open.bracket) {
+                break;
+            }
+            closers = start + before.len() - 1;
+        }
+        if self.text[start..end].ends_with('{') && end - start > quote {
+            closers = end - 1;
+        }
+        end = start + self.text[start..closers.max(start + quote)].trim_end().len().max(quote);
+        let finding = Diagnostic::error(Code::Syntax, self.span(start, end), "this text is never closed")
+            .label("the closing `\"` is missing on this line")
+            .help("a text stands on one line; `\\n` inside it is a line break");
+        self.report(finding);
+        self.blank(start, end);
+        self.last = Last::Value;
+        // The brackets opened on this line may have been meant to close inside the text.
+        if self.text[end..line_end].trim().is_empty() {
+            while let Some(open) = self.open.last()
+                && matches!(open.bracket, b'(' | b'[')
+                && open.at >= line_start
+            {
+                self.depth -= 1 + open.operators;
+                self.open.pop();
+            }
+        }
+    }
+
+    pub(super) fn single_quoted(&mut self) {
+        let line_end = self.line_end();
+        let rest = &self.text[self.at + 1..line_end];
+        let Some(length) = rest.find('\'') else { return self.unterminated(1) };
+        let (start, end) = (self.at, self.at + 1 + length);
+        let inner = &rest[..length];
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end + 1), "texts stand in double quotes")
+            .replace_with("write double quotes", format!("\"{}\"", inner.replace('"', "\\\"")));
+        self.report(finding);
+        self.quote(start, end, end + 1);
+    }
+
+    pub(super) fn curly_quoted(&mut self, opening: usize) {
+        let line_end = self.line_end();
+        let start = self.at;
+        let rest = &self.text[start + opening..line_end];
+        let Some(length) = rest.find(['\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '"']) else {
+            return self.unterminated(opening);
+        };
+        let close = start + opening + length;
+        let end = close + self.text[close..].chars().next().map_or(0, char::len_utf8);
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end), "curly quotes do not hold a text")
+            .label("a word processor may have put them here")
+            .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
+        self.report(finding);
+        self.out[start..start + opening].fill(b' ');
+        self.out[close..end].fill(b' ');
+        self.quote(start + opening - 1, close, end);
+    }
+
+    /// Puts straight quotes around `start + 1..close`, so that the grammar sees a text.
+    pub(super) fn quote(&mut self, start: usize, close: usize, end: usize) {
+        for byte in &mut self.out[start + 1..close] {
+            if matches!(*byte, b'"' | b'\\') {
+                *byte = b' ';
+            }
+        }
+        self.out[start] = b'"';
+        self.out[close] = b'"';
+        self.last = Last::Value;
+        self.at = end;
+    }
+
+    pub(super) fn triple_quoted(&mut self) {
+        let start = self.at;
+        let rest = &self.text[start + 3..];
+        let end = rest.find("\"\"\"").map_or_else(|| self.line_end(), |length| start + 3 + length + 3);
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, start + 3), "`\"\"\"` does not open a text")
+            .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
+        self.report(finding);
+        self.blank(start, end);
+        // Stands in for the text, so that what is around it still parses.
+        self.out[start] = b'"';
+        self.out[start + 1] = b'"';
+        self.last = Last::Value;
+    }
+
+    pub(super) fn comment(&mut self) {
+        let end = self.line_end();
+        let comment = self.text[self.at..end].trim_end();
+        let strip = |text: &str| text.strip_prefix(' ').unwrap_or(text).to_owned();
+        if let Some(doc) = comment.strip_prefix("//!") {
+            self.module_doc.push(strip(doc));
+        } else if let Some(doc) = comment.strip_prefix("///")
+            && !doc.starts_with('/')
+        {
+            self.docs.push((self.at, strip(doc)));
+        }
+        self.blank(self.at, end);
+    }
+}
+
+/// Offset of the quote that closes the text opened at `start`, if its line has one.
+pub(super) fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => return Some(at),
+            b'\n' => return None,
+            b'\\' if bytes.get(at + 1).is_some_and(|next| *next != b'\n') => at += 2,
+            _ => at += 1,
+        }
+    }
+    None
+}

@@ -1,0 +1,217 @@
+//! What the command line accepts.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  mopd new pilot                        a starter experiment with data, in the folder pilot
+  mopd check pilot/pilot.mopd           what is wrong with it
+  mopd plan pilot/pilot.mopd            what it would do, and what that costs
+  mopd run pilot/pilot.mopd             do it; finished stages are kept
+  mopd explain unit-mismatch            what a finding means
+
+Exit status: 0 good; 1 the experiment or the run is wrong; 2 the command was used wrongly or a file can't be read;
+130 interrupted.";
+
+/// A declarative language and compiler for multi-teacher on-policy distillation of language models.
+#[derive(Debug, Parser)]
+#[command(name = "mopd", version, after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 110)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    New(New),
+    Check(Check),
+    Plan(Plan),
+    Run(Run),
+    Explain(Explain),
+    Sample(Sample),
+    Doctor(Doctor),
+    /// Every other word: a command that is not built yet, or a slip.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// Start an experiment: a commented file with data, that runs
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mopd new pilot && mopd run pilot/pilot.mopd")]
+pub struct New {
+    /// The folder to make; its last part names the experiment
+    pub name: PathBuf,
+}
+
+/// Say what is wrong with experiments, without running anything
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --format json a.mopd | jq '.[].code'")]
+pub struct Check {
+    /// Experiments, or modules that experiments use
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// `short` is one line a finding; `json` counts lines and UTF-16 columns from 0, as editors do
+    #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
+    pub format: CheckFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    Human,
+    Short,
+    Json,
+    /// Answered with "not supported yet".
+    #[value(hide = true)]
+    Sarif,
+}
+
+/// Show the stages of an experiment, their objectives in normal form, and what they cost
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json")]
+pub struct Plan {
+    /// The experiment, a .mopd file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// `json` is the plan itself, as the worker gets it
+    #[arg(long, value_enum, default_value_t = PlanFormat::Tree)]
+    pub format: PlanFormat,
+    #[arg(long, hide = true)]
+    pub why: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlanFormat {
+    Tree,
+    Json,
+    /// Answered with "not supported yet".
+    #[value(hide = true)]
+    Dot,
+}
+
+/// Run an experiment; stages that are finished already are not run again
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd run a.mopd
+  mopd run --set seed=2 --out runs/a-2 a.mopd
+  mopd run --format json a.mopd > events.jsonl
+
+The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), models/
+(checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs.")]
+pub struct Run {
+    /// The experiment, a .mopd file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Folder for results [default: what the experiment says, else runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Run every stage again, even those that are finished
+    #[arg(long)]
+    pub fresh: bool,
+    /// Stages that run side by side at most, a core each [default: what the machine can carry]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: Option<u32>,
+    /// `json` writes the worker's events to standard output, one a line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    #[arg(long, hide = true)]
+    pub resume: bool,
+    #[arg(long, hide = true, value_name = "STAGE")]
+    pub from: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Overrides {
+    /// Set the seed or a `param` of the file, for this run: `--set seed=2`
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() && !value.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("expected NAME=VALUE, such as seed=2".to_owned()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Human,
+    Json,
+}
+
+/// Explain a finding: why it is one, and the way out
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  mopd explain unit-mismatch\n  mopd explain --all")]
+pub struct Explain {
+    /// The name in brackets after `error` or `warning`
+    #[arg(required_unless_present = "all")]
+    pub code: Option<String>,
+    /// List every code with one line
+    #[arg(long, conflicts_with = "code")]
+    pub all: bool,
+}
+
+/// Try a checkpoint on a prompt
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  mopd sample runs/quickstart/models/student-seed1 --prompt 'sort dacb='")]
+pub struct Sample {
+    /// A folder under models/ of a run
+    pub checkpoint: PathBuf,
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Number of completions
+    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub n: u32,
+    /// 0 takes the most probable token each time
+    #[arg(long, default_value_t = 1.0, value_parser = temperature)]
+    pub temperature: f64,
+    /// Longest completion, in tokens
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: u32,
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("expected a number that is 0 or more".to_owned()),
+    }
+}
+
+/// Say what this machine can do, and what is missing
+#[derive(Debug, Args)]
+pub struct Doctor {
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_assignment_has_two_sides() {
+        assert_eq!(assignment("seed = 2"), Ok(("seed".to_owned(), "2".to_owned())));
+        assert_eq!(assignment("note=a=b"), Ok(("note".to_owned(), "a=b".to_owned())));
+        for bad in ["seed", "=2", "seed=", ""] {
+            assert!(assignment(bad).is_err(), "{bad}");
+        }
+    }
+}

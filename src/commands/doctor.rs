@@ -1,0 +1,175 @@
+//! `mopd doctor`: what this machine can do, and what is missing.
+
+use std::path::Path;
+use std::process::Command;
+
+use mopd_compiler::plan::events::{Event, Job};
+use serde::Serialize;
+
+use super::run::STORE;
+use crate::args::{Doctor, Format};
+use crate::figures::bytes;
+use crate::output::{self, Style, hanging, printable};
+use crate::problem::{Problem, Status};
+use crate::worker::{self, Said, Worker};
+
+/// What was found. Scripts read this, so fields are only ever added.
+#[derive(Serialize)]
+struct Findings {
+    mopd: &'static str,
+    worker: Option<String>,
+    libtorch: Option<String>,
+    device: Option<String>,
+    /// Processor threads that the worker would use.
+    threads: Option<u32>,
+    cores: Option<usize>,
+    /// Bytes.
+    memory: Option<u64>,
+    memory_available: Option<u64>,
+    python: Option<String>,
+    store: &'static str,
+    store_bytes: u64,
+    /// What is missing, and how to get it.
+    missing: Vec<Missing>,
+}
+
+#[derive(Serialize)]
+struct Missing {
+    what: String,
+    help: String,
+}
+
+pub fn doctor(arguments: &Doctor) -> Result<Status, Problem> {
+    let mut missing = Vec::new();
+    let path = worker::find();
+    let ready = match &path {
+        Ok(_) => probe(&mut missing),
+        Err(problem) => {
+            missing.push(as_missing(problem));
+            None
+        }
+    };
+    let python = python();
+    if python.is_none() {
+        let help = "install Python 3; only rewards that are Python programs need it";
+        missing.push(Missing { what: "no python3 on the PATH".to_owned(), help: help.to_owned() });
+    }
+    let able = ready.is_some();
+    let (libtorch, device, threads) =
+        ready.map_or((None, None, None), |(libtorch, device, threads)| (Some(libtorch), Some(device), Some(threads)));
+    let findings = Findings {
+        mopd: env!("CARGO_PKG_VERSION"),
+        worker: path.ok().map(|path| path.display().to_string()),
+        libtorch,
+        device,
+        threads,
+        cores: std::thread::available_parallelism().ok().map(usize::from),
+        memory: memory("MemTotal"),
+        memory_available: memory("MemAvailable"),
+        python,
+        store: STORE,
+        store_bytes: size(Path::new(STORE)),
+        missing,
+    };
+    match arguments.format {
+        Format::Human => output::result(&human(&findings, Style::of_stdout())),
+        Format::Json => {
+            let text = serde_json::to_string_pretty(&findings).expect("strings and whole numbers can always be written");
+            output::result(&(text + "\n"));
+        }
+    }
+    Ok(if able { Status::Good } else { Status::Wrong })
+}
+
+/// Starts the worker and asks what it has: libtorch's version, the device, threads.
+fn probe(missing: &mut Vec<Missing>) -> Option<(String, String, u32)> {
+    let answer = ask();
+    let problem = match answer {
+        Ok((mopd, libtorch, device, threads)) if mopd == env!("CARGO_PKG_VERSION") => return Some((libtorch, device, threads)),
+        Ok((mopd, ..)) => {
+            let what = format!("mopd is version {}, but mopd-worker is version {mopd}", env!("CARGO_PKG_VERSION"));
+            Problem::run("worker-protocol", what).help("build both with `./x build`")
+        }
+        Err(problem) => problem,
+    };
+    missing.push(as_missing(&problem));
+    None
+}
+
+fn ask() -> Result<(String, String, String, u32), Problem> {
+    let mut worker = Worker::start(&Job::Probe, |line| output::error(&format!("{}\n", printable(line))))?;
+    let mut answer = None;
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(Event::Ready { versions, device, threads }) => {
+                answer = Some((versions.mopd, versions.libtorch, device, threads));
+            }
+            Said::Event(Event::Failed(failure)) => return Err(Problem::run("worker-failed", failure.message)),
+            Said::Event(_) => {}
+            Said::Text(text) => output::error(&format!("{text}\n")),
+        }
+    }
+    let status = worker.wait()?;
+    answer.ok_or_else(|| worker::death(status))
+}
+
+fn as_missing(problem: &Problem) -> Missing {
+    Missing { what: problem.message().to_owned(), help: problem.help_text().unwrap_or_default().to_owned() }
+}
+
+fn human(findings: &Findings, style: Style) -> String {
+    let unknown = || style.yellow("unknown");
+    let or_missing = |value: &Option<String>| value.clone().unwrap_or_else(|| style.red("missing"));
+    let cores = match (findings.cores, findings.threads) {
+        (Some(cores), Some(threads)) => format!("{cores}, of which the worker uses {threads}"),
+        (Some(cores), None) => cores.to_string(),
+        (None, _) => unknown(),
+    };
+    let memory = match (findings.memory, findings.memory_available) {
+        (Some(all), Some(free)) => format!("{}, {} available", bytes(all), bytes(free)),
+        (Some(all), None) => bytes(all),
+        (None, _) => unknown(),
+    };
+    let rows = [
+        ("mopd", findings.mopd.to_owned()),
+        ("worker", or_missing(&findings.worker)),
+        ("libtorch", findings.libtorch.clone().unwrap_or_else(unknown)),
+        ("device", findings.device.clone().unwrap_or_else(unknown)),
+        ("cores", cores),
+        ("memory", memory),
+        ("python", or_missing(&findings.python)),
+        ("store", format!("{} in {}", bytes(findings.store_bytes), findings.store)),
+    ];
+    let mut out: String = rows.iter().map(|(name, value)| format!("{} {value}\n", style.cyan(&format!("{name:9}")))).collect();
+    for missing in &findings.missing {
+        out += &format!("\n{}: {}\n", style.red("missing"), missing.what);
+        out += &hanging("  help: ", "        ", &missing.help);
+    }
+    out
+}
+
+fn python() -> Option<String> {
+    let output = Command::new("python3").arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
+
+/// Bytes, where the system tells (Linux).
+fn memory(field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Bytes of all files below a folder; what can't be read counts as nothing.
+fn size(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => size(&entry.path()),
+            Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |data| data.len()),
+            _ => 0,
+        })
+        .sum()
+}

@@ -1,0 +1,57 @@
+//! `mopd new`: a starter experiment.
+
+use std::path::Path;
+
+use crate::args::New;
+use crate::host::reason;
+use crate::output;
+use crate::problem::{Problem, Status};
+use crate::starter;
+
+pub fn new(arguments: &New) -> Result<Status, Problem> {
+    let folder = &arguments.name;
+    let name = experiment_name(folder)?;
+    // An empty folder is fine: people make one first.
+    let taken = folder.exists() && std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_some());
+    if taken {
+        return Err(Problem::usage("already-there", format!("{} exists already; nothing was written", folder.display()))
+            .help("choose another name"));
+    }
+    for (path, text) in starter::files(&name) {
+        write(&folder.join(path), &text)?;
+    }
+    let file = folder.join(format!("{name}.mopd"));
+    output::error(&format!("made {}; run it with\n\n", folder.display()));
+    output::result(&format!("mopd run {}\n", file.display()));
+    Ok(Status::Good)
+}
+
+fn experiment_name(folder: &Path) -> Result<String, Problem> {
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !name.is_empty() && name.chars().all(good) && !name.starts_with('-') {
+        return Ok(name.to_owned());
+    }
+    Err(Problem::usage("bad-name", format!("`{}` can't name an experiment", folder.display()))
+        .help("use letters, digits, `-` and `_`, such as `mopd new first-try`"))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Problem> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(path, text))
+        .map_err(|error| Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_part_names_the_experiment() {
+        assert_eq!(experiment_name(Path::new("a/first-try")), Ok("first-try".to_owned()));
+        for bad in ["", "..", "a b", "é", "-x", "a/\"x\""] {
+            assert!(experiment_name(Path::new(bad)).is_err(), "{bad}");
+        }
+    }
+}

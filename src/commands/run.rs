@@ -1,0 +1,217 @@
+//! `mopd run`: check, compile, hand the plan to the worker, show how it goes, print the tables.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
+use mopd_compiler::plan::results::Results;
+
+use super::{Compiled, compile, plan_json};
+use crate::args::{Format, Run};
+use crate::figures::{bytes, duration};
+use crate::host::{folder_of, reason};
+use crate::output::{self, Style};
+use crate::problem::{Problem, Status};
+use crate::progress::{Progress, Speaker};
+use crate::render::{self, outline};
+use crate::table;
+use crate::worker::{self, Kill, Said, Worker};
+
+/// Finished stages, shared by all runs of a folder.
+pub const STORE: &str = ".mopd/store";
+
+pub fn run(arguments: &Run) -> Result<Status, Problem> {
+    if arguments.resume {
+        return Err(Problem::not_supported("`--resume`")
+            .help("leave it out: finished stages are kept and reused by themselves; a stage that was cut off starts again"));
+    }
+    if arguments.from.is_some() {
+        return Err(Problem::not_supported("`--from`")
+            .help("leave it out: finished stages are kept and reused by themselves, and `--fresh` runs every stage again"));
+    }
+    let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
+    worker::find()?;
+    let out = out_folder(arguments, &compiled);
+    provenance(&out, &compiled)?;
+    let job = Job::Run(Box::new(RunJob {
+        plan: compiled.plan.clone(),
+        base: as_text(&folder_of(&arguments.file))?,
+        store: STORE.to_owned(),
+        out: as_text(&out)?,
+        fresh: arguments.fresh,
+        workers: arguments.workers,
+    }));
+
+    let mut progress = Progress::new(outline::number_of_seeds(&compiled.plan.experiment) > 1);
+    let speaker = progress.speaker();
+    let worker = {
+        let speaker = speaker.clone();
+        Worker::start(&job, move |line| speaker.say(&format!("{}\n", output::printable(line))))?
+    };
+    let interrupts = on_interrupt(speaker, worker.killer());
+    let ending = follow(worker, &mut progress, arguments.format);
+    progress.close();
+    let (last, status) = ending?;
+
+    match last {
+        // Whatever else went wrong after Ctrl-C, a reward program that got it too for example, Ctrl-C is the reason.
+        Some(Event::Failed(failure)) if interrupts.load(Ordering::SeqCst) == 0 => {
+            report_failure(&failure, &compiled, &progress);
+            Ok(Status::Wrong)
+        }
+        Some(Event::Finished { seconds, peak_memory }) => {
+            if !status.success() {
+                output::error(&format!("warning: all results are written, but the worker ended badly ({status})\n"));
+            }
+            finish(&out, &compiled, arguments.format, seconds, peak_memory)
+        }
+        Some(Event::Interrupted { .. }) => Ok(interrupted(&progress)),
+        _ if interrupts.load(Ordering::SeqCst) > 0 => Ok(interrupted(&progress)),
+        _ => {
+            worker::death(status).report();
+            output::error(&kept(&progress));
+            Ok(Status::Wrong)
+        }
+    }
+}
+
+/// Reads the worker to its end. Returns the event that closes the job, if there was one.
+fn follow(mut worker: Worker, progress: &mut Progress, format: Format) -> Result<(Option<Event>, ExitStatus), Problem> {
+    let mut last = None;
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(event) => {
+                if format == Format::Json {
+                    output::result(&json_line(&event));
+                }
+                if let Event::Ready { versions, .. } = &event {
+                    check_version(&versions.mopd, &worker)?;
+                }
+                progress.note(&event);
+                if matches!(event, Event::Failed(_) | Event::Interrupted { .. } | Event::Finished { .. }) {
+                    last = Some(event);
+                }
+            }
+            Said::Text(text) => progress.speaker().say(&format!("{text}\n")),
+        }
+    }
+    Ok((last, worker.wait()?))
+}
+
+fn json_line(event: &Event) -> String {
+    serde_json::to_string(event).expect("an event was read from JSON") + "\n"
+}
+
+/// A worker of another build may read the plan differently; better to stop before it trains.
+fn check_version(theirs: &str, worker: &Worker) -> Result<(), Problem> {
+    let ours = env!("CARGO_PKG_VERSION");
+    if theirs == ours {
+        return Ok(());
+    }
+    worker.killer().now();
+    Err(Problem::run("worker-protocol", format!("mopd is version {ours}, but mopd-worker is version {theirs}"))
+        .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
+}
+
+/// The worker, in the same process group, gets Ctrl-C too and stops in good order. The second one ends it at once.
+fn on_interrupt(speaker: Speaker, kill: Kill) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    let installed = ctrlc::set_handler(move || match seen.fetch_add(1, Ordering::SeqCst) {
+        0 => speaker.say("stopping; Ctrl-C again stops at once\n"),
+        _ => kill.now(),
+    });
+    if let Err(error) = installed {
+        output::error(&format!("warning: Ctrl-C ends this run without a report: {error}\n"));
+    }
+    count
+}
+
+fn out_folder(arguments: &Run, compiled: &Compiled) -> PathBuf {
+    let experiment = &compiled.plan.experiment;
+    match (&arguments.out, &experiment.out) {
+        (Some(out), _) => out.clone(),
+        (None, Some(out)) => PathBuf::from(out),
+        (None, None) => Path::new("runs").join(folder_name(&experiment.name)),
+    }
+}
+
+/// An experiment's name as the name of a folder.
+fn folder_name(name: &str) -> String {
+    let safe = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '-' };
+    let name: String = name.chars().map(safe).collect();
+    let name = name.trim().trim_start_matches('.');
+    if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
+}
+
+/// What the results were made from: the source, the modules that it imports from its folder, the plan.
+fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
+    let write = |path: PathBuf, text: &str| {
+        let folder = path.parent().unwrap_or(out);
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&path, text))
+            .map_err(|error| Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error))))
+    };
+    let mut files = compiled.sources.files();
+    if let Some((_, entry)) = files.next() {
+        write(out.join("source.mopd"), &entry.text)?;
+    }
+    // The others are the standard library's, which come with mopd, and the `--set` values, which are in the plan.
+    let is_module = |path: &Path| path.extension().is_some_and(|extension| extension == "mopd");
+    for (_, module) in files.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path))) {
+        if let Some(name) = Path::new(&module.path).file_name() {
+            write(out.join("modules").join(name), &module.text)?;
+        }
+    }
+    write(out.join("plan.json"), &plan_json(&compiled.plan)?)
+}
+
+fn as_text(path: &Path) -> Result<String, Problem> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display())))
+}
+
+fn report_failure(failure: &Failure, compiled: &Compiled, progress: &Progress) {
+    let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
+    output::error(&render::human::report(&report, Style::of_stderr()));
+    output::error(&kept(progress));
+}
+
+fn interrupted(progress: &Progress) -> Status {
+    output::error(&format!("interrupted\n{}run the same command again to go on\n", kept(progress)));
+    Status::Interrupted
+}
+
+/// Where the finished stages are.
+fn kept(progress: &Progress) -> String {
+    let done = progress.finished + progress.kept;
+    if done == 0 {
+        return "no stage was finished\n".to_owned();
+    }
+    format!("{done} of {} stages are finished and kept in {STORE}; the next run reuses them\n", progress.tasks.max(done))
+}
+
+fn finish(out: &Path, compiled: &Compiled, format: Format, seconds: f64, peak_memory: u64) -> Result<Status, Problem> {
+    let path = out.join("results.json");
+    let broken = |why: String| Problem::run("no-results", format!("the run is finished, but {}: {why}", path.display()));
+    let text = std::fs::read_to_string(&path).map_err(|error| broken(reason(&error)))?;
+    let results: Results = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+    if format == Format::Human {
+        output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
+    }
+    output::error(&format!("{}, peak memory {}, results in {}\n", duration(seconds), bytes(peak_memory), out.display()));
+    Ok(Status::Good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_becomes_a_folder_inside_runs() {
+        let names = ["quickstart", "a/b", "../../etc", "..", " three experts ", ""].map(folder_name);
+        assert_eq!(names, ["quickstart", "a-b", "-..-etc", "experiment", "three experts", "experiment"]);
+    }
+}

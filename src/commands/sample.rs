@@ -1,0 +1,83 @@
+//! `mopd sample`: a checkpoint's completions of a prompt.
+
+use mopd_compiler::plan::events::{Event, Job, SampleJob};
+use serde::Serialize;
+
+use crate::args::{Format, Sample};
+use crate::output::{self, Style, counted, hanging, printable};
+use crate::problem::{Problem, Status};
+use crate::worker::{self, Said, Worker};
+
+#[derive(Serialize)]
+struct Completion {
+    text: String,
+    tokens: u32,
+    /// It ended by itself; otherwise `max_tokens` cut it off.
+    finished: bool,
+    /// Log-probability of the whole completion, in nats.
+    logp: f64,
+}
+
+pub fn sample(arguments: &Sample) -> Result<Status, Problem> {
+    let checkpoint = arguments.checkpoint.display();
+    for file in ["model.safetensors", "config.json"] {
+        if !arguments.checkpoint.join(file).is_file() {
+            return Err(Problem::usage("no-checkpoint", format!("{checkpoint} is no checkpoint: it has no {file}"))
+                .help("`mopd run` leaves a checkpoint of every model and seed in its results, such as runs/quickstart/models/student-seed1"));
+        }
+    }
+    let Some(folder) = arguments.checkpoint.to_str() else {
+        return Err(Problem::usage("not-text", format!("the path {checkpoint} is not UTF-8 text")));
+    };
+    let job = Job::Sample(SampleJob {
+        checkpoint: folder.to_owned(),
+        prompt: arguments.prompt.clone(),
+        n: arguments.n,
+        temperature: arguments.temperature,
+        max_tokens: arguments.max_tokens,
+        seed: arguments.seed,
+    });
+    let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", printable(line))))?;
+    let style = Style::of_stdout();
+    let mut completions = Vec::new();
+    let mut finished = false;
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(Event::Sample { text, tokens, finished, logp }) => {
+                let completion = Completion { text, tokens, finished, logp };
+                if arguments.format == Format::Human {
+                    output::result(&line(&completion, completions.len() + 1, style));
+                }
+                completions.push(completion);
+            }
+            Said::Event(Event::Failed(failure)) => {
+                let problem = Problem::run(failure.kind.name(), failure.message);
+                return Err(match failure.help {
+                    Some(help) => problem.help(help),
+                    None => problem,
+                });
+            }
+            Said::Event(Event::Warning { message }) => output::error(&format!("warning: {}\n", printable(&message))),
+            Said::Event(Event::Finished { .. }) => finished = true,
+            Said::Event(_) => {}
+            Said::Text(text) => output::error(&format!("{text}\n")),
+        }
+    }
+    let status = worker.wait()?;
+    if !finished {
+        return Err(worker::death(status));
+    }
+    if arguments.format == Format::Json {
+        let text = serde_json::to_string_pretty(&completions).expect("strings and numbers can always be written");
+        output::result(&(text + "\n"));
+    }
+    Ok(Status::Good)
+}
+
+fn line(completion: &Completion, number: usize, style: Style) -> String {
+    let number = format!("{number:>3}  ");
+    let cut = if completion.finished { "" } else { ", cut off" };
+    let facts = format!("({}{cut}, log-probability {:.2})", counted(completion.tokens as usize, "token"), completion.logp);
+    let text = format!("{}  {}", printable(&completion.text), style.dim(&facts));
+    hanging(&style.dim(&number), "     ", &text)
+}

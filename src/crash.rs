@@ -1,0 +1,25 @@
+//! A panic is a bug of mopd: it says so and apologises.
+
+use crate::output;
+
+pub fn install_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        let place = panic.location().map_or(String::new(), |at| format!(" at {}:{}", at.file(), at.line()));
+        output::error(&format!(
+            "\nThis is a bug in mopd, not in your experiment. Sorry!\n\n  {message}{place}\n  mopd {} on {} {}\n\n\
+             Please report these lines with the command and the .mopd file that led here; RUST_BACKTRACE=1 adds a backtrace.\n",
+            env!("CARGO_PKG_VERSION"),
+            std::env::consts::OS,
+            std::env::consts::ARCH,
+        ));
+        if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+            output::error(&format!("\n{}\n", std::backtrace::Backtrace::force_capture()));
+        }
+    }));
+}

@@ -1,0 +1,99 @@
+//! Numbers for people.
+
+/// `19 200`, `1.23 M`: exact up to a hundred thousand, three figures above.
+pub fn count(n: u64) -> String {
+    if n < 100_000 {
+        let digits = n.to_string();
+        let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+        return groups.collect::<Vec<_>>().join(" ");
+    }
+    scaled(n as f64, 1000.0, &["", " k", " M", " G", " T", " P", " E"])
+}
+
+/// `2.81 TFLOP`
+pub fn flops(n: f64) -> String {
+    scaled(n, 1000.0, &[" FLOP", " kFLOP", " MFLOP", " GFLOP", " TFLOP", " PFLOP", " EFLOP", " ZFLOP"])
+}
+
+/// `6.14 MiB`
+pub fn bytes(n: u64) -> String {
+    scaled(n as f64, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
+}
+
+/// `850 ms`, `12.3 s`, `4 min 05 s`, `2 h 10 min`
+pub fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "?".to_owned();
+    }
+    if seconds < 0.9995 {
+        return format!("{:.0} ms", seconds * 1e3);
+    }
+    if seconds < 59.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    if whole < 3600 {
+        format!("{} min {:02} s", whole / 60, whole % 60)
+    } else {
+        format!("{} h {:02} min", whole / 3600, whole % 3600 / 60)
+    }
+}
+
+/// A setting as one would write it: `0.001` as `1e-3`, `150`, `0.28`.
+pub fn setting(value: f64) -> String {
+    if value != 0.0 && (value.abs() < 0.01 || value.abs() >= 1e6) { format!("{value:e}") } else { format!("{value}") }
+}
+
+/// `33.3%`, `50%`
+pub fn percent(fraction: f64) -> String {
+    let tenths = (fraction * 1000.0).round() / 10.0;
+    format!("{tenths}%")
+}
+
+fn scaled(value: f64, step: f64, units: &[&str]) -> String {
+    let (mut value, mut unit) = (value, 0);
+    // 999.5 would print as 1000: it belongs to the next unit.
+    while value.abs() >= step - 0.5 && unit + 1 < units.len() {
+        value /= step;
+        unit += 1;
+    }
+    let decimals = if unit == 0 || value.abs() >= 99.95 {
+        0
+    } else if value.abs() >= 9.995 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.decimals$}{}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts() {
+        let shown = [0, 999, 19_200, 99_999, 100_000, 1_234_567, 999_999].map(count);
+        assert_eq!(shown, ["0", "999", "19 200", "99 999", "100 k", "1.23 M", "1.00 M"]);
+    }
+
+    #[test]
+    fn units() {
+        assert_eq!(flops(2.81e12), "2.81 TFLOP");
+        assert_eq!(flops(0.0), "0 FLOP");
+        assert_eq!(bytes(6 * 1024 * 1024 + 150_000), "6.14 MiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
+    }
+
+    #[test]
+    fn durations() {
+        let shown = [0.0, 0.85, 0.9999, 12.34, 59.96, 245.0, 7800.0, f64::NAN].map(duration);
+        assert_eq!(shown, ["0 ms", "850 ms", "1.0 s", "12.3 s", "1 min 00 s", "4 min 05 s", "2 h 10 min", "?"]);
+    }
+
+    #[test]
+    fn settings() {
+        assert_eq!([1e-3, 3e-4, 0.28, 5.0, 0.0, 2e7].map(setting), ["1e-3", "3e-4", "0.28", "5", "0", "2e7"]);
+        assert_eq!([1.0 / 3.0, 0.5, 1.0].map(percent), ["33.3%", "50%", "100%"]);
+    }
+}

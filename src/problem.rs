@@ -1,0 +1,85 @@
+//! What goes wrong outside any experiment: a file that can't be read, a worker that is missing, an option that is not built.
+
+use std::process::ExitCode;
+
+use crate::output::{self, Style};
+
+/// The exit status, as the command line contract has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Good,
+    /// The experiment or its run is wrong.
+    Wrong,
+    /// The command was used wrongly, or a file can't be read or written.
+    Usage,
+    /// Interrupted; the same command goes on where it stopped.
+    Interrupted,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> ExitCode {
+        ExitCode::from(match status {
+            Status::Good => 0,
+            Status::Wrong => 1,
+            Status::Usage => 2,
+            Status::Interrupted => 130,
+        })
+    }
+}
+
+/// An error of the command itself, not of a place in the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// A stable kebab-case name.
+    name: &'static str,
+    /// One line that stands alone.
+    message: String,
+    help: Option<String>,
+    status: Status,
+}
+
+impl Problem {
+    /// Used wrongly, or something outside can't be read: exit status 2.
+    pub fn usage(name: &'static str, message: impl Into<String>) -> Problem {
+        Problem { name, message: message.into(), help: None, status: Status::Usage }
+    }
+
+    /// The run went wrong: exit status 1.
+    pub fn run(name: &'static str, message: impl Into<String>) -> Problem {
+        Problem { status: Status::Wrong, ..Problem::usage(name, message) }
+    }
+
+    /// A part of the contract that this version lacks.
+    pub fn not_supported(what: &str) -> Problem {
+        Problem::usage("not-supported-yet", format!("{what} is not supported yet"))
+    }
+
+    pub fn help(mut self, help: impl Into<String>) -> Problem {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub fn help_text(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
+    pub fn text(&self, style: Style) -> String {
+        let mut text = format!("{}{}\n", style.red(&format!("error[{}]", self.name)), style.bold(&format!(": {}", self.message)));
+        if let Some(help) = &self.help {
+            text += &output::hanging(&style.cyan("  help: "), "        ", help);
+        }
+        text
+    }
+
+    pub fn report(&self) {
+        output::error(&self.text(Style::of_stderr()));
+    }
+}

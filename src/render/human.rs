@@ -1,0 +1,295 @@
+//! Findings for people: one line that stands alone, the places, the way out. The only user of miette, which draws the marked
+//! lines; everything else is written here.
+
+use std::fmt;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use mopd_lang::diag::{Diagnostic, Severity};
+use mopd_lang::source::Sources;
+
+use super::{Mark, Report, of_finding};
+use crate::output::{Style, counted, hanging};
+
+/// All findings, an empty line after each.
+pub fn findings(findings: &[Diagnostic], sources: &Sources, style: Style) -> String {
+    findings.iter().map(|finding| report(&of_finding(finding, sources), style) + "\n").collect()
+}
+
+/// The hint to `mopd explain`, once, and the counts.
+pub fn summary(findings: &[Diagnostic], style: Style) -> String {
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let mut codes: Vec<&str> = Vec::new();
+    for finding in findings {
+        if !codes.contains(&finding.code.name()) {
+            codes.push(finding.code.name());
+        }
+    }
+    let mut text = String::new();
+    match codes.as_slice() {
+        [] => {}
+        [code] => text += &format!("run `mopd explain {code}` for the reason behind it\n"),
+        [code, rest @ ..] => {
+            let rest: Vec<String> = rest.iter().take(4).map(|code| format!("`{code}`")).collect();
+            let more = if codes.len() > rest.len() + 1 { ", ..." } else { "" };
+            text += &format!("run `mopd explain {code}` for the reason behind it; likewise {}{more}\n", rest.join(", "));
+        }
+    }
+    let errors = (errors > 0).then(|| style.red(&counted(errors, "error")));
+    let warnings = (warnings > 0).then(|| style.yellow(&counted(warnings, "warning")));
+    let counts: Vec<String> = [errors, warnings].into_iter().flatten().collect();
+    text + &counts.join(", ") + "\n"
+}
+
+/// One report, ending with a newline.
+pub fn report(report: &Report, style: Style) -> String {
+    let head = format!("{}[{}]", report.severity.name(), report.code);
+    let head = match report.severity {
+        Severity::Error => style.red(&head),
+        Severity::Warning => style.yellow(&head),
+    };
+    let mut text = format!("{head}{}\n", style.bold(&format!(": {}", report.message)));
+    let mut files: Vec<&str> = Vec::new();
+    for mark in &report.marks {
+        if !files.contains(&mark.path) {
+            files.push(mark.path);
+        }
+    }
+    for path in files {
+        let marks: Vec<&Mark> = report.marks.iter().filter(|mark| mark.path == path).collect();
+        text += &snippet(&marks, report.severity, style);
+    }
+    for note in &report.notes {
+        text += &hanging(&style.cyan("  note: "), "        ", note);
+    }
+    if let Some(help) = report.help {
+        text += &hanging(&style.cyan("  help: "), "        ", help);
+    }
+    if let Some(fix) = &report.fix {
+        text += &hanging(&style.cyan("  fix:  "), "        ", fix);
+    }
+    text
+}
+
+/// The marked lines of one file; the first mark is the one that the heading points at.
+fn snippet(marks: &[&Mark], severity: Severity, style: Style) -> String {
+    let [first, ..] = marks else { return String::new() };
+    // Nothing can be drawn in a file without a visible character.
+    if first.text.trim().is_empty() {
+        let labels = marks.iter().filter(|mark| !mark.label.is_empty()).map(|mark| format!(": {}", mark.label));
+        return format!("  {} is empty{}\n", first.path, labels.collect::<String>());
+    }
+    let labels = marks.iter().enumerate().map(|(index, mark)| {
+        let (start, end) = visible(mark);
+        let text = (!mark.label.is_empty()).then(|| mark.label.to_owned());
+        if index == 0 {
+            LabeledSpan::new_primary_with_span(text, (start, end - start))
+        } else {
+            LabeledSpan::new_with_span(text, (start, end - start))
+        }
+    });
+    let drawing = Drawing {
+        source: NamedSource::new(first.path, without_control_characters(first.text)),
+        labels: labels.collect(),
+        severity: match severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        },
+    };
+    let theme = if style.terminal { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_wrap_lines(false).with_context_lines(1);
+    let mut out = String::new();
+    if handler.render_report(&mut out, &drawing).is_err() {
+        return format!("  in {}\n", first.path);
+    }
+    // The first line holds miette's icon and an empty message; ours is printed already.
+    out.split_once('\n').map(|(_, drawn)| drawn.to_owned()).unwrap_or_default()
+}
+
+/// What of a mark can be drawn: its first line, on character borders, inside the text. A mark at the end of the text is moved
+/// to the last visible character, because miette hides or refuses marks that lie behind it.
+fn visible(mark: &Mark) -> (usize, usize) {
+    let text = mark.text;
+    let last = text.trim_end();
+    let last_start = last.char_indices().next_back().map_or(0, |(at, _)| at);
+    if mark.start >= last.len() {
+        return (last_start, last.len());
+    }
+    let start = floor(text, mark.start);
+    let mut end = floor(text, mark.end.clamp(start, text.len()));
+    if let Some(newline) = text[start..end].find('\n') {
+        end = start + text[start..start + newline].trim_end().len();
+    }
+    (start, end)
+}
+
+fn floor(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// A source line must not steer the terminal. Each such character is one byte, so offsets stay.
+fn without_control_characters(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_control() && !matches!(c, '\n' | '\t' | '\r') { '?' } else { c }).collect()
+}
+
+/// What miette is handed: marks in one file, no message.
+struct Drawing {
+    source: NamedSource<String>,
+    labels: Vec<LabeledSpan>,
+    severity: miette::Severity,
+}
+
+impl fmt::Debug for Drawing {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Drawing {
+    fn fmt(&self, _: &mut fmt::Formatter) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl std::error::Error for Drawing {}
+
+impl miette::Diagnostic for Drawing {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(self.severity)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(&self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(self.labels.iter().cloned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_lang::diag::Code;
+    use mopd_lang::source::{SourceFile, Span};
+
+    use super::*;
+
+    fn sources(texts: &[(&str, &str)]) -> Sources {
+        let mut sources = Sources::default();
+        for (path, text) in texts {
+            sources.add(SourceFile { path: (*path).to_owned(), text: (*text).to_owned() });
+        }
+        sources
+    }
+
+    fn span(sources: &Sources, file: usize, part: &str) -> Span {
+        let (id, source) = sources.files().nth(file).expect("the test adds it");
+        let start = source.text.find(part).expect("the test holds it");
+        Span::new(id, start, start + part.len())
+    }
+
+    fn drawn(finding: Diagnostic, sources: &Sources) -> String {
+        report(&of_finding(&finding, sources), Style::PLAIN)
+    }
+
+    #[test]
+    fn a_finding_with_a_cause_in_another_file() {
+        let sources = sources(&[
+            ("a.mopd", "// été\nlet x = kl - reward\n"),
+            ("std:opd.mopd", "//! Distillation.\n\npub let kl: nats = 1\n"),
+        ]);
+        let finding = Diagnostic::error(Code::UnitMismatch, span(&sources, 0, "kl - reward"), "nats minus real")
+            .label("this subtracts a reward from a divergence")
+            .because(span(&sources, 1, "kl: nats"), "nats, declared here")
+            .help("give the reward a coefficient")
+            .fix("write a coefficient", span(&sources, 0, "reward"), "0.1 * reward");
+        let expected = "\
+error[unit-mismatch]: nats minus real
+   ╭─[a.mopd:2:9]
+ 1 │ // été
+ 2 │ let x = kl - reward
+   ·         ─────┬─────
+   ·              ╰── this subtracts a reward from a divergence
+   ╰────
+   ╭─[std:opd.mopd:3:9]
+ 2 │ 
+ 3 │ pub let kl: nats = 1
+   ·         ────┬───
+   ·             ╰── nats, declared here
+   ╰────
+  help: give the reward a coefficient
+  fix:  write a coefficient: `reward` becomes `0.1 * reward`
+";
+        assert_eq!(drawn(finding, &sources), expected);
+    }
+
+    #[test]
+    fn a_mark_at_the_end_of_the_text_is_drawn() {
+        for text in ["model a = llama {", "model a = llama {\n", "model a = llama {\n\n  \n"] {
+            let sources = sources(&[("a.mopd", text)]);
+            let finding =
+                Diagnostic::error(Code::Syntax, Span::new(mopd_lang::source::FileId(0), text.len(), text.len()), "open")
+                    .label("the block ends nowhere");
+            let shown = drawn(finding, &sources);
+            assert!(shown.contains("a.mopd:1:17") && shown.contains("the block ends nowhere"), "{text:?}: {shown}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_has_nothing_to_draw() {
+        for text in ["", "\n \n"] {
+            let sources = sources(&[("a.mopd", text)]);
+            let finding =
+                Diagnostic::error(Code::MissingExperiment, Span::new(mopd_lang::source::FileId(0), 0, 0), "no experiment")
+                    .label("nothing says what to run");
+            assert_eq!(
+                drawn(finding, &sources),
+                "error[missing-experiment]: no experiment\n  a.mopd is empty: nothing says what to run\n"
+            );
+        }
+    }
+
+    #[test]
+    fn any_range_can_be_drawn() {
+        let text = "a = \"é\u{1b}[31m\"\r\nb = {\n\tc = 日本\n}\n";
+        let sources = sources(&[("a.mopd", text)]);
+        for start in 0..=text.len() {
+            for end in start..=text.len() {
+                let finding =
+                    Diagnostic::error(Code::Syntax, Span::new(mopd_lang::source::FileId(0), start, end), "here").label("x");
+                let shown = drawn(finding, &sources);
+                assert!(shown.contains("a.mopd:") && !shown.contains('\u{1b}'), "{start}..{end}: {shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_is_marked_by_its_first_line() {
+        let sources = sources(&[("a.mopd", "model student = distill(start) {\n  steps = 1\n}\n")]);
+        let finding =
+            Diagnostic::warning(Code::UnusedTeacher, span(&sources, 0, "model student = distill(start) {\n  steps = 1\n}"), "m");
+        let shown = drawn(finding, &sources);
+        assert!(shown.starts_with("warning[unused-teacher]: m\n"), "{shown}");
+        assert!(shown.contains("· ────────────────────────────────\n"), "{shown}");
+    }
+
+    #[test]
+    fn the_hint_comes_once() {
+        let sources = sources(&[("a.mopd", "x")]);
+        let at = span(&sources, 0, "x");
+        let errors = |codes: &[Code]| codes.iter().map(|code| Diagnostic::error(*code, at, "m")).collect::<Vec<_>>();
+        assert_eq!(
+            summary(&errors(&[Code::Syntax, Code::Syntax]), Style::PLAIN),
+            "run `mopd explain syntax` for the reason behind it\n2 errors\n"
+        );
+        let mut mixed = errors(&[Code::Syntax]);
+        mixed.push(Diagnostic::warning(Code::UnusedTeacher, at, "m"));
+        assert_eq!(
+            summary(&mixed, Style::PLAIN),
+            "run `mopd explain syntax` for the reason behind it; likewise `unused-teacher`\n1 error, 1 warning\n"
+        );
+    }
+}

@@ -1,0 +1,121 @@
+//! Findings for editors and scripts: lines from 0, columns from 0 in UTF-16 units.
+
+use mopd_lang::diag::Diagnostic;
+use mopd_lang::source::{Sources, Span};
+use serde::Serialize;
+
+/// One finding. Others read this, so fields are only ever added.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    code: &'static str,
+    severity: &'static str,
+    message: String,
+    file: String,
+    range: Range,
+    /// The first is the offending place; the others explain it, possibly in other files.
+    labels: Vec<Label>,
+    help: Option<String>,
+    fix: Option<Fix>,
+    /// Where the page of this code is published; null until it is.
+    url: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Range {
+    start: Position,
+    end: Position,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Position {
+    line: usize,
+    character: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Label {
+    file: String,
+    range: Range,
+    text: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Fix {
+    title: String,
+    file: String,
+    range: Range,
+    replacement: String,
+}
+
+pub fn findings(findings: &[Diagnostic], sources: &Sources) -> Vec<Finding> {
+    findings.iter().map(|finding| of_finding(finding, sources)).collect()
+}
+
+/// The list as text, ending with a newline.
+pub fn list(findings: &[Finding]) -> String {
+    serde_json::to_string_pretty(findings).expect("strings and whole numbers can always be written") + "\n"
+}
+
+fn of_finding(finding: &Diagnostic, sources: &Sources) -> Finding {
+    let labels = std::iter::once(&finding.primary).chain(&finding.related);
+    Finding {
+        code: finding.code.name(),
+        severity: finding.severity.name(),
+        message: finding.message.clone(),
+        file: file(finding.primary.span, sources),
+        range: range(finding.primary.span, sources),
+        labels: labels
+            .map(|label| Label { file: file(label.span, sources), range: range(label.span, sources), text: label.text.clone() })
+            .collect(),
+        help: finding.help.clone(),
+        fix: finding.fix.as_ref().map(|fix| Fix {
+            title: fix.title.clone(),
+            file: file(fix.span, sources),
+            range: range(fix.span, sources),
+            replacement: fix.replacement.clone(),
+        }),
+        url: None,
+    }
+}
+
+fn file(span: Span, sources: &Sources) -> String {
+    sources.file(span.file).path.clone()
+}
+
+fn range(span: Span, sources: &Sources) -> Range {
+    let position = |offset| {
+        let (line, character) = sources.position(span.file, offset);
+        Position { line, character }
+    };
+    Range { start: position(span.start), end: position(span.end) }
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_lang::diag::Code;
+    use mopd_lang::source::{FileId, SourceFile};
+
+    use super::*;
+
+    #[test]
+    fn columns_are_counted_as_editors_count() {
+        let text = "// 1\nlet 𝒜é = x\n";
+        let mut sources = Sources::default();
+        sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
+        let at = text.find("= x").expect("it is there") + 2;
+        let finding = Diagnostic::error(Code::UnknownName, Span::new(FileId(0), at, at + 1), "no `x`")
+            .label("unknown")
+            .replace_with("write y", "y");
+        let [found] = &findings(&[finding], &sources)[..] else { panic!("one finding") };
+        // 𝒜 is two UTF-16 units and four bytes, é is one unit and two bytes.
+        let expected = Range { start: Position { line: 1, character: 10 }, end: Position { line: 1, character: 11 } };
+        assert_eq!(found.range, expected);
+        assert_eq!(found.labels, [Label { file: "a.mopd".to_owned(), range: expected.clone(), text: "unknown".to_owned() }]);
+        assert_eq!(found.fix.as_ref().map(|fix| (&fix.range, fix.replacement.as_str())), Some((&expected, "y")));
+    }
+
+    #[test]
+    fn no_findings_are_an_empty_list() {
+        assert_eq!(list(&[]), "[]\n");
+    }
+}

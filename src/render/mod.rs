@@ -1,0 +1,101 @@
+//! Findings and failures as text. What differs between a finding of the checker and a failure at run time is settled here, so
+//! that both look alike.
+
+pub mod human;
+pub mod json;
+pub mod markdown;
+pub mod outline;
+pub mod short;
+
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::events::Failure;
+use mopd_lang::diag::{Diagnostic, Fix, Label, Severity};
+use mopd_lang::source::Sources;
+
+/// Something to report, with the places that it points at.
+pub struct Report<'a> {
+    pub severity: Severity,
+    /// `unit-mismatch`
+    pub code: &'a str,
+    pub message: &'a str,
+    /// The first is the offending one; the others explain it.
+    pub marks: Vec<Mark<'a>>,
+    /// Facts that belong to no place.
+    pub notes: Vec<String>,
+    pub help: Option<&'a str>,
+    pub fix: Option<String>,
+}
+
+/// A marked range of bytes of one file.
+#[derive(Clone)]
+pub struct Mark<'a> {
+    pub path: &'a str,
+    /// The whole file.
+    pub text: &'a str,
+    pub start: usize,
+    pub end: usize,
+    pub label: &'a str,
+}
+
+impl<'a> Mark<'a> {
+    fn of(label: &'a Label, sources: &'a Sources) -> Mark<'a> {
+        let file = sources.file(label.span.file);
+        Mark {
+            path: &file.path,
+            text: &file.text,
+            start: label.span.start as usize,
+            end: label.span.end as usize,
+            label: &label.text,
+        }
+    }
+}
+
+pub fn of_finding<'a>(finding: &'a Diagnostic, sources: &'a Sources) -> Report<'a> {
+    Report {
+        severity: finding.severity,
+        code: finding.code.name(),
+        message: &finding.message,
+        marks: std::iter::once(&finding.primary).chain(&finding.related).map(|label| Mark::of(label, sources)).collect(),
+        notes: Vec::new(),
+        help: finding.help.as_deref(),
+        fix: finding.fix.as_ref().map(|fix| describe(fix, sources)),
+    }
+}
+
+/// A failure at run time, pointing at the item of the source that asked for what failed.
+pub fn of_failure<'a>(failure: &'a Failure, plan: &'a Plan, sources: &'a Sources) -> Report<'a> {
+    let place = failure.origin.and_then(|origin| plan.place(origin));
+    let mark = place.and_then(|place| {
+        let (_, file) = sources.files().find(|(_, file)| file.path == place.file)?;
+        let (start, end) = (place.start as usize, place.end as usize);
+        Some(Mark { path: &file.path, text: &file.text, start, end, label: "asked for here" })
+    });
+    let at = [
+        failure.stage.as_ref().map(|stage| format!("stage {stage}")),
+        failure.seed.map(|seed| format!("seed {seed}")),
+        failure.step.map(|step| format!("step {step}")),
+    ];
+    let at: Vec<String> = at.into_iter().flatten().collect();
+    Report {
+        severity: Severity::Error,
+        code: failure.kind.name(),
+        message: &failure.message,
+        marks: mark.into_iter().collect(),
+        notes: if at.is_empty() { Vec::new() } else { vec![format!("in {}", at.join(", "))] },
+        help: failure.help.as_deref(),
+        fix: None,
+    }
+}
+
+/// An edit in words: its title, and the new text where the title does not show it.
+fn describe(fix: &Fix, sources: &Sources) -> String {
+    if fix.title.contains(fix.replacement.trim()) {
+        return fix.title.clone();
+    }
+    let old = sources.text(fix.span);
+    if fix.replacement.contains('\n') || old.is_empty() {
+        format!("{}:\n{}", fix.title, fix.replacement.trim_matches('\n'))
+    } else {
+        format!("{}: `{old}` becomes `{}`", fix.title, fix.replacement)
+    }
+}

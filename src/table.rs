@@ -1,0 +1,195 @@
+//! The tables of `results.json`, as Markdown: readable on a terminal, and pasted into a README as they are.
+
+use std::collections::BTreeSet;
+
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_compiler::plan::results::{Interval, Results, Score, Table};
+use mopd_compiler::plan::{Comparison, Plan};
+
+use crate::output::{Style, counted};
+
+/// Every table with its caption. The best value of a column is bold on a terminal.
+pub fn show(results: &Results, plan: &Plan, style: Style) -> String {
+    let tables = results.tables.iter().map(|table| {
+        let comparison = plan.experiment.comparisons.iter().find(|comparison| comparison.name == table.name);
+        format!("{}\n\n{}\n", caption(table, comparison, &results.seeds, style), grid(table, style))
+    });
+    tables.collect::<Vec<_>>().join("\n")
+}
+
+fn caption(table: &Table, comparison: Option<&Comparison>, seeds: &[u64], style: Style) -> String {
+    let temperature = match comparison.map(|comparison| comparison.evaluation.sampling.temperature) {
+        Some(temperature) if temperature > 0.0 => format!(" at temperature {temperature}"),
+        _ => String::new(),
+    };
+    let used = &seeds[..comparison.map_or(seeds.len(), |comparison| (comparison.seeds as usize).min(seeds.len()))];
+    let seeds: Vec<String> = used.iter().map(u64::to_string).collect();
+    let word = if seeds.len() == 1 { "seed" } else { "seeds" };
+    format!(
+        "{}: {}, {} a prompt{temperature}, {}, {word} {}; mean [95% interval]",
+        style.bold(&table.name),
+        table.metric,
+        counted(table.samples as usize, "sample"),
+        prompts(table),
+        seeds.join(", "),
+    )
+}
+
+/// `200 prompts a domain`, or one number per domain where they differ.
+fn prompts(table: &Table) -> String {
+    let of = |domain: &String| table.rows.iter().find_map(|row| row.scores.get(domain)).map_or(0, |score| score.n);
+    let counts: BTreeSet<u32> = table.domains.iter().map(of).collect();
+    match counts.iter().collect::<Vec<_>>()[..] {
+        [n] => format!("{} a domain", counted(*n as usize, "prompt")),
+        _ => {
+            let each: Vec<String> = table.domains.iter().map(|domain| format!("{domain} {}", of(domain))).collect();
+            format!("prompts: {}", each.join(", "))
+        }
+    }
+}
+
+fn grid(table: &Table, style: Style) -> Grid {
+    let normalized = table.rows.iter().any(|row| row.normalized.is_some());
+    let mut header = vec!["model".to_owned()];
+    header.extend(table.domains.iter().cloned());
+    if normalized {
+        header.extend(["normalized".to_owned(), "spread".to_owned()]);
+    }
+    let columns = header.len();
+
+    let best = |values: Vec<Option<f64>>| values.into_iter().flatten().filter(|value| value.is_finite()).reduce(f64::max);
+    let mean = |score: Option<&Score>| score.map(|score| score.mean);
+    let best_scores: Vec<Option<f64>> =
+        table.domains.iter().map(|domain| best(table.rows.iter().map(|row| mean(row.scores.get(domain))).collect())).collect();
+    let best_normalized = best(table.rows.iter().map(|row| row.normalized.as_ref().map(|interval| interval.mean)).collect());
+
+    let mut grid = Grid::new();
+    grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    // The attribute is written only where the style allows it; comfy-table's own guess looks at the terminal alone.
+    if style.terminal {
+        grid.enforce_styling();
+    } else {
+        grid.force_no_tty();
+    }
+    for row in &table.rows {
+        let mut cells = vec![Cell::new(&row.model)];
+        for (domain, best) in table.domains.iter().zip(&best_scores) {
+            let score = row.scores.get(domain);
+            let text = score.map(|score| span(score.mean, score.low, score.high)).unwrap_or_default();
+            cells.push(marked(text, score.is_some() && mean(score) == *best));
+        }
+        if normalized {
+            let of = |interval: &Interval| span(interval.mean, interval.low, interval.high);
+            let text = row.normalized.as_ref().map(of).unwrap_or_default();
+            cells.push(marked(text, row.normalized.as_ref().is_some_and(|interval| Some(interval.mean) == best_normalized)));
+            cells.push(Cell::new(row.spread.map(|spread| format!("{spread:.2}")).unwrap_or_default()));
+        }
+        grid.add_row(cells);
+    }
+    for index in 1..columns {
+        if let Some(column) = grid.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    grid
+}
+
+fn span(mean: f64, low: f64, high: f64) -> String {
+    format!("{mean:.2} [{low:.2}, {high:.2}]")
+}
+
+fn marked(text: String, best: bool) -> Cell {
+    if best { Cell::new(text).add_attribute(Attribute::Bold) } else { Cell::new(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mopd_compiler::plan::events::Versions;
+    use mopd_compiler::plan::results::TableRow;
+    use mopd_compiler::plan::{Experiment, SCHEMA};
+
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            schema: SCHEMA,
+            hash: "h".to_owned(),
+            experiment: Experiment {
+                name: "e".to_owned(),
+                seed: 1,
+                out: None,
+                domains: Vec::new(),
+                models: Vec::new(),
+                comparisons: Vec::new(),
+            },
+            stages: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    fn row(model: &str, sort: f64, normalized: Option<f64>) -> TableRow {
+        let score = Score { mean: sort, low: sort - 0.03, high: sort + 0.03, n: 200 };
+        TableRow {
+            model: model.to_owned(),
+            scores: BTreeMap::from([("sort".to_owned(), score)]),
+            normalized: normalized.map(|mean| Interval { mean, low: mean - 0.03, high: mean + 0.03 }),
+            normalized_by_seed: normalized.into_iter().collect(),
+            spread: normalized.map(|_| 0.031),
+        }
+    }
+
+    fn results(rows: Vec<TableRow>) -> Results {
+        Results {
+            schema: SCHEMA,
+            experiment: "e".to_owned(),
+            plan: "h".to_owned(),
+            seeds: vec![1],
+            versions: Versions { mopd: "0".to_owned(), libtorch: "0".to_owned() },
+            tables: vec![Table {
+                name: "merging".to_owned(),
+                metric: "pass@1".to_owned(),
+                samples: 8,
+                domains: vec!["sort".to_owned()],
+                rows,
+            }],
+            seconds: 1.0,
+            peak_memory: 1,
+        }
+    }
+
+    #[test]
+    fn a_table_is_markdown() {
+        let results = results(vec![row("start", 0.46, Some(0.0)), row("student", 0.72, Some(0.95))]);
+        let expected = "\
+merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% interval]
+
+| model   |              sort |         normalized | spread |
+|---------|-------------------|--------------------|--------|
+| start   | 0.46 [0.43, 0.49] | 0.00 [-0.03, 0.03] |   0.03 |
+| student | 0.72 [0.69, 0.75] |  0.95 [0.92, 0.98] |   0.03 |
+";
+        let shown = show(&results, &plan(), Style::PLAIN);
+        assert_eq!(shown, expected);
+        assert!(shown.lines().all(|line| !line.contains('\u{1b}')));
+    }
+
+    #[test]
+    fn the_best_of_a_column_is_bold_on_a_terminal() {
+        let shown = show(&results(vec![row("start", 0.46, None), row("student", 0.72, None)]), &plan(), Style { terminal: true });
+        let line = |name: &str| shown.lines().find(|line| line.contains(name)).expect("a row").to_owned();
+        assert!(!line("start ").contains("\u{1b}[1m"), "{shown}");
+        assert!(line("student").contains("\u{1b}[1m") && line("student").contains("0.72 [0.69, 0.75]"), "{shown}");
+        assert!(!shown.contains("normalized"), "{shown}");
+    }
+
+    #[test]
+    fn a_score_that_is_missing_is_an_empty_cell() {
+        let mut rows = vec![row("start", 0.46, None), row("student", 0.72, None)];
+        rows[0].scores.clear();
+        let shown = show(&results(rows), &plan(), Style::PLAIN);
+        let empty = shown.lines().find(|line| line.contains("start")).expect("a row");
+        assert_eq!(empty.replace(' ', ""), "|start||");
+    }
+}

@@ -1,0 +1,212 @@
+//! Finding, starting and hearing `mopd-worker`, the program that links libtorch. It may die at any moment without taking
+//! `mopd` down.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mopd_compiler::plan::events::{Event, Job};
+
+use crate::host::reason;
+use crate::output;
+use crate::problem::Problem;
+
+const NAME: &str = "mopd-worker";
+
+/// `$MOPD_WORKER` where it is set, else next to this program, else on the PATH.
+pub fn find() -> Result<PathBuf, Problem> {
+    if let Some(named) = std::env::var_os("MOPD_WORKER").filter(|value| !value.is_empty()) {
+        let path = PathBuf::from(named);
+        return match path.is_file() {
+            true => Ok(path),
+            false => Err(missing(&format!("$MOPD_WORKER names {}, which is no file", path.display()))),
+        };
+    }
+    let file = format!("{NAME}{}", std::env::consts::EXE_SUFFIX);
+    let beside = std::env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
+    let searched = std::env::var_os("PATH").unwrap_or_default();
+    beside
+        .into_iter()
+        .chain(std::env::split_paths(&searched))
+        .map(|folder| folder.join(&file))
+        .find(|path| path.is_file())
+        .ok_or_else(|| missing(&format!("{NAME} is neither next to mopd nor on the PATH")))
+}
+
+fn missing(why: &str) -> Problem {
+    Problem::usage("no-worker", format!("{why}: without it nothing can be trained or sampled")).help(
+        "build it with `./x build` in a checkout of mopd, which fetches libtorch too,\nor set MOPD_WORKER to a mopd-worker that is built already",
+    )
+}
+
+/// A started worker.
+pub struct Worker {
+    child: Arc<Mutex<Child>>,
+    lines: BufReader<ChildStdout>,
+    /// Closed when all of its standard error has been handed on.
+    heard: Receiver<()>,
+}
+
+/// How long to wait for the last words of a worker that is gone: a program that it started may hold the pipe open for ever.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// One line from the worker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    Event(Event),
+    /// A line that is no event: a library or a program that it started wrote to its standard output.
+    Text(String),
+}
+
+/// Ends the worker at once; can be called from any thread.
+#[derive(Clone)]
+pub struct Kill(Arc<Mutex<Child>>);
+
+impl Kill {
+    pub fn now(&self) {
+        let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may be gone already.
+        let _ = child.kill();
+    }
+}
+
+impl Worker {
+    /// Starts the worker on a job. Its standard error goes line by line to `says`, from another thread.
+    pub fn start(job: &Job, says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
+        let path = find()?;
+        let failed = |what: &str, error: std::io::Error| {
+            Problem::run("worker-failed", format!("{} {what}: {}", path.display(), reason(&error)))
+        };
+        let mut child = Command::new(&path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed("can't be started", error))?;
+        let text = serde_json::to_vec(job)
+            .map_err(|error| Problem::run("worker-failed", format!("the plan can't be written down for the worker: {error}")))?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+            return Err(Problem::run("worker-failed", format!("{} has no standard streams", path.display())));
+        };
+        // A thread, because a worker that talks before it has read everything would block both sides. If the worker dies
+        // before it has read the job, its exit status tells.
+        std::thread::spawn(move || stdin.write_all(&text).and_then(|()| stdin.flush()));
+        let (hearing, heard) = channel::<()>();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stderr);
+            while let Some(line) = next_line(&mut lines) {
+                says(&line);
+            }
+            drop(hearing);
+        });
+        Ok(Worker { child: Arc::new(Mutex::new(child)), lines: BufReader::new(stdout), heard })
+    }
+
+    pub fn killer(&self) -> Kill {
+        Kill(Arc::clone(&self.child))
+    }
+
+    /// The next line; none when the worker has closed its output.
+    pub fn next(&mut self) -> Result<Option<Said>, Problem> {
+        let Some(line) = next_line(&mut self.lines) else { return Ok(None) };
+        match serde_json::from_str(&line) {
+            Ok(event) => Ok(Some(Said::Event(event))),
+            Err(error) if line.starts_with("{\"event\"") => {
+                self.killer().now();
+                Err(Problem::run("worker-protocol", format!("the worker sent an event that mopd does not know: {error}")).help(
+                    format!(
+                        "mopd {} and mopd-worker must come from one build; build both with `./x build`",
+                        env!("CARGO_PKG_VERSION")
+                    ),
+                ))
+            }
+            Err(_) => Ok(Some(Said::Text(output::printable(&line)))),
+        }
+    }
+
+    /// Waits until the worker is gone.
+    pub fn wait(self) -> Result<ExitStatus, Problem> {
+        loop {
+            // Asked again and again rather than waited for, so that a second Ctrl-C can take the lock and kill it.
+            let answer = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
+            match answer {
+                Ok(Some(status)) => {
+                    // Either way the wait is over: nothing is ever sent.
+                    let _ = self.heard.recv_timeout(LAST_WORDS);
+                    return Ok(status);
+                }
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+                Err(error) => {
+                    return Err(Problem::run("worker-failed", format!("can't wait for the worker: {}", reason(&error))));
+                }
+            }
+        }
+    }
+}
+
+/// A line without its end; bytes that are no text are replaced. Empty lines are skipped.
+fn next_line(stream: &mut impl BufRead) -> Option<String> {
+    loop {
+        let mut bytes = Vec::new();
+        // An error on a pipe means that the other side is gone.
+        if stream.read_until(b'\n', &mut bytes).unwrap_or(0) == 0 {
+            return None;
+        }
+        let line = String::from_utf8_lossy(&bytes);
+        let line = line.trim_end();
+        if !line.is_empty() {
+            return Some(line.to_owned());
+        }
+    }
+}
+
+/// A worker that ended without saying how the job went, in plain words.
+pub fn death(status: ExitStatus) -> Problem {
+    let problem = |message: &str| Problem::run("worker-died", message);
+    match signal(status) {
+        Some(9) => problem("the worker was killed (signal 9); most often the system does that when memory runs out")
+            .help("use fewer `--workers`, smaller batches or a smaller model; `mopd plan` shows what each stage needs"),
+        Some(signal) => {
+            let meaning = match signal {
+                4 => ", an instruction that this processor does not have",
+                6 => ", an abort",
+                7 | 10 | 11 => ", a memory fault in a library or driver",
+                15 => ", a request to stop",
+                _ => "",
+            };
+            problem(&format!("the worker died of signal {signal}{meaning}"))
+                .help("run the command again: finished stages are kept. If it dies again, `mopd doctor` may tell why")
+        }
+        None => {
+            let code = status.code().map_or_else(|| "none".to_owned(), |code| code.to_string());
+            problem(&format!("the worker stopped without a word (exit status {code})"))
+                .help("what it wrote above may tell why; `mopd doctor` checks its set-up")
+        }
+    }
+}
+
+#[cfg(unix)]
+fn signal(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal(_: ExitStatus) -> Option<i32> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_out_of_any_bytes() {
+        let mut stream = std::io::Cursor::new(b"one\r\n\n\xff two\nthree".to_vec());
+        let lines: Vec<String> = std::iter::from_fn(|| next_line(&mut stream)).collect();
+        assert_eq!(lines, ["one", "\u{fffd} two", "three"]);
+    }
+}

@@ -1,0 +1,129 @@
+//! `mopd check` and `mopd explain`.
+
+use serde_json::json;
+
+use super::{GOOD, Place};
+
+#[test]
+fn a_clean_file_is_one_line_on_standard_error() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let said = place.mopd(&["check", "a.mopd"]).is(0, &[]);
+    assert_eq!(said.out, "");
+    assert_eq!(said.err, "ok: tiny: 4 models, 1 domain, 1 table\n");
+    assert_eq!(place.mopd(&["check", "--format", "json", "a.mopd"]).is(0, &[]).out, "[]\n");
+    assert_eq!(place.mopd(&["check", "--format", "short", "a.mopd"]).is(0, &[]).out, "");
+}
+
+#[test]
+fn a_file_for_other_files_is_clean_too() {
+    let place = Place::with(&[("mine.mopd", "pub let lr = 1e-3\n")]);
+    place.mopd(&["check", "mine.mopd"]).is(0, &["ok: mine.mopd: no `experiment`"]);
+    place.mopd(&["plan", "mine.mopd"]).is(1, &["error[missing-experiment]", "mine.mopd"]);
+    place.mopd(&["run", "mine.mopd"]).is(1, &["error[missing-experiment]"]);
+}
+
+#[test]
+fn a_finding_for_people() {
+    let place = Place::with(&[("a.mopd", &GOOD.replace("steps     = 2", "stepz     = 2"))]);
+    let said = place.mopd(&["check", "a.mopd"]).is(1, &["mopd explain unknown-key", "error"]);
+    let first = said.out.lines().next().unwrap_or_default();
+    assert!(first.starts_with("error[unknown-key]: ") && first.contains("stepz"), "{said:?}");
+    assert!(said.out.contains("a.mopd:19:3") && said.out.contains("steps"), "{said:?}");
+    assert!(!said.out.contains('\u{1b}') && !said.err.contains('\u{1b}'), "no colour without a terminal: {said:?}");
+    // The same findings stop the commands that would use the file, where they are no results.
+    for command in ["plan", "run"] {
+        let said = place.mopd(&[command, "a.mopd"]).is(1, &["error[unknown-key]"]);
+        assert_eq!(said.out, "");
+    }
+}
+
+#[test]
+fn a_finding_on_one_line() {
+    let place = Place::with(&[("a.mopd", &GOOD.replace("steps     = 2", "stepz     = 2"))]);
+    let said = place.mopd(&["check", "--format", "short", "a.mopd"]).is(1, &[]);
+    assert!(said.out.lines().any(|line| line.starts_with("a.mopd:19:3: error[unknown-key]: ")), "{said:?}");
+}
+
+#[test]
+fn a_finding_for_programs() {
+    let text = GOOD.replace("  objective = mopd(clip_at: 5)\n", "  rollout_note = \"日本𝒜\", objectiv = mopd(clip_at: 5)\n");
+    let place = Place::with(&[("a.mopd", &text)]);
+    let said = place.mopd(&["check", "--format", "json", "a.mopd"]).is(1, &[]);
+    let list = said.json();
+    let findings = list.as_array().expect("a list");
+    let found = findings.iter().find(|finding| finding["message"].as_str().is_some_and(|text| text.contains("objectiv`")));
+    let found = found.unwrap_or_else(|| panic!("no finding about objectiv: {said:?}"));
+    assert_eq!(found["code"], "unknown-key");
+    assert_eq!(found["severity"], "error");
+    assert_eq!(found["file"], "a.mopd");
+    // `  rollout_note = "` is 18 units, 日本 two, 𝒜 two, `", ` three.
+    let range = json!({"start": {"line": 15, "character": 25}, "end": {"line": 15, "character": 33}});
+    assert_eq!(found["range"], range);
+    assert_eq!(found["labels"][0]["range"], range);
+    assert_eq!(found["fix"]["replacement"], "objective");
+    assert_eq!(found["fix"]["range"], range);
+    for field in ["help", "url"] {
+        assert!(found.get(field).is_some(), "{field} is missing in {found}");
+    }
+}
+
+#[test]
+fn a_finding_at_the_end_of_the_file_is_drawn() {
+    let place = Place::with(&[("a.mopd", "experiment \"x\" {\n")]);
+    let said = place.mopd(&["check", "a.mopd"]).is(1, &[]);
+    assert!(said.out.contains("a.mopd:1:"), "{said:?}");
+    let place = Place::with(&[("a.mopd", "")]);
+    place.mopd(&["plan", "a.mopd"]).is(1, &["error[missing-experiment]", "a.mopd is empty"]);
+}
+
+#[test]
+fn a_sibling_module_is_found_next_to_the_file() {
+    let place = Place::with(&[
+        (
+            "sub/a.mopd",
+            &GOOD.replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n").replace("lr        = 1e-3", "lr = rate"),
+        ),
+        ("sub/mine.mopd", "pub let rate = 1e-3\n"),
+    ]);
+    place.mopd(&["check", "sub/a.mopd"]).is(0, &["ok: tiny"]);
+    std::fs::remove_file(place.path("sub/mine.mopd")).expect("it is there");
+    let said = place.mopd(&["check", "sub/a.mopd"]).is(1, &[]);
+    assert!(said.out.contains("error[unknown-module]"), "{said:?}");
+    std::fs::write(place.path("sub/mine.mopd"), b"\xff").expect("a file");
+    place.mopd(&["check", "sub/a.mopd"]).is(2, &["error[not-text]", "mine.mopd"]);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_text() {
+    let place = Place::with(&[("a.mopd", &format!("\u{feff}{GOOD}"))]);
+    place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
+}
+
+#[test]
+fn checking_does_not_start_the_worker() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    place.worker("open('mark', 'w')\nready()");
+    place.mopd_with_worker(&["check", "a.mopd"]).is(0, &[]);
+    place.mopd_with_worker(&["plan", "a.mopd"]).is(0, &[]);
+    place.mopd_with_worker(&["explain", "syntax"]).is(0, &[]);
+    assert!(!place.path("mark").exists());
+    // The mark shows where it is started: this test can fail.
+    place.mopd_with_worker(&["doctor"]);
+    assert!(place.path("mark").exists());
+}
+
+#[test]
+fn a_code_is_explained() {
+    let place = Place::new();
+    let page = place.mopd(&["explain", "unit-mismatch"]).is(0, &[]);
+    assert!(page.out.contains("unit-mismatch") && page.err.is_empty(), "{page:?}");
+    assert_eq!(place.mopd(&["explain", "error[unit-mismatch]:"]).is(0, &[]).out, page.out);
+    place.mopd(&["explain", "unit-mismach"]).is(2, &["did you mean `mopd explain unit-mismatch`?"]);
+    place.mopd(&["explain", "nonsense-of-its-own"]).is(2, &["mopd explain --all"]);
+    place.mopd(&["explain"]).is(2, &[]);
+    let all = place.mopd(&["explain", "--all"]).is(0, &[]);
+    assert!(
+        all.out.lines().any(|line| line.starts_with("unit-mismatch ") && line.contains("measure different things")),
+        "{all:?}"
+    );
+}

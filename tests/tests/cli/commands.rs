@@ -1,0 +1,136 @@
+//! `mopd plan`, `new`, `doctor` and `sample`.
+
+use super::{GOOD, Place};
+
+#[test]
+fn a_plan_shows_stages_objectives_and_cost() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let said = place.mopd(&["plan", "a.mopd"]).is(0, &[]);
+    for part in [
+        "tiny: 4 stages, 1 domain, seed 1, plan ",
+        "├─ base = llama",
+        "├─ start = sft(base)",
+        "├─ student = distill(start)",
+        "sort -> one = expert",
+        "divergence",
+        "realisation",
+        "tokens",
+        "├─ compare \"tiny\"",
+        "└─ total: at most ",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    let order: Vec<usize> = ["base =", "start =", "student ="].iter().filter_map(|name| said.out.find(name)).collect();
+    assert!(order.len() == 3 && order.is_sorted(), "{}", said.out);
+}
+
+#[test]
+fn a_plan_for_programs() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let plan = place.mopd(&["plan", "--format", "json", "a.mopd"]).is(0, &[]).json();
+    assert_eq!(plan["experiment"]["name"], "tiny");
+    assert_eq!(plan["experiment"]["seed"], 1);
+    assert_eq!(plan["stages"].as_array().map(Vec::len), Some(4));
+    let again = place.mopd(&["plan", "--format", "json", "--set", "seed=7", "a.mopd"]).is(0, &[]).json();
+    assert_eq!(again["experiment"]["seed"], 7);
+}
+
+#[test]
+fn a_value_for_a_name_that_is_not_there() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    place.mopd(&["plan", "--set", "sead=7", "a.mopd"]).is(1, &["error[", "sead"]);
+}
+
+#[test]
+fn a_new_experiment_checks_cleanly() {
+    let place = Place::new();
+    let said = place.mopd(&["new", "pilot"]).is(0, &[]);
+    assert_eq!(said.out, "mopd run pilot/pilot.mopd\n");
+    place.mopd(&["check", "pilot/pilot.mopd"]).is(0, &["ok: pilot: 6 models, 2 domains, 1 table"]);
+    place.mopd(&["plan", "pilot/pilot.mopd"]).is(0, &[]);
+    for file in ["sort.train", "sort.test", "reverse.train", "reverse.test"] {
+        let text = place.read(&format!("pilot/data/{file}.jsonl"));
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert!(["prompt", "answer", "demonstration"].iter().all(|field| line[field].is_string()), "{file}: {line}");
+        }
+    }
+    assert!(place.read("pilot/README.md").contains("mopd run pilot.mopd"));
+}
+
+#[test]
+fn a_new_experiment_overwrites_nothing() {
+    let place = Place::with(&[("pilot/mine.txt", "mine")]);
+    place.mopd(&["new", "pilot"]).is(2, &["error[already-there]", "nothing was written"]);
+    assert_eq!(std::fs::read_dir(place.path("pilot")).expect("a folder").count(), 1);
+    place.write("file", "x");
+    place.mopd(&["new", "file"]).is(2, &["error[already-there]"]);
+    place.mopd(&["new", "a name"]).is(2, &["error[bad-name]"]);
+    place.mopd(&["new", ".."]).is(2, &["error[bad-name]"]);
+}
+
+#[test]
+fn a_machine_without_a_worker() {
+    let place = Place::new();
+    let said = place.mopd(&["doctor"]).is(1, &[]);
+    for part in ["worker    missing", "./x build", "MOPD_WORKER", "cores", "store     0 B"] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    let found = place.mopd(&["doctor", "--format", "json"]).is(1, &[]).json();
+    assert!(found["worker"].is_null() && found["missing"][0]["help"].is_string(), "{found}");
+}
+
+#[test]
+fn a_machine_with_a_worker() {
+    let place = Place::with(&[(".mopd/store/a/b", "12345")]);
+    place.worker("assert job == {'job': 'probe'}\nready()");
+    let said = place.mopd_with_worker(&["doctor"]).is(0, &[]);
+    for part in ["libtorch  2.11.0", "device    cpu", "of which the worker uses 2", "store     5 B"] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    place.worker("say('ready', versions={'mopd': '9.9.9', 'libtorch': '2'}, device='cpu', threads=2)");
+    let said = place.mopd_with_worker(&["doctor"]).is(1, &[]);
+    assert!(said.out.contains("mopd-worker is version 9.9.9"), "{said:?}");
+    place.worker("sys.exit(127)");
+    let said = place.mopd_with_worker(&["doctor"]).is(1, &[]);
+    assert!(said.out.contains("exit status 127"), "{said:?}");
+}
+
+#[test]
+fn a_checkpoint_is_tried() {
+    let place = Place::with(&[("m/model.safetensors", ""), ("m/config.json", "{}")]);
+    place.worker(
+        r#"
+assert job == {"job": "sample", "checkpoint": "m", "prompt": "sort ba=", "n": 2, "temperature": 0.5, "max_tokens": 9, "seed": 3}, job
+ready()
+say("sample", text="ab", tokens=3, finished=True, logp=-0.25)
+say("sample", text="b\u001b[2Ja", tokens=9, finished=False, logp=-4.0)
+say("finished", seconds=0.1, peak_memory=1)
+"#,
+    );
+    let arguments =
+        ["sample", "m", "--prompt", "sort ba=", "-n", "2", "--temperature", "0.5", "--max-tokens", "9", "--seed", "3"];
+    let said = place.mopd_with_worker(&arguments).is(0, &[]);
+    assert_eq!(
+        said.out,
+        "  1  ab  (3 tokens, log-probability -0.25)\n  2  b\\u{1b}[2Ja  (9 tokens, cut off, log-probability -4.00)\n"
+    );
+    let list = place.mopd_with_worker(&[&arguments[..], &["--format", "json"]].concat()).is(0, &[]).json();
+    assert_eq!(list[0], serde_json::json!({"text": "ab", "tokens": 3, "finished": true, "logp": -0.25}));
+    assert_eq!(list[1]["text"], "b\u{1b}[2Ja");
+}
+
+#[test]
+fn what_is_no_checkpoint() {
+    let place = Place::with(&[("m/model.safetensors", "")]);
+    place.mopd(&["sample", "none", "--prompt", "x"]).is(2, &["error[no-checkpoint]: none is no checkpoint"]);
+    place.mopd(&["sample", "m", "--prompt", "x"]).is(2, &["it has no config.json"]);
+    place.write("m/config.json", "{}");
+    place.mopd(&["sample", "m", "--prompt", "x"]).is(2, &["error[no-worker]", "./x build", "MOPD_WORKER"]);
+    place.worker("say('failed', kind='runtime', message='the checkpoint is damaged', help='train again', origin=None, stage=None, seed=None, step=None)\nsys.exit(1)");
+    place
+        .mopd_with_worker(&["sample", "m", "--prompt", "x"])
+        .is(1, &["error[runtime]: the checkpoint is damaged", "help: train again"]);
+    place.worker("os.kill(os.getpid(), signal.SIGKILL)");
+    place.mopd_with_worker(&["sample", "m", "--prompt", "x"]).is(1, &["error[worker-died]", "memory"]);
+}

@@ -1,0 +1,234 @@
+//! `mopd run`, with a worker that plays a script.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use super::{GOOD, Place, Said};
+
+/// Plays a run that ends well and leaves a table.
+const FINISH: &str = r#"
+ready()
+say("started", tasks=2)
+say("stage_started", stage="start", seed=1, steps=2)
+say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5)
+say("warning", message="half of the rewards are 0")
+say("stage_finished", stage="start", seed=1, seconds=1.0)
+say("stage_kept", stage="student", seed=1)
+row = lambda model, mean: {"model": model, "scores": {"sort": {"mean": mean, "low": mean - 0.03, "high": mean + 0.03, "n": 200}},
+    "normalized": {"mean": 0.95, "low": 0.92, "high": 0.98}, "normalized_by_seed": [0.95], "spread": 0.03}
+table = {"name": "tiny", "metric": "pass@1", "samples": 2, "domains": ["sort"], "rows": [row("start", 0.46), row("student", 0.72)]}
+json.dump({"schema": 1, "experiment": "tiny", "plan": "h", "seeds": [1], "versions": {"mopd": "VERSION", "libtorch": "2.11.0"},
+    "tables": [table], "seconds": 75.0, "peak_memory": 1 << 30}, open(job["out"] + "/results.json", "w"))
+json.dump(job, open("job.json", "w"))
+say("finished", seconds=75.0, peak_memory=1 << 30)
+"#;
+
+fn place(script: &str) -> Place {
+    let place = Place::with(&[("sub/a.mopd", GOOD)]);
+    place.worker(script);
+    place
+}
+
+fn play(script: &str) -> Said {
+    place(script).mopd_with_worker(&["run", "sub/a.mopd"])
+}
+
+#[test]
+fn a_run_ends_with_its_table() {
+    let place = place(FINISH);
+    let said = place
+        .mopd_with_worker(&["run", "sub/a.mopd"])
+        .is(0, &["warning: half of the rewards are 0", "1 min 15 s, peak memory 1.00 GiB, results in runs/tiny"]);
+    assert_eq!(
+        said.out,
+        "\
+tiny: pass@1, 2 samples a prompt at temperature 1, 200 prompts a domain, seed 1; mean [95% interval]
+
+| model   |              sort |        normalized | spread |
+|---------|-------------------|-------------------|--------|
+| start   | 0.46 [0.43, 0.49] | 0.95 [0.92, 0.98] |   0.03 |
+| student | 0.72 [0.69, 0.75] | 0.95 [0.92, 0.98] |   0.03 |
+"
+    );
+    // Standard error is no terminal here: no progress, only the warning and the last line.
+    assert_eq!(said.err.lines().count(), 2, "{said:?}");
+
+    assert_eq!(place.read("runs/tiny/source.mopd"), GOOD);
+    let job: serde_json::Value = serde_json::from_str(&place.read("job.json")).expect("a job");
+    let plan: serde_json::Value = serde_json::from_str(&place.read("runs/tiny/plan.json")).expect("a plan");
+    assert_eq!(job["plan"], plan);
+    let rest = ["job", "base", "store", "out"].map(|field| job[field].as_str().unwrap_or_default().to_owned());
+    assert_eq!(rest, ["run", "sub", ".mopd/store", "runs/tiny"]);
+    assert_eq!(job["fresh"], false);
+    assert!(job["workers"].is_null());
+}
+
+#[test]
+fn options_reach_the_worker() {
+    let place = place(FINISH);
+    let arguments = ["run", "--set", "seed=5", "--out", "elsewhere/deep", "--fresh", "--workers", "1", "sub/a.mopd"];
+    place.mopd_with_worker(&arguments).is(0, &["results in elsewhere/deep"]);
+    let job: serde_json::Value = serde_json::from_str(&place.read("job.json")).expect("a job");
+    assert_eq!((&job["fresh"], &job["workers"], &job["out"]), (&true.into(), &1.into(), &"elsewhere/deep".into()));
+    assert_eq!(job["plan"]["experiment"]["seed"], 5);
+    assert!(!place.path("elsewhere/deep/modules").exists(), "no module but the standard library's was read");
+}
+
+#[test]
+fn modules_are_kept_with_the_results() {
+    let place = place(FINISH);
+    let text = GOOD.replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n").replace("lr        = 1e-3", "lr = rate");
+    place.write("sub/a.mopd", &text);
+    place.write("sub/mine.mopd", "pub let rate = 1e-3\n");
+    place.mopd_with_worker(&["run", "sub/a.mopd"]).is(0, &[]);
+    assert_eq!(place.read("runs/tiny/source.mopd"), text);
+    assert_eq!(place.read("runs/tiny/modules/mine.mopd"), "pub let rate = 1e-3\n");
+}
+
+#[test]
+fn events_pass_through() {
+    let said = place(FINISH).mopd_with_worker(&["run", "--format", "json", "sub/a.mopd"]).is(0, &[]);
+    let events: Vec<serde_json::Value> =
+        said.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect();
+    let names: Vec<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
+    assert_eq!(names, ["ready", "started", "stage_started", "step", "warning", "stage_finished", "stage_kept", "finished"]);
+}
+
+#[test]
+fn a_failure_points_at_the_source() {
+    let place = place(
+        r#"
+ready()
+say("started", tasks=4)
+say("stage_started", stage="start", seed=1, steps=2)
+say("stage_finished", stage="start", seed=1, seconds=1.0)
+model = next(model for model in job["plan"]["experiment"]["models"] if model["name"] == "student")
+say("failed", kind="non_finite", message="the loss of term distill is not finite", help="lower the learning rate",
+    origin=model["origin"], stage="student", seed=1, step=17)
+sys.exit(1)
+"#,
+    );
+    let said = place.mopd_with_worker(&["run", "sub/a.mopd"]).is(
+        1,
+        &[
+            "error[non-finite]: the loss of term distill is not finite\n",
+            "sub/a.mopd:15:",
+            "model student = distill(start)",
+            "note: in stage student, seed 1, step 17",
+            "help: lower the learning rate",
+            "1 of 4 stages are finished and kept in .mopd/store",
+        ],
+    );
+    assert_eq!(said.out, "");
+}
+
+#[test]
+fn a_failure_without_a_place() {
+    let said = play(
+        "ready()\nsay('failed', kind='storage', message='the disk is full', help=None, origin=999999, stage=None, seed=None, step=None)\nsys.exit(1)",
+    );
+    said.is(1, &["error[storage]: the disk is full\n", "no stage was finished"]);
+}
+
+#[test]
+fn a_worker_that_dies() {
+    play("ready()\nos.kill(os.getpid(), signal.SIGKILL)")
+        .is(1, &["error[worker-died]", "signal 9", "memory runs out", "--workers"]);
+    play("ready()\nos.kill(os.getpid(), signal.SIGSEGV)").is(1, &["error[worker-died]", "signal 11", "memory fault"]);
+    let silent = play("print('about to go', file=sys.stderr)\nsys.exit(3)");
+    silent.is(1, &["about to go", "stopped without a word (exit status 3)", "mopd doctor"]);
+    // It goes before it has read the job, which is longer than a pipe holds.
+    let place = Place::with(&[("a.mopd", &format!("{GOOD}{}", "// padding\n".repeat(20_000)))]);
+    place.worker("");
+    place.write("worker", "#!/bin/sh\nexit 4\n");
+    place.mopd_with_worker(&["run", "a.mopd"]).is(1, &["exit status 4"]);
+}
+
+#[test]
+fn a_worker_that_talks_nonsense() {
+    // Libraries write to standard output, too: that is passed on and does no harm.
+    let chatty = format!("print('hello \\x1b[2J from a library')\nsys.stdout.buffer.write(b'\\xff\\xfe\\n')\n{FINISH}");
+    play(&chatty).is(0, &["hello \\u{1b}[2J from a library"]);
+    play("print('{\"event\": \"dance\"}', flush=True)\ntime.sleep(60)").is(1, &["error[worker-protocol]", "from one build"]);
+    play("print('{\"event\": \"step\"', flush=True)\ntime.sleep(60)").is(1, &["error[worker-protocol]"]);
+    play("say('ready', versions={'mopd': '9.9.9', 'libtorch': '2'}, device='cpu', threads=1)\ntime.sleep(60)")
+        .is(1, &["error[worker-protocol]", "version 9.9.9"]);
+}
+
+#[test]
+fn results_that_are_missing_or_broken() {
+    play("ready()\nsay('finished', seconds=1.0, peak_memory=1)").is(1, &["error[no-results]", "results.json", "no such file"]);
+    play("ready()\nopen(job['out'] + '/results.json', 'w').write('{')\nsay('finished', seconds=1.0, peak_memory=1)")
+        .is(1, &["error[no-results]"]);
+}
+
+#[test]
+fn results_that_have_nowhere_to_go() {
+    let place = place(FINISH);
+    place.write("runs", "a file in the way");
+    place.mopd_with_worker(&["run", "sub/a.mopd"]).is(2, &["error[can't-write]", "runs/tiny/source.mopd"]);
+}
+
+#[test]
+fn no_worker() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    place.mopd(&["run", "a.mopd"]).is(2, &["error[no-worker]", "./x build", "MOPD_WORKER"]);
+    assert!(!place.path("runs").exists(), "nothing is written before it is known that the run can start");
+}
+
+/// Runs until the worker waits, sends SIGINT to both as a terminal does, and says what came of it.
+fn interrupt(script: &str, times: u32) -> Said {
+    let place = place(script);
+    let mut child = place
+        .with_worker(&["run", "--format", "json", "sub/a.mopd"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("mopd starts");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut err = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    while !line.contains("stage_started") {
+        line.clear();
+        assert!(out.read_line(&mut line).expect("text") > 0, "the worker ended early");
+    }
+    let worker = place.read("pid");
+    let mut said = String::new();
+    for time in 0..times {
+        // To both at first, as the terminal does; the worker may be gone or deaf after that.
+        let mut targets = vec![child.id().to_string()];
+        targets.extend((time == 0).then(|| worker.clone()));
+        let sent = std::process::Command::new("kill").arg("-INT").args(&targets).status();
+        assert!(sent.expect("kill runs").success());
+        if time == 0 {
+            err.read_line(&mut said).expect("text");
+        }
+    }
+    err.read_to_string(&mut said).expect("text");
+    let status = child.wait().expect("it ends").code();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("text");
+    Said { out: rest, err: said, status }
+}
+
+const WAIT: &str = r#"
+ready()
+open("pid", "w").write(str(os.getpid()))
+say("started", tasks=3)
+say("stage_kept", stage="base", seed=1)
+say("stage_started", stage="start", seed=1, steps=2)
+"#;
+
+#[test]
+fn an_interrupt_leaves_finished_stages_and_status_130() {
+    let script = format!(
+        "signal.signal(signal.SIGINT, lambda *_: (say('interrupted', finished=1, tasks=3), os._exit(130)))\n{WAIT}time.sleep(60)"
+    );
+    interrupt(&script, 1).is(130, &["stopping", "interrupted", "1 of 3 stages", "run the same command again"]);
+}
+
+#[test]
+fn a_second_interrupt_ends_a_worker_that_does_not_stop() {
+    let script = format!("signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAIT}time.sleep(60)");
+    interrupt(&script, 2).is(130, &["Ctrl-C again stops at once", "interrupted", "1 of 3 stages"]);
+}
