@@ -45,7 +45,8 @@ impl Checker {
         may_route: bool,
     ) -> Settings<'a> {
         let broken = block.is_some_and(|block| block.broken);
-        let mut settings = Settings { owner: format!("`{owner}`"), span, entries: Vec::new(), mistyped: Vec::new(), route: None, broken };
+        let mut settings =
+            Settings { owner: format!("`{owner}`"), span, entries: Vec::new(), mistyped: Vec::new(), route: None, broken };
         for statement in block.map_or(&[][..], |block| &block.statements) {
             match statement {
                 Statement::Entry(entry) => self.setting(entry, keys, &mut settings),

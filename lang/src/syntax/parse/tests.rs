@@ -4,6 +4,7 @@ use super::parse;
 use crate::diag::{Code, Diagnostic};
 use crate::source::FileId;
 use crate::syntax::ast::*;
+use crate::syntax::words;
 
 fn read(text: &str) -> (Module, Vec<Diagnostic>) {
     parse(FileId(0), text)
@@ -288,6 +289,19 @@ fn the_kinds_of_items() {
             "unsupported template"
         ]
     );
+}
+
+#[test]
+fn the_word_lists_and_the_grammar_agree() {
+    for word in words::RESERVED {
+        assert!(!read(&format!("let {word} = 1")).1.is_empty(), "`{word}` is taken as a name");
+    }
+    for word in words::ITEMS.iter().filter(|word| !words::RESERVED.contains(word)) {
+        assert_eq!(block(&format!("{{ {word} = {word} }}")), format!("{word} = {word}"));
+    }
+    for word in words::UNSUPPORTED_ITEMS {
+        assert_eq!(outline(&sound(&format!("{word} x = 1"))), [format!("unsupported {word}")]);
+    }
 }
 
 // ---- Recovery ----

@@ -1,0 +1,422 @@
+//! The language suite: literate cases in `tests/suite/**/*.md`, and the pages of the diagnostic codes in `lang/codes/*.md`.
+//!
+//! A program stands in a fence tagged `mopd`. What it should be told stands in comments, on the line it belongs to or alone on
+//! the line above: `// error: [code]`, or more exactly `// warning: 12 [code] "part of the message"` with the column, from 1.
+//! A program must get exactly the findings that it names. More words in the tag:
+//!
+//! - `mopd fragment`: no `experiment` is asked of it.
+//! - `mopd setup`: no case of its own; what a program tagged `mopd using setup` begins with, here and further down the page.
+//! - `mopd module=mine`: a file `mine.mopd` beside the program that follows.
+//!
+//! A fence tagged `snapshot` after a program holds all that its findings say. `MOPD_UPDATE=1` writes these anew.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mopd_lang::Analysis;
+use mopd_lang::diag::{Code, Diagnostic, Label};
+use mopd_lang::source::{FileId, SourceFile, Span};
+
+const ENTRY: FileId = FileId(0);
+
+/// One program of a page.
+struct Case {
+    /// Page, headings and line, for people.
+    name: String,
+    headings: Vec<String>,
+    tag: Vec<String>,
+    text: String,
+    modules: HashMap<String, String>,
+    /// The page's lines of the snapshot that follows: first one inside the fence, and the one that closes it.
+    snapshot: Option<(usize, usize)>,
+}
+
+/// A finding that a program asks for.
+#[derive(Debug, PartialEq)]
+struct Expected {
+    /// From 0, in the whole text.
+    line: usize,
+    severity: String,
+    column: Option<usize>,
+    code: String,
+    message: Option<String>,
+}
+
+fn pages(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("the suite is a folder") {
+        let path = entry.expect("an entry of the suite").path();
+        if path.is_dir() {
+            found.extend(pages(&path));
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The programs of a page; faults are of the page itself.
+fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut cases: Vec<Case> = Vec::new();
+    let mut headings: Vec<String> = Vec::new();
+    let mut setup = String::new();
+    let mut modules = HashMap::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let line = lines[at];
+        if let Some(tag) = line.strip_prefix("```") {
+            let start = at + 1;
+            let end = (start..lines.len()).find(|end| lines[*end].starts_with("```"));
+            let Some(end) = end else {
+                let _ = writeln!(faults, "{page}:{start}: this fence is never closed");
+                break;
+            };
+            let body: String = lines[start..end].iter().map(|line| format!("{line}\n")).collect();
+            let tag: Vec<String> = tag.split_whitespace().map(str::to_owned).collect();
+            let words: Vec<&str> = tag.iter().map(String::as_str).collect();
+            match words.as_slice() {
+                ["mopd", "setup"] => setup = body,
+                ["mopd", module] if module.starts_with("module=") => {
+                    modules.insert(module["module=".len()..].to_owned(), body);
+                }
+                ["mopd"] | ["mopd", "fragment" | "before" | "after"] | ["mopd", "using", "setup"] => {
+                    let text = if words.last() == Some(&"setup") { format!("{setup}{body}") } else { body };
+                    let name = format!("{page}:{start} ({})", headings.join(" / "));
+                    let modules = std::mem::take(&mut modules);
+                    cases.push(Case { name, headings: headings.clone(), tag, text, modules, snapshot: None });
+                }
+                ["snapshot"] => match cases.last_mut().filter(|case| case.snapshot.is_none()) {
+                    Some(case) => case.snapshot = Some((start, end)),
+                    None => {
+                        let _ = writeln!(faults, "{page}:{start}: this snapshot follows no program");
+                    }
+                },
+                ["mopd" | "snapshot", ..] => {
+                    let _ = writeln!(faults, "{page}:{start}: unknown tag `{}`", words.join(" "));
+                }
+                _ => {}
+            }
+            at = end;
+        } else if line.starts_with('#') {
+            let level = line.bytes().take_while(|byte| *byte == b'#').count();
+            headings.truncate(level - 1);
+            headings.push(line[level..].trim().to_owned());
+        }
+        at += 1;
+    }
+    if !modules.is_empty() {
+        let _ = writeln!(faults, "{page}: a module that no program follows");
+    }
+    cases
+}
+
+/// Reads the expectations off a program's comments.
+fn expectations(case: &Case, faults: &mut String) -> Vec<Expected> {
+    let mut found = Vec::new();
+    let mut waiting = Vec::new();
+    for (line, text) in case.text.lines().enumerate() {
+        let mut here: Vec<Expected> = std::mem::take(&mut waiting);
+        let marks = ["// error:", "// warning:"].into_iter().flat_map(|mark| text.match_indices(mark));
+        let mut marks: Vec<usize> = marks.map(|(at, _)| at).collect();
+        marks.sort();
+        for (index, start) in marks.iter().enumerate() {
+            let end = marks.get(index + 1).copied().unwrap_or(text.len());
+            match expectation(line, &text[*start..end]) {
+                Some(expected) => here.push(expected),
+                None => {
+                    let _ = writeln!(faults, "{}: not an expectation: `{}`", case.name, &text[*start..end]);
+                }
+            }
+        }
+        let alone = marks.first().is_some_and(|start| text[..*start].trim().is_empty());
+        if alone {
+            waiting = here;
+        } else {
+            found.extend(here.into_iter().map(|expected| Expected { line, ..expected }));
+        }
+    }
+    if !waiting.is_empty() {
+        let _ = writeln!(faults, "{}: an expectation with no line after it", case.name);
+    }
+    found
+}
+
+/// `// error: 12 [code] "part of the message"`
+fn expectation(line: usize, comment: &str) -> Option<Expected> {
+    let (severity, rest) = comment.trim_start_matches("// ").split_once(':')?;
+    let (column, rest) = rest.split_once('[')?;
+    let (code, rest) = rest.split_once(']')?;
+    let column = match column.trim() {
+        "" => None,
+        number => Some(number.parse().ok()?),
+    };
+    let message = match rest.trim() {
+        "" => None,
+        quoted => Some(quoted.strip_prefix('"')?.strip_suffix('"')?.to_owned()),
+    };
+    Code::ALL.iter().any(|known| known.name() == code).then(|| Expected {
+        line,
+        severity: severity.to_owned(),
+        column,
+        code: code.to_owned(),
+        message,
+    })
+}
+
+fn analyse(case: &Case) -> Analysis {
+    let load = |module: &[&str]| match module {
+        ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+        [name] => {
+            let text = case.modules.get(*name)?.clone();
+            Some(SourceFile { path: format!("{name}.mopd"), text })
+        }
+        _ => None,
+    };
+    mopd_lang::analyse(SourceFile { path: "case.mopd".to_owned(), text: case.text.clone() }, &load)
+}
+
+/// The findings that a case is about.
+fn findings<'a>(case: &Case, analysis: &'a Analysis) -> Vec<&'a Diagnostic> {
+    let fragment = case.tag.iter().any(|word| word == "fragment");
+    let about = |finding: &&Diagnostic| !(fragment && finding.code == Code::MissingExperiment);
+    analysis.diagnostics.iter().filter(about).collect()
+}
+
+fn place(analysis: &Analysis, span: Span) -> String {
+    let (line, column) = analysis.sources.position(span.file, span.start);
+    format!("{}:{}:{}", analysis.sources.file(span.file).path, line + 1, column + 1)
+}
+
+fn matches(analysis: &Analysis, expected: &Expected, finding: &Diagnostic) -> bool {
+    let (line, column) = analysis.sources.position(finding.primary.span.file, finding.primary.span.start);
+    finding.primary.span.file == ENTRY
+        && line == expected.line
+        && finding.severity.name() == expected.severity
+        && finding.code.name() == expected.code
+        && expected.column.is_none_or(|expected| expected == column + 1)
+        && expected.message.as_ref().is_none_or(|part| finding.message.contains(part))
+}
+
+/// Where the findings of a program differ from what it names.
+fn compare(case: &Case, expected: &[Expected], analysis: &Analysis, faults: &mut String) {
+    let mut left: Vec<&Diagnostic> = findings(case, analysis);
+    for expected in expected {
+        match left.iter().position(|finding| matches(analysis, expected, finding)) {
+            Some(found) => drop(left.remove(found)),
+            None => {
+                let Expected { line, severity, column, code, message } = expected;
+                let column = column.map_or(String::new(), |column| format!(":{column}"));
+                let message = message.as_ref().map_or(String::new(), |message| format!(" \"{message}\""));
+                let _ = writeln!(faults, "{}\n  missing: {severity} at {}{column} [{code}]{message}", case.name, line + 1);
+            }
+        }
+    }
+    for finding in left {
+        let _ = writeln!(
+            faults,
+            "{}\n  unexpected: {} at {} [{}] {}",
+            case.name,
+            finding.severity.name(),
+            place(analysis, finding.primary.span),
+            finding.code.name(),
+            finding.message
+        );
+    }
+}
+
+/// Everything that the findings say, in plain text.
+fn render(case: &Case, analysis: &Analysis) -> String {
+    let mut text = String::new();
+    for finding in findings(case, analysis) {
+        let label = |mark: char, label: &Label| {
+            let source = analysis.sources.text(label.span);
+            let shown = if source.contains('\n') { "..." } else { source };
+            format!("  {mark} {} `{shown}` {}", place(analysis, label.span), label.text).trim_end().to_owned() + "\n"
+        };
+        let _ = writeln!(text, "{}[{}]: {}", finding.severity.name(), finding.code.name(), finding.message);
+        text += &label('^', &finding.primary);
+        for related in &finding.related {
+            text += &label('|', related);
+        }
+        if let Some(help) = &finding.help {
+            let _ = writeln!(text, "  help: {help}");
+        }
+        if let Some(fix) = &finding.fix {
+            let _ = writeln!(
+                text,
+                "  fix: {} (`{}` becomes `{}`)",
+                fix.title,
+                analysis.sources.text(fix.span),
+                fix.replacement.escape_debug()
+            );
+        }
+    }
+    text
+}
+
+#[test]
+fn programs_get_exactly_the_findings_that_they_name() {
+    let root = mopd_tests::root();
+    let update = std::env::var_os("MOPD_UPDATE").is_some();
+    let mut faults = String::new();
+    let mut count = 0;
+    for path in pages(&root.join("tests/suite")) {
+        let page = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
+        let text = fs::read_to_string(&path).expect("a page of the suite");
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        // From the last to the first, so that a snapshot that grows moves no other.
+        for case in cases(&page, &text, &mut faults).iter().rev() {
+            count += 1;
+            let analysis = analyse(case);
+            let expected = expectations(case, &mut faults);
+            compare(case, &expected, &analysis, &mut faults);
+            if let Some((start, end)) = case.snapshot {
+                let written: String = lines[start..end].iter().map(|line| format!("{line}\n")).collect();
+                let rendered = render(case, &analysis);
+                if update {
+                    lines.splice(start..end, rendered.lines().map(str::to_owned));
+                } else if written != rendered {
+                    let _ = writeln!(faults, "{}\n  the snapshot should be (MOPD_UPDATE=1 writes it):\n{rendered}", case.name);
+                }
+            }
+        }
+        let updated = lines.join("\n") + "\n";
+        if update && updated != text {
+            fs::write(&path, updated).expect("the page can be written");
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+    assert!(count > 100, "only {count} programs were found");
+}
+
+#[test]
+fn every_code_has_a_program_that_triggers_it_and_one_that_nearly_does() {
+    let root = mopd_tests::root();
+    let mut triggered = Vec::new();
+    let mut missed = Vec::new();
+    for path in pages(&root.join("tests/suite")) {
+        let text = fs::read_to_string(&path).expect("a page of the suite");
+        for case in cases("", &text, &mut String::new()) {
+            let expected = expectations(&case, &mut String::new());
+            for heading in &case.headings {
+                triggered.extend(expected.iter().filter(|expected| expected.code == *heading).map(|_| heading.clone()));
+                missed.extend(expected.is_empty().then(|| heading.clone()));
+            }
+        }
+    }
+    let mut faults = String::new();
+    for code in Code::ALL {
+        let name = code.name();
+        if !triggered.iter().any(|heading| heading == name) {
+            let _ = writeln!(faults, "under a heading `{name}`, no program triggers it");
+        }
+        if !missed.iter().any(|heading| heading == name) {
+            let _ = writeln!(faults, "under a heading `{name}`, no program passes");
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+}
+
+#[test]
+fn every_code_has_a_page_whose_examples_do_what_it_says() {
+    let mut faults = String::new();
+    for code in Code::ALL {
+        let page = format!("lang/codes/{}.md", code.name());
+        let programs = cases(&page, code.page(), &mut faults);
+        if code.page().lines().count() < 10 || !code.page().starts_with("# ") {
+            let _ = writeln!(faults, "{page}: too short to explain anything");
+        }
+        for tag in ["before", "after"] {
+            if !programs.iter().any(|case| case.tag[1..] == [tag]) {
+                let _ = writeln!(faults, "{page}: no program tagged `mopd {tag}`");
+            }
+        }
+        for case in &programs {
+            let analysis = analyse(case);
+            let codes: Vec<Code> = analysis.diagnostics.iter().map(|finding| finding.code).collect();
+            let good = match case.tag.get(1).map(String::as_str) {
+                Some("before") => !codes.is_empty() && codes.iter().all(|found| found == code),
+                _ => codes.is_empty(),
+            };
+            if !good {
+                let _ = writeln!(faults, "{}:\n{}", case.name, mopd_tests::listing(&analysis));
+            }
+        }
+    }
+    let files = pages(&mopd_tests::root().join("lang/codes"));
+    let known = |path: &PathBuf| Code::ALL.iter().any(|code| path.file_stem().is_some_and(|stem| stem == code.name()));
+    for path in files.iter().filter(|path| !known(path)) {
+        let _ = writeln!(faults, "{} is the page of no code", path.display());
+    }
+    assert!(faults.is_empty(), "{faults}");
+}
+
+/// Half-written files are what an editor sees most of the time.
+#[test]
+fn no_text_makes_the_checker_panic() {
+    let quickstart = fs::read_to_string(mopd_tests::root().join("examples/quickstart.mopd")).expect("the quickstart");
+    let opd = mopd_std::module("opd").expect("std.opd").1;
+    let text = format!("{quickstart}\n{opd}");
+    let boundaries: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+    for at in boundaries.iter().step_by(7) {
+        findings_have_places(&text[..*at]);
+    }
+    // Every word left out, and every word in the place of its neighbour.
+    let mut words = Vec::new();
+    let mut at = 0;
+    for word in text.split_inclusive(|character: char| !character.is_alphanumeric() && character != '_') {
+        words.push((at, word));
+        at += word.len();
+    }
+    for pair in words.windows(2).step_by(2) {
+        let [(start, word), (next_start, next)] = pair else { continue };
+        findings_have_places(&format!("{}{}", &text[..*start], &text[start + word.len()..]));
+        findings_have_places(&format!("{}{next}{}", &text[..*start], &text[*next_start..]));
+    }
+}
+
+/// Words and signs of the language, and of others, in any order.
+#[test]
+fn no_soup_of_words_makes_the_checker_panic() {
+    #[rustfmt::skip]
+    const WORDS: &[&str] = &[
+        "model ", "domain ", "sort", " = ", "{", "}", "(", ")", "[", "]", ",", "\n", "\n\n", "use std.opd.mopd\n",
+        "experiment \"x\" { seed = 1 }\n", "a", "b", "start", "student", ".logp", " live ", "kl", "||", " then ", "->", " for ",
+        " in ", "domains", ":", "1", "3e-3", "35%", "\"t\"", "'", "\"", "#", "//", " @unpublished", "let ", "fn ", "term ", "reduce",
+        "route ", "else", " and ", " not ", "objective ", "teacher ", "stage ", "compare ", "sft", "grpo", "distill", "merge", "llama",
+        " + ", " - ", "*", "/", "^", "<", "==", "..", "|>", "match ", "\u{e9}", "\u{2212}", "\u{201c}", "\u{2192}", "\\", "/*", "*/", ";",
+        "True", "lambda x", "def f(x):", "sweep ", "by domain ", "where w = ", "/// doc\n", "//! doc\n", "\u{1}", "\u{0}", "\u{a0}", "mopd",
+        "rollout = ", "sample(n: 1, temperature: 1.0, max_tokens: 16)", "steps = 5", "prompts = \"x\"", "share = 1/2",
+        "reward = exact_match",
+    ];
+    // xorshift64: the same soups on every machine.
+    let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for _ in 0..5_000 {
+        let length = random(40);
+        let text: String = (0..length).map(|_| WORDS[random(WORDS.len())]).collect();
+        findings_have_places(&text);
+    }
+}
+
+/// Checks a text; every place that a finding names must be one of its file.
+fn findings_have_places(text: &str) {
+    let analysis = mopd_tests::check("case.mopd", text);
+    for finding in &analysis.diagnostics {
+        let labels = std::iter::once(&finding.primary).chain(&finding.related).map(|label| label.span);
+        for span in labels.chain(finding.fix.iter().map(|fix| fix.span)) {
+            let source = &analysis.sources.file(span.file).text;
+            let place = source.get(span.start as usize..span.end as usize);
+            assert!(place.is_some(), "{finding:#?}\n{text}");
+        }
+    }
+}
