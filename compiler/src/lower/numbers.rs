@@ -29,7 +29,11 @@ pub(super) fn check(experiment: &Experiment<checked::Objective>, origins: Origin
         let what = format!("model `{}`", model.name);
         match &model.stage {
             Stage::Initialise(architecture) => {
-                let numbers = [("`rope_theta`", architecture.rope_theta), ("`norm_epsilon`", architecture.norm_epsilon)];
+                let numbers = [
+                    ("`rope_theta`", architecture.rope_theta),
+                    ("`norm_epsilon`", architecture.norm_epsilon),
+                    ("`initial_deviation`", architecture.initial_deviation),
+                ];
                 finite(&numbers, &what, model.origin);
             }
             Stage::Train(train) => {

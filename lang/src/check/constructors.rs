@@ -23,7 +23,7 @@ use super::value::{Callable, Rollout, Teacher, TeacherId, Value};
 const ENTRY: ModuleId = ModuleId(0);
 
 const LLAMA: &[&str] =
-    &["layers", "width", "heads", "key_value_heads", "hidden", "context", "tokenizer", "tied", "rope_theta", "norm_epsilon"];
+    &["layers", "width", "heads", "key_value_heads", "hidden", "context", "tokenizer", "tied", "rope_theta", "norm_epsilon", "initial_deviation"];
 const SFT: &[&str] = &["target", "rollout", "keep", "steps", "batch", "lr", "objective", "optimizer"];
 const GRPO: &[&str] = &["steps", "prompts", "samples", "max_tokens", "temperature", "lr", "objective", "optimizer"];
 const DISTILL: &[&str] = &["objective", "rollout", "prompts", "steps", "lr", "domains", "optimizer"];
@@ -111,6 +111,7 @@ impl Checker {
             None => Some(default),
         };
         let (rope_theta, norm_epsilon) = (real(self, "rope_theta", 10_000.0), real(self, "norm_epsilon", 1e-5));
+        let initial_deviation = real(self, "initial_deviation", 0.02);
         let (width, heads) = (width?, heads?);
         let key_value_heads = key_value_heads.unwrap_or(Some(heads))?;
         let multiple = |checker: &mut Checker, key: &str, text: String| {
@@ -137,6 +138,7 @@ impl Checker {
             tied: tied?,
             rope_theta: rope_theta?,
             norm_epsilon: norm_epsilon?,
+            initial_deviation: initial_deviation?,
         })
     }
 

@@ -151,6 +151,7 @@ pub fn experiment() -> Experiment<checked::Objective> {
         tied: true,
         rope_theta: 10_000.0,
         norm_epsilon: 1e-5,
+        initial_deviation: 0.02,
     };
     let data = Prefixes::Data { field: "demonstration".into(), batch: 32 };
     let start = Train { start: ModelId(0), ..train(Recipe::Sft, &[0, 1], data, nll()) };
