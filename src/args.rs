@@ -173,9 +173,9 @@ pub struct Sample {
     /// 0 takes the most probable token each time
     #[arg(long, default_value_t = 1.0, value_parser = temperature)]
     pub temperature: f64,
-    /// Longest completion, in tokens
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tokens: u32,
+    /// Longest completion, in tokens; what the model's context leaves, if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     #[arg(long, value_enum, default_value_t = Format::Human)]

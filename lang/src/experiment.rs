@@ -120,7 +120,7 @@ pub struct Architecture {
     pub tied: bool,
     pub rope_theta: f64,
     pub norm_epsilon: f64,
-    /// Standard deviation of the initial weights. The usual 0.02 suits widths near 1,000; narrow models need more.
+    /// Standard deviation of the initial weights.
     pub initial_deviation: f64,
 }
 

@@ -1,1 +1,19 @@
+//! Executes a plan with libtorch.
 
+pub mod control;
+pub mod data;
+pub mod device;
+pub mod evaluate;
+pub mod failure;
+pub mod files;
+pub mod merge;
+pub mod model;
+pub mod prepare;
+pub mod random;
+pub mod report;
+pub mod reward;
+pub mod rollout;
+pub mod sample;
+pub mod schedule;
+pub mod store;
+pub mod train;

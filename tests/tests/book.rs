@@ -14,7 +14,8 @@ fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The programs between fences tagged `mopd`, with the line each starts on.
+/// The programs between fences tagged `mopd`, with the line each starts on. A fence tagged `mopd continued` goes on where the
+/// one before it ended: a tutorial shows a file piece by piece.
 fn programs(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut open: Option<(usize, String)> = None;
@@ -24,6 +25,10 @@ fn programs(text: &str) -> Vec<(usize, String)> {
             Some((_, program)) => {
                 program.push_str(line);
                 program.push('\n');
+            }
+            None if line.starts_with("```mopd continued") => {
+                let before: &(usize, String) = found.last().expect("something to continue");
+                open = Some((number + 2, before.1.clone()));
             }
             None if line.starts_with("```mopd") => open = Some((number + 2, String::new())),
             None => {}

@@ -237,7 +237,7 @@ fn a_missing_data_file_is_named_before_anything_is_trained() {
     let bench = Bench::new();
     bench.edit("tiny.mopd", "\"copy.jsonl\"", "\"coppy.jsonl\"");
     let said = bench.fails(&[]);
-    assert_says(&said, &["coppy.jsonl", "copy.jsonl", "domain copy"]);
+    assert_says(&said, &["coppy.jsonl", "copy.jsonl", "domain copy {"]);
     assert_eq!(files_in(&bench.path(".mopd/store")), 0, "something was trained");
 }
 
@@ -246,9 +246,9 @@ fn a_malformed_line_is_named_with_file_and_line() {
     let bench = Bench::new();
     let good = fs::read_to_string(bench.path("last.jsonl")).expect("data");
     bench.write("last.jsonl", &good.replacen("\"answer\"", "\"answr\"", 3).replacen("\"answr\"", "\"answer\"", 2));
-    assert_says(&bench.fails(&[]), &["last.jsonl", "line 3", "answer"]);
+    assert_says(&bench.fails(&[]), &["last.jsonl:3:", "`answer` is missing", "`answr`"]);
     bench.write("last.jsonl", &format!("{good}{{\"prompt\": \"x\n"));
-    assert_says(&bench.fails(&[]), &["last.jsonl", "line 9"]);
+    assert_says(&bench.fails(&[]), &["last.jsonl:9:"]);
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_prompt_longer_than_the_context_is_named_with_file_and_line() {
     let good = fs::read_to_string(bench.path("copy.jsonl")).expect("data");
     bench.write("copy.jsonl", &good.replacen("copy: ba=", "copy: bababababababababababababababa=", 1));
     let said = bench.fails(&[]);
-    assert_says(&said, &["copy.jsonl", "line 2", "24"]);
+    assert_says(&said, &["copy.jsonl:2:", "41 tokens", "context is 24", "`context = 41`"]);
     assert_eq!(files_in(&bench.path(".mopd/store")), 0, "something was trained");
 }
 
@@ -286,7 +286,7 @@ fn a_reward_program_judges_and_its_faults_are_told_apart() {
         "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 1)",
     );
     judge("    sys.exit('out of paper')\n");
-    assert_says(&bench.fails(&[]), &["judge.py", "out of paper", "domain copy"]);
+    assert_says(&bench.fails(&[]), &["judge.py", "out of paper", "domain copy {"]);
     judge("    time.sleep(60)\n");
     assert_says(&bench.fails(&[]), &["judge.py", "1 s"]);
     judge("    print('seven', flush=True)\n");
@@ -307,7 +307,8 @@ fn a_loss_that_is_not_finite_stops_the_run_and_says_where() {
 #[test]
 fn a_full_disk_is_an_error_with_the_path_and_keeps_what_was_finished() {
     let bench = Bench::new();
-    let shell = "trap '' XFSZ; ulimit -f 16; exec \"$0\" run tiny.mopd";
+    bench.edit("tiny.mopd", "width = 32", "width = 64");
+    let shell = "trap '' XFSZ; ulimit -f 200; exec \"$0\" run tiny.mopd";
     let output = Command::new("sh")
         .args(["-c", shell])
         .arg(mopd_tests::mopd())

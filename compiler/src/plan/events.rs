@@ -36,7 +36,8 @@ pub struct SampleJob {
     pub prompt: String,
     pub n: u32,
     pub temperature: f64,
-    pub max_tokens: u32,
+    /// What the context leaves, where absent.
+    pub max_tokens: Option<u32>,
     pub seed: u64,
 }
 

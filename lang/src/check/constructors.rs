@@ -22,8 +22,19 @@ use super::value::{Callable, Rollout, Teacher, TeacherId, Value};
 /// The entry file: the first that was loaded. Its route serves stages wherever they are written.
 const ENTRY: ModuleId = ModuleId(0);
 
-const LLAMA: &[&str] =
-    &["layers", "width", "heads", "key_value_heads", "hidden", "context", "tokenizer", "tied", "rope_theta", "norm_epsilon", "initial_deviation"];
+const LLAMA: &[&str] = &[
+    "layers",
+    "width",
+    "heads",
+    "key_value_heads",
+    "hidden",
+    "context",
+    "tokenizer",
+    "tied",
+    "rope_theta",
+    "norm_epsilon",
+    "initial_deviation",
+];
 const SFT: &[&str] = &["target", "rollout", "keep", "steps", "batch", "lr", "objective", "optimizer"];
 const GRPO: &[&str] = &["steps", "prompts", "samples", "max_tokens", "temperature", "lr", "objective", "optimizer"];
 const DISTILL: &[&str] = &["objective", "rollout", "prompts", "steps", "lr", "domains", "optimizer"];
@@ -111,7 +122,9 @@ impl Checker {
             None => Some(default),
         };
         let (rope_theta, norm_epsilon) = (real(self, "rope_theta", 10_000.0), real(self, "norm_epsilon", 1e-5));
-        let initial_deviation = real(self, "initial_deviation", 0.02);
+        // "Small init" (arXiv:1910.05895, section 2.2): 0.02 at width 1,000, and enough for narrow models to learn at all.
+        let small = (2.0 / (5.0 * f64::from(width.unwrap_or(1_000)))).sqrt();
+        let initial_deviation = real(self, "initial_deviation", small);
         let (width, heads) = (width?, heads?);
         let key_value_heads = key_value_heads.unwrap_or(Some(heads))?;
         let multiple = |checker: &mut Checker, key: &str, text: String| {

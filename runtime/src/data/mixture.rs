@@ -1,0 +1,164 @@
+//! Which prompts a step trains on: every batch keeps to the domains' shares, every epoch visits each prompt once.
+
+use crate::random::{Uniforms, permutation};
+
+/// Draws prompts from several sources by share.
+///
+/// The share of a source in a batch is rounded by largest remainder, and what rounding gave or took is carried over, so
+/// that after any number of batches a source has had its share to within the number of sources. Within a source, prompts come in
+/// epochs: each prompt once, in random order, then anew.
+#[derive(Clone, Debug)]
+pub struct Mixture {
+    sources: Vec<Source>,
+    /// Prompts drawn so far, all sources together.
+    drawn: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    /// Of the whole, normalised.
+    share: f64,
+    size: usize,
+    drawn: u64,
+    /// The current epoch's order, as indices of records.
+    order: Vec<u32>,
+}
+
+/// One prompt of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Index into the sources that the mixture was made of.
+    pub source: usize,
+    /// Index of the record in its source.
+    pub record: usize,
+}
+
+impl Mixture {
+    /// From `(share, number of records)` of each source. Shares are positive and need not sum to 1; no source is empty.
+    pub fn new(sources: &[(f64, usize)]) -> Mixture {
+        let whole: f64 = sources.iter().map(|(share, _)| share).sum();
+        let source = |&(share, size): &(f64, usize)| {
+            assert!(size > 0, "a dataset has at least one record");
+            Source { share: share / whole, size, drawn: 0, order: Vec::new() }
+        };
+        Mixture { sources: sources.iter().map(source).collect(), drawn: 0 }
+    }
+
+    /// The next `prompts` prompts, those of one source together, in the order of the sources.
+    ///
+    /// `uniforms(source, epoch)` makes the numbers that shuffle one epoch of one source. So the order depends on nothing but
+    /// their keys, and a run that is resumed draws the batches that it has had, which is cheap, to stand where it stood.
+    pub fn next_batch(&mut self, prompts: u32, mut uniforms: impl FnMut(usize, u64) -> Uniforms) -> Vec<Draw> {
+        let mut draws = Vec::with_capacity(prompts as usize);
+        for (index, quota) in self.quotas(prompts).into_iter().enumerate() {
+            let source = &mut self.sources[index];
+            for _ in 0..quota {
+                let position = (source.drawn % source.size as u64) as usize;
+                if position == 0 {
+                    source.order = permutation(uniforms(index, source.drawn / source.size as u64), source.size);
+                }
+                draws.push(Draw { source: index, record: source.order[position] as usize });
+                source.drawn += 1;
+            }
+        }
+        self.drawn += u64::from(prompts);
+        draws
+    }
+
+    /// How many prompts of the next batch are each source's. They sum to `prompts`.
+    fn quotas(&self, prompts: u32) -> Vec<u32> {
+        let after = (self.drawn + u64::from(prompts)) as f64;
+        // What each source is owed; they sum to `prompts`. One that had too much before may be owed less than nothing.
+        let mut owed: Vec<f64> = self.sources.iter().map(|source| source.share * after - source.drawn as f64).collect();
+        let mut quotas = vec![0; self.sources.len()];
+        // Giving one at a time to whoever is owed most is largest remainder, and never gives a negative quota.
+        for _ in 0..prompts {
+            let most = (0..owed.len()).rev().max_by(|a, b| owed[*a].total_cmp(&owed[*b]));
+            let most = most.expect("a mixture has at least one source");
+            quotas[most] += 1;
+            owed[most] -= 1.0;
+        }
+        quotas
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Key, Purpose};
+
+    fn keyed(source: usize, epoch: u64) -> Uniforms {
+        Key::new(1, 2, Purpose::Shuffle, epoch).row(source as u32, 0)
+    }
+
+    fn counts(draws: &[Draw], sources: usize) -> Vec<usize> {
+        (0..sources).map(|source| draws.iter().filter(|draw| draw.source == source).count()).collect()
+    }
+
+    #[test]
+    fn a_batch_is_rounded_by_largest_remainder() {
+        // 10 * (0.46, 0.34, 0.2) = (4.6, 3.4, 2): floors leave one prompt, the largest remainder is 0.6.
+        let mut mixture = Mixture::new(&[(0.46, 100), (0.34, 100), (0.2, 100)]);
+        assert_eq!(counts(&mixture.next_batch(10, keyed), 3), [5, 3, 2]);
+        // Owed now: 9.2 - 5 = 4.2, 6.8 - 3 = 3.8, 2.
+        assert_eq!(counts(&mixture.next_batch(10, keyed), 3), [4, 4, 2]);
+    }
+
+    #[test]
+    fn what_rounding_took_is_given_later() {
+        // One prompt a step over three equal sources: each gets exactly every third.
+        let mut mixture = Mixture::new(&[(1.0 / 3.0, 5), (1.0 / 3.0, 5), (1.0 / 3.0, 5)]);
+        let batches: Vec<_> = (0..300).map(|_| mixture.next_batch(1, keyed)).collect();
+        assert_eq!(counts(&batches.concat(), 3), [100, 100, 100]);
+        for three in batches.chunks(3) {
+            assert_eq!(counts(&three.concat(), 3), [1, 1, 1]);
+        }
+    }
+
+    #[test]
+    fn shares_are_met_after_any_number_of_batches() {
+        let shares = [0.01, 0.05, 0.13, 0.31, 0.5];
+        let mut mixture = Mixture::new(&shares.map(|share| (share, 17)));
+        let mut total = [0usize; 5];
+        for batch in 1..=1000 {
+            let draws = mixture.next_batch(7, keyed);
+            assert_eq!(draws.len(), 7);
+            for (source, count) in counts(&draws, 5).into_iter().enumerate() {
+                total[source] += count;
+                let owed = shares[source] * 7.0 * f64::from(batch);
+                // Never ahead by a whole prompt; behind by less than the number of the other sources.
+                assert!(total[source] as f64 - owed < 1.0 + 1e-9, "source {source}, batch {batch}");
+                assert!(owed - (total[source] as f64) < 4.0, "source {source}, batch {batch}");
+            }
+        }
+        assert_eq!(total, [70, 350, 910, 2170, 3500]);
+    }
+
+    #[test]
+    fn an_epoch_visits_every_prompt_once() {
+        let mut mixture = Mixture::new(&[(0.5, 7), (0.5, 3)]);
+        let draws: Vec<_> = (0..21).flat_map(|_| mixture.next_batch(2, keyed)).collect();
+        let of = |source| draws.iter().filter(move |draw| draw.source == source).map(|draw| draw.record).collect::<Vec<_>>();
+        for (source, size) in [(0, 7), (1, 3)] {
+            let epochs: Vec<_> = of(source).chunks(size).map(<[usize]>::to_vec).collect();
+            assert_eq!(epochs.len(), 21 / size);
+            for mut epoch in epochs.clone() {
+                epoch.sort();
+                assert_eq!(epoch, (0..size).collect::<Vec<_>>());
+            }
+            assert!(epochs.iter().any(|epoch| epoch != &epochs[0]), "epochs differ in order");
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_draws_the_same() {
+        let whole = || Mixture::new(&[(0.7, 11), (0.3, 4)]);
+        let mut through = whole();
+        let all: Vec<_> = (0..20).map(|_| through.next_batch(5, keyed)).collect();
+        let mut resumed = whole();
+        for _ in 0..13 {
+            resumed.next_batch(5, keyed);
+        }
+        assert_eq!(resumed.next_batch(5, keyed), all[13]);
+    }
+}

@@ -1,0 +1,235 @@
+//! What a data file may look like, and what is said about one that cannot be used.
+
+use tempfile::TempDir;
+
+use super::*;
+
+fn file(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sort.train.jsonl");
+    fs::write(&path, content).unwrap();
+    (folder, path)
+}
+
+fn load(content: impl AsRef<[u8]>) -> Dataset {
+    let (_folder, path) = file(content);
+    Dataset::load(&path, &[Field::text("answer")]).unwrap()
+}
+
+/// The message after the file's name, and the help.
+fn refused(content: impl AsRef<[u8]>, needed: &[Field]) -> (String, String) {
+    let (_folder, path) = file(content);
+    let error = Dataset::load(&path, needed).unwrap_err();
+    let message = error.to_string();
+    let rest = message.strip_prefix(path.to_str().unwrap()).expect("a message starts with the file");
+    (rest.to_owned(), error.help())
+}
+
+const ANSWER: &[Field] = &[Field { name: "answer", kind: Kind::Text }];
+
+#[test]
+fn lines_keep_their_numbers_and_fields() {
+    let data = load("{\"prompt\": \"cab\", \"answer\": \"abc\", \"hard\": true}\n\n{\"answer\": 12, \"prompt\": \"5+7\"}\n");
+    assert_eq!(data.records.len(), 2);
+    assert_eq!((data.records[0].line, data.records[1].line), (1, 3));
+    assert_eq!(data.records[1].prompt, "5+7");
+    assert_eq!(data.records[1].text("answer").unwrap(), "12");
+    assert_eq!(data.records[0].text("hard"), None);
+    assert_eq!(data.records[0].fields["hard"], Value::Bool(true));
+    assert_eq!(data.records[0].fields["prompt"], "cab");
+}
+
+#[test]
+fn windows_files_and_a_missing_last_line_end_are_read() {
+    let data = load("\u{FEFF}{\"prompt\": \"a\", \"answer\": \"b\"}\r\n \r\n{\"prompt\": \"c\", \"answer\": \"d\"}");
+    assert_eq!(data.records[0].text("answer").unwrap(), "b");
+    assert_eq!((data.records[1].line, data.records[1].prompt.as_str()), (3, "c"));
+}
+
+#[test]
+fn a_very_long_line_is_a_line() {
+    let long = "x".repeat(5_000_000);
+    let data = load(format!("{{\"prompt\": \"{long}\", \"answer\": \"\"}}\n"));
+    assert_eq!(data.records[0].prompt.len(), 5_000_000);
+    // A bad one is not repeated whole.
+    let (message, _) = refused(format!("{{\"prompt\": \"{long}\"\n"), ANSWER);
+    assert!(message.len() < 250, "{}", message.len());
+    assert!(message.starts_with(":1: not JSON: EOF while parsing an object at column 5000013 of \"{"), "{message}");
+}
+
+#[test]
+fn the_hash_is_that_of_the_bytes() {
+    let content = "{\"prompt\": \"a\", \"answer\": \"b\"}\n";
+    assert_eq!(load(content).hash, blake3::hash(content.as_bytes()).to_hex().to_string());
+    assert_ne!(load(content).hash, load(format!("{content}\n")).hash);
+}
+
+#[test]
+fn a_missing_file_suggests_its_neighbour() {
+    let (folder, path) = file("{}");
+    let wrong = folder.path().join("sort.trian.jsonl");
+    let error = Dataset::load(&wrong, ANSWER).unwrap_err();
+    assert_eq!(error.to_string(), format!("{}: there is no such file", wrong.display()));
+    assert_eq!(error.help(), format!("did you mean `{}`?", path.display()));
+
+    let far = folder.path().join("questions.jsonl");
+    assert_eq!(Dataset::load(&far, ANSWER).unwrap_err().help(), "paths are relative to the experiment's file");
+    let elsewhere = folder.path().join("data/sort.train.jsonl");
+    let error = Dataset::load(&elsewhere, ANSWER).unwrap_err();
+    assert_eq!(error.help(), "its folder does not exist either; paths are relative to the experiment's file");
+}
+
+#[test]
+fn a_folder_is_not_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = Dataset::load(folder.path(), ANSWER).unwrap_err().to_string();
+    assert!(message.contains(": cannot read the file: Is a directory"), "{message}");
+}
+
+#[test]
+fn a_file_without_lines_is_refused() {
+    for content in ["", "\n\n", "\u{FEFF}", " \r\n"] {
+        let (message, help) = refused(content, ANSWER);
+        assert_eq!(message, ": the file has no lines");
+        assert!(help.contains("one JSON object a line"), "{help}");
+    }
+}
+
+#[test]
+fn malformed_lines_are_named() {
+    let good = "{\"prompt\": \"a\", \"answer\": \"b\"}\n";
+    let cases: &[(&str, &str, &str)] = &[
+        (
+            "{\"prompt\": \"a\" \"answer\": 1}",
+            ":2: not JSON: expected `,` or `}` at column 16 of \"{\\\"prompt\\\": \\\"a\\\" \\\"answer\\\": 1}\"",
+            "each line must be one whole JSON object",
+        ),
+        ("prompt,answer", ":2: not JSON: expected value at column 1 of \"prompt,answer\"", "one whole JSON object"),
+        ("[1, 2]", ":2: not a JSON object: found a list of 2", "such as {\"prompt\""),
+        ("\"a\"", ":2: not a JSON object: found the string \"a\"", "such as {\"prompt\""),
+        (
+            "{\"prompt\": \"a\", \"anwser\": \"b\"}",
+            ":2: the field `answer` is missing; found `anwser`, `prompt`",
+            "did you mean `anwser`?",
+        ),
+        ("{\"question\": \"a\"}", ":2: the field `prompt` is missing; found `question`", "every line needs `prompt`"),
+        ("{}", ":2: the field `prompt` is missing; the object is empty", "every line needs `prompt`"),
+        (
+            "{\"prompt\": 7, \"answer\": \"b\"}",
+            ":2: the field `prompt` must be a string; found the number 7",
+            "write `prompt` as a string",
+        ),
+        (
+            "{\"prompt\": \"a\", \"answer\": [\"b\"]}",
+            ":2: the field `answer` must be a string or a number; found a list of 1",
+            "write `answer` as a string or a number",
+        ),
+        (
+            "{\"prompt\": \"a\", \"answer\": null}",
+            ":2: the field `answer` must be a string or a number; found null",
+            "write `answer` as",
+        ),
+        (
+            "{\"prompt\": \"a\", \"answer\": true}",
+            ":2: the field `answer` must be a string or a number; found the truth value true",
+            "write `answer` as",
+        ),
+    ];
+    for (line, wanted, way_out) in cases {
+        let (message, help) = refused(format!("{good}{line}\n{good}"), ANSWER);
+        assert_eq!(&message, wanted);
+        assert!(help.contains(way_out), "{help}");
+    }
+}
+
+#[test]
+fn a_numeric_field_must_be_a_number() {
+    let needed = [Field::number("answer")];
+    let (_folder, path) = file("{\"prompt\": \"a\", \"answer\": \" 1,234.5 \"}\n{\"prompt\": \"a\", \"answer\": -3e2}\n");
+    assert_eq!(Dataset::load(&path, &needed).unwrap().records.len(), 2);
+    let (message, _) = refused("{\"prompt\": \"a\", \"answer\": \"about 4\"}", &needed);
+    assert_eq!(message, ":1: the field `answer` must be a number; found the string \"about 4\"");
+}
+
+#[test]
+fn text_that_is_not_utf8_is_named_by_byte() {
+    let mut content = b"{\"prompt\": \"a\", \"answer\": \"b\"}\n{\"prompt\": \"caf".to_vec();
+    content.extend(b"\xE9\", \"answer\": \"b\"}\n");
+    let (message, help) = refused(&content, ANSWER);
+    assert_eq!(message, ":2: not UTF-8 text: byte 0xE9 at column 16");
+    assert_eq!(help, "save the file as UTF-8");
+
+    let utf16: Vec<u8> = "\u{FEFF}{\"prompt\": \"a\"}\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let (message, help) = refused(&utf16, ANSWER);
+    assert_eq!(message, ":1: not UTF-8 text: byte 0xFF at column 1");
+    assert_eq!(help, "it looks like UTF-16: save the file as UTF-8");
+}
+
+#[test]
+fn numbers_are_read_as_people_write_them() {
+    let cases = [
+        ("42", Some(42.0)),
+        (" -7.5\n", Some(-7.5)),
+        ("+1e3", Some(1000.0)),
+        ("1,234", Some(1234.0)),
+        ("-12,345,678.25", Some(-12_345_678.25)),
+        ("1,23", None),
+        ("1234,567", None),
+        (",123", None),
+        ("1,234e5", None),
+        ("1.5,000", None),
+        ("", None),
+        ("four", None),
+        ("4 apples", None),
+        ("nan", None),
+        ("-inf", None),
+        ("1e999", None),
+        ("0x10", None),
+    ];
+    for (text, wanted) in cases {
+        assert_eq!(number(text), wanted, "{text:?}");
+    }
+}
+
+#[test]
+fn a_sequence_beyond_the_context_is_named() {
+    let data = load(concat!(
+        "{\"prompt\": \"abc\", \"answer\": \"a longer answer\"}\n",
+        "{\"prompt\": \"abcdé\", \"answer\": 12}\n",
+        "{\"prompt\": \"fghijk\", \"answer\": \"\"}\n",
+    ));
+    // Begin, then a token a byte; the first of equals.
+    let longest = data.longest_prompt();
+    assert_eq!((longest.line, longest.tokens), (2, 7));
+    assert_eq!(longest.fits(9, 16), Ok(()));
+    let error = longest.fits(10, 16).unwrap_err();
+    let path = data.path.display();
+    assert_eq!(
+        error.to_string(),
+        format!("{path}:2: the prompt takes 7 tokens and its completion up to 10, the model's context is 16")
+    );
+    assert_eq!(error.help(), "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line");
+    assert_eq!(longest.fits(9, 7).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
+
+    let longest = data.longest_example("answer");
+    assert_eq!((longest.line, longest.tokens), (1, 4 + 15 + 1));
+    let error = longest.fits(0, 16).unwrap_err();
+    assert_eq!(error.to_string(), format!("{path}:1: prompt and `answer` take 20 tokens, the model's context is 16"));
+    assert_eq!(error.help(), "set `context = 20` or more, or shorten the line");
+}
+
+#[test]
+fn test_prompts_that_are_trained_on_are_a_warning() {
+    let train =
+        load("{\"prompt\": \"a\", \"answer\": 1}\n{\"prompt\": \"b\", \"answer\": 1}\n{\"prompt\": \"b\", \"answer\": 1}\n");
+    let tests = load("{\"prompt\": \"c\", \"answer\": 1}\n\n{\"prompt\": \"b\", \"answer\": 2}\n");
+    let warning = overlap(&train, &tests).unwrap();
+    assert_eq!((warning.prompts, warning.first), (1, (3, 2)));
+    let (test, train_path) = (tests.path.display(), train.path.display());
+    assert_eq!(
+        warning.to_string(),
+        format!("{test}: 1 test prompt is trained on too, the first at line 3 (line 2 of {train_path})")
+    );
+    let apart = load("{\"prompt\": \"d\", \"answer\": 1}\n");
+    assert_eq!(overlap(&train, &apart), None);
+}

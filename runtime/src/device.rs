@@ -1,0 +1,92 @@
+//! Where tensors live. The worker links only the CPU half of libtorch; the CUDA half is opened while running, so that one
+//! program serves machines with and without a GPU.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use tch::Device;
+
+/// What was found out about CUDA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cuda {
+    /// This libtorch has no CUDA half: the usual case on a machine without a GPU.
+    Absent,
+    /// It is there but could not be opened; why.
+    Unusable(String),
+    /// It was opened, but no device answers.
+    NoDevice,
+    Ready,
+}
+
+unsafe extern "C" {
+    fn dlopen(file: *const c_char, mode: c_int) -> *mut c_void;
+    fn dlerror() -> *const c_char;
+}
+
+const RTLD_NOW: c_int = 0x002;
+const RTLD_GLOBAL: c_int = 0x100;
+const LIBRARY: &CStr = c"libtorch_cuda.so";
+
+/// Opens libtorch's CUDA half. To be called before the first tensor is made: the library registers its kernels as it loads.
+pub fn open_cuda() -> Cuda {
+    // SAFETY: the name is a C string; loading runs the initialisers of libtorch's own library, which expect nothing of us.
+    let handle = unsafe { dlopen(LIBRARY.as_ptr(), RTLD_NOW | RTLD_GLOBAL) };
+    if handle.is_null() {
+        // SAFETY: after a failed `dlopen` in this thread, `dlerror` gives a C string that lives until the next such call.
+        let reason = unsafe {
+            let text = dlerror();
+            if text.is_null() { "unknown reason".to_owned() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+        };
+        return failed(&reason);
+    }
+    if tch::Cuda::is_available() && tch::Cuda::device_count() > 0 { Cuda::Ready } else { Cuda::NoDevice }
+}
+
+/// The loader says `NAME: cannot open shared object file: ...` of a library that is missing; if NAME is another one, the
+/// CUDA half is there but lacks something.
+fn failed(reason: &str) -> Cuda {
+    if reason.starts_with("libtorch_cuda.so: cannot open shared object file") {
+        Cuda::Absent
+    } else {
+        Cuda::Unusable(reason.to_owned())
+    }
+}
+
+impl Cuda {
+    pub fn device(&self) -> Device {
+        if *self == Cuda::Ready { Device::Cuda(0) } else { Device::Cpu }
+    }
+
+    /// What the author should know, if anything.
+    pub fn warning(&self) -> Option<String> {
+        match self {
+            Cuda::Absent | Cuda::Ready => None,
+            Cuda::Unusable(reason) => Some(format!("the CPU is used: libtorch's CUDA library cannot be opened: {reason}")),
+            Cuda::NoDevice => Some("the CPU is used: libtorch has its CUDA library, but finds no GPU".to_owned()),
+        }
+    }
+}
+
+/// As people write it: `cpu`, `cuda:0`.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        Device::Mps => "mps".to_owned(),
+        Device::Vulkan => "vulkan".to_owned(),
+        Device::Cpu => "cpu".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_told_apart() {
+        assert_eq!(failed("libtorch_cuda.so: cannot open shared object file: No such file or directory"), Cuda::Absent);
+        let broken = failed("libcudnn.so.9: cannot open shared object file: No such file or directory");
+        assert!(broken.warning().unwrap().contains("libcudnn.so.9"));
+        assert_eq!(broken.device(), Device::Cpu);
+        assert_eq!(Cuda::Ready.device(), Device::Cuda(0));
+        assert!(Cuda::NoDevice.warning().unwrap().contains("no GPU"));
+    }
+}

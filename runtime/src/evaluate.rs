@@ -1,0 +1,59 @@
+//! How well a model does on held-out prompts.
+
+use mopd_compiler::plan::{Evaluation, Sampling};
+use tch::Device;
+
+use crate::control::Control;
+use crate::data::tokenizer::decode;
+use crate::failure::{Error, Result};
+use crate::model::{Decoder, Weights};
+use crate::prepare::{DomainData, tested};
+use crate::random::{Key, Purpose, stream_of};
+use crate::reward::Answer;
+use crate::rollout::{Prompt, rollout};
+
+/// Samples a prompt: greedy completions are all alike, so one is enough.
+pub fn samples(sampling: &Sampling) -> u32 {
+    if sampling.temperature == 0.0 { 1 } else { sampling.n.max(1) }
+}
+
+/// The rewards of [`samples`] completions of every test prompt, those of a prompt adjacent.
+///
+/// Random numbers are keyed by seed, test file, prompt and sample only, so that all models answer with the same luck.
+pub fn evaluate(
+    weights: &Weights,
+    domain: &DomainData,
+    evaluation: &Evaluation,
+    seed: u64,
+    device: Device,
+    control: &Control,
+) -> Result<Vec<f64>> {
+    let tests = tested(domain)?;
+    let count = evaluation.prompts.map_or(tests.tokens.len(), |limit| tests.tokens.len().min(limit as usize));
+    let sampling = Sampling { n: samples(&evaluation.sampling), ..evaluation.sampling.clone() };
+    let n = sampling.n as usize;
+    let decoder = Decoder::frozen(weights, device);
+    let key = Key::new(seed, stream_of(&tests.dataset.hash), Purpose::Evaluate, 0);
+    let prompts: Vec<Prompt> =
+        tests.tokens[..count].iter().enumerate().map(|(id, tokens)| Prompt { tokens, id: id as u32 }).collect();
+    let mut rewards = Vec::with_capacity(count * n);
+    // Chunks, so that an interruption does not wait for all of them.
+    for (chunk, records) in prompts.chunks(64).zip(tests.dataset.records.chunks(64)) {
+        control.check()?;
+        let completions = rollout(&decoder, chunk, &sampling, key)?;
+        let texts: Vec<String> = completions.iter().map(|completion| decode(&completion.tokens)).collect();
+        let answers: Vec<Answer> = texts
+            .iter()
+            .enumerate()
+            .map(|(index, completion)| {
+                let record = &records[index / n];
+                Answer { prompt: &record.prompt, completion, record: &record.fields }
+            })
+            .collect();
+        rewards.extend(domain.verifier.judge(&answers).map_err(|error| Error::from(error).at(domain.origin))?);
+        for warning in domain.verifier.take_warnings() {
+            control.warn(warning);
+        }
+    }
+    Ok(rewards)
+}

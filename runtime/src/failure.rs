@@ -1,0 +1,127 @@
+//! The one error type of this crate: a failure in the author's terms, ready to be sent as an event.
+
+use std::fmt;
+
+use mopd_compiler::plan::Origin;
+use mopd_compiler::plan::events::{Failure, FailureKind};
+
+use crate::data::{ContextError, DataError};
+use crate::files::WriteError;
+use crate::reward::RewardError;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a job stops. Interruption is not a failure, but it unwinds the same way.
+#[derive(Clone, Debug)]
+pub enum Error {
+    Failed(Box<Failure>),
+    Interrupted,
+}
+
+impl Error {
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Error {
+        Error::Failed(Box::new(Failure {
+            kind,
+            message: message.into(),
+            help: None,
+            origin: None,
+            stage: None,
+            seed: None,
+            step: None,
+        }))
+    }
+
+    /// Something in the folder of results or in the store could not be made, changed or read.
+    pub fn storage(path: &std::path::Path, cause: impl fmt::Display) -> Error {
+        Error::new(FailureKind::Storage, format!("cannot write {}: {cause}", path.display()))
+            .help("free space or choose another folder; finished stages are kept and are not computed again")
+    }
+
+    /// What a panic said. Most come from tensor operations: a shape or a device that libtorch refused.
+    pub fn from_panic(panic: &(dyn std::any::Any + Send)) -> Error {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("unknown error");
+        // `called ... on an `Err` value: Torch("message\nC++ frames...")`
+        let line = match text.split_once("Torch(\"") {
+            Some((_, message)) => message.split("\\n").next().unwrap_or(message),
+            None => text.lines().next().unwrap_or(text),
+        };
+        Error::new(FailureKind::Runtime, format!("internal error: {line}"))
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Failure)) -> Error {
+        if let Error::Failed(failure) = &mut self {
+            change(failure);
+        }
+        self
+    }
+
+    pub fn help(self, help: impl Into<String>) -> Error {
+        self.change(|failure| failure.help = Some(help.into()))
+    }
+
+    /// Fills in the origin unless a more exact one is known already.
+    pub fn at(self, origin: Origin) -> Error {
+        self.change(|failure| failure.origin = failure.origin.or(Some(origin)))
+    }
+
+    pub fn during(self, stage: &str, seed: u64) -> Error {
+        self.change(|failure| {
+            failure.stage.get_or_insert_with(|| stage.to_owned());
+            failure.seed.get_or_insert(seed);
+        })
+    }
+
+    pub fn at_step(self, step: u32) -> Error {
+        self.change(|failure| failure.step = failure.step.or(Some(step)))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Failed(failure) => f.write_str(&failure.message),
+            Error::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<WriteError> for Error {
+    fn from(error: WriteError) -> Error {
+        let failure = Error::new(FailureKind::Storage, error.to_string());
+        match error.help() {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    }
+}
+
+impl From<DataError> for Error {
+    fn from(error: DataError) -> Error {
+        Error::new(FailureKind::Data, error.to_string()).help(error.help())
+    }
+}
+
+impl From<ContextError> for Error {
+    fn from(error: ContextError) -> Error {
+        Error::new(FailureKind::Context, error.to_string()).help(error.help())
+    }
+}
+
+impl From<RewardError> for Error {
+    fn from(error: RewardError) -> Error {
+        Error::new(FailureKind::Reward, error.to_string()).help(error.help())
+    }
+}
+
+/// A tensor operation that libtorch refused.
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Error {
+        let text = error.to_string();
+        // Libtorch appends its own C++ frames after the first line; they say nothing to the author of an experiment.
+        let line = text.lines().next().unwrap_or("unknown error").trim();
+        Error::new(FailureKind::Runtime, format!("libtorch: {line}"))
+    }
+}

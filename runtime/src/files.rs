@@ -1,0 +1,108 @@
+//! Files that are either whole or absent: whatever a run leaves behind can be trusted, however the run ended.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A file could not be written; whatever stood at `path` before still does.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {}", path.display(), cause(source))]
+pub struct WriteError {
+    pub path: PathBuf,
+    #[source]
+    pub source: io::Error,
+}
+
+impl WriteError {
+    /// The way out, where there is a usual one.
+    pub fn help(&self) -> Option<String> {
+        match self.source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Some("free some space and run again: finished stages are kept".to_owned())
+            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Some("choose a folder that you may write to with `--out`".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "the disk is full".to_owned(),
+        io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Writes a file by way of a temporary one in the same folder: written, synced to the disk, then renamed. So a reader
+/// sees the old file or the new one, never a part, even after a power cut. Makes the folder if there is none.
+pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), WriteError> {
+    let attempt = || {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(folder)?;
+        // 0666 less the umask, as for any file; the default for temporary files would hide results from the group.
+        let permissions = fs::Permissions::from_mode(0o666);
+        let mut file = tempfile::Builder::new().prefix(".writing-").permissions(permissions).tempfile_in(folder)?;
+        write(file.as_file_mut())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|failure| failure.error)?;
+        // The rename itself is durable once the folder is.
+        File::open(folder)?.sync_all()
+    };
+    attempt().map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn replaces_the_file_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/results.json");
+        write_atomically(&path, |file| file.write_all(b"first")).unwrap();
+        write_atomically(&path, |file| file.write_all(b"second")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(names(path.parent().unwrap()), ["results.json"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_named_and_the_old_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.json");
+        fs::write(&path, "old").unwrap();
+        let error = write_atomically(&path, |file| {
+            file.write_all(b"half")?;
+            // The kernel's own answer to a write when no space is left.
+            fs::OpenOptions::new().write(true).open("/dev/full")?.write_all(b"rest")
+        })
+        .unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write {}: the disk is full", path.display()));
+        assert_eq!(error.help().unwrap(), "free some space and run again: finished stages are kept");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["results.json"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_a_file_is_an_error_with_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("taken"), "").unwrap();
+        let path = folder.path().join("taken/results.json");
+        let error = write_atomically(&path, |_| Ok(())).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot write {}: ", path.display())), "{error}");
+    }
+}

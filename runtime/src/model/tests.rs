@@ -1,0 +1,215 @@
+//! The forward pass against an independent one in f64, written from the papers' formulas.
+
+use mopd_compiler::plan::{Architecture, Tokenizer};
+use tch::{Device, no_grad_guard};
+
+use super::*;
+use crate::data::tokenizer::{BEGIN, END, encode_completion, encode_prompt};
+
+/// Two key-value heads for four heads, so that grouping matters.
+pub fn tiny() -> Architecture {
+    Architecture {
+        layers: 2,
+        width: 16,
+        heads: 4,
+        key_value_heads: 2,
+        hidden: 24,
+        context: 32,
+        tokenizer: Tokenizer::Bytes,
+        tied: true,
+        rope_theta: 10_000.0,
+        norm_epsilon: 1e-5,
+        initial_deviation: 0.02,
+    }
+}
+
+/// Weights large enough that attention and the gates are far from linear, and scales other than 1.
+pub fn lively(architecture: &Architecture, seed: u64) -> Weights {
+    let mut weights = Weights::initialise(architecture, seed, 0);
+    for (index, value) in weights.values.iter_mut().enumerate() {
+        *value = if *value == 1.0 { 0.7 + 0.01 * (index % 60) as f32 } else { *value * 15.0 };
+    }
+    weights
+}
+
+/// Logits at every position, from the definitions, one number at a time.
+fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
+    let architecture = &weights.architecture;
+    let sizes = Sizes::of(architecture);
+    let entries = layout(architecture);
+    let matrix = |name: &str| {
+        let entry = entries.iter().find(|entry| entry.name == format!("{name}.weight")).unwrap();
+        let values = weights.values[entry.offset..entry.offset + entry.len()].iter().map(|&value| f64::from(value));
+        let columns = *entry.shape.last().unwrap();
+        values.collect::<Vec<f64>>().chunks(columns).map(<[f64]>::to_vec).collect::<Vec<_>>()
+    };
+    let times = |matrix: &[Vec<f64>], x: &[f64]| -> Vec<f64> {
+        matrix.iter().map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
+    };
+    let norm = |x: &[f64], scale: &[f64]| -> Vec<f64> {
+        let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        x.iter().zip(scale).map(|(x, scale)| x / (mean + architecture.norm_epsilon).sqrt() * scale).collect()
+    };
+    let rope = |x: &[f64], position: usize| -> Vec<f64> {
+        let half = x.len() / 2;
+        let mut out = x.to_vec();
+        for pair in 0..half {
+            let angle = position as f64 / architecture.rope_theta.powf(pair as f64 / half as f64);
+            out[pair] = x[pair] * angle.cos() - x[pair + half] * angle.sin();
+            out[pair + half] = x[pair + half] * angle.cos() + x[pair] * angle.sin();
+        }
+        out
+    };
+    let add = |x: &mut Vec<f64>, y: &[f64]| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+
+    let embedding = matrix("model.embed_tokens");
+    let mut streams: Vec<Vec<f64>> = tokens.iter().map(|&token| embedding[token as usize].clone()).collect();
+    for layer in 0..sizes.layers {
+        let part = |name: &str| matrix(&format!("model.layers.{layer}.{name}"));
+        let (query, key, value) = (part("self_attn.q_proj"), part("self_attn.k_proj"), part("self_attn.v_proj"));
+        let output = part("self_attn.o_proj");
+        let (gate, up, down) = (part("mlp.gate_proj"), part("mlp.up_proj"), part("mlp.down_proj"));
+        let (before, after) = (part("input_layernorm"), part("post_attention_layernorm"));
+        let d = sizes.head_width;
+        let normed: Vec<Vec<f64>> = streams.iter().map(|x| norm(x, &before.concat())).collect();
+        let heads = |matrix: &[Vec<f64>], rotated: bool| -> Vec<Vec<Vec<f64>>> {
+            normed
+                .iter()
+                .enumerate()
+                .map(|(t, x)| {
+                    let all = times(matrix, x);
+                    all.chunks(d).map(|head| if rotated { rope(head, t) } else { head.to_vec() }).collect()
+                })
+                .collect()
+        };
+        let (queries, keys, values) = (heads(&query, true), heads(&key, true), heads(&value, false));
+        for (t, stream) in streams.iter_mut().enumerate() {
+            let mut attended = Vec::new();
+            for (head, query) in queries[t].iter().enumerate() {
+                let group = head / (sizes.heads / sizes.key_value_heads);
+                let score = |s: usize| query.iter().zip(&keys[s][group]).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt();
+                let weights: Vec<f64> = (0..=t).map(|s| score(s).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                let component = |i: usize| (0..=t).map(|s| weights[s] / total * values[s][group][i]).sum::<f64>();
+                attended.extend((0..d).map(component));
+            }
+            add(stream, &times(&output, &attended));
+            let normed = norm(stream, &after.concat());
+            let silu = |x: f64| x / (1.0 + (-x).exp());
+            let inner: Vec<f64> =
+                times(&gate, &normed).iter().zip(times(&up, &normed)).map(|(gate, up)| silu(*gate) * up).collect();
+            add(stream, &times(&down, &inner));
+        }
+    }
+    let head = if architecture.tied { embedding } else { matrix("lm_head") };
+    let scale = matrix("model.norm").concat();
+    streams.iter().map(|x| times(&head, &norm(x, &scale))).collect()
+}
+
+/// Prompts and completions of differing lengths.
+fn sequences() -> Vec<(Vec<Token>, Vec<Token>)> {
+    [("sort: cab", "abc"), ("x", "hello wor"), ("reverse: ab", ""), ("12+34", "46")]
+        .iter()
+        .map(|(prompt, completion)| (encode_prompt(prompt), encode_completion(completion)))
+        .collect()
+}
+
+fn batch(sequences: &[(Vec<Token>, Vec<Token>)]) -> PackedBatch {
+    PackedBatch::new(sequences.iter().map(|(prompt, completion)| (prompt.as_slice(), completion.as_slice())), Device::Cpu)
+}
+
+#[test]
+fn forward_equals_the_reference() {
+    for (tied, key_value_heads) in [(true, 2), (false, 4), (false, 1)] {
+        let weights = lively(&Architecture { tied, key_value_heads, ..tiny() }, 3);
+        let sequences = sequences();
+        let logits = to_vec(&Decoder::frozen(&weights, Device::Cpu).logits(&batch(&sequences)));
+        let mut rows = logits.chunks(259);
+        let mut largest = 0.0f64;
+        for (prompt, completion) in &sequences {
+            let tokens = [prompt.as_slice(), &completion[..completion.len() - 1]].concat();
+            for expected in &reference(&weights, &tokens)[prompt.len() - 1..] {
+                for (got, expected) in rows.next().unwrap().iter().zip(expected) {
+                    largest = largest.max(expected.abs());
+                    assert!((f64::from(*got) - expected).abs() < 2e-4, "{got} {expected}");
+                }
+            }
+        }
+        assert!(rows.next().is_none());
+        assert!(largest > 1.0, "the case is too easy: {largest}");
+    }
+}
+
+#[test]
+fn generation_equals_the_forward_pass() {
+    for key_value_heads in [1, 2, 4] {
+        let weights = lively(&Architecture { key_value_heads, ..tiny() }, 4);
+        let decoder = Decoder::frozen(&weights, Device::Cpu);
+        let sequences = sequences();
+        let prompts: Vec<&[Token]> = sequences.iter().map(|(prompt, _)| prompt.as_slice()).collect();
+        let (mut generator, mut logits) = Generator::start(&decoder, &prompts, 9);
+        let mut rows: Vec<usize> = (0..prompts.len()).collect();
+        for step in 0..9 {
+            let got = to_vec(&logits);
+            for (row, got) in rows.iter().zip(got.chunks(259)) {
+                // Ever the same made-up completion, so that rows differ only by their prompts.
+                let completion: Vec<Token> = (0..=step as Token).map(|i| 97 + i).collect();
+                let expected = decoder.logits(&batch(&[(sequences[*row].0.clone(), completion)]));
+                let expected = to_vec(&expected);
+                for (got, expected) in got.iter().zip(&expected[step * 259..]) {
+                    assert!((got - expected).abs() < 1e-4, "step {step} row {row}: {got} {expected}");
+                }
+            }
+            // Rows come and go without disturbing each other.
+            if step == 2 {
+                generator.select(&[3, 1, 2]);
+                rows = vec![3, 1, 2];
+            }
+            logits = generator.step(&vec![97 + step as Token; rows.len()]);
+        }
+    }
+}
+
+#[test]
+fn gradient_equals_finite_differences() {
+    let weights = lively(&tiny(), 5);
+    let sequences = sequences();
+    let batch = batch(&sequences);
+    let loss = |decoder: &Decoder| {
+        decoder
+            .logits(&batch)
+            .log_softmax(-1, tch::Kind::Float)
+            .gather(1, &batch.targets.unsqueeze(1), false)
+            .mean(tch::Kind::Float)
+    };
+    let decoder = Decoder::trainable(&weights, Device::Cpu);
+    let gradient = to_vec(&decoder.gradient(&loss(&decoder)));
+    assert_eq!(gradient.len(), weights.values.len());
+    for entry in layout(&weights.architecture) {
+        // The largest component of every parameter: a mixed-up order would show.
+        let part = &gradient[entry.offset..entry.offset + entry.len()];
+        let (index, expected) =
+            part.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).map(|(i, g)| (entry.offset + i, *g)).unwrap();
+        let at = |delta: f32| {
+            let mut moved = weights.clone();
+            moved.values[index] += delta;
+            loss(&Decoder::frozen(&moved, Device::Cpu)).double_value(&[])
+        };
+        let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
+        assert!((numeric - f64::from(expected)).abs() < 2e-3 + 0.02 * numeric.abs(), "{}: {numeric} {expected}", entry.name);
+    }
+}
+
+#[test]
+fn weights_survive_the_device() {
+    let weights = lively(&tiny(), 6);
+    assert_eq!(Decoder::trainable(&weights, Device::Cpu).weights(), weights);
+    let _guard = no_grad_guard();
+    let decoder = Decoder::trainable(&weights, Device::Cpu);
+    let before = to_vec(&decoder.logits(&batch(&[(vec![BEGIN, 97], vec![98, END])])));
+    // The flat vector is the model: changing it changes the outputs.
+    let _ = decoder.flat().shallow_clone().fill_(0.0);
+    let after = to_vec(&decoder.logits(&batch(&[(vec![BEGIN, 97], vec![98, END])])));
+    assert_ne!(before, after);
+    assert!(after.iter().all(|&logit| logit == 0.0));
+}

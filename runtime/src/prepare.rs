@@ -1,0 +1,177 @@
+//! Everything that can be wrong with the data of a plan, found before the first step: files, fields, lengths, rewards.
+
+use std::path::Path;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Architecture, Comparison, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Stage, Train};
+
+use crate::data::tokenizer::encode_prompt;
+use crate::data::{Dataset, Field, overlap};
+use crate::failure::{Error, Result};
+use crate::model::{Sizes, Token};
+use crate::reward::Verifier;
+use crate::schedule::columns;
+
+/// A domain with its data. Only what the plan's work reads is loaded.
+pub struct DomainData {
+    pub id: DomainId,
+    pub name: String,
+    /// The domain in the source: what its verifier does wrong is shown there.
+    pub origin: Origin,
+    pub verifier: Verifier,
+    pub train: Option<Prompts>,
+    pub tests: Option<Prompts>,
+}
+
+/// A data file and its prompts as tokens.
+pub struct Prompts {
+    pub dataset: Dataset,
+    pub tokens: Vec<Vec<Token>>,
+}
+
+impl Prompts {
+    fn load(path: &Path, needed: &[Field]) -> Result<Prompts> {
+        let dataset = Dataset::load(path, needed)?;
+        let tokens = dataset.records.iter().map(|record| encode_prompt(&record.prompt)).collect();
+        Ok(Prompts { dataset, tokens })
+    }
+}
+
+/// The architecture of every model: that of the random weights it descends from.
+pub fn architectures(plan: &Plan) -> Result<Vec<Architecture>> {
+    let mut architectures: Vec<Architecture> = Vec::new();
+    for model in &plan.experiment.models {
+        let inherited = |from: &ModelId| {
+            architectures.get(from.0 as usize).cloned().ok_or_else(|| {
+                Error::new(FailureKind::Runtime, format!("the plan uses a model before it makes it: `{}`", model.name))
+            })
+        };
+        let architecture = match &model.stage {
+            Stage::Initialise(architecture) => {
+                Sizes::check(architecture).map_err(|problem| {
+                    Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
+                })?;
+                architecture.clone()
+            }
+            Stage::Train(train) => inherited(&train.start)?,
+            Stage::Merge(merge) => match merge.base.iter().chain(&merge.models).next() {
+                Some(from) => inherited(from)?,
+                None => return Err(Error::new(FailureKind::Runtime, "a merge of no models").at(model.origin)),
+            },
+        };
+        architectures.push(architecture);
+    }
+    Ok(architectures)
+}
+
+/// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.
+pub fn prepare(
+    plan: &Plan,
+    stages: &[ModelId],
+    architectures: &[Architecture],
+    base: &Path,
+) -> Result<(Vec<DomainData>, Vec<String>)> {
+    let mut domains = Vec::new();
+    let mut warnings = Vec::new();
+    for (index, domain) in plan.experiment.domains.iter().enumerate() {
+        let id = DomainId(index as u32);
+        let loaded = load(plan, id, domain, stages, base).map_err(|error| error.at(domain.origin))?;
+        if let (Some(train), Some(tests)) = (&loaded.train, &loaded.tests) {
+            warnings.extend(overlap(&train.dataset, &tests.dataset).map(|overlap| overlap.to_string()));
+        }
+        domains.push(loaded);
+    }
+    for id in stages {
+        let model = plan.experiment.model(*id);
+        if let Stage::Train(train) = &model.stage {
+            check_training(train, *id, &domains, architectures).map_err(|error| error.at(model.origin))?;
+        }
+    }
+    for comparison in &plan.experiment.comparisons {
+        check_evaluation(comparison, &domains, architectures).map_err(|error| error.at(comparison.origin))?;
+    }
+    Ok((domains, warnings))
+}
+
+fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &Path) -> Result<DomainData> {
+    let verifier = Verifier::new(&domain.reward, base)?;
+    let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
+    let tests = match &domain.tests {
+        Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
+            Some(Prompts::load(&base.join(tests), &fields)?)
+        }
+        _ => None,
+    };
+    let mut trained_on = false;
+    for stage in stages {
+        if let Stage::Train(train) = &plan.experiment.model(*stage).stage
+            && train.mixture.iter().any(|share| share.domain == id)
+        {
+            trained_on = true;
+            if let Prefixes::Data { field, .. } = &train.prefixes
+                && !fields.iter().any(|known| known.name == field)
+            {
+                fields.push(Field::text(field));
+            }
+        }
+    }
+    let train = if trained_on { Some(Prompts::load(&base.join(&domain.prompts), &fields)?) } else { None };
+    Ok(DomainData { id, name: domain.name.clone(), origin: domain.origin, verifier, train, tests })
+}
+
+fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], architectures: &[Architecture]) -> Result<()> {
+    let context = |model: ModelId| architectures[model.0 as usize].context;
+    if train.mixture.is_empty() {
+        return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
+    }
+    for share in &train.mixture {
+        let data = &domains[share.domain.0 as usize];
+        let dataset = &trained(data)?.dataset;
+        match &train.prefixes {
+            Prefixes::Data { field, .. } => dataset.longest_example(field).fits(0, context(model))?,
+            Prefixes::Student { sampling, .. } => dataset.longest_prompt().fits(sampling.max_tokens, context(model))?,
+            Prefixes::Teacher { sampling, .. } => {
+                let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
+                let teacher = teacher.map_or(model, |choice| choice.teacher);
+                dataset.longest_prompt().fits(sampling.max_tokens, context(model).min(context(teacher)))?;
+            }
+        }
+        // A teacher that scores reads the same sequences.
+        for choice in train.teachers.iter().filter(|choice| choice.domain == share.domain) {
+            let (student, teacher) = (&architectures[model.0 as usize], &architectures[choice.teacher.0 as usize]);
+            if student.tokenizer != teacher.tokenizer {
+                let message = format!("the teacher `{}` has another tokenizer than its student", choice.name);
+                return Err(Error::new(FailureKind::Runtime, message));
+            }
+            if teacher.context < student.context {
+                let message = format!(
+                    "the teacher `{}` has a context of {} tokens, less than its student's {}",
+                    choice.name, teacher.context, student.context
+                );
+                return Err(Error::new(FailureKind::Context, message).help("give the teacher at least the student's context"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The training data of a domain that some stage trains on.
+pub fn trained(data: &DomainData) -> Result<&Prompts> {
+    data.train.as_ref().ok_or_else(|| Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name)))
+}
+
+/// The test data of a domain that some comparison has as a column.
+pub fn tested(data: &DomainData) -> Result<&Prompts> {
+    data.tests.as_ref().ok_or_else(|| {
+        Error::new(FailureKind::Data, format!("the domain `{}` has no tests, but a comparison evaluates it", data.name))
+            .help("give the domain `tests = \"...\"`, a file laid out like its prompts")
+    })
+}
+
+fn check_evaluation(comparison: &Comparison, domains: &[DomainData], architectures: &[Architecture]) -> Result<()> {
+    for (model, domain) in columns(comparison) {
+        let longest = tested(&domains[domain.0 as usize])?.dataset.longest_prompt();
+        longest.fits(comparison.evaluation.sampling.max_tokens, architectures[model.0 as usize].context)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Random numbers without state: every draw is a function of what it is for, so it depends neither on how work was split
+//! into batches nor on which thread came first.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// What a draw is for. Purposes never share numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Initialise = 1,
+    Shuffle = 2,
+    Rollout = 3,
+    TeacherRollout = 4,
+    Evaluate = 5,
+    Drop = 6,
+    Sample = 7,
+    Bootstrap = 8,
+}
+
+/// A family of streams: one per pair of indices.
+#[derive(Clone, Copy, Debug)]
+pub struct Key([u64; 4]);
+
+impl Key {
+    /// `stream` selects the stage (or the domain, for evaluation), `step` the training step or epoch.
+    pub fn new(seed: u64, stream: u64, purpose: Purpose, step: u64) -> Key {
+        Key([seed, stream, purpose as u64, step])
+    }
+
+    /// The uniforms of one row: `(prompt, sample)` for rollouts. Draw `i` belongs to position `i`.
+    pub fn row(self, prompt: u32, sample: u32) -> Uniforms {
+        let mut seed = [0; 32];
+        for (bytes, word) in seed.chunks_exact_mut(8).zip(self.0) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        let mut generator = ChaCha8Rng::from_seed(seed);
+        generator.set_stream(u64::from(prompt) << 32 | u64::from(sample));
+        Uniforms(generator)
+    }
+}
+
+/// One stream of numbers.
+pub struct Uniforms(ChaCha8Rng);
+
+impl Uniforms {
+    /// Uniform in [0, 1), 53 bits.
+    pub fn uniform(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
+    /// Uniform in 0..n.
+    pub fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
+    }
+
+    /// Two independent standard normals (Box-Muller).
+    pub fn normals(&mut self) -> [f64; 2] {
+        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+        let angle = std::f64::consts::TAU * self.uniform();
+        [radius * angle.cos(), radius * angle.sin()]
+    }
+}
+
+/// A random order of 0..n (Fisher and Yates).
+pub fn permutation(mut uniforms: Uniforms, n: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..n as u32).collect();
+    for last in (1..n).rev() {
+        order.swap(last, uniforms.below(last + 1));
+    }
+    order
+}
+
+/// A stream number from text, stable across platforms and versions.
+pub fn stream_of(text: &str) -> u64 {
+    let hash = blake3::hash(text.as_bytes());
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_does_not_depend_on_other_rows() {
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        let alone: Vec<f64> = {
+            let mut row = key.row(5, 6);
+            (0..100).map(|_| row.uniform()).collect()
+        };
+        let mut other = key.row(5, 7);
+        let mut again = key.row(5, 6);
+        for value in alone {
+            assert_ne!(other.uniform(), value);
+            assert_eq!(again.uniform(), value);
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_key_counts() {
+        let draw = |key: Key, prompt, sample| key.row(prompt, sample).uniform();
+        let base = draw(Key::new(1, 2, Purpose::Rollout, 3), 4, 5);
+        for other in [
+            draw(Key::new(9, 2, Purpose::Rollout, 3), 4, 5),
+            draw(Key::new(1, 9, Purpose::Rollout, 3), 4, 5),
+            draw(Key::new(1, 2, Purpose::Evaluate, 3), 4, 5),
+            draw(Key::new(1, 2, Purpose::Rollout, 9), 4, 5),
+            draw(Key::new(1, 2, Purpose::Rollout, 3), 9, 5),
+            draw(Key::new(1, 2, Purpose::Rollout, 3), 4, 9),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn moments_of_uniforms_and_normals() {
+        let n = 20_000;
+        let mut row = Key::new(0, 0, Purpose::Initialise, 0).row(0, 0);
+        let mean = (0..n).map(|_| row.uniform()).sum::<f64>() / n as f64;
+        assert!((mean - 0.5).abs() < 0.01, "{mean}");
+        let normals: Vec<f64> = (0..n).flat_map(|_| row.normals()).collect();
+        let mean = normals.iter().sum::<f64>() / normals.len() as f64;
+        let variance = normals.iter().map(|x| x * x).sum::<f64>() / normals.len() as f64;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "{mean} {variance}");
+    }
+
+    #[test]
+    fn a_permutation_holds_everything_once() {
+        let key = Key::new(0, 0, Purpose::Shuffle, 0);
+        let mut order = permutation(key.row(0, 0), 100);
+        assert_ne!(order, permutation(key.row(1, 0), 100));
+        order.sort_unstable();
+        assert_eq!(order, (0..100).collect::<Vec<u32>>());
+    }
+}

@@ -1,0 +1,168 @@
+//! `metrics.parquet`: one row per stage, step and domain.
+
+use std::io::Write;
+use std::path::Path;
+
+use polars::prelude::{Column, DataFrame, ParquetWriter};
+use serde::{Deserialize, Serialize};
+
+use crate::files::{WriteError, write_atomically};
+
+/// What one training step did to one domain. Numbers that a stage does not have (a reward without a verifier call, a
+/// divergence without a teacher) are absent, not 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub seed: u64,
+    pub stage: String,
+    /// From 0.
+    pub step: u32,
+    pub domain: String,
+    /// The teacher that the domain's prompts are routed to.
+    pub teacher: Option<String>,
+    /// Fraction of the step's prompts, over all domains.
+    pub prompt_share: f64,
+    /// Fraction of the step's completion tokens, over all domains.
+    pub token_share: f64,
+    /// Mean over completion tokens of log p_student - log p_teacher, in nats; signed.
+    pub divergence: Option<f64>,
+    /// Fraction of the step's sum of |signal| over completion tokens, over all domains.
+    pub signal_share: Option<f64>,
+    /// Mean over completion tokens of |signal|.
+    pub signal_mean: Option<f64>,
+    /// Mean over completion tokens of the student's entropy, in nats.
+    pub entropy: Option<f64>,
+    /// Mean tokens of a completion.
+    pub length: Option<f64>,
+    /// Fraction of completion tokens where a `clip` of the objective is at its bound.
+    pub clipped_fraction: Option<f64>,
+    /// Mean reward of the completions, in [0, 1].
+    pub reward: Option<f64>,
+    /// Loss of the whole step, all domains together.
+    pub loss: f64,
+    pub learning_rate: f64,
+    /// Global norm of the step's gradient before clipping.
+    pub gradient_norm: f64,
+    /// Wall time of the whole step.
+    pub seconds: f64,
+}
+
+/// Writes the rows as Parquet: a column per field of [`Row`], with its name; absent numbers are null.
+pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
+    // Made in memory first: a run has thousands of rows, not millions, and a failed write stays a plain input or output error.
+    let mut bytes = Vec::new();
+    let encoded = table(rows).and_then(|mut table| ParquetWriter::new(&mut bytes).finish(&mut table));
+    write_atomically(path, |file| {
+        encoded.map_err(std::io::Error::other)?;
+        file.write_all(&bytes)
+    })
+}
+
+fn table(rows: &[Row]) -> polars::prelude::PolarsResult<DataFrame> {
+    macro_rules! column {
+        ($field:ident) => {
+            Column::new(stringify!($field).into(), rows.iter().map(|row| row.$field.clone()).collect::<Vec<_>>())
+        };
+    }
+    DataFrame::new(
+        rows.len(),
+        vec![
+            column!(seed),
+            column!(stage),
+            column!(step),
+            column!(domain),
+            column!(teacher),
+            column!(prompt_share),
+            column!(token_share),
+            column!(divergence),
+            column!(signal_share),
+            column!(signal_mean),
+            column!(entropy),
+            column!(length),
+            column!(clipped_fraction),
+            column!(reward),
+            column!(loss),
+            column!(learning_rate),
+            column!(gradient_norm),
+            column!(seconds),
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use polars::prelude::{DataType, ParquetReader, SerReader};
+
+    use super::*;
+
+    fn row(step: u32) -> Row {
+        Row {
+            seed: u64::MAX,
+            stage: "expert[sort]".to_owned(),
+            step,
+            domain: "sort".to_owned(),
+            teacher: None,
+            prompt_share: 0.5,
+            token_share: 1.0 / 3.0,
+            divergence: None,
+            signal_share: Some(0.25),
+            signal_mean: Some(-0.0),
+            entropy: Some(0.3),
+            length: Some(7.5),
+            clipped_fraction: None,
+            reward: Some(1.0),
+            loss: -1.5e-300,
+            learning_rate: 1e-3,
+            gradient_norm: 2.0,
+            seconds: 0.125,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.parquet");
+        let routed = Row { teacher: Some("specialist[sort]".to_owned()), divergence: Some(-0.04), ..row(1) };
+        write_parquet(&[row(0), routed], &path).unwrap();
+
+        let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
+        assert_eq!(table.shape(), (2, 18));
+        // The columns are the fields of the row, in order.
+        let json = serde_json::to_string(&row(0)).unwrap();
+        let places: Vec<_> = table.get_column_names().iter().map(|name| json.find(&format!("\"{name}\":")).unwrap()).collect();
+        assert!(places.is_sorted(), "{places:?}");
+
+        let column = |name: &str| table.column(name).unwrap().clone();
+        assert_eq!(column("seed").u64().unwrap().get(0), Some(u64::MAX));
+        assert_eq!(column("stage").str().unwrap().get(1), Some("expert[sort]"));
+        assert_eq!(column("step").dtype(), &DataType::UInt32);
+        assert_eq!(column("step").u32().unwrap().get(1), Some(1));
+        let teachers = column("teacher");
+        assert_eq!((teachers.str().unwrap().get(0), teachers.str().unwrap().get(1)), (None, Some("specialist[sort]")));
+        let divergence = column("divergence");
+        assert_eq!((divergence.f64().unwrap().get(0), divergence.f64().unwrap().get(1)), (None, Some(-0.04)));
+        assert_eq!(column("token_share").f64().unwrap().get(0), Some(1.0 / 3.0));
+        assert_eq!(column("clipped_fraction").null_count(), 2);
+        assert_eq!(column("loss").f64().unwrap().get(0), Some(-1.5e-300));
+        assert_eq!(column("seconds").f64().unwrap().get(1), Some(0.125));
+    }
+
+    #[test]
+    fn a_run_without_training_still_gets_its_columns() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.parquet");
+        write_parquet(&[], &path).unwrap();
+        let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
+        assert_eq!(table.shape(), (0, 18));
+        assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
+        assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
+    }
+
+    #[test]
+    fn a_row_survives_the_store() {
+        let row = row(3);
+        let text = serde_json::to_string(&row).unwrap();
+        assert_eq!(serde_json::from_str::<Row>(&text).unwrap(), row);
+    }
+}

@@ -1,0 +1,100 @@
+//! `results.json` and `plan.json`: the tables of a run, and the plan they came from.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use mopd_compiler::plan::results::{Results, Table};
+use mopd_compiler::plan::{Comparison, Plan, events::Versions};
+use serde::Serialize;
+
+use super::statistics::{Scores, StatisticsError, table_rows};
+use crate::files::{WriteError, write_atomically};
+use crate::random::Uniforms;
+
+/// The layout of `results.json`.
+const SCHEMA: u32 = 1;
+
+/// The seeds of a comparison: the experiment's, and those that follow it.
+pub fn seeds(plan: &Plan, comparison: &Comparison) -> Vec<u64> {
+    first_seeds(plan, comparison.seeds)
+}
+
+fn first_seeds(plan: &Plan, count: u32) -> Vec<u64> {
+    (0..u64::from(count)).map(|index| plan.experiment.seed.wrapping_add(index)).collect()
+}
+
+/// Puts the tables together, and says what a reader should be warned of.
+///
+/// `scores` has the rewards of one comparison after the other, as they stand in the plan; `uniforms` makes the random numbers
+/// of the comparison with that index; `seconds` is the run's wall time.
+pub fn assemble(
+    plan: &Plan,
+    scores: &[Scores],
+    versions: Versions,
+    seconds: f64,
+    mut uniforms: impl FnMut(usize) -> Uniforms,
+) -> Result<(Results, Vec<String>), StatisticsError> {
+    let experiment = &plan.experiment;
+    assert_eq!(scores.len(), experiment.comparisons.len(), "each comparison has its own scores");
+    let mut tables = Vec::new();
+    let mut warnings = Vec::new();
+    for (index, (comparison, scores)) in experiment.comparisons.iter().zip(scores).enumerate() {
+        let seeds = seeds(plan, comparison);
+        let (rows, found) = table_rows(experiment, comparison, &seeds, scores, uniforms(index))?;
+        warnings.extend(found);
+        let sampling = &comparison.evaluation.sampling;
+        let greedy = sampling.temperature == 0.0;
+        tables.push(Table {
+            name: comparison.name.clone(),
+            metric: if greedy { "greedy" } else { "pass@1" }.to_owned(),
+            samples: if greedy { 1 } else { sampling.n },
+            domains: comparison.domains.iter().map(|id| experiment.domain(*id).name.clone()).collect(),
+            rows,
+        });
+    }
+    let most = experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1);
+    let results = Results {
+        schema: SCHEMA,
+        experiment: experiment.name.clone(),
+        plan: plan.hash.clone(),
+        seeds: first_seeds(plan, most),
+        versions,
+        tables,
+        seconds,
+        peak_memory: peak_memory(),
+    };
+    Ok((results, warnings))
+}
+
+/// Writes `results.json` into a folder; answers its path.
+pub fn write_results(results: &Results, folder: &Path) -> Result<PathBuf, WriteError> {
+    write_json(results, folder.join("results.json"))
+}
+
+/// Writes `plan.json` into a folder; answers its path.
+pub fn write_plan(plan: &Plan, folder: &Path) -> Result<PathBuf, WriteError> {
+    write_json(plan, folder.join("plan.json"))
+}
+
+fn write_json(value: &impl Serialize, path: PathBuf) -> Result<PathBuf, WriteError> {
+    write_atomically(&path, |file| {
+        let mut text = serde_json::to_vec_pretty(value)?;
+        text.push(b'\n');
+        file.write_all(&text)
+    })?;
+    Ok(path)
+}
+
+/// Most memory that this process has held so far, in bytes; 0 where the system does not tell.
+pub fn peak_memory() -> u64 {
+    std::fs::read_to_string("/proc/self/status").ok().and_then(|status| high_water_mark(&status)).unwrap_or(0)
+}
+
+/// `VmHWM:     1234 kB`
+fn high_water_mark(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! What `results.json` and `plan.json` hold.
+
+use std::fs;
+
+use mopd_compiler::plan::{DomainId, ModelId};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::random::{Key, Purpose};
+use crate::report::statistics::tests::{comparison, experiment};
+
+fn plan() -> Plan {
+    let mut experiment = experiment(1, 2);
+    let mut sampled = comparison(&[&[0], &[1]], true);
+    sampled.evaluation.sampling.n = 2;
+    sampled.seeds = 2;
+    let mut greedy = comparison(&[&[0], &[1]], false);
+    greedy.name = "greedy".to_owned();
+    greedy.evaluation.sampling.n = 8;
+    greedy.evaluation.sampling.temperature = 0.0;
+    experiment.comparisons = vec![sampled, greedy];
+    Plan { schema: 1, hash: "abc".to_owned(), experiment, stages: Vec::new(), places: Vec::new() }
+}
+
+fn results() -> Results {
+    let mut sampled = Scores::default();
+    for seed in [7, 8] {
+        sampled.insert(ModelId(0), DomainId(0), seed, &[0.0, 0.0, 0.0, 0.0], 2);
+        sampled.insert(ModelId(1), DomainId(0), seed, &[1.0, 0.0, 1.0, 1.0], 2);
+    }
+    let mut greedy = Scores::default();
+    greedy.insert(ModelId(0), DomainId(0), 7, &[0.0, 0.0], 1);
+    greedy.insert(ModelId(1), DomainId(0), 7, &[1.0, 1.0], 1);
+    let versions = Versions { mopd: "0.1.0".to_owned(), libtorch: "2.11.0".to_owned() };
+    let uniforms = |table| Key::new(7, table as u64, Purpose::Sample, 0).row(0, 0);
+    let (results, warnings) = assemble(&plan(), &[sampled, greedy], versions, 1.5, uniforms).unwrap();
+    assert_eq!(warnings, [] as [&str; 0]);
+    results
+}
+
+#[test]
+fn the_promised_fields_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_results(&results(), folder.path()).unwrap();
+    assert_eq!(path, folder.path().join("results.json"));
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.ends_with("}\n"));
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&found["schema"], &found["experiment"], &found["plan"], &found["seeds"], &found["seconds"]),
+        (&json!(1), &json!("trial"), &json!("abc"), &json!([7, 8]), &json!(1.5))
+    );
+    assert_eq!(found["versions"], json!({"mopd": "0.1.0", "libtorch": "2.11.0"}));
+    let sampled = &found["tables"][0];
+    assert_eq!(
+        (&sampled["name"], &sampled["metric"], &sampled["samples"], &sampled["domains"]),
+        (&json!("all"), &json!("pass@1"), &json!(2), &json!(["d0"]))
+    );
+    let row = &sampled["rows"][1];
+    assert_eq!(
+        (&row["model"], &row["scores"]["d0"]["mean"], &row["scores"]["d0"]["n"]),
+        (&json!("row 1"), &json!(0.75), &json!(2))
+    );
+    assert_eq!(row["normalized"], json!({"mean": 1.0, "low": 1.0, "high": 1.0}));
+    assert_eq!((&row["normalized_by_seed"], &row["spread"]), (&json!([1.0, 1.0]), &json!(0.0)));
+    let greedy = &found["tables"][1];
+    assert_eq!((&greedy["metric"], &greedy["samples"]), (&json!("greedy"), &json!(1)));
+    assert_eq!((&greedy["rows"][0]["normalized"], &greedy["rows"][0]["normalized_by_seed"]), (&Value::Null, &json!([])));
+    assert_eq!(serde_json::from_str::<Results>(&text).unwrap().tables, results().tables);
+}
+
+#[test]
+fn the_plan_is_kept_with_its_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_plan(&plan(), folder.path()).unwrap();
+    assert_eq!(path, folder.path().join("plan.json"));
+    assert_eq!(serde_json::from_str::<Plan>(&fs::read_to_string(path).unwrap()).unwrap(), plan());
+}
+
+#[test]
+fn peak_memory_is_in_bytes() {
+    assert_eq!(high_water_mark("Name:\tx\nVmHWM:\t    1234 kB\nVmRSS:\t 7 kB\n"), Some(1234 * 1024));
+    assert_eq!(high_water_mark("Name:\tx\n"), None);
+    // A test process holds a few megabytes, and not all of any machine.
+    let peak = peak_memory();
+    assert!((1 << 20..1 << 40).contains(&peak), "{peak}");
+}

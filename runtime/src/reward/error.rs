@@ -1,0 +1,70 @@
+//! Why completions could not be judged.
+
+use std::time::Duration;
+
+use crate::data::{Kind, quote};
+
+/// Displays as one line; [`RewardError::help`] has the way out, or what a command wrote to its standard error.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RewardError {
+    #[error("the pattern {} is not a regular expression", quote(pattern))]
+    Pattern { pattern: String, cause: String },
+    #[error("the data has no {} `{field}` for the prompt {}", kind_name(*kind), quote(prompt))]
+    Field { field: String, kind: Kind, prompt: String },
+    #[error("the reward command `{command}` cannot work with {setting}")]
+    Setting { command: String, setting: String },
+    #[error("the reward command `{command}` could not be started in {folder}: {cause}")]
+    Start { command: String, folder: String, cause: String },
+    #[error(
+        "the reward command `{command}` ended ({how}) before it judged the prompt {}; restarting it did not help",
+        quote(prompt)
+    )]
+    Ended { command: String, how: String, prompt: String, stderr: String },
+    #[error(
+        "the reward command `{command}` gave {given} of {asked} rewards within its time limit of {} s; \
+         restarting it did not help; the first prompt without a reward is {}",
+        limit.as_secs_f64(),
+        quote(prompt)
+    )]
+    TimedOut { command: String, limit: Duration, given: usize, asked: usize, prompt: String, stderr: String },
+    #[error("the reward command `{command}` answered nonsense: {why} in {}", quote(line))]
+    Nonsense { command: String, why: String, line: String },
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "text",
+        Kind::Number => "number",
+    }
+}
+
+impl RewardError {
+    /// The way out; more than one line where a command's own words are worth reading.
+    pub fn help(&self) -> String {
+        match self {
+            RewardError::Pattern { cause, .. } => cause.clone(),
+            RewardError::Field { field, .. } => format!("every line of the domain's data needs `{field}`"),
+            RewardError::Setting { .. } => "`time_limit` must be more than 0 seconds and `batch` at least 1".to_owned(),
+            RewardError::Start { .. } => "commands run by `sh` in the folder of the experiment's file".to_owned(),
+            RewardError::Ended { how, stderr, .. } if how == "exit status 127" && stderr.is_empty() => {
+                "exit status 127 is the shell's way to say that it did not find the program".to_owned()
+            }
+            RewardError::Ended { stderr, .. } => last_words(stderr),
+            RewardError::TimedOut { stderr, .. } => {
+                format!("raise `time_limit`, lower `batch`, or look at what it does with that prompt; {}", last_words(stderr))
+            }
+            RewardError::Nonsense { .. } => {
+                "for every line {\"id\": 0, \"prompt\": ..., \"completion\": ..., \"record\": {...}} it must write one line \
+                 {\"id\": 0, \"reward\": 0.5} with a reward from 0 to 1, and nothing else; messages belong on standard error"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+fn last_words(stderr: &str) -> String {
+    if stderr.is_empty() {
+        return "it wrote nothing to its standard error".to_owned();
+    }
+    format!("the last lines of its standard error:\n{stderr}")
+}

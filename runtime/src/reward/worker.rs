@@ -1,0 +1,202 @@
+//! One process with its pipes: lines in, lines out, a memory of what it wrote to standard error, and a sure end.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A longer line is cut here, and then is no JSON.
+const LONGEST_LINE: u64 = 1 << 20;
+/// Lines read ahead; beyond that the process waits, so that one that floods its output cannot fill our memory.
+const LINES_AHEAD: usize = 1024;
+/// What is kept of standard error.
+const STDERR_BYTES: usize = 8 << 10;
+const STDERR_LINES: usize = 5;
+/// For a process whose input was closed to end by itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A child process that leads its own process group. Dropping it closes its input, gives it a moment to end, then kills whatever is
+/// left of the group and collects the child. If this process is killed itself, the pipes close, and a program that reads
+/// its input to the end stops too.
+pub(super) struct Worker {
+    child: Child,
+    /// Dropping it closes the child's standard input.
+    requests: Option<Sender<Vec<u8>>>,
+    lines: Receiver<Vec<u8>>,
+    stderr: Arc<Mutex<VecDeque<u8>>>,
+    /// Closed when standard error is.
+    stderr_open: Receiver<()>,
+    next_id: u64,
+    killed: bool,
+}
+
+pub(super) enum Received {
+    /// With its line end.
+    Line(Vec<u8>),
+    /// Standard output is closed, most likely because the process ended.
+    Closed,
+    TimedOut,
+}
+
+impl Worker {
+    /// Starts `sh -c command` in a folder.
+    pub fn start(command: &str, folder: &Path) -> io::Result<Worker> {
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own: it can be killed with all its children, and a Ctrl-C at the terminal is ours to handle.
+            .process_group(0)
+            .spawn()?;
+        let (requests, to_write) = mpsc::channel();
+        let (line_read, lines) = mpsc::sync_channel(LINES_AHEAD);
+        let (stderr_ends, stderr_open) = mpsc::channel();
+        let stderr = Arc::default();
+        // A pipe holds little. With a thread for each, a process may answer before it has read all, complain at length,
+        // or read nothing at all, and whoever waits for it still keeps an eye on the clock.
+        if let Some(pipe) = child.stdin.take() {
+            thread::spawn(move || write_requests(pipe, &to_write));
+        }
+        if let Some(pipe) = child.stdout.take() {
+            thread::spawn(move || read_lines(pipe, &line_read));
+        }
+        if let Some(pipe) = child.stderr.take() {
+            let kept = Arc::clone(&stderr);
+            thread::spawn(move || keep_last(pipe, &kept, stderr_ends));
+        }
+        Ok(Worker { child, requests: Some(requests), lines, stderr, stderr_open, next_id: 0, killed: false })
+    }
+
+    /// The first of `count` identifiers that were not used before.
+    pub fn reserve(&mut self, count: u64) -> u64 {
+        let first = self.next_id;
+        self.next_id += count;
+        first
+    }
+
+    /// Never blocks. That a process no longer reads shows when its answers are waited for.
+    pub fn send(&self, lines: Vec<u8>) {
+        if let Some(requests) = &self.requests {
+            // The thread is gone after a failed write: the process closed its input.
+            let _ = requests.send(lines);
+        }
+    }
+
+    /// Waits for a line until `deadline`; for ever where there is none.
+    pub fn receive(&self, deadline: Option<Instant>) -> Received {
+        let received = match deadline {
+            Some(deadline) => self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            None => self.lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(line) => Received::Line(line),
+            Err(RecvTimeoutError::Timeout) => Received::TimedOut,
+            Err(RecvTimeoutError::Disconnected) => Received::Closed,
+        }
+    }
+
+    /// For a process whose output is closed: how it ended, and the last lines of its standard error.
+    pub fn post_mortem(mut self) -> (String, String) {
+        let how = match self.wait(GRACE) {
+            Some(status) => describe(status),
+            None => "its standard output was closed".to_owned(),
+        };
+        (how, self.kill())
+    }
+
+    /// Ends the process at once; answers the last lines of its standard error.
+    pub fn kill(mut self) -> String {
+        self.kill_group();
+        // The last words may still be in the pipe. It closes with the group, unless a process left the group.
+        let _ = self.stderr_open.recv_timeout(GRACE);
+        let kept = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect::<Vec<_>>();
+        let text = String::from_utf8_lossy(&kept);
+        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(STDERR_LINES)..].join("\n")
+    }
+
+    /// Waits for the process to end by itself.
+    fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(2)),
+                _ => return None,
+            }
+        }
+    }
+
+    fn kill_group(&mut self) {
+        const SIGKILL: i32 = 9;
+        if std::mem::replace(&mut self.killed, true) {
+            return;
+        }
+        if let Ok(group) = i32::try_from(self.child.id()) {
+            // SAFETY: a system call that touches no memory. The number is that of the group that `process_group(0)` made: the
+            // child has not been collected, or was a moment ago, and the system hands out numbers in turn.
+            unsafe { kill(-group, SIGKILL) };
+        }
+        // Collects the child: no zombie. It fails only if that was done before.
+        let _ = self.child.wait();
+    }
+}
+
+// From the C library that the standard library links on every Unix; `std` itself can kill a child, but not its group.
+unsafe extern "C" {
+    fn kill(process: i32, signal: i32) -> i32;
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.requests = None;
+        self.wait(GRACE);
+        self.kill_group();
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+fn write_requests(mut pipe: ChildStdin, requests: &Receiver<Vec<u8>>) {
+    while let Ok(lines) = requests.recv() {
+        if pipe.write_all(&lines).and_then(|()| pipe.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_lines(pipe: ChildStdout, lines: &SyncSender<Vec<u8>>) {
+    let mut pipe = BufReader::new(pipe);
+    loop {
+        let mut line = Vec::new();
+        let read = (&mut pipe).take(LONGEST_LINE).read_until(b'\n', &mut line);
+        // Text without a line end before the end of output is what a crash cut short, not an answer.
+        let whole = line.ends_with(b"\n") || line.len() as u64 == LONGEST_LINE;
+        if read.is_err() || !whole || lines.send(line).is_err() {
+            return;
+        }
+    }
+}
+
+fn keep_last(mut pipe: ChildStderr, kept: &Mutex<VecDeque<u8>>, _ends: Sender<()>) {
+    let mut chunk = [0; 4096];
+    while let Ok(read @ 1..) = pipe.read(&mut chunk) {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(&chunk[..read]);
+        let excess = kept.len().saturating_sub(STDERR_BYTES);
+        kept.drain(..excess);
+    }
+}

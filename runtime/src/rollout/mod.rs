@@ -1,0 +1,209 @@
+//! Completions sampled from a model.
+
+mod sampler;
+
+use mopd_compiler::plan::Sampling;
+use mopd_compiler::plan::events::FailureKind;
+
+use crate::data::tokenizer::END;
+use crate::failure::{Error, Result};
+use crate::model::{Decoder, Generator, Token, to_vec};
+use crate::random::{Key, Uniforms};
+
+use sampler::draw;
+
+/// What a model wrote after a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// At least one; the end token is the last one unless the completion was cut off.
+    pub tokens: Vec<Token>,
+    /// Log-probability of each token under the distribution it was drawn from.
+    pub logps: Vec<f32>,
+    /// Cut off at `max_tokens`.
+    pub truncated: bool,
+}
+
+/// A prompt and the number that its random draws are keyed by.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt<'a> {
+    pub tokens: &'a [Token],
+    pub id: u32,
+}
+
+/// Rows that are generated in step at most: enough to keep a core busy, few enough that their cache stays near it.
+const ROWS: usize = 256;
+
+/// `sampling.n` completions of every prompt, those of a prompt adjacent. What row `(prompt, sample)` draws depends on
+/// nothing else.
+pub fn rollout(decoder: &Decoder, prompts: &[Prompt], sampling: &Sampling, key: Key) -> Result<Vec<Completion>> {
+    if sampling.max_tokens == 0 {
+        return Err(Error::new(FailureKind::Runtime, "a completion needs at least one token: `max_tokens` is 0"));
+    }
+    let n = sampling.n.max(1) as usize;
+    let mut completions = Vec::with_capacity(prompts.len() * n);
+    for chunk in prompts.chunks((ROWS / n).max(1)) {
+        completions.extend(chunk_rollout(decoder, chunk, n, sampling, key)?);
+    }
+    Ok(completions)
+}
+
+struct Row {
+    /// Index into the chunk's completions.
+    index: usize,
+    uniforms: Uniforms,
+}
+
+fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sampling, key: Key) -> Result<Vec<Completion>> {
+    let max_tokens = sampling.max_tokens as usize;
+    let empty = Completion { tokens: Vec::with_capacity(max_tokens), logps: Vec::with_capacity(max_tokens), truncated: true };
+    let mut completions = vec![empty; prompts.len() * n];
+    let mut rows: Vec<Row> =
+        (0..prompts.len() * n).map(|index| Row { index, uniforms: key.row(prompts[index / n].id, (index % n) as u32) }).collect();
+
+    // Every prompt is read once; its samples start from the same logits.
+    let tokens: Vec<&[Token]> = prompts.iter().map(|prompt| prompt.tokens).collect();
+    let (mut generator, logits) = Generator::start(decoder, &tokens, max_tokens);
+    let vocabulary = decoder.sizes.vocabulary;
+    let mut logits = to_vec(&logits);
+    // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
+    let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
+    if n > 1 {
+        generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
+    }
+    let mut width = rows.len();
+    let mut scratch = Vec::with_capacity(vocabulary);
+    for step in 0..max_tokens {
+        let mut inputs = vec![END; width];
+        let mut alive = Vec::with_capacity(rows.len());
+        let mut alive_places = Vec::with_capacity(rows.len());
+        for (mut row, place) in rows.into_iter().zip(places) {
+            let logits = &logits[place * vocabulary..][..vocabulary];
+            let draw = draw(logits, sampling.temperature, &mut row.uniforms, &mut scratch).ok_or_else(not_finite)?;
+            let completion = &mut completions[row.index];
+            completion.tokens.push(draw.token);
+            completion.logps.push(draw.logp as f32);
+            if draw.token == END {
+                completion.truncated = false;
+                continue;
+            }
+            // After the first step, rows have places of their own.
+            let place = if step == 0 { row.index } else { place };
+            inputs[place] = draw.token;
+            alive.push(row);
+            alive_places.push(place);
+        }
+        (rows, places) = (alive, alive_places);
+        if rows.is_empty() || step + 1 == max_tokens {
+            break;
+        }
+        // Leaving costs a copy of the cache, staying costs computing for nothing.
+        if rows.len() * 4 <= width * 3 {
+            generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
+            inputs = places.iter().map(|&place| inputs[place]).collect();
+            places = (0..rows.len()).collect();
+            width = rows.len();
+        }
+        logits = to_vec(&generator.step(&inputs));
+    }
+    Ok(completions)
+}
+
+fn not_finite() -> Error {
+    Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling")
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::model::PackedBatch;
+    use crate::model::tests::{lively, tiny};
+    use crate::random::Purpose;
+
+    fn prompts() -> Vec<Vec<Token>> {
+        (0..20).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect()
+    }
+
+    fn requests(prompts: &[Vec<Token>]) -> Vec<Prompt<'_>> {
+        prompts.iter().enumerate().map(|(id, tokens)| Prompt { tokens, id: id as u32 }).collect()
+    }
+
+    fn sampling(n: u32, temperature: f64) -> Sampling {
+        Sampling { n, temperature, max_tokens: 12 }
+    }
+
+    /// Likes the end token enough that completions have many lengths.
+    fn decoder() -> Decoder {
+        let mut weights = lively(&tiny(), 8);
+        let width = weights.architecture.width as usize;
+        for index in 0..width {
+            weights.values[END as usize * width + index] *= 2.5;
+        }
+        Decoder::frozen(&weights, Device::Cpu)
+    }
+
+    #[test]
+    fn completions_do_not_depend_on_the_batch() {
+        let (decoder, prompts) = (decoder(), prompts());
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        let together = rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key).unwrap();
+        assert_eq!(together.len(), 60);
+        let lengths: std::collections::HashSet<usize> = together.iter().map(|c| c.tokens.len()).collect();
+        assert!(lengths.len() > 4, "{lengths:?}");
+        for (request, group) in requests(&prompts).into_iter().zip(together.chunks(3)) {
+            for (alone, completion) in rollout(&decoder, &[request], &sampling(3, 1.0), key).unwrap().iter().zip(group) {
+                assert_eq!(alone.tokens, completion.tokens);
+            }
+            // A smaller group is the beginning of a larger one.
+            assert_eq!(rollout(&decoder, &[request], &sampling(1, 1.0), key).unwrap()[0].tokens, group[0].tokens);
+        }
+    }
+
+    #[test]
+    fn completions_end_at_the_end_token_or_are_cut_off() {
+        let completions =
+            rollout(&decoder(), &requests(&prompts()), &sampling(2, 1.0), Key::new(1, 2, Purpose::Rollout, 0)).unwrap();
+        for completion in &completions {
+            assert_eq!(completion.tokens.len(), completion.logps.len());
+            let ends = completion.tokens.iter().filter(|&&token| token == END).count();
+            assert_eq!(ends, usize::from(!completion.truncated));
+            assert_eq!(completion.tokens.last() == Some(&END), !completion.truncated);
+            assert!(completion.truncated == (completion.tokens.len() == 12) || completion.tokens.last() == Some(&END));
+        }
+        assert!(completions.iter().any(|completion| completion.truncated));
+        assert!(completions.iter().any(|completion| !completion.truncated));
+    }
+
+    #[test]
+    fn the_trainer_finds_the_samplers_log_probabilities() {
+        let (decoder, prompts) = (decoder(), prompts());
+        for temperature in [1.0, 0.7] {
+            let completions =
+                rollout(&decoder, &requests(&prompts), &sampling(1, temperature), Key::new(1, 2, Purpose::Rollout, 0)).unwrap();
+            let pairs = prompts.iter().zip(&completions);
+            let batch = PackedBatch::new(pairs.map(|(p, c)| (p.as_slice(), c.tokens.as_slice())), Device::Cpu);
+            let logps = (decoder.logits(&batch) / temperature).log_softmax(-1, Kind::Float);
+            let trainer = to_vec(&logps.gather(1, &batch.targets.unsqueeze(1), false));
+            let sampler: Vec<f32> = completions.iter().flat_map(|completion| completion.logps.clone()).collect();
+            assert_eq!(trainer.len(), sampler.len());
+            for (trainer, sampler) in trainer.iter().zip(&sampler) {
+                assert!((trainer - sampler).abs() < 1e-4, "{trainer} {sampler}");
+            }
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_largest_logit_of_the_forward_pass() {
+        let (decoder, prompts) = (decoder(), prompts());
+        let key = Key::new(1, 2, Purpose::Evaluate, 0);
+        for (prompt, completion) in prompts.iter().zip(rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key).unwrap()) {
+            let batch = PackedBatch::new(std::iter::once((prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);
+            let logits = to_vec(&decoder.logits(&batch));
+            for (token, logits) in completion.tokens.iter().zip(logits.chunks(259)) {
+                let best = (0..259).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+                assert_eq!(*token, best as Token);
+            }
+        }
+    }
+}

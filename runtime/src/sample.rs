@@ -1,0 +1,46 @@
+//! `mopd sample`: try a checkpoint on a prompt.
+
+use std::path::Path;
+
+use mopd_compiler::plan::Sampling;
+use mopd_compiler::plan::events::{Event, FailureKind, SampleJob};
+use tch::Device;
+
+use crate::control::Control;
+use crate::data::tokenizer::{decode, encode_prompt};
+use crate::failure::{Error, Result};
+use crate::model::Decoder;
+use crate::random::{Key, Purpose, stream_of};
+use crate::rollout::{Prompt, rollout};
+use crate::store::Checkpoint;
+
+/// Emits one event per completion.
+pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> {
+    let checkpoint = Checkpoint::load(Path::new(&job.checkpoint))?;
+    let tokens = encode_prompt(&job.prompt);
+    let context = checkpoint.config.architecture.context as usize;
+    let max_tokens = job.max_tokens.unwrap_or(context.saturating_sub(tokens.len()).max(1) as u32);
+    if tokens.len() + max_tokens as usize > context {
+        let message = format!(
+            "the prompt takes {} tokens and its completion up to {max_tokens}, the model's context is {context}",
+            tokens.len()
+        );
+        return Err(Error::new(FailureKind::Context, message).help("shorten the prompt or ask for fewer tokens"));
+    }
+    if !(job.temperature >= 0.0 && job.temperature.is_finite()) {
+        return Err(Error::new(FailureKind::Runtime, "the temperature must be 0 or more"));
+    }
+    let decoder = Decoder::frozen(&checkpoint.weights, device);
+    let sampling = Sampling { n: job.n, temperature: job.temperature, max_tokens };
+    let key = Key::new(job.seed, stream_of(&job.prompt), Purpose::Sample, 0);
+    for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0 }], &sampling, key)? {
+        control.check()?;
+        control.emit(&Event::Sample {
+            text: decode(&completion.tokens),
+            tokens: completion.tokens.len() as u32,
+            finished: !completion.truncated,
+            logp: completion.logps.iter().map(|&logp| f64::from(logp)).sum(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Content keys: what a result depends on, hashed. Two tasks with the same key have the same result.
+
+use std::path::Path;
+
+use mopd_compiler::plan::{Evaluation, Plan, Reward, Stage};
+use tch::Device;
+
+use super::{Task, Work};
+use crate::device;
+use crate::evaluate::samples;
+use crate::prepare::DomainData;
+
+/// The key of every task.
+pub struct Keys(Vec<String>);
+
+impl Keys {
+    /// `libtorch` is its version: another one may round differently.
+    pub fn new(plan: &Plan, tasks: &[Task], domains: &[DomainData], base: &Path, device: Device, libtorch: &str) -> Keys {
+        let numeric = format!("float32 {} libtorch {libtorch} mopd {}", device::name(device), env!("CARGO_PKG_VERSION"));
+        let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
+            match &task.work {
+                Work::Stage(model) => {
+                    parts.push(format!("stage {}", plan.stages[model.0 as usize].key));
+                    if let Stage::Train(train) = &plan.experiment.model(*model).stage {
+                        for share in &train.mixture {
+                            let data = &domains[share.domain.0 as usize];
+                            parts.extend(data.train.iter().map(|train| format!("data {}", train.dataset.hash)));
+                            parts.extend(programs(&plan.experiment.domain(share.domain).reward, base));
+                        }
+                    }
+                }
+                Work::Evaluate { domain, comparisons, .. } => {
+                    let reward = &plan.experiment.domain(*domain).reward;
+                    let Evaluation { sampling, prompts } = super::evaluation(plan, comparisons);
+                    let data = &domains[domain.0 as usize];
+                    parts.push(format!("evaluation of {} on {reward:?} {prompts:?}", samples(sampling),));
+                    parts.push(format!("temperature {} tokens {}", sampling.temperature, sampling.max_tokens));
+                    parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
+                    parts.extend(programs(reward, base));
+                }
+            }
+            parts.extend(task.needs.iter().map(|need| format!("input {}", keys[*need])));
+            keys.push(blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string());
+        }
+        Keys(keys)
+    }
+
+    pub fn of(&self, task: usize) -> &str {
+        &self.0[task]
+    }
+}
+
+/// The contents of the files that a reward command names: an edited verifier is another verifier.
+fn programs(reward: &Reward, base: &Path) -> Vec<String> {
+    let Reward::Command { command, .. } = reward else { return Vec::new() };
+    let words = command.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+    words
+        .filter_map(|word| std::fs::read(base.join(word)).ok())
+        .map(|bytes| format!("program {}", blake3::hash(&bytes).to_hex()))
+        .collect()
+}

@@ -1,0 +1,135 @@
+//! What has to be done for a plan, and in which order: stages per seed, then evaluations.
+
+mod keys;
+mod run;
+
+use std::collections::{BTreeSet, HashMap};
+
+use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Objective, Plan, Stage};
+
+pub use keys::Keys;
+pub use run::{Progress, run};
+
+use crate::report::results::seeds;
+
+/// One unit of work.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    pub seed: u64,
+    pub work: Work,
+    /// Indices of the tasks whose weights this one reads; all smaller than its own.
+    pub needs: Vec<usize>,
+    /// Predicted operations from the start of this task to the end of the longest chain that waits for it.
+    pub urgency: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    Stage(ModelId),
+    /// A model on the tests of a domain; the settings are those of the comparisons in the list, which share the result.
+    Evaluate {
+        model: ModelId,
+        domain: DomainId,
+        comparisons: Vec<usize>,
+    },
+}
+
+/// The models that a comparison reads, each with the column it stands in.
+pub fn columns(comparison: &Comparison) -> BTreeSet<(ModelId, DomainId)> {
+    let normalized = comparison.normalized.iter().flat_map(|normalized| [&normalized.zero, &normalized.one]);
+    let rows = comparison.rows.iter().map(|row| &row.models).chain(normalized);
+    rows.flat_map(|models| models.iter().copied().zip(comparison.domains.iter().copied())).collect()
+}
+
+/// The stages that `wanted` need, themselves included, in the order of the plan.
+pub fn closure(plan: &Plan, wanted: impl IntoIterator<Item = ModelId>) -> Vec<ModelId> {
+    let models = &plan.experiment.models;
+    let mut needed = vec![false; models.len()];
+    for model in wanted {
+        needed[model.0 as usize] = true;
+    }
+    for index in (0..models.len()).rev() {
+        if needed[index] {
+            for input in models[index].stage.inputs() {
+                needed[input.0 as usize] = true;
+            }
+        }
+    }
+    (0..models.len()).filter(|&index| needed[index]).map(|index| ModelId(index as u32)).collect()
+}
+
+/// The tasks of a plan: what its comparisons read; all models where it has none. Stages come first, seed by seed in the order
+/// of the plan, then evaluations.
+pub fn tasks(plan: &Plan) -> Vec<Task> {
+    let comparisons = &plan.experiment.comparisons;
+    let mut wanted: Vec<(u64, BTreeSet<ModelId>)> = Vec::new();
+    let mut want =
+        |seed: u64, models: &mut dyn Iterator<Item = ModelId>| match wanted.iter_mut().find(|(known, _)| *known == seed) {
+            Some((_, set)) => set.extend(models),
+            None => wanted.push((seed, models.collect())),
+        };
+    for comparison in comparisons {
+        for seed in seeds(plan, comparison) {
+            want(seed, &mut columns(comparison).into_iter().map(|(model, _)| model));
+        }
+    }
+    if comparisons.is_empty() {
+        want(plan.experiment.seed, &mut (0..plan.experiment.models.len()).map(|index| ModelId(index as u32)));
+    }
+
+    let mut tasks = Vec::new();
+    let mut place = HashMap::new();
+    for (seed, models) in wanted {
+        for model in closure(plan, models) {
+            place.insert((model, seed), tasks.len());
+            let needs = plan.experiment.model(model).stage.inputs().iter().map(|input| place[&(*input, seed)]).collect();
+            tasks.push(Task { seed, work: Work::Stage(model), needs, urgency: 0.0 });
+        }
+    }
+    for (index, comparison) in comparisons.iter().enumerate() {
+        for seed in seeds(plan, comparison) {
+            for (model, domain) in columns(comparison) {
+                let same = |task: &&mut Task| {
+                    task.seed == seed
+                        && matches!(&task.work, Work::Evaluate { model: m, domain: d, comparisons: c }
+                            if (*m, *d) == (model, domain) && comparisons[c[0]].evaluation == comparison.evaluation)
+                };
+                if let Some(Task { work: Work::Evaluate { comparisons, .. }, .. }) = tasks.iter_mut().find(same) {
+                    comparisons.push(index);
+                    continue;
+                }
+                let work = Work::Evaluate { model, domain, comparisons: vec![index] };
+                tasks.push(Task { seed, work, needs: vec![place[&(model, seed)]], urgency: 0.0 });
+            }
+        }
+    }
+    for index in (0..tasks.len()).rev() {
+        // Short tasks that nothing waits for go last.
+        if let Work::Stage(model) = tasks[index].work {
+            tasks[index].urgency += plan.stages[model.0 as usize].cost.flops + 1.0;
+        }
+        let urgency = tasks[index].urgency;
+        for need in tasks[index].needs.clone() {
+            let after = &mut tasks[need].urgency;
+            *after = after.max(urgency);
+        }
+    }
+    tasks
+}
+
+/// The settings of an evaluation.
+pub fn evaluation<'a>(plan: &'a Plan, comparisons: &[usize]) -> &'a Evaluation {
+    &plan.experiment.comparisons[comparisons[0]].evaluation
+}
+
+/// The stages among the tasks, each model once.
+pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
+    let models: BTreeSet<ModelId> =
+        tasks.iter().filter_map(|task| if let Work::Stage(model) = task.work { Some(model) } else { None }).collect();
+    models.into_iter().collect()
+}
+
+/// Steps of a stage; what does not train has none.
+pub fn steps(stage: &Stage<Objective>) -> u32 {
+    if let Stage::Train(train) = stage { train.steps } else { 0 }
+}

@@ -1,0 +1,406 @@
+//! Runs the tasks of a plan side by side, each on a thread of its own with libtorch on one core. Results do not depend on who
+//! ran what when: random numbers are keyed, and weights travel between threads as plain data.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+use mopd_compiler::plan::events::{Event, FailureKind, RunJob, Versions};
+use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
+use tch::Device;
+
+use super::{Keys, Task, Work};
+use crate::control::Control;
+use crate::evaluate::{evaluate, samples};
+use crate::failure::{Error, Result};
+use crate::merge::merge;
+use crate::model::Weights;
+use crate::prepare::{DomainData, architectures, prepare, trained};
+use crate::random::{Key, Purpose};
+use crate::report::metrics::{Row, write_parquet};
+use crate::report::results::{assemble, write_plan, write_results};
+use crate::report::statistics::Scores;
+use crate::store::{Ancestor, Config, Lookup, Store};
+use crate::train::{self, Source};
+
+/// How far a job came, for the event that ends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub finished: u32,
+    pub tasks: u32,
+}
+
+/// Everything that the threads share and nobody changes.
+struct Shared<'a> {
+    plan: &'a Plan,
+    tasks: &'a [Task],
+    keys: Keys,
+    domains: &'a [DomainData],
+    store: Store,
+    out: PathBuf,
+    fresh: bool,
+    /// Keys of results that this run computed: also a fresh run computes nothing twice.
+    made: Mutex<HashSet<String>>,
+    device: Device,
+    control: &'a Control,
+}
+
+/// What changes, behind one lock.
+struct State {
+    /// Tasks that wait for others.
+    waiting: Vec<usize>,
+    done: Vec<bool>,
+    running: Vec<usize>,
+    /// Weights that some task still needs, by task.
+    weights: HashMap<usize, Arc<Weights>>,
+    /// How many unfinished tasks need each task's weights.
+    users: Vec<usize>,
+    /// Rows of diagnostics, by task.
+    rows: Vec<Vec<Row>>,
+    /// Rewards, by evaluation task.
+    rewards: HashMap<usize, Vec<f64>>,
+    failure: Option<Error>,
+    finished_stages: u32,
+}
+
+/// What a task leaves behind.
+enum Outcome {
+    Weights(Arc<Weights>, Vec<Row>),
+    Rewards(Vec<f64>),
+}
+
+/// A task that ended early, with the diagnostics of the steps it had done.
+struct Unfinished {
+    error: Error,
+    rows: Vec<Row>,
+}
+
+impl From<Error> for Unfinished {
+    fn from(error: Error) -> Unfinished {
+        Unfinished { error, rows: Vec::new() }
+    }
+}
+
+/// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the metrics so far
+/// are on disk in any case.
+pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control, progress: &mut Progress) -> Result<()> {
+    let started = Instant::now();
+    let plan = &job.plan;
+    if plan.schema != SCHEMA {
+        let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
+        return Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"));
+    }
+    let (base, out) = (Path::new(&job.base), PathBuf::from(&job.out));
+    let tasks = super::tasks(plan);
+    let stages = super::stages(&tasks);
+    let (domains, warnings) = prepare(plan, &stages, &architectures(plan)?, base)?;
+    for warning in warnings {
+        control.warn(warning);
+    }
+    let store = Store::open(Path::new(&job.store))?;
+    write_plan(plan, &out)?;
+    let keys = Keys::new(plan, &tasks, &domains, base, device, &versions.libtorch);
+    progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
+    control.emit(&Event::Started { tasks: progress.tasks });
+
+    let shared = Shared {
+        plan,
+        tasks: &tasks,
+        keys,
+        domains: &domains,
+        store,
+        out,
+        fresh: job.fresh,
+        made: Mutex::default(),
+        device,
+        control,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = job.workers.map_or(cores, |workers| workers as usize).clamp(1, tasks.len().max(1));
+    let state = Mutex::new(shared.initial_state());
+    let changed = Condvar::new();
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| shared.work(&state, &changed));
+        }
+    });
+    let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    progress.finished = state.finished_stages;
+
+    let rows: Vec<Row> = state.rows.into_iter().flatten().collect();
+    let written = write_parquet(&rows, &shared.out.join("metrics.parquet"));
+    if let Some(failure) = state.failure {
+        return Err(failure);
+    }
+    control.check()?;
+    written?;
+    let scores = shared.scores(&state.rewards);
+    let bootstrap = |index: usize| Key::new(plan.experiment.seed, index as u64, Purpose::Bootstrap, 0).row(0, 0);
+    let (results, warnings) = assemble(plan, &scores, versions.clone(), started.elapsed().as_secs_f64(), bootstrap)
+        .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
+    for warning in warnings {
+        control.warn(warning);
+    }
+    write_results(&results, &shared.out)?;
+    Ok(())
+}
+
+impl Shared<'_> {
+    fn initial_state(&self) -> State {
+        let mut users = vec![0; self.tasks.len()];
+        for need in self.tasks.iter().flat_map(|task| &task.needs) {
+            users[*need] += 1;
+        }
+        State {
+            waiting: (0..self.tasks.len()).collect(),
+            done: vec![false; self.tasks.len()],
+            running: Vec::new(),
+            weights: HashMap::new(),
+            users,
+            rows: vec![Vec::new(); self.tasks.len()],
+            rewards: HashMap::new(),
+            failure: None,
+            finished_stages: 0,
+        }
+    }
+
+    /// One thread: takes the most urgent task that is ready, until none is left or the job is over.
+    fn work(&self, state: &Mutex<State>, changed: &Condvar) {
+        // Both libtorch's own pool and the ones it calls keep this setting per thread.
+        tch::set_num_threads(1);
+        loop {
+            let (task, inputs) = {
+                let mut state = lock(state);
+                loop {
+                    if state.waiting.is_empty() || self.control.check().is_err() {
+                        changed.notify_all();
+                        return;
+                    }
+                    if let Some(task) = self.take(&mut state) {
+                        break task;
+                    }
+                    // Woken by whoever finishes; looks up now and then in case the job was interrupted.
+                    let timeout = std::time::Duration::from_millis(200);
+                    state = changed.wait_timeout(state, timeout).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+                }
+            };
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(task, &inputs)))
+                .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref()).into()));
+            self.finish(&mut lock(state), task, outcome);
+            changed.notify_all();
+        }
+    }
+
+    /// The most urgent task whose inputs are done, the earliest among equals. Of tasks with the same key, one is run at a
+    /// time: the others find its result in the store.
+    fn take(&self, state: &mut State) -> Option<(usize, HashMap<usize, Arc<Weights>>)> {
+        let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
+        let ready = |&task: &usize| {
+            self.tasks[task].needs.iter().all(|need| state.done[*need])
+                && !state.running.iter().any(|&running| same_key(running, task))
+        };
+        let best = state
+            .waiting
+            .iter()
+            .copied()
+            .filter(ready)
+            .reduce(|best, task| if self.tasks[task].urgency > self.tasks[best].urgency { task } else { best })?;
+        state.waiting.retain(|&task| task != best);
+        state.running.push(best);
+        let inputs = self.tasks[best].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
+        Some((best, inputs))
+    }
+
+    fn finish(&self, state: &mut State, index: usize, outcome: Result<Outcome, Unfinished>) {
+        state.running.retain(|&task| task != index);
+        let task = &self.tasks[index];
+        match outcome {
+            Ok(outcome) => {
+                state.done[index] = true;
+                for need in &task.needs {
+                    state.users[*need] -= 1;
+                    if state.users[*need] == 0 {
+                        state.weights.remove(need);
+                    }
+                }
+                match outcome {
+                    Outcome::Weights(weights, rows) => {
+                        state.finished_stages += 1;
+                        state.rows[index] = rows;
+                        if state.users[index] > 0 {
+                            state.weights.insert(index, weights);
+                        }
+                    }
+                    Outcome::Rewards(rewards) => {
+                        state.rewards.insert(index, rewards);
+                    }
+                }
+            }
+            Err(Unfinished { error, rows }) => {
+                state.rows[index] = rows;
+                self.control.stop();
+                // After a failure, the other threads leave their work; that is no failure of theirs.
+                if state.failure.is_none() && matches!(error, Error::Failed(_)) {
+                    state.failure = Some(error.during(&self.name(task), task.seed));
+                }
+            }
+        }
+    }
+
+    fn name(&self, task: &Task) -> String {
+        let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
+        self.plan.experiment.model(model).name.clone()
+    }
+
+    fn execute(&self, index: usize, inputs: &HashMap<usize, Arc<Weights>>) -> Result<Outcome, Unfinished> {
+        let task = &self.tasks[index];
+        match &task.work {
+            Work::Stage(model) => {
+                let origin = self.plan.experiment.model(*model).origin;
+                self.stage(index, *model, inputs)
+                    .map_err(|unfinished| Unfinished { error: unfinished.error.at(origin), ..unfinished })
+            }
+            Work::Evaluate { model, domain, comparisons } => {
+                let data = &self.domains[domain.0 as usize];
+                let key = self.keys.of(index);
+                let kept = self.kept(key, || self.store.find_value(key));
+                let rewards = match kept {
+                    Some(rewards) => rewards,
+                    None => {
+                        let settings = super::evaluation(self.plan, comparisons);
+                        let weights = &inputs[&task.needs[0]];
+                        let rewards = evaluate(weights, data, settings, task.seed, self.device, self.control)?;
+                        self.store.insert_value(key, &rewards)?;
+                        lock(&self.made).insert(key.to_owned());
+                        rewards
+                    }
+                };
+                self.control.emit(&Event::Evaluated {
+                    model: self.plan.experiment.model(*model).name.clone(),
+                    seed: task.seed,
+                    domain: data.name.clone(),
+                    score: rewards.iter().sum::<f64>() / rewards.len().max(1) as f64,
+                });
+                Ok(Outcome::Rewards(rewards))
+            }
+        }
+    }
+
+    /// A stored result, unless it is damaged or not wanted.
+    fn kept<T>(&self, key: &str, find: impl FnOnce() -> Lookup<T>) -> Option<T> {
+        if self.fresh && !lock(&self.made).contains(key) {
+            return None;
+        }
+        match find() {
+            Lookup::Kept(value) => Some(value),
+            Lookup::Absent => None,
+            Lookup::Damaged(reason) => {
+                self.control.warn(format!("a stored result is damaged and will be computed again: {reason}"));
+                None
+            }
+        }
+    }
+
+    fn stage(&self, index: usize, id: ModelId, inputs: &HashMap<usize, Arc<Weights>>) -> Result<Outcome, Unfinished> {
+        let Task { seed, needs, .. } = &self.tasks[index];
+        let (model, facts, key) = (self.plan.experiment.model(id), &self.plan.stages[id.0 as usize], self.keys.of(index));
+        let (name, seed) = (model.name.clone(), *seed);
+        if let Some(entry) = self.kept(key, || self.store.find(key)) {
+            self.control.emit(&Event::StageKept { stage: name.clone(), seed });
+            self.store.publish(key, &self.out, &name, seed)?;
+            // Another experiment may have made it under another name.
+            let rows = entry.rows.into_iter().map(|row| Row { stage: name.clone(), ..row }).collect();
+            return Ok(Outcome::Weights(Arc::new(entry.weights), rows));
+        }
+        let started = Instant::now();
+        self.control.emit(&Event::StageStarted { stage: name.clone(), seed, steps: super::steps(&model.stage) });
+        let input = |wanted: ModelId| {
+            let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
+            found.map(|need| inputs[need].clone()).expect("a stage's inputs are among its needs")
+        };
+        let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
+        let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
+        let config = |weights: &Weights| Config::new(&weights.architecture, &name, seed, key, lineage.clone());
+        let (weights, rows) = match &model.stage {
+            Stage::Initialise(architecture) => (Weights::initialise(architecture, seed, facts.stream), Vec::new()),
+            Stage::Merge(settings) => {
+                let base = settings.base.map(input);
+                let models: Vec<Arc<Weights>> = settings.models.iter().copied().map(input).collect();
+                let models: Vec<&Weights> = models.iter().map(AsRef::as_ref).collect();
+                (merge(&settings.method, base.as_deref(), &models, seed, facts.stream)?, Vec::new())
+            }
+            Stage::Train(settings) => {
+                let mut sources = Vec::new();
+                for share in &settings.mixture {
+                    let data = &self.domains[share.domain.0 as usize];
+                    let teacher = settings.teachers.iter().find(|choice| choice.domain == share.domain);
+                    sources.push(Source {
+                        name: &data.name,
+                        origin: data.origin,
+                        share: share.share,
+                        teacher: teacher.map(|choice| choice.name.clone()),
+                        teacher_model: teacher.map(|choice| choice.teacher),
+                        prompts: trained(data)?,
+                        verifier: &data.verifier,
+                    });
+                }
+                let stage = train::Stage {
+                    name: &name,
+                    seed,
+                    stream: facts.stream,
+                    train: settings,
+                    sources,
+                    start: input(settings.start),
+                    teachers: settings.teachers.iter().map(|choice| (choice.teacher, input(choice.teacher))).collect(),
+                    device: self.device,
+                    control: self.control,
+                };
+                match train::train(&stage) {
+                    Ok(trained) => trained,
+                    Err(stopped) => return Err(self.stopped(*stopped, key, &config)),
+                }
+            }
+        };
+        self.store.insert(key, &config(&weights), &weights, &rows)?;
+        lock(&self.made).insert(key.to_owned());
+        self.store.publish(key, &self.out, &name, seed)?;
+        self.control.emit(&Event::StageFinished { stage: name, seed, seconds: started.elapsed().as_secs_f64() });
+        Ok(Outcome::Weights(Arc::new(weights), rows))
+    }
+
+    /// Training that ended early: keeps the weights before the step that failed.
+    fn stopped(&self, stopped: train::Stopped, key: &str, config: &dyn Fn(&Weights) -> Config) -> Unfinished {
+        let train::Stopped { mut error, last_good, rows } = stopped;
+        if let Some(weights) = last_good {
+            error = match self.store.keep_last_good(key, &config(&weights), &weights) {
+                Ok(folder) => error.help(format!(
+                    "the weights before that step are in {}; lower `lr`, or bound what the objective divides by or exponentiates",
+                    folder.display()
+                )),
+                Err(storage) => error.help(format!("the weights before that step could not be kept: {storage}")),
+            };
+        }
+        Unfinished { error, rows }
+    }
+
+    /// The rewards of each comparison, for its table.
+    fn scores(&self, rewards: &HashMap<usize, Vec<f64>>) -> Vec<Scores> {
+        let mut scores: Vec<Scores> = self.plan.experiment.comparisons.iter().map(|_| Scores::default()).collect();
+        for (index, task) in self.tasks.iter().enumerate() {
+            if let Work::Evaluate { model, domain, comparisons } = &task.work {
+                for comparison in comparisons {
+                    let n = samples(&super::evaluation(self.plan, comparisons).sampling);
+                    scores[*comparison].insert(*model, *domain, task.seed, &rewards[&index], n);
+                }
+            }
+        }
+        scores
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds a lock, and a stage's panic is caught before.
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

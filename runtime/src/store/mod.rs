@@ -1,0 +1,252 @@
+//! Finished stages, kept under a key that says what they computed: one folder each with `model.safetensors`, `config.json`,
+//! the stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not count.
+
+mod checkpoint;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Error, Result};
+use crate::files::write_atomically;
+use crate::model::Weights;
+use crate::report::metrics::Row;
+
+pub use checkpoint::{Ancestor, Checkpoint, Config};
+
+const METRICS: &str = "metrics.json";
+const CHECKSUMS: &str = "checksums.json";
+
+pub struct Store {
+    folder: PathBuf,
+}
+
+/// What looking for a key found.
+#[derive(Debug)]
+pub enum Lookup<T> {
+    Kept(T),
+    Absent,
+    /// Some file of the entry is not what was written; the reason, for a warning.
+    Damaged(String),
+}
+
+/// A finished stage.
+#[derive(Debug)]
+pub struct Entry {
+    pub weights: Weights,
+    pub rows: Vec<Row>,
+}
+
+/// Blake3 of every other file of an entry, in hexadecimal.
+#[derive(Serialize, Deserialize)]
+struct Checksums {
+    files: BTreeMap<String, String>,
+}
+
+impl Store {
+    /// Makes the folder if there is none, and finds out now whether it can be written to.
+    pub fn open(folder: &Path) -> Result<Store> {
+        fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
+        tempfile::tempfile_in(folder).map_err(|error| Error::storage(folder, error))?;
+        Ok(Store { folder: folder.to_owned() })
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.folder.join(key)
+    }
+
+    pub fn find(&self, key: &str) -> Lookup<Entry> {
+        self.read(key, |folder| {
+            let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
+            let rows: Vec<Row> = read_json(&folder.join(METRICS))?;
+            Ok(Entry { weights: checkpoint.weights, rows })
+        })
+    }
+
+    /// Any other small result, under a key of its own.
+    pub fn find_value<T: DeserializeOwned>(&self, key: &str) -> Lookup<T> {
+        self.read(key, |folder| read_json(&folder.join("value.json")))
+    }
+
+    fn read<T>(&self, key: &str, read: impl FnOnce(&Path) -> Result<T, String>) -> Lookup<T> {
+        let folder = self.path(key);
+        if !folder.join(CHECKSUMS).exists() {
+            return Lookup::Absent;
+        }
+        match verify(&folder).and_then(|()| read(&folder)) {
+            Ok(found) => Lookup::Kept(found),
+            Err(reason) => Lookup::Damaged(format!("{}: {reason}", folder.display())),
+        }
+    }
+
+    pub fn insert(&self, key: &str, config: &Config, weights: &Weights, rows: &[Row]) -> Result<()> {
+        let checkpoint = checkpoint::serialise(config, weights)?;
+        let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
+        let files = checkpoint.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
+        self.write(key, &files.chain([(METRICS, rows.as_slice())]).collect::<Vec<_>>())
+    }
+
+    pub fn insert_value<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
+        let bytes = serde_json::to_vec(value).map_err(|error| Error::storage(&self.path(key), error))?;
+        self.write(key, &[("value.json", &bytes)])
+    }
+
+    fn write(&self, key: &str, files: &[(&str, &[u8])]) -> Result<()> {
+        let folder = self.path(key);
+        // A damaged entry must not become valid half-way through its replacement.
+        let checksums = folder.join(CHECKSUMS);
+        if checksums.exists() {
+            fs::remove_file(&checksums).map_err(|error| Error::storage(&checksums, error))?;
+        }
+        let mut sums = BTreeMap::new();
+        for (name, bytes) in files {
+            write_atomically(&folder.join(name), |file| file.write_all(bytes))?;
+            sums.insert((*name).to_owned(), blake3::hash(bytes).to_hex().to_string());
+        }
+        let sums = serde_json::to_vec(&Checksums { files: sums }).expect("checksums are plain data");
+        write_atomically(&checksums, |file| file.write_all(&sums))?;
+        Ok(())
+    }
+
+    /// Weights of a stage that could not be finished, for a look at what went wrong. Returns the folder.
+    pub fn keep_last_good(&self, key: &str, config: &Config, weights: &Weights) -> Result<PathBuf> {
+        let folder = self.folder.join(format!("{key}.last-good"));
+        for (name, bytes) in checkpoint::serialise(config, weights)? {
+            write_atomically(&folder.join(name), |file| file.write_all(&bytes))?;
+        }
+        Ok(folder)
+    }
+
+    /// Makes a finished model appear as `models/<name>-seed<seed>` in the folder of results.
+    pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
+        let folder = out.join("models").join(format!("{}-seed{seed}", file_name(model)));
+        fs::create_dir_all(&folder).map_err(|error| Error::storage(&folder, error))?;
+        for name in checkpoint::FILES {
+            let (from, to) = (self.path(key).join(name), folder.join(name));
+            if to.exists() {
+                fs::remove_file(&to).map_err(|error| Error::storage(&to, error))?;
+            }
+            // A link costs nothing; across file systems it has to be a copy.
+            if fs::hard_link(&from, &to).is_err() {
+                fs::copy(&from, &to).map_err(|error| Error::storage(&to, error))?;
+            }
+        }
+        Ok(folder)
+    }
+}
+
+/// A model's name as a file name: `expert[sort]` becomes `expert.sort`.
+pub fn file_name(model: &str) -> String {
+    let mut name = String::with_capacity(model.len());
+    for character in model.chars() {
+        match character {
+            ']' => {}
+            '[' => name.push('.'),
+            other if other.is_alphanumeric() || "-_.".contains(other) => name.push(other),
+            _ => name.push('_'),
+        }
+    }
+    name
+}
+
+fn verify(folder: &Path) -> Result<(), String> {
+    let checksums: Checksums = read_json(&folder.join(CHECKSUMS))?;
+    for (name, expected) in &checksums.files {
+        let bytes = fs::read(folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
+        if blake3::hash(&bytes).to_hex().as_str() != expected {
+            return Err(format!("{name} is not what was written"));
+        }
+    }
+    Ok(())
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let bytes = fs::read(path).map_err(|error| format!("{name}: {error}"))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{name}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::{lively, tiny};
+
+    fn config() -> Config {
+        Config::new(&tiny(), "expert[sort]", 3, "key", vec![Ancestor { name: "start".into(), key: "other".into() }])
+    }
+
+    fn filled() -> (tempfile::TempDir, Store, Weights) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let weights = lively(&tiny(), 1);
+        store.insert("key", &config(), &weights, &[]).unwrap();
+        (folder, store, weights)
+    }
+
+    #[test]
+    fn what_was_inserted_is_found_and_nothing_else() {
+        let (_folder, store, weights) = filled();
+        let Lookup::Kept(entry) = store.find("key") else { panic!("not found") };
+        assert_eq!(entry.weights, weights);
+        assert!(matches!(store.find("other"), Lookup::Absent));
+        store.insert_value("value", &vec![1.5, 0.1]).unwrap();
+        assert!(matches!(store.find_value::<Vec<f64>>("value"), Lookup::Kept(value) if value == [1.5, 0.1]));
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_damage() {
+        let (_folder, store, weights) = filled();
+        for name in ["model.safetensors", "config.json", METRICS, CHECKSUMS] {
+            let path = store.path("key").join(name);
+            let good = fs::read(&path).unwrap();
+            for place in [0, good.len() / 2, good.len() - 1] {
+                let mut bad = good.clone();
+                bad[place] ^= 4;
+                fs::write(&path, &bad).unwrap();
+                assert!(matches!(store.find("key"), Lookup::Damaged(_)), "{name} at {place}");
+            }
+            fs::write(&path, &good[..good.len() / 2]).unwrap();
+            assert!(matches!(store.find("key"), Lookup::Damaged(_)), "{name} cut off");
+            fs::write(&path, &good).unwrap();
+            assert!(matches!(store.find("key"), Lookup::Kept(_)));
+        }
+        fs::remove_file(store.path("key").join("model.safetensors")).unwrap();
+        let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
+        assert!(reason.contains("model.safetensors"), "{reason}");
+        // Rebuilt, it counts again.
+        store.insert("key", &config(), &weights, &[]).unwrap();
+        assert!(matches!(store.find("key"), Lookup::Kept(_)));
+    }
+
+    #[test]
+    fn an_unfinished_entry_is_absent() {
+        let (_folder, store, _) = filled();
+        fs::remove_file(store.path("key").join(CHECKSUMS)).unwrap();
+        assert!(matches!(store.find("key"), Lookup::Absent));
+    }
+
+    #[test]
+    fn published_models_have_plain_names() {
+        let (folder, store, weights) = filled();
+        let out = folder.path().join("out");
+        for _ in 0..2 {
+            let published = store.publish("key", &out, "expert[sort]", 3).unwrap();
+            assert_eq!(published, out.join("models/expert.sort-seed3"));
+            assert_eq!(Checkpoint::load(&published).unwrap().weights, weights);
+        }
+        assert_eq!(file_name("a/b: c"), "a_b__c");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let taken = folder.path().join("taken");
+        fs::write(&taken, "").unwrap();
+        let Err(error) = Store::open(&taken.join("store")) else { panic!("a file is not a folder") };
+        assert!(error.to_string().contains("taken/store"), "{error}");
+    }
+}

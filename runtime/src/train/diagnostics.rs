@@ -1,0 +1,62 @@
+//! What a step did to every domain: the numbers that show early when one domain drowns another.
+
+use super::Stage;
+use super::batches::Sequences;
+use super::objective::Outputs;
+use super::scores::Scores;
+use crate::report::metrics::Row;
+
+/// The numbers of a step that belong to no domain.
+pub struct Step {
+    pub step: u32,
+    pub loss: f64,
+    pub learning_rate: f64,
+    pub gradient_norm: f64,
+    pub seconds: f64,
+}
+
+/// One row per domain that the step has sequences of.
+pub fn diagnose(stage: &Stage, sequences: &Sequences, scores: &Scores, outputs: &Outputs, numbers: &Step) -> Vec<Row> {
+    let objective = &stage.train.objective;
+    let signal = outputs.get(objective.signal);
+    let clipped = objective.clipped.map(|node| outputs.get(node));
+    let all_tokens = sequences.layout.tokens() as f64;
+    let all_signal: f64 = signal.iter().map(|value| f64::from(value.abs())).sum();
+    let mut rows = Vec::new();
+    let mut token = 0;
+    for (index, source) in stage.sources.iter().enumerate() {
+        let own: Vec<_> = sequences.list.iter().filter(|sequence| sequence.source == index).collect();
+        let count: usize = own.iter().map(|sequence| sequence.completion.len()).sum();
+        // Sequences of a source are adjacent, so its tokens are one range.
+        let range = token..token + count;
+        token += count;
+        if own.is_empty() {
+            continue;
+        }
+        let tokens = count as f64;
+        let sum = |values: &[f32]| values[range.clone()].iter().map(|&value| f64::from(value)).sum::<f64>();
+        let own_signal: f64 = signal[range.clone()].iter().map(|value| f64::from(value.abs())).sum();
+        let rewards: Option<Vec<f64>> = own.iter().map(|sequence| sequence.reward).collect();
+        rows.push(Row {
+            seed: stage.seed,
+            stage: stage.name.to_owned(),
+            step: numbers.step,
+            domain: source.name.to_owned(),
+            teacher: source.teacher.clone(),
+            prompt_share: own.len() as f64 / sequences.list.len() as f64,
+            token_share: tokens / all_tokens,
+            divergence: scores.teacher_logps.as_ref().map(|teacher| (sum(&scores.student_logps) - sum(teacher)) / tokens),
+            signal_share: (all_signal > 0.0).then(|| own_signal / all_signal),
+            signal_mean: Some(own_signal / tokens),
+            entropy: Some(sum(&scores.entropies) / tokens),
+            length: Some(tokens / own.len() as f64),
+            clipped_fraction: clipped.map(|clipped| sum(clipped) / tokens),
+            reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),
+            loss: numbers.loss,
+            learning_rate: numbers.learning_rate,
+            gradient_norm: numbers.gradient_norm,
+            seconds: numbers.seconds,
+        });
+    }
+    rows
+}

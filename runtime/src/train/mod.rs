@@ -1,0 +1,202 @@
+//! The one training loop: fine-tuning, reinforcement learning and distillation differ in where sequences come from
+//! ([`batches`]) and in the objective, which the compiler has made into a graph.
+//!
+//! A step computes the student's log-probabilities at the completion tokens, the live primitives among them as tensors with
+//! gradient. The objective's program turns their values and the detached signals into the loss and into d loss / d primitive,
+//! per token; the sum of adjoint * primitive then has the loss's gradient.
+
+mod batches;
+mod diagnostics;
+mod divergence;
+mod non_finite;
+mod objective;
+mod optimizer;
+mod scores;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mopd_compiler::plan::events::{Event, FailureKind};
+use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
+use tch::{Device, Kind, Tensor};
+
+use self::batches::{Batches, Sequences};
+use self::diagnostics::{Step, diagnose};
+use self::objective::Program;
+use self::optimizer::{Optimizer, gradient_norm};
+use self::scores::Scores;
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::model::{Decoder, PackedBatch, Weights};
+use crate::prepare::Prompts;
+use crate::report::metrics::Row;
+use crate::reward::Verifier;
+
+/// A stage that trains, with everything it reads.
+pub struct Stage<'a> {
+    pub name: &'a str,
+    pub seed: u64,
+    /// Selects the stage's random numbers.
+    pub stream: u64,
+    pub train: &'a Train<Objective>,
+    /// The domains trained on, in the order of the mixture.
+    pub sources: Vec<Source<'a>>,
+    pub start: Arc<Weights>,
+    pub teachers: HashMap<ModelId, Arc<Weights>>,
+    pub device: Device,
+    pub control: &'a Control,
+}
+
+/// A domain of the mixture.
+pub struct Source<'a> {
+    pub name: &'a str,
+    pub origin: Origin,
+    pub share: f64,
+    /// The routed teacher: its name and its model.
+    pub teacher: Option<String>,
+    pub teacher_model: Option<ModelId>,
+    pub prompts: &'a Prompts,
+    pub verifier: &'a Verifier,
+}
+
+/// Why training stopped early, with the diagnostics of the steps before.
+pub struct Stopped {
+    pub error: Error,
+    /// The weights before the step that failed, where it failed for a number that is not finite.
+    pub last_good: Option<Weights>,
+    pub rows: Vec<Row>,
+}
+
+/// Trains to the last step. Answers the weights, and one row of diagnostics per step and domain.
+pub fn train(stage: &Stage) -> Result<(Weights, Vec<Row>), Box<Stopped>> {
+    let mut rows = Vec::new();
+    let mut trainer = Trainer::new(stage).map_err(|error| Box::new(Stopped { error, last_good: None, rows: Vec::new() }))?;
+    for step in 0..stage.train.steps {
+        match trainer.step(step) {
+            Ok(new) => rows.extend(new),
+            Err((error, finite)) => {
+                let last_good = (!finite).then(|| trainer.model.weights());
+                return Err(Box::new(Stopped { error: error.at_step(step), last_good, rows }));
+            }
+        }
+    }
+    Ok((trainer.model.weights(), rows))
+}
+
+struct Trainer<'a> {
+    stage: &'a Stage<'a>,
+    model: Decoder,
+    /// Each teacher once.
+    teachers: HashMap<ModelId, Decoder>,
+    reads_teacher: bool,
+    program: Program<'a>,
+    optimizer: Optimizer,
+    batches: Batches,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
+        let objective = &stage.train.objective;
+        let model = Decoder::trainable(&stage.start, stage.device);
+        let writes = matches!(stage.train.prefixes, Prefixes::Teacher { .. });
+        let reads_teacher = objective.reads(Role::Teacher) || (writes && objective.reads(Role::Sampler));
+        let mut teachers = HashMap::new();
+        if reads_teacher || writes {
+            for source in &stage.sources {
+                if let Some(id) = source.teacher_model
+                    && let Some(weights) = stage.teachers.get(&id)
+                {
+                    teachers.entry(id).or_insert_with(|| Decoder::frozen(weights, stage.device));
+                }
+            }
+        }
+        let program = Program::new(objective, stage.control);
+        let optimizer = Optimizer::new(&stage.train.optimizer, &model);
+        let routed: Vec<_> = stage.sources.iter().map(|source| teachers.get(&source.teacher_model?)).collect();
+        let batches = Batches::new(stage, &routed)?;
+        Ok(Trainer { stage, model, teachers, reads_teacher, program, optimizer, batches })
+    }
+
+    /// One update of the weights. An error says whether the numbers were finite so far.
+    fn step(&mut self, step: u32) -> Result<Vec<Row>, (Error, bool)> {
+        let plain = |error: Error| (error, true);
+        let Stage { train, control, .. } = self.stage;
+        let started = Instant::now();
+        control.check().map_err(plain)?;
+        let sequences = self.batches.next(self.stage, &self.model, step).map_err(non_finite::classify)?;
+        let packed = PackedBatch::new(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
+        let logits = self.model.logits(&packed);
+        let scores = Scores::new(self, &sequences, &packed, &logits).map_err(plain)?;
+        let live = scores.live(&train.objective).map_err(plain)?;
+        let batch = scores.batch(&train.objective, &sequences, &live, step, train.steps).map_err(plain)?;
+        let outputs = self.program.run(&batch).map_err(plain)?;
+        let loss = f64::from(outputs.get(train.objective.loss)[0]);
+        non_finite::check(self.stage, &sequences, &batch, &outputs)?;
+
+        let gradient = self.model.gradient(&surrogate(&train.objective, &live, &outputs, self.stage.device));
+        let norm = gradient_norm(&gradient);
+        if !norm.is_finite() {
+            return Err((non_finite::gradient(self, &sequences, &outputs), false));
+        }
+        let learning_rate = train.learning_rate.at(step, train.steps);
+        self.optimizer.step(&self.model, &gradient, norm, learning_rate);
+
+        let seconds = started.elapsed().as_secs_f64();
+        let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds };
+        let rows = diagnose(self.stage, &sequences, &scores, &outputs, &numbers);
+        let (metric, value) = headline(train.recipe, &rows, loss);
+        control.emit(&Event::Step {
+            stage: self.stage.name.to_owned(),
+            seed: self.stage.seed,
+            step,
+            steps: train.steps,
+            metric: metric.to_owned(),
+            value,
+        });
+        Ok(rows)
+    }
+
+    /// The teachers' logits at every completion token, each by the teacher of its own domain:
+    /// `[completion tokens, vocabulary]`.
+    fn teacher_logits(&self, sequences: &Sequences) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let mut parts = Vec::new();
+        // Sequences of a source are adjacent, so parts end to end are in the order of the batch.
+        for (index, source) in self.stage.sources.iter().enumerate() {
+            let pairs = sequences.pairs(self.stage, index..index + 1);
+            if pairs.clone().next().is_none() {
+                continue;
+            }
+            let teacher = source.teacher_model.and_then(|id| self.teachers.get(&id)).ok_or_else(|| {
+                let message = format!("no teacher is routed to the domain `{}`, but the objective reads one", source.name);
+                Error::new(FailureKind::Runtime, message)
+            })?;
+            parts.push(teacher.logits(&PackedBatch::new(pairs, self.stage.device)));
+        }
+        Ok(Tensor::cat(&parts, 0))
+    }
+}
+
+/// A number whose gradient is the loss's: the sum over primitives and tokens of adjoint * primitive.
+fn surrogate(objective: &Objective, live: &[Tensor], outputs: &objective::Outputs, device: Device) -> Tensor {
+    let parts = objective.live.iter().zip(live).map(|(primitive, value)| {
+        let adjoint = Tensor::from_slice(outputs.get(primitive.adjoint)).to_device(device);
+        (adjoint * value).sum(Kind::Float)
+    });
+    parts.reduce(|sum, part| sum + part).unwrap_or_else(|| Tensor::zeros([], (Kind::Float, device)))
+}
+
+/// The number that tells whether a recipe makes progress, over the whole step.
+fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
+    let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
+        let parts: Option<Vec<f64>> = rows.iter().map(|row| Some(value(row)? * share(row))).collect();
+        parts.map(|parts| parts.iter().sum())
+    };
+    let special = match recipe {
+        Recipe::Sft => None,
+        Recipe::Grpo => mean(|row| row.reward, |row| row.prompt_share).map(|value| ("reward", value)),
+        Recipe::Distill => mean(|row| row.divergence, |row| row.token_share).map(|value| ("divergence", value)),
+    };
+    special.unwrap_or(("loss", loss))
+}

@@ -1,0 +1,125 @@
+//! AdamW (arXiv:1711.05101, algorithm 2) over one flat vector of parameters, with global-norm clipping.
+
+use mopd_compiler::plan::AdamW;
+use tch::{Kind, Tensor, no_grad_guard};
+
+use crate::model::Decoder;
+
+pub struct Optimizer {
+    settings: AdamW,
+    /// First and second moments, in the order of the parameters.
+    mean: Tensor,
+    square: Tensor,
+    steps: i32,
+}
+
+impl Optimizer {
+    pub fn new(settings: &AdamW, model: &Decoder) -> Optimizer {
+        Optimizer { settings: settings.clone(), mean: model.flat().zeros_like(), square: model.flat().zeros_like(), steps: 0 }
+    }
+
+    /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite. Weight decay is
+    /// decoupled and leaves the normalisations alone.
+    pub fn step(&mut self, model: &Decoder, gradient: &Tensor, norm: f64, learning_rate: f64) {
+        let _guard = no_grad_guard();
+        let AdamW { beta1, beta2, epsilon, weight_decay, clip_norm } = self.settings;
+        // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by rounding.
+        let scale = (clip_norm / (norm + 1e-6)).min(1.0);
+        self.steps += 1;
+        let gradient = gradient * scale;
+        let _ = self.mean.lerp_(&gradient, 1.0 - beta1);
+        let _ = self.square.g_mul_scalar_(beta2);
+        let _ = self.square.addcmul_(&gradient, &(&gradient * (1.0 - beta2)));
+        let correction1 = 1.0 - beta1.powi(self.steps);
+        let correction2 = 1.0 - beta2.powi(self.steps);
+        let denominator = (&self.square / correction2).sqrt_() + epsilon;
+        let mut parameters = model.flat().shallow_clone();
+        if weight_decay != 0.0 {
+            let _ = parameters.narrow(0, 0, model.decayed()).g_mul_scalar_(1.0 - learning_rate * weight_decay);
+        }
+        let _ = parameters.addcdiv_(&(&self.mean * (-learning_rate / correction1)), &denominator);
+    }
+}
+
+/// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
+pub fn gradient_norm(gradient: &Tensor) -> f64 {
+    gradient.to_kind(Kind::Double).square_().sum(Kind::Double).sqrt().double_value(&[])
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::model::tests::{lively, tiny};
+    use crate::model::{EntryKind, layout, to_vec};
+
+    /// Algorithm 2 with clipping, one number at a time.
+    struct Reference {
+        settings: AdamW,
+        parameters: Vec<f64>,
+        decayed: Vec<bool>,
+        mean: Vec<f64>,
+        square: Vec<f64>,
+        steps: i32,
+    }
+
+    impl Reference {
+        fn step(&mut self, gradient: &[f32], learning_rate: f64) {
+            let AdamW { beta1, beta2, epsilon, weight_decay, clip_norm } = self.settings;
+            let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+            self.steps += 1;
+            for (i, &gradient) in gradient.iter().enumerate() {
+                let gradient = if norm > clip_norm { f64::from(gradient) * clip_norm / norm } else { f64::from(gradient) };
+                self.mean[i] = beta1 * self.mean[i] + (1.0 - beta1) * gradient;
+                self.square[i] = beta2 * self.square[i] + (1.0 - beta2) * gradient * gradient;
+                let mean = self.mean[i] / (1.0 - beta1.powi(self.steps));
+                let square = self.square[i] / (1.0 - beta2.powi(self.steps));
+                let decay = if self.decayed[i] { weight_decay * self.parameters[i] } else { 0.0 };
+                self.parameters[i] -= learning_rate * (mean / (square.sqrt() + epsilon) + decay);
+            }
+        }
+    }
+
+    #[test]
+    fn equals_the_reference() {
+        for (clip_norm, weight_decay) in [(1e9, 0.0), (1e9, 0.1), (0.5, 0.01)] {
+            let settings = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm };
+            let weights = lively(&tiny(), 1);
+            let model = Decoder::trainable(&weights, Device::Cpu);
+            let mut optimizer = Optimizer::new(&settings, &model);
+            let length = weights.values.len();
+            let mut decayed = vec![true; length];
+            for entry in layout(&weights.architecture) {
+                decayed[entry.offset..entry.offset + entry.len()].fill(entry.kind != EntryKind::Norm);
+            }
+            let mut reference = Reference {
+                settings,
+                parameters: weights.values.iter().map(|&value| f64::from(value)).collect(),
+                decayed,
+                mean: vec![0.0; length],
+                square: vec![0.0; length],
+                steps: 0,
+            };
+            for step in 0..5 {
+                let gradient: Vec<f32> =
+                    (0..length).map(|i| ((i as f32) * 0.37 + step as f32).sin() * 0.1 * (1 + i % 5) as f32).collect();
+                let tensor = Tensor::from_slice(&gradient);
+                optimizer.step(&model, &tensor, gradient_norm(&tensor), 1e-2);
+                reference.step(&gradient, 1e-2);
+            }
+            for (got, expected) in to_vec(model.flat()).iter().zip(&reference.parameters) {
+                assert!((f64::from(*got) - expected).abs() < 2e-6, "{got} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_norm_is_exact_and_tells_of_bad_numbers() {
+        assert!((gradient_norm(&Tensor::from_slice(&[3.0f32, 4.0])) - 5.0).abs() < 1e-12);
+        assert!(!gradient_norm(&Tensor::from_slice(&[3.0f32, f32::NAN])).is_finite());
+        assert!(!gradient_norm(&Tensor::from_slice(&[3.0f32, f32::NEG_INFINITY])).is_finite());
+        // Squares that overflow f32 are still a finite norm.
+        assert!(gradient_norm(&Tensor::from_slice(&[1e30f32])).is_finite());
+    }
+}

@@ -1,0 +1,464 @@
+//! Whole runs of the worker, through its real input and output.
+
+mod support;
+
+use std::fs;
+use std::io::BufRead;
+use std::path::Path;
+
+use mopd_compiler::plan::events::{Event, FailureKind, Job, SampleJob};
+use mopd_compiler::plan::*;
+use support::*;
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_data(folder.path());
+    folder
+}
+
+/// Every kind of stage: fine-tuning, two experts, distillation in three forms, imitation, merges; one table, two seeds.
+fn everything() -> Builder {
+    let mut b = Builder::new();
+    let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
+    let base = b.model("base", Stage::Initialise(tiny()));
+    let data = Prefixes::Data { field: "answer".into(), batch: 16 };
+    let start = b.train(
+        "start",
+        Recipe::Sft,
+        Training {
+            start: base,
+            domains: &domains,
+            teachers: &[],
+            prefixes: data,
+            objective: nll(),
+            steps: 150,
+            learning_rate: 1e-2,
+        },
+    );
+    let rollouts = |n| Prefixes::Student { prompts: 8, sampling: sampling(n) };
+    let expert = |b: &mut Builder, name: &str, domain| {
+        b.train(
+            name,
+            Recipe::Grpo,
+            Training {
+                start,
+                domains: &[domain],
+                teachers: &[],
+                prefixes: rollouts(4),
+                objective: grpo(),
+                steps: 6,
+                learning_rate: 3e-3,
+            },
+        )
+    };
+    let experts = [expert(&mut b, "expert[copy]", domains[0]), expert(&mut b, "expert[flip]", domains[1])];
+    let distill = |b: &mut Builder, name: &str, objective| {
+        b.train(
+            name,
+            Recipe::Distill,
+            Training {
+                start,
+                domains: &domains,
+                teachers: &experts,
+                prefixes: rollouts(1),
+                objective,
+                steps: 6,
+                learning_rate: 3e-3,
+            },
+        )
+    };
+    let student = distill(&mut b, "student", mopd(5.0));
+    let full = distill(&mut b, "full", direct(Support::Full, Mass::Raw));
+    let top = Support::TopK { role: Role::Teacher, k: 8 };
+    let top = distill(&mut b, "top", direct(top, Mass::Generalized));
+    let imitation = Prefixes::Teacher { sequences: 64, keep: Keep::Correct, batch: 16, sampling: sampling(1) };
+    let imitator = b.train(
+        "imitator",
+        Recipe::Sft,
+        Training {
+            start,
+            domains: &domains,
+            teachers: &experts,
+            prefixes: imitation,
+            objective: nll(),
+            steps: 6,
+            learning_rate: 3e-3,
+        },
+    );
+    let merge = |method, base| Stage::Merge(Merge { method, base, models: experts.to_vec() });
+    let average = b.model("average", merge(MergeMethod::Average, None));
+    let dropped = b.model("dropped", merge(MergeMethod::Dare { scale: 1.0, drop: 0.5 }, Some(start)));
+    b.model("unused", Stage::Initialise(tiny()));
+    let rows = [
+        ("start", start),
+        ("student", student),
+        ("full", full),
+        ("top", top),
+        ("imitator", imitator),
+        ("average", average),
+        ("dropped", dropped),
+    ];
+    b.compare(&domains, &rows, 2, 4);
+    b
+}
+
+fn weights(folder: &Path, out: &str, model: &str) -> Vec<u8> {
+    fs::read(folder.join(out).join("models").join(model).join("model.safetensors")).unwrap()
+}
+
+fn warnings(events: &[Event]) -> Vec<&str> {
+    events.iter().filter_map(|event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None }).collect()
+}
+
+#[track_caller]
+fn failure(events: &[Event], code: i32) -> &mopd_compiler::plan::events::Failure {
+    assert_eq!(code, 1, "{events:?}");
+    let Some(Event::Failed(failure)) = events.last() else { panic!("no failure: {events:?}") };
+    failure
+}
+
+#[test]
+fn a_run_is_complete_and_can_be_repeated() {
+    let folder = folder();
+    let plan = everything().plan;
+    let (events, code) = run(&job(&plan, folder.path(), "first"));
+    assert_eq!(code, 0, "{:?}", events.last());
+    assert_eq!(warnings(&events), Vec::<&str>::new());
+    assert!(matches!(events[0], Event::Ready { .. }));
+    // Two seeds of ten stages; `unused` is in no table.
+    assert!(matches!(events[1], Event::Started { tasks: 20 }), "{:?}", events[1]);
+    let finished = events.iter().filter(|event| matches!(event, Event::StageFinished { .. })).count();
+    assert_eq!(finished, 20);
+    // Seven rows, two domains, two seeds.
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::Evaluated { .. })).count(), 28);
+    assert!(matches!(events.last(), Some(Event::Finished { .. })));
+    let results: results::Results =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("first/results.json")).unwrap()).unwrap();
+    assert_eq!((results.seeds.as_slice(), results.tables[0].rows.len()), (&[1, 2][..], 7));
+    let losses: Vec<f64> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Step { stage, seed: 1, metric, value, .. } if stage == "start" && metric == "loss" => Some(*value),
+            _ => None,
+        })
+        .collect();
+    assert!(losses.len() == 150 && losses[149] < 0.4 * losses[0], "fine-tuning taught nothing: {losses:?}");
+    for file in ["metrics.parquet", "plan.json"] {
+        assert!(folder.path().join("first").join(file).exists(), "{file}");
+    }
+
+    // The same again: everything is kept, and the tables are the same.
+    let (events, code) = run(&job(&plan, folder.path(), "second"));
+    assert_eq!(code, 0);
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::StageKept { .. })).count(), 20);
+    let again: results::Results =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("second/results.json")).unwrap()).unwrap();
+    assert_eq!(again.tables, results.tables);
+
+    // Computed anew, on one thread: the same bits.
+    let (events, code) = run(&RunJobWith { fresh: true, workers: 1 }.of(&plan, folder.path(), "third"));
+    assert_eq!(code, 0, "{:?}", events.last());
+    for model in ["start", "expert.copy", "student", "full", "top", "imitator", "average", "dropped"] {
+        for seed in [1, 2] {
+            let name = format!("{model}-seed{seed}");
+            assert_eq!(weights(folder.path(), "third", &name), weights(folder.path(), "second", &name), "{name}");
+        }
+        assert_ne!(
+            weights(folder.path(), "first", &format!("{model}-seed1")),
+            weights(folder.path(), "first", &format!("{model}-seed2"))
+        );
+    }
+    let third: results::Results =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("third/results.json")).unwrap()).unwrap();
+    assert_eq!(third.tables, results.tables);
+}
+
+struct RunJobWith {
+    fresh: bool,
+    workers: u32,
+}
+
+impl RunJobWith {
+    fn of(self, plan: &Plan, folder: &Path, out: &str) -> mopd_compiler::plan::events::RunJob {
+        mopd_compiler::plan::events::RunJob { fresh: self.fresh, workers: Some(self.workers), ..job(plan, folder, out) }
+    }
+}
+
+/// Fine-tuning alone: the smallest run.
+fn fine_tuning(steps: u32, objective: Objective) -> Builder {
+    let mut b = Builder::new();
+    let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
+    let base = b.model("base", Stage::Initialise(tiny()));
+    let data = Prefixes::Data { field: "answer".into(), batch: 8 };
+    b.train(
+        "start",
+        Recipe::Sft,
+        Training { start: base, domains: &domains, teachers: &[], prefixes: data, objective, steps, learning_rate: 1e-2 },
+    );
+    b
+}
+
+#[test]
+fn a_student_that_equals_its_teacher_stands_still() {
+    let folder = folder();
+    let mut b = fine_tuning(20, nll());
+    let (start, domains) = (ModelId(1), [DomainId(0), DomainId(1)]);
+    for (name, objective) in [("sampled", mopd(5.0)), ("exact", direct(Support::Full, Mass::Raw))] {
+        let prefixes = Prefixes::Student { prompts: 8, sampling: sampling(2) };
+        b.train(
+            name,
+            Recipe::Distill,
+            Training { start, domains: &domains, teachers: &[start, start], prefixes, objective, steps: 1, learning_rate: 1e-3 },
+        );
+    }
+    let (events, code) = run(&job(&b.plan, folder.path(), "out"));
+    assert_eq!(code, 0, "{:?}", events.last());
+    for name in ["sampled", "exact"] {
+        let divergence = events.iter().find_map(|event| match event {
+            Event::Step { stage, metric, value, .. } if stage == name => Some((metric.clone(), *value)),
+            _ => None,
+        });
+        let (metric, value) = divergence.unwrap();
+        assert_eq!(metric, "divergence");
+        assert!(value.abs() < 1e-5, "{name}: {value}");
+    }
+}
+
+#[test]
+fn a_damaged_entry_is_rebuilt_with_a_warning() {
+    let folder = folder();
+    let plan = fine_tuning(3, nll()).plan;
+    assert_eq!(run(&job(&plan, folder.path(), "first")).1, 0);
+    let before = weights(folder.path(), "first", "start-seed1");
+    for entry in fs::read_dir(folder.path().join("store")).unwrap() {
+        let path = entry.unwrap().path().join("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        // In a new file: the published model is a link to the old one.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+    let (events, code) = run(&job(&plan, folder.path(), "second"));
+    assert_eq!(code, 0);
+    let warnings = warnings(&events);
+    assert!(warnings.len() == 2 && warnings.iter().all(|warning| warning.contains("damaged")), "{warnings:?}");
+    assert_eq!(weights(folder.path(), "second", "start-seed1"), before);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_step_domain_and_term() {
+    let folder = folder();
+    let (events, code) = run(&job(&fine_tuning(5, poisoned(3.0)).plan, folder.path(), "out"));
+    let failure = failure(&events, code);
+    assert_eq!(failure.kind, FailureKind::NonFinite);
+    assert_eq!(failure.message, "the term `distill` is not finite for the domain `copy`");
+    assert_eq!((failure.stage.as_deref(), failure.seed, failure.step), (Some("start"), Some(1), Some(3)));
+    let kept = fs::read_dir(folder.path().join("store"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().ends_with(".last-good"))
+        .unwrap();
+    assert!(failure.help.as_ref().unwrap().contains(kept.to_str().unwrap()));
+    assert!(kept.join("model.safetensors").exists());
+    assert!(folder.path().join("out/metrics.parquet").exists());
+}
+
+#[test]
+fn weights_that_explode_are_noticed() {
+    let folder = folder();
+    let mut b = fine_tuning(5, nll());
+    let Stage::Train(train) = &mut b.plan.experiment.models[1].stage else { panic!("the second model is trained") };
+    train.learning_rate = Schedule::Constant { value: 1e30 };
+    let (events, code) = run(&job(&b.plan, folder.path(), "out"));
+    let failure = failure(&events, code);
+    assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(1)), "{}", failure.message);
+}
+
+#[test]
+fn the_sampler_at_temperature_1_is_the_student() {
+    let folder = folder();
+    let between = |left, right| {
+        let (kind, mass) = (DivergenceKind::Kl, Mass::Raw);
+        Signal::Divergence(Divergence { kind, left, right, support: Support::Full, mass })
+    };
+    let student = |of: fn(Role) -> Signal| of(Role::Student);
+    let sampler = |of: fn(Role) -> Signal| of(Role::Sampler);
+    let entropy: fn(Role) -> Signal = |role| Signal::Entropy { role };
+    let top1: fn(Role) -> Signal = |role| Signal::Top1 { role };
+    let pairs = [
+        (between(Role::Student, Role::Sampler), between(Role::Sampler, Role::Student)),
+        (student(entropy), sampler(entropy)),
+        (student(top1), sampler(top1)),
+    ];
+    let mut b = fine_tuning(20, nll());
+    let rollouts = |temperature| {
+        let sampling = Sampling { n: 2, temperature, max_tokens: 8 };
+        Prefixes::Student { prompts: 8, sampling }
+    };
+    for (index, (left, right)) in pairs.iter().enumerate() {
+        // The weight is a difference that must be exactly 0, so the update must be nothing.
+        let idle = objective("idle", Live::Logp, |graph, logp| {
+            let (left, right) = (graph.signal(left.clone()), graph.signal(right.clone()));
+            let difference = graph.apply(Function::Subtract, &[left, right]);
+            (graph.apply(Function::Multiply, &[difference, logp]), None)
+        });
+        for (name, temperature) in [("same", 1.0), ("hotter", 1.5)] {
+            let training = Training {
+                start: ModelId(1),
+                domains: &[DomainId(0)],
+                teachers: &[],
+                prefixes: rollouts(temperature),
+                objective: idle.clone(),
+                steps: 1,
+                learning_rate: 1e-2,
+            };
+            b.train(&format!("{name}{index}"), Recipe::Grpo, training);
+        }
+    }
+    let (events, code) = run(&job(&b.plan, folder.path(), "out"));
+    assert_eq!(code, 0, "{:?}", events.last());
+    let start = weights(folder.path(), "out", "start-seed1");
+    for (index, pair) in pairs.iter().enumerate() {
+        assert_eq!(weights(folder.path(), "out", &format!("same{index}-seed1")), start, "{pair:?}");
+        assert_ne!(weights(folder.path(), "out", &format!("hotter{index}-seed1")), start, "{pair:?}");
+    }
+
+    let Stage::Train(train) = &mut b.plan.experiment.models[2].stage else { panic!("the third model is trained") };
+    train.prefixes = rollouts(0.0);
+    b.plan.stages[2].key = "greedy".into();
+    let (events, code) = run(&job(&b.plan, folder.path(), "out"));
+    assert!(failure(&events, code).message.contains("it is greedy"));
+}
+
+#[test]
+fn a_sequence_that_does_not_fit_is_found_before_the_first_step() {
+    let folder = folder();
+    let long = "x".repeat(40);
+    let mut text = fs::read_to_string(folder.path().join("flip.train.jsonl")).unwrap();
+    text += &format!("{{\"prompt\": \"{long}\", \"answer\": \"a\"}}\n");
+    fs::write(folder.path().join("flip.train.jsonl"), &text).unwrap();
+    let (events, code) = run(&job(&fine_tuning(3, nll()).plan, folder.path(), "out"));
+    let failure = failure(&events, code);
+    assert_eq!(failure.kind, FailureKind::Context);
+    let place = format!("flip.train.jsonl:{}", text.lines().count());
+    assert!(failure.message.contains(&place) && failure.message.contains("43 tokens"), "{}", failure.message);
+    assert!(!events.iter().any(|event| matches!(event, Event::StageStarted { .. })));
+}
+
+#[test]
+fn missing_data_and_bad_folders_are_named() {
+    let folder = folder();
+    fs::remove_file(folder.path().join("flip.train.jsonl")).unwrap();
+    let plan = fine_tuning(3, nll()).plan;
+    let (events, code) = run(&job(&plan, folder.path(), "out"));
+    let failed = failure(&events, code);
+    assert_eq!(failed.kind, FailureKind::Data);
+    assert!(failed.message.contains("flip.train.jsonl"), "{}", failed.message);
+
+    write_data(folder.path());
+    fs::write(folder.path().join("store"), "").unwrap();
+    let (events, code) = run(&job(&plan, folder.path(), "out"));
+    let failed = failure(&events, code);
+    assert_eq!(failed.kind, FailureKind::Storage);
+    assert!(failed.message.contains("store"), "{}", failed.message);
+}
+
+#[test]
+fn nothing_to_imitate_is_an_error() {
+    let folder = folder();
+    let mut b = Builder::new();
+    let domain = b.domain("copy", 1.0);
+    let base = b.model("base", Stage::Initialise(tiny()));
+    let imitation = Prefixes::Teacher { sequences: 8, keep: Keep::Correct, batch: 4, sampling: sampling(1) };
+    b.train(
+        "imitator",
+        Recipe::Sft,
+        Training {
+            start: base,
+            domains: &[domain],
+            teachers: &[base],
+            prefixes: imitation,
+            objective: nll(),
+            steps: 3,
+            learning_rate: 1e-3,
+        },
+    );
+    let (events, code) = run(&job(&b.plan, folder.path(), "out"));
+    let failure = failure(&events, code);
+    assert!(failure.message.contains("`teacher0`") && failure.message.contains("`copy`"), "{}", failure.message);
+}
+
+#[test]
+fn interruption_keeps_finished_stages() {
+    let folder = folder();
+    let mut b = fine_tuning(3, nll());
+    let data = Prefixes::Data { field: "answer".into(), batch: 8 };
+    b.train(
+        "endless",
+        Recipe::Sft,
+        Training {
+            start: ModelId(1),
+            domains: &[DomainId(0)],
+            teachers: &[],
+            prefixes: data,
+            objective: nll(),
+            steps: 1_000_000,
+            learning_rate: 1e-3,
+        },
+    );
+    let mut child = start(&Job::Run(Box::new(job(&b.plan, folder.path(), "out"))));
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut last = None;
+    for line in lines.by_ref() {
+        let event: Event = serde_json::from_str(&line.unwrap()).unwrap();
+        if matches!(&event, Event::Step { stage, step: 2, .. } if stage == "endless") {
+            let pid = child.id().to_string();
+            assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        }
+        last = Some(event);
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(matches!(last, Some(Event::Interrupted { finished: 2, tasks: 3 })), "{last:?}");
+    assert!(folder.path().join("out/models/start-seed1/model.safetensors").exists());
+    assert!(folder.path().join("out/metrics.parquet").exists());
+}
+
+#[test]
+fn nobody_listening_ends_the_worker() {
+    let folder = folder();
+    let mut child = start(&Job::Run(Box::new(job(&fine_tuning(1_000_000, nll()).plan, folder.path(), "out"))));
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.by_ref().take(5).for_each(drop);
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_checkpoint_answers_a_prompt() {
+    let folder = folder();
+    assert_eq!(run(&job(&fine_tuning(3, nll()).plan, folder.path(), "out")).1, 0);
+    let checkpoint = folder.path().join("out/models/start-seed1").to_str().unwrap().to_owned();
+    let sample = |checkpoint: &str, max_tokens| {
+        let (checkpoint, prompt) = (checkpoint.to_owned(), "copy ab=".to_owned());
+        finish(start(&Job::Sample(SampleJob { checkpoint, prompt, n: 3, temperature: 1.0, max_tokens, seed: 1 })))
+    };
+    let (events, code) = sample(&checkpoint, Some(5));
+    assert_eq!(code, 0);
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::Sample { tokens: 1..=5, .. })).count(), 3);
+    assert_eq!(sample(&checkpoint, Some(5)).0[1..4], events[1..4]);
+    assert_eq!(sample(&checkpoint, None).1, 0, "without a limit, what the context leaves is taken");
+
+    let (events, code) = sample(&checkpoint, Some(100));
+    assert_eq!(failure(&events, code).kind, FailureKind::Context);
+    let (events, code) = sample("nowhere", Some(5));
+    assert!(failure(&events, code).message.contains("nowhere"));
+}
+
+#[test]
+fn a_probe_and_nonsense() {
+    let (events, code) = finish(start(&Job::Probe));
+    assert_eq!(code, 0);
+    assert!(matches!(&events[..], [Event::Ready { versions, .. }] if versions.libtorch.starts_with("2.")), "{events:?}");
+}

@@ -1,0 +1,256 @@
+//! Plans written by hand: the runtime's tests need neither the language nor the compiler's front half.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use mopd_compiler::expr::derivative::adjoints;
+use mopd_compiler::expr::graph::{Graph, LiveId, NodeId};
+use mopd_compiler::plan::events::{Event, Job, RunJob};
+use mopd_compiler::plan::*;
+
+/// Function application, for short.
+fn apply(graph: &mut Graph, function: Function, operands: &[NodeId]) -> NodeId {
+    graph.apply(function, operands)
+}
+
+/// An objective of one term over one live primitive. `term` builds the term from the graph and the primitive; it also
+/// answers the node that is 1 where a clip is at its bound.
+pub fn objective(name: &str, live: Live, term: impl Fn(&mut Graph, NodeId) -> (NodeId, Option<NodeId>)) -> Objective {
+    let mut graph = Graph::default();
+    let primitive = graph.live(LiveId(0));
+    let (value, clipped) = term(&mut graph, primitive);
+    let per_sequence = graph.reduce(Reduction::Mean, value, Axis::Sequence, None);
+    let loss = graph.reduce(Reduction::Mean, per_sequence, Axis::Batch, None);
+    let total = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
+    let slope = adjoints(&mut graph, total, &[LiveId(0)]).expect("the term is differentiable")[0];
+    let signal = apply(&mut graph, Function::Abs, &[slope]);
+    let adjoint = adjoints(&mut graph, loss, &[LiveId(0)]).expect("the loss is differentiable")[0];
+    let empty = String::new;
+    Objective {
+        name: name.to_owned(),
+        graph,
+        loss,
+        live: vec![LivePrimitive { primitive: live, adjoint, origin: Origin(0) }],
+        terms: vec![Term { name: "distill".to_owned(), value, origin: Origin(0) }],
+        signal,
+        clipped,
+        selected: None,
+        normal_form: NormalForm {
+            prefixes: empty(),
+            sequence_selection: empty(),
+            token_allocation: empty(),
+            support: empty(),
+            mass: empty(),
+            divergence: empty(),
+            evaluation: empty(),
+            shaping: empty(),
+            realisation: empty(),
+        },
+        origin: Origin(0),
+    }
+}
+
+pub fn nll() -> Objective {
+    objective("nll", Live::Logp, |graph, logp| (apply(graph, Function::Negate, &[logp]), None))
+}
+
+/// The clipped ratio against the sampler's log-probabilities, rewards standardised within the group.
+pub fn grpo() -> Objective {
+    objective("grpo", Live::Logp, |graph, logp| {
+        let reward = graph.signal(Signal::Reward);
+        let advantage = graph.statistic(Statistic::Zscore { deviation: Deviation::Sample }, reward, Axis::Group, None);
+        let sampler = graph.signal(Signal::Logp { role: Role::Sampler });
+        let difference = apply(graph, Function::Subtract, &[logp, sampler]);
+        let ratio = apply(graph, Function::Exp, &[difference]);
+        let plain = apply(graph, Function::Multiply, &[ratio, advantage]);
+        let (low, high) = (graph.constant(Axis::Run, 0.8), graph.constant(Axis::Run, 1.28));
+        let clipped = apply(graph, Function::Clip, &[ratio, low, high]);
+        let bounded = apply(graph, Function::Multiply, &[clipped, advantage]);
+        let smaller = apply(graph, Function::Minimum, &[plain, bounded]);
+        let at_bound = apply(graph, Function::NotEqual, &[ratio, clipped]);
+        (apply(graph, Function::Negate, &[smaller]), Some(at_bound))
+    })
+}
+
+/// arXiv:2606.30406, eqs. 2-4.
+pub fn mopd(clip_at: f64) -> Objective {
+    objective("mopd", Live::Logp, |graph, logp| {
+        let (teacher, student) =
+            (graph.signal(Signal::Logp { role: Role::Teacher }), graph.signal(Signal::Logp { role: Role::Student }));
+        let difference = apply(graph, Function::Subtract, &[teacher, student]);
+        let (low, high) = (graph.constant(Axis::Run, -clip_at), graph.constant(Axis::Run, clip_at));
+        let advantage = apply(graph, Function::Clip, &[difference, low, high]);
+        let product = apply(graph, Function::Multiply, &[advantage, logp]);
+        let at_bound = apply(graph, Function::NotEqual, &[difference, advantage]);
+        (apply(graph, Function::Negate, &[product]), Some(at_bound))
+    })
+}
+
+/// Reverse KL to the teacher, differentiated directly.
+pub fn direct(support: Support, mass: Mass) -> Objective {
+    let kind = DivergenceKind::Kl;
+    let live = Live::Divergence(Divergence { kind, left: Role::Student, right: Role::Teacher, support, mass });
+    objective("direct", live, |_, divergence| (divergence, None))
+}
+
+/// Divides by zero at `step`.
+pub fn poisoned(step: f64) -> Objective {
+    objective("poisoned", Live::Logp, |graph, logp| {
+        let now = graph.signal(Signal::Step);
+        let step = graph.constant(Axis::Run, step);
+        let left = apply(graph, Function::Subtract, &[step, now]);
+        (apply(graph, Function::Divide, &[logp, left]), None)
+    })
+}
+
+pub fn tiny() -> Architecture {
+    Architecture {
+        layers: 2,
+        width: 32,
+        heads: 4,
+        key_value_heads: 2,
+        hidden: 64,
+        context: 32,
+        tokenizer: Tokenizer::Bytes,
+        tied: true,
+        rope_theta: 10_000.0,
+        norm_epsilon: 1e-5,
+        initial_deviation: 0.1,
+    }
+}
+
+/// What a training stage is asked to do; domains share equally.
+pub struct Training<'a> {
+    pub start: ModelId,
+    pub domains: &'a [DomainId],
+    /// One per domain, or none.
+    pub teachers: &'a [ModelId],
+    pub prefixes: Prefixes,
+    pub objective: Objective,
+    pub steps: u32,
+    pub learning_rate: f64,
+}
+
+/// A plan under construction.
+pub struct Builder {
+    pub plan: Plan,
+}
+
+impl Builder {
+    pub fn new() -> Builder {
+        let experiment =
+            Experiment { name: "test".into(), seed: 1, out: None, domains: vec![], models: vec![], comparisons: vec![] };
+        let places = vec![Place { file: "test.mopd".into(), start: 0, end: 1 }];
+        Builder { plan: Plan { schema: SCHEMA, hash: "hash".into(), experiment, stages: vec![], places } }
+    }
+
+    /// Reads `NAME.train.jsonl` and `NAME.test.jsonl`.
+    pub fn domain(&mut self, name: &str, share: f64) -> DomainId {
+        self.plan.experiment.domains.push(Domain {
+            name: name.into(),
+            prompts: format!("{name}.train.jsonl"),
+            tests: Some(format!("{name}.test.jsonl")),
+            reward: Reward::ExactMatch { field: "answer".into() },
+            share,
+            origin: Origin(0),
+        });
+        DomainId(self.plan.experiment.domains.len() as u32 - 1)
+    }
+
+    pub fn model(&mut self, name: &str, stage: Stage<Objective>) -> ModelId {
+        let id = self.plan.experiment.models.len() as u32;
+        let key = serde_json::to_string(&(&stage, id)).expect("a stage is plain data");
+        // Not a content key as the compiler makes it, but as good for one plan: ids stand for inputs.
+        let cost = Cost { flops: f64::from(id), ..Cost::default() };
+        self.plan.stages.push(StageFacts { key, stream: u64::from(id), cost });
+        self.plan.experiment.models.push(Model { name: name.into(), stage, origin: Origin(0) });
+        ModelId(id)
+    }
+
+    fn shares(&self, domains: &[DomainId]) -> Vec<Share> {
+        domains.iter().map(|&domain| Share { domain, share: 1.0 / domains.len() as f64 }).collect()
+    }
+
+    pub fn train(&mut self, name: &str, recipe: Recipe, training: Training) -> ModelId {
+        let Training { start, domains, teachers, prefixes, objective, steps, learning_rate } = training;
+        let teachers = domains.iter().zip(teachers);
+        let train = Train {
+            recipe,
+            start,
+            mixture: self.shares(domains),
+            teachers: teachers
+                .map(|(&domain, &teacher)| TeacherChoice { domain, name: format!("teacher{}", domain.0), teacher })
+                .collect(),
+            prefixes,
+            objective,
+            optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
+            steps,
+            learning_rate: Schedule::Constant { value: learning_rate },
+        };
+        self.model(name, Stage::Train(Box::new(train)))
+    }
+
+    pub fn compare(&mut self, domains: &[DomainId], rows: &[(&str, ModelId)], seeds: u32, n: u32) {
+        let rows = rows.iter().map(|(label, model)| Row { label: (*label).into(), models: vec![*model; domains.len()] });
+        self.plan.experiment.comparisons.push(Comparison {
+            name: "table".into(),
+            rows: rows.collect(),
+            domains: domains.to_vec(),
+            normalized: None,
+            seeds,
+            evaluation: Evaluation { sampling: Sampling { n, temperature: 1.0, max_tokens: 8 }, prompts: None },
+            origin: Origin(0),
+        });
+    }
+}
+
+pub fn sampling(n: u32) -> Sampling {
+    Sampling { n, temperature: 1.0, max_tokens: 8 }
+}
+
+/// Copying and reversing two letters: enough to learn something in a few steps.
+pub fn write_data(folder: &Path) {
+    let letters = "abcdef";
+    for (name, part, from) in [("copy", "train", 0), ("copy", "test", 1), ("flip", "train", 0), ("flip", "test", 1)] {
+        let mut text = String::new();
+        for (index, (a, b)) in letters.chars().flat_map(|a| letters.chars().map(move |b| (a, b))).enumerate() {
+            if index % 4 == 3 && from == 0 || index % 4 != 3 && from == 1 {
+                continue;
+            }
+            let answer: String = if name == "copy" { [a, b].iter().collect() } else { [b, a].iter().collect() };
+            text += &format!("{{\"prompt\": \"{name} {a}{b}=\", \"answer\": \"{answer}\"}}\n");
+        }
+        std::fs::write(folder.join(format!("{name}.{part}.jsonl")), text).unwrap();
+    }
+}
+
+pub fn job(plan: &Plan, folder: &Path, out: &str) -> RunJob {
+    let path = |name: &str| folder.join(name).to_str().expect("temporary folders have plain names").to_owned();
+    RunJob { plan: plan.clone(), base: path(""), store: path("store"), out: path(out), fresh: false, workers: Some(2) }
+}
+
+/// The worker as `mopd` starts it.
+pub fn start(job: &Job) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mopd-worker"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("the worker starts");
+    let text = serde_json::to_vec(job).expect("a job is plain data");
+    child.stdin.take().expect("it is piped").write_all(&text).expect("the worker reads its job");
+    child
+}
+
+/// All events of a job, and its exit status.
+pub fn finish(mut child: Child) -> (Vec<Event>, i32) {
+    let output = BufReader::new(child.stdout.take().expect("it is piped"));
+    let events = output.lines().map(|line| serde_json::from_str(&line.unwrap()).expect("every line is an event"));
+    let events = events.collect();
+    (events, child.wait().unwrap().code().expect("the worker exits by itself"))
+}
+
+pub fn run(job: &RunJob) -> (Vec<Event>, i32) {
+    finish(start(&Job::Run(Box::new(job.clone()))))
+}
