@@ -110,8 +110,16 @@ fn mixture<'a>(experiment: &'a Experiment<Objective>, train: &Train<Objective>) 
 #[serde(rename_all = "snake_case")]
 enum StreamMeaning<'a> {
     Initialise,
-    Train { recipe: Recipe, start: u64, mixture: Vec<(DomainMeaning<'a>, f64)> },
-    Merge { base: Option<u64>, models: Vec<u64> },
+    /// Prompts and shares: another verifier judges the same rollouts.
+    Train {
+        recipe: Recipe,
+        start: u64,
+        mixture: Vec<(&'a str, f64)>,
+    },
+    Merge {
+        base: Option<u64>,
+        models: Vec<u64>,
+    },
 }
 
 /// One per model, in order: what its random numbers depend on besides the seed.
@@ -122,7 +130,9 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
         let meaning = match &model.stage {
             Stage::Initialise(_) => StreamMeaning::Initialise,
             Stage::Train(train) => {
-                StreamMeaning::Train { recipe: train.recipe, start: of(&train.start), mixture: mixture(experiment, train) }
+                let prompts = |domain: DomainId| experiment.domain(domain).prompts.as_str();
+                let mixture = train.mixture.iter().map(|share| (prompts(share.domain), share.share)).collect();
+                StreamMeaning::Train { recipe: train.recipe, start: of(&train.start), mixture }
             }
             Stage::Merge(merge) => {
                 StreamMeaning::Merge { base: merge.base.as_ref().map(of), models: merge.models.iter().map(of).collect() }

@@ -41,8 +41,8 @@ impl Plan {
 pub struct StageFacts {
     /// Hash of what the stage computes: its settings and the keys of its inputs. Data and seed are added at run time.
     pub key: String,
-    /// Selects the stage's random numbers: a hash of its recipe, its lineage and its domains. Two stages that differ only in
-    /// objective, optimiser or length draw the same prompts and the same uniforms, so that comparisons are paired.
+    /// Selects the stage's random numbers: a hash of its recipe, its lineage and its prompts. Two stages that differ only in
+    /// objective, reward, optimiser or length draw the same prompts and the same uniforms, so that comparisons are paired.
     pub stream: u64,
     pub cost: Cost,
 }

@@ -122,14 +122,15 @@ fn the_plan_hash_follows_stages_tables_and_the_seed() {
 }
 
 #[test]
-fn stages_that_differ_in_objective_optimiser_or_length_share_their_random_numbers() {
+fn stages_that_differ_in_objective_reward_optimiser_or_length_share_their_random_numbers() {
     let streams = |change: Change| {
         let mut experiment = experiment();
         change(&mut experiment);
         compiled(&experiment).stages.iter().map(|stage| stage.stream).collect::<Vec<u64>>()
     };
     let before = streams(|_| ());
-    let same: [Change; 3] = [
+    let same: [Change; 4] = [
+        |experiment| experiment.domains[0].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.5 },
         |experiment| trained(experiment, 4).objective = mopd_top_k(),
         |experiment| trained(experiment, 1).steps = 99,
         |experiment| trained(experiment, 2).optimizer.clip_norm = 9.0,
