@@ -15,6 +15,7 @@ mod objectives;
 mod route;
 mod settings;
 mod signals;
+mod training;
 mod value;
 
 use std::collections::HashMap;
