@@ -1,6 +1,4 @@
-//! What `mopd new` writes: a commented experiment and small data for it, the same on every machine.
-
-mod data;
+//! What `mopd new` writes: a commented experiment, with two of the quickstart's domains as data.
 
 /// Path below the new folder, and text.
 pub fn files(name: &str) -> Vec<(String, String)> {
@@ -10,10 +8,12 @@ pub fn files(name: &str) -> Vec<(String, String)> {
         ("README.md".to_owned(), named(include_str!("README.md"))),
         (".gitignore".to_owned(), "/.mopd\n/runs\n".to_owned()),
     ];
-    for task in data::TASKS {
-        let split = task.make();
-        files.push((format!("data/{}.train.jsonl", task.name), data::lines(&split.train)));
-        files.push((format!("data/{}.test.jsonl", task.name), data::lines(&split.test)));
-    }
+    let data = [
+        ("sort.train", include_str!("../../examples/quickstart/sort.train.jsonl")),
+        ("sort.test", include_str!("../../examples/quickstart/sort.test.jsonl")),
+        ("reverse.train", include_str!("../../examples/quickstart/reverse.train.jsonl")),
+        ("reverse.test", include_str!("../../examples/quickstart/reverse.test.jsonl")),
+    ];
+    files.extend(data.map(|(file, text)| (format!("data/{file}.jsonl"), text.to_owned())));
     files
 }
