@@ -1,11 +1,10 @@
-//! `results.json` and `plan.json`: the tables of a run, and the plan they came from.
+//! `results.json`: the tables of a run.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::results::{Results, Table};
 use mopd_compiler::plan::{Comparison, Plan, events::Versions};
-use serde::Serialize;
 
 use super::statistics::{Scores, StatisticsError, table_rows};
 use crate::files::{WriteError, write_atomically};
@@ -68,17 +67,9 @@ pub fn assemble(
 
 /// Writes `results.json` into a folder; answers its path.
 pub fn write_results(results: &Results, folder: &Path) -> Result<PathBuf, WriteError> {
-    write_json(results, folder.join("results.json"))
-}
-
-/// Writes `plan.json` into a folder; answers its path.
-pub fn write_plan(plan: &Plan, folder: &Path) -> Result<PathBuf, WriteError> {
-    write_json(plan, folder.join("plan.json"))
-}
-
-fn write_json(value: &impl Serialize, path: PathBuf) -> Result<PathBuf, WriteError> {
+    let path = folder.join("results.json");
     write_atomically(&path, |file| {
-        let mut text = serde_json::to_vec_pretty(value)?;
+        let mut text = serde_json::to_vec_pretty(results)?;
         text.push(b'\n');
         file.write_all(&text)
     })?;

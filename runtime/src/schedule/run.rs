@@ -20,7 +20,7 @@ use crate::model::Weights;
 use crate::prepare::{DomainData, architectures, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
-use crate::report::results::{assemble, write_plan, write_results};
+use crate::report::results::{assemble, write_results};
 use crate::report::statistics::Scores;
 use crate::store::{Ancestor, Config, Lookup, Store};
 use crate::train::{self, Source};
@@ -100,7 +100,6 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
         control.warn(warning);
     }
     let store = Store::open(Path::new(&job.store))?;
-    write_plan(plan, &out)?;
     let keys = Keys::new(plan, &tasks, &domains, base, device, &versions.libtorch);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });

@@ -1,4 +1,4 @@
-//! What `results.json` and `plan.json` hold.
+//! What `results.json` holds.
 
 use std::fs;
 
@@ -67,14 +67,6 @@ fn the_promised_fields_are_there() {
     assert_eq!((&greedy["metric"], &greedy["samples"]), (&json!("greedy"), &json!(1)));
     assert_eq!((&greedy["rows"][0]["normalized"], &greedy["rows"][0]["normalized_by_seed"]), (&Value::Null, &json!([])));
     assert_eq!(serde_json::from_str::<Results>(&text).unwrap().tables, results().tables);
-}
-
-#[test]
-fn the_plan_is_kept_with_its_results() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = write_plan(&plan(), folder.path()).unwrap();
-    assert_eq!(path, folder.path().join("plan.json"));
-    assert_eq!(serde_json::from_str::<Plan>(&fs::read_to_string(path).unwrap()).unwrap(), plan());
 }
 
 #[test]
