@@ -2,23 +2,32 @@
 //! terminal, so that logs hold only what matters.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mopd_compiler::plan::events::Event;
 
 use crate::figures;
 use crate::output::{self, Style};
 
+/// Columns of a bar.
+const WIDTH: u32 = 24;
+
 pub struct Progress {
-    bars: MultiProgress,
+    /// Everything that moves is the one message of this bar. A bar for each stage would do, but taking bars away while others
+    /// are drawn leaves stale lines on the screen.
+    screen: ProgressBar,
     style: Style,
     shown: bool,
     /// More than one seed: stages are told apart by theirs.
     seeds: bool,
-    total: Option<ProgressBar>,
+    started: Instant,
+    /// Those that run, in the order in which they began.
     stages: BTreeMap<(String, u64), Stage>,
+    begun: u32,
+    /// Most lines that were drawn at once.
+    tallest: usize,
     /// Stages that ran, that were kept, and all there are.
     pub finished: u32,
     pub kept: u32,
@@ -26,22 +35,26 @@ pub struct Progress {
 }
 
 struct Stage {
-    bar: ProgressBar,
-    /// The metric as it was last shown, for the line that stays.
+    order: u32,
+    started: Instant,
+    step: u32,
+    steps: u32,
+    /// The number that matters, as it was last shown.
     metric: String,
 }
 
-/// Says something while bars are drawn; can be handed to another thread.
+/// Says something while progress is drawn; can be handed to another thread.
 #[derive(Clone)]
 pub struct Speaker {
-    bars: MultiProgress,
+    screen: ProgressBar,
     shown: bool,
 }
 
 impl Speaker {
     pub fn say(&self, text: &str) {
         if self.shown {
-            self.bars.suspend(|| output::error(text));
+            // Printed by whoever draws: it knows where its lines stand.
+            self.screen.println(text.trim_end());
         } else {
             output::error(text);
         }
@@ -52,13 +65,17 @@ impl Progress {
     pub fn new(seeds: bool) -> Progress {
         let shown = std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+        let screen = ProgressBar::with_draw_target(None, target);
+        screen.set_style(ProgressStyle::with_template("{msg}").expect("a constant template"));
         Progress {
-            bars: MultiProgress::with_draw_target(target),
+            screen,
             style: Style::of_stderr(),
             shown,
             seeds,
-            total: None,
+            started: Instant::now(),
             stages: BTreeMap::new(),
+            begun: 0,
+            tallest: 0,
             finished: 0,
             kept: 0,
             tasks: 0,
@@ -66,28 +83,24 @@ impl Progress {
     }
 
     pub fn speaker(&self) -> Speaker {
-        Speaker { bars: self.bars.clone(), shown: self.shown }
+        Speaker { screen: self.screen.clone(), shown: self.shown }
     }
 
     /// Takes note of an event. Those that end a job are the caller's.
     pub fn note(&mut self, event: &Event) {
         match event {
-            Event::Started { tasks } => {
-                self.tasks = *tasks;
-                let bar = ProgressBar::new(u64::from(*tasks));
-                bar.set_style(style("{prefix:>24} {bar:24} {pos}/{len} stages, {elapsed} so far"));
-                bar.set_prefix("all");
-                self.total = Some(self.bars.add(bar));
-            }
+            Event::Started { tasks } => self.tasks = *tasks,
             Event::StageStarted { stage, seed, steps } => {
-                self.stage(stage, *seed, *steps);
+                self.begun += 1;
+                let begun = Stage { order: self.begun, started: Instant::now(), step: 0, steps: *steps, metric: String::new() };
+                self.stages.insert((stage.clone(), *seed), begun);
             }
             Event::Step { stage, seed, step, steps, metric, value } => {
-                let shown = format!("{metric} {value:.3}");
-                let entry = self.stage(stage, *seed, *steps);
-                entry.bar.set_position(u64::from(*step));
-                entry.bar.set_message(shown.clone());
-                entry.metric = shown;
+                if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
+                    // Steps are counted from 0; this one is done.
+                    (running.step, running.steps) = (step + 1, *steps);
+                    running.metric = format!("{metric} {value:.3}");
+                }
             }
             Event::StageKept { stage, seed } => {
                 self.kept += 1;
@@ -95,8 +108,9 @@ impl Progress {
             }
             Event::StageFinished { stage, seed, seconds } => {
                 self.finished += 1;
-                let metric = self.stages.get(&(stage.clone(), *seed)).map(|entry| entry.metric.clone()).unwrap_or_default();
-                self.settle(stage, *seed, &format!("{:>10}  {metric}", figures::duration(*seconds)));
+                let metric = self.stages.get(&(stage.clone(), *seed)).map_or("", |running| &running.metric);
+                let what = format!("{:>10}  {metric}", figures::duration(*seconds));
+                self.settle(stage, *seed, &what);
             }
             Event::Warning { message } => {
                 let head = self.style.yellow("warning");
@@ -109,62 +123,80 @@ impl Progress {
             | Event::Interrupted { .. }
             | Event::Finished { .. } => {}
         }
+        if self.shown && self.tasks > 0 {
+            let screen = self.screen();
+            self.screen.set_message(screen);
+        }
     }
 
-    /// Takes the bars away.
+    /// Takes everything that moves away.
     pub fn close(&mut self) {
-        for stage in self.stages.values() {
-            stage.bar.finish_and_clear();
-        }
-        self.stages.clear();
-        if let Some(total) = self.total.take() {
-            total.finish_and_clear();
-        }
+        self.screen.finish_and_clear();
     }
 
     fn name(&self, stage: &str, seed: u64) -> String {
         if self.seeds { format!("{stage} (seed {seed})") } else { stage.to_owned() }
     }
 
-    fn stage(&mut self, stage: &str, seed: u64, steps: u32) -> &mut Stage {
-        let name = self.name(stage, seed);
-        let (bars, total) = (&self.bars, &self.total);
-        self.stages.entry((stage.to_owned(), seed)).or_insert_with(|| {
-            let bar = ProgressBar::new(u64::from(steps));
-            // A merge has no steps to count.
-            bar.set_style(style(match steps {
-                0 => "{prefix:>24} {elapsed} so far",
-                _ => "{prefix:>24} {bar:24} {pos}/{len} {rate} {eta} left  {msg}",
-            }));
-            bar.set_prefix(name);
-            let bar = match total {
-                Some(total) => bars.insert_before(total, bar),
-                None => bars.add(bar),
-            };
-            Stage { bar, metric: String::new() }
-        })
-    }
-
     /// Replaces a stage's bar by a line that stays.
     fn settle(&mut self, stage: &str, seed: u64, what: &str) {
-        if let Some(entry) = self.stages.remove(&(stage.to_owned(), seed)) {
-            entry.bar.finish_and_clear();
-        }
+        self.stages.remove(&(stage.to_owned(), seed));
         if self.shown {
-            self.speaker().say(&format!("{:>24} {what}\n", self.name(stage, seed)));
+            self.speaker().say(&format!("{:>24} {what}", self.name(stage, seed)));
         }
-        if let Some(total) = &self.total {
-            total.set_position(u64::from(self.finished + self.kept));
-        }
+    }
+
+    /// A line for each running stage, then one for the whole.
+    fn screen(&mut self) -> String {
+        let mut running: Vec<_> = self.stages.iter().collect();
+        running.sort_by_key(|(_, stage)| stage.order);
+        let mut lines: Vec<String> =
+            running.into_iter().map(|((name, seed), stage)| stage.line(&self.name(name, *seed))).collect();
+        let done = self.finished + self.kept;
+        let elapsed = figures::duration(self.started.elapsed().as_secs_f64());
+        lines.push(format!("{:>24} {} {done}/{} stages, {elapsed} so far", "all", bar(done, self.tasks), self.tasks));
+        // Never fewer lines than before: a screen that shrinks leaves its last line behind.
+        self.tallest = self.tallest.max(lines.len());
+        lines.resize(self.tallest, String::new());
+        lines.join("\n")
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .expect("the templates are constants")
-        .with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
-            // Writing to a bar's text does not fail.
-            let _ = write!(out, "{:.1}/s", state.per_sec());
-        })
-        .progress_chars("━╸ ")
+impl Stage {
+    fn line(&self, name: &str) -> String {
+        let elapsed = self.started.elapsed();
+        if self.steps == 0 {
+            // A merge has no steps to count.
+            return format!("{name:>24} {} so far", figures::duration(elapsed.as_secs_f64()));
+        }
+        let Stage { step, steps, metric, .. } = self;
+        let rate = f64::from(*step) / elapsed.max(Duration::from_millis(1)).as_secs_f64();
+        let left = if *step == 0 { "?".to_owned() } else { format!("{:.0}s", f64::from(steps - step.min(steps)) / rate) };
+        format!("{name:>24} {} {step}/{steps} {rate:.1}/s {left} left  {metric}", bar(*step, *steps))
+    }
+}
+
+fn bar(done: u32, of: u32) -> String {
+    let full = (done * WIDTH).checked_div(of).unwrap_or(0).min(WIDTH) as usize;
+    format!("{}{}", "━".repeat(full), "╌".repeat(WIDTH as usize - full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_shows_step_rate_time_left_and_its_metric() {
+        let started = Instant::now() - Duration::from_secs(10);
+        let stage = Stage { order: 1, started, step: 25, steps: 100, metric: "reward 0.500".to_owned() };
+        let line = stage.line("expert[sort]");
+        let bar = "━".repeat(6) + &"╌".repeat(18);
+        assert_eq!(line, format!("            expert[sort] {bar} 25/100 2.5/s 30s left  reward 0.500"));
+    }
+
+    #[test]
+    fn bars_hold_at_both_ends() {
+        assert_eq!([bar(0, 0), bar(0, 3)], ["╌".repeat(24), "╌".repeat(24)]);
+        assert_eq!([bar(3, 3), bar(9, 3)], ["━".repeat(24), "━".repeat(24)]);
+    }
 }
