@@ -123,6 +123,7 @@ mod tests {
                 domains: Vec::new(),
                 models: Vec::new(),
                 comparisons: Vec::new(),
+                marks: Vec::new(),
             },
             stages: Vec::new(),
             places: Vec::new(),

@@ -30,6 +30,8 @@ pub struct Experiment<O> {
     pub domains: Vec<Domain>,
     pub models: Vec<Model<O>>,
     pub comparisons: Vec<Comparison>,
+    /// Where values come from, as the author marked them. They change no result.
+    pub marks: Vec<MarkedSetting>,
 }
 
 impl<O> Experiment<O> {
@@ -40,6 +42,24 @@ impl<O> Experiment<O> {
     pub fn model(&self, id: ModelId) -> &Model<O> {
         &self.models[id.0 as usize]
     }
+}
+
+/// A mark on a setting: `lr = 1e-6 @unpublished`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkedSetting {
+    /// The model, objective or block that the setting belongs to.
+    pub owner: String,
+    pub setting: String,
+    pub mark: SettingMark,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mark", rename_all = "snake_case")]
+pub enum SettingMark {
+    /// Nobody published this value: a reproduction can't be mistaken for the original.
+    Unpublished { note: Option<String> },
+    /// Who published it, and where.
+    Source { text: String },
 }
 
 /// A source of prompts with its verifier.

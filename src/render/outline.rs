@@ -1,8 +1,8 @@
 //! A plan for people: stages in the order in which they run, what each is made from, its objective in normal form, its cost.
 
 use mopd_compiler::plan::{
-    Comparison, Cost, DomainId, Experiment, Keep, Model, ModelId, NormalForm, Objective, Plan, Prefixes, Sampling, Schedule,
-    Share, Stage, Tokenizer, Train,
+    Comparison, Cost, DomainId, Experiment, Keep, MarkedSetting, Model, ModelId, NormalForm, Objective, Plan, Prefixes, Sampling,
+    Schedule, SettingMark, Share, Stage, Tokenizer, Train,
 };
 
 use crate::figures::{bytes, count, flops, percent, setting};
@@ -46,6 +46,9 @@ pub fn tree(plan: &Plan, style: Style) -> String {
     for comparison in &experiment.comparisons {
         let head = format!("{} {}", style.bold("compare"), style.bold(&format!("{:?}", comparison.name)));
         out += &node(&head, &table(comparison, experiment), style);
+    }
+    if !experiment.marks.is_empty() {
+        out += &node("marks", &marks(experiment), style);
     }
     out + &totals(plan)
 }
@@ -233,6 +236,19 @@ fn seeds(experiment: &Experiment<Objective>) -> String {
 /// How many times a stage is computed at most.
 pub fn number_of_seeds(experiment: &Experiment<Objective>) -> u64 {
     u64::from(experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1))
+}
+
+/// Where the author says that values come from.
+fn marks(experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
+    let row = |marked: &MarkedSetting| {
+        let setting = format!("{} of {}", marked.setting, marked.owner);
+        match &marked.mark {
+            SettingMark::Unpublished { note: None } => ("unpublished", setting),
+            SettingMark::Unpublished { note: Some(note) } => ("unpublished", format!("{setting}: {note}")),
+            SettingMark::Source { text } => ("source", format!("{setting}: {text}")),
+        }
+    };
+    experiment.marks.iter().map(row).collect()
 }
 
 fn totals(plan: &Plan) -> String {

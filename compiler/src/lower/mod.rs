@@ -46,6 +46,7 @@ pub fn compile(
         domains: experiment.domains.clone(),
         models,
         comparisons: experiment.comparisons.clone(),
+        marks: experiment.marks.clone(),
     };
     let (keys, streams) = (key::keys(&experiment), key::streams(&experiment));
     let hash = key::plan(&experiment, &keys);

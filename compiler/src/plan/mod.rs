@@ -5,8 +5,9 @@ pub mod events;
 pub mod results;
 
 pub use mopd_lang::experiment::{
-    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Keep, Merge, MergeMethod, Model, ModelId,
-    Normalized, Origin, Prefixes, Recipe, Reward, Row, Sampling, Schedule, Share, Stage, TeacherChoice, Tokenizer, Train,
+    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Keep, MarkedSetting, Merge, MergeMethod, Model,
+    ModelId, Normalized, Origin, Prefixes, Recipe, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage, TeacherChoice,
+    Tokenizer, Train,
 };
 pub use mopd_lang::formula::{
     Axis, Deviation, Divergence, DivergenceKind, Function, Live, Mass, Reduction, Role, Signal, Statistic, Support,

@@ -79,6 +79,7 @@ impl Checker {
 
     fn llama(&mut self, span: Span, block: Option<&Block>, env: &Env) -> Option<Architecture> {
         let settings = self.settings(block, "llama", span, LLAMA, false);
+        self.keep_marks(&settings, &env.model_name);
         let layers = self.required_count(&settings, "layers", env, 1);
         let width = self.required_count(&settings, "width", env, 2);
         let heads = self.required_count(&settings, "heads", env, 1);
@@ -141,6 +142,7 @@ impl Checker {
 
     fn merge(&mut self, span: Span, given: &[Option<&Expr>], block: Option<&Block>, env: &Env) -> Option<Merge> {
         let settings = self.settings(block, "merge", span, MERGE, false);
+        self.keep_marks(&settings, &env.model_name);
         let models = self.models_of(given[0].expect("required"), env);
         let base = match given[1] {
             Some(expr) => Some(self.start(expr, env)?),

@@ -36,6 +36,7 @@ impl Checker {
         }
         let env = Env::constant(id);
         let settings = self.settings(Some(block), "experiment", name.span, &["seed", "out", "device", "dtype"], false);
+        self.keep_marks(&settings, "experiment");
         for key in ["device", "dtype"] {
             if let Some(span) = settings.key_span(key) {
                 self.not_supported(span, &format!("choosing the {key} in the file"));
@@ -88,6 +89,7 @@ impl Checker {
         let env = Env::constant(module);
         let keys = ["prompts", "tests", "reward", "share", "limits"];
         let settings = self.settings(Some(block), &format!("domain {}", name.text), name.span, &keys, false);
+        self.keep_marks(&settings, &format!("domain {}", name.text));
         if let Some(span) = settings.key_span("limits") {
             self.not_supported(span, "limits of a domain");
         }

@@ -21,7 +21,7 @@ mod value;
 use std::collections::HashMap;
 
 use crate::diag::{Code, Diagnostic, Severity};
-use crate::experiment::{Domain, DomainId, Experiment, Model, ModelId, Objective, Origin};
+use crate::experiment::{Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin};
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
 use modules::{ModuleId, Modules};
@@ -74,6 +74,7 @@ struct Checker {
     teachers: Vec<Teacher>,
     /// The entry file's route, evaluated when a stage first asks for it.
     route: route::RouteState,
+    marks: Vec<MarkedSetting>,
     /// `--set seed=2`
     seed: Option<u64>,
     /// The entry file is an experiment, not a library.
@@ -92,6 +93,7 @@ impl Checker {
             models: Vec::new(),
             teachers: Vec::new(),
             route: route::RouteState::Unevaluated,
+            marks: Vec::new(),
             seed: None,
             has_experiment: false,
         }
@@ -155,6 +157,7 @@ impl Checker {
             domains: std::mem::take(&mut self.domains),
             models: std::mem::take(&mut self.models),
             comparisons,
+            marks: std::mem::take(&mut self.marks),
         })
     }
 

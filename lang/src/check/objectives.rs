@@ -36,7 +36,8 @@ impl Checker {
                     terms.extend(term);
                 }
                 Statement::Entry(entry) => {
-                    self.marks(entry);
+                    let marks = self.marks(entry);
+                    self.record_marks(&format!("objective {}", name.text), &entry.key.text, marks);
                     if let Some(first) = seen.iter().find(|first| first.text == entry.key.text) {
                         self.report(
                             Diagnostic::error(Code::DuplicateKey, entry.key.span, format!("`{}` is set twice", entry.key.text))

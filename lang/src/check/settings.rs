@@ -1,7 +1,7 @@
 //! Reading the settings of a block: every key known, every needed one there, every value of its kind.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::Schedule;
+use crate::experiment::{MarkedSetting, Schedule, SettingMark};
 use crate::formula::{Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Name, Route, Statement};
@@ -19,6 +19,7 @@ pub struct Settings<'a> {
     entries: Vec<&'a Entry>,
     /// Keys that were meant by mistyped ones: reported already, so not missing as well.
     mistyped: Vec<String>,
+    marks: Vec<(String, SettingMark)>,
     pub route: Option<&'a Route>,
     /// Part of the block could not be parsed: what is missing may have stood there.
     pub broken: bool,
@@ -45,8 +46,15 @@ impl Checker {
         may_route: bool,
     ) -> Settings<'a> {
         let broken = block.is_some_and(|block| block.broken);
-        let mut settings =
-            Settings { owner: format!("`{owner}`"), span, entries: Vec::new(), mistyped: Vec::new(), route: None, broken };
+        let mut settings = Settings {
+            owner: format!("`{owner}`"),
+            span,
+            entries: Vec::new(),
+            mistyped: Vec::new(),
+            marks: Vec::new(),
+            route: None,
+            broken,
+        };
         for statement in block.map_or(&[][..], |block| &block.statements) {
             match statement {
                 Statement::Entry(entry) => self.setting(entry, keys, &mut settings),
@@ -67,7 +75,8 @@ impl Checker {
     }
 
     fn setting<'a>(&mut self, entry: &'a Entry, keys: &[&str], settings: &mut Settings<'a>) {
-        self.marks(entry);
+        let marks = self.marks(entry);
+        settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
         if let Some(first) = settings.key_span(&entry.key.text) {
             self.report(
                 Diagnostic::error(Code::DuplicateKey, entry.key.span, format!("`{}` is set twice", entry.key.text))
@@ -82,9 +91,47 @@ impl Checker {
         }
     }
 
-    pub(super) fn marks(&mut self, entry: &Entry) {
+    /// What the author says about where a value comes from.
+    pub(super) fn marks(&mut self, entry: &Entry) -> Vec<SettingMark> {
+        const MARKS: &[&str] = &["unpublished", "source"];
+        let mut found = Vec::new();
         for mark in &entry.marks {
-            self.not_supported(mark.name.span, &format!("the mark `@{}`", mark.name.text));
+            let argument = mark.argument.as_ref().map(|text| text.text.clone());
+            match (mark.name.text.as_str(), argument) {
+                ("unpublished", note) => found.push(SettingMark::Unpublished { note }),
+                ("source", Some(text)) => found.push(SettingMark::Source { text }),
+                ("source", None) => self.report(
+                    Diagnostic::error(Code::MissingArgument, mark.name.span, "`@source` must say which")
+                        .help("write `@source(\"arXiv:2606.30406, appendix A\")`"),
+                ),
+                (other, _) => {
+                    let finding = Diagnostic::error(Code::UnknownValue, mark.name.span, format!("there is no mark `@{other}`"));
+                    self.report(match nearest(other, MARKS.iter().copied()) {
+                        Some(near) => {
+                            finding.help(format!("did you mean `@{near}`?")).replace_with(format!("change to `{near}`"), near)
+                        }
+                        None => finding.help("marks: `@unpublished`, `@source(\"...\")`"),
+                    });
+                }
+            }
+        }
+        found
+    }
+
+    /// Keeps the marks of a block for the plan. A stage that is used twice is marked once per model.
+    pub(super) fn keep_marks(&mut self, settings: &Settings, owner: &str) {
+        for (setting, mark) in &settings.marks {
+            self.record_marks(owner, setting, vec![mark.clone()]);
+        }
+    }
+
+    pub(super) fn record_marks(&mut self, owner: &str, setting: &str, marks: Vec<SettingMark>) {
+        for mark in marks {
+            let marked = MarkedSetting { owner: owner.to_owned(), setting: setting.to_owned(), mark };
+            // An objective is evaluated at every use.
+            if !self.marks.contains(&marked) {
+                self.marks.push(marked);
+            }
         }
     }
 

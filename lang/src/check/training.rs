@@ -51,6 +51,7 @@ impl Checker {
             _ => (Recipe::Distill, DISTILL),
         };
         let settings = self.settings(block, name, span, keys, true);
+        self.keep_marks(&settings, &env.model_name);
         // Every setting is read before the first missing one ends the stage: all mistakes at once.
         let start = self.start(given[0].expect("required"), &env.named(format!("{}.start", env.model_name)));
         let on = if recipe == Recipe::Distill { settings.get("domains") } else { given[1] };

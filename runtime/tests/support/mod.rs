@@ -139,8 +139,15 @@ pub struct Builder {
 
 impl Builder {
     pub fn new() -> Builder {
-        let experiment =
-            Experiment { name: "test".into(), seed: 1, out: None, domains: vec![], models: vec![], comparisons: vec![] };
+        let experiment = Experiment {
+            name: "test".into(),
+            seed: 1,
+            out: None,
+            domains: vec![],
+            models: vec![],
+            comparisons: vec![],
+            marks: vec![],
+        };
         let places = vec![Place { file: "test.mopd".into(), start: 0, end: 1 }];
         Builder { plan: Plan { schema: SCHEMA, hash: "hash".into(), experiment, stages: vec![], places } }
     }

@@ -25,6 +25,18 @@ fn a_plan_shows_stages_objectives_and_cost() {
 }
 
 #[test]
+fn marks_are_listed_and_change_no_plan() {
+    let steps = "steps = 2,";
+    assert!(GOOD.contains(steps));
+    let marked = GOOD.replacen(steps, "steps = 2 @unpublished(\"ours\"),", 1);
+    let place = Place::with(&[("a.mopd", GOOD), ("marked.mopd", &marked)]);
+    let said = place.mopd(&["plan", "marked.mopd"]).is(0, &[]);
+    assert!(said.out.contains("unpublished          steps of ") && said.out.contains(": ours"), "{}", said.out);
+    let first_line = |out: &str| out.lines().next().map(str::to_owned);
+    assert_eq!(first_line(&said.out), first_line(&place.mopd(&["plan", "a.mopd"]).is(0, &[]).out));
+}
+
+#[test]
 fn a_plan_for_programs() {
     let place = Place::with(&[("a.mopd", GOOD)]);
     let plan = place.mopd(&["plan", "--format", "json", "a.mopd"]).is(0, &[]).json();

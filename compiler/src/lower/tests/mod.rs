@@ -188,6 +188,7 @@ pub fn experiment() -> Experiment<checked::Objective> {
         domains: vec![domain("add", 0.5), domain("sort", 0.5)],
         models: models.map(|(name, stage)| Model { name: name.into(), stage, origin: HERE }).into(),
         comparisons: vec![comparison],
+        marks: Vec::new(),
     }
 }
 

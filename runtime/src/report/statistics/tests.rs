@@ -36,6 +36,7 @@ pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment
         domains: (0..domains).map(domain).collect(),
         models: (0..models).map(model).collect(),
         comparisons: Vec::new(),
+        marks: Vec::new(),
     }
 }
 
