@@ -9,11 +9,9 @@ use crate::problem::{Problem, Status};
 use crate::{host, render};
 
 pub fn check(arguments: &Check) -> Result<Status, Problem> {
-    if arguments.format == CheckFormat::Sarif {
-        return Err(Problem::not_supported("`--format sarif`").help("the formats are human, short and json"));
-    }
     let mut status = Status::Good;
     let mut json = Vec::new();
+    let mut sarif = Vec::new();
     let mut all = Vec::new();
     for path in &arguments.files {
         let analysis = match host::analyse_file(path, &[]) {
@@ -29,7 +27,9 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
             CheckFormat::Human => output::result(&render::human::findings(findings, &analysis.sources, Style::of_stdout())),
             CheckFormat::Short => output::result(&render::short::findings(findings, &analysis.sources)),
             CheckFormat::Json => json.extend(render::json::findings(findings, &analysis.sources)),
-            CheckFormat::Sarif => unreachable!("answered above"),
+            CheckFormat::Sarif => {
+                sarif.extend(findings.iter().map(|finding| render::sarif::result(finding, &analysis.sources)));
+            }
         }
         if findings.iter().any(|finding| finding.severity == Severity::Error) && status == Status::Good {
             status = Status::Wrong;
@@ -39,11 +39,14 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
         }
         all.extend(analysis.diagnostics);
     }
-    if arguments.format == CheckFormat::Json {
-        output::result(&render::json::list(&json));
-    }
-    if arguments.format == CheckFormat::Human && !all.is_empty() {
-        output::error(&render::human::summary(&all, Style::of_stderr()));
+    match arguments.format {
+        CheckFormat::Json => output::result(&render::json::list(&json)),
+        CheckFormat::Sarif => {
+            let codes = all.iter().map(|finding| finding.code).collect();
+            output::result(&render::sarif::log(&sarif, &codes));
+        }
+        CheckFormat::Human if !all.is_empty() => output::error(&render::human::summary(&all, Style::of_stderr())),
+        CheckFormat::Human | CheckFormat::Short => {}
     }
     Ok(status)
 }

@@ -5,6 +5,7 @@ pub mod human;
 pub mod json;
 pub mod markdown;
 pub mod outline;
+pub mod sarif;
 pub mod short;
 
 use mopd_compiler::plan::Plan;

@@ -68,6 +68,26 @@ fn a_finding_for_programs() {
 }
 
 #[test]
+fn a_finding_for_code_review() {
+    let place = Place::with(&[("a.mopd", &GOOD.replace("steps     = 2", "stepz     = 2"))]);
+    let log = place.mopd(&["check", "--format", "sarif", "a.mopd"]).is(1, &[]).json();
+    assert_eq!(log["version"], "2.1.0");
+    let run = &log["runs"][0];
+    assert_eq!(run["columnKind"], "utf16CodeUnits");
+    assert_eq!(run["tool"]["driver"]["rules"][0]["id"], "unknown-key");
+    let [found] = run["results"].as_array().expect("a list").as_slice() else { panic!("one finding: {run}") };
+    assert_eq!((&found["ruleId"], &found["level"]), (&json!("unknown-key"), &json!("error")));
+    let region = json!({"startLine": 19, "startColumn": 3, "endLine": 19, "endColumn": 8});
+    let place_of = json!({"artifactLocation": {"uri": "a.mopd"}, "region": region});
+    assert_eq!(found["locations"][0]["physicalLocation"], place_of);
+    let change = &found["fixes"][0]["artifactChanges"][0]["replacements"][0];
+    assert_eq!(change, &json!({"deletedRegion": region, "insertedContent": {"text": "steps"}}));
+
+    let clean = Place::with(&[("a.mopd", GOOD)]).mopd(&["check", "--format", "sarif", "a.mopd"]).is(0, &[]).json();
+    assert_eq!(clean["runs"][0]["results"], json!([]));
+}
+
+#[test]
 fn a_finding_at_the_end_of_the_file_is_drawn() {
     let place = Place::with(&[("a.mopd", "experiment \"x\" {\n")]);
     let said = place.mopd(&["check", "a.mopd"]).is(1, &[]);

@@ -35,7 +35,6 @@ fn what_is_not_built_says_so() {
         let said = place.mopd(&[command, "--any", "a.mopd"]);
         said.is(2, &[&format!("error[not-supported-yet]: `mopd {command}` is not supported yet")]);
     }
-    place.mopd(&["check", "--format", "sarif", "a.mopd"]).is(2, &["not supported yet"]);
     place.mopd(&["plan", "--format", "dot", "a.mopd"]).is(2, &["not supported yet"]);
     place.mopd(&["plan", "--why", "a.mopd"]).is(2, &["not supported yet"]);
     place.mopd(&["run", "--resume", "a.mopd"]).is(2, &["not supported yet", "kept and reused"]);

@@ -1,0 +1,79 @@
+//! Findings as SARIF 2.1.0, the format that code-review tools read.
+
+use std::collections::BTreeSet;
+
+use mopd_lang::diag::{Code, Diagnostic, Fix, Label, Severity};
+use mopd_lang::source::{Sources, Span};
+use serde_json::{Value, json};
+
+/// One finding as a SARIF result.
+pub fn result(finding: &Diagnostic, sources: &Sources) -> Value {
+    let text = match &finding.help {
+        Some(help) => format!("{}\nhelp: {help}", finding.message),
+        None => finding.message.clone(),
+    };
+    let related: Vec<Value> = finding.related.iter().enumerate().map(|(id, label)| related(id, label, sources)).collect();
+    let fixes: Vec<Value> = finding.fix.iter().map(|fix| replacement(fix, sources)).collect();
+    json!({
+        "ruleId": finding.code.name(),
+        "level": match finding.severity { Severity::Error => "error", Severity::Warning => "warning" },
+        "message": { "text": text },
+        "locations": [{ "physicalLocation": place(finding.primary.span, sources) }],
+        "relatedLocations": related,
+        "fixes": fixes,
+    })
+}
+
+/// The log of one call, ending with a newline. `codes` are those that occur.
+pub fn log(results: &[Value], codes: &BTreeSet<Code>) -> String {
+    let rule = |code: &Code| {
+        json!({
+            "id": code.name(),
+            "shortDescription": { "text": code.summary() },
+            "help": { "text": code.page(), "markdown": code.page() },
+        })
+    };
+    let log = json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": { "driver": {
+                "name": "mopd",
+                "version": env!("CARGO_PKG_VERSION"),
+                "rules": codes.iter().map(rule).collect::<Vec<Value>>(),
+            } },
+            "columnKind": "utf16CodeUnits",
+            "results": results,
+        }],
+    });
+    serde_json::to_string_pretty(&log).expect("strings and whole numbers can always be written") + "\n"
+}
+
+fn related(id: usize, label: &Label, sources: &Sources) -> Value {
+    json!({ "id": id, "message": { "text": label.text }, "physicalLocation": place(label.span, sources) })
+}
+
+fn replacement(fix: &Fix, sources: &Sources) -> Value {
+    json!({
+        "description": { "text": fix.title },
+        "artifactChanges": [{
+            "artifactLocation": artifact(fix.span, sources),
+            "replacements": [{ "deletedRegion": region(fix.span, sources), "insertedContent": { "text": fix.replacement } }],
+        }],
+    })
+}
+
+fn place(span: Span, sources: &Sources) -> Value {
+    json!({ "artifactLocation": artifact(span, sources), "region": region(span, sources) })
+}
+
+fn artifact(span: Span, sources: &Sources) -> Value {
+    json!({ "uri": sources.file(span.file).path })
+}
+
+/// Lines and columns from 1, the end exclusive.
+fn region(span: Span, sources: &Sources) -> Value {
+    let (line, column) = sources.position(span.file, span.start);
+    let (end_line, end_column) = sources.position(span.file, span.end);
+    json!({ "startLine": line + 1, "startColumn": column + 1, "endLine": end_line + 1, "endColumn": end_column + 1 })
+}
