@@ -28,6 +28,7 @@ pub struct Arguments {
 pub enum Command {
     New(New),
     Check(Check),
+    Fmt(Fmt),
     Plan(Plan),
     Run(Run),
     Explain(Explain),
@@ -66,6 +67,25 @@ pub enum CheckFormat {
     /// Answered with "not supported yet".
     #[value(hide = true)]
     Sarif,
+}
+
+/// Lay out files in the one canonical style
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd fmt a.mopd experiments          a file, and every .mopd file of a folder
+  mopd fmt --check .                   only say which files would change
+  mopd fmt - < a.mopd                  from standard input to standard output
+
+The files that change are listed on standard output. What does not parse is left as it stands and reported; the rest of the
+file is formatted. There are no options of style.")]
+pub struct Fmt {
+    /// Files, folders, or `-` for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Change nothing; exit with 1 if something would change
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Show the stages of an experiment, their objectives in normal form, and what they cost

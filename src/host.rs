@@ -1,6 +1,7 @@
-//! The only place that reads source files: the entry, its sibling modules and the standard library.
+//! The only place that reads and writes source files: the entry, its sibling modules and the standard library.
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mopd_lang::Analysis;
@@ -48,20 +49,56 @@ pub fn folder_of(path: &Path) -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<SourceFile, Problem> {
+    let text = read_text(path)?;
+    // Some editors put a byte order mark first; it is no part of the text.
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+    Ok(SourceFile { path: path.display().to_string(), text })
+}
+
+/// A file as it is, if it is text.
+pub fn read_text(path: &Path) -> Result<String, Problem> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| {
         let problem = Problem::usage("unreadable-file", format!("can't read {shown}: {}", reason(&error)));
         if path.is_dir() { problem.help("name a .mopd file, not its folder") } else { problem }
     })?;
-    let text = String::from_utf8(bytes).map_err(|error| {
+    decode(&shown.to_string(), bytes)
+}
+
+/// Bytes as text; `shown` names where they come from.
+pub fn decode(shown: &str, bytes: Vec<u8>) -> Result<String, Problem> {
+    String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count() + 1;
         Problem::usage("not-text", format!("{shown} is not UTF-8 text: line {line} holds bytes that are no character"))
             .help("save the file as UTF-8")
-    })?;
-    // Some editors put a byte order mark first; it is no part of the text.
-    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-    Ok(SourceFile { path: shown.to_string(), text })
+    })
+}
+
+/// Puts a text in a file's place. Whoever reads the file meanwhile, or after a crash, finds the old text or the new one, whole.
+pub fn replace(path: &Path, text: &str) -> Result<(), Problem> {
+    let write = || {
+        // A link goes on pointing to the file that it points to.
+        let path = path.canonicalize()?;
+        let permissions = std::fs::metadata(&path)?.permissions();
+        if permissions.readonly() {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+        let written = std::fs::File::create_new(&beside).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.set_permissions(permissions)?;
+            file.sync_all()
+        });
+        let moved = written.and_then(|()| std::fs::rename(&beside, &path));
+        if moved.is_err() {
+            // What is left of it is nobody's; if it can't be removed either, the first error says more.
+            let _ = std::fs::remove_file(&beside);
+        }
+        moved
+    };
+    write().map_err(|error| Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error))))
 }
 
 /// An input or output error in words, without the error number.

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod diag;
 pub mod experiment;
+pub mod fmt;
 pub mod formula;
 pub mod source;
 pub mod syntax;

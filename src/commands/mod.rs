@@ -3,6 +3,7 @@
 mod check;
 mod doctor;
 mod explain;
+mod fmt;
 mod new;
 mod plan;
 mod run;
@@ -22,15 +23,16 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] = &["new", "check", "plan", "run", "explain", "sample", "doctor", "help"];
+const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["fmt", "audit", "watch", "lsp", "report", "compare", "eval", "export", "serve", "expr", "bench"];
+const LATER: &[&str] = &["audit", "watch", "lsp", "report", "compare", "eval", "export", "serve", "expr", "bench"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
         Command::New(arguments) => new::new(&arguments),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Fmt(arguments) => fmt::fmt(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),

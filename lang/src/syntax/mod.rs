@@ -1,8 +1,9 @@
 //! From text to syntax tree.
 
 pub mod ast;
-mod layout;
+pub(crate) mod layout;
 mod parse;
-mod words;
+pub(crate) mod words;
 
 pub use parse::parse;
+pub(crate) use parse::top_level;

@@ -3,6 +3,7 @@
 
 mod check;
 mod commands;
+mod format;
 mod run;
 mod usage;
 

@@ -6,6 +6,8 @@
 
 mod texts;
 
+pub(crate) use texts::string_end;
+
 use super::words::{self, LineHead};
 use crate::diag::{Code, Diagnostic};
 use crate::source::{FileId, Span};
@@ -14,7 +16,7 @@ use crate::source::{FileId, Span};
 const BOUNDARY: u8 = 1;
 
 /// Deepest tree that is accepted. It bounds the recursion of every pass over the tree.
-const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 256;
 
 pub struct Layout {
     pub text: String,

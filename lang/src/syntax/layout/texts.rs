@@ -173,7 +173,7 @@ impl Scanner<'_> {
 }
 
 /// Offset of the quote that closes the text opened at `start`, if its line has one.
-pub(super) fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
+pub(crate) fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start + 1;
     while at < bytes.len() {
         match bytes[at] {

@@ -10,6 +10,8 @@ mod salvage;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use pest::Parser;
 use pest::iterators::Pair;
 use pest_derive::Parser;
@@ -42,4 +44,12 @@ pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
     findings.extend(laid_out.findings);
     findings.sort_by_key(|finding| (finding.primary.span.start, finding.primary.span.end));
     (Module { doc, items }, findings)
+}
+
+/// Where the items of a laid-out text stand, sound or broken.
+pub(crate) fn top_level(laid_out: &str) -> Vec<Range<usize>> {
+    let pairs = Grammar::parse(Rule::file, laid_out).map(|pairs| pairs.flat_map(Pair::into_inner).collect());
+    let pairs: Vec<Pair<Rule>> = pairs.unwrap_or_default();
+    let items = pairs.iter().filter(|pair| matches!(pair.as_rule(), Rule::item | Rule::stray_item));
+    items.map(|pair| pair.as_span().start()..pair.as_span().end()).collect()
 }

@@ -1,0 +1,170 @@
+//! Columns: lines that follow each other directly have their `=`, their `->`, their table and their comments in line.
+
+use super::WIDTH;
+use super::lex::Kind;
+use super::print::{Printed, Printer, width};
+use super::tree::{Entry, Group, Node, Role, is_token};
+
+/// What of a line can stand in a column with the lines beside it.
+#[derive(PartialEq)]
+enum Shape<'a> {
+    /// `head = rest`. At the margin only items of one kind go together.
+    Sides { kind: Option<&'a str>, operator: &'static str },
+    /// `keyword name { ... }`
+    Table { kind: Option<&'a str> },
+}
+
+/// A line that stands in a column: the piece that it is split before.
+struct Split<'a> {
+    shape: Shape<'a>,
+    at: usize,
+}
+
+/// Lines up the one-line entries of a block, or of the file.
+pub fn entries(printer: &Printer, printed: &mut [Printed], top: bool) {
+    let splits: Vec<Option<Split>> = printed.iter().map(|printed| split(printed, top)).collect();
+    let mut start = 0;
+    while start < printed.len() {
+        let mut end = start + 1;
+        let joins = |at: usize| {
+            let same = splits[at].as_ref().map(|split| &split.shape) == splits[start].as_ref().map(|split| &split.shape);
+            splits[start].is_some() && same && follows(&printed[at])
+        };
+        while end < printed.len() && joins(end) {
+            end += 1;
+        }
+        if end > start + 1 {
+            let at: Vec<usize> = splits[start..end].iter().flatten().map(|split| split.at).collect();
+            line_up(printer, &mut printed[start..end], &at);
+        }
+        start = end;
+    }
+}
+
+/// Whether it stands on the line after the entry before it.
+fn follows(printed: &Printed) -> bool {
+    !printed.entry.blank_before && printed.entry.leading.is_empty()
+}
+
+fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
+    let entry = printed.entry;
+    if printed.lines.len() > 1 || entry.verbatim {
+        return None;
+    }
+    let pieces = &entry.pieces;
+    let find = |token: &str| pieces.iter().position(|piece| is_token(&piece.node, token));
+    let bracket = pieces.iter().position(|piece| matches!(piece.node, Node::Group(_)));
+    let plain_before = |at: usize| bracket.is_none_or(|bracket| at < bracket);
+    let word = |at: usize| match pieces.get(at).map(|piece| &piece.node) {
+        Some(Node::Token(Kind::Word, word)) => Some(*word),
+        _ => None,
+    };
+    let keyword = if word(0) == Some("pub") { word(1) } else { word(0) };
+    let kind = if top { keyword } else { None };
+    if let Some(at) = find("=") {
+        return plain_before(at).then_some(Split { shape: Shape::Sides { kind, operator: "=" }, at });
+    }
+    if let Some(at) = find("->") {
+        return (word(0) != Some("for")).then_some(Split { shape: Shape::Sides { kind, operator: "->" }, at });
+    }
+    // A block and nothing behind it: `domain sort { ... }`; among the entries of a block also `route { ... }`.
+    let at = bracket.filter(|at| at + 1 == pieces.len() && block(entry, *at).is_some())?;
+    match (top, at) {
+        (true, 2..) => Some(Split { shape: Shape::Table { kind }, at }),
+        (false, 1) => Some(Split { shape: Shape::Sides { kind, operator: "=" }, at }),
+        _ => None,
+    }
+}
+
+fn block<'a, 't>(entry: &'t Entry<'a>, at: usize) -> Option<&'t Group<'a>> {
+    match &entry.pieces[at].node {
+        Node::Group(group) if group.role == Role::Block => Some(group),
+        _ => None,
+    }
+}
+
+/// Puts what begins with piece `at` of each entry into one column, and the entries of their blocks too where these are a table.
+fn line_up(printer: &Printer, printed: &mut [Printed], at: &[usize]) {
+    let mut heads = Vec::new();
+    let mut rests = Vec::new();
+    for (printed, at) in printed.iter().zip(at) {
+        let (head, rest) = printed.entry.pieces.split_at(*at);
+        let mut texts = (String::new(), String::new());
+        printer.flat_pieces(head, &mut texts.0);
+        printer.flat_pieces(rest, &mut texts.1);
+        heads.push(texts.0);
+        rests.push(texts.1);
+    }
+    let column = heads.iter().map(|head| width(head)).max().unwrap_or(0);
+    if let Some(rows) = table(printer, printed, at)
+        && rows.iter().all(|row| column + 1 + width(row) <= WIDTH)
+    {
+        rests = rows;
+    }
+    for ((printed, head), rest) in printed.iter_mut().zip(heads).zip(rests) {
+        printed.lines[0].text = format!("{head:column$} {rest}");
+    }
+}
+
+/// The blocks as rows of cells, if all have the same keys in the same order.
+fn table(printer: &Printer, printed: &[Printed], at: &[usize]) -> Option<Vec<String>> {
+    let groups = printed.iter().zip(at).map(|(printed, at)| block(printed.entry, *at)).collect::<Option<Vec<_>>>()?;
+    let keys = |group: &Group| group.body.entries.iter().map(key).collect::<Option<Vec<String>>>();
+    let first = keys(groups[0])?;
+    if first.is_empty() || groups.iter().any(|group| keys(group).as_ref() != Some(&first)) {
+        return None;
+    }
+    let cells = |group: &&Group| -> Vec<String> {
+        let cell = |entry: &Entry| {
+            let mut text = String::new();
+            printer.flat(entry, &mut text);
+            text
+        };
+        group.body.entries.iter().map(cell).collect()
+    };
+    let cells: Vec<Vec<String>> = groups.iter().map(cells).collect();
+    let row = |row: &Vec<String>| {
+        let mut text = String::from("{ ");
+        for (at, cell) in row.iter().enumerate() {
+            if at + 1 == row.len() {
+                text += &format!("{cell} }}");
+            } else {
+                let column = cells.iter().map(|row| width(&row[at])).max().unwrap_or(0) + 1;
+                text += &format!("{:column$} ", format!("{cell},"));
+            }
+        }
+        text
+    };
+    Some(cells.iter().map(row).collect())
+}
+
+fn key(entry: &Entry) -> Option<String> {
+    match entry.pieces.as_slice() {
+        [key, equals, ..] if !entry.verbatim && is_token(&equals.node, "=") => match key.node {
+            Node::Token(_, key) => Some(key.to_owned()),
+            Node::Group(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// Comments behind lines that follow each other directly begin in one column.
+pub fn comments(printed: &mut [Printed]) {
+    let one_line = |printed: &Printed| printed.lines.len() == 1 && printed.lines[0].comment.is_some();
+    let mut start = 0;
+    while start < printed.len() {
+        let mut end = start + 1;
+        while end < printed.len() && one_line(&printed[start]) && one_line(&printed[end]) && follows(&printed[end]) {
+            end += 1;
+        }
+        let run = &mut printed[start..end];
+        let column = run.iter().map(|printed| width(&printed.lines[0].text)).max().unwrap_or(0);
+        if run.len() > 1 {
+            for printed in run {
+                let line = &mut printed.lines[0];
+                line.text = format!("{:column$}", line.text);
+            }
+        }
+        start = end;
+    }
+}

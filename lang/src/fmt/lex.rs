@@ -1,0 +1,100 @@
+//! Tokens of a text as it stands, comments and newlines included. Unlike the grammar, this takes any text.
+
+use crate::syntax::layout::string_end;
+use crate::syntax::words;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Newline,
+    /// To the end of its line, without the blanks there.
+    Comment,
+    Word,
+    Number,
+    Text,
+    Open,
+    Close,
+    Comma,
+    Operator,
+    /// No part of the language: what it stands in is left as it is.
+    Foreign,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub kind: Kind,
+    pub start: usize,
+    pub end: usize,
+}
+
+const OPERATORS: [&str; 13] = ["..=", "->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
+
+pub fn lex(text: &str) -> Vec<Token> {
+    let bytes = text.as_bytes();
+    let mut tokens: Vec<Token> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &text[at..];
+        let (kind, length) = match bytes[at] {
+            b' ' | b'\t' | b'\r' | b'\x0c' => {
+                at += 1;
+                continue;
+            }
+            b'\n' => (Kind::Newline, 1),
+            b'/' if rest.starts_with("//") => (Kind::Comment, line(rest)),
+            b'/' if rest.starts_with("/*") => (Kind::Foreign, rest.find("*/").map_or(rest.trim_end().len(), |end| end + 2)),
+            b'#' => (Kind::Foreign, line(rest)),
+            b'"' if rest.starts_with("\"\"\"") => {
+                (Kind::Foreign, rest[3..].find("\"\"\"").map_or_else(|| line(rest), |length| length + 6))
+            }
+            b'"' => match string_end(bytes, at) {
+                Some(end) => (Kind::Text, end + 1 - at),
+                None => (Kind::Foreign, line(rest)),
+            },
+            b'\'' => (Kind::Foreign, rest[1..line(rest)].find('\'').map_or_else(|| line(rest), |length| length + 2)),
+            b'(' | b'[' | b'{' => (Kind::Open, 1),
+            b')' | b']' | b'}' => (Kind::Close, 1),
+            b',' => (Kind::Comma, 1),
+            b'0'..=b'9' => (Kind::Number, number(&bytes[at..])),
+            b'.' if !rest.starts_with("..") && bytes.get(at + 1).is_some_and(u8::is_ascii_digit) => {
+                (Kind::Number, number(&bytes[at..]))
+            }
+            byte if words::is_word_byte(byte) => (Kind::Word, words::word_length(&bytes[at..])),
+            byte if byte.is_ascii_punctuation() && !matches!(byte, b';' | b'`' | b'\\' | b'?' | b'~' | b'$') => {
+                let known = OPERATORS.into_iter().find(|operator| rest.starts_with(operator));
+                (Kind::Operator, known.map_or(1, str::len))
+            }
+            _ => {
+                let length = rest.chars().next().map_or(1, char::len_utf8);
+                // A byte order mark is no part of the text.
+                if at == 0 && rest.starts_with('\u{feff}') {
+                    at += length;
+                    continue;
+                }
+                (Kind::Foreign, length)
+            }
+        };
+        tokens.push(Token { kind, start: at, end: at + length });
+        at += length;
+    }
+    tokens
+}
+
+/// Length of what is left of the line, without the blanks at its end.
+fn line(rest: &str) -> usize {
+    let line = rest.split('\n').next().unwrap_or(rest);
+    line.trim_end().len()
+}
+
+/// As in the grammar: what begins like a number is one token, and the parser judges its shape.
+fn number(bytes: &[u8]) -> usize {
+    let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let mut end = 1;
+    while let Some(byte) = bytes.get(end) {
+        let sign = matches!(byte, b'+' | b'-') && matches!(bytes[end - 1], b'e' | b'E') && digit(end + 1);
+        if !(words::is_word_byte(*byte) || *byte == b'.' && digit(end + 1) || sign) {
+            break;
+        }
+        end += 1;
+    }
+    end + usize::from(bytes.get(end) == Some(&b'%'))
+}

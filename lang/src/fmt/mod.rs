@@ -1,0 +1,142 @@
+//! One canonical layout. Only blanks, line breaks and the commas between entries change; every other token stays.
+//!
+//! The rules are in the book (`formatting.md`). The author decides what stands on one line and what on several; the formatter
+//! decides the rest. What does not parse is left as it stands.
+
+mod align;
+mod lex;
+mod print;
+mod spacing;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::ops::Range;
+
+use crate::diag::{Code, Diagnostic};
+use crate::source::FileId;
+use crate::syntax::ast::Module;
+use crate::syntax::{layout, parse, top_level};
+use lex::{Kind, Token};
+use tree::Source;
+
+/// What is wider is broken where a bracket allows it. Wide enough for a table of domains with their files.
+pub const WIDTH: usize = 160;
+
+pub struct Formatted {
+    pub text: String,
+    /// What does not parse and was left as it stands; places are those of the given text. Parts of the language that are not
+    /// supported yet are no reason to leave a text alone, and are not among them.
+    pub findings: Vec<Diagnostic>,
+}
+
+/// Formats one file. Any text will do.
+pub fn format(text: &str) -> Formatted {
+    let (module, findings) = parse(FileId(0), text);
+    let wrong = findings.iter().filter(|finding| finding.code != Code::NotSupported);
+    let faults: Vec<usize> = wrong.map(|finding| finding.primary.span.start as usize).collect();
+    let formatted = if faults.is_empty() {
+        arranged(text, &faults, false)
+    } else {
+        // How the parser finds its way around an error depends on layout: nothing may look different to it afterwards.
+        let before = meaning(&module, &findings);
+        let keeps = |formatted: &String| {
+            let (module, findings) = parse(FileId(0), formatted);
+            meaning(&module, &findings) == before
+        };
+        let attempts = [false, true].into_iter().map(|whole_items| arranged(text, &faults, whole_items));
+        { attempts }.find(keeps).unwrap_or_else(|| text.to_owned())
+    };
+    let findings = findings.into_iter().filter(|finding| finding.code != Code::NotSupported).collect();
+    Formatted { text: formatted, findings }
+}
+
+/// What the parser makes of a text, without the places.
+fn meaning(module: &Module, findings: &[Diagnostic]) -> String {
+    let mut said: Vec<String> = findings.iter().map(|finding| format!("{}{}", finding.code.name(), finding.message)).collect();
+    said.sort();
+    let tree = format!("{module:?}");
+    let mut parts = tree.split("Span {");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first + &said.concat(), |text, part| text + part.split_once('}').map_or(part, |(_, rest)| rest))
+}
+
+/// The text anew. `whole_items`: an item with a fault in it is left as it stands.
+fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
+    let laid_out = layout::lay_out(FileId(0), text).text;
+    let tokens = lex::lex(text);
+    let faults: Vec<usize> = faults.iter().map(|at| blamed(&tokens, *at)).collect();
+    let is_left = |item: Range<usize>| whole_items && faults.iter().any(|at| item.start <= *at && *at <= item.end);
+    let (tokens, items) = joined(text, &tokens, &top_level(&laid_out), is_left);
+    let source = Source { text, laid_out: &laid_out, items: &items, faults: &faults };
+    print::file(text, &tree::build(&source, &tokens))
+}
+
+/// A fault is often found where something is missing, at a separator or a closing bracket: what stands before it is at fault.
+fn blamed(tokens: &[Token], fault: usize) -> usize {
+    let next = tokens.partition_point(|token| token.end <= fault);
+    let blameless = |token: &Token| matches!(token.kind, Kind::Newline | Kind::Comment | Kind::Comma | Kind::Close);
+    if tokens.get(next).is_some_and(|token| token.start <= fault && !blameless(token)) {
+        return fault;
+    }
+    let before = tokens[..next].iter().rev().find(|token| !matches!(token.kind, Kind::Newline | Kind::Comment));
+    before.map_or(fault, |token| token.end)
+}
+
+/// Puts together, as one foreign token each, the items whose brackets can't be followed, and what belongs to no item. Also
+/// says where items begin.
+fn joined(
+    text: &str,
+    tokens: &[Token],
+    items: &[Range<usize>],
+    is_left: impl Fn(Range<usize>) -> bool,
+) -> (Vec<Token>, Vec<usize>) {
+    let mut joined: Vec<Token> = Vec::with_capacity(tokens.len());
+    let mut starts = Vec::new();
+    let mut items = items.iter().peekable();
+    let mut at = 0;
+    while at < tokens.len() {
+        let token = tokens[at];
+        if matches!(token.kind, Kind::Newline | Kind::Comment) {
+            joined.push(token);
+            at += 1;
+            continue;
+        }
+        while items.next_if(|item| item.end <= token.start).is_some() {}
+        let item = items.peek().filter(|item| item.start <= token.start);
+        let mut end = item.map_or(at + 1, |item| at + tokens[at..].partition_point(|token| token.start < item.end));
+        while matches!(tokens[end - 1].kind, Kind::Newline | Kind::Comment) {
+            end -= 1;
+        }
+        // Something behind an item, on its line, that the grammar did not see stays where it is.
+        let mut whole = item.is_some();
+        while let Some(next) = tokens.get(end)
+            && !matches!(next.kind, Kind::Newline | Kind::Comment)
+        {
+            whole = false;
+            end += 1;
+        }
+        let part = &tokens[at..end];
+        let span = part[0].start..part[part.len() - 1].end;
+        starts.push(span.start);
+        if whole && balanced(text, part) && !is_left(span.clone()) {
+            joined.extend_from_slice(part);
+        } else {
+            joined.push(Token { kind: Kind::Foreign, start: span.start, end: span.end });
+        }
+        at = end;
+    }
+    (joined, starts)
+}
+
+fn balanced(text: &str, tokens: &[Token]) -> bool {
+    let mut open = Vec::new();
+    tokens.iter().all(|token| match (token.kind, &text[token.start..token.end]) {
+        (Kind::Open, bracket) => {
+            open.push(bracket);
+            open.len() <= layout::MAX_DEPTH
+        }
+        (Kind::Close, bracket) => matches!((open.pop(), bracket), (Some("("), ")") | (Some("["), "]") | (Some("{"), "}")),
+        _ => true,
+    }) && open.is_empty()
+}

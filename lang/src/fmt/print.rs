@@ -1,0 +1,222 @@
+//! From the tree to lines.
+
+use std::ops::Range;
+
+use super::WIDTH;
+use super::align;
+use super::spacing::{blank_before, ends_for_head, is_infix};
+use super::tree::{Body, Comment, Entry, Gap, Group, Node, Piece, Role, is_token};
+
+/// Columns that a body stands deeper than its bracket.
+const STEP: usize = 2;
+
+pub struct Line<'a> {
+    pub indent: usize,
+    pub text: String,
+    /// Behind the text.
+    pub comment: Option<&'a str>,
+}
+
+impl Line<'_> {
+    pub fn width(&self) -> usize {
+        self.indent + width(&self.text)
+    }
+}
+
+/// Columns that a text takes, by characters.
+pub fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// An entry as it was printed.
+pub struct Printed<'a, 't> {
+    pub entry: &'t Entry<'a>,
+    pub lines: Vec<Line<'a>>,
+}
+
+pub fn file(source: &str, body: &Body) -> String {
+    let printer = Printer { source };
+    let mut lines = Vec::new();
+    printer.body(body, Role::Block, true, 0, &mut lines);
+    let mut text = String::new();
+    for line in lines {
+        let comment = line.comment.map_or(String::new(), |comment| format!(" {comment}"));
+        let indent = if line.text.is_empty() { 0 } else { line.indent };
+        text += &format!("{:indent$}{}{comment}\n", "", line.text);
+    }
+    text
+}
+
+pub struct Printer<'s> {
+    source: &'s str,
+}
+
+impl<'s> Printer<'s> {
+    fn body<'a>(&self, body: &Body<'a>, role: Role, top: bool, indent: usize, out: &mut Vec<Line<'a>>) {
+        let start = out.len();
+        let blank = |out: &mut Vec<Line>, wanted: bool| {
+            if wanted && out.len() > start {
+                out.push(Line { indent: 0, text: String::new(), comment: None });
+            }
+        };
+        let mut printed: Vec<Printed> =
+            body.entries.iter().map(|entry| Printed { entry, lines: self.entry(entry, indent) }).collect();
+        if role == Role::Block {
+            align::entries(self, &mut printed, top);
+        }
+        let count = printed.len();
+        for (index, entry) in printed.iter_mut().enumerate() {
+            let comma = matches!(role, Role::Elements | Role::Names) || role == Role::Single && index + 1 < count;
+            if comma && let Some(last) = entry.lines.last_mut() {
+                last.text.push(',');
+            }
+        }
+        align::comments(&mut printed);
+        for Printed { entry, lines } in printed {
+            for comment in &entry.leading {
+                blank(out, comment.blank_before);
+                out.push(own_line(comment, indent));
+            }
+            blank(out, entry.blank_before);
+            out.extend(lines);
+        }
+        for comment in &body.tail {
+            blank(out, comment.blank_before);
+            out.push(own_line(comment, indent));
+        }
+    }
+
+    fn entry<'a>(&self, entry: &Entry<'a>, indent: usize) -> Vec<Line<'a>> {
+        if entry.verbatim {
+            return vec![Line { indent, text: self.verbatim(entry), comment: entry.trailing }];
+        }
+        let group_at = |at: usize| match &entry.pieces[at].node {
+            Node::Group(group) => Some(group),
+            Node::Token(..) => None,
+        };
+        let mut broken: Vec<bool> = (0..entry.pieces.len()).map(|at| group_at(at).is_some_and(must_break)).collect();
+        // Blocks first, then lists and arguments, the last ones first.
+        loop {
+            let mut candidate = None;
+            for (line, pieces) in self.lines(entry, indent, &broken, false) {
+                if line.width() <= WIDTH {
+                    continue;
+                }
+                let may = |at: &usize| !broken[*at] && group_at(*at).is_some_and(may_break);
+                let block = |at: &usize| group_at(*at).is_some_and(|group| group.role == Role::Block);
+                let last = pieces.clone().rev().filter(may).find(block).or_else(|| pieces.clone().rev().find(may));
+                candidate = candidate.or(last);
+            }
+            match candidate {
+                Some(at) => broken[at] = true,
+                None => break,
+            }
+        }
+        self.lines(entry, indent, &broken, true).into_iter().map(|(line, _)| line).collect()
+    }
+
+    /// The lines of an entry, each with the pieces that begin on it; without those inside its brackets unless `whole`.
+    fn lines<'a>(&self, entry: &Entry<'a>, indent: usize, broken: &[bool], whole: bool) -> Vec<(Line<'a>, Range<usize>)> {
+        let pieces = &entry.pieces;
+        let mut lines = Vec::new();
+        let mut line = Line { indent, text: String::new(), comment: None };
+        let mut first = 0;
+        let mut level = 0;
+        for (at, piece) in pieces.iter().enumerate() {
+            if at > 0 && breaks_before(pieces, at) {
+                let deeper = is_token(&pieces[at - 1].node, "=") || ends_for_head(pieces, at - 1);
+                level = if deeper { level + 1 } else { level.max(1) };
+                let indent = indent + STEP * level;
+                let mut comments = piece.before.comments.iter().peekable();
+                line.comment = comments.next_if(|comment| !comment.own_line).map(|comment| comment.text);
+                lines.push((line, first..at));
+                first = at;
+                lines.extend(comments.map(|comment| (own_line(comment, indent), at..at)));
+                line = Line { indent, text: String::new(), comment: None };
+            } else if at > 0 && blank_before(pieces, at) {
+                line.text.push(' ');
+            }
+            match &piece.node {
+                Node::Token(_, token) => line.text += token,
+                Node::Group(group) if broken[at] => {
+                    line.text += group.open;
+                    line.comment = group.opening;
+                    let indent = line.indent;
+                    lines.push((line, first..at));
+                    first = at + 1;
+                    if whole {
+                        let mut inner = Vec::new();
+                        self.body(&group.body, group.role, false, indent + STEP, &mut inner);
+                        lines.extend(inner.into_iter().map(|line| (line, at..at)));
+                    }
+                    line = Line { indent, text: group.close.to_owned(), comment: None };
+                }
+                Node::Group(group) => self.group(group, &mut line.text),
+            }
+        }
+        line.comment = entry.trailing;
+        lines.push((line, first..pieces.len()));
+        lines
+    }
+
+    /// A group on one line.
+    fn group(&self, group: &Group, out: &mut String) {
+        let entries = &group.body.entries;
+        let padding = if group.role == Role::Block && !entries.is_empty() { " " } else { "" };
+        out.push_str(group.open);
+        out.push_str(padding);
+        for (at, entry) in entries.iter().enumerate() {
+            if at > 0 {
+                out.push_str(", ");
+            }
+            self.flat(entry, out);
+        }
+        out.push_str(padding);
+        out.push_str(group.close);
+    }
+
+    /// An entry on one line.
+    pub fn flat(&self, entry: &Entry, out: &mut String) {
+        if entry.verbatim {
+            return out.push_str(&self.verbatim(entry));
+        }
+        self.flat_pieces(&entry.pieces, out);
+    }
+
+    pub fn flat_pieces(&self, pieces: &[Piece], out: &mut String) {
+        for (at, piece) in pieces.iter().enumerate() {
+            if at > 0 && blank_before(pieces, at) {
+                out.push(' ');
+            }
+            match &piece.node {
+                Node::Token(_, token) => out.push_str(token),
+                Node::Group(group) => self.group(group, out),
+            }
+        }
+    }
+
+    fn verbatim(&self, entry: &Entry) -> String {
+        self.source[entry.span.clone()].replace("\r\n", "\n")
+    }
+}
+
+fn own_line<'a>(comment: &Comment<'a>, indent: usize) -> Line<'a> {
+    Line { indent, text: comment.text.to_owned(), comment: None }
+}
+
+/// The author wrote it on several lines.
+fn must_break(group: &Group) -> bool {
+    group.lines && !(group.body.entries.is_empty() && group.body.tail.is_empty() && group.opening.is_none())
+}
+
+fn may_break(group: &Group) -> bool {
+    group.role != Role::Single && !group.body.entries.is_empty()
+}
+
+/// Whether a new line begins with piece `at`: where a comment forces it, and where the author broke the line at an operator. The
+/// operator stays on the line before, as everywhere outside brackets.
+fn breaks_before(pieces: &[Piece], at: usize) -> bool {
+    let Gap { newline, comments } = &pieces[at].before;
+    let operator = &pieces[at - 1].before;
+    !comments.is_empty() || is_infix(pieces, at - 1) && (*newline || operator.newline && operator.comments.is_empty())
+}

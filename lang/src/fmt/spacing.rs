@@ -1,0 +1,63 @@
+//! Where a blank stands between two tokens of one line.
+
+use super::lex::Kind;
+use super::tree::{Node, Piece, is_token, is_value};
+
+/// Whether a blank stands before piece `at`, which is not the first.
+pub fn blank_before(pieces: &[Piece], at: usize) -> bool {
+    let (left, right) = (&pieces[at - 1].node, &pieces[at].node);
+    let either = |token: &str| is_token(left, token) || is_token(right, token);
+    if is_token(left, "@") || is_prefix(pieces, at - 1) || is_token(right, ":") || is_token(right, ",") {
+        return false;
+    }
+    if either("..") || either("..=") {
+        // `1.. .5`: three dots would read differently.
+        return matches!(right, Node::Token(Kind::Number, number) if number.starts_with('.'));
+    }
+    if either(".") || either("^") || either("**") || is_ratio(pieces, at) || is_ratio(pieces, at - 1) {
+        return false;
+    }
+    match right {
+        Node::Group(group) if group.open != "{" => !is_value(pieces, at - 1),
+        _ => true,
+    }
+}
+
+/// `-` and `!` before their only operand.
+pub fn is_prefix(pieces: &[Piece], at: usize) -> bool {
+    let sign = is_token(&pieces[at].node, "-") || is_token(&pieces[at].node, "!");
+    sign && (at == 0 || !is_value(pieces, at - 1))
+}
+
+/// The `/` of a ratio of two plain numbers, such as `1/3`: it reads as one number. Not where a stronger or an equal operator
+/// beside it would make that reading wrong.
+fn is_ratio(pieces: &[Piece], at: usize) -> bool {
+    let node = |at: usize| pieces.get(at).map(|piece| &piece.node);
+    let number = |at: usize| matches!(node(at), Some(Node::Token(Kind::Number, _)));
+    let one_of = |at: usize, tokens: &[&str]| node(at).is_some_and(|node| tokens.iter().any(|token| is_token(node, token)));
+    at >= 1
+        && one_of(at, &["/"])
+        && number(at - 1)
+        && number(at + 1)
+        && !(at >= 2 && one_of(at - 2, &["*", "/", "^", "**", "."]))
+        && !one_of(at + 2, &["^", "**", "."])
+}
+
+/// An operator with two sides, after which a line may go on.
+pub fn is_infix(pieces: &[Piece], at: usize) -> bool {
+    match &pieces[at].node {
+        Node::Token(Kind::Operator, ":") => ends_for_head(pieces, at),
+        Node::Token(Kind::Operator, operator) => !matches!(*operator, "." | "@" | "!" | "..") && !is_prefix(pieces, at),
+        Node::Token(Kind::Word, "and" | "or" | "then") => at > 0 && !is_token(&pieces[at - 1].node, "."),
+        _ => false,
+    }
+}
+
+/// The colon of `for ...:`, not that of a label or a type.
+pub fn ends_for_head(pieces: &[Piece], at: usize) -> bool {
+    let mut before = pieces[..at].iter().rev();
+    is_token(&pieces[at].node, ":")
+        && before
+            .find(|piece| is_token(&piece.node, "for") || is_token(&piece.node, ":"))
+            .is_some_and(|piece| is_token(&piece.node, "for"))
+}

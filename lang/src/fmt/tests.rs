@@ -1,0 +1,179 @@
+use super::format;
+
+/// The text is formatted already.
+#[track_caller]
+fn stays(text: &str) {
+    becomes(text, text);
+}
+
+#[track_caller]
+fn becomes(text: &str, expected: &str) {
+    let formatted = format(text).text;
+    assert_eq!(formatted, expected);
+    assert_eq!(format(&formatted).text, formatted, "a second pass changes it again");
+}
+
+#[test]
+fn nothing_is_nothing() {
+    becomes("", "");
+    becomes(" \n\t\r\n", "");
+    becomes("// only this", "// only this\n");
+}
+
+#[test]
+fn operators_have_blanks_and_signs_have_none() {
+    becomes("let x=- a+b*- ( c-1 )/d^- 2", "let x = -a + b * -(c - 1) / d^-2\n");
+    becomes("let x = not a and(b or c)==d", "let x = not a and (b or c) == d\n");
+    becomes("let x = - - a", "let x = --a\n");
+    becomes("let x = student . logp - f ( a , b : 2 ) [ 1 ]", "let x = student.logp - f(a, b: 2)[1]\n");
+    becomes("let x = for d in[ a ]:f( d )", "let x = for d in [a]: f(d)\n");
+    becomes("let x = kl( a||b )", "let x = kl(a || b)\n");
+    becomes("let x = warmup(2,then : linear( 1e-3->0 ))", "let x = warmup(2, then: linear(1e-3 -> 0))\n");
+    becomes("use std . opd . { a ,b, }", "use std.opd.{a, b}\n");
+}
+
+#[test]
+fn a_ratio_of_two_numbers_reads_as_one() {
+    becomes("let x = 1 / 3 + 2 / 3 * a", "let x = 1/3 + 2/3 * a\n");
+    // (2 * 1) / 3, (1 / 2) / 3 and 1 / (2 ^ 2).
+    becomes("let x = 2 * 1/3", "let x = 2 * 1 / 3\n");
+    becomes("let x = 1/2/3", "let x = 1/2 / 3\n");
+    becomes("let x = 1/2^2", "let x = 1 / 2^2\n");
+    becomes("let x = a/3 + 3/a", "let x = a / 3 + 3 / a\n");
+}
+
+#[test]
+fn numbers_and_texts_are_left_alone() {
+    stays("let x = f(1_000, 3E-6, 35%, 5 steps, 007, \"a  \\\"b\\\"\\t// no comment\t, é 漢\")\n");
+}
+
+#[test]
+fn the_author_decides_what_stands_on_one_line() {
+    stays("model a = f(b) { c = 1, d = [1, 2] }\n");
+    becomes("model a = f(b) { c = 1,\nd = [1, 2,] }", "model a = f(b) {\n  c = 1\n  d = [1, 2]\n}\n");
+    becomes("let a = f(b,\n  c)", "let a = f(\n  b,\n  c,\n)\n");
+    becomes("model a = f {\n\n}", "model a = f {}\n");
+    // No comma may follow the only expression of a bracket, an index, or the text of a mark.
+    becomes("let a = (\nb)", "let a = (\n  b\n)\n");
+    becomes("let a = b[\nc]", "let a = b[\n  c\n]\n");
+    becomes("model a = f { b = 1 @source(\n\"c\") }", "model a = f {\n  b = 1 @source(\n    \"c\"\n  )\n}\n");
+}
+
+#[test]
+fn what_is_too_wide_is_broken_blocks_first() {
+    let long = "w".repeat(70);
+    becomes(
+        &format!("model a = f({long}, {long}) {{ b = 1, c = 2 }}"),
+        &format!("model a = f({long}, {long}) {{\n  b = 1\n  c = 2\n}}\n"),
+    );
+    becomes(&format!("let a = f({long}, {long}, {long})"), &format!("let a = f(\n  {long},\n  {long},\n  {long},\n)\n"));
+    stays(&format!("let a = {long} + {long} + {long}\n"));
+}
+
+#[test]
+fn a_comma_in_the_head_of_a_for_separates_nothing() {
+    stays("let a = [for d in ds, p = s: f(d, p), b]\n");
+    becomes("let a = [for d in ds, p = s: f(d), b\n]", "let a = [\n  for d in ds, p = s: f(d),\n  b,\n]\n");
+    stays("model a = f { b = for d in ds, p = s: g(d), c = 1 }\n");
+}
+
+#[test]
+fn a_line_goes_on_after_an_operator() {
+    becomes("let a = b +\nc -\n  d", "let a = b +\n  c -\n  d\n");
+    becomes("stage s =\nfor d in ds:\nf(d) {\nb = 1\n}", "stage s =\n  for d in ds:\n    f(d) {\n      b = 1\n    }\n");
+    // In brackets a line may begin with an operator; here it ends with it all the same. Other breaks are undone.
+    becomes("let a = (b\n+ c\n.d)", "let a = (\n  b +\n    c.d\n)\n");
+}
+
+#[test]
+fn columns_are_of_lines_that_follow_each_other_directly() {
+    becomes(
+        "let a = 1\nlet bcd = 2\n\nlet ef = 3\n// apart\nlet g = 4\nmodel h = 5",
+        "let a   = 1\nlet bcd = 2\n\nlet ef = 3\n// apart\nlet g = 4\nmodel h = 5\n",
+    );
+    becomes(
+        "objective o {\nlet a = 1\nterm bc = 2\nreduce = 3\nd = [\n1]\nlong_one = 4\ne = 5\n}",
+        "objective o {\n  let a   = 1\n  term bc = 2\n  reduce  = 3\n  d = [\n    1,\n  ]\n  long_one = 4\n  e        = 5\n}\n",
+    );
+    stays("model base  = f\nmodel other = f\nmodel expert[d in ds] = g(d)\n");
+    becomes("let a = \"é\" // 1\nlet b = \"xyz\" // 2", "let a = \"é\"   // 1\nlet b = \"xyz\" // 2\n");
+}
+
+#[test]
+fn arms_of_a_route_have_their_arrows_in_one_column() {
+    stays("route {\n  domain == sort -> a\n  else           -> b\n}\n");
+    stays("route {\n  for d in ds: domain == d -> t[d]\n  else -> b\n}\n");
+}
+
+#[test]
+fn one_line_domains_are_a_table() {
+    becomes(
+        "domain a { x = \"é\", y = 1 }\ndomain bc { x = \"long\", y = 2 }",
+        "domain a  { x = \"é\",    y = 1 }\ndomain bc { x = \"long\", y = 2 }\n",
+    );
+    // Other keys: no columns inside.
+    stays("domain a  { x = 1, y = 1 }\ndomain bc { x = 12 }\n");
+    let wide = "w".repeat(120);
+    stays(&format!("domain a  {{ x = \"{wide}\", y = 1 }}\ndomain bc {{ x = 1, y = \"{}\" }}\n", &wide[..60]));
+}
+
+#[test]
+fn comments_stay_where_they_are() {
+    stays(
+        "//! The file.\n\n// Of its own.\n\n/// Of the model.\nmodel a = f(b) { // behind the bracket\n  // before c\n  c = 1 // behind c\n\
+         \n  // before d, after a blank line\n  d = 2\n  // at the end\n} // behind the model\n// last\n",
+    );
+    becomes("let a = f(b // one\n, c, // two\n\n// three\n)", "let a = f(\n  b, // one\n  c, // two\n\n  // three\n)\n");
+    becomes("let a = b + // one\n// two\nc", "let a = b + // one\n  // two\n  c\n");
+    becomes("let a = (b // one\n* c)", "let a = (\n  b // one\n    * c\n)\n");
+    becomes("let a = [ // one\n]", "let a = [ // one\n]\n");
+    becomes("let a = 1 //one  \t\n//two\n", "let a = 1 //one\n//two\n");
+}
+
+#[test]
+fn blank_lines_are_kept_one_at_a_time() {
+    becomes(
+        "\n\nlet a = 1\n\n\n\nmodel b = f {\n\n\nc = 1\n\n\nd = 2\n\n}\n\n\n",
+        "let a = 1\n\nmodel b = f {\n  c = 1\n\n  d = 2\n}\n",
+    );
+}
+
+#[test]
+fn line_endings_tabs_and_byte_order_marks() {
+    becomes("\u{feff}let a = 1\r\nmodel b = f {\r\n\tc\t=\t1\t\r\n}\r\n", "let a = 1\nmodel b = f {\n  c = 1\n}\n");
+}
+
+#[test]
+fn what_does_not_parse_is_left_as_it_stands() {
+    let formatted = format("let  a=1\nmodel b = f {\n c  =  = 2 // why\n   dd=3\n e=4\n}\nlet   g==  2\nlet h=3");
+    assert_eq!(formatted.text, "let a = 1\nmodel b = f {\n  c  =  = 2 // why\n  dd = 3\n  e  = 4\n}\nlet   g==  2\nlet h = 3\n");
+    assert_eq!(formatted.findings.len(), 2);
+    // Brackets without partners: the whole item.
+    let formatted = format("let  a=1\nmodel b = f( {\n   c=3\n}\nlet  d=[1,2]");
+    assert_eq!(formatted.text, "let a = 1\nmodel b = f( {\n   c=3\n}\nlet d = [1, 2]\n");
+    // What belongs to no item.
+    let formatted = format("let  a=1\n/* two\n   lines */\n)  )\nlet  b=2 # why  not\nlet  c=3");
+    assert_eq!(formatted.text, "let a = 1\n/* two\n   lines */\n)  )\nlet  b=2 # why  not\nlet c = 3\n");
+}
+
+#[test]
+fn parts_of_the_language_that_are_not_supported_yet_are_formatted() {
+    let formatted = format("sweep{beta in [ 0,1 ]}\nlet a = b|>c( 1 )");
+    assert_eq!(formatted.text, "sweep { beta in [0, 1] }\nlet a = b |> c(1)\n");
+    assert!(formatted.findings.is_empty());
+}
+
+#[test]
+fn any_depth_and_any_bytes() {
+    let nested = |depth: usize| format!("let a = {}1{}\n", "f(".repeat(depth), ")".repeat(depth));
+    let broken = format(&nested(120)).text;
+    assert!(broken.contains("\n  f("), "{broken}");
+    assert_eq!(format(&broken).text, broken);
+    for depth in [300, 100_000] {
+        assert_eq!(format(&nested(depth)).text, nested(depth), "too deep: left as it is");
+    }
+    for text in ["\u{0}", "é", "\"", "'", "{", ")", "//", "/*", "#\r", "let", "\\", "\u{1}", "let a = \"\r\n", "a\u{feff}b"] {
+        let once = format(text).text;
+        assert_eq!(format(&once).text, once, "{text:?}");
+    }
+}

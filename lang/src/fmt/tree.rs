@@ -1,0 +1,290 @@
+//! From tokens to a tree of brackets and entries that holds every comment.
+//!
+//! It knows less than the syntax tree: what separates and what belongs together, which is all that layout depends on.
+
+use std::ops::Range;
+
+use super::lex::{Kind, Token};
+
+/// Words that an operand follows: brackets after them are no call and no index.
+const OPERATOR_WORDS: [&str; 8] = ["and", "or", "not", "then", "live", "for", "in", "else"];
+
+pub struct Comment<'a> {
+    pub text: &'a str,
+    /// Nothing stands before it on its line.
+    pub own_line: bool,
+    pub blank_before: bool,
+}
+
+/// What the author put before a token of an entry.
+#[derive(Default)]
+pub struct Gap<'a> {
+    pub newline: bool,
+    pub comments: Vec<Comment<'a>>,
+}
+
+pub struct Piece<'a> {
+    pub before: Gap<'a>,
+    pub node: Node<'a>,
+}
+
+pub enum Node<'a> {
+    Token(Kind, &'a str),
+    Group(Group<'a>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `{ key = value }`: entries end at a newline or a comma.
+    Block,
+    /// The names of `use std.opd.{a, b}`.
+    Names,
+    /// A list, arguments, parameters: a comma may follow the last.
+    Elements,
+    /// One expression in brackets, an index, the text of a mark: no comma may follow.
+    Single,
+}
+
+pub struct Group<'a> {
+    pub open: &'a str,
+    pub close: &'a str,
+    pub role: Role,
+    /// The author wrote a newline somewhere in it.
+    pub lines: bool,
+    /// A comment on the line of the opening bracket.
+    pub opening: Option<&'a str>,
+    pub body: Body<'a>,
+}
+
+#[derive(Default)]
+pub struct Body<'a> {
+    pub entries: Vec<Entry<'a>>,
+    /// Comments after the last entry.
+    pub tail: Vec<Comment<'a>>,
+}
+
+/// An item, a statement, an arm, an element of a list: what stands between two separators.
+pub struct Entry<'a> {
+    pub leading: Vec<Comment<'a>>,
+    pub blank_before: bool,
+    pub pieces: Vec<Piece<'a>>,
+    pub trailing: Option<&'a str>,
+    pub span: Range<usize>,
+    /// It does not parse: printed as it stands.
+    pub verbatim: bool,
+}
+
+/// What the builder needs to know of a text beside its tokens.
+pub struct Source<'a> {
+    pub text: &'a str,
+    /// The same text after the layout pass: a newline that is left there separates.
+    pub laid_out: &'a str,
+    /// Where items begin.
+    pub items: &'a [usize],
+    /// Where the parser found something wrong.
+    pub faults: &'a [usize],
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Inside {
+    File,
+    Block,
+    Brackets,
+}
+
+struct Builder<'a> {
+    source: &'a Source<'a>,
+    tokens: std::slice::Iter<'a, Token>,
+}
+
+/// The tree of a whole file. Brackets must be balanced and not nested deeper than the layout pass allows.
+pub fn build<'a>(source: &'a Source<'a>, tokens: &'a [Token]) -> Body<'a> {
+    let mut builder = Builder { source, tokens: tokens.iter() };
+    builder.body(Inside::File).body
+}
+
+/// A body and what its end tells about the brackets around it.
+struct Closed<'a> {
+    body: Body<'a>,
+    opening: Option<&'a str>,
+    close: &'a str,
+    end: usize,
+    lines: bool,
+}
+
+impl<'a> Builder<'a> {
+    /// Reads up to the closing bracket, or to the end of the file.
+    fn body(&mut self, inside: Inside) -> Closed<'a> {
+        let source = self.source;
+        let mut draft = Draft { source, body: Body::default(), entry: None, comments: Vec::new(), newlines: 0, fresh: true };
+        let mut opening = None;
+        let mut lines = false;
+        while let Some(token) = self.tokens.next() {
+            let text = &source.text[token.start..token.end];
+            if inside == Inside::File && source.items.binary_search(&token.start).is_ok() {
+                draft.finish();
+            }
+            match token.kind {
+                Kind::Newline => {
+                    lines = true;
+                    draft.newlines += 1;
+                    draft.fresh = false;
+                    if inside == Inside::Block && source.laid_out.as_bytes()[token.start] == b'\n' {
+                        draft.finish();
+                    }
+                }
+                Kind::Comment if draft.fresh && draft.is_empty() && inside != Inside::File => opening = Some(text),
+                Kind::Comment => draft.comment(text),
+                Kind::Comma if inside != Inside::File && !draft.in_for_head() => {
+                    draft.finish();
+                    (draft.newlines, draft.fresh) = (0, true);
+                }
+                Kind::Close if inside != Inside::File => {
+                    let body = draft.close();
+                    return Closed { body, opening, close: text, end: token.end, lines };
+                }
+                Kind::Open => {
+                    let role = draft.role(text);
+                    let gap = draft.gap(token);
+                    let braces = text == "{";
+                    let inner = self.body(if braces { Inside::Block } else { Inside::Brackets });
+                    lines |= inner.lines;
+                    let Closed { body, opening, close, .. } = inner;
+                    draft.push(gap, Node::Group(Group { open: text, close, role, lines: inner.lines, opening, body }), inner.end);
+                }
+                kind => {
+                    let gap = draft.gap(token);
+                    draft.push(gap, Node::Token(kind, text), token.end);
+                }
+            }
+        }
+        Closed { body: draft.close(), opening, close: "", end: source.text.len(), lines }
+    }
+}
+
+/// A body in the making.
+struct Draft<'a> {
+    source: &'a Source<'a>,
+    body: Body<'a>,
+    entry: Option<Entry<'a>>,
+    /// Since the last token.
+    comments: Vec<Comment<'a>>,
+    /// Since the last token or comment.
+    newlines: usize,
+    /// On the line of the last token.
+    fresh: bool,
+}
+
+impl<'a> Draft<'a> {
+    fn is_empty(&self) -> bool {
+        self.entry.is_none() && self.body.entries.is_empty()
+    }
+
+    fn comment(&mut self, text: &'a str) {
+        let comment = Comment { text, own_line: !self.fresh, blank_before: self.newlines > 1 };
+        self.newlines = 0;
+        // After a comma: it belongs to what stands before the comma.
+        if self.entry.is_none()
+            && self.fresh
+            && self.comments.is_empty()
+            && let Some(last) = self.body.entries.last_mut()
+            && last.trailing.is_none()
+        {
+            last.trailing = Some(text);
+            return;
+        }
+        self.comments.push(comment);
+    }
+
+    /// What stands before a token that now comes.
+    fn gap(&mut self, token: &Token) -> Gap<'a> {
+        let blank_before = self.newlines > 1;
+        let gap = Gap { newline: !self.fresh, comments: std::mem::take(&mut self.comments) };
+        (self.newlines, self.fresh) = (0, true);
+        if self.entry.is_some() {
+            return gap;
+        }
+        let span = token.start..token.end;
+        let pieces = Vec::new();
+        self.entry = Some(Entry { leading: gap.comments, blank_before, pieces, trailing: None, span, verbatim: false });
+        Gap::default()
+    }
+
+    fn push(&mut self, before: Gap<'a>, node: Node<'a>, end: usize) {
+        if let Some(entry) = &mut self.entry {
+            entry.pieces.push(Piece { before, node });
+            entry.span.end = end;
+        }
+    }
+
+    /// Ends the entry, if there is one: a comment behind it is its own, those on later lines go with what follows.
+    fn finish(&mut self) {
+        let Some(mut entry) = self.entry.take() else { return };
+        if self.comments.first().is_some_and(|comment| !comment.own_line) {
+            entry.trailing = Some(self.comments.remove(0).text);
+        }
+        let wrong = |piece: &Piece| match &piece.node {
+            Node::Token(kind, _) => *kind == Kind::Foreign,
+            Node::Group(group) => group.role != Role::Block && group.body.entries.iter().any(|entry| entry.verbatim),
+        };
+        let faults = self.source.faults.iter().filter(|at| entry.span.start <= **at && **at <= entry.span.end);
+        entry.verbatim = entry.pieces.iter().any(wrong) || { faults }.any(|at| !covered(&entry, *at));
+        self.body.entries.push(entry);
+    }
+
+    fn close(mut self) -> Body<'a> {
+        self.finish();
+        self.body.tail = self.comments;
+        self.body
+    }
+
+    /// Between `for` and its colon, where a comma separates no entries.
+    fn in_for_head(&self) -> bool {
+        let Some(entry) = &self.entry else { return false };
+        let pieces = entry.pieces.iter().enumerate().rev();
+        let mut decisive = pieces.filter_map(|(at, piece)| match piece.node {
+            Node::Token(Kind::Operator, ":") => Some(false),
+            Node::Token(Kind::Word, "for") => Some(at == 0 || !is_token(&entry.pieces[at - 1].node, ".")),
+            _ => None,
+        });
+        decisive.next().unwrap_or(false)
+    }
+
+    fn role(&self, open: &str) -> Role {
+        let pieces = self.entry.as_ref().map_or(&[][..], |entry| &entry.pieces);
+        let count = pieces.len();
+        let applied = count > 0 && is_value(pieces, count - 1);
+        match open {
+            "{" if count > 0 && is_token(&pieces[count - 1].node, ".") => Role::Names,
+            "{" => Role::Block,
+            "[" if applied => Role::Single,
+            "[" => Role::Elements,
+            _ if applied && !(count > 1 && is_token(&pieces[count - 2].node, "@")) => Role::Elements,
+            _ => Role::Single,
+        }
+    }
+}
+
+/// A statement inside the entry is what is wrong there, not the entry.
+fn covered(entry: &Entry, fault: usize) -> bool {
+    entry.pieces.iter().any(|piece| match &piece.node {
+        Node::Token(..) => false,
+        Node::Group(group) => group.body.entries.iter().any(|inner| {
+            let holds = inner.span.start <= fault && fault <= inner.span.end;
+            holds && (group.role == Role::Block || covered(inner, fault))
+        }),
+    })
+}
+
+pub fn is_token(node: &Node, text: &str) -> bool {
+    matches!(node, Node::Token(_, token) if *token == text)
+}
+
+/// Whether an operand ends with this piece, so that an operator after it has two sides.
+pub fn is_value(pieces: &[Piece], at: usize) -> bool {
+    match &pieces[at].node {
+        Node::Group(_) => true,
+        Node::Token(Kind::Word, word) => !OPERATOR_WORDS.contains(word) || at > 0 && is_token(&pieces[at - 1].node, "."),
+        Node::Token(kind, _) => matches!(kind, Kind::Number | Kind::Text | Kind::Foreign),
+    }
+}

@@ -1,0 +1,109 @@
+//! `mopd fmt`: the canonical layout, in place.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use mopd_lang::fmt::{self, Formatted};
+use mopd_lang::source::{SourceFile, Sources};
+
+use crate::args::Fmt;
+use crate::host::{self, reason};
+use crate::output;
+use crate::problem::{Problem, Status};
+use crate::render;
+
+pub fn fmt(arguments: &Fmt) -> Result<Status, Problem> {
+    if arguments.paths.iter().any(|path| path == Path::new("-")) {
+        if arguments.paths.len() > 1 {
+            return Err(Problem::usage("mixed-input", "`-` stands alone: standard input goes to standard output"));
+        }
+        return standard_input(arguments.check);
+    }
+    let mut status = Status::Good;
+    for path in &arguments.paths {
+        let files = files_in(path);
+        for file in files.as_deref().unwrap_or_default() {
+            match format_file(file, arguments.check) {
+                Ok(Status::Good) => {}
+                Ok(worse) if status == Status::Good => status = worse,
+                Ok(_) => {}
+                Err(problem) => {
+                    problem.report();
+                    status = Status::Usage;
+                }
+            }
+        }
+        if let Err(problem) = files {
+            problem.report();
+            status = Status::Usage;
+        }
+    }
+    Ok(status)
+}
+
+fn standard_input(check: bool) -> Result<Status, Problem> {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().read_to_end(&mut bytes);
+    read.map_err(|error| Problem::usage("unreadable-file", format!("can't read standard input: {}", reason(&error))))?;
+    let text = host::decode("standard input", bytes)?;
+    let formatted = fmt::format(&text);
+    let changed = formatted.text != text;
+    match check {
+        true if changed => output::result("-\n"),
+        true => {}
+        false => output::result(&formatted.text),
+    }
+    Ok(judge("-", text, formatted, check && changed))
+}
+
+/// Formats a file and says so where that changes it.
+fn format_file(path: &Path, check: bool) -> Result<Status, Problem> {
+    let text = host::read_text(path)?;
+    let formatted = fmt::format(&text);
+    let changed = formatted.text != text;
+    if changed && !check {
+        host::replace(path, &formatted.text)?;
+    }
+    if changed {
+        output::result(&format!("{}\n", path.display()));
+    }
+    Ok(judge(&path.display().to_string(), text, formatted, check && changed))
+}
+
+/// Reports what does not parse.
+fn judge(path: &str, text: String, formatted: Formatted, unformatted: bool) -> Status {
+    let mut sources = Sources::default();
+    sources.add(SourceFile { path: path.to_owned(), text });
+    output::error(&render::short::findings(&formatted.findings, &sources));
+    if unformatted || !formatted.findings.is_empty() { Status::Wrong } else { Status::Good }
+}
+
+/// The file itself, or every .mopd file below a folder, in order of their names. Hidden folders, such as a run's store, are
+/// passed over, and links to folders are not followed.
+fn files_in(path: &Path) -> Result<Vec<PathBuf>, Problem> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let unreadable =
+            |error| Problem::usage("unreadable-file", format!("can't read {}: {}", folder.display(), reason(&error)));
+        for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let path = entry.path();
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            if entry.file_type().map_err(unreadable)?.is_dir() {
+                folders.extend((!hidden).then_some(path));
+            } else if path.extension().is_some_and(|extension| extension == "mopd") && !path.is_dir() {
+                found.push(path);
+            }
+        }
+    }
+    if found.is_empty() {
+        let message = format!("there is no .mopd file in {}", path.display());
+        return Err(Problem::usage("nothing-to-format", message));
+    }
+    found.sort();
+    Ok(found)
+}

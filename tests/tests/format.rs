@@ -1,0 +1,250 @@
+//! The formatter over everything that is written in the language: what the project shows is formatted already, and formatting
+//! changes layout alone.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mopd_lang::fmt;
+use mopd_lang::source::FileId;
+use mopd_lang::syntax::parse;
+
+fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of the repository") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files(&path, ending, found);
+        } else if path.to_string_lossy().ends_with(ending) {
+            found.push(path);
+        }
+    }
+}
+
+/// Source files and fences of pages, each with its name.
+fn texts(folders: &[&str], pages: &[&str]) -> Vec<(String, String)> {
+    let root = mopd_tests::root();
+    let mut sources = Vec::new();
+    let mut texts = Vec::new();
+    for folder in folders {
+        files(&root.join(folder), ".mopd", &mut sources);
+    }
+    texts.extend(sources.into_iter().map(|path| (path.display().to_string(), fs::read_to_string(&path).expect("a file"))));
+    let mut shown = Vec::new();
+    for page in pages {
+        let page = root.join(page);
+        if page.is_dir() { files(&page, ".md", &mut shown) } else { shown.push(page) }
+    }
+    shown.sort();
+    for page in shown {
+        let text = fs::read_to_string(&page).expect("a page");
+        let mut fence: Option<(usize, String)> = None;
+        for (number, line) in text.lines().enumerate() {
+            match &mut fence {
+                Some(_) if line.starts_with("```") => {
+                    texts.extend(fence.take().map(|(line, text)| (format!("{}:{line}", page.display()), text)));
+                }
+                Some((_, text)) => *text += &format!("{line}\n"),
+                None if line.starts_with("```mopd") => fence = Some((number + 2, String::new())),
+                None => {}
+            }
+        }
+    }
+    texts
+}
+
+/// Everything that the project shows as good style.
+fn shown() -> Vec<(String, String)> {
+    texts(&["examples", "stdlib", "src/starter"], &["README.md", "book/src"])
+}
+
+/// The syntax tree without its places, and what the parser finds.
+fn tree(text: &str) -> String {
+    let (module, findings) = parse(FileId(0), text);
+    let printed = format!("{module:?}");
+    let mut tree = String::new();
+    for part in printed.split("Span { ") {
+        let rest = if tree.is_empty() { part } else { part.split_once('}').map_or(part, |(_, rest)| rest) };
+        tree += rest;
+    }
+    let mut said: Vec<String> = findings.iter().map(|finding| format!("\n{} {}", finding.code.name(), finding.message)).collect();
+    said.sort();
+    tree + &said.concat()
+}
+
+/// Where the tree has changed, for failure messages.
+fn difference(before: &str, after: &str) -> String {
+    let at = before.bytes().zip(after.bytes()).take_while(|(before, after)| before == after).count();
+    let around = |text: &str| text.chars().skip(at.saturating_sub(60)).take(160).collect::<String>();
+    format!("  before: {}\n  after:  {}", around(before), around(after))
+}
+
+/// What must hold of every text, sound or not.
+fn faults_of(name: &str, text: &str) -> String {
+    let mut faults = String::new();
+    let once = fmt::format(text).text;
+    if fmt::format(&once).text != once {
+        let _ = writeln!(faults, "{name}: not settled after one pass:\n{once}\n--- becomes ---\n{}", fmt::format(&once).text);
+    }
+    if tree(&once) != tree(text) {
+        let _ = writeln!(faults, "{name}: the tree has changed:\n{}", difference(&tree(text), &tree(&once)));
+    }
+    faults
+}
+
+#[test]
+fn what_the_project_shows_is_formatted() {
+    let texts = shown();
+    assert!(texts.len() > 15, "the fences were not found");
+    let mut faults = String::new();
+    for (name, text) in texts {
+        let formatted = fmt::format(&text);
+        if formatted.text != text {
+            let _ = writeln!(faults, "{name} should be:\n{}", formatted.text);
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+}
+
+#[test]
+fn layout_alone_changes() {
+    let mut texts = texts(&[], &["tests/suite", "lang/codes"]);
+    texts.extend(shown());
+    assert!(texts.len() > 200, "only {} programs were found", texts.len());
+    let faults: String = texts.iter().map(|(name, text)| faults_of(name, text)).collect();
+    assert!(faults.is_empty(), "{faults}");
+}
+
+/// A small deterministic generator (xorshift), so that a failure comes back.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % sides
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.roll(from.len())]
+    }
+}
+
+/// A line in parts that no blank may stand in: words and numbers, texts, comments, runs of marks, blanks.
+fn parts(line: &str) -> Vec<&str> {
+    let word = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+    let mut parts = Vec::new();
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        let length = if rest.starts_with("//") {
+            rest.len()
+        } else if first == '"' {
+            2 + rest[1..].find('"').expect("a text is closed on its line")
+        } else if first.is_ascii_digit() {
+            let end = |(at, c): &(usize, char)| !(word(*c) || *c == '-' && rest[..*at].ends_with('e'));
+            rest.char_indices().find(end).map_or(rest.len(), |(at, _)| at)
+        } else if word(first) {
+            rest.find(|c| !word(c)).unwrap_or(rest.len())
+        } else if first == ' ' {
+            rest.find(|c| c != ' ').unwrap_or(rest.len())
+        } else if "(){}[],".contains(first) {
+            1
+        } else {
+            rest.find(|c: char| word(c) || c == ' ' || c == '"' || "(){}[],".contains(c)).unwrap_or(rest.len())
+        };
+        let (part, after) = rest.split_at(length);
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+/// The same text in another layout, as a careless author would have it: blanks, tabs, blank lines, line endings, commas.
+fn shuffled(text: &str, dice: &mut Dice) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut out = String::new();
+    let mut blocks: Vec<char> = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        out += dice.pick(&["", " ", "\t", "     "]);
+        let parts = parts(line.trim_start());
+        for (at, part) in parts.iter().enumerate() {
+            let bracket = |part: &str| part.len() == 1 && "(){}[],".contains(part);
+            let between = at > 0 && at + 1 < parts.len();
+            if part.starts_with(' ') {
+                let may_close = between && (bracket(parts[at - 1]) || bracket(parts[at + 1])) && parts[at - 1] != ".";
+                out += dice.pick(if may_close { &["", " ", "\t", "   "] } else { &[" ", "\t", "   "] });
+                continue;
+            }
+            if between && !parts[at - 1].starts_with(' ') && dice.roll(4) == 0 {
+                out += dice.pick(&[" ", "\t"]);
+            }
+            let next = lines.get(number + 1).map_or("", |line| line.trim());
+            let last_comma = *part == "," && at + 1 == parts.len() && next.starts_with([')', ']']);
+            if !(last_comma && dice.roll(2) == 0) {
+                out += part;
+            }
+            match *part {
+                "(" | "[" | "{" => blocks.extend(part.chars()),
+                ")" | "]" | "}" => drop(blocks.pop()),
+                _ => {}
+            }
+        }
+        let entry = !line.trim().is_empty() && !line.contains("//") && !line.ends_with(['{', ',', '(', '[', '=', ':']);
+        if entry && blocks.last() == Some(&'{') && dice.roll(4) == 0 {
+            out += ",";
+        }
+        out += dice.pick(&["", "", " ", "\t  "]);
+        out += dice.pick(&["\n", "\n", "\r\n"]);
+        if line.is_empty() {
+            out += dice.pick(&["", "\n", "\r\n  \n"]);
+        }
+    }
+    out
+}
+
+#[test]
+fn one_layout_whatever_the_author_left() {
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    for (name, text) in shown() {
+        for round in 0..40 {
+            let shuffled = shuffled(&text, &mut dice);
+            let formatted = fmt::format(&shuffled).text;
+            assert_eq!(formatted, text, "{name}, round {round}, from:\n{shuffled}");
+            assert_eq!(tree(&shuffled), tree(&text), "{name}, round {round}, from:\n{shuffled}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_text_keeps_what_it_says() {
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut faults = String::new();
+    let careless = shown().into_iter().map(|(name, text)| (name, shuffled(&text, &mut Dice(7)), true));
+    let suite = texts(&[], &["tests/suite"]).into_iter().map(|(name, text)| (name, text, false));
+    let (mut count, mut formatted) = (0, 0);
+    for (name, text, careless) in careless.chain(suite) {
+        for round in 0..12 {
+            let mut damaged: Vec<char> = text.chars().collect();
+            for _ in 0..=dice.roll(3) {
+                let at = dice.roll(damaged.len());
+                let marks = ['(', ')', '{', '}', '[', ']', '"', ',', '=', '\n', '/', '#', 'é', ';', '-', ' ', '\'', ':'];
+                match dice.roll(3) {
+                    0 => drop(damaged.remove(at)),
+                    1 => damaged.insert(at, marks[dice.roll(marks.len())]),
+                    _ => damaged[at] = marks[dice.roll(marks.len())],
+                }
+            }
+            let damaged: String = damaged.into_iter().collect();
+            if careless {
+                count += 1;
+                formatted += usize::from(fmt::format(&damaged).text != damaged);
+            }
+            let more = faults_of(&format!("{name}, round {round}"), &damaged);
+            if !more.is_empty() {
+                faults += &format!("{more}from:\n{damaged}\n");
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+    assert!(formatted * 10 > count * 9, "only {formatted} of {count} damaged texts were formatted around the damage");
+}
