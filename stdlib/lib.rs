@@ -4,9 +4,14 @@
 /// Module name and text of every file, in alphabetical order.
 pub const MODULES: &[(&str, &str)] = &[
     ("baselines", include_str!("baselines.mopd")),
+    ("drpo", include_str!("drpo.mopd")),
+    ("gkd", include_str!("gkd.mopd")),
+    ("mimo", include_str!("mimo.mopd")),
+    ("nemotron", include_str!("nemotron.mopd")),
     ("opd", include_str!("opd.mopd")),
     ("rl", include_str!("rl.mopd")),
     ("sft", include_str!("sft.mopd")),
+    ("tip", include_str!("tip.mopd")),
 ];
 
 /// The path that people see and the text of `std.<name>`.

@@ -182,6 +182,60 @@ fn an_inline_copy_of_a_library_objective_trains_the_same_and_an_edited_copy_does
     }
 }
 
+/// The names and parameters of every objective in the standard library, as `module.name`.
+fn library_objectives() -> Vec<(String, Vec<String>)> {
+    let mut found = Vec::new();
+    for (module, text) in mopd_std::MODULES {
+        let (tree, _) = mopd_lang::syntax::parse(mopd_lang::source::FileId(0), text);
+        for item in tree.items.iter().filter(|item| item.public) {
+            if let mopd_lang::syntax::ast::ItemKind::Objective { name, parameters, .. } = &item.kind {
+                let needed = parameters.iter().filter(|parameter| parameter.default.is_none());
+                found.push((format!("{module}.{}", name.text), needed.map(|parameter| parameter.name.text.clone()).collect()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_objective_of_the_library_trains() {
+    let bench = Bench::new();
+    let objectives = library_objectives();
+    assert!(objectives.len() > 12, "{objectives:?}");
+    let mut models = String::new();
+    let mut weights = Vec::new();
+    for (index, (path, needed)) in objectives.iter().enumerate() {
+        let name = path.rsplit('.').next().expect("a path has parts");
+        let value = |parameter: &String| match parameter.as_str() {
+            "low" => "low: 0.5".to_owned(),
+            "high" => "high: 2".to_owned(),
+            other => format!("{other}: 0.5"),
+        };
+        let arguments: Vec<String> = needed.iter().map(value).collect();
+        models += &format!(
+            "model m{index} = {} {{ objective = {name}({}), {} }}\n",
+            if name == "nll" { "sft(start, on: domains)" } else { "distill(start)" },
+            arguments.join(", "),
+            if name == "nll" {
+                "target = answer, steps = 2, batch = 8, lr = 1e-2"
+            } else {
+                "rollout = sample(n: 4, temperature: 1.0, max_tokens: 6), prompts = 8, steps = 2, lr = 1e-2"
+            }
+        );
+        weights.push(format!("models/m{index}-seed1/model.safetensors"));
+    }
+    let uses: String = objectives.iter().map(|(path, _)| format!("use std.{path}\n")).collect();
+    let all: Vec<String> = (0..objectives.len()).map(|index| format!("m{index}")).collect();
+    let text = source(&uses, "mopd").replace("models      = [start,", &format!("models      = [{}, start,", all.join(", ")));
+    bench.write("tiny.mopd", &text.replace("compare \"tiny table\"", &format!("{models}\ncompare \"tiny table\"")));
+    bench.tables("out", &[]);
+    let start = fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
+    let trained: Vec<Vec<u8>> = weights.iter().map(|path| fs::read(bench.path("out").join(path)).expect("weights")).collect();
+    for (index, (path, _)) in objectives.iter().enumerate() {
+        assert_ne!(trained[index], start, "`{path}` moved nothing");
+    }
+}
+
 #[test]
 fn what_is_finished_is_not_computed_again() {
     let bench = Bench::new();
