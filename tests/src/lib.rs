@@ -44,3 +44,46 @@ pub fn listing(analysis: &mopd_lang::Analysis) -> String {
     };
     analysis.diagnostics.iter().map(line).collect()
 }
+
+/// The files below a folder whose names end in `ending`, in order.
+pub fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder of the repository") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.to_string_lossy().ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A program between fences tagged `mopd`.
+pub struct Fence {
+    /// The line of the page on which its text begins, from 1.
+    pub line: usize,
+    /// Tagged `mopd continued`: it goes on where the fence before it ended. A tutorial shows a file piece by piece.
+    pub continued: bool,
+    pub text: String,
+}
+
+/// The programs that a page shows.
+pub fn fences(page: &str) -> Vec<Fence> {
+    let mut found = Vec::new();
+    let mut open: Option<Fence> = None;
+    for (number, line) in page.lines().enumerate() {
+        match &mut open {
+            Some(_) if line.starts_with("```") => found.extend(open.take()),
+            Some(fence) => fence.text += &format!("{line}\n"),
+            None if line.starts_with("```mopd") => {
+                let continued = line.starts_with("```mopd continued");
+                open = Some(Fence { line: number + 2, continued, text: String::new() });
+            }
+            None => {}
+        }
+    }
+    assert!(open.is_none(), "a fence is never closed");
+    found
+}

@@ -3,50 +3,23 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use mopd_lang::fmt;
 use mopd_lang::source::FileId;
 use mopd_lang::syntax::parse;
-
-fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder of the repository") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files(&path, ending, found);
-        } else if path.to_string_lossy().ends_with(ending) {
-            found.push(path);
-        }
-    }
-}
+use mopd_tests::{fences, files};
 
 /// Source files and fences of pages, each with its name.
 fn texts(folders: &[&str], pages: &[&str]) -> Vec<(String, String)> {
     let root = mopd_tests::root();
-    let mut sources = Vec::new();
     let mut texts = Vec::new();
-    for folder in folders {
-        files(&root.join(folder), ".mopd", &mut sources);
+    for path in folders.iter().flat_map(|folder| files(&root.join(folder), ".mopd")) {
+        texts.push((path.display().to_string(), fs::read_to_string(&path).expect("a file")));
     }
-    texts.extend(sources.into_iter().map(|path| (path.display().to_string(), fs::read_to_string(&path).expect("a file"))));
-    let mut shown = Vec::new();
-    for page in pages {
-        let page = root.join(page);
-        if page.is_dir() { files(&page, ".md", &mut shown) } else { shown.push(page) }
-    }
-    shown.sort();
-    for page in shown {
-        let text = fs::read_to_string(&page).expect("a page");
-        let mut fence: Option<(usize, String)> = None;
-        for (number, line) in text.lines().enumerate() {
-            match &mut fence {
-                Some(_) if line.starts_with("```") => {
-                    texts.extend(fence.take().map(|(line, text)| (format!("{}:{line}", page.display()), text)));
-                }
-                Some((_, text)) => *text += &format!("{line}\n"),
-                None if line.starts_with("```mopd") => fence = Some((number + 2, String::new())),
-                None => {}
-            }
+    for page in pages.iter().map(|page| root.join(page)) {
+        for page in if page.is_dir() { files(&page, ".md") } else { vec![page] } {
+            let shown = fences(&fs::read_to_string(&page).expect("a page"));
+            texts.extend(shown.into_iter().map(|fence| (format!("{}:{}", page.display(), fence.line), fence.text)));
         }
     }
     texts
