@@ -182,6 +182,19 @@ fn an_inline_copy_of_a_library_objective_trains_the_same_and_an_edited_copy_does
     }
 }
 
+/// Where teacher and student are one model there is nothing to learn: not almost nothing, nothing.
+#[test]
+fn a_teacher_equal_to_the_student_moves_no_weight() {
+    let bench = Bench::new();
+    for name in ["mopd", "mopd_top_k", "mopd_full"] {
+        bench.write("tiny.mopd", &source(&format!("use std.opd.{name}"), name));
+        bench.edit("tiny.mopd", "teacher specialist[d in domains] = expert[d]", "teacher specialist[d in domains] = start");
+        bench.tables("out", &[]);
+        let start = fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
+        assert!(bench.student("out") == start, "`{name}` moved weights");
+    }
+}
+
 /// The names and parameters of every objective in the standard library, as `module.name`.
 fn library_objectives() -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();

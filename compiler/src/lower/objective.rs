@@ -60,8 +60,22 @@ pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins
     // token does to others too.
     let everything = lowering.graph.reduce(Reduction::Sum, total, Axis::Batch, selected);
     let coefficients = self::gradients(&mut lowering, everything, &live, origins, here)?;
-    let sizes: Vec<NodeId> =
-        coefficients.into_iter().map(|coefficient| lowering.graph.apply(Function::Abs, &[coefficient])).collect();
+    let sizes: Vec<NodeId> = coefficients
+        .into_iter()
+        .zip(&live)
+        .map(|(coefficient, &live)| {
+            // A log-probability's coefficient is its advantage. A divergence brings a size of its own: where student and
+            // teacher agree it pulls at nothing, whatever its coefficient.
+            let size = match lowering.primitives[live.0 as usize].live {
+                Live::Logp => coefficient,
+                Live::Divergence(_) => {
+                    let value = lowering.graph.add(Axis::Token, Operation::Live { live });
+                    lowering.graph.apply(Function::Multiply, &[coefficient, value])
+                }
+            };
+            lowering.graph.apply(Function::Abs, &[size])
+        })
+        .collect();
     let Some(signal) = sum(&mut lowering.graph, sizes.into_iter()) else {
         unreachable!("some gradient is not 0, so there is a live primitive");
     };

@@ -79,8 +79,9 @@ pub struct Objective {
     pub loss: NodeId,
     pub live: Vec<LivePrimitive>,
     pub terms: Vec<Term>,
-    /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`: the signal that
-    /// shares of |signal| are computed from.
+    /// Per token: sum over live primitives of |d (sum of weighted terms) / d primitive|, before `reduce`, times the primitive
+    /// where it is a divergence: the signal that shares of |signal| are computed from. For a policy gradient it is the size of
+    /// the advantage, for a divergence its weighted value.
     pub signal: NodeId,
     /// Per token: 1 where some `clip` of the objective is at its bound. Absent where the objective has no `clip`.
     pub clipped: Option<NodeId>,

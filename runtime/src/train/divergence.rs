@@ -26,7 +26,9 @@ pub fn divergence(divergence: &Divergence, distribution: impl Fn(Role) -> Tensor
             };
             (on_support(&left), on_support(&right), divergence.mass)
         }
-        _ => (left, right, Mass::Raw),
+        // The extra terms sum to zero here, but they make the gradient exactly zero where left = right; without them rounding
+        // leaves a little, which AdamW would blow up to full steps.
+        _ => (left, right, Mass::Generalized),
     };
     match divergence.kind {
         DivergenceKind::Kl => {

@@ -162,14 +162,20 @@ impl<'a> Trainer<'a> {
     fn teacher_logits(&self, sequences: &Sequences) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let mut parts = Vec::new();
-        // Sequences of a source are adjacent, so parts end to end are in the order of the batch.
-        for (index, source) in self.stage.sources.iter().enumerate() {
-            let pairs = sequences.pairs(self.stage, index..index + 1);
+        let sources = &self.stage.sources;
+        // Sequences of a source are adjacent, so parts end to end are in the order of the batch. Sources that follow each other
+        // with one teacher are one part: it is less work, and a teacher equal to the student then sees the student's own batch
+        // and answers with the same bits.
+        let mut first = 0;
+        for run in sources.chunk_by(|one, next| one.teacher_model == next.teacher_model) {
+            let range = first..first + run.len();
+            first = range.end;
+            let pairs = sequences.pairs(self.stage, range);
             if pairs.clone().next().is_none() {
                 continue;
             }
-            let teacher = source.teacher_model.and_then(|id| self.teachers.get(&id)).ok_or_else(|| {
-                let message = format!("no teacher is routed to the domain `{}`, but the objective reads one", source.name);
+            let teacher = run[0].teacher_model.and_then(|id| self.teachers.get(&id)).ok_or_else(|| {
+                let message = format!("no teacher is routed to the domain `{}`, but the objective reads one", run[0].name);
                 Error::new(FailureKind::Runtime, message)
             })?;
             parts.push(teacher.logits(&PackedBatch::new(pairs, self.stage.device)));

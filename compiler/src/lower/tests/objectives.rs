@@ -126,6 +126,16 @@ fn likelihood_weighs_every_token_alike() {
     assert_eq!(objective.clipped, None);
 }
 
+/// Where a divergence is live, agreement is no signal, whatever the weight.
+#[test]
+fn the_signal_of_a_divergence_is_its_weighted_value() {
+    let mut weighted = mopd_top_k();
+    weighted.weight = Some(signal(Signal::Entropy { role: Role::Student }));
+    let objective = lowered(&weighted);
+    // The batch's live values stand for the divergences.
+    assert_values(&objective, objective.signal, &per_token(|token| f64::from(ENTROPY[token] * STUDENT[token]).abs()));
+}
+
 /// Means are conditional: over the selected tokens of a sequence, then over the sequences that have any.
 #[test]
 fn selection_gives_conditional_means() {
