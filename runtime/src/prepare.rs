@@ -1,6 +1,6 @@
 //! Everything that can be wrong with the data of a plan, found before the first step: files, fields, lengths, rewards.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Architecture, Comparison, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Stage, Train};
@@ -35,6 +35,11 @@ impl Prompts {
         let tokens = dataset.records.iter().map(|record| encode_prompt(&record.prompt)).collect();
         Ok(Prompts { dataset, tokens })
     }
+}
+
+/// A file named in the source, as the author would name it: `sort.jsonl`, not `./sort.jsonl`.
+fn beside(base: &Path, name: &str) -> PathBuf {
+    if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
 }
 
 /// The architecture of every model: that of the random weights it descends from.
@@ -98,7 +103,7 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let tests = match &domain.tests {
         Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
-            Some(Prompts::load(&base.join(tests), &fields)?)
+            Some(Prompts::load(&beside(base, tests), &fields)?)
         }
         _ => None,
     };
@@ -115,7 +120,7 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             }
         }
     }
-    let train = if trained_on { Some(Prompts::load(&base.join(&domain.prompts), &fields)?) } else { None };
+    let train = if trained_on { Some(Prompts::load(&beside(base, &domain.prompts), &fields)?) } else { None };
     Ok(DomainData { id, name: domain.name.clone(), origin: domain.origin, verifier, train, tests })
 }
 
