@@ -4,6 +4,7 @@ pub mod check;
 pub mod diag;
 pub mod experiment;
 pub mod formula;
+pub mod ide;
 pub mod source;
 pub mod syntax;
 

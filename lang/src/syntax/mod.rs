@@ -3,6 +3,6 @@
 pub mod ast;
 mod layout;
 mod parse;
-mod words;
+pub(crate) mod words;
 
 pub use parse::parse;
