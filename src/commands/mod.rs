@@ -22,10 +22,10 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] = &["new", "check", "plan", "run", "explain", "sample", "doctor", "help"];
+const BUILT: &[&str] = &["new", "check", "plan", "run", "explain", "sample", "doctor", "lsp", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["fmt", "audit", "watch", "lsp", "report", "compare", "eval", "export", "serve", "expr", "bench"];
+const LATER: &[&str] = &["fmt", "audit", "watch", "report", "compare", "eval", "export", "serve", "expr", "bench"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -36,6 +36,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Lsp(_) => crate::lsp::serve(),
         Command::Other(words) => Err(other(&words)),
     }
 }

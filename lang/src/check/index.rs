@@ -283,7 +283,8 @@ impl Walk<'_> {
             (declared.doc, declared.public, declared.worth) = (item.doc.clone(), item.public, worth);
             self.owner = Some(symbol);
             let parameters = parameters.iter().map(|parameter| {
-                let extent = parameter.default.as_ref().map_or(parameter.name.span, |default| parameter.name.span.to(default.span));
+                let extent =
+                    parameter.default.as_ref().map_or(parameter.name.span, |default| parameter.name.span.to(default.span));
                 self.declare(&parameter.name, SymbolKind::Parameter, extent)
             });
             let parameters = parameters.collect();
@@ -454,7 +455,9 @@ impl Walk<'_> {
                     self.record(expr.span, Target::Word(word));
                 }
             }
-            (ExprKind::Name(name), Takes::Support) if name == "full" => self.record(expr.span, Target::Word(&vocabulary::FULL[0])),
+            (ExprKind::Name(name), Takes::Support) if name == "full" => {
+                self.record(expr.span, Target::Word(&vocabulary::FULL[0]))
+            }
             (ExprKind::Name(_), Takes::Field) => self.record(expr.span, Target::Field),
             (ExprKind::Then { first, second }, Takes::Reduce) => {
                 self.place(scope, first, takes);

@@ -248,7 +248,11 @@ pub static SIGNALS: &[SignalName] = &[
     seen("student", "role", "The model being trained."),
     seen("teacher", "role", "Whatever the route chose for the prompt's domain."),
     seen("sampler", "role", "The policy that generated the tokens, at the temperature it used."),
-    seen("ratio", "ratio[token]", "`exp(student.logp - sampler.logp)`: how much likelier the token has become since it was sampled."),
+    seen(
+        "ratio",
+        "ratio[token]",
+        "`exp(student.logp - sampler.logp)`: how much likelier the token has become since it was sampled.",
+    ),
     seen("reward", "real[sequence]", "The verifier's verdict on the completion."),
     seen("correct", "bool[sequence]", "`reward >= 1`."),
     seen("position", "count[token]", "Index of the token in its completion, from 0."),

@@ -13,9 +13,14 @@ pub enum Place {
     Nothing,
     Item,
     /// After `use`, with the path so far.
-    Import { path: Vec<String> },
+    Import {
+        path: Vec<String>,
+    },
     /// A setting of a block: `grpo`, `domain`, `objective`; with those that are there.
-    Key { owner: String, present: Vec<String> },
+    Key {
+        owner: String,
+        present: Vec<String>,
+    },
     Type,
     /// After a role and a dot.
     Part,
@@ -23,7 +28,11 @@ pub enum Place {
     Arm,
     /// Where an arm leads.
     Teacher,
-    Value { takes: Takes, callee: Option<String>, given: Vec<String> },
+    Value {
+        takes: Takes,
+        callee: Option<String>,
+        given: Vec<String>,
+    },
 }
 
 pub struct Context<'a> {
@@ -46,7 +55,8 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     pub fn new(source: &'a str, offset: usize) -> Context<'a> {
         let tokens = lex(source);
-        let under = tokens.iter().position(|token| token.start < offset && offset <= token.end && token.kind != TokenKind::Newline);
+        let under =
+            tokens.iter().position(|token| token.start < offset && offset <= token.end && token.kind != TokenKind::Newline);
         let mut inert = false;
         let (mut cut, mut word_start) = (tokens.partition_point(|token| token.end <= offset), offset);
         if let Some(index) = under {
@@ -105,7 +115,9 @@ impl<'a> Context<'a> {
                             self.settings.push((index, self.open[block]));
                         }
                     }
-                    _ if self.open.is_empty() && at_margin && words::ITEMS.contains(&token.text(self.source)) => self.item = index,
+                    _ if self.open.is_empty() && at_margin && words::ITEMS.contains(&token.text(self.source)) => {
+                        self.item = index
+                    }
                     _ => {}
                 }
             }
@@ -190,7 +202,11 @@ impl<'a> Context<'a> {
         if let Some(last) = self.before(end) {
             if self.is(last, ".") && self.item_keyword() != "use" {
                 let base = self.before(last).map_or("", |base| self.text(base));
-                return if matches!(base, "student" | "teacher" | "sampler") && self.sees_signals() { Place::Part } else { Place::Nothing };
+                return if matches!(base, "student" | "teacher" | "sampler") && self.sees_signals() {
+                    Place::Part
+                } else {
+                    Place::Nothing
+                };
             }
             if matches!(self.text(last), "@" | "for") {
                 return Place::Nothing;
@@ -260,7 +276,10 @@ impl<'a> Context<'a> {
         let head = self.item_keyword();
         let first = if self.is(self.item, "pub") { self.item + 1 } else { self.item };
         let first_brace = (self.item..=open).find(|at| self.is(*at, "{"));
-        if first_brace == Some(open) && first < open && matches!(head, "experiment" | "compare" | "domain" | "objective" | "route") {
+        if first_brace == Some(open)
+            && first < open
+            && matches!(head, "experiment" | "compare" | "domain" | "objective" | "route")
+        {
             return head;
         }
         if self.is(last, ")") {
@@ -368,7 +387,9 @@ impl<'a> Context<'a> {
     /// Whether this call is a step of a `reduce`.
     fn in_reduction(&self, open: usize, depth: usize) -> bool {
         let Some(block) = self.open[..depth].iter().rposition(|open| self.text(*open) == "{") else { return false };
-        block + 2 == depth && self.is(self.segment(self.open[block], open), "reduce") && self.owner(self.open[block]) == "objective"
+        block + 2 == depth
+            && self.is(self.segment(self.open[block], open), "reduce")
+            && self.owner(self.open[block]) == "objective"
     }
 
     fn positional(&self, callee: &str, position: usize) -> Takes {
@@ -448,10 +469,6 @@ impl<'a> Context<'a> {
     pub fn label(&self, open: usize) -> Option<&'a str> {
         let start = self.segment(open, self.cut);
         (start + 1 < self.cut && self.is(start + 1, ":")).then(|| self.text(start))
-    }
-
-    pub fn is_inert(&self) -> bool {
-        self.inert
     }
 }
 

@@ -77,7 +77,9 @@ fn parameter<'a>(analysis: &'a Analysis, symbol: &Symbol) -> Option<&'a Paramete
 
 pub fn parameters(item: &Item) -> &[Parameter] {
     match &item.kind {
-        ItemKind::Fn { parameters, .. } | ItemKind::Stage { parameters, .. } | ItemKind::Objective { parameters, .. } => parameters,
+        ItemKind::Fn { parameters, .. } | ItemKind::Stage { parameters, .. } | ItemKind::Objective { parameters, .. } => {
+            parameters
+        }
         _ => &[],
     }
 }

@@ -41,7 +41,11 @@ fn symbol(analysis: &Analysis, id: SymbolId) -> String {
         let known = describe::worth(worth);
         // `a model` says no more than the declaration does.
         if worth.number.is_some() || !matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher | SymbolKind::Domain) {
-            text += &format!("\n\n`{}`: {}", symbol.name, known.strip_prefix("= ").map_or(known.clone(), |value| format!("`{value}`")));
+            text += &format!(
+                "\n\n`{}`: {}",
+                symbol.name,
+                known.strip_prefix("= ").map_or(known.clone(), |value| format!("`{value}`"))
+            );
         }
     }
     if let Some(owner) = symbol.owner.filter(|_| symbol.kind == SymbolKind::Parameter) {
@@ -65,7 +69,8 @@ fn module(analysis: &Analysis, file: crate::source::FileId) -> String {
 }
 
 fn builtin_text(builtin: &Builtin) -> String {
-    let (written, remark) = builtin.usage.split_once(", ").filter(|(before, _)| before.ends_with(')')).unwrap_or((builtin.usage, ""));
+    let (written, remark) =
+        builtin.usage.split_once(", ").filter(|(before, _)| before.ends_with(')')).unwrap_or((builtin.usage, ""));
     let mut text = code(written);
     if !remark.is_empty() {
         text += &format!("\n\n{remark}");

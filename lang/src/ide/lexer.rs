@@ -91,7 +91,11 @@ fn number_length(bytes: &[u8]) -> usize {
         let next_is_digit = bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
         match byte {
             b'.' if next_is_digit => at += 1,
-            b'e' | b'E' if matches!(bytes.get(at + 1), Some(b'+' | b'-')) && bytes.get(at + 2).is_some_and(u8::is_ascii_digit) => at += 2,
+            b'e' | b'E'
+                if matches!(bytes.get(at + 1), Some(b'+' | b'-')) && bytes.get(at + 2).is_some_and(u8::is_ascii_digit) =>
+            {
+                at += 2
+            }
             _ if words::is_word_byte(byte) => at += 1,
             b'%' => return at + 1,
             _ => break,
@@ -109,7 +113,23 @@ mod tests {
         let source = "/// é\nlet x = 3e-6 + \"a\\\"b\" // c\n\"open\nlr = 35%->𝒜";
         let shown: Vec<&str> = lex(source).into_iter().map(|token| token.text(source)).collect();
         let expected = [
-            "/// é", "\n", "let", "x", "=", "3e-6", "+", "\"a\\\"b\"", "// c", "\n", "\"open", "\n", "lr", "=", "35%", "->", "𝒜",
+            "/// é",
+            "\n",
+            "let",
+            "x",
+            "=",
+            "3e-6",
+            "+",
+            "\"a\\\"b\"",
+            "// c",
+            "\n",
+            "\"open",
+            "\n",
+            "lr",
+            "=",
+            "35%",
+            "->",
+            "𝒜",
         ];
         assert_eq!(shown, expected);
     }

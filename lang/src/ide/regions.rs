@@ -78,7 +78,9 @@ fn pairs(source: &str, tokens: &[Token]) -> Vec<(usize, usize)> {
 pub fn selections(source: &str, offset: usize) -> Vec<(usize, usize)> {
     let tokens = lex(source);
     let mut ranges = Vec::new();
-    if let Some(token) = tokens.iter().find(|token| token.start <= offset && offset <= token.end && token.kind != TokenKind::Newline) {
+    if let Some(token) =
+        tokens.iter().find(|token| token.start <= offset && offset <= token.end && token.kind != TokenKind::Newline)
+    {
         ranges.push((token.start, token.end));
     }
     let line_start = source[..offset].rfind('\n').map_or(0, |at| at + 1);

@@ -58,7 +58,11 @@ pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> 
             TokenKind::Sign if !matches!(token.text(source), "." | "," | ":") => plain(Meaning::Operator),
             TokenKind::Word => match uses.get(&(token.start as u32)) {
                 Some(a_use) => Some(of_use(a_use, analysis)),
-                None => of_word(token.text(source), next, at == 0 || tokens[at - 1].kind == TokenKind::Newline || tokens[at - 1].text(source) == "pub"),
+                None => of_word(
+                    token.text(source),
+                    next,
+                    at == 0 || tokens[at - 1].kind == TokenKind::Newline || tokens[at - 1].text(source) == "pub",
+                ),
             },
             _ => None,
         };
@@ -93,7 +97,8 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
 fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, bool)> {
     let keyword = words::RESERVED.contains(&word)
         || (begins_line && (words::ITEMS.contains(&word) || words::UNSUPPORTED_ITEMS.contains(&word)));
-    let keyword = keyword || (matches!(word, "route" | "experiment" | "compare") && matches!(next.bytes().next(), Some(b'{' | b'"')));
+    let keyword =
+        keyword || (matches!(word, "route" | "experiment" | "compare") && matches!(next.bytes().next(), Some(b'{' | b'"')));
     if keyword {
         Some((Meaning::Keyword, false, false))
     } else if next == ":" {
