@@ -165,8 +165,8 @@ impl List<'_> {
 /// Whether a symbol can stand where something is taken.
 fn fits(kind: SymbolKind, takes: Takes) -> bool {
     use SymbolKind as S;
-    // A parameter or turn may be anything.
-    if matches!(kind, S::Parameter | S::Param | S::Let | S::LocalLet) {
+    // A parameter may be anything.
+    if kind == S::Parameter {
         return !matches!(takes, Takes::Words(_) | Takes::Field | Takes::Role | Takes::Reduce);
     }
     match takes {
@@ -174,8 +174,9 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
         Takes::Domains => matches!(kind, S::Domain | S::Turn),
         Takes::Objective => kind == S::Objective,
         Takes::Reward => kind == S::Reward,
-        Takes::Schedule => matches!(kind, S::Schedule | S::Fn),
-        Takes::Count | Takes::Number | Takes::Formula => matches!(kind, S::Fn | S::Schedule),
+        Takes::Schedule | Takes::Count | Takes::Number | Takes::Formula => {
+            matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet)
+        }
         _ => false,
     }
 }

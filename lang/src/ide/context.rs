@@ -156,9 +156,13 @@ impl<'a> Context<'a> {
 
     /// Whether `live` can be written here.
     pub fn in_term(&self) -> bool {
-        let Some(block) = self.open.iter().position(|open| self.text(*open) == "{") else { return false };
-        let start = self.segment(self.open[block], self.cut);
-        self.sees_signals() && self.is(start, "term")
+        self.sees_signals() && self.is(self.statement(), "term")
+    }
+
+    /// The first token of the item's statement around the cursor; the cursor itself where there is none.
+    pub fn statement(&self) -> usize {
+        let block = self.open.iter().find(|open| self.text(**open) == "{");
+        block.map_or(self.cut, |block| self.segment(*block, self.cut))
     }
 
     /// The first token after the last separator between the bracket at `open` and `end`, at that bracket's own depth.
@@ -339,17 +343,30 @@ impl<'a> Context<'a> {
     /// The settings that a block has already, at its own depth.
     fn present(&self, open: usize) -> Vec<String> {
         let mut found = Vec::new();
-        let mut depth = 0;
+        let mut inner: Vec<&str> = Vec::new();
         for index in open + 1..self.tokens.len() {
             let token = self.tokens[index];
+            let text = token.text(self.source);
             match token.kind {
-                TokenKind::Open => depth += 1,
-                TokenKind::Close if depth == 0 => break,
-                TokenKind::Close => depth -= 1,
-                TokenKind::Word if words::line_head(self.source, token.start).1 == LineHead::Item && index > self.cut => break,
-                TokenKind::Word if depth == 0 && index != self.cut => {
-                    if self.tokens.get(index + 1).is_some_and(|next| next.text(self.source) == "=") {
-                        found.push(token.text(self.source).to_owned());
+                TokenKind::Open => inner.push(text),
+                TokenKind::Close if text != "}" => {
+                    inner.pop_if(|open| *open != "{");
+                }
+                TokenKind::Close => match inner.iter().rposition(|open| *open == "{") {
+                    Some(at) => inner.truncate(at),
+                    None => break,
+                },
+                TokenKind::Word if index != self.cut => {
+                    if self.kind(index - 1) == TokenKind::Newline {
+                        match words::line_head(self.source, token.start).1 {
+                            LineHead::Item if index > self.cut => break,
+                            // A setting on a line of its own ends what is still open within the block.
+                            LineHead::Entry => inner.truncate(inner.iter().rposition(|open| *open == "{").map_or(0, |at| at + 1)),
+                            _ => {}
+                        }
+                    }
+                    if inner.is_empty() && self.tokens.get(index + 1).is_some_and(|next| next.text(self.source) == "=") {
+                        found.push(text.to_owned());
                     }
                 }
                 _ => {}

@@ -19,6 +19,8 @@ mod signature;
 mod symbols;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use complete::{Candidate, CandidateKind, Completion, complete};
 pub use describe::signature as signature_of;

@@ -10,7 +10,7 @@ pub enum FoldKind {
     Imports,
 }
 
-/// From the end of the first line to the end of the last, as byte offsets.
+/// A range of byte offsets over several lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fold {
     pub start: usize,
@@ -25,24 +25,24 @@ pub fn folds(source: &str) -> Vec<Fold> {
         .into_iter()
         .map(|(open, close)| Fold { start: tokens[open].end, end: tokens[close].start, kind: FoldKind::Region })
         .collect();
-    found.extend(runs(source, &tokens, FoldKind::Comment, |line| line.iter().all(|token| token.is_comment())));
-    found.extend(runs(source, &tokens, FoldKind::Imports, |line| line[0].text(source) == "use"));
+    found.extend(runs(&tokens, FoldKind::Comment, |line| line.iter().all(|token| token.is_comment())));
+    found.extend(runs(&tokens, FoldKind::Imports, |line| line[0].text(source) == "use"));
     found.retain(|fold| source[fold.start..fold.end].contains('\n'));
     found.sort_by_key(|fold| (fold.start, fold.end));
     found
 }
 
 /// Runs of neighbouring lines that are of a kind.
-fn runs(source: &str, tokens: &[Token], kind: FoldKind, is: impl Fn(&[Token]) -> bool) -> Vec<Fold> {
+fn runs(tokens: &[Token], kind: FoldKind, is: impl Fn(&[Token]) -> bool) -> Vec<Fold> {
     let mut found: Vec<Fold> = Vec::new();
     let mut running = false;
     for line in tokens.split(|token| token.kind == TokenKind::Newline) {
         let fits = !line.is_empty() && is(line);
         if fits {
-            let (start, end) = (line[0].end, line[line.len() - 1].end);
+            let (start, end) = (line[0].start, line[line.len() - 1].end);
             match found.last_mut().filter(|_| running) {
                 Some(run) => run.end = end,
-                None => found.push(Fold { start: source[..start].rfind('\n').map_or(start, |_| start), end, kind }),
+                None => found.push(Fold { start, end, kind }),
             }
         }
         running = fits;

@@ -29,6 +29,10 @@ fn items<'a>(context: &Context<'a>) -> Vec<Declared<'a>> {
             continue;
         }
         let first = if index > 0 && context.text(index - 1) == "pub" { index - 1 } else { index };
+        // What is being declared can't be used yet.
+        if first == context.item {
+            continue;
+        }
         let at_margin = tokens[first].start == 0 || context.source.as_bytes()[tokens[first].start - 1] == b'\n';
         let name = name.text(context.source);
         if let Some(kind) = item_kind(keyword.text(context.source)).filter(|_| at_margin && !words::RESERVED.contains(&name)) {
@@ -59,6 +63,7 @@ fn locals<'a>(context: &Context<'a>, found: &mut Vec<Declared<'a>>) {
     let text = |at: usize| words.get(at).map_or("", |index| context.text(*index));
     let is_word = |at: usize| words.get(at).is_some_and(|index| context.tokens[*index].kind == TokenKind::Word);
     let mut add = |name: &'a str, kind| found.push(Declared { name, kind, local: true });
+    let statement = context.statement();
     let head = usize::from(text(0) == "pub");
     let mut body = 0;
     if matches!(text(head), "objective" | "fn" | "stage") && text(head + 2) == "(" {
@@ -81,7 +86,7 @@ fn locals<'a>(context: &Context<'a>, found: &mut Vec<Declared<'a>>) {
             continue;
         }
         match text(at - 1) {
-            "let" if text(at + 1) == "=" && at > head + 1 => add(text(at), SymbolKind::LocalLet),
+            "let" if text(at + 1) == "=" && at > head + 1 && words[at - 1] != statement => add(text(at), SymbolKind::LocalLet),
             "for" => add(text(at), SymbolKind::Turn),
             "[" if text(at + 1) == "in" => add(text(at), SymbolKind::Turn),
             "," if at >= 5 && text(at - 5) == "for" && text(at + 1) == "=" => add(text(at), SymbolKind::Carried),

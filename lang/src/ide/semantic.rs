@@ -6,6 +6,7 @@ use super::ENTRY;
 use super::lexer::{TokenKind, lex};
 use crate::check::Analysis;
 use crate::check::index::{SymbolKind, Target, Use};
+use crate::check::vocabulary;
 use crate::syntax::words;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,7 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
         Target::Module(_) => (Meaning::Namespace, false, false),
         Target::Builtin(_) => (Meaning::Function, false, true),
         Target::Signal(_) | Target::Part(_) | Target::Domains | Target::RoutedDomain => (Meaning::Signal, false, true),
+        Target::Word(word) if vocabulary::TYPES.iter().any(|a_type| std::ptr::eq(a_type, word)) => (Meaning::Type, false, true),
         Target::Word(_) => (Meaning::EnumMember, false, true),
         Target::Key(_) => (Meaning::Property, false, true),
         Target::Field => (Meaning::Property, false, false),
