@@ -219,7 +219,7 @@ fn imports(list: &mut List, path: &[String], libraries: &[Library]) {
             Some(next) => {
                 let leaf = library.path.len() == path.len() + 1;
                 let doc = if leaf { library.doc.as_str() } else { "" };
-                list.add(next, CandidateKind::Module, &library.path.join("."), doc, next, 0);
+                list.add(next, CandidateKind::Module, &library.path[..=path.len()].join("."), doc, next, 0);
             }
             None => {
                 for item in &library.items {

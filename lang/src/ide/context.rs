@@ -81,6 +81,11 @@ impl<'a> Context<'a> {
         index < self.cut && self.text(index) == text
     }
 
+    /// Whether the next token is `text`, before or after the cursor.
+    fn is_followed_by(&self, index: usize, text: &str) -> bool {
+        self.tokens.get(index + 1).is_some_and(|next| next.text(self.source) == text)
+    }
+
     fn kind(&self, index: usize) -> TokenKind {
         self.tokens[index].kind
     }
@@ -365,7 +370,7 @@ impl<'a> Context<'a> {
                             _ => {}
                         }
                     }
-                    if inner.is_empty() && self.tokens.get(index + 1).is_some_and(|next| next.text(self.source) == "=") {
+                    if inner.is_empty() && self.is_followed_by(index, "=") {
                         found.push(text.to_owned());
                     }
                 }
@@ -444,10 +449,8 @@ impl<'a> Context<'a> {
                 TokenKind::Open => depth += 1,
                 TokenKind::Close if depth == 0 => break,
                 TokenKind::Close => depth -= 1,
-                TokenKind::Word if depth == 0 && index != self.cut => {
-                    if self.tokens.get(index + 1).is_some_and(|next| next.text(self.source) == ":") {
-                        labels.push(self.text(index).to_owned());
-                    }
+                TokenKind::Word if depth == 0 && index != self.cut && self.is_followed_by(index, ":") => {
+                    labels.push(self.text(index).to_owned());
                 }
                 _ => {}
             }

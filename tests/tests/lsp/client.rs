@@ -100,13 +100,6 @@ impl Client {
         }
     }
 
-    /// The findings of a file that have come unasked since the last call; none where nothing came.
-    pub fn findings_if_any(&mut self, uri: &str) -> Option<Vec<Value>> {
-        // Answers come in order: what was published before this one has been read.
-        self.request("workspace/symbol", json!({ "query": "no such name" }));
-        self.published.remove(uri).map(|published| published.as_array().expect("a list").clone())
-    }
-
     fn note(&mut self, message: Value) {
         if message["method"] == "textDocument/publishDiagnostics" {
             let uri = message["params"]["uri"].as_str().expect("an address").to_owned();
