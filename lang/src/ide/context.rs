@@ -97,7 +97,10 @@ impl<'a> Context<'a> {
 
     fn open_brackets(&mut self) {
         let mut line_start = true;
-        for index in 0..self.cut {
+        // The word at the cursor, if there is one, may begin a line too.
+        let at_cursor =
+            self.tokens.get(self.cut).is_some_and(|token| token.start == self.word_start && token.kind == TokenKind::Word);
+        for index in 0..self.cut + usize::from(at_cursor) {
             let token = self.tokens[index];
             if line_start && token.kind == TokenKind::Word {
                 let (_, head) = words::line_head(self.source, token.start);
@@ -113,13 +116,8 @@ impl<'a> Context<'a> {
                         self.item = index;
                     }
                     // `key =` begins a setting, whatever is open within the block.
-                    LineHead::Entry | LineHead::Statement => {
-                        let block = self.open.iter().rposition(|open| self.text(*open) == "{");
-                        if let Some(block) = block {
-                            self.open.truncate(block + 1);
-                            self.settings.push((index, self.open[block]));
-                        }
-                    }
+                    LineHead::Entry | LineHead::Statement => self.end_statement(index),
+                    _ if self.follows_a_value(index) => self.end_statement(index),
                     _ if self.open.is_empty() && at_margin && words::ITEMS.contains(&token.text(self.source)) => {
                         self.item = index
                     }
@@ -142,6 +140,24 @@ impl<'a> Context<'a> {
                 _ => {}
             }
         }
+    }
+
+    /// What is open within the innermost block was never closed: `index` begins a setting of the block.
+    fn end_statement(&mut self, index: usize) {
+        if let Some(block) = self.open.iter().rposition(|open| self.text(*open) == "{") {
+            self.open.truncate(block + 1);
+            self.settings.push((index, self.open[block]));
+        }
+    }
+
+    /// Whether a word that begins a line stands right after a value, inside parentheses: there, no value follows another.
+    fn follows_a_value(&self, index: usize) -> bool {
+        let inside = self.open.last().is_some_and(|open| self.text(*open) != "{");
+        let value = self.before(index).is_some_and(|last| match self.kind(last) {
+            TokenKind::Word => !words::RESERVED.contains(&self.text(last)),
+            kind => matches!(kind, TokenKind::Number | TokenKind::Text | TokenKind::Close),
+        });
+        inside && value && !words::RESERVED.contains(&self.text(index))
     }
 
     /// The word that begins the item around the cursor: `objective`.
@@ -172,6 +188,9 @@ impl<'a> Context<'a> {
 
     /// The first token after the last separator between the bracket at `open` and `end`, at that bracket's own depth.
     fn segment(&self, open: usize, end: usize) -> usize {
+        if self.settings.contains(&(end, open)) {
+            return end;
+        }
         let in_block = self.text(open) == "{";
         let mut depth = 0;
         let mut start = open + 1;
