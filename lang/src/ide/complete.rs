@@ -47,15 +47,15 @@ pub struct Completion {
     pub candidates: Vec<Candidate>,
 }
 
-/// `libraries` are the modules that a `use` may name.
-pub fn complete(source: &str, offset: u32, analysis: &Analysis, libraries: &[Library]) -> Completion {
+/// `libraries` are the modules that a `use` may name; they are asked for in a `use` only.
+pub fn complete(source: &str, offset: u32, analysis: &Analysis, libraries: &dyn Fn() -> Vec<Library>) -> Completion {
     let context = Context::new(source, offset as usize);
     let replace = Span::new(ENTRY, context.word_start, offset as usize);
     let mut list = List { analysis, names: named_items(analysis), candidates: Vec::new() };
     match context.place() {
         Place::Nothing => {}
         Place::Item => items(&mut list, &context),
-        Place::Import { path } => imports(&mut list, &path, libraries),
+        Place::Import { path } => imports(&mut list, &path, &libraries()),
         Place::Key { owner, present } => keys(&mut list, &owner, &present),
         Place::Type => list.words(vocabulary::TYPES, CandidateKind::Type, 0),
         Place::Part => list.signals(vocabulary::PARTS, 0),

@@ -6,7 +6,7 @@ use crate::check::vocabulary::{self, Takes};
 
 fn labels(marked: &str) -> Vec<String> {
     let (text, offset) = cursor(marked);
-    let libraries: Vec<Library> = MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
+    let libraries = || MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
     let completion = complete(&text, offset, &check(&text), &libraries);
     completion.candidates.into_iter().map(|candidate| candidate.label).collect()
 }
@@ -96,7 +96,7 @@ fn an_import_proposes_modules_and_their_items_with_their_docs() {
     proposes("use std.opd.<CURSOR>", &["mopd"], &["hidden", "opd"]);
     proposes("use std.opd.{<CURSOR>", &["mopd"], &["hidden"]);
     let (text, offset) = cursor("use std.opd.m<CURSOR>\n");
-    let libraries = [Library::of(&["std", "opd"], MODULES[0].1)];
+    let libraries = || vec![Library::of(&["std", "opd"], MODULES[0].1)];
     let completion = complete(&text, offset, &check(&text), &libraries);
     let [candidate] = &completion.candidates[..] else { panic!("{completion:?}") };
     assert_eq!(candidate.detail, "objective mopd(clip_at: nats = 5)");
@@ -135,7 +135,7 @@ fn every_offset_of_every_prefix_has_an_answer() {
     for end in (0..=GOOD.len()).step_by(7) {
         let text = &GOOD[..end];
         let analysis = check(text);
-        let all = complete(text, end as u32, &analysis, &[]);
+        let all = complete(text, end as u32, &analysis, &Vec::new);
         assert!(all.replace.start <= all.replace.end);
         signature_help(text, end as u32, &analysis);
         hover(&analysis, end as u32);

@@ -11,7 +11,7 @@ use super::super::session::Session;
 
 pub fn answer(session: &Session, params: CompletionParams) -> Result<CompletionList, Failure> {
     let (document, lines, offset) = super::place(session, &params.text_document_position)?;
-    let completion = ide::complete(&document.text, offset, &document.analysis, &session.libraries(document));
+    let completion = ide::complete(&document.text, offset, &document.analysis, &|| session.libraries(document));
     let range = lines.range_of(completion.replace);
     let items = completion.candidates.into_iter().enumerate().map(|(place, candidate)| CompletionItem {
         kind: Some(kind(candidate.kind)),
