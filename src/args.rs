@@ -34,6 +34,7 @@ pub enum Command {
     Explain(Explain),
     Sample(Sample),
     Doctor(Doctor),
+    Lsp(Lsp),
     /// Every other word: a command that is not built yet, or a slip.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -214,6 +215,15 @@ fn temperature(text: &str) -> Result<f64, String> {
 pub struct Doctor {
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+}
+
+/// Serve editors: diagnostics, completion, hover and more, over standard input and output
+#[derive(Debug, Args)]
+#[command(after_help = "An editor starts this, not a person. The book says how to connect yours.")]
+pub struct Lsp {
+    /// What many editors pass; there is no other way
+    #[arg(long, hide = true)]
+    pub stdio: bool,
 }
 
 #[cfg(test)]

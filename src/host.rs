@@ -16,13 +16,8 @@ pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analy
     // A module that is there but can't be read must not be reported as a module that does not exist.
     let unreadable = RefCell::new(None);
     let load = |name: &[&str]| -> Option<SourceFile> {
-        if let ["std", module] = name {
-            return mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() });
-        }
-        let mut file = path.with_file_name("");
-        file.extend(name);
-        file.set_extension("mopd");
-        if name.first() == Some(&"std") || !file.exists() {
+        let Some(file) = sibling(path, name) else { return standard(name) };
+        if !file.exists() {
             return None;
         }
         match read(&file) {
@@ -40,6 +35,37 @@ pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analy
     }
 }
 
+/// A module of the standard library.
+pub fn standard(name: &[&str]) -> Option<SourceFile> {
+    let ["std", module] = name else { return None };
+    mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() })
+}
+
+/// Where the module `name` of a file lies: next to it. None for the standard library.
+pub fn sibling(path: &Path, name: &[&str]) -> Option<PathBuf> {
+    if name.first() == Some(&"std") {
+        return None;
+    }
+    let mut file = path.with_file_name("");
+    file.extend(name);
+    file.set_extension("mopd");
+    Some(file)
+}
+
+/// The modules that a file can import from its own folder, in alphabetical order.
+pub fn modules_beside(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder_of(path)) else { return Vec::new() };
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_module = |file: &PathBuf| {
+        file.extension().is_some_and(|ending| ending == "mopd")
+            && file.file_stem().and_then(|name| name.to_str()).is_some_and(is_name)
+    };
+    let mut found: Vec<PathBuf> = files.filter(|file| is_module(file) && file != path).collect();
+    found.sort();
+    found
+}
+
 /// The folder that a file's data and sibling modules are relative to.
 pub fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
@@ -48,7 +74,8 @@ pub fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-fn read(path: &Path) -> Result<SourceFile, Problem> {
+/// A file as text.
+pub fn read(path: &Path) -> Result<SourceFile, Problem> {
     let text = read_text(path)?;
     // Some editors put a byte order mark first; it is no part of the text.
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);

@@ -7,6 +7,7 @@ mod commands;
 mod crash;
 mod figures;
 mod host;
+mod lsp;
 mod output;
 mod problem;
 mod progress;

@@ -23,10 +23,10 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "help"];
+const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "lsp", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["audit", "watch", "lsp", "report", "compare", "eval", "export", "serve", "expr", "bench"];
+const LATER: &[&str] = &["audit", "watch", "report", "compare", "eval", "export", "serve", "expr", "bench"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -38,6 +38,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Lsp(_) => crate::lsp::serve(),
         Command::Other(words) => Err(other(&words)),
     }
 }

@@ -9,13 +9,12 @@ use super::evaluate::Env;
 use super::functions::{self, Kind};
 use super::modules::ModuleId;
 use super::value::Value;
-
-const KEYS: &[&str] = &["models", "score", "samples", "temperature", "max_tokens", "seeds", "prompts"];
+use super::vocabulary;
 
 impl Checker {
     pub(super) fn comparison(&mut self, module: ModuleId, item: &Item, name: &Text, block: &Block) -> Option<Comparison> {
         let env = Env::constant(module);
-        let settings = self.settings(Some(block), "compare", name.span, KEYS, false);
+        let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
         self.keep_marks(&settings, &format!("compare {:?}", name.text));
         let domains: Vec<DomainId> = (0..self.domains.len() as u32).map(DomainId).collect();
         let rows = self.required(&settings, "models").and_then(|expr| self.rows(expr, &domains, &env));

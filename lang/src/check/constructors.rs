@@ -9,21 +9,7 @@ use super::Checker;
 use super::evaluate::Env;
 use super::functions::Builtin;
 use super::value::{Teacher, TeacherId, Value};
-
-const LLAMA: &[&str] = &[
-    "layers",
-    "width",
-    "heads",
-    "key_value_heads",
-    "hidden",
-    "context",
-    "tokenizer",
-    "tied",
-    "rope_theta",
-    "norm_epsilon",
-    "initial_deviation",
-];
-const MERGE: &[&str] = &["method", "scale", "density", "drop"];
+use super::vocabulary;
 
 impl Checker {
     pub(super) fn construct(
@@ -78,7 +64,7 @@ impl Checker {
     }
 
     fn llama(&mut self, span: Span, block: Option<&Block>, env: &Env) -> Option<Architecture> {
-        let settings = self.settings(block, "llama", span, LLAMA, false);
+        let settings = self.settings(block, "llama", span, vocabulary::LLAMA, false);
         self.keep_marks(&settings, &env.model_name);
         let layers = self.required_count(&settings, "layers", env, 1);
         let width = self.required_count(&settings, "width", env, 2);
@@ -141,7 +127,7 @@ impl Checker {
     }
 
     fn merge(&mut self, span: Span, given: &[Option<&Expr>], block: Option<&Block>, env: &Env) -> Option<Merge> {
-        let settings = self.settings(block, "merge", span, MERGE, false);
+        let settings = self.settings(block, "merge", span, vocabulary::MERGE, false);
         self.keep_marks(&settings, &env.model_name);
         let models = self.models_of(given[0].expect("required"), env);
         let base = match given[1] {

@@ -9,6 +9,7 @@ use super::Checker;
 use super::evaluate::Env;
 use super::modules::{ItemId, ModuleId, Progress};
 use super::value::Value;
+use super::vocabulary;
 
 impl Checker {
     /// `experiment "name" { seed, out }`: name, seed and folder for results.
@@ -35,7 +36,7 @@ impl Checker {
             );
         }
         let env = Env::constant(id);
-        let settings = self.settings(Some(block), "experiment", name.span, &["seed", "out", "device", "dtype"], false);
+        let settings = self.settings(Some(block), "experiment", name.span, vocabulary::EXPERIMENT, false);
         self.keep_marks(&settings, "experiment");
         for key in ["device", "dtype"] {
             if let Some(span) = settings.key_span(key) {
@@ -87,8 +88,7 @@ impl Checker {
         shares: &mut Vec<(Option<f64>, Span)>,
     ) -> Option<DomainId> {
         let env = Env::constant(module);
-        let keys = ["prompts", "tests", "reward", "share", "limits"];
-        let settings = self.settings(Some(block), &format!("domain {}", name.text), name.span, &keys, false);
+        let settings = self.settings(Some(block), &format!("domain {}", name.text), name.span, vocabulary::DOMAIN, false);
         self.keep_marks(&settings, &format!("domain {}", name.text));
         if let Some(span) = settings.key_span("limits") {
             self.not_supported(span, "limits of a domain");

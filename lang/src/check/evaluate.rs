@@ -14,6 +14,7 @@ use super::Checker;
 use super::functions::{self, Builtin};
 use super::modules::{ItemId, ModuleId, Progress};
 use super::value::{Callable, Family, Value};
+use super::vocabulary;
 
 /// Calls inside calls; more is a function that calls itself.
 const DEEPEST_CALL: usize = 64;
@@ -171,13 +172,13 @@ impl Checker {
         let locals: Vec<String> = env.locals.iter().map(|(name, _)| name.clone()).collect();
         let declared: Vec<String> = self.modules.names(env.module).map(str::to_owned).collect();
         let known = locals.iter().chain(&declared).map(String::as_str).chain(functions::names()).chain(["domains"]);
-        let signals = if env.context == Context::Constant { &[][..] } else { super::signals::NAMES };
-        let near = nearest(name, known.chain(signals.iter().copied())).map(str::to_owned);
+        let signals = if env.context == Context::Constant { &[][..] } else { vocabulary::SIGNALS };
+        let near = nearest(name, known.chain(signals.iter().map(|signal| signal.name))).map(str::to_owned);
         let mut finding =
             Diagnostic::error(Code::UnknownName, span, format!("nothing here is called `{name}`")).label("not declared");
         if let Some(near) = near {
             finding = finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near);
-        } else if super::signals::NAMES.contains(&name) {
+        } else if vocabulary::signal(name).is_some() {
             finding = finding.help(format!("`{name}` is a signal of the run: it can be read inside an objective only"));
         }
         self.report(finding);

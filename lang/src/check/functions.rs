@@ -149,6 +149,11 @@ pub fn planned(name: &str) -> Option<&'static str> {
     PLANNED.iter().find(|(planned, _)| *planned == name).map(|(_, construct)| *construct)
 }
 
+/// Every built-in.
+pub fn all() -> &'static [Builtin] {
+    BUILTINS
+}
+
 pub fn names<'a>() -> impl Iterator<Item = &'a str> {
     BUILTINS.iter().map(|builtin| builtin.name)
 }

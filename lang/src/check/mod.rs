@@ -9,7 +9,8 @@ mod compare;
 mod constructors;
 mod domains;
 mod evaluate;
-mod functions;
+pub mod functions;
+pub mod index;
 mod modules;
 mod objectives;
 mod route;
@@ -17,6 +18,7 @@ mod settings;
 mod signals;
 mod training;
 mod value;
+pub mod vocabulary;
 
 use std::collections::HashMap;
 
@@ -24,6 +26,7 @@ use crate::diag::{Code, Diagnostic, Severity};
 use crate::experiment::{Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin};
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
+pub(crate) use modules::declared_name;
 use modules::{ModuleId, Modules};
 use value::{Teacher, TeacherId};
 
@@ -36,6 +39,8 @@ pub struct Analysis {
     pub experiment: Option<Experiment<Objective>>,
     /// What [`crate::experiment::Origin`] points into.
     pub origins: Vec<Span>,
+    /// What every name refers to.
+    pub index: index::Index,
 }
 
 impl Analysis {
@@ -75,6 +80,7 @@ struct Checker {
     /// The entry file's route, evaluated when a stage first asks for it.
     route: route::RouteState,
     marks: Vec<MarkedSetting>,
+    facts: index::Facts,
     /// `--set seed=2`
     seed: Option<u64>,
     /// The entry file is an experiment, not a library.
@@ -94,6 +100,7 @@ impl Checker {
             teachers: Vec::new(),
             route: route::RouteState::Unevaluated,
             marks: Vec::new(),
+            facts: index::Facts::default(),
             seed: None,
             has_experiment: false,
         }
@@ -169,6 +176,7 @@ impl Checker {
             diagnostics: self.diagnostics,
             experiment: experiment.filter(|_| !failed),
             origins: self.origins,
+            index: index::Index::build(&self.modules, self.facts),
         }
     }
 

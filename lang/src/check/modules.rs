@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::source::{SourceFile, Span};
+use crate::source::{FileId, SourceFile, Span};
 use crate::syntax::ast::{Expr, ItemKind, Module, Name};
 use crate::syntax::parse;
 
@@ -37,6 +37,7 @@ pub struct Modules {
 }
 
 struct Loaded {
+    file: FileId,
     tree: Rc<Module>,
     names: HashMap<String, Declared>,
     /// Values from `--set`, by the name of the `param`.
@@ -61,6 +62,21 @@ impl Modules {
 
     pub fn names(&self, id: ModuleId) -> impl Iterator<Item = &str> {
         self.loaded[id.0 as usize].names.keys().map(String::as_str)
+    }
+
+    pub fn file(&self, id: ModuleId) -> FileId {
+        self.loaded[id.0 as usize].file
+    }
+
+    pub fn files(&self) -> impl Iterator<Item = (ModuleId, FileId)> {
+        self.loaded.iter().enumerate().map(|(index, loaded)| (ModuleId(index as u32), loaded.file))
+    }
+
+    /// The module that a `use` names.
+    pub fn at_path(&self, path: &[&str]) -> Option<(ModuleId, FileId)> {
+        let key: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
+        let &id = self.by_path.get(&key)?;
+        Some((id, self.file(id)))
     }
 
     /// An item of `std.<module>`, whether the file imports it or not.
@@ -102,7 +118,7 @@ impl Checker {
         }
         let id = ModuleId(self.modules.loaded.len() as u32);
         let tree = Rc::new(tree);
-        self.modules.loaded.push(Loaded { tree: tree.clone(), names: HashMap::new(), set: HashMap::new() });
+        self.modules.loaded.push(Loaded { file, tree: tree.clone(), names: HashMap::new(), set: HashMap::new() });
         for (index, item) in tree.items.iter().enumerate() {
             if let Some(name) = declared_name(&item.kind) {
                 self.declare(id, name, ItemId { module: id, index });

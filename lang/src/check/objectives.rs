@@ -10,6 +10,7 @@ use super::Checker;
 use super::evaluate::{Context, Env};
 use super::modules::{ItemId, ModuleId};
 use super::value::{Callable, Value};
+use super::vocabulary;
 
 impl Checker {
     /// The body of an objective whose parameters are bound in `env`.
@@ -25,6 +26,7 @@ impl Checker {
             match statement {
                 Statement::Let { name, value } => {
                     let value = self.evaluate(value, &outside);
+                    self.facts.record(name.span, &value);
                     outside.bind(&name.text, value);
                 }
                 Statement::Term { name, value, block } => {
@@ -60,7 +62,7 @@ impl Checker {
                             good &= reduce.is_some();
                         }
                         _ => {
-                            self.unknown_key(&entry.key, "an objective", &["select", "weight", "reduce"]);
+                            self.unknown_key(&entry.key, "an objective", vocabulary::OBJECTIVE);
                             good = false;
                         }
                     }
@@ -102,6 +104,7 @@ impl Checker {
     fn term(&mut self, name: &Name, value: &Expr, env: &Env) -> Option<Term> {
         let worth = self.evaluate(value, env);
         let formula = self.formula(worth, value.span)?;
+        self.facts.record(name.span, &Value::Formula(formula.clone()));
         if formula.unit() == Unit::Bool {
             self.unit_mismatch(value.span, "a term is a number, not a truth value", &[(value.span, &formula)], None);
             return None;

@@ -9,6 +9,7 @@ use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Name, Route, Statement};
 use super::Checker;
 use super::evaluate::Env;
 use super::value::{Callable, Value};
+use super::vocabulary::{self, Key};
 
 /// The settings of one block, checked against the keys it may have.
 pub struct Settings<'a> {
@@ -42,7 +43,7 @@ impl Checker {
         block: Option<&'a Block>,
         owner: &str,
         span: Span,
-        keys: &[&str],
+        keys: &[Key],
         may_route: bool,
     ) -> Settings<'a> {
         let broken = block.is_some_and(|block| block.broken);
@@ -74,7 +75,7 @@ impl Checker {
         settings
     }
 
-    fn setting<'a>(&mut self, entry: &'a Entry, keys: &[&str], settings: &mut Settings<'a>) {
+    fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], settings: &mut Settings<'a>) {
         let marks = self.marks(entry);
         settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
         if let Some(first) = settings.key_span(&entry.key.text) {
@@ -83,7 +84,7 @@ impl Checker {
                     .because(first, "first set here")
                     .help("keep one of them"),
             );
-        } else if keys.contains(&entry.key.text.as_str()) {
+        } else if keys.iter().any(|key| key.name == entry.key.text) {
             settings.entries.push(entry);
         } else if !matches!(entry.value.kind, ExprKind::Error) {
             let meant = self.unknown_key(&entry.key, &settings.owner, keys);
@@ -136,7 +137,8 @@ impl Checker {
     }
 
     /// Reports a key that the block does not have; the key that was probably meant, if one is near.
-    pub(super) fn unknown_key(&mut self, key: &Name, owner: &str, keys: &[&str]) -> Option<String> {
+    pub(super) fn unknown_key(&mut self, key: &Name, owner: &str, keys: &[Key]) -> Option<String> {
+        let keys = vocabulary::names(keys);
         let finding = Diagnostic::error(Code::UnknownKey, key.span, format!("{owner} has no setting `{}`", key.text));
         let near = nearest(&key.text, keys.iter().copied());
         self.report(match near {
@@ -296,32 +298,13 @@ impl Checker {
 
     /// A value given for a parameter with a type.
     pub(super) fn coerce(&mut self, value: Value, annotation: &Name, span: Span) -> Value {
-        const TYPES: &[&str] = &[
-            "model",
-            "models",
-            "teacher",
-            "objective",
-            "reward",
-            "domain",
-            "domains",
-            "text",
-            "bool",
-            "count",
-            "fraction",
-            "real",
-            "number",
-            "nats",
-            "ratio",
-            "logp",
-            "prob",
-            "schedule",
-        ];
         let wanted = annotation.text.as_str();
-        if !TYPES.contains(&wanted) {
+        let types = || vocabulary::TYPES.iter().map(|word| word.name);
+        if !types().any(|known| known == wanted) {
             let finding = Diagnostic::error(Code::UnknownValue, annotation.span, format!("there is no type `{wanted}`"));
-            self.report(match nearest(wanted, TYPES.iter().copied()) {
+            self.report(match nearest(wanted, types()) {
                 Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
-                None => finding.help(format!("types: {}", TYPES.join(", "))),
+                None => finding.help(format!("types: {}", types().collect::<Vec<_>>().join(", "))),
             });
             return value;
         }

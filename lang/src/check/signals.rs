@@ -9,31 +9,13 @@ use crate::syntax::ast::{Expr, ExprKind, Name};
 use super::Checker;
 use super::evaluate::{Context, Env};
 use super::value::Value;
-
-/// Every name that an objective sees without declaring it.
-pub const NAMES: &[&str] = &[
-    "student",
-    "teacher",
-    "sampler",
-    "ratio",
-    "reward",
-    "correct",
-    "position",
-    "length",
-    "truncated",
-    "progress",
-    "step",
-    "vocab_size",
-];
+use super::vocabulary;
 
 /// Whether a file may not declare this name. The roles may be: a model called `student` is what most files have, and inside an
 /// objective the role comes first.
 pub fn is_reserved(name: &str) -> bool {
-    NAMES.contains(&name) && !matches!(name, "student" | "teacher" | "sampler")
+    vocabulary::signal(name).is_some() && !matches!(name, "student" | "teacher" | "sampler")
 }
-
-/// The parts of a role.
-const PARTS: &[&str] = &["logp", "entropy", "top1"];
 
 impl Checker {
     /// A name of the run, if this is one and it may be read here.
@@ -103,11 +85,12 @@ impl Checker {
             _ => {
                 let text = format!("`{}` has no `{}`", role.name(), field.text);
                 let mut finding = Diagnostic::error(Code::UnknownField, field.span, text);
-                finding = match nearest(&field.text, PARTS.iter().copied()) {
+                let parts = || vocabulary::PARTS.iter().map(|part| part.name);
+                finding = match nearest(&field.text, parts()) {
                     Some(near) => {
                         finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near)
                     }
-                    None => finding.help(format!("a role has: {}", PARTS.join(", "))),
+                    None => finding.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", "))),
                 };
                 self.report(finding);
                 Value::Error

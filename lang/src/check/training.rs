@@ -17,13 +17,10 @@ use super::modules::ModuleId;
 use super::objectives::{reads_group, reads_rollout};
 use super::settings::Settings;
 use super::value::{Callable, Rollout, Value};
+use super::vocabulary;
 
 /// The entry file: the first that was loaded. Its route serves stages wherever they are written.
 const ENTRY: ModuleId = ModuleId(0);
-
-const SFT: &[&str] = &["target", "rollout", "keep", "steps", "batch", "lr", "objective", "optimizer"];
-const GRPO: &[&str] = &["steps", "prompts", "samples", "max_tokens", "temperature", "lr", "objective", "optimizer"];
-const DISTILL: &[&str] = &["objective", "rollout", "prompts", "steps", "lr", "domains", "optimizer"];
 
 /// What the three training recipes have in common, read before the stage is put together.
 struct Parts {
@@ -46,9 +43,9 @@ impl Checker {
         env: &Env,
     ) -> Option<Train<Objective>> {
         let (recipe, keys) = match name {
-            "sft" => (Recipe::Sft, SFT),
-            "grpo" => (Recipe::Grpo, GRPO),
-            _ => (Recipe::Distill, DISTILL),
+            "sft" => (Recipe::Sft, vocabulary::SFT),
+            "grpo" => (Recipe::Grpo, vocabulary::GRPO),
+            _ => (Recipe::Distill, vocabulary::DISTILL),
         };
         let settings = self.settings(block, name, span, keys, true);
         self.keep_marks(&settings, &env.model_name);

@@ -1,0 +1,321 @@
+//! Completion: what can be written at the cursor, in the order in which it is likely to be meant.
+
+use std::collections::{HashMap, HashSet};
+
+use super::context::{Context, Place};
+use super::scope::{self, Declared};
+use super::{ENTRY, Library, describe, hover};
+use crate::check::Analysis;
+use crate::check::functions::{self, Builtin, Kind};
+use crate::check::index::{SymbolId, SymbolKind, Target};
+use crate::check::vocabulary::{self, SignalName, Takes, Word};
+use crate::source::Span;
+use crate::syntax::words;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CandidateKind {
+    Keyword,
+    /// A setting or the name of an argument.
+    Key,
+    /// A word of a fixed list.
+    Word,
+    Signal,
+    Function,
+    Module,
+    Type,
+    Symbol(SymbolKind),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub label: String,
+    pub kind: CandidateKind,
+    /// One line beside the label.
+    pub detail: String,
+    /// Markdown.
+    pub doc: String,
+    /// What is written in place of [`Completion::replace`].
+    pub insert: String,
+    /// Smaller stands first.
+    pub rank: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// What has been typed of the word so far.
+    pub replace: Span,
+    pub candidates: Vec<Candidate>,
+}
+
+/// `libraries` are the modules that a `use` may name; they are asked for in a `use` only.
+pub fn complete(source: &str, offset: u32, analysis: &Analysis, libraries: &dyn Fn() -> Vec<Library>) -> Completion {
+    let context = Context::new(source, offset as usize);
+    let replace = Span::new(ENTRY, context.word_start, offset as usize);
+    let mut list = List { analysis, names: named_items(analysis), candidates: Vec::new() };
+    match context.place() {
+        Place::Nothing => {}
+        Place::Item => items(&mut list, &context),
+        Place::Import { path } => imports(&mut list, &path, &libraries()),
+        Place::Key { owner, present } => keys(&mut list, &owner, &present),
+        Place::Type => list.words(vocabulary::TYPES, CandidateKind::Type, 0),
+        Place::Part => list.signals(vocabulary::PARTS, 0),
+        Place::Arm => {
+            list.keyword("for", "for d in domains: ...", 1);
+            list.keyword("else", "every other domain", 1);
+            list.add("domain", CandidateKind::Signal, "the domain that is being routed", "", "domain == ", 0);
+            list.scope(&context, Takes::Domains);
+        }
+        Place::Teacher => list.scope_of(&context, |kind| matches!(kind, SymbolKind::Teacher | SymbolKind::Turn)),
+        Place::Value { takes, callee, given } => {
+            if let Some(callee) = callee {
+                arguments(&mut list, &callee, &given);
+            }
+            values(&mut list, &context, takes);
+        }
+    }
+    let mut seen = HashSet::new();
+    list.candidates.sort_by(|a, b| a.rank.cmp(&b.rank).then_with(|| a.label.cmp(&b.label)));
+    list.candidates.retain(|candidate| seen.insert(candidate.label.clone()));
+    Completion { replace, candidates: list.candidates }
+}
+
+struct List<'a> {
+    analysis: &'a Analysis,
+    /// The items that the file sees, by name: explanations for what the tokens declare.
+    names: HashMap<String, SymbolId>,
+    candidates: Vec<Candidate>,
+}
+
+/// The file's own items and those that it imports.
+pub fn named_items(analysis: &Analysis) -> HashMap<String, SymbolId> {
+    let uses = analysis.index.uses_in(ENTRY).iter();
+    let items = uses.filter_map(|a_use| match a_use.target {
+        Target::Symbol(id) if analysis.index.symbol(id).owner.is_none() => Some((analysis.index.symbol(id).name.clone(), id)),
+        _ => None,
+    });
+    items.collect()
+}
+
+impl List<'_> {
+    fn add(&mut self, label: &str, kind: CandidateKind, detail: &str, doc: &str, insert: &str, rank: u8) {
+        let (label, detail, doc, insert) = (label.to_owned(), detail.to_owned(), doc.to_owned(), insert.to_owned());
+        self.candidates.push(Candidate { label, kind, detail, doc, insert, rank });
+    }
+
+    fn keyword(&mut self, word: &str, detail: &str, rank: u8) {
+        self.add(word, CandidateKind::Keyword, detail, "", &format!("{word} "), rank);
+    }
+
+    fn words(&mut self, words: &[Word], kind: CandidateKind, rank: u8) {
+        for word in words {
+            self.add(word.name, kind, word.doc, "", word.name, rank);
+        }
+    }
+
+    fn signals(&mut self, signals: &[SignalName], rank: u8) {
+        for signal in signals {
+            self.add(signal.name, CandidateKind::Signal, signal.shape, signal.doc, signal.name, rank);
+        }
+    }
+
+    fn builtins(&mut self, wanted: impl Fn(&Builtin) -> bool, rank: u8) {
+        for builtin in functions::all().iter().filter(|builtin| wanted(builtin)) {
+            self.add(builtin.name, CandidateKind::Function, builtin.usage, "", builtin.name, rank);
+        }
+    }
+
+    fn symbol(&mut self, name: &str, kind: SymbolKind, rank: u8) {
+        let known = self.names.get(name).filter(|id| self.analysis.index.symbol(**id).kind == kind);
+        let (detail, doc) = match known {
+            Some(id) => (describe::signature(self.analysis, *id), self.analysis.index.symbol(*id).doc.clone()),
+            None => (kind.name().to_owned(), String::new()),
+        };
+        self.add(name, CandidateKind::Symbol(kind), &detail, &doc, name, rank);
+    }
+
+    /// The names in scope; those that fit come first.
+    fn scope(&mut self, context: &Context, takes: Takes) {
+        for (name, kind, local) in self.in_scope(context) {
+            let rank = if fits(kind, takes) { 0 } else { 3 };
+            self.symbol(&name, kind, if rank == 0 && !local { 1 } else { rank });
+        }
+    }
+
+    fn scope_of(&mut self, context: &Context, wanted: impl Fn(SymbolKind) -> bool) {
+        for (name, kind, _) in self.in_scope(context) {
+            if wanted(kind) {
+                self.symbol(&name, kind, 0);
+            }
+        }
+    }
+
+    /// Name, kind, and whether it is local. Inside an objective a role hides an item of its name.
+    fn in_scope(&self, context: &Context) -> Vec<(String, SymbolKind, bool)> {
+        let declared = scope::declared(context);
+        let own = declared.iter().map(|Declared { name, kind, local }| ((*name).to_owned(), *kind, *local));
+        let imported = self.names.iter().filter_map(|(name, id)| {
+            let symbol = self.analysis.index.symbol(*id);
+            (symbol.span.file != ENTRY).then(|| (name.clone(), symbol.kind, false))
+        });
+        let hidden = |name: &str, local: bool| !local && context.sees_signals() && vocabulary::signal(name).is_some();
+        own.chain(imported).filter(|(name, _, local)| !hidden(name, *local)).collect()
+    }
+}
+
+/// Whether a symbol can stand where something is taken.
+fn fits(kind: SymbolKind, takes: Takes) -> bool {
+    use SymbolKind as S;
+    // A parameter may be anything.
+    if kind == S::Parameter {
+        return !matches!(takes, Takes::Words(_) | Takes::Field | Takes::Role | Takes::Reduce);
+    }
+    match takes {
+        Takes::Model | Takes::Models => matches!(kind, S::Model | S::Stage | S::Carried | S::Turn),
+        Takes::Domains => matches!(kind, S::Domain | S::Turn),
+        Takes::Objective => kind == S::Objective,
+        Takes::Reward => kind == S::Reward,
+        Takes::Schedule | Takes::Count | Takes::Number | Takes::Formula => {
+            matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet)
+        }
+        _ => false,
+    }
+}
+
+fn items(list: &mut List, context: &Context) {
+    let public = context.before(context.cut).is_some_and(|last| context.text(last) == "pub");
+    for (rank, keyword) in words::ITEMS.iter().enumerate() {
+        let no_pub = matches!(*keyword, "experiment" | "compare" | "route" | "use");
+        if !(public && no_pub) {
+            list.keyword(keyword, item_shape(keyword), rank as u8);
+        }
+    }
+    if !public {
+        list.keyword("pub", "lets other files import what follows", words::ITEMS.len() as u8);
+    }
+}
+
+fn item_shape(keyword: &str) -> &'static str {
+    match keyword {
+        "experiment" => "experiment \"name\" { seed = 1 }",
+        "domain" => "domain name { prompts = ..., reward = ..., share = ... }",
+        "model" => "model name = stage(...) { ... }",
+        "teacher" => "teacher name = model",
+        "route" => "route { domain == math -> teacher }",
+        "objective" => "objective name { term ... reduce = ... }",
+        "compare" => "compare \"name\" { models = [...] }",
+        "let" => "let name = value",
+        "fn" => "fn name(a, b) = value",
+        "stage" => "stage name(start: model) = stage(...) { ... }",
+        "schedule" => "schedule name = warmup(...)",
+        "reward" => "reward name = command(...)",
+        "param" => "param name: count = 1",
+        _ => "use std.opd.mopd",
+    }
+}
+
+fn imports(list: &mut List, path: &[String], libraries: &[Library]) {
+    for library in libraries.iter().filter(|library| library.path.starts_with(path)) {
+        match library.path.get(path.len()) {
+            Some(next) => {
+                let leaf = library.path.len() == path.len() + 1;
+                let doc = if leaf { library.doc.as_str() } else { "" };
+                list.add(next, CandidateKind::Module, &library.path[..=path.len()].join("."), doc, next, 0);
+            }
+            None => {
+                for item in &library.items {
+                    let kind = item_kind(&item.signature);
+                    list.add(&item.name, CandidateKind::Symbol(kind), &item.signature, &item.doc, &item.name, 0);
+                }
+            }
+        }
+    }
+}
+
+fn item_kind(signature: &str) -> SymbolKind {
+    match signature.trim_start_matches("pub ").split(' ').next() {
+        Some("objective") => SymbolKind::Objective,
+        Some("stage") => SymbolKind::Stage,
+        Some("fn") => SymbolKind::Fn,
+        Some("domain") => SymbolKind::Domain,
+        Some("reward") => SymbolKind::Reward,
+        Some("schedule") => SymbolKind::Schedule,
+        Some("model") => SymbolKind::Model,
+        Some("teacher") => SymbolKind::Teacher,
+        Some("param") => SymbolKind::Param,
+        _ => SymbolKind::Let,
+    }
+}
+
+fn keys(list: &mut List, owner: &str, present: &[String]) {
+    for key in vocabulary::keys(owner).unwrap_or_default() {
+        if matches!(key.takes, Takes::NotYet) || present.iter().any(|set| set == key.name) {
+            continue;
+        }
+        let detail = if key.required { "must be set" } else { "may be left out" };
+        let rank = if key.required { 0 } else { 1 };
+        list.add(key.name, CandidateKind::Key, detail, &hover::key_text(key), &format!("{} = ", key.name), rank);
+    }
+    if owner == "objective" {
+        list.keyword("term", "term name = ... * live student.logp", 0);
+        list.keyword("let", "let name = value", 0);
+    }
+    if vocabulary::may_route(owner) {
+        list.keyword("route", "route { ... } for this stage alone", 2);
+    }
+}
+
+/// The names of the arguments that are not given yet.
+fn arguments(list: &mut List, callee: &str, given: &[String]) {
+    let written: Vec<(String, String)> = match (functions::find(callee), list.names.get(callee)) {
+        (Some(builtin), _) => builtin.parameters.iter().map(|name| ((*name).to_owned(), builtin.usage.to_owned())).collect(),
+        (None, Some(id)) => describe::written_parameters(list.analysis, *id),
+        (None, None) => Vec::new(),
+    };
+    for (name, detail) in written.iter().filter(|(name, _)| !given.contains(name)) {
+        list.add(&format!("{name}:"), CandidateKind::Key, detail, "", &format!("{name}: "), 2);
+    }
+}
+
+fn values(list: &mut List, context: &Context, takes: Takes) {
+    match takes {
+        Takes::Words(words) => return list.words(words, CandidateKind::Word, 0),
+        Takes::Truth => {
+            list.add("true", CandidateKind::Word, "", "", "true", 0);
+            list.add("false", CandidateKind::Word, "", "", "false", 0);
+        }
+        // Only the data knows its fields; a text is the author's.
+        Takes::Field | Takes::Text => return,
+        Takes::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
+        Takes::Role => return list.signals(&vocabulary::SIGNALS[..3], 0),
+        Takes::Support => {
+            list.words(vocabulary::FULL, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::TopK, 0);
+        }
+        Takes::Rollout => return list.builtins(|builtin| builtin.kind == Kind::Rollout, 0),
+        Takes::Optimizer => return list.builtins(|builtin| builtin.kind == Kind::Optimizer, 0),
+        Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Normalized, 0),
+        Takes::Reward => list.builtins(|builtin| builtin.kind == Kind::Reward, 0),
+        Takes::Schedule => list.builtins(|builtin| builtin.kind == Kind::Schedule, 1),
+        Takes::Model => list.builtins(|builtin| builtin.kind == Kind::Constructor, 1),
+        Takes::Domains => list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0),
+        _ => {}
+    }
+    let signals = context.sees_signals();
+    if matches!(takes, Takes::Formula) {
+        list.builtins(|builtin| !signals || belongs_in_formula(builtin.kind), 2);
+    }
+    if signals && matches!(takes, Takes::Formula | Takes::Number) {
+        list.signals(vocabulary::SIGNALS, 1);
+        if context.in_term() {
+            list.keyword("live", "marks the factor that learns", 1);
+        }
+    }
+    list.scope(context, takes);
+}
+
+fn belongs_in_formula(kind: Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::Schedule | Kind::Reward | Kind::Rollout | Kind::Optimizer | Kind::Normalized | Kind::Constructor | Kind::TopK
+    )
+}

@@ -1,0 +1,94 @@
+//! What a name is, in Markdown.
+
+use super::{ENTRY, describe};
+use crate::check::Analysis;
+use crate::check::functions::Builtin;
+use crate::check::index::{SymbolId, SymbolKind, Target};
+use crate::check::vocabulary::{Key, Takes};
+use crate::source::Span;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hover {
+    pub span: Span,
+    pub markdown: String,
+}
+
+pub fn hover(analysis: &Analysis, offset: u32) -> Option<Hover> {
+    let found = analysis.index.at(ENTRY, offset)?;
+    let markdown = match found.target {
+        Target::Symbol(id) => symbol(analysis, id),
+        Target::Module(file) => module(analysis, file),
+        Target::Builtin(builtin) => builtin_text(builtin),
+        Target::Signal(signal) => format!("{}\n\n{}", code(&format!("{}: {}", signal.name, signal.shape)), signal.doc),
+        Target::Part(part) => format!("{}\n\n{}", code(&format!(".{}: {}", part.name, part.shape)), part.doc),
+        Target::Word(word) => format!("`{}`: {}.", word.name, word.doc),
+        Target::Key(key) => key_text(key),
+        Target::Field => "A field of the data.".to_owned(),
+        Target::Domains => "Every domain of the experiment, in the order of the file.".to_owned(),
+        Target::RoutedDomain => "The domain whose prompts this route sends to a teacher.".to_owned(),
+    };
+    Some(Hover { span: found.span, markdown })
+}
+
+fn code(text: &str) -> String {
+    format!("```mopd\n{text}\n```")
+}
+
+fn symbol(analysis: &Analysis, id: SymbolId) -> String {
+    let symbol = analysis.index.symbol(id);
+    let mut text = code(&describe::signature(analysis, id));
+    if let Some(worth) = &symbol.worth {
+        let known = describe::worth(worth);
+        // `a model` says no more than the declaration does.
+        if worth.number.is_some() || !matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher | SymbolKind::Domain) {
+            text += &format!(
+                "\n\n`{}`: {}",
+                symbol.name,
+                known.strip_prefix("= ").map_or(known.clone(), |value| format!("`{value}`"))
+            );
+        }
+    }
+    if let Some(owner) = symbol.owner.filter(|_| symbol.kind == SymbolKind::Parameter) {
+        let owner = analysis.index.symbol(owner);
+        text += &format!("\n\nParameter of {} `{}`.", owner.kind.name(), owner.name);
+    }
+    if !symbol.doc.is_empty() {
+        text += &format!("\n\n{}", symbol.doc);
+    }
+    let path = &analysis.sources.file(symbol.span.file).path;
+    if let Some(name) = path.strip_prefix("std:").filter(|_| symbol.owner.is_none()) {
+        text += &format!("\n\nFrom `std.{}`.", name.trim_end_matches(".mopd"));
+    }
+    text
+}
+
+fn module(analysis: &Analysis, file: crate::source::FileId) -> String {
+    let path = &analysis.sources.file(file).path;
+    let doc = analysis.index.tree(file).map_or("", |tree| tree.doc.as_str());
+    if doc.is_empty() { format!("`{path}`") } else { format!("`{path}`\n\n{doc}") }
+}
+
+fn builtin_text(builtin: &Builtin) -> String {
+    let (written, remark) =
+        builtin.usage.split_once(", ").filter(|(before, _)| before.ends_with(')')).unwrap_or((builtin.usage, ""));
+    let mut text = code(written);
+    if !remark.is_empty() {
+        text += &format!("\n\n{remark}");
+    }
+    let optional = &builtin.parameters[builtin.required..];
+    if !optional.is_empty() {
+        text += &format!("\n\nMay be left out: `{}`.", optional.join("`, `"));
+    }
+    text
+}
+
+pub fn key_text(key: &Key) -> String {
+    let need = if key.required { "must be set" } else { "may be left out" };
+    let mut text = format!("`{}` ({need}): {}", key.name, key.doc);
+    if let Takes::Words(words) = key.takes {
+        for word in words {
+            text += &format!("\n- `{}`: {}", word.name, word.doc);
+        }
+    }
+    text
+}

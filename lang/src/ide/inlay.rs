@@ -1,0 +1,24 @@
+//! What the text leaves unsaid: unit and axis of the `let`s and terms of objectives.
+
+use super::{ENTRY, describe};
+use crate::check::Analysis;
+use crate::check::index::SymbolKind;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inlay {
+    pub offset: u32,
+    /// `: nats[token]`
+    pub text: String,
+}
+
+/// In order of place.
+pub fn inlays(analysis: &Analysis) -> Vec<Inlay> {
+    let declared = analysis.index.uses_in(ENTRY).iter().filter(|a_use| a_use.declares);
+    let hint = |a_use: &crate::check::index::Use| {
+        let crate::check::index::Target::Symbol(id) = a_use.target else { return None };
+        let symbol = analysis.index.symbol(id);
+        let worth = symbol.worth.as_ref().filter(|_| matches!(symbol.kind, SymbolKind::LocalLet | SymbolKind::Term))?;
+        Some(Inlay { offset: symbol.span.end, text: format!(": {}", describe::unit_and_axis(worth)?) })
+    };
+    declared.filter_map(hint).collect()
+}

@@ -1,0 +1,69 @@
+//! What editors ask for, as plain data with byte offsets. Every feature is a function over a text and its [`Analysis`]; the
+//! protocol that carries the answers is the host's affair.
+//!
+//! What needs meaning (definitions, renames, hover) reads the analysis. What must work while a line is half typed (completion,
+//! signatures) reads the tokens before the cursor, and the analysis only for explanations.
+
+mod complete;
+mod context;
+mod describe;
+mod hover;
+mod inlay;
+mod lexer;
+mod references;
+mod regions;
+mod rename;
+mod scope;
+mod semantic;
+mod signature;
+mod symbols;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use complete::{Candidate, CandidateKind, Completion, complete};
+pub use describe::signature as signature_of;
+pub use hover::{Hover, hover};
+pub use inlay::{Inlay, inlays};
+pub use references::{Definition, declared_target, definition, highlights, references};
+pub use regions::{Fold, FoldKind, folds, selections};
+pub use rename::{RenameProblem, check_new_name, renameable};
+pub use semantic::{Meaning, SemanticToken, semantic_tokens};
+pub use signature::{Signature, signature_help};
+pub use symbols::{Outline, outline};
+
+use crate::source::FileId;
+use crate::syntax::parse;
+
+/// The file that an analysis was asked about.
+pub const ENTRY: FileId = FileId(0);
+
+/// A module that a `use` may name, with its public items.
+#[derive(Clone, Debug)]
+pub struct Library {
+    /// `["std", "opd"]`
+    pub path: Vec<String>,
+    pub doc: String,
+    pub items: Vec<LibraryItem>,
+}
+
+#[derive(Clone, Debug)]
+pub struct LibraryItem {
+    pub name: String,
+    pub doc: String,
+    /// `objective mopd(clip_at: nats = 5)`
+    pub signature: String,
+}
+
+impl Library {
+    /// Reads what a module offers. Parsing is enough: nothing here depends on values.
+    pub fn of(path: &[&str], text: &str) -> Library {
+        let (tree, _) = parse(ENTRY, text);
+        let items = tree.items.iter().filter(|item| item.public).filter_map(|item| {
+            let name = crate::check::declared_name(&item.kind)?;
+            Some(LibraryItem { name: name.text.clone(), doc: item.doc.clone(), signature: describe::head(item, text) })
+        });
+        Library { path: path.iter().map(|&segment| segment.to_owned()).collect(), doc: tree.doc.clone(), items: items.collect() }
+    }
+}

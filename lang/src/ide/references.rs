@@ -1,0 +1,58 @@
+//! Where a name is declared, and where it is used.
+
+use super::ENTRY;
+use crate::check::Analysis;
+use crate::check::index::{SymbolId, Target};
+use crate::source::{FileId, Span};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// The name at the cursor.
+    pub from: Span,
+    /// The name where it is declared.
+    pub name: Span,
+    /// The whole declaration.
+    pub extent: Span,
+}
+
+pub fn definition(analysis: &Analysis, offset: u32) -> Option<Definition> {
+    let found = analysis.index.at(ENTRY, offset)?;
+    match found.target {
+        Target::Symbol(id) => {
+            let symbol = analysis.index.symbol(id);
+            Some(Definition { from: found.span, name: symbol.span, extent: symbol.extent })
+        }
+        Target::Module(file) => {
+            let start = Span::new(file, 0, 0);
+            Some(Definition { from: found.span, name: start, extent: start })
+        }
+        _ => None,
+    }
+}
+
+/// The symbol that the name at an offset of a file stands for.
+pub fn declared_target(analysis: &Analysis, file: FileId, offset: u32) -> Option<SymbolId> {
+    match analysis.index.at(file, offset)?.target {
+        Target::Symbol(id) => Some(id),
+        _ => None,
+    }
+}
+
+/// Every place of the analysis that names a symbol; its declaration among them if asked for.
+pub fn references(analysis: &Analysis, id: SymbolId, with_declaration: bool) -> Vec<Span> {
+    analysis.index.places(id).filter(|place| with_declaration || !place.declares).map(|place| place.span).collect()
+}
+
+/// The uses within the file, of a symbol or of any other word with a meaning. The flag marks the declaration.
+pub fn highlights(analysis: &Analysis, offset: u32) -> Vec<(Span, bool)> {
+    let Some(found) = analysis.index.at(ENTRY, offset) else { return Vec::new() };
+    let same = |target: Target| match (found.target, target) {
+        (Target::Symbol(a), Target::Symbol(b)) => a == b,
+        (Target::Signal(a), Target::Signal(b)) | (Target::Part(a), Target::Part(b)) => a.name == b.name,
+        (Target::Builtin(a), Target::Builtin(b)) => a.name == b.name,
+        (Target::Domains, Target::Domains) => true,
+        _ => false,
+    };
+    let uses = analysis.index.uses_in(ENTRY).iter().filter(|a_use| same(a_use.target));
+    uses.map(|a_use| (a_use.span, a_use.declares)).collect()
+}

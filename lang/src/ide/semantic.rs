@@ -1,0 +1,113 @@
+//! Colours by meaning: what a grammar of regular expressions can't tell apart.
+
+use std::collections::HashMap;
+
+use super::ENTRY;
+use super::lexer::{TokenKind, lex};
+use crate::check::Analysis;
+use crate::check::index::{SymbolKind, Target, Use};
+use crate::check::vocabulary;
+use crate::syntax::words;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    Comment,
+    Text,
+    Number,
+    Keyword,
+    Operator,
+    /// A module of a `use`.
+    Namespace,
+    Type,
+    Function,
+    /// An objective.
+    Class,
+    /// A model, teacher or domain.
+    Variable,
+    Parameter,
+    /// A setting.
+    Property,
+    /// A word of a fixed list.
+    EnumMember,
+    /// A signal or role.
+    Signal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SemanticToken {
+    pub start: u32,
+    pub end: u32,
+    pub meaning: Meaning,
+    pub declares: bool,
+    /// Part of the language or its library.
+    pub library: bool,
+    pub documentation: bool,
+}
+
+/// In order; no token spans a line break.
+pub fn semantic_tokens(source: &str, analysis: &Analysis) -> Vec<SemanticToken> {
+    let uses: HashMap<u32, &Use> = analysis.index.uses_in(ENTRY).iter().map(|a_use| (a_use.span.start, a_use)).collect();
+    let tokens = lex(source);
+    let mut found = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        let next = tokens.get(at + 1).map_or("", |next| next.text(source));
+        let plain = |meaning| Some((meaning, false, false));
+        let meaning = match token.kind {
+            TokenKind::Comment | TokenKind::Doc => plain(Meaning::Comment),
+            TokenKind::Text => plain(Meaning::Text),
+            TokenKind::Number => plain(Meaning::Number),
+            TokenKind::Sign if !matches!(token.text(source), "." | "," | ":") => plain(Meaning::Operator),
+            TokenKind::Word => match uses.get(&(token.start as u32)) {
+                Some(a_use) => Some(of_use(a_use, analysis)),
+                None => of_word(
+                    token.text(source),
+                    next,
+                    at == 0 || tokens[at - 1].kind == TokenKind::Newline || tokens[at - 1].text(source) == "pub",
+                ),
+            },
+            _ => None,
+        };
+        let Some((meaning, declares, library)) = meaning else { continue };
+        let documentation = token.kind == TokenKind::Doc;
+        found.push(SemanticToken { start: token.start as u32, end: token.end as u32, meaning, declares, library, documentation });
+    }
+    found
+}
+
+fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
+    match a_use.target {
+        Target::Symbol(id) => {
+            let symbol = analysis.index.symbol(id);
+            let meaning = match symbol.kind {
+                SymbolKind::Fn | SymbolKind::Stage => Meaning::Function,
+                SymbolKind::Objective => Meaning::Class,
+                SymbolKind::Parameter | SymbolKind::Turn | SymbolKind::Carried => Meaning::Parameter,
+                _ => Meaning::Variable,
+            };
+            (meaning, a_use.declares, analysis.sources.file(symbol.span.file).path.starts_with("std:"))
+        }
+        Target::Module(_) => (Meaning::Namespace, false, false),
+        Target::Builtin(_) => (Meaning::Function, false, true),
+        Target::Signal(_) | Target::Part(_) | Target::Domains | Target::RoutedDomain => (Meaning::Signal, false, true),
+        Target::Word(word) if vocabulary::TYPES.iter().any(|a_type| std::ptr::eq(a_type, word)) => (Meaning::Type, false, true),
+        Target::Word(_) => (Meaning::EnumMember, false, true),
+        Target::Key(_) => (Meaning::Property, false, true),
+        Target::Field => (Meaning::Property, false, false),
+    }
+}
+
+fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, bool)> {
+    let keyword = words::RESERVED.contains(&word)
+        || (begins_line && (words::ITEMS.contains(&word) || words::UNSUPPORTED_ITEMS.contains(&word)));
+    let keyword =
+        keyword || (matches!(word, "route" | "experiment" | "compare") && matches!(next.bytes().next(), Some(b'{' | b'"')));
+    if keyword {
+        Some((Meaning::Keyword, false, false))
+    } else if next == ":" {
+        Some((Meaning::Parameter, false, false))
+    } else if next == "=" {
+        Some((Meaning::Property, false, false))
+    } else {
+        None
+    }
+}

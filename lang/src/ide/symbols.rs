@@ -1,0 +1,74 @@
+//! The outline of a file.
+
+use crate::check::Analysis;
+use crate::check::index::{SymbolId, SymbolKind};
+use crate::source::{FileId, Span};
+use crate::syntax::ast::ItemKind;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    pub name: String,
+    /// None for what has no name to be used: `experiment`, `compare`, `route`.
+    pub kind: Option<SymbolKind>,
+    pub detail: String,
+    pub extent: Span,
+    /// Within `extent`.
+    pub name_span: Span,
+    pub children: Vec<Outline>,
+}
+
+/// The items of a file in order, each with its parameters, `let`s and terms.
+pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
+    let Some(tree) = analysis.index.tree(file) else { return Vec::new() };
+    let ids: Vec<SymbolId> = analysis.index.ids().filter(|id| analysis.index.symbol(*id).span.file == file).collect();
+    let mut outlines = Vec::new();
+    for item in &tree.items {
+        let unnamed = |name: &str, name_span: Span, keyword: &str| Outline {
+            name: name.to_owned(),
+            kind: None,
+            detail: keyword.to_owned(),
+            extent: item.span,
+            name_span,
+            children: Vec::new(),
+        };
+        match &item.kind {
+            ItemKind::Experiment { name, .. } => outlines.push(unnamed(&name.text, within(name.span, item.span), "experiment")),
+            ItemKind::Compare { name, .. } => outlines.push(unnamed(&name.text, within(name.span, item.span), "compare")),
+            ItemKind::Route(_) => {
+                let keyword = Span { end: (item.span.start + 5).min(item.span.end), ..item.span };
+                outlines.push(unnamed("route", keyword, ""));
+            }
+            ItemKind::Use(_) | ItemKind::Unsupported { .. } => {}
+            _ => {
+                let own = ids.iter().copied().find(|id| {
+                    let symbol = analysis.index.symbol(*id);
+                    symbol.owner.is_none() && symbol.extent == item.span
+                });
+                outlines.extend(own.map(|id| of_symbol(analysis, id, &ids)));
+            }
+        }
+    }
+    outlines
+}
+
+fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
+    let symbol = analysis.index.symbol(id);
+    let shown = |kind| matches!(kind, SymbolKind::Parameter | SymbolKind::LocalLet | SymbolKind::Term);
+    let children = ids.iter().copied().filter(|child| {
+        let child = analysis.index.symbol(*child);
+        child.owner == Some(id) && shown(child.kind)
+    });
+    Outline {
+        name: symbol.name.clone(),
+        kind: Some(symbol.kind),
+        detail: symbol.worth.as_ref().and_then(super::describe::unit_and_axis).unwrap_or_else(|| symbol.kind.name().to_owned()),
+        extent: symbol.extent,
+        name_span: within(symbol.span, symbol.extent),
+        children: children.map(|child| of_symbol(analysis, child, ids)).collect(),
+    }
+}
+
+/// Editors refuse an outline whose name lies outside its extent.
+fn within(name: Span, extent: Span) -> Span {
+    if extent.start <= name.start && name.end <= extent.end { name } else { extent }
+}

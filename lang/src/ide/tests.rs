@@ -1,0 +1,360 @@
+//! What editors are told, at a `<CURSOR>`.
+
+use super::testing::{GOOD, MODULES, check, cursor};
+use super::*;
+use crate::check::vocabulary::{self, Takes};
+
+fn labels(marked: &str) -> Vec<String> {
+    let (text, offset) = cursor(marked);
+    let libraries = || MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
+    let completion = complete(&text, offset, &check(&text), &libraries);
+    completion.candidates.into_iter().map(|candidate| candidate.label).collect()
+}
+
+/// All of `wanted` are proposed and none of `unwanted`.
+#[track_caller]
+fn proposes(marked: &str, wanted: &[&str], unwanted: &[&str]) {
+    let labels = labels(marked);
+    for label in wanted {
+        assert!(labels.iter().any(|known| known == label), "`{label}` is missing from {labels:?}");
+    }
+    for label in unwanted {
+        assert!(!labels.iter().any(|known| known == label), "`{label}` should not be in {labels:?}");
+    }
+}
+
+/// `GOOD` with its `from` replaced, so that the rest of a file stands around the line at hand.
+fn within(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replacen(from, to, 1)
+}
+
+fn hover_at(marked: &str) -> Option<String> {
+    let (text, offset) = cursor(marked);
+    hover(&check(&text), offset).map(|found| found.markdown)
+}
+
+// ---- Completion ----
+
+#[test]
+fn the_top_level_proposes_items() {
+    proposes("<CURSOR>", &["experiment", "domain", "model", "pub"], &["live", "student"]);
+    proposes(&format!("{GOOD}\nmo<CURSOR>"), &["model", "teacher"], &["sort"]);
+    proposes(&format!("{GOOD}\npub <CURSOR>"), &["objective", "fn"], &["use", "experiment", "pub"]);
+}
+
+#[test]
+fn a_block_proposes_the_settings_that_it_lacks() {
+    let gap = within("  prompts   = 2\n", "  <CURSOR>\n");
+    proposes(&gap, &["prompts", "domains", "route"], &["objective", "steps", "samples", "start"]);
+    proposes("experiment \"a\" { <CURSOR> }", &["seed", "out"], &["device"]);
+    proposes("domain a { prompts = \"x\", <CURSOR>", &["reward", "share"], &["prompts", "limits"]);
+    proposes("model m = llama {\n  layers = 2\n  w<CURSOR>\n", &["width", "tokenizer"], &["layers"]);
+    proposes("objective o(k: count = 2) {\n  <CURSOR>", &["term", "let", "reduce", "select"], &["k"]);
+}
+
+#[test]
+fn a_setting_proposes_what_it_takes() {
+    proposes("model m = llama { tokenizer = <CURSOR> }", &["bytes"], &["m", "domains"]);
+    proposes("model m = merge(x) { method = t<CURSOR>", &["ties", "task_arithmetic"], &["abs"]);
+    proposes("let a = <CURSOR>", &[], &["a"]);
+    let objective = within("objective = mopd(clip_at: 5)", "objective = <CURSOR>");
+    assert_eq!(labels(&objective)[..2], ["mine", "mopd"].map(str::to_owned));
+    proposes(&within("rollout   = sample(", "rollout = <CURSOR>("), &["sample", "from"], &["adamw"]);
+    proposes(&within("lr        = 1e-3\n}", "lr = <CURSOR>\n}"), &["warmup", "cosine", "longest"], &["teacher"]);
+    proposes("domain a { prompts = <CURSOR> }", &[], &["a", "domains"]);
+    proposes("objective o { reduce = <CURSOR>", &["mean", "sum"], &["student"]);
+    proposes("objective o { reduce = mean(<CURSOR>", &["token", "sequence"], &["student"]);
+    proposes("objective o { reduce = mean(token) then <CURSOR>", &["mean"], &["token"]);
+}
+
+#[test]
+fn an_argument_proposes_what_it_takes() {
+    proposes(&within("distill(start)", "distill(<CURSOR>)"), &["start", "base", "start:"], &["longest:"]);
+    proposes(&within("mopd(clip_at: 5)", "mopd(<CURSOR>"), &["clip_at:", "longest"], &[]);
+    proposes(&within("on: domains", "on: <CURSOR>"), &["domains", "sort"], &["bytes"]);
+    proposes("objective o { let a = zscore(reward, over: <CURSOR>", &["group", "batch"], &["reward"]);
+    proposes("objective o { let a = zscore(reward, over: group, deviation: <CURSOR>", &["sample"], &["reward"]);
+    proposes("objective o { term t = live kl(student || teacher, mass: <CURSOR>", &["generalized"], &["token"]);
+    proposes("objective o { term t = live kl(<CURSOR>", &["student", "teacher"], &["reward"]);
+}
+
+#[test]
+fn an_objective_proposes_signals_parts_and_locals() {
+    let body = "objective o(k: count = 2) {\n  let gap = 1\n  term t = <CURSOR>\n}";
+    proposes(body, &["student", "reward", "live", "gap", "k", "clip"], &["grpo", "o2"]);
+    proposes("objective o {\n  let gap = student.<CURSOR>", &["logp", "entropy", "top1"], &["reward"]);
+    proposes("objective o {\n  let gap = student.lo<CURSOR> - 1\n}", &["logp"], &[]);
+    proposes("let a = <CURSOR>", &["clip", "grpo"], &["reward", "live"]);
+    proposes("objective o {\n  let gap = <CURSOR>\n}", &["student"], &["live", "gap"]);
+}
+
+#[test]
+fn an_import_proposes_modules_and_their_items_with_their_docs() {
+    proposes("use <CURSOR>", &["std"], &["model"]);
+    proposes("use std.<CURSOR>", &["opd", "rl"], &["mopd"]);
+    proposes("use std.opd.<CURSOR>", &["mopd"], &["hidden", "opd"]);
+    proposes("use std.opd.{<CURSOR>", &["mopd"], &["hidden"]);
+    let (text, offset) = cursor("use std.opd.m<CURSOR>\n");
+    let libraries = || vec![Library::of(&["std", "opd"], MODULES[0].1)];
+    let completion = complete(&text, offset, &check(&text), &libraries);
+    let [candidate] = &completion.candidates[..] else { panic!("{completion:?}") };
+    assert_eq!(candidate.detail, "objective mopd(clip_at: nats = 5)");
+    assert_eq!(candidate.doc, "The sampled token's log-ratio is the advantage.");
+    assert_eq!((completion.replace.start, completion.replace.end), (12, 13));
+}
+
+#[test]
+fn nothing_is_proposed_where_the_author_invents() {
+    for text in ["// mo<CURSOR>", "model <CURSOR>", "let a = \"x<CURSOR>\"", "let a = 1<CURSOR>", "objective o(<CURSOR>"] {
+        assert_eq!(labels(text), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn an_open_bracket_does_not_hide_the_settings_after_it() {
+    let text = "model m = distill(start) {\n  objective = mopd(clip_at: 5\n  steps = 2\n  <CURSOR>\n}\n";
+    proposes(text, &["prompts", "lr"], &["steps", "objective"]);
+}
+
+#[test]
+fn routes_propose_domains_and_teachers() {
+    proposes(&within("route { for d in domains: domain == d -> one[d] }", "route { <CURSOR> }"), &["domain", "for", "else"], &[]);
+    proposes(&within("domain == d -> one[d]", "domain == <CURSOR>"), &["sort", "d"], &["bytes"]);
+    proposes(&within("domain == d -> one[d]", "domain == d -> <CURSOR>"), &["one"], &["start", "clip"]);
+}
+
+#[test]
+fn types_are_proposed_after_a_colon() {
+    proposes("objective o(k: <CURSOR>", &["count", "nats"], &["student"]);
+    proposes("param k: <CURSOR>", &["count"], &["student"]);
+}
+
+#[test]
+fn every_offset_of_every_prefix_has_an_answer() {
+    for end in (0..=GOOD.len()).step_by(7) {
+        let text = &GOOD[..end];
+        let analysis = check(text);
+        let all = complete(text, end as u32, &analysis, &Vec::new);
+        assert!(all.replace.start <= all.replace.end);
+        signature_help(text, end as u32, &analysis);
+        hover(&analysis, end as u32);
+        folds(text);
+        selections(text, end);
+        semantic_tokens(text, &analysis);
+    }
+}
+
+// ---- The table of words ----
+
+#[test]
+fn the_checker_knows_exactly_the_words_that_are_proposed() {
+    let told = |program: &str| {
+        let analysis = check(program);
+        let help = analysis.diagnostics.iter().filter_map(|finding| finding.help.as_deref());
+        let listed = help.filter_map(|help| help.strip_prefix("one of: ")).next().map(str::to_owned);
+        listed.unwrap_or_else(|| panic!("{program}: {:?}", analysis.diagnostics))
+    };
+    let sorted = |words: Vec<&str>| {
+        let mut words = words;
+        words.sort_unstable();
+        words.join(", ")
+    };
+    let block = |settings: &str| within("  lr        = 1e-3\n}\n\ncompare", &format!("  lr = 1e-3\n}}\n{settings}\ncompare"));
+    let cases = [
+        (block("model m2 = llama { layers = 1, width = 4, heads = 1, context = 8, tokenizer = zzzzz }"), vocabulary::TOKENIZERS),
+        (block("model m2 = merge([start], base: start) { method = zzzzz }"), vocabulary::MERGES),
+        (
+            block(
+                "model m2 = sft(start, on: domains) { rollout = from(teacher, sequences: 1, temperature: 1, max_tokens: 2), keep = zzzzz, steps = 1, batch = 1, lr = 1 }",
+            ),
+            vocabulary::KEEPS,
+        ),
+        (
+            block(
+                "objective o2 { let a = sum(reward, over: zzzzz)\n term t = live student.logp\n reduce = mean(token, over: batch) }",
+            ),
+            vocabulary::AXES,
+        ),
+        (
+            block(
+                "objective o2 { let a = zscore(reward, over: group, deviation: zzzzz)\n term t = live student.logp\n reduce = mean(token, over: batch) }",
+            ),
+            vocabulary::DEVIATIONS,
+        ),
+        (
+            block("objective o2 { term t = live kl(student || teacher, mass: zzzzz)\n reduce = mean(token, over: batch) }"),
+            vocabulary::MASSES,
+        ),
+        (block("objective o2 { term t = live student.logp\n reduce = zzzzz(token) }"), vocabulary::REDUCTIONS),
+    ];
+    for (program, words) in cases {
+        let program = program.replace("zzzzz", "qqqqqqqqqqqqqqq");
+        let told = told(&program);
+        assert_eq!(sorted(told.split(", ").collect()), sorted(words.iter().map(|word| word.name).collect()));
+    }
+}
+
+#[test]
+fn every_argument_of_every_builtin_is_described() {
+    for builtin in crate::check::functions::all() {
+        for parameter in builtin.parameters {
+            assert!(!matches!(vocabulary::takes(builtin, parameter), Takes::NotYet), "{} {parameter}", builtin.name);
+        }
+    }
+}
+
+// ---- Hover ----
+
+#[test]
+fn hover_tells_kind_value_and_doc() {
+    let longest = hover_at(&within("max_tokens: longest", "max_tokens: lon<CURSOR>gest")).expect("a hover");
+    assert!(longest.contains("let longest = 8") && longest.contains("`longest`: `8`"), "{longest}");
+    assert!(longest.contains("How long a completion may get."), "{longest}");
+    let gap = hover_at(&within("let gap", "let ga<CURSOR>p")).expect("a hover");
+    assert!(gap.contains("nats[token]"), "{gap}");
+    let mopd = hover_at(&within("objective = mopd", "objective = <CURSOR>mopd")).expect("a hover");
+    assert!(mopd.contains("objective mopd(clip_at: nats = 5)") && mopd.contains("From `std.opd`."), "{mopd}");
+    let label = hover_at(&within("clip_at: 5", "clip_<CURSOR>at: 5")).expect("a hover");
+    assert!(label.contains("clip_at: nats = 5") && label.contains("Parameter of objective `mopd`."), "{label}");
+    let key = hover_at(&within("prompts   = 2\n", "prom<CURSOR>pts   = 2\n")).expect("a hover");
+    assert!(key.contains("Prompts a step."), "{key}");
+    let signal = hover_at(&within("-gap * live student.logp", "-gap * live student.lo<CURSOR>gp")).expect("a hover");
+    assert!(signal.contains(".logp: logp[token]"), "{signal}");
+    let builtin = hover_at(&within("sample(n: 1", "sam<CURSOR>ple(n: 1")).expect("a hover");
+    assert!(builtin.contains("sample(n: 1, temperature: 1.0, max_tokens: 24)"), "{builtin}");
+    assert_eq!(hover_at("// no<CURSOR>thing\n"), None);
+}
+
+// ---- Names ----
+
+#[test]
+fn references_reach_what_the_evaluator_never_visits() {
+    // No domain, so the body is never evaluated; the call has an unknown argument, so its others are not either.
+    let text = "let a<CURSOR> = 1\nstage s(start: model) = for d in domains, m = start: grpo(m, on: d, wrong: 1) { steps = a }\n";
+    let (text, offset) = cursor(text);
+    let analysis = check(&text);
+    let id = declared_target(&analysis, ENTRY, offset).expect("a symbol");
+    assert_eq!(references(&analysis, id, true).len(), 2);
+    assert_eq!(references(&analysis, id, false).len(), 1);
+}
+
+#[test]
+fn a_local_hides_an_item_and_a_role_hides_a_model() {
+    let (text, offset) = cursor(&within("-gap * live student.logp", "-gap * live stu<CURSOR>dent.logp"));
+    let analysis = check(&text);
+    assert_eq!(declared_target(&analysis, ENTRY, offset), None);
+    assert!(highlights(&analysis, offset).len() >= 2);
+    let (text, offset) = cursor("let k = 1\nfn f(k) = k<CURSOR> + 1\n");
+    let analysis = check(&text);
+    let id = declared_target(&analysis, ENTRY, offset).expect("a symbol");
+    assert_eq!(analysis.index.symbol(id).span.start as usize, text.find("k) =").expect("it is there"));
+}
+
+#[test]
+fn definitions_lead_into_the_library() {
+    let (text, offset) = cursor(&within("objective = mopd", "objective = mo<CURSOR>pd"));
+    let analysis = check(&text);
+    let found = definition(&analysis, offset).expect("a definition");
+    assert_eq!(analysis.sources.file(found.name.file).path, "std:opd.mopd");
+    assert_eq!(analysis.sources.text(found.name), "mopd");
+    let (text, offset) = cursor(&within("use std.opd", "use std.o<CURSOR>pd"));
+    let found = definition(&check(&text), offset).expect("a definition");
+    assert_eq!((found.name.start, found.name.end), (0, 0));
+}
+
+#[test]
+fn a_new_name_must_be_free() {
+    let (text, offset) = cursor(&within("let longest", "let lon<CURSOR>gest"));
+    let analysis = check(&text);
+    let (id, _) = renameable(&analysis, offset).expect("it can be renamed");
+    assert_eq!(check_new_name(&analysis, id, "widest"), Ok(()));
+    for taken in ["sort", "mopd", "live", "clip", "reward", "2x", "a b", "", "gap"] {
+        assert!(check_new_name(&analysis, id, taken).is_err(), "{taken}");
+    }
+    let (text, offset) = cursor(&within("objective = mopd", "objective = mo<CURSOR>pd"));
+    let problem = renameable(&check(&text), offset).expect_err("a library name");
+    assert!(problem.0.contains("standard library"), "{problem:?}");
+}
+
+// ---- The rest ----
+
+#[test]
+fn signatures_follow_the_argument() {
+    let at = |marked: &str| {
+        let (text, offset) = cursor(marked);
+        signature_help(&text, offset, &check(&text))
+    };
+    let help = at(&within("clip_at: 5", "clip_at: <CURSOR>")).expect("a signature");
+    assert_eq!((help.label.as_str(), help.active), ("mopd(clip_at: nats = 5)", Some(0)));
+    let help = at("let a = clip(1, <CURSOR>").expect("a signature");
+    assert_eq!((help.label.as_str(), help.active), ("clip(x, low, high)", Some(1)));
+    let (start, end) = help.parameters[1];
+    assert_eq!(&help.label[start..end], "low");
+    let help = at("let a = zscore(max(1, 2), deviation: <CURSOR>").expect("a signature");
+    assert_eq!((help.label.as_str(), help.active), ("zscore(x, over, deviation)", Some(2)));
+    assert_eq!(at("let a = 1 + <CURSOR>"), None);
+}
+
+#[test]
+fn the_outline_holds_what_has_a_name() {
+    let analysis = check(GOOD);
+    let outlines = outline(&analysis, ENTRY);
+    let names: Vec<&str> = outlines.iter().map(|outline| outline.name.as_str()).collect();
+    let expected = ["tiny", "sort", "base", "start", "expert", "one", "route", "longest", "mine", "student", "tiny"];
+    assert_eq!(names, expected);
+    let mine: Vec<&str> = outlines[8].children.iter().map(|child| child.name.as_str()).collect();
+    assert_eq!(mine, ["k", "gap", "distill"]);
+}
+
+#[test]
+fn hints_tell_unit_and_axis() {
+    let hints = inlays(&check(GOOD));
+    let texts: Vec<&str> = hints.iter().map(|hint| hint.text.as_str()).collect();
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert_eq!(texts[0], ": nats[token]");
+    assert_eq!(hints[0].offset as usize, GOOD.find("gap").expect("it is there") + 3);
+}
+
+#[test]
+fn words_are_coloured_by_what_they_mean() {
+    let analysis = check(GOOD);
+    let tokens = semantic_tokens(GOOD, &analysis);
+    let meaning = |text: &str| {
+        let at = GOOD.find(text).expect("it is there") as u32;
+        tokens.iter().find(|token| token.start == at).map(|token| token.meaning)
+    };
+    assert_eq!(meaning("experiment"), Some(Meaning::Keyword));
+    assert_eq!(meaning("bytes"), Some(Meaning::EnumMember));
+    assert_eq!(meaning("llama"), Some(Meaning::Function));
+    assert_eq!(meaning("teacher.logp"), Some(Meaning::Signal));
+    assert_eq!(meaning("mopd(clip"), Some(Meaning::Class));
+    assert_eq!(meaning("seed"), Some(Meaning::Property));
+    assert_eq!(meaning("count = 4"), Some(Meaning::Type));
+    assert_eq!(meaning("/// How"), Some(Meaning::Comment));
+}
+
+#[test]
+fn brackets_comments_and_imports_fold() {
+    let text = "// a\n// b\nuse std.opd.mopd\nuse std.rl.grpo_loss\nmodel m = llama {\n  layers = 1\n}\n";
+    let kinds: Vec<(FoldKind, &str)> = folds(text).into_iter().map(|fold| (fold.kind, &text[fold.start..fold.end])).collect();
+    assert_eq!(
+        kinds,
+        [
+            (FoldKind::Comment, "// a\n// b"),
+            (FoldKind::Imports, "use std.opd.mopd\nuse std.rl.grpo_loss"),
+            (FoldKind::Region, "\n  layers = 1\n")
+        ]
+    );
+}
+
+#[test]
+fn a_selection_grows_to_the_file() {
+    let offset = GOOD.find("longest)").expect("it is there") + 2;
+    let texts: Vec<&str> = selections(GOOD, offset).into_iter().map(|(start, end)| &GOOD[start..end]).collect();
+    assert_eq!(texts[0], "longest");
+    assert!(texts[1].starts_with("n: 1") && texts[2].starts_with("(n: 1"), "{texts:?}");
+    assert!(texts.iter().any(|text| text.starts_with("model student") && text.ends_with('}')), "{texts:?}");
+    assert_eq!(texts.last(), Some(&GOOD));
+    assert!(texts.windows(2).all(|pair| pair[0].len() < pair[1].len()));
+}

@@ -1,0 +1,110 @@
+//! What both sides can do. What is not advertised here is not there.
+
+use lsp_server::Request;
+use lsp_types::{
+    CodeActionKind, CodeActionOptions, CodeActionProviderCapability, CompletionOptions, FoldingRangeProviderCapability,
+    HoverProviderCapability, InitializeResult, OneOf, PositionEncodingKind, RenameOptions, SaveOptions,
+    SelectionRangeProviderCapability, SemanticTokensFullOptions, SemanticTokensLegend, SemanticTokensOptions, ServerCapabilities,
+    ServerInfo, SignatureHelpOptions, TextDocumentSyncCapability, TextDocumentSyncKind, TextDocumentSyncOptions,
+    TextDocumentSyncSaveOptions,
+};
+use serde_json::{Value, json};
+
+use super::convert::Encoding;
+use super::requests::semantic_tokens;
+
+/// What the editor said of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub encoding: Encoding,
+    /// Shows the other places of a finding.
+    pub related_information: bool,
+    /// Can be asked to watch files.
+    pub watches_files: bool,
+    /// Understands a definition with the range of the name it was asked for.
+    pub links: bool,
+    pub nested_symbols: bool,
+}
+
+impl Client {
+    /// Reads the parameters of `initialize`. What is missing or of a wrong kind counts as not supported.
+    pub fn of(params: &Value) -> Client {
+        let flag = |path: &str| params.pointer(path).and_then(Value::as_bool).unwrap_or(false);
+        let encodings = params.pointer("/capabilities/general/positionEncodings").and_then(Value::as_array);
+        let utf8 = encodings.is_some_and(|known| known.iter().any(|encoding| encoding == "utf-8"));
+        Client {
+            encoding: if utf8 { Encoding::Utf8 } else { Encoding::Utf16 },
+            related_information: flag("/capabilities/textDocument/publishDiagnostics/relatedInformation"),
+            watches_files: flag("/capabilities/workspace/didChangeWatchedFiles/dynamicRegistration"),
+            links: flag("/capabilities/textDocument/definition/linkSupport"),
+            nested_symbols: flag("/capabilities/textDocument/documentSymbol/hierarchicalDocumentSymbolSupport"),
+        }
+    }
+}
+
+/// The answer to `initialize`.
+pub fn result(client: &Client) -> InitializeResult {
+    let encoding = match client.encoding {
+        Encoding::Utf8 => PositionEncodingKind::UTF8,
+        Encoding::Utf16 => PositionEncodingKind::UTF16,
+    };
+    let sync = TextDocumentSyncOptions {
+        open_close: Some(true),
+        change: Some(TextDocumentSyncKind::INCREMENTAL),
+        save: Some(TextDocumentSyncSaveOptions::SaveOptions(SaveOptions { include_text: Some(false) })),
+        ..TextDocumentSyncOptions::default()
+    };
+    let characters = |text: &str| Some(text.chars().map(|character| character.to_string()).collect());
+    let capabilities = ServerCapabilities {
+        position_encoding: Some(encoding),
+        text_document_sync: Some(TextDocumentSyncCapability::Options(sync)),
+        hover_provider: Some(HoverProviderCapability::Simple(true)),
+        completion_provider: Some(CompletionOptions {
+            trigger_characters: characters(".:={[( "),
+            ..CompletionOptions::default()
+        }),
+        signature_help_provider: Some(SignatureHelpOptions {
+            trigger_characters: characters("(,"),
+            retrigger_characters: characters(":"),
+            ..SignatureHelpOptions::default()
+        }),
+        definition_provider: Some(OneOf::Left(true)),
+        references_provider: Some(OneOf::Left(true)),
+        document_highlight_provider: Some(OneOf::Left(true)),
+        document_symbol_provider: Some(OneOf::Left(true)),
+        workspace_symbol_provider: Some(OneOf::Left(true)),
+        code_action_provider: Some(CodeActionProviderCapability::Options(CodeActionOptions {
+            code_action_kinds: Some(vec![CodeActionKind::QUICKFIX]),
+            ..CodeActionOptions::default()
+        })),
+        rename_provider: Some(OneOf::Right(RenameOptions {
+            prepare_provider: Some(true),
+            work_done_progress_options: Default::default(),
+        })),
+        folding_range_provider: Some(FoldingRangeProviderCapability::Simple(true)),
+        selection_range_provider: Some(SelectionRangeProviderCapability::Simple(true)),
+        inlay_hint_provider: Some(OneOf::Left(true)),
+        semantic_tokens_provider: Some(
+            SemanticTokensOptions {
+                legend: SemanticTokensLegend {
+                    token_types: semantic_tokens::types(),
+                    token_modifiers: semantic_tokens::modifiers(),
+                },
+                full: Some(SemanticTokensFullOptions::Bool(true)),
+                ..SemanticTokensOptions::default()
+            }
+            .into(),
+        ),
+        ..ServerCapabilities::default()
+    };
+    let info = ServerInfo { name: "mopd".to_owned(), version: Some(env!("CARGO_PKG_VERSION").to_owned()) };
+    InitializeResult { capabilities, server_info: Some(info) }
+}
+
+/// Asks the editor to tell of changes on disk: other files may be imported by open ones.
+pub fn watch_files(client: &Client) -> Option<Request> {
+    let options = json!({ "watchers": [{ "globPattern": "**/*.mopd" }] });
+    let method = "workspace/didChangeWatchedFiles";
+    let params = json!({ "registrations": [{ "id": "watch", "method": method, "registerOptions": options }] });
+    client.watches_files.then(|| Request::new("watch".to_owned().into(), "client/registerCapability".to_owned(), params))
+}

@@ -1,0 +1,123 @@
+//! Which function answers which message, and what happens where one fails.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use lsp_server::{ErrorCode, Message, Notification, Request, Response};
+use lsp_types::{
+    DidChangeTextDocumentParams, DidChangeWatchedFilesParams, DidCloseTextDocumentParams, DidOpenTextDocumentParams,
+    DidSaveTextDocumentParams,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::requests;
+use super::session::Session;
+
+/// Why a request has no result.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: ErrorCode,
+    pub message: String,
+}
+
+impl Failure {
+    /// The request makes sense, but can't be done.
+    pub fn refused(message: impl Into<String>) -> Failure {
+        Failure { code: ErrorCode::RequestFailed, message: message.into() }
+    }
+}
+
+pub fn answer(session: &Session, request: Request) -> Response {
+    let Request { id, method, params } = request;
+    let result = guarded(&method, || match method.as_str() {
+        "textDocument/codeAction" => call(session, params, requests::code_actions::answer),
+        "textDocument/completion" => call(session, params, requests::completion::answer),
+        "textDocument/definition" => call(session, params, requests::definition::answer),
+        "textDocument/documentHighlight" => call(session, params, requests::highlight::answer),
+        "textDocument/documentSymbol" => call(session, params, requests::document_symbols::answer),
+        "textDocument/foldingRange" => call(session, params, requests::folding::answer),
+        "textDocument/hover" => call(session, params, requests::hover::answer),
+        "textDocument/inlayHint" => call(session, params, requests::inlay_hints::answer),
+        "textDocument/prepareRename" => call(session, params, requests::rename::prepare),
+        "textDocument/references" => call(session, params, requests::references::answer),
+        "textDocument/rename" => call(session, params, requests::rename::answer),
+        "textDocument/selectionRange" => call(session, params, requests::selection::answer),
+        "textDocument/semanticTokens/full" => call(session, params, requests::semantic_tokens::answer),
+        "textDocument/signatureHelp" => call(session, params, requests::signature::answer),
+        "workspace/symbol" => call(session, params, requests::workspace_symbols::answer),
+        _ => Err(Failure { code: ErrorCode::MethodNotFound, message: format!("mopd does not answer `{method}`") }),
+    });
+    match result {
+        Ok(value) => Response::new_ok(id, value),
+        Err(failure) => Response::new_err(id, failure.code as i32, failure.message),
+    }
+}
+
+fn call<P: DeserializeOwned, R: Serialize>(
+    session: &Session,
+    params: Value,
+    answer: fn(&Session, P) -> Result<R, Failure>,
+) -> Result<Value, Failure> {
+    let params =
+        serde_json::from_value(params).map_err(|error| Failure { code: ErrorCode::InvalidParams, message: error.to_string() })?;
+    let result = answer(session, params)?;
+    serde_json::to_value(result).map_err(|error| Failure { code: ErrorCode::InternalError, message: error.to_string() })
+}
+
+/// A panic is a bug of ours: the request fails, the server lives. Requests only read the session, so nothing is left half done.
+fn guarded(method: &str, answer: impl FnOnce() -> Result<Value, Failure>) -> Result<Value, Failure> {
+    catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+        let message = format!("a bug in mopd: answering `{method}` failed; the log of the server says more");
+        Err(Failure { code: ErrorCode::InternalError, message })
+    })
+}
+
+/// Notes what the editor tells; the messages say where it told nonsense. Unknown notifications are passed over, as the protocol
+/// wants it.
+pub fn take(session: &mut Session, notification: Notification) -> Vec<Message> {
+    let Notification { method, params } = notification;
+    let taken = match method.as_str() {
+        "textDocument/didOpen" => read(params).map(|params: DidOpenTextDocumentParams| {
+            let document = params.text_document;
+            session.open(document.uri, document.version, document.text);
+        }),
+        "textDocument/didChange" => read(params).map(|params: DidChangeTextDocumentParams| {
+            session.change(&params.text_document.uri, params.text_document.version, params.content_changes);
+        }),
+        "textDocument/didClose" => {
+            read(params).map(|params: DidCloseTextDocumentParams| session.close(&params.text_document.uri))
+        }
+        // What lies on disk has changed, and with it perhaps an import.
+        "textDocument/didSave" => {
+            read(params).map(|params: DidSaveTextDocumentParams| session.changed_on_disk(&params.text_document.uri))
+        }
+        "workspace/didChangeWatchedFiles" => read(params).map(|params: DidChangeWatchedFilesParams| {
+            for change in &params.changes {
+                session.changed_on_disk(&change.uri);
+            }
+        }),
+        _ => Ok(()),
+    };
+    let log = |error: String| {
+        let message = format!("`{method}` can't be read: {error}");
+        Notification::new("window/logMessage".to_owned(), json!({ "type": 1, "message": message })).into()
+    };
+    taken.err().map(log).into_iter().collect()
+}
+
+fn read<P: DeserializeOwned>(params: Value) -> Result<P, String> {
+    serde_json::from_value(params).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_response() {
+        let failure = guarded("textDocument/hover", || panic!("on purpose")).expect_err("it failed");
+        assert_eq!(failure.code as i32, ErrorCode::InternalError as i32);
+        assert!(failure.message.contains("textDocument/hover"), "{}", failure.message);
+    }
+}

@@ -1,0 +1,48 @@
+//! The standard library as files that an editor can open.
+//!
+//! Its modules are compiled into the program. Editors that open a place of their own accord know paths only; a scheme such as
+//! `std:` would need code in every editor. So the texts are written to the user's cache folder, one folder a version, read-only:
+//! all editors can open them, search them and show their symbols.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the file of `std:opd.mopd` lies; written when first asked for. None where no folder can be written.
+pub fn file(path: &str) -> Option<PathBuf> {
+    let name = path.strip_prefix("std:")?;
+    let (_, text) = mopd_std::module(name.strip_suffix(".mopd")?)?;
+    let folder = folder()?;
+    let file = folder.join(name);
+    if fs::read_to_string(&file).is_ok_and(|written| written == text) {
+        return Some(file);
+    }
+    fs::create_dir_all(&folder).ok()?;
+    // Another server may be writing the same file: each writes its own, the last move wins.
+    let partial = folder.join(format!("{name}.{}", std::process::id()));
+    fs::write(&partial, text).ok()?;
+    let mut permissions = fs::metadata(&partial).ok()?.permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&partial, permissions).ok()?;
+    fs::rename(&partial, &file).ok()?;
+    Some(file)
+}
+
+/// `std:opd.mopd`, if a path is that of its file.
+pub fn name_of(path: &Path) -> Option<String> {
+    let name = path.strip_prefix(folder()?).ok()?.to_str()?;
+    mopd_std::module(name.strip_suffix(".mopd")?).map(|(path, _)| path)
+}
+
+fn folder() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || variable("HOME").or_else(|| variable("USERPROFILE"));
+    let cache = if cfg!(windows) {
+        variable("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        home().map(|home| home.join("Library/Caches"))
+    } else {
+        variable("XDG_CACHE_HOME").or_else(|| home().map(|home| home.join(".cache")))
+    };
+    let cache = cache.unwrap_or_else(std::env::temp_dir);
+    cache.is_absolute().then(|| cache.join("mopd").join(format!("std-{}", env!("CARGO_PKG_VERSION"))))
+}

@@ -1,0 +1,124 @@
+//! Findings as the editor shows them: sent when they change, taken back when they are gone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use lsp_server::{Message, Notification};
+use lsp_types::{
+    Diagnostic, DiagnosticRelatedInformation, DiagnosticSeverity, Location, NumberOrString, PublishDiagnosticsParams, Uri,
+};
+use mopd_lang::check::Analysis;
+use mopd_lang::check::index::Target;
+use mopd_lang::diag::{self, Severity};
+use mopd_lang::ide::ENTRY;
+use mopd_lang::source::{FileId, Span};
+
+use super::capabilities::Client;
+use super::convert::Lines;
+use super::session::{Document, address};
+
+/// What the editor was last told, by address, with the version it was about.
+#[derive(Default)]
+pub struct Published {
+    known: HashMap<String, (i32, Vec<Diagnostic>)>,
+}
+
+impl Published {
+    /// The messages that bring the editor up to date. Every changed document gets one, if only to say that it is fine.
+    pub fn update(&mut self, documents: &BTreeMap<String, Document>, client: &Client) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for (path, document) in documents {
+            let findings = findings(path, document, documents, client);
+            let news = (document.version, findings);
+            if self.known.get(document.uri.as_str()) != Some(&news) {
+                messages.push(message(&document.uri, Some(document.version), news.1.clone()));
+                self.known.insert(document.uri.as_str().to_owned(), news);
+            }
+        }
+        messages
+    }
+
+    /// A closed document has no findings.
+    pub fn clear(&mut self, uri: &Uri) -> Option<Message> {
+        self.known.remove(uri.as_str()).map(|_| message(uri, None, Vec::new()))
+    }
+}
+
+fn message(uri: &Uri, version: Option<i32>, diagnostics: Vec<Diagnostic>) -> Message {
+    let params = PublishDiagnosticsParams { uri: uri.clone(), diagnostics, version };
+    Notification::new("textDocument/publishDiagnostics".to_owned(), params).into()
+}
+
+/// What is wrong with a document: by its own analysis, and by those of open documents that import it, which may call what it
+/// declares in ways that do not fit.
+fn findings(path: &str, document: &Document, documents: &BTreeMap<String, Document>, client: &Client) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let own = &document.analysis;
+    let shown = |analysis: &Analysis, file: FileId| documents.contains_key(&analysis.sources.file(file).path);
+    for finding in &own.diagnostics {
+        let file = finding.primary.span.file;
+        if file == ENTRY {
+            found.push(convert(finding, own, finding.primary.span, documents, client));
+        } else if !shown(own, file) {
+            // Its place is in a file that nobody sees: tell where that file comes in.
+            let mut elsewhere = convert(finding, own, import_of(own, file), documents, client);
+            elsewhere.message = format!("in {}: {}", own.sources.file(file).path, elsewhere.message);
+            found.push(elsewhere);
+        }
+    }
+    for other in documents.values().filter(|other| other.uri != document.uri) {
+        for finding in &other.analysis.diagnostics {
+            let file = finding.primary.span.file;
+            // Its text is this document's: analyses are refreshed together.
+            if file != ENTRY && other.analysis.sources.file(file).path == path {
+                let theirs = convert(finding, &other.analysis, finding.primary.span, documents, client);
+                if !found.iter().any(|known| (known.range, &known.message) == (theirs.range, &theirs.message)) {
+                    found.push(theirs);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The place in the entry file that names a module; its very beginning for one that comes in through others.
+fn import_of(analysis: &Analysis, file: FileId) -> Span {
+    let mut uses = analysis.index.uses_in(ENTRY).iter();
+    let import = uses.find(|a_use| matches!(a_use.target, Target::Module(module) if module == file));
+    import.map_or(Span::new(ENTRY, 0, 0), |import| import.span)
+}
+
+/// A finding, shown at `place` of the entry file or of the file it is about.
+pub fn convert(
+    finding: &diag::Diagnostic,
+    analysis: &Analysis,
+    place: Span,
+    documents: &BTreeMap<String, Document>,
+    client: &Client,
+) -> Diagnostic {
+    let range = |span: Span| Lines::of(&analysis.sources, span.file, client.encoding).range_of(span);
+    let mut message = finding.message.clone();
+    if !finding.primary.text.is_empty() {
+        message += &format!("\n{}", finding.primary.text);
+    }
+    if let Some(help) = &finding.help {
+        message += &format!("\nhelp: {help}");
+    }
+    let related = finding.related.iter().filter_map(|label| {
+        let uri = address(documents, &analysis.sources.file(label.span.file).path)?;
+        let location = Location { uri, range: range(label.span) };
+        Some(DiagnosticRelatedInformation { location, message: label.text.clone() })
+    });
+    let related: Vec<_> = related.filter(|_| client.related_information).collect();
+    Diagnostic {
+        range: range(place),
+        severity: Some(match finding.severity {
+            Severity::Error => DiagnosticSeverity::ERROR,
+            Severity::Warning => DiagnosticSeverity::WARNING,
+        }),
+        code: Some(NumberOrString::String(finding.code.name().to_owned())),
+        source: Some("mopd".to_owned()),
+        message,
+        related_information: (!related.is_empty()).then_some(related),
+        ..Diagnostic::default()
+    }
+}

@@ -1,0 +1,38 @@
+//! The way out of a finding, as an edit.
+
+use std::collections::HashMap;
+
+use lsp_types::{CodeAction, CodeActionKind, CodeActionOrCommand, CodeActionParams, TextEdit, WorkspaceEdit};
+
+use super::super::dispatch::Failure;
+use super::super::session::{ENTRY, Session};
+
+// See `rename`.
+#[allow(clippy::mutable_key_type)]
+pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeActionOrCommand>, Failure> {
+    let wanted = params.context.only.as_ref();
+    if wanted.is_some_and(|kinds| !kinds.iter().any(|kind| ["", "quickfix"].contains(&kind.as_str()))) {
+        return Ok(Vec::new());
+    }
+    let document = super::document(session, &params.text_document.uri)?;
+    let lines = session.lines(document);
+    let (start, end) = (lines.offset(params.range.start) as u32, lines.offset(params.range.end) as u32);
+    let mut actions = Vec::new();
+    for finding in &document.analysis.diagnostics {
+        let (span, Some(fix)) = (finding.primary.span, &finding.fix) else { continue };
+        if span.file != ENTRY || span.end < start || end < span.start {
+            continue;
+        }
+        let Some(place) = session.location(&document.analysis, fix.span) else { continue };
+        let edit = TextEdit { range: place.range, new_text: fix.replacement.clone() };
+        actions.push(CodeActionOrCommand::CodeAction(CodeAction {
+            title: fix.title.clone(),
+            kind: Some(CodeActionKind::QUICKFIX),
+            diagnostics: Some(vec![session.finding(document, finding)]),
+            edit: Some(WorkspaceEdit { changes: Some(HashMap::from([(place.uri, vec![edit])])), ..WorkspaceEdit::default() }),
+            is_preferred: Some(true),
+            ..CodeAction::default()
+        }));
+    }
+    Ok(actions)
+}

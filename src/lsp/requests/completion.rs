@@ -1,0 +1,44 @@
+//! What can be written at the cursor.
+
+use lsp_types::{
+    CompletionItem, CompletionItemKind, CompletionList, CompletionParams, CompletionTextEdit, Documentation, TextEdit,
+};
+use mopd_lang::check::index::SymbolKind;
+use mopd_lang::ide::{self, CandidateKind};
+
+use super::super::dispatch::Failure;
+use super::super::session::Session;
+
+pub fn answer(session: &Session, params: CompletionParams) -> Result<CompletionList, Failure> {
+    let (document, lines, offset) = super::place(session, &params.text_document_position)?;
+    let completion = ide::complete(&document.text, offset, &document.analysis, &|| session.libraries(document));
+    let range = lines.range_of(completion.replace);
+    let items = completion.candidates.into_iter().enumerate().map(|(place, candidate)| CompletionItem {
+        kind: Some(kind(candidate.kind)),
+        detail: (!candidate.detail.is_empty()).then_some(candidate.detail),
+        documentation: (!candidate.doc.is_empty()).then(|| Documentation::MarkupContent(super::markdown(candidate.doc))),
+        // Editors sort by text; ours is the order in which things are likely to be meant.
+        sort_text: Some(format!("{place:04}")),
+        filter_text: Some(candidate.label.trim_end_matches(':').to_owned()),
+        text_edit: Some(CompletionTextEdit::Edit(TextEdit { range, new_text: candidate.insert })),
+        label: candidate.label,
+        ..CompletionItem::default()
+    });
+    Ok(CompletionList { is_incomplete: false, items: items.collect() })
+}
+
+fn kind(kind: CandidateKind) -> CompletionItemKind {
+    match kind {
+        CandidateKind::Keyword => CompletionItemKind::KEYWORD,
+        CandidateKind::Key => CompletionItemKind::PROPERTY,
+        CandidateKind::Word => CompletionItemKind::ENUM_MEMBER,
+        CandidateKind::Signal => CompletionItemKind::VALUE,
+        CandidateKind::Function => CompletionItemKind::FUNCTION,
+        CandidateKind::Module => CompletionItemKind::MODULE,
+        CandidateKind::Type => CompletionItemKind::TYPE_PARAMETER,
+        CandidateKind::Symbol(SymbolKind::Fn | SymbolKind::Stage) => CompletionItemKind::FUNCTION,
+        CandidateKind::Symbol(SymbolKind::Objective) => CompletionItemKind::CLASS,
+        CandidateKind::Symbol(SymbolKind::Let | SymbolKind::Param) => CompletionItemKind::CONSTANT,
+        CandidateKind::Symbol(_) => CompletionItemKind::VARIABLE,
+    }
+}

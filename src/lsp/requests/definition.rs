@@ -1,0 +1,23 @@
+//! Where a name is declared; into the standard library too.
+
+use lsp_types::{GotoDefinitionParams, GotoDefinitionResponse, LocationLink};
+use mopd_lang::ide;
+
+use super::super::dispatch::Failure;
+use super::super::session::Session;
+
+pub fn answer(session: &Session, params: GotoDefinitionParams) -> Result<Option<GotoDefinitionResponse>, Failure> {
+    let (document, lines, offset) = super::place(session, &params.text_document_position_params)?;
+    let Some(found) = ide::definition(&document.analysis, offset) else { return Ok(None) };
+    let Some(name) = session.location(&document.analysis, found.name) else { return Ok(None) };
+    if !session.client.links {
+        return Ok(Some(GotoDefinitionResponse::Scalar(name)));
+    }
+    let extent = session.location(&document.analysis, found.extent).map_or(name.range, |extent| extent.range);
+    Ok(Some(GotoDefinitionResponse::Link(vec![LocationLink {
+        origin_selection_range: Some(lines.range_of(found.from)),
+        target_uri: name.uri,
+        target_range: extent,
+        target_selection_range: name.range,
+    }])))
+}

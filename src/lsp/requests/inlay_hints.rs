@@ -1,0 +1,25 @@
+//! Unit and axis of what an objective computes.
+
+use lsp_types::{InlayHint, InlayHintKind, InlayHintLabel, InlayHintParams};
+use mopd_lang::ide;
+
+use super::super::dispatch::Failure;
+use super::super::session::Session;
+
+pub fn answer(session: &Session, params: InlayHintParams) -> Result<Vec<InlayHint>, Failure> {
+    let document = super::document(session, &params.text_document.uri)?;
+    let lines = session.lines(document);
+    let (start, end) = (lines.offset(params.range.start) as u32, lines.offset(params.range.end) as u32);
+    let hints = ide::inlays(&document.analysis).into_iter().filter(|hint| (start..=end).contains(&hint.offset));
+    let hints = hints.map(|hint| InlayHint {
+        position: lines.position(hint.offset as usize),
+        label: InlayHintLabel::String(hint.text),
+        kind: Some(InlayHintKind::TYPE),
+        text_edits: None,
+        tooltip: None,
+        padding_left: None,
+        padding_right: None,
+        data: None,
+    });
+    Ok(hints.collect())
+}

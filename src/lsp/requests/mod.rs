@@ -1,0 +1,55 @@
+//! One file a request: from the editor's terms to a function of `mopd_lang::ide`, and back.
+
+pub mod code_actions;
+pub mod completion;
+pub mod definition;
+pub mod document_symbols;
+pub mod folding;
+pub mod highlight;
+pub mod hover;
+pub mod inlay_hints;
+pub mod references;
+pub mod rename;
+pub mod selection;
+pub mod semantic_tokens;
+pub mod signature;
+pub mod workspace_symbols;
+
+use lsp_types::{MarkupContent, MarkupKind, SymbolKind, TextDocumentPositionParams};
+use mopd_lang::check::index;
+
+use super::convert::Lines;
+use super::dispatch::Failure;
+use super::session::{Document, Session};
+
+/// The document that a request is about.
+fn document<'a>(session: &'a Session, uri: &lsp_types::Uri) -> Result<&'a Document, Failure> {
+    session.document(uri).ok_or_else(|| Failure::refused(format!("{} is not open", uri.as_str())))
+}
+
+/// A document, the places of its text, and the byte offset that is asked about.
+fn place<'a>(session: &'a Session, params: &TextDocumentPositionParams) -> Result<(&'a Document, Lines<'a>, u32), Failure> {
+    let document = document(session, &params.text_document.uri)?;
+    let lines = session.lines(document);
+    let offset = lines.offset(params.position) as u32;
+    Ok((document, lines, offset))
+}
+
+fn markdown(value: String) -> MarkupContent {
+    MarkupContent { kind: MarkupKind::Markdown, value }
+}
+
+/// The nearest of the editor's kinds.
+fn symbol_kind(kind: Option<index::SymbolKind>) -> SymbolKind {
+    use index::SymbolKind as Kind;
+    match kind {
+        Some(Kind::Fn | Kind::Stage) => SymbolKind::FUNCTION,
+        Some(Kind::Objective) => SymbolKind::CLASS,
+        Some(Kind::Domain) => SymbolKind::NAMESPACE,
+        Some(Kind::Model | Kind::Teacher) => SymbolKind::OBJECT,
+        Some(Kind::Term) => SymbolKind::FIELD,
+        Some(Kind::Let | Kind::Schedule | Kind::Reward) => SymbolKind::CONSTANT,
+        Some(Kind::Param | Kind::Parameter | Kind::LocalLet | Kind::Turn | Kind::Carried) => SymbolKind::VARIABLE,
+        None => SymbolKind::MODULE,
+    }
+}

@@ -1,0 +1,38 @@
+//! Where a name is used: in this file, what it imports, and the open files that import its declaration.
+
+use lsp_types::{Location, ReferenceParams};
+use mopd_lang::check::Analysis;
+use mopd_lang::check::index::SymbolId;
+use mopd_lang::ide;
+
+use super::super::dispatch::Failure;
+use super::super::session::{Document, ENTRY, Session};
+
+pub fn answer(session: &Session, params: ReferenceParams) -> Result<Option<Vec<Location>>, Failure> {
+    let (document, _, offset) = super::place(session, &params.text_document_position)?;
+    let Some(id) = ide::declared_target(&document.analysis, ENTRY, offset) else { return Ok(None) };
+    Ok(Some(everywhere(session, document, id, params.context.include_declaration)))
+}
+
+/// Every place of every open document's analysis that names the symbol, each once, sorted.
+pub fn everywhere(session: &Session, document: &Document, id: SymbolId, with_declaration: bool) -> Vec<Location> {
+    let mut found = Vec::new();
+    for (analysis, id) in views(session, document, id) {
+        let spans = ide::references(analysis, id, with_declaration);
+        found.extend(spans.into_iter().filter_map(|span| session.location(analysis, span)));
+    }
+    found.sort_by(|a, b| (a.uri.as_str(), a.range.start).cmp(&(b.uri.as_str(), b.range.start)));
+    found.dedup();
+    found
+}
+
+/// The symbol as every open document's analysis knows it: by the file and place of its declaration.
+pub fn views<'a>(session: &'a Session, document: &'a Document, id: SymbolId) -> impl Iterator<Item = (&'a Analysis, SymbolId)> {
+    let span = document.analysis.index.symbol(id).span;
+    let path = &document.analysis.sources.file(span.file).path;
+    session.documents().filter_map(move |other| {
+        let (file, _) = other.analysis.sources.files().find(|(_, file)| file.path == *path)?;
+        let id = other.analysis.index.declared_at(mopd_lang::source::Span { file, ..span })?;
+        Some((&other.analysis, id))
+    })
+}

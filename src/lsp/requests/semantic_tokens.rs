@@ -1,0 +1,57 @@
+//! Colours by meaning.
+
+use lsp_types::{
+    SemanticToken, SemanticTokenModifier, SemanticTokenType, SemanticTokens, SemanticTokensParams, SemanticTokensResult,
+};
+use mopd_lang::ide::{self, Meaning};
+
+use super::super::dispatch::Failure;
+use super::super::session::Session;
+
+/// In the order of their numbers. The editor's names are all of the protocol's own list, so that every theme knows them.
+const TYPES: &[(Meaning, SemanticTokenType)] = &[
+    (Meaning::Comment, SemanticTokenType::COMMENT),
+    (Meaning::Text, SemanticTokenType::STRING),
+    (Meaning::Number, SemanticTokenType::NUMBER),
+    (Meaning::Keyword, SemanticTokenType::KEYWORD),
+    (Meaning::Operator, SemanticTokenType::OPERATOR),
+    (Meaning::Namespace, SemanticTokenType::NAMESPACE),
+    (Meaning::Type, SemanticTokenType::TYPE),
+    (Meaning::Function, SemanticTokenType::FUNCTION),
+    (Meaning::Class, SemanticTokenType::CLASS),
+    (Meaning::Variable, SemanticTokenType::VARIABLE),
+    (Meaning::Parameter, SemanticTokenType::PARAMETER),
+    (Meaning::Property, SemanticTokenType::PROPERTY),
+    (Meaning::EnumMember, SemanticTokenType::ENUM_MEMBER),
+    (Meaning::Signal, SemanticTokenType::VARIABLE),
+];
+
+pub fn types() -> Vec<SemanticTokenType> {
+    TYPES.iter().map(|(_, name)| name.clone()).collect()
+}
+
+pub fn modifiers() -> Vec<SemanticTokenModifier> {
+    vec![SemanticTokenModifier::DECLARATION, SemanticTokenModifier::DEFAULT_LIBRARY, SemanticTokenModifier::DOCUMENTATION]
+}
+
+pub fn answer(session: &Session, params: SemanticTokensParams) -> Result<SemanticTokensResult, Failure> {
+    let document = super::document(session, &params.text_document.uri)?;
+    let lines = session.lines(document);
+    let mut data = Vec::new();
+    let mut last = lines.position(0);
+    for token in ide::semantic_tokens(&document.text, &document.analysis) {
+        let (start, end) = (token.start as usize, token.end as usize);
+        let place = lines.position(start);
+        let kind = TYPES.iter().position(|(meaning, _)| *meaning == token.meaning).unwrap_or_default();
+        let flags = [token.declares, token.library, token.documentation];
+        data.push(SemanticToken {
+            delta_line: place.line - last.line,
+            delta_start: if place.line == last.line { place.character - last.character } else { place.character },
+            length: lines.width(start, end),
+            token_type: kind as u32,
+            token_modifiers_bitset: flags.iter().enumerate().map(|(bit, set)| u32::from(*set) << bit).sum(),
+        });
+        last = place;
+    }
+    Ok(SemanticTokensResult::Tokens(SemanticTokens { result_id: None, data }))
+}

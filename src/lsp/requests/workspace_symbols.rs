@@ -1,0 +1,45 @@
+//! Items by name, in the open files and everything that they import.
+
+use std::collections::HashSet;
+
+use lsp_types::{SymbolInformation, WorkspaceSymbolParams};
+use mopd_lang::ide;
+
+use super::super::dispatch::Failure;
+use super::super::session::Session;
+use super::document_symbols::information;
+
+pub fn answer(session: &Session, params: WorkspaceSymbolParams) -> Result<Vec<SymbolInformation>, Failure> {
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for document in session.documents() {
+        for (file, source) in document.analysis.sources.files() {
+            if !seen.insert(source.path.clone()) {
+                continue;
+            }
+            for outline in ide::outline(&document.analysis, file) {
+                if outline.kind.is_some() && matches(&outline.name, &params.query) {
+                    found.extend(session.location(&document.analysis, outline.extent).map(|place| information(&outline, place)));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the letters of a query stand in a name, in order: what editors filter by again as more is typed.
+fn matches(name: &str, query: &str) -> bool {
+    let mut letters = name.chars().flat_map(char::to_lowercase);
+    query.chars().flat_map(char::to_lowercase).all(|wanted| letters.any(|letter| letter == wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn letters_in_order_match() {
+        assert!(matches("mopd_top_k", "mtk") && matches("Mopd", "mopd") && matches("x", ""));
+        assert!(!matches("mopd", "dm"));
+    }
+}

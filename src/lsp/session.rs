@@ -1,0 +1,223 @@
+//! All state of the server: the open documents and what is known of each. Requests read it; only this module changes it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use lsp_server::{Message, Notification};
+use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
+use mopd_lang::check::{Analysis, analyse};
+use mopd_lang::ide::Library;
+use mopd_lang::source::{FileId, SourceFile, Span};
+use serde_json::json;
+
+use super::capabilities::Client;
+use super::convert::Lines;
+use super::publish::{self, Published};
+use super::{library, uri};
+use crate::host;
+
+/// A file that is open in the editor, with the analysis of exactly this text.
+pub struct Document {
+    pub uri: Uri,
+    pub version: i32,
+    pub text: String,
+    pub analysis: Analysis,
+    /// The paths that the analysis asked for, whether there or not.
+    imports: BTreeSet<String>,
+}
+
+pub struct Session {
+    pub client: Client,
+    /// By path; what has no path goes by its address.
+    documents: BTreeMap<String, Document>,
+    /// To be checked again before anything is answered.
+    stale: BTreeSet<String>,
+    published: Published,
+    messages: Vec<Message>,
+    /// The modules of the standard library, read once.
+    standard: Vec<Library>,
+}
+
+impl Session {
+    pub fn new(client: Client) -> Session {
+        let standard = mopd_std::MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
+        Session {
+            client,
+            documents: BTreeMap::new(),
+            stale: BTreeSet::new(),
+            published: Published::default(),
+            messages: Vec::new(),
+            standard,
+        }
+    }
+
+    // ---- Changes ----
+
+    pub fn open(&mut self, uri: Uri, version: i32, text: String) {
+        let path = path_of(&uri);
+        let document = Document { uri, version, text, analysis: empty(&path), imports: BTreeSet::new() };
+        self.documents.insert(path.clone(), document);
+        self.mark_stale(&path);
+    }
+
+    /// Applies the changes in order; each is relative to the text after the one before it.
+    pub fn change(&mut self, uri: &Uri, version: i32, changes: Vec<TextDocumentContentChangeEvent>) {
+        let path = path_of(uri);
+        let encoding = self.client.encoding;
+        let Some(document) = self.documents.get_mut(&path) else { return };
+        document.version = version;
+        for change in changes {
+            match change.range {
+                None => document.text = change.text,
+                Some(range) => {
+                    let lines = Lines::new(&document.text, encoding);
+                    let (start, end) = (lines.offset(range.start), lines.offset(range.end));
+                    document.text.replace_range(start.min(end)..end.max(start), &change.text);
+                }
+            }
+        }
+        self.mark_stale(&path);
+    }
+
+    pub fn close(&mut self, uri: &Uri) {
+        let path = path_of(uri);
+        // Others now see what is on disk.
+        self.mark_stale(&path);
+        self.stale.remove(&path);
+        if self.documents.remove(&path).is_some() {
+            self.messages.extend(self.published.clear(uri));
+        }
+    }
+
+    /// The file has changed on disk.
+    pub fn changed_on_disk(&mut self, uri: &Uri) {
+        self.mark_stale(&path_of(uri));
+    }
+
+    /// A document and everything that imports it, directly or through others.
+    fn mark_stale(&mut self, path: &str) {
+        let importers = self.documents.iter().filter(|(_, document)| document.imports.contains(path));
+        self.stale.extend(importers.map(|(importer, _)| importer.clone()));
+        if self.documents.contains_key(path) {
+            self.stale.insert(path.to_owned());
+        }
+    }
+
+    /// Checks what has changed and notes the findings for the editor.
+    pub fn refresh(&mut self) {
+        if self.stale.is_empty() {
+            return;
+        }
+        for path in std::mem::take(&mut self.stale) {
+            let Some(text) = self.documents.get(&path).map(|document| document.text.clone()) else { continue };
+            let (analysis, imports) = self.check(&path, text);
+            if let Some(document) = self.documents.get_mut(&path) {
+                (document.analysis, document.imports) = (analysis, imports);
+            }
+        }
+        let news = self.published.update(&self.documents, &self.client);
+        self.messages.extend(news);
+    }
+
+    /// What is to be sent since the last call.
+    pub fn take_messages(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.messages)
+    }
+
+    fn check(&mut self, path: &str, text: String) -> (Analysis, BTreeSet<String>) {
+        let imports = RefCell::new(BTreeSet::new());
+        let unreadable = RefCell::new(Vec::new());
+        let load = |name: &[&str]| -> Option<SourceFile> {
+            let Some(file) = host::sibling(Path::new(path), name) else { return host::standard(name) };
+            let key = file.to_string_lossy().into_owned();
+            imports.borrow_mut().insert(key.clone());
+            if let Some(open) = self.documents.get(&key) {
+                return Some(SourceFile { path: key, text: open.text.clone() });
+            }
+            if !file.exists() {
+                return None;
+            }
+            host::read(&file).map_err(|problem| unreadable.borrow_mut().push(problem.message().to_owned())).ok()
+        };
+        let entry = SourceFile { path: path.to_owned(), text };
+        // A bug in the checker must not end the session: the document stays without an analysis until its next change.
+        let analysis = catch_unwind(AssertUnwindSafe(|| analyse(entry, &load))).unwrap_or_else(|_| empty(path));
+        let warnings = unreadable.into_inner().into_iter();
+        let log = |text| Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into();
+        self.messages.extend(warnings.map(log));
+        (analysis, imports.into_inner())
+    }
+
+    // ---- Questions ----
+
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        self.documents.values()
+    }
+
+    pub fn document(&self, uri: &Uri) -> Option<&Document> {
+        self.documents.get(&path_of(uri))
+    }
+
+    pub fn lines<'a>(&self, document: &'a Document) -> Lines<'a> {
+        Lines::new(&document.text, self.client.encoding)
+    }
+
+    /// The address of a file of an analysis, which may be one of the standard library.
+    pub fn uri(&self, path: &str) -> Option<Uri> {
+        address(&self.documents, path)
+    }
+
+    /// A place of an analysis, in the editor's terms.
+    pub fn location(&self, analysis: &Analysis, span: Span) -> Option<Location> {
+        let lines = Lines::of(&analysis.sources, span.file, self.client.encoding);
+        Some(Location { uri: self.uri(&analysis.sources.file(span.file).path)?, range: lines.range_of(span) })
+    }
+
+    /// A finding of a document, in the editor's terms.
+    pub fn finding(&self, document: &Document, finding: &mopd_lang::diag::Diagnostic) -> lsp_types::Diagnostic {
+        publish::convert(finding, &document.analysis, finding.primary.span, &self.documents, &self.client)
+    }
+
+    /// The modules that a `use` of a document may name: the standard library, and the files beside it.
+    pub fn libraries(&self, document: &Document) -> Vec<Library> {
+        let mut found = self.standard.clone();
+        let own = PathBuf::from(path_of(&document.uri));
+        for file in host::modules_beside(&own) {
+            let key = file.to_string_lossy().into_owned();
+            let text = match self.documents.get(&key) {
+                Some(open) => Some(open.text.clone()),
+                None => host::read(&file).ok().map(|source| source.text),
+            };
+            if let (Some(text), Some(name)) = (text, file.file_stem().and_then(|name| name.to_str())) {
+                found.push(Library::of(&[name], &text));
+            }
+        }
+        found
+    }
+}
+
+/// The address of a path: as the editor wrote it if it is open there.
+pub fn address(documents: &BTreeMap<String, Document>, path: &str) -> Option<Uri> {
+    if let Some(open) = documents.get(path) {
+        return Some(open.uri.clone());
+    }
+    match library::file(path) {
+        Some(file) => uri::of_path(&file),
+        None => uri::of_path(Path::new(path)).filter(|_| Path::new(path).is_absolute()),
+    }
+}
+
+/// The name that a document goes by in analyses.
+fn path_of(uri: &Uri) -> String {
+    let Some(path) = uri::to_path(uri) else { return uri.as_str().to_owned() };
+    library::name_of(&path).unwrap_or_else(|| path.to_string_lossy().into_owned())
+}
+
+fn empty(path: &str) -> Analysis {
+    analyse(SourceFile { path: path.to_owned(), text: String::new() }, &|_| None)
+}
+
+/// The file that a document's analysis is about.
+pub const ENTRY: FileId = mopd_lang::ide::ENTRY;

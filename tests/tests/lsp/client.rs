@@ -1,0 +1,148 @@
+//! The other side of the protocol: frames, requests, and the findings that come unasked.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+pub struct Client {
+    pub process: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    next_id: i64,
+    /// What was published last, by address, if not asked for yet.
+    published: HashMap<String, Value>,
+    /// What else came unasked.
+    pub unasked: Vec<Value>,
+    /// What the server said of itself.
+    pub capabilities: Value,
+}
+
+impl Client {
+    /// Starts a server and shakes hands. The standard library's files go to `cache`.
+    pub fn start(cache: &Path, capabilities: Value) -> Client {
+        let mut client = Client::connect(cache);
+        let result = client.request("initialize", json!({ "processId": null, "rootUri": null, "capabilities": capabilities }));
+        client.capabilities = result["capabilities"].clone();
+        client.notify("initialized", json!({}));
+        client
+    }
+
+    /// Starts a server, without a word.
+    pub fn connect(cache: &Path) -> Client {
+        let mut command = Command::new(std::path::absolute(mopd_tests::mopd()).expect("the program has a path"));
+        command.arg("lsp").env("XDG_CACHE_HOME", cache).env("HOME", cache);
+        let mut process =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("mopd starts");
+        let input = process.stdin.take();
+        let output = BufReader::new(process.stdout.take().expect("a pipe"));
+        let (published, unasked) = (HashMap::new(), Vec::new());
+        Client { process, input, output, next_id: 0, published, unasked, capabilities: Value::Null }
+    }
+
+    pub fn send(&mut self, message: &Value) {
+        let text = message.to_string();
+        self.send_raw(&format!("Content-Length: {}\r\n\r\n{text}", text.len()));
+    }
+
+    pub fn send_raw(&mut self, frame: &str) {
+        let input = self.input.as_mut().expect("the pipe is open");
+        input.write_all(frame.as_bytes()).expect("the server reads");
+        input.flush().expect("the server reads");
+    }
+
+    pub fn notify(&mut self, method: &str, params: Value) {
+        self.send(&json!({ "jsonrpc": "2.0", "method": method, "params": params }));
+    }
+
+    /// Sends a request without waiting; its number.
+    pub fn begin(&mut self, method: &str, params: Value) -> i64 {
+        self.next_id += 1;
+        self.send(&json!({ "jsonrpc": "2.0", "id": self.next_id, "method": method, "params": params }));
+        self.next_id
+    }
+
+    /// The result of a request, which must not fail.
+    pub fn request(&mut self, method: &str, params: Value) -> Value {
+        self.attempt(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// The result of a request, or its error.
+    pub fn attempt(&mut self, method: &str, params: Value) -> Result<Value, Value> {
+        let id = self.begin(method, params);
+        self.answer(id)
+    }
+
+    /// The response to a request that was begun.
+    pub fn answer(&mut self, id: i64) -> Result<Value, Value> {
+        loop {
+            let message = self.receive().expect("the server answers");
+            if message["id"] == json!(id) && message.get("method").is_none() {
+                return match message.get("error") {
+                    Some(error) => Err(error.clone()),
+                    None => Ok(message["result"].clone()),
+                };
+            }
+            self.note(message);
+        }
+    }
+
+    /// The findings of a file as soon as they come, if they did not come already.
+    pub fn findings(&mut self, uri: &str) -> Vec<Value> {
+        loop {
+            if let Some(published) = self.published.remove(uri) {
+                return published.as_array().expect("a list").clone();
+            }
+            let message = self.receive().expect("the server publishes");
+            self.note(message);
+        }
+    }
+
+    fn note(&mut self, message: Value) {
+        if message["method"] == "textDocument/publishDiagnostics" {
+            let uri = message["params"]["uri"].as_str().expect("an address").to_owned();
+            self.published.insert(uri, message["params"]["diagnostics"].clone());
+        } else {
+            self.unasked.push(message);
+        }
+    }
+
+    /// The next message; none at the end.
+    pub fn receive(&mut self) -> Option<Value> {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if self.output.read_line(&mut line).expect("text") == 0 {
+                return None;
+            }
+            match line.trim_end().split_once(": ") {
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().expect("a length"),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let mut body = vec![0; length];
+        self.output.read_exact(&mut body).expect("a whole message");
+        Some(serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    /// Closes the pipe to the server.
+    pub fn hang_up(&mut self) {
+        self.input = None;
+    }
+
+    /// The status with which the server ends.
+    pub fn status(&mut self) -> Option<i32> {
+        self.process.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // A test that failed has left it running.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

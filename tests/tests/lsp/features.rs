@@ -1,0 +1,202 @@
+//! What is shown: findings, hover, completion, signatures, hints, colours, fixes, folds.
+
+use serde_json::{Value, json};
+
+use super::{GOOD, Workspace, position, position_of, slice};
+
+fn messages(findings: &[Value]) -> Vec<&str> {
+    findings.iter().map(|finding| finding["message"].as_str().expect("a message")).collect()
+}
+
+fn labels(completion: &Value) -> Vec<&str> {
+    completion["items"].as_array().expect("items").iter().map(|item| item["label"].as_str().expect("a label")).collect()
+}
+
+#[test]
+fn findings_come_as_the_text_changes_and_go_when_it_is_right() {
+    let mut workspace =
+        Workspace::with_capabilities(json!({ "textDocument": { "publishDiagnostics": { "relatedInformation": true } } }));
+    assert_eq!(workspace.open("a.mopd", GOOD), [Value::Null; 0]);
+    let wrong = GOOD.replace("reduce = mean(token)", "/* 𝒜 */ reduce = mean(token)").replace("clip_at: 5", "clipat: 5");
+    let findings = workspace.replace("a.mopd", 2, &wrong);
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert_eq!(findings[0]["code"], "foreign-syntax");
+    assert_eq!(findings[1]["code"], "unknown-argument");
+    assert_eq!((&findings[1]["severity"], &findings[1]["source"]), (&json!(1), &json!("mopd")));
+    assert_eq!(slice(&wrong, &findings[1]["range"]), "clipat");
+    assert!(messages(&findings)[1].contains("did you mean `clip_at`?"), "{findings:?}");
+    let related = &findings[1]["relatedInformation"][0];
+    assert!(related["location"]["uri"].as_str().is_some_and(|uri| uri.ends_with("/opd.mopd")), "{related}");
+    assert_eq!(workspace.replace("a.mopd", 3, GOOD), [Value::Null; 0]);
+    // A closed file has no findings.
+    workspace.replace("a.mopd", 4, &wrong);
+    let uri = workspace.uri("a.mopd");
+    workspace.client.notify("textDocument/didClose", json!({ "textDocument": { "uri": uri } }));
+    assert_eq!(workspace.client.findings(&uri), [Value::Null; 0]);
+}
+
+#[test]
+fn hover_explains_names_and_settings() {
+    let mut workspace = Workspace::new();
+    workspace.open("a.mopd", GOOD);
+    let cases = [
+        ("longest, seeds", "let longest = 8", "How long a completion may get."),
+        ("gap * live", "let gap", "nats[token]"),
+        ("mopd(clip_at", "objective mopd(clip_at: nats = 5)", "From `std.opd`."),
+        ("clip_at", "clip_at: nats = 5", "Parameter of objective `mopd`."),
+        ("prompts   = 2", "must be set", "Prompts a step."),
+    ];
+    for (place, first, second) in cases {
+        let hover = workspace.ask("textDocument/hover", "a.mopd", position(GOOD, place, 0), json!({}));
+        let text = hover["contents"]["value"].as_str().unwrap_or_else(|| panic!("{place}: {hover}"));
+        assert!(text.contains(first) && text.contains(second), "{place}: {text}");
+        assert!(place.starts_with(slice(GOOD, &hover["range"])), "{hover}");
+    }
+    assert_eq!(workspace.ask("textDocument/hover", "a.mopd", json!({ "line": 0, "character": 4 }), json!({})), Value::Null);
+}
+
+#[test]
+fn completion_works_in_half_typed_text() {
+    let mut workspace = Workspace::new();
+    workspace.write("mine.mopd", "//! My own.\n\n/// Half.\npub let half = 0.5\nlet hidden = 1\n");
+    let half = "// 𝒜𝒜 é\nuse std.opd.mopd\nuse \nmodel student = distill(start) {\n  objective = m\n  rollout = sample(n: 1, tem\n  ste\n\nobjective o {\n  let gap = (student.lo\n";
+    workspace.open("a.mopd", half);
+    let mut at = |part: &str| {
+        let end = half.find(part).expect("it is there") + part.len();
+        let place = position_of(half, end);
+        workspace.ask("textDocument/completion", "a.mopd", place, json!({}))
+    };
+    let imports = at("mopd\nuse ");
+    assert_eq!(labels(&imports), ["mine", "std"]);
+    let keys = at("\n  ste");
+    assert!(labels(&keys).contains(&"steps") && !labels(&keys).contains(&"objective"), "{keys}");
+    let item = keys["items"].as_array().expect("items").iter().find(|item| item["label"] == "steps").expect("steps");
+    assert_eq!(item["textEdit"]["newText"], "steps = ");
+    assert_eq!(slice(half, &item["textEdit"]["range"]), "ste");
+    assert!(labels(&at("n: 1, tem")).contains(&"temperature:"));
+    let objectives = at("objective = m");
+    assert!(labels(&objectives).contains(&"mopd"), "{objectives}");
+    assert_eq!(labels(&at("student.lo")), ["entropy", "logp", "top1"]);
+}
+
+#[test]
+fn an_import_is_completed_from_the_library_and_the_files_beside() {
+    let mut workspace = Workspace::new();
+    workspace.write("mine.mopd", "//! My own.\n\n/// Half.\npub let half = 0.5\nlet hidden = 1\n");
+    let text = "use \nuse mine.\nuse std.opd.{\n";
+    workspace.open("a.mopd", text);
+    let mut at = |line: u64, character: u64| {
+        workspace.ask("textDocument/completion", "a.mopd", json!({ "line": line, "character": character }), json!({}))
+    };
+    let modules = at(0, 4);
+    assert!(labels(&modules).contains(&"std") && labels(&modules).contains(&"mine"), "{modules}");
+    let own = at(1, 9);
+    assert_eq!(labels(&own), ["half"]);
+    assert_eq!(own["items"][0]["documentation"]["value"], "Half.");
+    let library = at(2, 13);
+    assert!(labels(&library).contains(&"mopd_top_k"), "{library}");
+}
+
+#[test]
+fn signatures_name_the_argument_at_hand() {
+    let mut workspace = Workspace::new();
+    let text = GOOD.replace("mopd(clip_at: 5)", "mopd(");
+    workspace.open("a.mopd", &text);
+    let mut place = position(&text, "mopd(\n", 0);
+    place["character"] = json!(place["character"].as_u64().expect("a column") + 5);
+    let help = workspace.ask("textDocument/signatureHelp", "a.mopd", place, json!({}));
+    assert_eq!(help["signatures"][0]["label"], "mopd(clip_at: nats = 5)", "{help}");
+    assert_eq!(help["signatures"][0]["parameters"][0]["label"], json!([5, 22]));
+    assert_eq!(help["activeParameter"], 0);
+    assert!(help["signatures"][0]["documentation"]["value"].as_str().is_some_and(|doc| doc.contains("2606.30406")), "{help}");
+    let outside = workspace.ask("textDocument/signatureHelp", "a.mopd", json!({ "line": 0, "character": 0 }), json!({}));
+    assert_eq!(outside, Value::Null);
+}
+
+#[test]
+fn hints_show_unit_and_axis() {
+    let mut workspace = Workspace::new();
+    workspace.open("a.mopd", GOOD);
+    let uri = workspace.uri("a.mopd");
+    let all = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 99, "character": 0 } });
+    let hints = workspace.client.request("textDocument/inlayHint", json!({ "textDocument": { "uri": uri }, "range": all }));
+    let labels: Vec<&Value> = hints.as_array().expect("hints").iter().map(|hint| &hint["label"]).collect();
+    assert_eq!(labels, [&json!(": nats[token]"), &json!(": number[token]")], "{hints}");
+    let first = json!({ "start": { "line": 0, "character": 0 }, "end": { "line": 1, "character": 0 } });
+    let none = workspace.client.request("textDocument/inlayHint", json!({ "textDocument": { "uri": uri }, "range": first }));
+    assert_eq!(none, json!([]));
+}
+
+#[test]
+fn colours_follow_the_legend_and_count_utf16() {
+    let mut workspace = Workspace::new();
+    workspace.open("a.mopd", GOOD);
+    let uri = workspace.uri("a.mopd");
+    let legend = workspace.client.capabilities["semanticTokensProvider"]["legend"]["tokenTypes"].clone();
+    let tokens = workspace.client.request("textDocument/semanticTokens/full", json!({ "textDocument": { "uri": uri } }));
+    let numbers: Vec<u64> =
+        tokens["data"].as_array().expect("data").iter().map(|number| number.as_u64().expect("whole")).collect();
+    let (mut line, mut column) = (0, 0);
+    let mut seen = Vec::new();
+    for token in numbers.chunks(5) {
+        line += token[0];
+        column = if token[0] == 0 { column + token[1] } else { token[1] };
+        let range =
+            json!({ "start": { "line": line, "character": column }, "end": { "line": line, "character": column + token[2] } });
+        seen.push((slice(GOOD, &range), legend[token[3] as usize].as_str().expect("a type"), token[4]));
+    }
+    for expected in [
+        ("// é ✓ 𝒜", "comment", 0),
+        ("\"tiny 𝒜\"", "string", 0),
+        ("llama", "function", 2),
+        ("bytes", "enumMember", 2),
+        ("longest", "variable", 1),
+        ("mopd", "class", 2),
+        ("objective", "keyword", 0),
+        ("/// How long a completion may get.", "comment", 4),
+    ] {
+        assert!(seen.contains(&expected), "{expected:?} is missing from {seen:?}");
+    }
+}
+
+#[test]
+fn every_fix_is_a_code_action() {
+    let mut workspace = Workspace::new();
+    let wrong = GOOD.replace("clip_at: 5", "clipat: 5");
+    let findings = workspace.open("a.mopd", &wrong);
+    let uri = workspace.uri("a.mopd");
+    let params = json!({ "textDocument": { "uri": uri }, "range": findings[0]["range"], "context": { "diagnostics": findings } });
+    let actions = workspace.client.request("textDocument/codeAction", params.clone());
+    let [action] = &actions.as_array().expect("actions")[..] else { panic!("{actions}") };
+    assert_eq!((&action["title"], &action["kind"]), (&json!("change to `clip_at`"), &json!("quickfix")));
+    assert_eq!(action["diagnostics"][0], findings[0]);
+    let edit = &action["edit"]["changes"][&uri][0];
+    let fixed = wrong.replace(slice(&wrong, &edit["range"]), edit["newText"].as_str().expect("a text"));
+    assert_eq!(workspace.replace("a.mopd", 2, &fixed), [Value::Null; 0]);
+    let mut only = params;
+    only["context"]["only"] = json!(["refactor"]);
+    assert_eq!(workspace.client.request("textDocument/codeAction", only), json!([]));
+}
+
+#[test]
+fn folds_and_selections_follow_the_brackets() {
+    let mut workspace = Workspace::new();
+    workspace.open("a.mopd", GOOD);
+    let uri = workspace.uri("a.mopd");
+    let folds = workspace.client.request("textDocument/foldingRange", json!({ "textDocument": { "uri": uri } }));
+    let line = GOOD[..GOOD.find("objective mine").expect("it is there")].matches('\n').count();
+    let mine = folds.as_array().expect("folds").iter().find(|fold| fold["startLine"] == json!(line)).expect("a fold");
+    assert_eq!((&mine["endLine"], &mine["kind"]), (&json!(line + 3), &json!("region")));
+    let positions = [position(GOOD, "longest)", 0), position(GOOD, "𝒜", 2)];
+    let params = json!({ "textDocument": { "uri": uri }, "positions": positions });
+    let selections = workspace.client.request("textDocument/selectionRange", params);
+    let mut innermost = &selections[0];
+    let mut texts = Vec::new();
+    while !innermost.is_null() {
+        texts.push(slice(GOOD, &innermost["range"]));
+        innermost = &innermost["parent"];
+    }
+    assert_eq!(texts[0], "longest");
+    assert!(texts[1].starts_with("n: 1") && texts.last() == Some(&GOOD), "{texts:?}");
+    assert_eq!(slice(GOOD, &selections[1]["range"]), "\"𝒜\"");
+}
