@@ -81,6 +81,7 @@ pub fn result(client: &Client) -> InitializeResult {
             prepare_provider: Some(true),
             work_done_progress_options: Default::default(),
         })),
+        document_formatting_provider: Some(OneOf::Left(true)),
         folding_range_provider: Some(FoldingRangeProviderCapability::Simple(true)),
         selection_range_provider: Some(SelectionRangeProviderCapability::Simple(true)),
         inlay_hint_provider: Some(OneOf::Left(true)),

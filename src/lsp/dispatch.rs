@@ -37,6 +37,7 @@ pub fn answer(session: &Session, request: Request) -> Response {
         "textDocument/documentHighlight" => call(session, params, requests::highlight::answer),
         "textDocument/documentSymbol" => call(session, params, requests::document_symbols::answer),
         "textDocument/foldingRange" => call(session, params, requests::folding::answer),
+        "textDocument/formatting" => call(session, params, requests::formatting::answer),
         "textDocument/hover" => call(session, params, requests::hover::answer),
         "textDocument/inlayHint" => call(session, params, requests::inlay_hints::answer),
         "textDocument/prepareRename" => call(session, params, requests::rename::prepare),

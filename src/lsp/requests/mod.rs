@@ -5,6 +5,7 @@ pub mod completion;
 pub mod definition;
 pub mod document_symbols;
 pub mod folding;
+pub mod formatting;
 pub mod highlight;
 pub mod hover;
 pub mod inlay_hints;

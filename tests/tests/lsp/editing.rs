@@ -137,6 +137,8 @@ fn thousands_of_edits_end_in_the_findings_of_a_fresh_check() {
             for method in ["foldingRange", "documentSymbol", "semanticTokens/full"] {
                 workspace.client.request(&format!("textDocument/{method}"), json!({ "textDocument": { "uri": uri } }));
             }
+            let options = json!({ "tabSize": 2, "insertSpaces": true });
+            workspace.client.request("textDocument/formatting", json!({ "textDocument": { "uri": uri }, "options": options }));
             workspace
                 .client
                 .request("textDocument/selectionRange", json!({ "textDocument": { "uri": uri }, "positions": [place] }));

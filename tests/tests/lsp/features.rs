@@ -179,6 +179,24 @@ fn every_fix_is_a_code_action() {
 }
 
 #[test]
+fn a_document_is_laid_out_as_the_formatter_does() {
+    let mut workspace = Workspace::new();
+    let careless = "let   é =  1\nlet longer=2 // 𝒜";
+    workspace.open("a.mopd", careless);
+    let uri = workspace.uri("a.mopd");
+    let options = json!({ "tabSize": 2, "insertSpaces": true });
+    let ask = json!({ "textDocument": { "uri": uri }, "options": options });
+    let edits = workspace.client.request("textDocument/formatting", ask.clone());
+    let [edit] = edits.as_array().expect("edits").as_slice() else { panic!("one edit: {edits}") };
+    assert_eq!(slice(careless, &edit["range"]), careless);
+    let formatted = mopd_lang::fmt::format(careless).text;
+    assert_eq!(edit["newText"], json!(formatted));
+    workspace.open("b.mopd", &formatted);
+    let ask = json!({ "textDocument": { "uri": workspace.uri("b.mopd") }, "options": options });
+    assert_eq!(workspace.client.request("textDocument/formatting", ask), json!([]));
+}
+
+#[test]
 fn folds_and_selections_follow_the_brackets() {
     let mut workspace = Workspace::new();
     workspace.open("a.mopd", GOOD);
