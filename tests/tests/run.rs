@@ -195,6 +195,22 @@ fn a_teacher_equal_to_the_student_moves_no_weight() {
     }
 }
 
+/// The sampler's whole distribution can be read, not only what it took; at another temperature it differs from the student's.
+#[test]
+fn an_objective_may_read_the_sampler_s_distribution() {
+    let bench = Bench::new();
+    let objective = "objective cautious {
+  weight      = sampler.entropy + kl(student || sampler)
+  term follow = live kl(student || teacher)
+  reduce      = mean(token) then mean(sequence)
+}";
+    bench.write("tiny.mopd", &source(objective, "cautious"));
+    bench.tables("warm", &[]);
+    bench.edit("tiny.mopd", "rollout   = sample(n: 1, temperature: 1.0", "rollout   = sample(n: 1, temperature: 0.5");
+    bench.tables("cool", &[]);
+    assert!(bench.student("warm") != bench.student("cool"));
+}
+
 /// The names and parameters of every objective in the standard library, as `module.name`.
 fn library_objectives() -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();

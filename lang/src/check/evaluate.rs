@@ -40,6 +40,13 @@ pub enum Context {
     Term,
 }
 
+/// The arguments of a call, by parameter.
+struct Slots<'e> {
+    given: Vec<Option<&'e Expr>>,
+    /// Reported already.
+    misplaced: Vec<&'e Argument>,
+}
+
 impl Env {
     pub fn constant(module: ModuleId) -> Env {
         Env { module, locals: Vec::new(), context: Context::Constant, model_name: String::new(), depth: 0 }
@@ -446,32 +453,12 @@ impl Checker {
         env: &Env,
         inner: &mut Env,
     ) {
-        let mut given: Vec<Option<&Expr>> = vec![None; parameters.len()];
-        let mut position = 0;
-        for argument in arguments {
-            let slot = match &argument.name {
-                Some(name) => parameters.iter().position(|parameter| parameter.name.text == name.text),
-                None => {
-                    position += 1;
-                    (position <= parameters.len()).then_some(position - 1)
-                }
-            };
-            match slot {
-                Some(slot) if given[slot].is_some() => {
-                    let name = &parameters[slot].name.text;
-                    self.report(Diagnostic::error(
-                        Code::DuplicateKey,
-                        argument.value.span,
-                        format!("`{name}` is given twice to `{}`", callee.text),
-                    ));
-                }
-                Some(slot) => given[slot] = Some(&argument.value),
-                None => {
-                    let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
-                    self.unknown_argument(&callee.text, argument, &names, Some(callee.span));
-                    self.evaluate(&argument.value, env);
-                }
-            }
+        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
+        let Slots { given, misplaced } = self.slots(&callee.text, &names, arguments, Some(callee.span));
+        let complete = misplaced.is_empty();
+        for argument in misplaced {
+            // Names inside are still checked.
+            self.evaluate(&argument.value, env);
         }
         for (parameter, given) in parameters.iter().zip(given) {
             let (value, place) = match (given, &parameter.default) {
@@ -479,6 +466,8 @@ impl Checker {
                     (self.evaluate(expr, &env.named(format!("{}.{}", env.model_name, parameter.name.text))), expr.span)
                 }
                 (None, Some(default)) => (self.evaluate(default, &Env::constant(inner.module)), default.span),
+                // What was misplaced may have been meant for it.
+                (None, None) if !complete => (Value::Error, span),
                 (None, None) => {
                     self.report(
                         Diagnostic::error(
@@ -499,6 +488,34 @@ impl Checker {
             };
             inner.bind(&parameter.name.text, value);
         }
+    }
+
+    /// Puts arguments into the slots of `names`: by name, or in order. Reports what fits no slot or one that is taken.
+    fn slots<'e>(&mut self, callee: &str, names: &[&str], arguments: &'e [Argument], declared: Option<Span>) -> Slots<'e> {
+        let mut slots = Slots { given: vec![None; names.len()], misplaced: Vec::new() };
+        let mut position = 0;
+        for argument in arguments {
+            let slot = match &argument.name {
+                Some(name) => names.iter().position(|known| *known == name.text),
+                None => {
+                    position += 1;
+                    (position <= names.len()).then_some(position - 1)
+                }
+            };
+            match slot {
+                Some(slot) if slots.given[slot].is_none() => slots.given[slot] = Some(&argument.value),
+                Some(slot) => {
+                    let text = format!("`{}` is given twice to `{callee}`", names[slot]);
+                    self.report(Diagnostic::error(Code::DuplicateKey, argument.value.span, text));
+                    slots.misplaced.push(argument);
+                }
+                None => {
+                    self.unknown_argument(callee, argument, names, declared);
+                    slots.misplaced.push(argument);
+                }
+            }
+        }
+        slots
     }
 
     pub(super) fn unknown_argument(&mut self, callee: &str, argument: &Argument, known: &[&str], declared: Option<Span>) {
@@ -541,30 +558,8 @@ impl Checker {
         arguments: &'e [Argument],
         span: Span,
     ) -> Option<Vec<Option<&'e Expr>>> {
-        let mut given = vec![None; builtin.parameters.len()];
-        let mut position = 0;
-        let mut good = true;
-        for argument in arguments {
-            let slot = match &argument.name {
-                Some(name) => builtin.parameters.iter().position(|parameter| *parameter == name.text),
-                None => {
-                    position += 1;
-                    (position <= builtin.parameters.len()).then_some(position - 1)
-                }
-            };
-            match slot {
-                Some(slot) if given[slot].is_none() => given[slot] = Some(&argument.value),
-                Some(slot) => {
-                    let text = format!("`{}` is given twice to `{}`", builtin.parameters[slot], builtin.name);
-                    self.report(Diagnostic::error(Code::DuplicateKey, argument.value.span, text));
-                    good = false;
-                }
-                None => {
-                    self.unknown_argument(builtin.name, argument, builtin.parameters, None);
-                    good = false;
-                }
-            }
-        }
+        let Slots { given, misplaced } = self.slots(builtin.name, builtin.parameters, arguments, None);
+        let mut good = misplaced.is_empty();
         for (slot, parameter) in builtin.parameters.iter().enumerate().take(builtin.required) {
             if given[slot].is_none() && good {
                 self.report(

@@ -457,10 +457,6 @@ impl Checker {
         let role_value = self.evaluate(role, env);
         let k_value = self.evaluate(k, env);
         match role_value {
-            Value::Role(Role::Sampler) => {
-                self.not_supported(role.span, "a support chosen by the `sampler`");
-                Value::Error
-            }
             Value::Role(role) => match self.whole(&k_value, k.span, "the size of the support", 1) {
                 Some(k) => Value::Support(Support::TopK { role, k: k as u32 }),
                 None => Value::Error,
@@ -510,10 +506,6 @@ impl Checker {
         if left == right {
             let text = format!("`{}` is compared with itself: the divergence is 0", left.name());
             self.report(Diagnostic::error(Code::OutOfRange, span, text));
-            return Value::Error;
-        }
-        if left == Role::Sampler || right == Role::Sampler {
-            self.not_supported(span, "a divergence with the `sampler`: only the log-probability of the token it took is kept");
             return Value::Error;
         }
         let Some((support, mass)) = self.support_and_mass(rest[0], rest[1], span, env) else { return Value::Error };

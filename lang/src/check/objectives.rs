@@ -306,11 +306,8 @@ pub fn reads_group(objective: &Objective) -> bool {
 /// Whether some formula reads what only a rollout has: the sampler, a reward.
 pub fn reads_rollout(objective: &Objective) -> bool {
     parts(objective).any(|formula| {
-        formula.any(|node| match &node.kind {
-            FormulaKind::Signal(Signal::Reward | Signal::Correct) => true,
-            FormulaKind::Signal(signal) => signal.roles().contains(&Role::Sampler),
-            _ => false,
-        })
+        let judged = |kind: &FormulaKind| matches!(kind, FormulaKind::Signal(Signal::Reward | Signal::Correct));
+        formula.reads(Role::Sampler) || formula.any(|node| judged(&node.kind))
     })
 }
 

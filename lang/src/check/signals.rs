@@ -69,13 +69,6 @@ impl Checker {
         };
         match field.text.as_str() {
             "logp" => self.signal(Signal::Logp { role }, Unit::Logp, span),
-            "entropy" | "top1" if role == Role::Sampler => {
-                self.not_supported(
-                    span,
-                    "a distribution of the `sampler`: only the log-probability of the token it took is kept",
-                );
-                Value::Error
-            }
             "entropy" => self.signal(Signal::Entropy { role }, Unit::Nats, span),
             "top1" => self.signal(Signal::Top1 { role }, Unit::Prob, span),
             "dist" | "rank" => {

@@ -26,8 +26,6 @@ pub struct Token {
     pub end: usize,
 }
 
-const OPERATORS: [&str; 13] = ["..=", "->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
-
 pub fn lex(text: &str) -> Vec<Token> {
     let bytes = text.as_bytes();
     let mut tokens: Vec<Token> = Vec::new();
@@ -54,14 +52,14 @@ pub fn lex(text: &str) -> Vec<Token> {
             b'(' | b'[' | b'{' => (Kind::Open, 1),
             b')' | b']' | b'}' => (Kind::Close, 1),
             b',' => (Kind::Comma, 1),
-            b'0'..=b'9' => (Kind::Number, number(&bytes[at..])),
+            b'0'..=b'9' => (Kind::Number, words::number_length(&bytes[at..])),
             b'.' if !rest.starts_with("..") && bytes.get(at + 1).is_some_and(u8::is_ascii_digit) => {
-                (Kind::Number, number(&bytes[at..]))
+                (Kind::Number, words::number_length(&bytes[at..]))
             }
             byte if words::is_word_byte(byte) => (Kind::Word, words::word_length(&bytes[at..])),
             byte if byte.is_ascii_punctuation() && !matches!(byte, b';' | b'`' | b'\\' | b'?' | b'~' | b'$') => {
-                let known = OPERATORS.into_iter().find(|operator| rest.starts_with(operator));
-                (Kind::Operator, known.map_or(1, str::len))
+                let known = words::SIGNS.iter().find(|sign| rest.starts_with(**sign));
+                (Kind::Operator, known.map_or(1, |sign| sign.len()))
             }
             _ => {
                 let length = rest.chars().next().map_or(1, char::len_utf8);
@@ -83,18 +81,4 @@ pub fn lex(text: &str) -> Vec<Token> {
 fn line(rest: &str) -> usize {
     let line = rest.split('\n').next().unwrap_or(rest);
     line.trim_end().len()
-}
-
-/// As in the grammar: what begins like a number is one token, and the parser judges its shape.
-fn number(bytes: &[u8]) -> usize {
-    let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
-    let mut end = 1;
-    while let Some(byte) = bytes.get(end) {
-        let sign = matches!(byte, b'+' | b'-') && matches!(bytes[end - 1], b'e' | b'E') && digit(end + 1);
-        if !(words::is_word_byte(*byte) || *byte == b'.' && digit(end + 1) || sign) {
-            break;
-        }
-        end += 1;
-    }
-    end + usize::from(bytes.get(end) == Some(&b'%'))
 }

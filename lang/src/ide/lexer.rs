@@ -35,8 +35,6 @@ impl Token {
     }
 }
 
-const LONG_SIGNS: &[&str] = &["->", "||", "|>", "==", "!=", "<=", ">=", "..", ":=", "=>", "&&", "**"];
-
 /// Every token of a text, in order; blanks stand between them.
 pub fn lex(source: &str) -> Vec<Token> {
     let bytes = source.as_bytes();
@@ -59,11 +57,11 @@ pub fn lex(source: &str) -> Vec<Token> {
             b'(' | b'[' | b'{' => (TokenKind::Open, 1),
             b')' | b']' | b'}' => (TokenKind::Close, 1),
             byte if byte.is_ascii_digit() || (byte == b'.' && bytes.get(at + 1).is_some_and(u8::is_ascii_digit)) => {
-                (TokenKind::Number, number_length(rest.as_bytes()))
+                (TokenKind::Number, words::number_length(rest.as_bytes()))
             }
             byte if words::is_word_byte(byte) => (TokenKind::Word, words::word_length(rest.as_bytes())),
             _ => {
-                let long = LONG_SIGNS.iter().find(|sign| rest.starts_with(**sign)).map(|sign| sign.len());
+                let long = words::SIGNS.iter().find(|sign| rest.starts_with(**sign)).map(|sign| sign.len());
                 (TokenKind::Sign, long.unwrap_or_else(|| rest.chars().next().map_or(1, char::len_utf8)))
             }
         };
@@ -83,25 +81,6 @@ fn text_length(rest: &str) -> usize {
         }
     }
     rest.len()
-}
-
-fn number_length(bytes: &[u8]) -> usize {
-    let mut at = 1;
-    while let Some(&byte) = bytes.get(at) {
-        let next_is_digit = bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
-        match byte {
-            b'.' if next_is_digit => at += 1,
-            b'e' | b'E'
-                if matches!(bytes.get(at + 1), Some(b'+' | b'-')) && bytes.get(at + 2).is_some_and(u8::is_ascii_digit) =>
-            {
-                at += 2
-            }
-            _ if words::is_word_byte(byte) => at += 1,
-            b'%' => return at + 1,
-            _ => break,
-        }
-    }
-    at
 }
 
 #[cfg(test)]

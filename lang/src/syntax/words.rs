@@ -106,6 +106,24 @@ fn head(text: &str) -> LineHead {
     if public && head == LineHead::ItemOrStatement { LineHead::Item } else { head }
 }
 
+/// Signs of more than one character, those that begin alike with the longest first; some belong to other languages.
+pub const SIGNS: &[&str] = &["..=", "->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
+
+/// Length of the number that `bytes` begin with. As in the grammar: what begins like a number is one token, and the parser
+/// judges its shape.
+pub fn number_length(bytes: &[u8]) -> usize {
+    let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let mut end = 1;
+    while let Some(byte) = bytes.get(end) {
+        let sign = matches!(byte, b'+' | b'-') && matches!(bytes[end - 1], b'e' | b'E') && digit(end + 1);
+        if !(is_word_byte(*byte) || *byte == b'.' && digit(end + 1) || sign) {
+            break;
+        }
+        end += 1;
+    }
+    end + usize::from(bytes.get(end) == Some(&b'%'))
+}
+
 /// What a character of another alphabet was probably meant to be.
 pub fn lookalike(character: char) -> Option<&'static str> {
     Some(match character {
