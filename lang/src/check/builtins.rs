@@ -37,7 +37,7 @@ pub enum Kind {
     Blend,
     Support(SupportName),
     Measure(Measure),
-    /// `nll`, `dpo`, ...: they mean something after `live` only.
+    /// They mean something after `live` only.
     Loss(LossName),
     Schedule(ScheduleName),
     Reward(RewardName),
@@ -219,8 +219,6 @@ pub enum Constructor {
     Merge,
 }
 
-// `dpo` is two things: after `live` a loss on a pair, elsewhere the stage `dpo(start, on: domains) { ... }`.
-
 const fn function(
     name: &'static str,
     parameters: &'static [&'static str],
@@ -314,12 +312,6 @@ static BUILTINS: &[Builtin] = &[
     function("in_nucleus", &["role", "p"], 2, "in_nucleus(teacher, p: 0.95)", "Whether the token taken is among the most probable entries that together hold `p`.", Kind::Measure(Measure::InNucleus)),
     function("agreement", &["role", "samples", "by"], 3, "agreement(teacher, samples: 10, by: edit)", "How many of a role's continuations match the student's block.", Kind::Measure(Measure::Agreement)),
     function("available", &["role"], 1, "available(insider)", "Whether a teacher answered for this completion.", Kind::Measure(Measure::Available)),
-    // Live only
-    function("nll", &["of"], 1, "live nll(teacher)", "Minus the student's log-probability of a role's most probable token.", Kind::Loss(LossName::Likelihood)),
-    function("dpo", &["chosen", "rejected", "beta", "start", "on"], 0, "live dpo(chosen: from(teacher, ...), rejected: snapshot(start, ...), beta: 0.1)", "A preference between two completions of one prompt, against the reference; as a stage, `dpo(start, on: domains) { ... }`.", Kind::Loss(LossName::Dpo)),
-    function("bradley_terry", &["chosen", "rejected"], 2, "live bradley_terry(chosen: from(teacher, ...), rejected: sample(...))", "A preference between the scores of two completions.", Kind::Loss(LossName::BradleyTerry)),
-    function("mse", &["x", "target"], 2, "live mse(student.mean, teacher.mean)", "The squared difference.", Kind::Loss(LossName::SquaredError)),
-    function("bce", &["x", "target"], 2, "live bce(student.confidence, target)", "Binary cross-entropy.", Kind::Loss(LossName::BinaryCrossEntropy)),
     // Schedules
     function("constant", &["value"], 1, "constant(1e-3)", "The same number at every step.", Kind::Schedule(ScheduleName::Constant)),
     function("linear", &["range", "over"], 1, "linear(0 -> 1, over: 100 steps)", "A straight line from one number to another.", Kind::Schedule(ScheduleName::Linear)),
@@ -377,6 +369,7 @@ static BUILTINS: &[Builtin] = &[
     function("sft", &["start", "on"], 2, "sft(base, on: domains) { target, steps, batch, lr }", "Supervised fine-tuning.", Kind::Constructor(Constructor::Sft)),
     function("grpo", &["start", "on"], 2, "grpo(start, on: d) { steps, prompts, samples, max_tokens, lr }", "Reinforcement learning with verifiable rewards.", Kind::Constructor(Constructor::Grpo)),
     function("distill", &["start"], 1, "distill(start) { objective, rollout, prompts, steps, lr }", "Distillation on prefixes of your choice.", Kind::Constructor(Constructor::Distill)),
+    function("dpo", &["start", "on"], 2, "dpo(start, on: domains) { chosen, rejected, beta, reference, batch, steps, lr }", "Training on pairs of completions.", Kind::Constructor(Constructor::Dpo)),
     function("train", &[], 0, "train { trains student = start, step follow { updates, objective, rollout } }", "Several models trained in turns.", Kind::Constructor(Constructor::Train)),
     function("merge", &["models", "base"], 1, "merge(experts, base: start) { method, scale }", "Weights computed from weights.", Kind::Constructor(Constructor::Merge)),
     // Teachers
@@ -390,6 +383,24 @@ static BUILTINS: &[Builtin] = &[
     function("extrapolate", &["factor", "rounds", "at", "judged_by"], 4, "extrapolate(factor: 2, rounds: 5, at: powers_of(2), judged_by: probe)", "Longer steps along the way gone so far, kept while a benchmark improves.", Kind::Extrapolate),
     function("powers_of", &["base"], 1, "powers_of(2)", "Steps 1, 2, 4, 8, ...", Kind::PowersOf),
 ];
+
+/// What may follow `live` besides the student's own numbers and divergences. `dpo` is a stage elsewhere.
+#[rustfmt::skip]
+static LOSSES: &[Builtin] = &[
+    function("nll", &["of"], 1, "live nll(teacher)", "Minus the student's log-probability of a role's most probable token.", Kind::Loss(LossName::Likelihood)),
+    function("dpo", &["chosen", "rejected", "beta"], 3, "live dpo(chosen: from(teacher, ...), rejected: snapshot(start, ...), beta: 0.1)", "A preference between two completions of one prompt, against the reference.", Kind::Loss(LossName::Dpo)),
+    function("bradley_terry", &["chosen", "rejected"], 2, "live bradley_terry(chosen: from(teacher, ...), rejected: sample(...))", "A preference between the scores of two completions.", Kind::Loss(LossName::BradleyTerry)),
+    function("mse", &["x", "target"], 2, "live mse(student.mean, teacher.mean)", "The squared difference.", Kind::Loss(LossName::SquaredError)),
+    function("bce", &["x", "target"], 2, "live bce(student.confidence, target)", "Binary cross-entropy.", Kind::Loss(LossName::BinaryCrossEntropy)),
+];
+
+pub fn find_loss(name: &str) -> Option<&'static Builtin> {
+    LOSSES.iter().find(|builtin| builtin.name == name)
+}
+
+pub fn losses() -> &'static [Builtin] {
+    LOSSES
+}
 
 pub fn find(name: &str) -> Option<&'static Builtin> {
     BUILTINS.iter().find(|builtin| builtin.name == name)
