@@ -141,8 +141,24 @@ impl Checker {
                     value
                 }
             },
+            ExprKind::Match { .. } => {
+                let word = Span { end: expr.span.start + "match".len() as u32, ..expr.span };
+                self.not_supported_value(word, "`match`")
+            }
+            ExprKind::Range { .. } => self.not_supported_value(expr.span, "a range `..=`"),
+            ExprKind::Pipe { through, .. } => self.not_supported_value(through.span, "a pipe `|>`"),
+            ExprKind::Where { bindings, .. } => {
+                let place = bindings.first().map_or(expr.span, |(name, _)| name.span);
+                self.not_supported_value(place, "`where` after a value")
+            }
+            ExprKind::By { axis, .. } => self.not_supported_value(axis.span, "`by` after a value"),
             ExprKind::Error => Value::Error,
         }
+    }
+
+    fn not_supported_value(&mut self, span: Span, construct: &str) -> Value {
+        self.not_supported(span, construct);
+        Value::Error
     }
 
     pub(super) fn number(&mut self, value: f64, unit: Unit, span: Span) -> Value {
@@ -224,7 +240,10 @@ impl Checker {
                 formula.map_or(Value::Error, Value::Formula)
             }
             ItemKind::Model(binding) => self.binding(id, binding, false),
-            ItemKind::Teacher(binding) => self.binding(id, binding, true),
+            ItemKind::Teacher { binding, parameters } => match parameters.first() {
+                Some(parameter) => self.not_supported_value(parameter.name.span, "a teacher with parameters"),
+                None => self.binding(id, binding, true),
+            },
             // Domains are declared before anything is evaluated; one that is not there was faulty.
             ItemKind::Domain { .. } => Value::Error,
             _ => Value::Error,

@@ -100,10 +100,15 @@ pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
         | ItemKind::Reward { name, .. }
         | ItemKind::Schedule { name, .. }
         | ItemKind::Stage { name, .. }
+        | ItemKind::Template { name, .. }
+        | ItemKind::Divergence { name, .. }
+        | ItemKind::Rollout { name, .. }
+        | ItemKind::Panel { name, .. }
+        | ItemKind::Eval { name, .. }
         | ItemKind::Objective { name, .. } => Some(name),
-        ItemKind::Model(binding) | ItemKind::Teacher(binding) => Some(&binding.name),
+        ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => Some(&binding.name),
         ItemKind::Use(_) | ItemKind::Experiment { .. } | ItemKind::Route(_) | ItemKind::Compare { .. } => None,
-        ItemKind::Unsupported { .. } => None,
+        ItemKind::Sweep { .. } => None,
     }
 }
 

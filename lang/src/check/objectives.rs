@@ -24,12 +24,20 @@ impl Checker {
         let mut seen: Vec<&Name> = Vec::new();
         for statement in &body.statements {
             match statement {
-                Statement::Let { name, value } => {
+                Statement::Let { name, index: Some(_), .. } => {
+                    self.not_supported(name.span, "a `let` with an index");
+                    outside.bind(&name.text, Value::Error);
+                }
+                Statement::Let { name, index: None, value } => {
                     let value = self.evaluate(value, &outside);
                     self.facts.record(name.span, &value);
                     outside.bind(&name.text, value);
                 }
-                Statement::Term { name, value, block } => {
+                Statement::Term { name, index: Some(_), .. } => {
+                    self.not_supported(name.span, "a `term` with an index");
+                    good = false;
+                }
+                Statement::Term { name, index: None, value, block } => {
                     if let Some(block) = block {
                         self.not_supported(block.span, "a term with settings of its own");
                     }
@@ -66,6 +74,10 @@ impl Checker {
                             good = false;
                         }
                     }
+                }
+                Statement::Trains { name, .. } | Statement::Step { name, .. } => {
+                    self.report(Diagnostic::error(Code::UnknownKey, name.span, "`trains` and `step` belong in a `train` stage"));
+                    good = false;
                 }
                 Statement::Route(route) => {
                     self.report(Diagnostic::error(
@@ -241,7 +253,12 @@ impl Checker {
         let index = tree.items.iter().position(|other| other.span == item.span).expect("the item is of this file");
         let id = ItemId { module, index };
         match &item.kind {
-            ItemKind::Unsupported { keyword } => self.not_supported(keyword.span, &format!("`{}`", keyword.text)),
+            ItemKind::Template { name, .. }
+            | ItemKind::Divergence { name, .. }
+            | ItemKind::Rollout { name, .. }
+            | ItemKind::Panel { name, .. }
+            | ItemKind::Eval { name, .. } => self.not_supported(name.span, "this kind of item"),
+            ItemKind::Sweep { span, .. } => self.not_supported(*span, "`sweep`"),
             ItemKind::Objective { parameters, .. } | ItemKind::Stage { parameters, .. } | ItemKind::Fn { parameters, .. } => {
                 let kind = match &item.kind {
                     ItemKind::Objective { .. } => Callable::Objective,

@@ -79,9 +79,9 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
         Target::Symbol(id) => {
             let symbol = analysis.index.symbol(id);
             let meaning = match symbol.kind {
-                SymbolKind::Fn | SymbolKind::Stage => Meaning::Function,
+                SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence => Meaning::Function,
                 SymbolKind::Objective => Meaning::Class,
-                SymbolKind::Parameter | SymbolKind::Turn | SymbolKind::Carried => Meaning::Parameter,
+                SymbolKind::Parameter | SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => Meaning::Parameter,
                 _ => Meaning::Variable,
             };
             (meaning, a_use.declares, analysis.sources.file(symbol.span.file).path.starts_with("std:"))
@@ -97,8 +97,7 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
 }
 
 fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, bool)> {
-    let keyword = words::RESERVED.contains(&word)
-        || (begins_line && (words::ITEMS.contains(&word) || words::UNSUPPORTED_ITEMS.contains(&word)));
+    let keyword = words::RESERVED.contains(&word) || (begins_line && words::ITEMS.contains(&word));
     let keyword =
         keyword || (matches!(word, "route" | "experiment" | "compare") && matches!(next.bytes().next(), Some(b'{' | b'"')));
     if keyword {

@@ -55,6 +55,8 @@ enum Last {
     Nothing,
     /// The line goes on after it.
     Operator,
+    /// The word `where`: its bindings may begin on the next line.
+    Where,
     Comma,
     OpenBracket,
     Value,
@@ -217,7 +219,10 @@ impl<'a> Scanner<'a> {
             );
             self.blank(at, next);
             return;
-        } else if self.last == Last::Operator && head == LineHead::Other {
+        } else if self.last == Last::Operator && head == LineHead::Other
+            || self.last == Last::Where && matches!(head, LineHead::Other | LineHead::Entry)
+            || self.last == Last::Value && head == LineHead::Where
+        {
             self.out[at] = b' ';
             return;
         }
@@ -357,13 +362,19 @@ impl<'a> Scanner<'a> {
         let word = &self.text[self.at..self.at + length];
         let after_dot = self.at > 0 && self.bytes[self.at - 1] == b'.';
         let operator = !after_dot && matches!(word, "and" | "or" | "not" | "then" | "live" | "for");
-        if operator && self.depth >= MAX_DEPTH {
+        // `where(` is the function.
+        let tail = !after_dot && word == "where" && !words::split_word(&self.text[self.at..]).1.starts_with('(');
+        if (operator || tail) && self.depth >= MAX_DEPTH {
             return self.too_deep();
         }
-        if operator {
+        if operator || tail {
             self.count();
         }
-        self.last = if operator { Last::Operator } else { Last::Value };
+        self.last = match (operator, tail) {
+            (true, _) => Last::Operator,
+            (_, true) => Last::Where,
+            _ => Last::Value,
+        };
         self.at += length;
     }
 
@@ -386,16 +397,16 @@ impl<'a> Scanner<'a> {
     }
 
     fn operator(&mut self) {
-        const LONG: [&str; 13] = ["->", "==", "!=", "<=", ">=", "||", "&&", "**", "..=", "..", "|>", ":=", "=>"];
         let rest = &self.text[self.at..];
-        let token = LONG.into_iter().find(|token| rest.starts_with(token)).unwrap_or(&rest[..1]);
+        let token = words::SIGNS.iter().copied().find(|token| rest.starts_with(token)).unwrap_or(&rest[..1]);
         if !matches!(token, "=" | ":" | "@") {
             if self.depth >= MAX_DEPTH {
                 return self.too_deep();
             }
             self.count();
         }
-        let runs_on = token.starts_with(['+', '-', '*', '/', '^', '<', '>', '=', '|', '&', ':']) || token == "!=";
+        let runs_on =
+            token.starts_with(['+', '-', '*', '/', '^', '<', '>', '=', '|', '&', ':']) || matches!(token, "!=" | ".." | "..=");
         self.last = if runs_on { Last::Operator } else { Last::Value };
         self.at += token.len();
     }

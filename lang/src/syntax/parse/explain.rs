@@ -23,6 +23,8 @@ pub fn explain(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Di
         Broken::Item => Rule::lone_item,
         Broken::Statement => Rule::lone_statement,
         Broken::Arm => Rule::lone_arm,
+        Broken::MatchArm => Rule::lone_match_arm,
+        Broken::Axis => Rule::lone_axis,
     };
     match Grammar::parse(rule, slice) {
         Err(error) => {
@@ -71,8 +73,8 @@ fn token(text: &str) -> &str {
         None | Some('\n' | '\u{1}') => "",
         Some('"') => text[1..].find(['"', '\n']).map_or(&text[..1], |end| &text[..end + 2]),
         Some(first) => {
-            let long = ["->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
-            long.into_iter().find(|long| text.starts_with(long)).map_or(&text[..first.len_utf8()], |long| &text[..long.len()])
+            let long = words::SIGNS.iter().find(|long| text.starts_with(**long));
+            long.map_or(&text[..first.len_utf8()], |long| &text[..long.len()])
         }
     }
 }
@@ -164,7 +166,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
                     .fix("declare a constant", builder.span_at(start, start), "let "),
             );
         }
-        let known = |word: &str| words::ITEMS.contains(&word) || words::UNSUPPORTED_ITEMS.contains(&word) || word == "pub";
+        let known = |word: &str| words::ITEMS.contains(&word) || word == "pub";
         let mistyped = !known(first) && at <= first.len();
         if let Some(meant) = nearest(first, words::ITEMS.iter().copied()).filter(|_| mistyped && !first.is_empty()) {
             return Some(
@@ -228,7 +230,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
 pub fn is_item_head(slice: &str) -> bool {
     let (first, rest) = split_word(slice);
     let (second, _) = split_word(rest);
-    let known = words::ITEMS.contains(&first) || words::UNSUPPORTED_ITEMS.contains(&first) || first == "pub";
+    let known = words::ITEMS.contains(&first) || first == "pub";
     known && first != "let" && (!second.is_empty() && !words::RESERVED.contains(&second) || rest.starts_with('"'))
 }
 
