@@ -98,8 +98,13 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
 
 fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, bool)> {
     let keyword = words::RESERVED.contains(&word) || (begins_line && words::ITEMS.contains(&word));
-    let keyword =
-        keyword || (matches!(word, "route" | "experiment" | "compare") && matches!(next.bytes().next(), Some(b'{' | b'"')));
+    let begins = |bytes: &[u8]| next.bytes().next().is_some_and(|first| bytes.contains(&first));
+    let named = begins_line && next.bytes().next().is_some_and(words::is_word_byte) && !words::RESERVED.contains(&next);
+    let keyword = keyword
+        || matches!(word, "route" | "experiment" | "compare" | "sweep" | "match") && begins(b"{\"")
+        // What trails a value stands before a name.
+        || matches!(word, "where" | "by") && next.bytes().next().is_some_and(words::is_word_byte)
+        || matches!(word, "trains" | "step") && named;
     if keyword {
         Some((Meaning::Keyword, false, false))
     } else if next == ":" {

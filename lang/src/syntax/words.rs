@@ -24,6 +24,9 @@ pub const ITEMS: &[&str] = &[
     "use",
 ];
 
+/// Items that may have parameters.
+pub const PARAMETRIC: &[&str] = &["objective", "fn", "stage", "teacher", "template", "rollout", "divergence"];
+
 /// Words that can't be names.
 pub const RESERVED: &[&str] =
     &["and", "or", "not", "then", "live", "true", "false", "for", "in", "else", "let", "term", "fn", "use", "pub"];

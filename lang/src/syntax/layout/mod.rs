@@ -47,6 +47,10 @@ struct Open {
     at: usize,
     /// Operators and closed brackets since the last separator: a bound on how deep the expression's tree can be.
     operators: usize,
+    /// Holds arms: `condition -> value`.
+    arms: bool,
+    /// A `->` has led from the condition of this arm to its value.
+    led: bool,
 }
 
 /// The last token of the line so far.
@@ -89,7 +93,7 @@ impl<'a> Scanner<'a> {
             bytes: text.as_bytes(),
             out: text.as_bytes().to_vec(),
             at: 0,
-            open: vec![Open { bracket: 0, at: 0, operators: 0 }],
+            open: vec![Open { bracket: 0, at: 0, operators: 0, arms: false, led: false }],
             depth: 0,
             last: Last::Nothing,
             next_line: (0, LineHead::Other),
@@ -234,7 +238,7 @@ impl<'a> Scanner<'a> {
     fn separate(&mut self) {
         if let Some(open) = self.open.last_mut() {
             self.depth -= open.operators;
-            open.operators = 0;
+            (open.operators, open.led) = (0, false);
         }
     }
 
@@ -276,7 +280,10 @@ impl<'a> Scanner<'a> {
         if self.depth >= MAX_DEPTH {
             return self.too_deep();
         }
-        self.open.push(Open { bracket, at, operators: 0 });
+        let before = self.text[..at].trim_end();
+        let owner = ["match", "route"].into_iter().find_map(|word| before.strip_suffix(word));
+        let arms = bracket == b'{' && owner.is_some_and(|before| !before.ends_with(words::is_word));
+        self.open.push(Open { bracket, at, operators: 0, arms, led: false });
         self.depth += 1;
         self.last = Last::OpenBracket;
         self.at += 1;
@@ -399,7 +406,14 @@ impl<'a> Scanner<'a> {
     fn operator(&mut self) {
         let rest = &self.text[self.at..];
         let token = words::SIGNS.iter().copied().find(|token| rest.starts_with(token)).unwrap_or(&rest[..1]);
-        if !matches!(token, "=" | ":" | "@") {
+        let leads = token == "->" && self.open.last().is_some_and(|open| open.arms && !open.led);
+        if leads {
+            // The condition is behind us: it stands beside the value, not around it.
+            self.separate();
+            if let Some(open) = self.open.last_mut() {
+                open.led = true;
+            }
+        } else if !matches!(token, "=" | ":" | "@") {
             if self.depth >= MAX_DEPTH {
                 return self.too_deep();
             }
