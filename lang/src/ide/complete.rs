@@ -58,6 +58,7 @@ pub fn complete(source: &str, offset: u32, analysis: &Analysis, libraries: &dyn 
         Place::Import { path } => imports(&mut list, &path, &libraries()),
         Place::Key { owner, present } => keys(&mut list, &owner, &present),
         Place::Type => list.words(vocabulary::TYPES, CandidateKind::Type, 0),
+        Place::Parameter => list.scope_of(&context, |kind| kind == SymbolKind::Param),
         Place::Part => list.signals(vocabulary::PARTS, 0),
         Place::Arm => {
             list.keyword("for", "for d in domains: ...", 1);
@@ -174,6 +175,7 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
         Takes::Domains => matches!(kind, S::Domain | S::Turn),
         Takes::Objective => kind == S::Objective,
         Takes::Reward => kind == S::Reward,
+        Takes::Rollout => kind == S::Rollout,
         Takes::Schedule | Takes::Count | Takes::Number | Takes::Formula => {
             matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet)
         }
@@ -184,7 +186,7 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
 fn items(list: &mut List, context: &Context) {
     let public = context.before(context.cut).is_some_and(|last| context.text(last) == "pub");
     for (rank, keyword) in words::ITEMS.iter().enumerate() {
-        let no_pub = matches!(*keyword, "experiment" | "compare" | "route" | "use");
+        let no_pub = matches!(*keyword, "experiment" | "compare" | "route" | "sweep" | "use");
         if !(public && no_pub) {
             list.keyword(keyword, item_shape(keyword), rank as u8);
         }
@@ -208,7 +210,13 @@ fn item_shape(keyword: &str) -> &'static str {
         "stage" => "stage name(start: model) = stage(...) { ... }",
         "schedule" => "schedule name = warmup(...)",
         "reward" => "reward name = command(...)",
+        "template" => "template name = \"{prompt} ...\"",
+        "rollout" => "rollout name = sample(...) |> ...",
+        "divergence" => "divergence name(u) = f(u)",
+        "panel" => "panel name = debate([...]) { ... }",
+        "eval" => "eval name { prompts = ..., reward = ... }",
         "param" => "param name: count = 1",
+        "sweep" => "sweep { name in [...] }",
         _ => "use std.opd.mopd",
     }
 }
@@ -241,6 +249,11 @@ fn item_kind(signature: &str) -> SymbolKind {
         Some("schedule") => SymbolKind::Schedule,
         Some("model") => SymbolKind::Model,
         Some("teacher") => SymbolKind::Teacher,
+        Some("template") => SymbolKind::Template,
+        Some("rollout") => SymbolKind::Rollout,
+        Some("divergence") => SymbolKind::Divergence,
+        Some("panel") => SymbolKind::Panel,
+        Some("eval") => SymbolKind::Eval,
         Some("param") => SymbolKind::Param,
         _ => SymbolKind::Let,
     }
