@@ -15,7 +15,7 @@ use crate::syntax::ast::{
     Route, Statement, Use as Import,
 };
 
-use super::functions::{self, Builtin};
+use super::builtins::{self, Builtin};
 use super::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
 use super::value::Value;
 use super::vocabulary::{self, Key, SignalName, Takes, Word};
@@ -689,7 +689,7 @@ impl Walk<'_> {
         if name == "domains" {
             return Some(Target::Domains);
         }
-        functions::find(name).map(Target::Builtin)
+        builtins::find(name).map(Target::Builtin)
     }
 
     fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {
