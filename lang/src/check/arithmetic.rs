@@ -77,7 +77,7 @@ impl Checker {
     pub(super) fn apply(&mut self, function: Function, operands: Vec<Formula>, unit: Unit, span: Span) -> Value {
         use Function::*;
         let live = operands.iter().any(Formula::live);
-        let stepwise = matches!(function, Not | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or);
+        let stepwise = matches!(function, Not | Floor | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or);
         if live && (stepwise || (function == Where && operands[0].live())) {
             self.report(
                 Diagnostic::error(Code::NotDifferentiable, span, "a comparison has no derivative, so nothing here can be `live`")
@@ -85,7 +85,7 @@ impl Checker {
             );
             return Value::Error;
         }
-        let constants: Option<Vec<f64>> = operands.iter().map(constant).collect();
+        let constants: Option<Vec<f64>> = operands.iter().map(Formula::constant).collect();
         if let Some(constants) = constants {
             let value = fold(function, &constants);
             if value.is_finite() {
@@ -113,13 +113,6 @@ impl Checker {
             finding = finding.help(help);
         }
         self.report(finding);
-    }
-}
-
-fn constant(formula: &Formula) -> Option<f64> {
-    match formula.0.kind {
-        FormulaKind::Number(value) => Some(value),
-        _ => None,
     }
 }
 
@@ -200,7 +193,7 @@ fn mismatch_help(operator: BinaryOperator, left: Unit, right: Unit) -> Option<&'
 }
 
 /// Constant folding; the same meaning as the interpreter's.
-fn fold(function: Function, x: &[f64]) -> f64 {
+pub fn fold(function: Function, x: &[f64]) -> f64 {
     use Function::*;
     let truth = |value: bool| f64::from(u8::from(value));
     match function {
@@ -214,6 +207,7 @@ fn fold(function: Function, x: &[f64]) -> f64 {
         Tanh => x[0].tanh(),
         Sigmoid => 1.0 / (1.0 + (-x[0]).exp()),
         Relu => x[0].max(0.0),
+        Floor => x[0].floor(),
         Add => x[0] + x[1],
         Subtract => x[0] - x[1],
         Multiply => x[0] * x[1],

@@ -11,11 +11,11 @@ use std::rc::Rc;
 use crate::formula::{Axis, Unit};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::{
-    Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, Module, Name, Parameter, Route,
-    Statement, Use as Import,
+    Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, MatchArm, Module, Name, Parameter,
+    Route, Statement, Use as Import,
 };
 
-use super::functions::{self, Builtin};
+use super::builtins::{self, Builtin};
 use super::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
 use super::value::Value;
 use super::vocabulary::{self, Key, SignalName, Takes, Word};
@@ -50,9 +50,14 @@ pub enum SymbolKind {
     Schedule,
     Model,
     Teacher,
+    Template,
+    Rollout,
+    Divergence,
+    Panel,
+    Eval,
     Stage,
     Objective,
-    /// Of a `fn`, `stage` or `objective`.
+    /// Of a `fn`, `stage`, `objective`, `teacher`, `template`, `rollout` or `divergence`.
     Parameter,
     /// A `let` of an objective.
     LocalLet,
@@ -61,6 +66,12 @@ pub enum SymbolKind {
     Turn,
     /// `m` of `for d in domains, m = start`.
     Carried,
+    /// `w` of `... where w = ...`.
+    Where,
+    /// A model that a `train` stage trains.
+    Trained,
+    /// `follow` of `step follow { ... }`.
+    Step,
 }
 
 impl SymbolKind {
@@ -75,12 +86,20 @@ impl SymbolKind {
             SymbolKind::Schedule => "schedule",
             SymbolKind::Model => "model",
             SymbolKind::Teacher => "teacher",
+            SymbolKind::Template => "template",
+            SymbolKind::Rollout => "rollout",
+            SymbolKind::Divergence => "divergence",
+            SymbolKind::Panel => "panel",
+            SymbolKind::Eval => "eval",
             SymbolKind::Stage => "stage",
             SymbolKind::Objective => "objective",
             SymbolKind::Parameter => "parameter",
             SymbolKind::Term => "term",
             SymbolKind::Turn => "each",
             SymbolKind::Carried => "carried",
+            SymbolKind::Where => "where",
+            SymbolKind::Trained => "trains",
+            SymbolKind::Step => "step",
         }
     }
 
@@ -206,7 +225,7 @@ impl Index {
         self.ids().find(|id| self.symbol(*id).span == span)
     }
 
-    /// The parameters of a `fn`, `stage` or `objective`, in order: they are declared right after it.
+    /// The parameters of an item, in order: they are declared right after it.
     pub fn parameters(&self, id: SymbolId) -> impl Iterator<Item = SymbolId> {
         let of_it = move |child: &SymbolId| {
             self.symbols.get(child.0 as usize).is_some_and(|child| child.owner == Some(id) && child.kind == SymbolKind::Parameter)
@@ -215,7 +234,15 @@ impl Index {
     }
 
     pub(super) fn build(modules: &Modules, facts: Facts) -> Index {
-        let mut walk = Walk { modules, facts, index: Index::default(), items: HashMap::new(), locals: Vec::new(), owner: None };
+        let mut walk = Walk {
+            modules,
+            facts,
+            index: Index::default(),
+            items: HashMap::new(),
+            parts: HashMap::new(),
+            locals: Vec::new(),
+            owner: None,
+        };
         for (id, file) in modules.files() {
             walk.declare_items(id, file, &modules.tree(id));
         }
@@ -252,6 +279,8 @@ struct Walk<'a> {
     facts: Facts,
     index: Index,
     items: HashMap<ItemId, Known>,
+    /// What an item's value declares for others to read, by the place of its name: `star.w`, `pair.guide`.
+    parts: HashMap<Span, SymbolId>,
     locals: Vec<(String, Target)>,
     owner: Option<SymbolId>,
 }
@@ -268,7 +297,12 @@ impl Walk<'_> {
                 ItemKind::Reward { .. } => (SymbolKind::Reward, &[][..]),
                 ItemKind::Schedule { .. } => (SymbolKind::Schedule, &[][..]),
                 ItemKind::Model(_) => (SymbolKind::Model, &[][..]),
-                ItemKind::Teacher(_) => (SymbolKind::Teacher, &[][..]),
+                ItemKind::Teacher { parameters, .. } => (SymbolKind::Teacher, parameters.as_slice()),
+                ItemKind::Template { parameters, .. } => (SymbolKind::Template, parameters.as_slice()),
+                ItemKind::Rollout { parameters, .. } => (SymbolKind::Rollout, parameters.as_slice()),
+                ItemKind::Divergence { parameters, .. } => (SymbolKind::Divergence, parameters.as_slice()),
+                ItemKind::Panel { .. } => (SymbolKind::Panel, &[][..]),
+                ItemKind::Eval { .. } => (SymbolKind::Eval, &[][..]),
                 ItemKind::Stage { parameters, .. } => (SymbolKind::Stage, parameters.as_slice()),
                 _ => (SymbolKind::Objective, objective_parameters(&item.kind)),
             };
@@ -288,7 +322,40 @@ impl Walk<'_> {
                 self.declare(&parameter.name, SymbolKind::Parameter, extent)
             });
             let parameters = parameters.collect();
+            if let ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } = &item.kind {
+                self.declare_parts(&binding.value);
+            }
             self.items.insert(id, Known { symbol, parameters });
+        }
+    }
+
+    /// The bindings of a teacher's `where`, the models and steps of a `train` stage.
+    fn declare_parts(&mut self, value: &Expr) {
+        match &value.kind {
+            ExprKind::Where { bindings, .. } => {
+                for (name, value) in bindings {
+                    let symbol = self.declare(name, SymbolKind::Where, name.span.to(value.span));
+                    self.parts.insert(name.span, symbol);
+                }
+            }
+            ExprKind::For { body, .. } => self.declare_parts(body),
+            ExprKind::Call { block: Some(block), .. } => {
+                for statement in &block.statements {
+                    if let Statement::Trains { name, value } = statement {
+                        let symbol = self.declare(name, SymbolKind::Trained, name.span.to(value.span));
+                        self.parts.insert(name.span, symbol);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A name that [`Self::declare_parts`] knows already, or else a new one, seen from here on.
+    fn bind_part(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
+        match self.parts.get(&name.span) {
+            Some(known) => self.locals.push((name.text.clone(), Target::Symbol(*known))),
+            None => self.bind(name, kind, extent),
         }
     }
 
@@ -343,9 +410,28 @@ impl Walk<'_> {
                 self.parameters(scope, id, parameters);
                 self.objective(&Scope { signals: true, ..*scope }, body);
             }
-            ItemKind::Model(binding) | ItemKind::Teacher(binding) => self.binding(scope, binding),
+            ItemKind::Model(binding) => self.binding(scope, binding),
+            ItemKind::Teacher { binding, parameters } => {
+                self.parameters(scope, id, parameters);
+                self.binding(scope, binding);
+            }
+            ItemKind::Template { parameters, text: value, .. }
+            | ItemKind::Rollout { parameters, body: value, .. }
+            | ItemKind::Divergence { parameters, body: value, .. } => {
+                self.parameters(scope, id, parameters);
+                self.expr(scope, value);
+            }
+            ItemKind::Panel { value, .. } => self.expr(scope, value),
+            ItemKind::Eval { block, .. } => self.block(scope, block, vocabulary::keys("eval").unwrap_or_default()),
+            ItemKind::Sweep { axes, .. } => {
+                for Family { name, over } in axes {
+                    if let Some(target) = self.resolve(scope, &name.text) {
+                        self.record(name.span, target);
+                    }
+                    self.expr(scope, over);
+                }
+            }
             ItemKind::Route(route) => self.route(scope, route),
-            ItemKind::Unsupported { .. } => {}
         }
     }
 
@@ -412,31 +498,63 @@ impl Walk<'_> {
     fn objective(&mut self, scope: &Scope, body: &Block) {
         for statement in &body.statements {
             match statement {
-                Statement::Let { name, value } => {
-                    self.expr(scope, value);
+                Statement::Let { name, index, value } => {
+                    self.indexed(scope, index.as_ref(), value);
                     self.bind(name, SymbolKind::LocalLet, name.span.to(value.span));
                 }
-                Statement::Term { name, value, block } => {
+                Statement::Term { name, index, value, block } => {
+                    let outer = self.locals.len();
+                    if let Some(index) = index {
+                        self.turn(scope, index);
+                    }
                     self.expr(scope, value);
                     self.declare(name, SymbolKind::Term, name.span.to(value.span));
                     if let Some(block) = block {
-                        self.block(scope, block, &[]);
+                        self.block(scope, block, vocabulary::keys("term").unwrap_or_default());
                     }
+                    self.locals.truncate(outer);
                 }
+                Statement::Trains { value, .. } => self.expr(scope, value),
+                Statement::Step { block, .. } => self.block(scope, block, &[]),
                 Statement::Entry(entry) => self.entry(scope, &entry.key, &entry.value, vocabulary::OBJECTIVE),
                 Statement::Route(route) => self.route(scope, route),
             }
         }
     }
 
+    /// A value, once per element of its index if it has one.
+    fn indexed(&mut self, scope: &Scope, index: Option<&Family>, value: &Expr) {
+        let outer = self.locals.len();
+        if let Some(index) = index {
+            self.turn(scope, index);
+        }
+        self.expr(scope, value);
+        self.locals.truncate(outer);
+    }
+
     fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [Key]) {
+        let outer = self.locals.len();
+        // Each of the models that are trained together is known to the settings of all.
+        for statement in &block.statements {
+            if let Statement::Trains { name, value } = statement {
+                self.bind_part(name, SymbolKind::Trained, name.span.to(value.span));
+            }
+        }
         for statement in &block.statements {
             match statement {
                 Statement::Entry(entry) => self.entry(scope, &entry.key, &entry.value, keys),
-                Statement::Let { value, .. } | Statement::Term { value, .. } => self.expr(scope, value),
+                Statement::Let { index, value, .. } | Statement::Term { index, value, .. } => {
+                    self.indexed(scope, index.as_ref(), value);
+                }
+                Statement::Trains { value, .. } => self.expr(scope, value),
+                Statement::Step { name, block } => {
+                    self.declare(name, SymbolKind::Step, name.span.to(block.span));
+                    self.block(scope, block, vocabulary::keys("step").unwrap_or_default());
+                }
                 Statement::Route(route) => self.route(scope, route),
             }
         }
+        self.locals.truncate(outer);
     }
 
     fn entry(&mut self, scope: &Scope, name: &Name, value: &Expr, keys: &'static [Key]) {
@@ -469,6 +587,23 @@ impl Walk<'_> {
                     self.place(scope, &argument.value, Takes::Words(vocabulary::AXES));
                 }
             }
+            (ExprKind::By { value, block, .. }, _) => {
+                self.place(scope, value, takes);
+                self.block(scope, block, vocabulary::keys("by").unwrap_or_default());
+            }
+            (ExprKind::Match { arms }, _) => {
+                for MatchArm { condition, value, .. } in arms {
+                    if let Condition::When(condition) = condition {
+                        self.expr(scope, condition);
+                    }
+                    self.place(scope, value, takes);
+                }
+            }
+            // A denominator is an expression: `sum(token, over: batch) / sum(w, over: batch)`.
+            (ExprKind::Binary { left, right, .. }, Takes::Reduce) => {
+                self.place(scope, left, takes);
+                self.expr(scope, right);
+            }
             _ => self.expr(scope, expr),
         }
     }
@@ -483,7 +618,9 @@ impl Walk<'_> {
             }
             ExprKind::Field { base, field } => {
                 self.expr(scope, base);
-                if let Some(part) = vocabulary::PARTS.iter().find(|part| part.name == field.text) {
+                if let Some(part) = self.part_of(scope, base, field) {
+                    self.record(field.span, Target::Symbol(part));
+                } else if let Some(part) = vocabulary::PARTS.iter().find(|part| part.name == field.text) {
                     self.record(field.span, Target::Part(part));
                 }
             }
@@ -494,10 +631,26 @@ impl Walk<'_> {
             | ExprKind::Binary { left, right, .. }
             | ExprKind::Arrow { from: left, to: right }
             | ExprKind::Versus { left, right }
-            | ExprKind::Then { first: left, second: right } => {
+            | ExprKind::Then { first: left, second: right }
+            | ExprKind::Range { low: left, high: right } => {
                 self.expr(scope, left);
                 self.expr(scope, right);
             }
+            ExprKind::Pipe { value, through } => {
+                self.expr(scope, value);
+                // An edit reads what the rollout gave: `keep(correct)`.
+                self.expr(&Scope { signals: true, ..*scope }, through);
+            }
+            ExprKind::Where { value, bindings } => {
+                let outer = self.locals.len();
+                for (name, value) in bindings {
+                    self.expr(scope, value);
+                    self.bind_part(name, SymbolKind::Where, name.span.to(value.span));
+                }
+                self.expr(scope, value);
+                self.locals.truncate(outer);
+            }
+            ExprKind::Match { .. } | ExprKind::By { .. } => self.place(scope, expr, Takes::Formula),
             ExprKind::For { index, carried, body } => {
                 let outer = self.locals.len();
                 if let Some(carried) = carried {
@@ -513,6 +666,16 @@ impl Walk<'_> {
         }
     }
 
+    /// `star.w`, `pair.guide`: a name that the value of an item declares.
+    fn part_of(&self, scope: &Scope, base: &Expr, field: &Name) -> Option<SymbolId> {
+        let ExprKind::Name(name) = &base.kind else { return None };
+        let Some(Target::Symbol(owner)) = self.resolve(scope, name) else { return None };
+        self.parts.values().copied().find(|part| {
+            let part = &self.index.symbols[part.0 as usize];
+            part.owner == Some(owner) && part.name == field.text
+        })
+    }
+
     fn resolve(&self, scope: &Scope, name: &str) -> Option<Target> {
         if let Some((_, target)) = self.locals.iter().rev().find(|(local, _)| local == name) {
             return Some(*target);
@@ -526,7 +689,7 @@ impl Walk<'_> {
         if name == "domains" {
             return Some(Target::Domains);
         }
-        functions::find(name).map(Target::Builtin)
+        builtins::find(name).map(Target::Builtin)
     }
 
     fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {

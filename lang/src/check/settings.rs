@@ -84,6 +84,9 @@ impl Checker {
                     let text = format!("{} takes no route here", settings.owner);
                     self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
                 }
+                Statement::Trains { name, .. } | Statement::Step { name, .. } => {
+                    self.not_supported(name.span, "training two models together");
+                }
                 Statement::Let { name, .. } | Statement::Term { name, .. } => {
                     self.report(
                         Diagnostic::error(Code::UnknownKey, name.span, format!("{} holds settings only", settings.owner))
