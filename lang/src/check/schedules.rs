@@ -9,7 +9,6 @@ use crate::syntax::ast::{Expr, ExprKind};
 use super::Checker;
 use super::builtins::ScheduleName;
 use super::evaluate::{Context, Env};
-use super::ranges;
 use super::settings::{Settings, open, undecided};
 use super::value::Value;
 
@@ -66,15 +65,14 @@ impl Checker {
             }
             Some(_) => Some(rate),
             // A rate may reach 0 at its end; below 0 it would unlearn.
-            None => self.stays_within(&rate, expr.span, "the learning rate", (0.0, f64::INFINITY), length).then_some(rate),
+            None => self.within(&rate, "the learning rate", (0.0, f64::MAX), length).then_some(rate),
         }
     }
 
-    /// Whether a number over training time keeps to its bounds at every step; a finding where it does not.
-    pub(super) fn stays_within(
+    /// Whether a number over training time keeps to its bounds at every step of a stage; a finding where it does not.
+    pub(super) fn within(
         &mut self,
         formula: &Formula,
-        span: Span,
         what: &str,
         (low, high): (f64, f64),
         length: Option<Length>,
@@ -82,11 +80,10 @@ impl Checker {
         if open(formula) {
             return true;
         }
-        let bounds = if high.is_finite() { format!("between {low} and {high}") } else { format!("at {low} or above") };
         if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {
             let Some(outside) = values.iter().find(|value| !(low..=high).contains(*value)) else { return true };
-            let text = format!("{what} must stay {bounds}");
-            self.report(Diagnostic::error(Code::ScheduleRange, span, text).label(format!("a rung of this ladder is {outside}")));
+            let (span, text) = (self.span(formula.0.origin), format!("{what} must stay between {low} and {high} on every rung"));
+            self.report(Diagnostic::error(Code::ScheduleRange, span, text).label(format!("one rung is {outside}")));
             return false;
         }
         // How many steps an epoch has is known when the data is read; until then the first step stands for all.
@@ -94,13 +91,7 @@ impl Checker {
             Some(Length::Steps(steps)) => steps,
             _ => 1,
         };
-        let Some((step, value)) = ranges::first_outside(formula, steps, low, high) else { return true };
-        self.report(
-            Diagnostic::error(Code::ScheduleRange, span, format!("{what} must stay {bounds} during the whole run"))
-                .label(format!("at step {step} of {steps} it is {}", readable(value)))
-                .help("steps count from 0; change an end of the schedule, or the time that it takes"),
-        );
-        false
+        self.stays_within(formula, what, (low, high), steps)
     }
 
     /// `linear(0 -> 1, over: 100 steps)` and its kin.
@@ -297,10 +288,4 @@ impl Checker {
         }
         Some(formula)
     }
-}
-
-/// Without the noise of binary fractions.
-fn readable(number: f64) -> String {
-    let rounded = format!("{number:.6e}").parse::<f64>().unwrap_or(number);
-    format!("{rounded}")
 }

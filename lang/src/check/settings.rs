@@ -47,9 +47,12 @@ impl<'a> Settings<'a> {
     }
 
     /// What the block around it says holds here as well, unless it is said again.
-    pub fn inherit(&mut self, around: &Settings<'a>, keys: &[Key]) {
-        let known = |entry: &&&Entry| keys.iter().any(|key| key.name == entry.key.text);
-        self.inherited = around.entries.iter().filter(known).copied().collect();
+    pub fn inherit(&mut self, around: &Settings<'a>) {
+        // A batch said here replaces the prompts said around it, and the other way round.
+        let replaced = |key: &str| {
+            matches!(key, "prompts" | "batch") && ["prompts", "batch"].iter().any(|size| self.key_span(size).is_some())
+        };
+        self.inherited = around.entries.iter().filter(|entry| !replaced(&entry.key.text)).copied().collect();
         self.broken |= around.broken;
         self.route = self.route.or(around.route);
     }

@@ -75,7 +75,6 @@ codes! {
     OffPolicyRatio = "off-policy-ratio", "the sampler's probability is read where nobody recorded one";
     TruncatedSampling = "truncated-sampling", "completions drawn from less than the distribution that is scored";
     PrivateStatistics = "private-statistics", "a number across examples in a private stage";
-    ScheduleRange = "schedule-range", "a number over training time leaves the values that make sense";
     UntrainedMember = "untrained-member", "a model of `train` that no step updates";
     UnequalBudget = "unequal-budget", "rows of one table that spent different amounts";
     UnusedDeclaration = "unused-declaration", "a panel or benchmark that nothing uses";
