@@ -270,10 +270,16 @@ pub enum Slot {
     Draft,
     /// What a panel said.
     Transcript,
-    /// What the other model of a joint stage wrote about the completion.
+    /// What the verifier said of the completion, or what the teacher's own `feedback` gives.
     Feedback,
     /// Another completion of the same prompt.
     Group(GroupMember),
+    /// A completion of the same prompt by a teacher.
+    Answer { by: Role, member: GroupMember },
+    /// `short(x, by: teacher, max_tokens: 512)`: rewritten shorter.
+    Shortened { slot: Box<Slot>, by: Role, max_tokens: u32 },
+    /// `shuffled(a, b)`: all of them, in an order of its own for each sequence.
+    Shuffled(Vec<Slot>),
     /// A field of the data.
     Data(String),
 }
@@ -298,7 +304,19 @@ pub struct Teacher {
     /// The author knows that it does not descend from the student's checkpoint.
     pub foreign: bool,
     pub align: Alignment,
+    /// What it reads of the finished completion where the student has masks.
+    pub reveals: Option<Reveal>,
+    /// What fills `{feedback}` in its template; the verifier's own words where absent.
+    pub feedback: Option<Rc<Rollout>>,
     pub origin: Origin,
+}
+
+/// What a denoising student's teacher sees of positions that are not filled yet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reveal {
+    All,
+    /// That share of the positions in later blocks, at random.
+    LaterBlocks(f64),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -475,8 +493,12 @@ pub struct Train {
     pub mixture: Vec<Share>,
     /// Which teacher scores which prompts, in order: the first that holds decides. Empty where nothing reads the routed teacher.
     pub teachers: Vec<TeacherChoice>,
-    /// The role `reference`.
-    pub reference: Option<ModelId>,
+    /// The role `reference` by domain; empty where there is none.
+    pub reference: Vec<(DomainId, ModelId)>,
+    /// What the student sees in place of the plain prompt.
+    pub sees: Option<Rc<Template>>,
+    /// Updates from each batch of rollouts.
+    pub passes: u32,
     pub rollout: Rollout,
     pub size: BatchSize,
     /// Which rollouts of teachers are imitated; everything else is trained on whole.
@@ -498,7 +520,7 @@ impl Train {
     /// The models that must exist before.
     fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
         let mut inputs = vec![self.start];
-        inputs.extend(self.reference);
+        inputs.extend(self.reference.iter().map(|(_, model)| *model));
         let mut waiting: Vec<TeacherId> = self.teachers.iter().map(|choice| choice.teacher).collect();
         waiting.extend(self.objective.named_teachers());
         self.rollout.inputs(&mut inputs, &mut waiting);
@@ -555,7 +577,18 @@ pub struct Extrapolation {
     /// At steps that are powers of this.
     pub powers_of: u32,
     pub judged_by: BenchmarkId,
+    /// Only these weights; all where empty.
+    pub weights: Vec<WeightGroup>,
     pub origin: Origin,
+}
+
+/// A part of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightGroup {
+    Attention,
+    FeedForward,
+    Embedding,
+    Norm,
 }
 
 /// The constructor's name, for people.
@@ -623,8 +656,17 @@ pub enum RolloutSource {
     Refine { by: Role, sees: Option<Rc<Template>>, of: Rc<Rollout> },
     /// A model as it is before the run, rolled out once.
     Snapshot { model: ModelId, of: Rc<Rollout> },
-    /// Part of every batch comes from earlier rollouts.
-    Replay { capacity: u32, share: Formula, of: Rc<Rollout> },
+    /// Part of every batch comes from a buffer.
+    Replay {
+        capacity: u32,
+        share: Formula,
+        keeps: Keeps,
+        /// What enters and stays in the buffer; per group.
+        condition: Option<Formula>,
+        /// Smallest numbers first; oldest first where absent. Per group.
+        order: Option<Formula>,
+        of: Rc<Rollout>,
+    },
     /// The student drafts blocks, the teacher verifies them.
     Speculative { block: u32, of: Rc<Rollout> },
     /// A program answers between the student's turns.
@@ -633,6 +675,17 @@ pub enum RolloutSource {
     Denoise { steps: u32, block: u32, of: Rc<Rollout> },
     /// Prompts made from a group's completions.
     Derived { template: Rc<Template>, of: Rc<Rollout> },
+    /// Of each prompt, the first that has any completion.
+    FirstOf { choices: Vec<Rc<Rollout>> },
+    /// One prompt per turn of a recorded trajectory: the turns before it are given.
+    EachTurn { history: Rc<Rollout>, of: Rc<Rollout> },
+}
+
+/// What a buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    Rollouts,
+    Prompts,
 }
 
 /// What is done to completions after they are drawn.
@@ -648,9 +701,16 @@ pub enum Edit {
     Best { by: Formula, of: u32 },
     FirstTurns { turns: Formula },
     /// So many turns are the expert's, from the data; then the student acts.
-    ExpertTurns { turns: Formula },
+    ExpertTurns { turns: ExpertTurns },
     /// A program of the author's: nothing is known about what it does.
     Through { command: String },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExpertTurns {
+    First(Formula),
+    /// All that were recorded but the last so many.
+    AllBut(Formula),
 }
 
 impl Edit {
@@ -689,6 +749,8 @@ impl RolloutSource {
             RolloutSource::Turns { .. } => "turns",
             RolloutSource::Denoise { .. } => "denoise",
             RolloutSource::Derived { .. } => "derived",
+            RolloutSource::FirstOf { .. } => "first_of",
+            RolloutSource::EachTurn { .. } => "each_turn",
         }
     }
 
@@ -706,6 +768,8 @@ impl RolloutSource {
             | RolloutSource::Turns { of, .. }
             | RolloutSource::Denoise { of, .. }
             | RolloutSource::Derived { of, .. } => vec![of],
+            RolloutSource::FirstOf { choices } => choices.iter().map(Rc::as_ref).collect(),
+            RolloutSource::EachTurn { history, of } => vec![of, history],
         }
     }
 }
@@ -750,6 +814,7 @@ impl Rollout {
             && match &self.source {
                 RolloutSource::Sample(_) => true,
                 RolloutSource::From { .. } | RolloutSource::Data { .. } | RolloutSource::Refine { .. } => false,
+                RolloutSource::EachTurn { of, .. } => of.student_wrote_all(),
                 other => other.inner().into_iter().all(Rollout::student_wrote_all),
             }
     }
@@ -785,6 +850,16 @@ pub struct Sampling {
     pub top_p: Option<f64>,
     /// Only so many entries are drawn.
     pub top_k: Option<u32>,
+    /// Logits of tokens already written are divided (positive) or multiplied (negative) by it.
+    pub repetition_penalty: Option<f64>,
+    /// Several tokens a step, each by a head of its own; later ones stay where their confidence reaches `accept`.
+    pub heads: Option<Heads>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    pub heads: u32,
+    pub accept: f64,
 }
 
 impl Sampling {

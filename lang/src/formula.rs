@@ -53,6 +53,8 @@ impl Unit {
 pub enum Axis {
     Run,
     Batch,
+    /// The prompts of one domain in the batch.
+    Domain,
     /// The samples of one prompt.
     Group,
     Sequence,
@@ -68,12 +70,13 @@ pub enum Axis {
 impl Axis {
     /// Coarse to fine.
     pub const ALL: &'static [Axis] =
-        &[Axis::Run, Axis::Batch, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token, Axis::Vocab];
+        &[Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token, Axis::Vocab];
 
     pub fn name(self) -> &'static str {
         match self {
             Axis::Run => "run",
             Axis::Batch => "batch",
+            Axis::Domain => "domain",
             Axis::Group => "group",
             Axis::Sequence => "sequence",
             Axis::Turn => "turn",
@@ -129,6 +132,10 @@ pub enum Part {
     Deviation,
     /// What a scalar head says of the completion: a reward model, a discriminator. Per sequence, real.
     Score,
+    /// What a critic's head expects from here on. Per token, real.
+    Value,
+    /// The verdict on the completions of a model trained beside the student. Per sequence, bool.
+    Correct,
     /// What an acceptance head says of the token. Per token, prob.
     Confidence,
     /// What a member of a panel says of its own answer. Per sequence, real.
@@ -146,6 +153,8 @@ impl Part {
             Part::Mean => "mean",
             Part::Deviation => "deviation",
             Part::Score => "score",
+            Part::Value => "value",
+            Part::Correct => "correct",
             Part::Confidence | Part::StatedConfidence => "confidence",
         }
     }
@@ -156,36 +165,36 @@ impl Part {
             Part::Entropy => Unit::Nats,
             Part::Top1 | Part::Confidence => Unit::Prob,
             Part::Rank => Unit::Count,
-            Part::Mean | Part::Deviation | Part::Score | Part::StatedConfidence => Unit::Real,
+            Part::Mean | Part::Deviation | Part::Score | Part::Value | Part::StatedConfidence => Unit::Real,
+            Part::Correct => Unit::Bool,
         }
     }
 
     pub fn axis(&self) -> Axis {
         match self {
-            Part::Score | Part::StatedConfidence => Axis::Sequence,
+            Part::Score | Part::StatedConfidence | Part::Correct => Axis::Sequence,
             _ => Axis::Token,
         }
     }
 }
 
-/// A stretch of a completion that its layout names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A stretch of a completion.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NamedSpan {
-    Answer,
-    Think,
-    Tool,
+    /// The last run of the student's own tokens.
     FinalTurn,
+    /// The text between `<tag>` and `</tag>`, as in `span.think`.
+    Tag(String),
 }
 
 impl NamedSpan {
-    pub const ALL: &'static [NamedSpan] = &[NamedSpan::Answer, NamedSpan::Think, NamedSpan::Tool, NamedSpan::FinalTurn];
+    /// The usual names, `final_turn` first.
+    pub const USUAL: &'static [&'static str] = &["final_turn", "answer", "think", "tool"];
 
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            NamedSpan::Answer => "answer",
-            NamedSpan::Think => "think",
-            NamedSpan::Tool => "tool",
             NamedSpan::FinalTurn => "final_turn",
+            NamedSpan::Tag(tag) => tag,
         }
     }
 }
@@ -224,6 +233,15 @@ pub enum Signal {
         role: Role,
         p: f64,
     },
+    /// A scalar head's number for one stretch of the completion. Per sequence, real.
+    SpanScore {
+        role: Role,
+        span: NamedSpan,
+    },
+    /// Number of entries of a support. Per token, count.
+    SupportSize {
+        support: Support,
+    },
     /// How many of `samples` continuations by the teacher match the student's, as a sum of similarities. Per block, real.
     Agreement {
         role: Role,
@@ -232,7 +250,7 @@ pub enum Signal {
     },
     /// Index of the token in its completion, from 0. Per token, count.
     Position,
-    /// Tokens that follow in the completion, this one included. Per token, count.
+    /// Tokens that follow in the completion: 0 for the last. Per token, count.
     Remaining,
     /// Index of the token's turn, from 0. Per token, count.
     Turn,
@@ -278,6 +296,13 @@ pub enum Signal {
     Step,
     /// The loss of the step before. Run, number.
     Loss,
+    /// One term's part of it, before coefficients that move. Run, number.
+    TermLoss {
+        term: String,
+    },
+    /// The loss on the domains' held-out prompts, when it was last computed. Run, number.
+    HeldOutLoss,
+    /// Run, count.
     VocabularySize,
 }
 
@@ -289,6 +314,7 @@ impl Signal {
             | Signal::Overlap { .. }
             | Signal::Mass { .. }
             | Signal::InNucleus { .. }
+            | Signal::SupportSize { .. }
             | Signal::Position
             | Signal::Remaining
             | Signal::Turn
@@ -305,9 +331,15 @@ impl Signal {
             | Signal::Reward
             | Signal::RewardPart { .. }
             | Signal::Correct
+            | Signal::SpanScore { .. }
             | Signal::Data { .. }
             | Signal::DataIs { .. } => Axis::Sequence,
-            Signal::Progress | Signal::Step | Signal::Loss | Signal::VocabularySize => Axis::Run,
+            Signal::Progress
+            | Signal::Step
+            | Signal::Loss
+            | Signal::TermLoss { .. }
+            | Signal::HeldOutLoss
+            | Signal::VocabularySize => Axis::Run,
         }
     }
 
@@ -333,9 +365,14 @@ impl Signal {
             | Signal::Offset
             | Signal::Length
             | Signal::Step
+            | Signal::SupportSize { .. }
             | Signal::VocabularySize => Unit::Count,
-            Signal::Agreement { .. } | Signal::Reward | Signal::RewardPart { .. } | Signal::Data { .. } => Unit::Real,
-            Signal::Loss => Unit::Number,
+            Signal::Agreement { .. }
+            | Signal::Reward
+            | Signal::RewardPart { .. }
+            | Signal::SpanScore { .. }
+            | Signal::Data { .. } => Unit::Real,
+            Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => Unit::Number,
         }
     }
 
@@ -345,7 +382,13 @@ impl Signal {
             Signal::Of { role, .. }
             | Signal::InNucleus { role, .. }
             | Signal::Agreement { role, .. }
+            | Signal::SpanScore { role, .. }
             | Signal::Available { role } => vec![role.clone()],
+            Signal::SupportSize { support } => {
+                let mut roles = Vec::new();
+                support.roles(&mut roles);
+                roles
+            }
             Signal::Mass { role, support } => {
                 let mut roles = vec![role.clone()];
                 support.roles(&mut roles);
@@ -365,6 +408,8 @@ pub enum Distribution {
     /// `blend(teacher: a, student: 1 - a)`: a weighted sum of distributions. Where the student takes part, its share carries
     /// gradient if the whole divergence is `live`.
     Blend(Vec<(Formula, Role)>),
+    /// `detached(blend(...))`: no gradient flows through this side, even where the student is in it.
+    Detached(Box<Distribution>),
 }
 
 impl Distribution {
@@ -372,13 +417,27 @@ impl Distribution {
         match self {
             Distribution::Role(role) => vec![role.clone()],
             Distribution::Blend(parts) => parts.iter().map(|(_, role)| role.clone()).collect(),
+            Distribution::Detached(inner) => inner.roles(),
         }
     }
 
     pub fn role(&self) -> Option<&Role> {
         match self {
             Distribution::Role(role) => Some(role),
-            Distribution::Blend(_) => None,
+            Distribution::Blend(_) | Distribution::Detached(_) => None,
+        }
+    }
+
+    /// Gradient flows through it where the divergence is `live`.
+    fn carries_gradient(&self) -> bool {
+        !matches!(self, Distribution::Detached(_)) && self.roles().contains(&Role::Student)
+    }
+
+    fn formulas(&self) -> Vec<&Formula> {
+        match self {
+            Distribution::Role(_) => Vec::new(),
+            Distribution::Blend(parts) => parts.iter().map(|(coefficient, _)| coefficient).collect(),
+            Distribution::Detached(inner) => inner.formulas(),
         }
     }
 }
@@ -398,9 +457,9 @@ pub struct Divergence {
 }
 
 impl Divergence {
-    /// Whether the student's distribution is one of the two sides.
-    pub fn reads_student(&self) -> bool {
-        self.left.roles().contains(&Role::Student) || self.right.roles().contains(&Role::Student)
+    /// Whether gradient can reach the student through one of the sides.
+    pub fn reaches_student(&self) -> bool {
+        self.left.carries_gradient() || self.right.carries_gradient()
     }
 
     pub fn roles(&self) -> Vec<Role> {
@@ -420,11 +479,8 @@ impl Divergence {
             DivergenceKind::Alpha { alpha } => vec![alpha],
             _ => Vec::new(),
         };
-        for side in [&self.left, &self.right] {
-            if let Distribution::Blend(parts) = side {
-                formulas.extend(parts.iter().map(|(coefficient, _)| coefficient));
-            }
-        }
+        formulas.extend(self.left.formulas());
+        formulas.extend(self.right.formulas());
         formulas
     }
 }
@@ -454,8 +510,9 @@ pub enum DivergenceKind {
     Alpha { alpha: Formula },
     /// half the L1 distance of the sorted probabilities: vocabularies need not agree (arXiv:2402.12030)
     SortedL1,
-    /// KL between two normal distributions per component: continuous actions, denoising steps.
-    Gaussian,
+    /// KL between two normal distributions, summed over components: continuous actions, denoising steps. All of them, or the
+    /// ones listed.
+    Gaussian { dimensions: Option<Vec<u32>> },
     /// sum of right * f(left / right), f declared by the author.
     Custom(Rc<Generator>),
 }
@@ -472,7 +529,7 @@ impl DivergenceKind {
             DivergenceKind::Hellinger => "hellinger",
             DivergenceKind::Alpha { .. } => "alpha",
             DivergenceKind::SortedL1 => "sorted_l1",
-            DivergenceKind::Gaussian => "gaussian_kl",
+            DivergenceKind::Gaussian { .. } => "gaussian_kl",
             DivergenceKind::Custom(generator) => &generator.name,
         }
     }
@@ -550,10 +607,13 @@ pub enum Live {
     Divergence(Divergence),
     /// `live nll(teacher)`: minus the student's log-probability of the role's most probable token. Per token.
     Likelihood { of: Role },
+    /// `live ranking(order: top_k(teacher, 8))`: minus the Plackett-Luce log-likelihood, under the student, of the order in which
+    /// the support's role ranks its entries. Per token.
+    Ranking { order: Support },
     /// A pair of completions of one prompt. Per group.
     Preference(Rc<Preference>),
     /// `live mse(student.mean, teacher.mean)`
-    SquaredError { part: Part, target: Formula },
+    SquaredError { part: Part, target: Formula, dimensions: Option<Vec<u32>> },
     /// `live bce(student.confidence, target)`
     BinaryCrossEntropy { part: Part, target: Formula },
 }
@@ -564,6 +624,8 @@ pub struct Preference {
     pub kind: PreferenceKind,
     pub chosen: Rollout,
     pub rejected: Rollout,
+    /// Scores of one stretch only.
+    pub on: Option<NamedSpan>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -578,7 +640,7 @@ impl Live {
     pub fn axis(&self) -> Axis {
         match self {
             Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => part.axis(),
-            Live::Divergence(_) | Live::Likelihood { .. } => Axis::Token,
+            Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } => Axis::Token,
             Live::Preference(_) => Axis::Group,
         }
     }
@@ -586,7 +648,11 @@ impl Live {
     pub fn unit(&self) -> Unit {
         match self {
             Live::Part(part) => part.unit(),
-            Live::Divergence(_) | Live::Likelihood { .. } | Live::Preference(_) | Live::BinaryCrossEntropy { .. } => Unit::Nats,
+            Live::Divergence(_)
+            | Live::Likelihood { .. }
+            | Live::Ranking { .. }
+            | Live::Preference(_)
+            | Live::BinaryCrossEntropy { .. } => Unit::Nats,
             Live::SquaredError { .. } => Unit::Number,
         }
     }
@@ -595,6 +661,11 @@ impl Live {
         match self {
             Live::Divergence(divergence) => divergence.roles(),
             Live::Likelihood { of } => vec![Role::Student, of.clone()],
+            Live::Ranking { order } => {
+                let mut roles = vec![Role::Student];
+                order.roles(&mut roles);
+                roles
+            }
             Live::Preference(preference) if matches!(preference.kind, PreferenceKind::Dpo { .. }) => {
                 vec![Role::Student, Role::Reference]
             }
@@ -617,6 +688,7 @@ pub enum Function {
     Tanh,
     Sigmoid,
     Relu,
+    Cos,
     /// The largest whole number below or at it.
     Floor,
     Add,
@@ -644,7 +716,7 @@ impl Function {
     pub fn operands(self) -> usize {
         use Function::*;
         match self {
-            Negate | Not | Abs | Exp | Log | Log1p | Sqrt | Tanh | Sigmoid | Relu | Floor => 1,
+            Negate | Not | Abs | Exp | Log | Log1p | Sqrt | Tanh | Sigmoid | Relu | Cos | Floor => 1,
             Clip | Where => 3,
             _ => 2,
         }
@@ -752,6 +824,8 @@ pub enum Scan {
     Product,
     Minimum,
     Maximum,
+    /// The element after this one; 0 after the last.
+    Next,
     /// The sum of this and what follows, each step discounted: sum over u >= t of discount^(u - t) * x_u.
     RewardToGo { discount: Formula },
 }
@@ -763,6 +837,7 @@ impl Scan {
             Scan::Product => "cumprod",
             Scan::Minimum => "cummin",
             Scan::Maximum => "cummax",
+            Scan::Next => "next",
             Scan::RewardToGo { .. } => "reward_to_go",
         }
     }
@@ -780,10 +855,10 @@ pub enum Memory {
 /// A schedule that the run itself moves: it can't be known before.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Adaptive {
-    /// The first value; the next one whenever the condition holds after a step.
-    Ladder { values: Vec<f64>, advance_if: Formula },
-    /// Drawn from a learned Beta distribution, held for `hold` steps, trained to raise `gain` (arXiv:2605.11458).
-    Learned { gain: Formula, hold: u32 },
+    /// The first value; the next one when the condition holds, which is looked at every `every` steps.
+    Ladder { values: Vec<f64>, advance_if: Formula, every: u32 },
+    /// Drawn from a learned Beta distribution, held for `hold` steps, trained to raise the discounted `gain` (arXiv:2605.11458).
+    Learned { gain: Formula, hold: u32, discount: f64 },
 }
 
 /// A formula with its type. Cheap to clone: parts are shared.
@@ -814,11 +889,12 @@ pub enum FormulaKind {
         operands: Vec<Formula>,
     },
     /// Puts the elements of the argument's axis together within each element of `over`, which is this formula's axis. With
-    /// `among`, only those where it is true.
+    /// `among`, only those where it is true; with `on`, those of another rollout of the same prompts.
     Reduce {
         reduction: Reduction,
         operand: Formula,
         among: Option<Formula>,
+        on: Option<Rc<Rollout>>,
     },
     /// Compares elements of the argument's axis within each element of `over`. With `among`, only those where it is true; the
     /// others' value is 0.
@@ -838,9 +914,10 @@ pub enum FormulaKind {
         memory: Memory,
         operand: Formula,
     },
-    /// `softmax(x, across: panel, missing: uniform)`: one member's share among all members' values.
+    /// `softmax(x, across: panel, missing: uniform)`: one member's share among all members' values, of those where `among` holds.
     Across {
         members: Vec<Formula>,
+        among: Vec<Formula>,
         index: usize,
     },
 }
@@ -891,7 +968,7 @@ impl Formula {
             }
             FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => vec![operand, discount],
             FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => vec![operand],
-            FormulaKind::Across { members, .. } => members.iter().collect(),
+            FormulaKind::Across { members, among, .. } => members.iter().chain(among).collect(),
             FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
                 divergence.formulas()
             }

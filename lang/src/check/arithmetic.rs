@@ -41,7 +41,8 @@ impl Checker {
             Subtract => difference_unit(l, r),
             Multiply => product_unit(l, r),
             Divide => quotient_unit(l, r),
-            Power => (plain(l) && plain(r)).then_some(if l == Unit::Ratio { Unit::Ratio } else { Unit::Number }),
+            Power => ((plain(l) || l == Unit::Nats || l == Unit::Real) && plain(r))
+                .then_some(if l == Unit::Ratio { Unit::Ratio } else { Unit::Number }),
             Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual => common_unit(l, r).map(|_| Unit::Bool),
             And | Or => (l == Unit::Bool && r == Unit::Bool).then_some(Unit::Bool),
         };
@@ -139,6 +140,8 @@ fn sum_unit(left: Unit, right: Unit) -> Option<Unit> {
     match (left, right) {
         // log p + log q is the log of a product; log p + nats is a scaled probability.
         (Unit::Logp, Unit::Nats) | (Unit::Nats, Unit::Logp) => Some(Unit::Logp),
+        // exp(d) - 1 - d, the unbiased estimator "k3", is made of a ratio and its own log.
+        (Unit::Ratio, Unit::Nats) | (Unit::Nats, Unit::Ratio) => Some(Unit::Number),
         (Unit::Bool, Unit::Bool) => None,
         _ => common_unit(left, right),
     }
@@ -207,6 +210,7 @@ pub fn fold(function: Function, x: &[f64]) -> f64 {
         Tanh => x[0].tanh(),
         Sigmoid => 1.0 / (1.0 + (-x[0]).exp()),
         Relu => x[0].max(0.0),
+        Cos => x[0].cos(),
         Floor => x[0].floor(),
         Add => x[0] + x[1],
         Subtract => x[0] - x[1],

@@ -35,6 +35,8 @@ pub enum Kind {
     Memory(MemoryName),
     Divergence(DivergenceName),
     Blend,
+    /// A side of a divergence without gradient.
+    Detached,
     Support(SupportName),
     Measure(Measure),
     /// They mean something after `live` only.
@@ -82,6 +84,7 @@ pub enum ScanName {
     Product,
     Minimum,
     Maximum,
+    Next,
     RewardToGo,
 }
 
@@ -93,6 +96,7 @@ impl ScanName {
             ScanName::Product => Scan::Product,
             ScanName::Minimum => Scan::Minimum,
             ScanName::Maximum => Scan::Maximum,
+            ScanName::Next => Scan::Next,
             ScanName::RewardToGo => return None,
         })
     }
@@ -133,6 +137,8 @@ pub enum Measure {
     InNucleus,
     Agreement,
     Available,
+    Score,
+    Size,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +146,7 @@ pub enum LossName {
     Likelihood,
     Dpo,
     BradleyTerry,
+    Ranking,
     SquaredError,
     BinaryCrossEntropy,
 }
@@ -185,6 +192,8 @@ pub enum RolloutName {
     Turns,
     Denoise,
     Derived,
+    FirstOf,
+    EachTurn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,21 +265,22 @@ static BUILTINS: &[Builtin] = &[
     function("sigmoid", &["x"], 1, "sigmoid(x)", "1 / (1 + exp(-x)).", Kind::Elementwise(Function::Sigmoid)),
     function("softplus", &["x"], 1, "softplus(x)", "log(1 + exp(x)).", Kind::Softplus),
     function("relu", &["x"], 1, "relu(x)", "`x` where it is positive, else 0.", Kind::Elementwise(Function::Relu)),
+    function("cos", &["x"], 1, "cos(pi * progress)", "The cosine.", Kind::Elementwise(Function::Cos)),
     function("floor", &["x"], 1, "floor(x)", "The largest whole number below or at `x`.", Kind::Elementwise(Function::Floor)),
     function("bucket", &["x", "n"], 2, "bucket(x, 27)", "Which of `n` equal parts of [0, 1) `x` lies in, from 0.", Kind::Bucket),
-    function("min", &["a", "b", "over", "among"], 1, "min(a, b), or min(x, over: sequence)", "The smaller of two, or the smallest along an axis.", Kind::Extreme(Function::Minimum, Reduction::Minimum)),
-    function("max", &["a", "b", "over", "among"], 1, "max(a, b), or max(x, over: sequence)", "The larger of two, or the largest along an axis.", Kind::Extreme(Function::Maximum, Reduction::Maximum)),
+    function("min", &["a", "b", "over", "among", "on"], 1, "min(a, b), or min(x, over: sequence)", "The smaller of two, or the smallest along an axis.", Kind::Extreme(Function::Minimum, Reduction::Minimum)),
+    function("max", &["a", "b", "over", "among", "on"], 1, "max(a, b), or max(x, over: sequence)", "The larger of two, or the largest along an axis.", Kind::Extreme(Function::Maximum, Reduction::Maximum)),
     function("clip", &["x", "low", "high"], 3, "clip(x, low, high)", "`x` held between two bounds.", Kind::Clip),
     function("where", &["condition", "then", "else"], 3, "where(condition, then, else)", "One of two numbers, chosen element by element.", Kind::Where),
     // Reductions
-    function("mean", &["x", "over", "among"], 2, "mean(x, over: sequence)", "The mean along an axis.", Kind::Reduce(Reduction::Mean)),
-    function("sum", &["x", "over", "among", "weights"], 1, "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3]) of teachers", "The sum along an axis; of teachers, each one's own loss, weighted and added up.", Kind::Reduce(Reduction::Sum)),
-    function("first", &["x", "over", "among"], 2, "first(x, over: sequence)", "The first element along an axis.", Kind::Reduce(Reduction::First)),
-    function("last", &["x", "over", "among"], 2, "last(x, over: sequence)", "The last element along an axis.", Kind::Reduce(Reduction::Last)),
-    function("any", &["x", "over", "among"], 2, "any(condition, over: group)", "Whether some element is true.", Kind::Reduce(Reduction::Any)),
-    function("all", &["x", "over", "among"], 2, "all(condition, over: group)", "Whether every element is true.", Kind::Reduce(Reduction::All)),
-    function("count", &["x", "over", "among"], 2, "count(correct, over: group)", "How many elements are true.", Kind::Reduce(Reduction::Count)),
-    function("quantile", &["x", "q", "over", "among"], 3, "quantile(x, 0.9, over: batch)", "The `q` quantile along an axis, interpolated linearly.", Kind::Quantile),
+    function("mean", &["x", "over", "among", "on"], 2, "mean(x, over: sequence)", "The mean along an axis.", Kind::Reduce(Reduction::Mean)),
+    function("sum", &["x", "over", "among", "on", "weights"], 1, "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3]) of teachers", "The sum along an axis; of teachers, each one's own loss, weighted and added up.", Kind::Reduce(Reduction::Sum)),
+    function("first", &["x", "over", "among", "on"], 2, "first(x, over: sequence)", "The first element along an axis.", Kind::Reduce(Reduction::First)),
+    function("last", &["x", "over", "among", "on"], 2, "last(x, over: sequence)", "The last element along an axis.", Kind::Reduce(Reduction::Last)),
+    function("any", &["x", "over", "among", "on"], 2, "any(condition, over: group)", "Whether some element is true.", Kind::Reduce(Reduction::Any)),
+    function("all", &["x", "over", "among", "on"], 2, "all(condition, over: group)", "Whether every element is true.", Kind::Reduce(Reduction::All)),
+    function("count", &["x", "over", "among", "on"], 2, "count(correct, over: group)", "How many elements are true.", Kind::Reduce(Reduction::Count)),
+    function("quantile", &["x", "q", "over", "among", "on"], 3, "quantile(x, 0.9, over: batch)", "The `q` quantile along an axis, interpolated linearly.", Kind::Quantile),
     // Statistics
     function("zscore", &["x", "over", "deviation", "among"], 3, "zscore(x, over: group, deviation: sample)", "(x - mean) / deviation; 0 where all are equal.", Kind::Statistic(StatisticName::Zscore)),
     function("center", &["x", "over", "among"], 2, "center(x, over: group)", "`x` minus the mean of its peers.", Kind::Statistic(StatisticName::Center)),
@@ -289,6 +299,7 @@ static BUILTINS: &[Builtin] = &[
     function("cumprod", &["x", "over"], 2, "cumprod(x, over: sequence)", "The product so far, this element included.", Kind::Scan(ScanName::Product)),
     function("cummin", &["x", "over"], 2, "cummin(x, over: sequence)", "The smallest so far, this element included.", Kind::Scan(ScanName::Minimum)),
     function("cummax", &["x", "over"], 2, "cummax(x, over: sequence)", "The largest so far, this element included.", Kind::Scan(ScanName::Maximum)),
+    function("next", &["x", "over"], 2, "next(student.value, over: sequence)", "The element after this one; 0 after the last.", Kind::Scan(ScanName::Next)),
     function("reward_to_go", &["x", "discount", "over"], 3, "reward_to_go(x, discount: 1, over: sequence)", "The sum of this element and what follows, each step discounted.", Kind::Scan(ScanName::RewardToGo)),
     function("ema", &["x", "rate"], 2, "ema(mean(x, over: batch), rate: 0.9)", "An exponential moving average over the steps of the run.", Kind::Memory(MemoryName::Ema)),
     function("previous", &["x"], 1, "previous(loss)", "What a number of the run was a step ago.", Kind::Memory(MemoryName::Previous)),
@@ -301,8 +312,9 @@ static BUILTINS: &[Builtin] = &[
     divergence!("hellinger", ["left", "right"], [], 2, "hellinger(student, teacher)", "Squared Hellinger distance: 1 - sum of sqrt(left * right).", Hellinger),
     divergence!("alpha", ["pair"], ["alpha"], 2, "alpha(student || teacher, alpha: 0.5)", "The alpha divergence.", Alpha),
     divergence!("sorted_l1", ["left", "right"], [], 2, "sorted_l1(student, teacher)", "Half the L1 distance of the sorted probabilities: vocabularies may differ.", SortedL1),
-    divergence!("gaussian_kl", ["pair"], [], 1, "gaussian_kl(teacher || student)", "KL between normal distributions: continuous actions, denoising steps.", Gaussian),
+    divergence!("gaussian_kl", ["pair"], ["dimensions"], 1, "gaussian_kl(teacher || student)", "KL between normal distributions: continuous actions, denoising steps.", Gaussian),
     function("blend", &[], 0, "blend(teacher: 0.1, student: 0.9)", "A weighted sum of distributions, the roles as names.", Kind::Blend),
+    function("detached", &["side"], 1, "detached(blend(student: 0.1, teacher: 0.9))", "A side of a divergence through which no gradient flows.", Kind::Detached),
     function("top_k", &["role", "k"], 1, "top_k(teacher, 64); of a teacher's answers, top_k(20)", "The `k` entries that a role finds most probable.", Kind::Support(SupportName::TopK)),
     function("nucleus", &["role", "p"], 2, "nucleus(teacher, 0.95)", "The most probable entries that together hold `p`.", Kind::Support(SupportName::Nucleus)),
     function("union", &["first", "second", "third"], 2, "union(top_k(student, 32), top_k(teacher, 32))", "Entries of either support.", Kind::Support(SupportName::Union)),
@@ -311,6 +323,8 @@ static BUILTINS: &[Builtin] = &[
     function("mass", &["role", "support"], 2, "mass(student, support: top_k(teacher, 16))", "Probability that a role gives to a support.", Kind::Measure(Measure::Mass)),
     function("in_nucleus", &["role", "p"], 2, "in_nucleus(teacher, p: 0.95)", "Whether the token taken is among the most probable entries that together hold `p`.", Kind::Measure(Measure::InNucleus)),
     function("agreement", &["role", "samples", "by"], 3, "agreement(teacher, samples: 10, by: edit)", "How many of a role's continuations match the student's block.", Kind::Measure(Measure::Agreement)),
+    function("score", &["role", "on"], 2, "score(judge, on: span.answer)", "What a model's scalar head says of one stretch of the completion.", Kind::Measure(Measure::Score)),
+    function("size", &["support"], 1, "size(matched)", "Number of entries of a support.", Kind::Measure(Measure::Size)),
     function("available", &["role"], 1, "available(insider)", "Whether a teacher answered for this completion.", Kind::Measure(Measure::Available)),
     // Schedules
     function("constant", &["value"], 1, "constant(1e-3)", "The same number at every step.", Kind::Schedule(ScheduleName::Constant)),
@@ -320,8 +334,8 @@ static BUILTINS: &[Builtin] = &[
     function("piecewise", &["pieces"], 1, "piecewise([0 -> 1e-3, 100 -> 1e-4])", "Each value from its step on.", Kind::Schedule(ScheduleName::Piecewise)),
     function("alternate", &["values", "every"], 2, "alternate([0, 1], every: 10 steps)", "One value after the other, again and again.", Kind::Schedule(ScheduleName::Alternate)),
     function("warmup", &["steps", "then"], 2, "warmup(20 steps, then: 1e-3)", "From 0, then another schedule.", Kind::Schedule(ScheduleName::Warmup)),
-    function("ladder", &["values", "advance_if"], 2, "ladder([1024, 2048], advance_if: mean(student.entropy, over: batch) >= 0.4)", "The next value whenever a condition holds.", Kind::Schedule(ScheduleName::Ladder)),
-    function("learned", &["gain", "hold"], 2, "learned(gain: previous(loss) - loss, hold: 10 steps)", "Drawn from a Beta distribution that learns to raise `gain`.", Kind::Schedule(ScheduleName::Learned)),
+    function("ladder", &["values", "advance_if", "every"], 2, "ladder([1024, 2048], advance_if: mean(student.entropy, over: batch) >= 0.4)", "The next value whenever a condition holds.", Kind::Schedule(ScheduleName::Ladder)),
+    function("learned", &["gain", "hold", "discount"], 2, "learned(gain: previous(loss) - loss, hold: 10 steps)", "Drawn from a Beta distribution that learns to raise `gain`.", Kind::Schedule(ScheduleName::Learned)),
     // Rewards
     function("exact_match", &["field"], 0, "exact_match, or exact_match(field)", "1 where the completion equals a field of the data.", Kind::Reward(RewardName::ExactMatch)),
     function("numeric", &["field", "tolerance"], 0, "numeric(tolerance: 0.01)", "1 where both are numbers and close.", Kind::Reward(RewardName::Numeric)),
@@ -332,7 +346,7 @@ static BUILTINS: &[Builtin] = &[
     function("http", &["url", "time_limit", "batch"], 1, "http(env(\"JUDGE_URL\"), time_limit: 10)", "A server that judges.", Kind::Reward(RewardName::Http)),
     function("parts", &[], 0, "parts(accuracy: numeric, format: regex(\"...\"), weights: [0.8, 0.2])", "Several verdicts and their weights; each is read as `reward.<name>`.", Kind::Reward(RewardName::Parts)),
     // Rollouts
-    function("sample", &["n", "temperature", "max_tokens", "top_p", "top_k"], 3, "sample(n: 1, temperature: 1.0, max_tokens: 24)", "The student's own completions, fresh every step.", Kind::Rollout(RolloutName::Sample)),
+    function("sample", &["n", "temperature", "max_tokens", "top_p", "top_k", "repetition_penalty", "heads", "accept"], 3, "sample(n: 1, temperature: 1.0, max_tokens: 24)", "The student's own completions, fresh every step.", Kind::Rollout(RolloutName::Sample)),
     function("from", &["teacher", "sequences", "temperature", "max_tokens", "n", "top_p", "top_k", "sees"], 1, "from(teacher, sequences: 9600, temperature: 1.0, max_tokens: 24)", "A teacher's completions.", Kind::Rollout(RolloutName::From)),
     function("data", &["field"], 1, "data(answer)", "A field of the data as completion.", Kind::Rollout(RolloutName::Data)),
     function("mix", &["share", "first", "second"], 3, "mix(0.5, sample(...), data(answer))", "Each sequence from one of two rollouts.", Kind::Rollout(RolloutName::Mix)),
@@ -340,17 +354,19 @@ static BUILTINS: &[Builtin] = &[
     function("interleave", &["top_k", "of"], 2, "interleave(top_k: 25, sample(...))", "The student proposes, the teacher replaces what it finds improbable.", Kind::Rollout(RolloutName::Interleave)),
     function("refine", &["by", "of", "sees"], 2, "refine(by: teacher, of: sample(...), sees: draft_shown)", "A teacher rewrites the student's draft.", Kind::Rollout(RolloutName::Refine)),
     function("snapshot", &["model", "of"], 2, "snapshot(start, sample(...))", "A model's completions, made once before the run.", Kind::Rollout(RolloutName::Snapshot)),
-    function("replay", &["of", "capacity", "share"], 3, "replay(sample(...), capacity: 10_000, share: 0.25)", "Part of every batch from earlier rollouts.", Kind::Rollout(RolloutName::Replay)),
+    function("replay", &["of", "capacity", "share", "keeps", "while", "order"], 3, "replay(sample(...), capacity: 10_000, share: 0.25)", "Part of every batch from earlier rollouts.", Kind::Rollout(RolloutName::Replay)),
     function("speculative", &["block", "of"], 2, "speculative(block: 16, sample(...))", "The student drafts, the teacher verifies.", Kind::Rollout(RolloutName::Speculative)),
     function("turns", &["environment", "at_most", "of"], 3, "turns(\"python3 env.py\", at_most: 30, sample(...))", "A program answers between the student's turns.", Kind::Rollout(RolloutName::Turns)),
     function("denoise", &["steps", "block", "of"], 3, "denoise(steps: 4, block: 4, sample(...))", "Blocks of tokens filled over several steps.", Kind::Rollout(RolloutName::Denoise)),
     function("derived", &["template", "from"], 2, "derived(compare_answers, from: sample(...))", "New prompts made from a group's completions.", Kind::Rollout(RolloutName::Derived)),
+    function("first_of", &["first", "second", "third", "fourth"], 2, "first_of(tried |> keep(correct), hinted)", "Of each prompt, the first rollout that has any completion.", Kind::Rollout(RolloutName::FirstOf)),
+    function("each_turn", &["history", "of"], 2, "each_turn(data(trajectory), sample(...))", "One prompt per turn of a recorded trajectory.", Kind::Rollout(RolloutName::EachTurn)),
     function("rewrite", &["change"], 1, "rewrite(\"Confidence: {_}\" -> \"Confidence: {mean(correct, over: group)}\")", "Changes the text of completions.", Kind::Edit(EditName::Rewrite)),
     function("keep", &["condition"], 1, "keep(correct)", "Leaves out completions where it does not hold.", Kind::Edit(EditName::Keep)),
     function("retry", &["until", "at_most"], 2, "retry(until: correct, at_most: 8)", "Draws again until it holds.", Kind::Edit(EditName::Retry)),
     function("best", &["x", "of"], 2, "best(reward, of: 1)", "Of one prompt's completions, those with the largest number.", Kind::Edit(EditName::Best)),
     function("first_turns", &["turns"], 1, "first_turns(1 + floor(step / 5))", "Trains on the first turns only.", Kind::Edit(EditName::FirstTurns)),
-    function("expert_turns", &["turns"], 1, "expert_turns(3)", "The expert's turns from the data, then the student's.", Kind::Edit(EditName::ExpertTurns)),
+    function("expert_turns", &["turns", "all_but"], 0, "expert_turns(3)", "The expert's turns from the data, then the student's.", Kind::Edit(EditName::ExpertTurns)),
     function("through", &["command"], 1, "through(\"python3 edit.py\")", "Completions go through a program of yours.", Kind::Edit(EditName::Through)),
     // Optimizers and measures of a table
     function("adamw", &["beta1", "beta2", "epsilon", "weight_decay", "clip_norm"], 0, "adamw(beta2: 0.95, weight_decay: 0, clip_norm: 1.0)", "Adam with decoupled weight decay.", Kind::Optimizer(OptimizerName::AdamW)),
@@ -380,7 +396,7 @@ static BUILTINS: &[Builtin] = &[
     function("debate", &["members"], 1, "debate([big, mid]) { rounds = 2 }", "Teachers that talk about a prompt before they judge.", Kind::Debate),
     function("integer", &["range"], 1, "integer(0..=100)", "A whole number that each member of a panel states.", Kind::Integer),
     function("env", &["name"], 1, "env(\"TEACHER_URL\")", "A text of the environment, read when the run starts.", Kind::Environment),
-    function("extrapolate", &["factor", "rounds", "at", "judged_by"], 4, "extrapolate(factor: 2, rounds: 5, at: powers_of(2), judged_by: probe)", "Longer steps along the way gone so far, kept while a benchmark improves.", Kind::Extrapolate),
+    function("extrapolate", &["factor", "rounds", "at", "judged_by", "weights"], 4, "extrapolate(factor: 2, rounds: 5, at: powers_of(2), judged_by: probe)", "Longer steps along the way gone so far, kept while a benchmark improves.", Kind::Extrapolate),
     function("powers_of", &["base"], 1, "powers_of(2)", "Steps 1, 2, 4, 8, ...", Kind::PowersOf),
 ];
 
@@ -389,8 +405,9 @@ static BUILTINS: &[Builtin] = &[
 static LOSSES: &[Builtin] = &[
     function("nll", &["of"], 1, "live nll(teacher)", "Minus the student's log-probability of a role's most probable token.", Kind::Loss(LossName::Likelihood)),
     function("dpo", &["chosen", "rejected", "beta"], 3, "live dpo(chosen: from(teacher, ...), rejected: snapshot(start, ...), beta: 0.1)", "A preference between two completions of one prompt, against the reference.", Kind::Loss(LossName::Dpo)),
-    function("bradley_terry", &["chosen", "rejected"], 2, "live bradley_terry(chosen: from(teacher, ...), rejected: sample(...))", "A preference between the scores of two completions.", Kind::Loss(LossName::BradleyTerry)),
-    function("mse", &["x", "target"], 2, "live mse(student.mean, teacher.mean)", "The squared difference.", Kind::Loss(LossName::SquaredError)),
+    function("ranking", &["order"], 1, "live ranking(order: top_k(teacher, 8))", "How unlikely the student finds the order in which a role ranks its entries (Plackett-Luce).", Kind::Loss(LossName::Ranking)),
+    function("bradley_terry", &["chosen", "rejected", "on"], 2, "live bradley_terry(chosen: from(teacher, ...), rejected: sample(...))", "A preference between the scores of two completions.", Kind::Loss(LossName::BradleyTerry)),
+    function("mse", &["x", "target", "dimensions"], 2, "live mse(student.mean, teacher.mean)", "The squared difference.", Kind::Loss(LossName::SquaredError)),
     function("bce", &["x", "target"], 2, "live bce(student.confidence, target)", "Binary cross-entropy.", Kind::Loss(LossName::BinaryCrossEntropy)),
 ];
 

@@ -125,6 +125,7 @@ impl Checker {
             }
             Kind::Edit(name) => self.edit_call(name, &given, span, env).map_or(Value::Error, Value::Edit),
             Kind::Optimizer(name) => self.optimizer_call(name, &given, span, env).map_or(Value::Error, Value::Optimizer),
+            Kind::Detached => self.detached_side(given[0].expect("required"), span, env),
             Kind::Support(name) => self.support_call(name, &given, span, env),
             Kind::Divergence(name) => self.divergence_call(name, builtin, &given, span, env),
             Kind::Measure(measure) => self.measure_call(measure, &given, span, env),

@@ -50,7 +50,13 @@ impl Checker {
             DivergenceName::ChiSquared => Some(DivergenceKind::ChiSquared),
             DivergenceName::Hellinger => Some(DivergenceKind::Hellinger),
             DivergenceName::SortedL1 => Some(DivergenceKind::SortedL1),
-            DivergenceName::Gaussian => Some(DivergenceKind::Gaussian),
+            DivergenceName::Gaussian => match slot("dimensions") {
+                None => Some(DivergenceKind::Gaussian { dimensions: None }),
+                Some(expr) => {
+                    let dimensions = self.counts(expr, "dimensions", env);
+                    dimensions.map(|dimensions| DivergenceKind::Gaussian { dimensions: Some(dimensions) })
+                }
+            },
             DivergenceName::Skew => parameter(self, "lambda").map(|lambda| DivergenceKind::Skew { lambda }),
             DivergenceName::Alpha => parameter(self, "alpha").map(|alpha| DivergenceKind::Alpha { alpha }),
             DivergenceName::Jsd => {
@@ -327,6 +333,29 @@ impl Checker {
             return Value::Error;
         }
         Value::Distribution(Distribution::Blend(parts))
+    }
+
+    /// `detached(blend(...))`
+    pub(super) fn detached_side(&mut self, side: &Expr, span: Span, env: &Env) -> Value {
+        if self.outside_objective(span, env) {
+            return Value::Error;
+        }
+        let side = self.distribution(side, env);
+        side.map_or(Value::Error, |side| Value::Distribution(Distribution::Detached(Box::new(side))))
+    }
+
+    /// A list of whole numbers: `[0, 1, 5]`.
+    pub(super) fn counts(&mut self, expr: &Expr, what: &str, env: &Env) -> Option<Vec<u32>> {
+        match self.evaluate(expr, env) {
+            Value::List(values) => {
+                let whole = values.iter().map(|value| self.whole(value, expr.span, &format!("`{what}`"), 0));
+                whole.map(|count| count.map(|count| count as u32)).collect()
+            }
+            other => {
+                self.wrong_kind(expr.span, &format!("`{what}` is a list of whole numbers, such as `[0, 1, 5]`"), &other);
+                None
+            }
+        }
     }
 
     /// `logits(model)`, for a composed teacher.

@@ -162,6 +162,7 @@ impl Checker {
         match name {
             "domains" => return Value::List((0..self.domains.len() as u32).map(|id| Value::Domain(DomainId(id))).collect()),
             "self" => return Value::Student(SelfCopy::Current),
+            "pi" => return self.number(std::f64::consts::PI, Unit::Number, span),
             _ => {}
         }
         if let Some(builtin) = builtins::find(name) {

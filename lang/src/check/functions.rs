@@ -24,7 +24,7 @@ impl Checker {
             Kind::Bucket => self.bucket(given, span, env),
             Kind::Extreme(function, reduction) => match (given[1], given[2]) {
                 (Some(_), None) => self.extreme(function, given, span, env),
-                (None, Some(over)) => self.reduce(reduction, given[0].expect("required"), over, given[3], span, env),
+                (None, Some(over)) => self.reduce(reduction, given[0].expect("required"), over, [given[3], given[4]], span, env),
                 _ => {
                     self.report(
                         Diagnostic::error(
@@ -40,7 +40,8 @@ impl Checker {
             Kind::Clip => self.clip(given, span, env),
             Kind::Where => self.choose(given, span, env),
             Kind::Reduce(reduction) => {
-                if let (Reduction::Sum, Some(weights)) = (reduction, given[3]) {
+                // `sum([a, b], weights: [0.7, 0.3])`: teachers, not numbers.
+                if let (Reduction::Sum, Some(weights)) = (reduction, given.get(4).copied().flatten()) {
                     return self.pooled(crate::experiment::Pool::Sum, &[given[0], Some(weights)], span, env);
                 }
                 let Some(over) = given[1] else {
@@ -51,14 +52,14 @@ impl Checker {
                     );
                     return Value::Error;
                 };
-                self.reduce(reduction, given[0].expect("required"), over, given[2], span, env)
+                self.reduce(reduction, given[0].expect("required"), over, [given[2], given[3]], span, env)
             }
             Kind::Quantile => {
                 let expr = given[1].expect("required");
                 let value = self.evaluate(expr, env);
                 let Some(q) = self.fraction(&value, expr.span, "`q`") else { return Value::Error };
                 let over = given[2].expect("required");
-                self.reduce(Reduction::Quantile { q }, given[0].expect("required"), over, given[3], span, env)
+                self.reduce(Reduction::Quantile { q }, given[0].expect("required"), over, [given[3], given[4]], span, env)
             }
             Kind::Statistic(StatisticName::Softmax) if given[3].is_some() => self.across(given, span, env),
             Kind::Statistic(name) => self.statistic(name, builtin, given, span, env),
@@ -242,7 +243,7 @@ impl Checker {
         reduction: Reduction,
         x: &Expr,
         over: &Expr,
-        among: Option<&Expr>,
+        [among, on]: [Option<&Expr>; 2],
         span: Span,
         env: &Env,
     ) -> Value {
@@ -279,6 +280,13 @@ impl Checker {
             },
             None => None,
         };
+        let on = match on {
+            Some(expr) => match self.elsewhere(expr, &formula, over_axis, env) {
+                Some(rollout) => Some(rollout),
+                None => return Value::Error,
+            },
+            None => None,
+        };
         let unit = match (reduction, formula.unit()) {
             (Reduction::Any | Reduction::All, _) => Unit::Bool,
             (Reduction::Count, _) => Unit::Count,
@@ -288,8 +296,27 @@ impl Checker {
             (_, unit) => unit,
         };
         let (live, origin) = (formula.live(), self.origin(span));
-        let kind = FormulaKind::Reduce { reduction, operand: formula, among };
+        let kind = FormulaKind::Reduce { reduction, operand: formula, among, on };
         Value::Formula(Formula::new(kind, unit, over_axis, live, origin))
+    }
+
+    /// The rollout of `on:`: other completions of the same prompts. What is known of them is a number per prompt at most.
+    fn elsewhere(&mut self, expr: &Expr, x: &Formula, over: Axis, env: &Env) -> Option<std::rc::Rc<crate::experiment::Rollout>> {
+        let rollout = self.rollout_value(expr, env)?;
+        if over > Axis::Group {
+            let text = format!("another rollout has its own {}s: they can't be matched with these", over.name());
+            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce over `group`, `domain` or `batch`"));
+            return None;
+        }
+        if x.live() {
+            let text = "what is read off another rollout carries no gradient";
+            self.report(
+                Diagnostic::error(Code::NotDifferentiable, expr.span, text)
+                    .help("to train on it, give a term its own stream: `{ data = ... }`"),
+            );
+            return None;
+        }
+        Some(rollout)
     }
 
     /// The condition of `among:`: a truth value no finer than what is compared.
@@ -452,18 +479,22 @@ impl Checker {
             return Value::Error;
         };
         let Value::Teacher(this) = env.locals[current].1 else { unreachable!("it was found by its kind") };
-        let mut formulas = Vec::new();
+        let (mut formulas, mut among) = (Vec::new(), Vec::new());
         for member in &members {
             let mut inner = env.clone();
             inner.locals[current].1 = Value::Teacher(*member);
             let value = self.evaluate(x, &inner);
             let Some(formula) = self.formula(value, x.span) else { return Value::Error };
             formulas.push(formula);
+            if let Some(condition) = given[2] {
+                let Some(condition) = self.among(condition, Axis::Token, &inner) else { return Value::Error };
+                among.push(condition);
+            }
         }
         let axis = formulas.iter().map(Formula::axis).max().expect("a panel has members");
         let index = members.iter().position(|member| *member == this).expect("it was found among them");
         let origin = self.origin(span);
-        Value::Formula(Formula::new(FormulaKind::Across { members: formulas, index }, Unit::Fraction, axis, false, origin))
+        Value::Formula(Formula::new(FormulaKind::Across { members: formulas, among, index }, Unit::Fraction, axis, false, origin))
     }
 
     fn scan(&mut self, name: ScanName, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {

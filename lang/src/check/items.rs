@@ -180,7 +180,8 @@ impl Checker {
             }
             "rollout" => {
                 let max_tokens = Formula::new(FormulaKind::Number(1.0), Unit::Count, Axis::Run, false, origin);
-                let sampling = Sampling { n: 2, temperature: 1.0, max_tokens, top_p: None, top_k: None };
+                let sampling =
+                    Sampling { n: 2, temperature: 1.0, max_tokens, top_p: None, top_k: None, repetition_penalty: None, heads: None };
                 let source = RolloutSource::Sample(sampling);
                 return Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }));
             }
@@ -204,6 +205,8 @@ impl Checker {
             answers: Capability::Distribution,
             foreign: false,
             align: Alignment::Positions,
+            reveals: None,
+            feedback: None,
             origin,
         });
         if let Value::Teacher(teacher) = value {

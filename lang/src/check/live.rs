@@ -47,8 +47,8 @@ impl Checker {
         };
         let live = match &formula.0.kind {
             FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => match part {
-                Part::Logp | Part::EndLogp | Part::Mean | Part::Score | Part::Confidence => Live::Part(part.clone()),
-                Part::Entropy | Part::Top1 | Part::Rank | Part::Deviation | Part::StatedConfidence => {
+                Part::Logp | Part::EndLogp | Part::Mean | Part::Score | Part::Value | Part::Confidence => Live::Part(part.clone()),
+                Part::Entropy | Part::Top1 | Part::Rank | Part::Deviation | Part::StatedConfidence | Part::Correct => {
                     let text = format!("no gradient is defined through `student.{}` here", part.name());
                     self.report(
                         Diagnostic::error(Code::NotDifferentiable, span, text)
@@ -57,7 +57,7 @@ impl Checker {
                     return Value::Error;
                 }
             },
-            FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reads_student() => {
+            FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reaches_student() => {
                 Live::Divergence(divergence.clone())
             }
             FormulaKind::Signal(Signal::Divergence(_) | Signal::Of { .. }) => {
@@ -105,6 +105,7 @@ impl Checker {
                     role => role.map(|of| Live::Likelihood { of }),
                 }
             }
+            LossName::Ranking => self.support(first, env).map(|order| Live::Ranking { order }),
             LossName::Dpo | LossName::BradleyTerry => self.preference(name, &given, env),
             LossName::SquaredError | LossName::BinaryCrossEntropy => self.error_against(name, &given, env),
         };
@@ -130,6 +131,10 @@ impl Checker {
             }
             _ => PreferenceKind::BradleyTerry,
         };
+        let on = match given[2].filter(|_| name == LossName::BradleyTerry) {
+            None => None,
+            Some(expr) => Some(self.span_value(expr, &outside)?),
+        };
         let (chosen, rejected) = (Rc::unwrap_or_clone(chosen?), Rc::unwrap_or_clone(rejected?));
         if chosen == rejected {
             let place = given[1].expect("required").span;
@@ -137,7 +142,7 @@ impl Checker {
             self.report(Diagnostic::error(Code::OutOfRange, place, text));
             return None;
         }
-        Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected })))
+        Some(Live::Preference(Rc::new(Preference { kind, chosen, rejected, on })))
     }
 
     /// `mse(student.mean, teacher.mean)`, `bce(student.confidence, target)`
@@ -148,11 +153,11 @@ impl Checker {
         let (own, formula) = (self.formula(x_value, x.span)?, self.formula(target_value, target.span)?);
         let squared = name == LossName::SquaredError;
         let part = match &own.0.kind {
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ (Part::Mean | Part::Score) }) if squared => part.clone(),
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ (Part::Mean | Part::Score | Part::Value) }) if squared => part.clone(),
             FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ Part::Confidence }) if !squared => part.clone(),
             _ => {
                 let text = match squared {
-                    true => "`mse` compares `student.mean` or `student.score` with a target",
+                    true => "`mse` compares `student.mean`, `student.score` or `student.value` with a target",
                     false => "`bce` compares `student.confidence` with a target",
                 };
                 self.report(Diagnostic::error(Code::WrongKind, x.span, text));
@@ -164,8 +169,12 @@ impl Checker {
             self.report(Diagnostic::error(Code::AxisMismatch, target.span, text));
             return None;
         }
+        let dimensions = match given.get(2).copied().flatten() {
+            Some(expr) => Some(self.counts(expr, "dimensions", env)?),
+            None => None,
+        };
         Some(match squared {
-            true => Live::SquaredError { part, target: formula },
+            true => Live::SquaredError { part, target: formula, dimensions },
             false => Live::BinaryCrossEntropy { part, target: formula },
         })
     }

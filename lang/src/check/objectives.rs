@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, Reduce, Rollout, Term};
-use crate::formula::{Axis, Formula, Live, Unit};
+use crate::formula::{Axis, Formula, FormulaKind, Live, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
 
@@ -110,7 +110,7 @@ impl Checker {
                 parts.weight.is_some()
             }
             "reduce" => {
-                parts.reduce = self.reduction(&entry.value, Axis::Token, env);
+                parts.reduce = self.reduction(&entry.value, env);
                 parts.reduce.is_some()
             }
             _ => {
@@ -142,23 +142,39 @@ impl Checker {
             );
             parts.faulty |= has_term;
         }
-        // A number per group can't be averaged like one per token.
         if let Some(reduce) = &parts.reduce {
-            let start = reduce.steps.first().map_or(Axis::Token, |step| step.elements);
-            let coarse = parts.terms.iter().filter(|term| term.reduce.is_none()).find(|term| live_axis(&term.value) < start);
-            if let Some(term) = coarse {
-                let axis = live_axis(&term.value);
-                let (term_span, reduce_span) = (self.span(term.origin), self.span(reduce.origin));
-                let text = format!("this term is one number per {}, and `reduce` starts from {}s", axis.name(), start.name());
-                self.report(
-                    Diagnostic::error(Code::AxisMismatch, term_span, text)
-                        .because(reduce_span, format!("puts together {}s", start.name()))
-                        .help(format!("give the term its own: `{{ reduce = {} }}`", usual_reduce(axis))),
-                );
-                parts.faulty = true;
+            let values: Vec<Formula> =
+                parts.terms.iter().filter(|term| term.reduce.is_none()).map(|term| term.value.clone()).collect();
+            for value in &values {
+                parts.faulty |= !self.starts_where_term_is(value, reduce);
             }
         }
         parts.faulty |= !has_term;
+    }
+
+    /// A coarse term is spread over what its reduction starts from; a fine one can't be. A pair of completions has no tokens of
+    /// its own to be spread over.
+    fn starts_where_term_is(&mut self, value: &Formula, reduce: &Reduce) -> bool {
+        let start = reduce.steps.first().map_or(Axis::Token, |step| step.elements);
+        let pair = value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Preference(_))));
+        let axis = value.axis();
+        if axis == start || axis < start && !(pair && axis == Axis::Group) {
+            return true;
+        }
+        let (term_span, reduce_span) = (self.span(value.0.origin), self.span(reduce.origin));
+        let text = format!("a term with one number per {}, and a `reduce` that starts from {}s", axis.name(), start.name());
+        let usual = match axis {
+            Axis::Group => "mean(group)",
+            Axis::Sequence => "mean(sequence)",
+            _ => "mean(token) then mean(sequence)",
+        };
+        self.report(
+            Diagnostic::error(Code::AxisMismatch, term_span, text)
+                .label(format!("one number per {}", axis.name()))
+                .because(reduce_span, format!("puts together {}s", start.name()))
+                .help(format!("let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} }}`", axis.name())),
+        );
+        false
     }
 
     /// `let trust[t in panel] = ...`
@@ -217,9 +233,11 @@ impl Checker {
             good &= found.weight.is_some();
         }
         if let Some(expr) = settings.get("reduce") {
-            let finest = value.map_or(Axis::Token, live_axis);
-            found.reduce = self.reduction(expr, finest, env);
+            found.reduce = self.reduction(expr, env);
             good &= found.reduce.is_some();
+            if let (Some(reduce), Some(value)) = (&found.reduce, value) {
+                good &= self.starts_where_term_is(value, reduce);
+            }
         }
         if let Some(expr) = settings.get("data") {
             found.data = self.rollout_value(expr, env);
@@ -244,28 +262,8 @@ impl Checker {
     }
 }
 
-/// The axis of what is live in a term: what its reduction starts from.
-pub(super) fn live_axis(term: &Formula) -> Axis {
-    use crate::formula::FormulaKind;
-    let tokens = term.parts().into_iter().filter_map(|part| match &part.0.kind {
-        FormulaKind::Live(Live::Preference(_)) => Some(Axis::Group),
-        FormulaKind::Live(live) => Some(live.axis().min(Axis::Token)),
-        _ => None,
-    });
-    // What is live per sequence or token is spread over the tokens unless it has been reduced.
-    tokens.max().map_or(Axis::Token, |axis| if axis <= Axis::Group { term.axis().max(axis) } else { Axis::Token })
-}
-
-fn usual_reduce(axis: Axis) -> &'static str {
-    match axis {
-        Axis::Group => "mean(group)",
-        _ => "mean(token) then mean(sequence)",
-    }
-}
-
 /// Whether some formula of the objective compares the samples of one prompt; where it does.
 pub fn reads_group(objective: &Objective) -> bool {
-    use crate::formula::FormulaKind;
     objective.formulas().into_iter().any(|formula| {
         formula.any(|node| match &node.kind {
             FormulaKind::Statistic { over, .. } => *over == Axis::Group,

@@ -23,7 +23,7 @@ struct Written {
 
 impl Checker {
     /// `mean(token) then mean(sequence)`, `sum(token, over: batch) / 8192`, `mean(token, over: batch) by domain { ... }`
-    pub(super) fn reduction(&mut self, expr: &Expr, finest: Axis, env: &Env) -> Option<Reduce> {
+    pub(super) fn reduction(&mut self, expr: &Expr, env: &Env) -> Option<Reduce> {
         let (expr, balance) = match &expr.kind {
             ExprKind::By { value, axis, block } => (value.as_ref(), Some(self.balance(axis, block, env)?)),
             _ => (expr, None),
@@ -40,22 +40,18 @@ impl Checker {
         for part in &parts {
             read.push(self.reduction_step(part)?);
         }
-        let steps = self.chain(&read, finest)?;
+        let steps = self.chain(&read)?;
         let origin = self.origin(expr.span);
         Some(Reduce { steps, denominator, balance, origin })
     }
 
     /// Puts the steps one after the other: each starts from what the last one left.
-    fn chain(&mut self, read: &[Written], finest: Axis) -> Option<Vec<ReduceStep>> {
+    fn chain(&mut self, read: &[Written]) -> Option<Vec<ReduceStep>> {
         let mut steps = Vec::new();
-        let mut expected = finest;
+        let mut expected = read.first().map_or(Axis::Token, |step| step.elements);
         for (index, step) in read.iter().enumerate() {
             if step.elements != expected {
-                let text = if index == 0 {
-                    format!("a `reduce` starts from {}s", finest.name())
-                } else {
-                    format!("one number per {} is left at this point", expected.name())
-                };
+                let text = format!("one number per {} is left at this point", expected.name());
                 self.report(
                     Diagnostic::error(Code::AxisMismatch, step.span, text)
                         .label(format!("puts together {}s", step.elements.name()))
@@ -95,6 +91,11 @@ impl Checker {
             let operation = step.operation;
             steps.push(ReduceStep { operation, elements: step.elements, over, among_when: step.among_when });
             expected = over;
+        }
+        if read.first().is_some_and(|first| first.elements == Axis::Vocab) {
+            let text = "the vocabulary is summed inside a divergence: a `reduce` starts from tokens";
+            self.report(Diagnostic::error(Code::AxisMismatch, read[0].span, text));
+            return None;
         }
         if expected != Axis::Batch {
             let span = read.last().expect("at least one step").span;

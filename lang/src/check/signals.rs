@@ -75,10 +75,13 @@ impl Checker {
                     Some(span) => Some(Signal::InSpan(span)),
                     None => return Value::Error,
                 },
+                "loss" if field.text == "held_out" => Some(Signal::HeldOutLoss),
+                "loss" => Some(Signal::TermLoss { term: field.text.clone() }),
                 _ => None,
             };
             if let Some(signal) = known {
-                if matches!(env.context, Context::Constant | Context::Schedule) {
+                let known_for_run = env.context == Context::Schedule && signal.axis() == Axis::Run;
+                if matches!(env.context, Context::Constant | Context::Schedule) && !known_for_run {
                     let text = format!("`{name}.{}` differs from prompt to prompt: it can be read in an objective only", field.text);
                     self.report(Diagnostic::error(Code::WrongKind, span, text));
                     return Value::Error;
@@ -127,6 +130,8 @@ impl Checker {
             "mean" => Part::Mean,
             "deviation" => Part::Deviation,
             "score" => Part::Score,
+            "value" => Part::Value,
+            "correct" if matches!(role, Role::Named { .. }) => Part::Correct,
             "confidence" => match role {
                 Role::Named { teacher, .. }
                     if matches!(
@@ -152,17 +157,37 @@ impl Checker {
         });
     }
 
+    /// Any tag is a span; a near miss of a usual one is taken for a slip.
     fn named_span(&mut self, field: &Name) -> Option<NamedSpan> {
-        let found = NamedSpan::ALL.iter().copied().find(|span| span.name() == field.text);
-        if found.is_none() {
-            let names = || NamedSpan::ALL.iter().map(|span| span.name());
-            let finding = Diagnostic::error(Code::UnknownField, field.span, format!("no span is called `{}`", field.text));
-            self.report(match nearest(&field.text, names()) {
-                Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
-                None => finding.help(format!("spans: {}", names().collect::<Vec<_>>().join(", "))),
-            });
+        let usual = || NamedSpan::USUAL.iter().copied();
+        if field.text == "final_turn" {
+            return Some(NamedSpan::FinalTurn);
         }
-        found
+        if !usual().any(|name| name == field.text)
+            && let Some(near) = nearest(&field.text, usual())
+        {
+            let finding = Diagnostic::error(Code::UnknownField, field.span, format!("no usual span is called `{}`", field.text));
+            self.report(finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near));
+            return None;
+        }
+        Some(NamedSpan::Tag(field.text.clone()))
+    }
+
+    /// `span.answer` where a stretch itself is meant.
+    pub(super) fn span_value(&mut self, expr: &Expr, env: &Env) -> Option<NamedSpan> {
+        match self.evaluate(expr, env) {
+            Value::Formula(formula) => match &formula.0.kind {
+                FormulaKind::Signal(Signal::InSpan(span)) => Some(span.clone()),
+                _ => {
+                    self.wrong_kind(expr.span, "a stretch of the completion is needed, such as `span.answer`", &Value::Formula(formula.clone()));
+                    None
+                }
+            },
+            other => {
+                self.wrong_kind(expr.span, "a stretch of the completion is needed, such as `span.answer`", &other);
+                None
+            }
+        }
     }
 
     /// `exp(student.logp - sampler.logp)`: how much likelier the token has become since it was sampled.
@@ -191,6 +216,10 @@ impl Checker {
             let value = checker.evaluate(expr, env);
             checker.role_of(value, expr.span, "a role is needed here, such as `teacher`")
         };
+        if measure == Measure::Size {
+            let support = self.support(given[0].expect("required"), env);
+            return support.map_or(Value::Error, |support| self.signal(Signal::SupportSize { support }, span));
+        }
         let first = role(self, 0);
         let signal = match measure {
             Measure::Overlap => {
@@ -215,6 +244,11 @@ impl Checker {
                 (|| Some(Signal::Agreement { role: first?, samples: samples?, by: by? }))()
             }
             Measure::Available => first.map(|role| Signal::Available { role }),
+            Measure::Score => {
+                let span = self.span_value(given[1].expect("required"), env);
+                first.zip(span).map(|(role, span)| Signal::SpanScore { role, span })
+            }
+            Measure::Size => unreachable!("handled above: it has no role"),
         };
         signal.map_or(Value::Error, |signal| self.signal(signal, span))
     }

@@ -159,7 +159,7 @@ fn what_does_not_parse_is_left_as_it_stands() {
 #[test]
 fn ranges_and_pipes() {
     becomes("let a = b|>c( 1 )|>d", "let a = b |> c(1) |> d\n");
-    becomes("let a = b |>\nc(1) |>\n d", "let a = b |>\n  c(1) |>\n  d\n");
+    becomes("let a = b |>\nc(1) |>\n d", "let a = b\n  |> c(1)\n  |> d\n");
     becomes("teacher a[r in 0 ..= 26]=b(r)", "teacher a[r in 0..=26] = b(r)\n");
     becomes("let a = - 1 ..= - b", "let a = -1..=-b\n");
 }
@@ -181,9 +181,10 @@ fn arms_of_a_match_have_their_arrows_in_one_column() {
 #[test]
 fn what_trails_a_value() {
     becomes("teacher a=b+w*c where w=15*d,v = 1", "teacher a = b + w * c where w = 15 * d, v = 1\n");
-    stays("teacher a = b + w * c where\n  w = 15 * d,\n  v = where(e, 1, 2)\n");
-    // A line may begin with `where`; here the line before ends with it, as with an operator.
-    becomes("teacher a = b\n  where w = 1", "teacher a = b where\n  w = 1\n");
+    stays("teacher a = b + w * c\n  where w = 15 * d,\n        v = where(e, 1, 2) // why\n");
+    becomes("teacher a =\nb where\nw = 1", "teacher a =\n  b\n  where w = 1\n");
+    stays("teacher a = b where w = 1,\n  v = 2\n");
+    stays("rollout a = b // one\n  // two\n  |> c\n  |> // three\n  d\n");
     becomes(
         "objective a {\nreduce=mean(token)by domain{target=1/3,clamp=0.05 ..= 20}\nb=1 }",
         "objective a {\n  reduce = mean(token) by domain { target = 1/3, clamp = 0.05..=20 }\n  b      = 1\n}\n",

@@ -172,6 +172,8 @@ impl<'a> Context<'a> {
     pub fn sees_signals(&self) -> bool {
         match self.item_keyword() {
             "fn" => true,
+            // An edit reads what the rollout gave.
+            "rollout" => (self.item..self.cut).any(|at| self.is(at, "|>")),
             "objective" => self.open.iter().any(|open| self.text(*open) == "{"),
             _ => false,
         }
@@ -216,7 +218,7 @@ impl<'a> Context<'a> {
             None => true,
             Some(last) => match self.kind(last) {
                 TokenKind::Sign => self.text(last) == ",",
-                TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in"),
+                TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where"),
                 _ => true,
             },
         }
@@ -296,7 +298,7 @@ impl<'a> Context<'a> {
     fn ends_statement_after(&self, last: usize) -> bool {
         match self.kind(last) {
             TokenKind::Sign => false,
-            TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in"),
+            TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where"),
             _ => true,
         }
     }

@@ -43,8 +43,8 @@ pub enum LineHead {
     Statement,
     /// `key =`
     Entry,
-    /// `where name =`: goes on from the line before.
-    Where,
+    /// `where name =` or `|>`: goes on from the line before.
+    Tail,
     /// `{`
     Brace,
     /// `)`, `]` or `}`
@@ -91,6 +91,7 @@ fn head(text: &str) -> LineHead {
         return match text.bytes().next() {
             None => LineHead::End,
             Some(b'{') => LineHead::Brace,
+            _ if text.starts_with("|>") => LineHead::Tail,
             Some(b')' | b']' | b'}') => LineHead::CloseBracket,
             Some(_) => LineHead::Other,
         };
@@ -107,7 +108,7 @@ fn head(text: &str) -> LineHead {
         "term" if named => LineHead::Statement,
         "trains" if named && assigns(after) => LineHead::Statement,
         "step" if named && after.starts_with('{') => LineHead::Statement,
-        "where" if named && assigns(after) => LineHead::Where,
+        "where" if named && assigns(after) => LineHead::Tail,
         "experiment" | "compare" if rest.starts_with('"') => LineHead::Item,
         "sweep" if rest.starts_with('{') => LineHead::Item,
         _ if named && ITEMS.contains(&word) => LineHead::Item,

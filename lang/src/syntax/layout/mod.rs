@@ -225,7 +225,7 @@ impl<'a> Scanner<'a> {
             return;
         } else if self.last == Last::Operator && head == LineHead::Other
             || self.last == Last::Where && matches!(head, LineHead::Other | LineHead::Entry)
-            || self.last == Last::Value && head == LineHead::Where
+            || self.last == Last::Value && head == LineHead::Tail
         {
             self.out[at] = b' ';
             return;

@@ -274,7 +274,7 @@ pub fn is_item_head(slice: &str) -> bool {
 }
 
 fn leading_operator(slice: &str) -> Option<&'static str> {
-    let operators = ["->", "==", "!=", "<=", ">=", "||", "|>", "&&", "..=", "^", "+", "-", "*", "/", "<", ">", "="];
+    let operators = ["->", "==", "!=", "<=", ">=", "||", "&&", "..=", "^", "+", "-", "*", "/", "<", ">", "="];
     let sign = operators.into_iter().find(|operator| slice.starts_with(operator));
     sign.or_else(|| ["and", "or", "then"].into_iter().find(|word| split_word(slice).0 == *word))
 }

@@ -5,6 +5,8 @@ mod expected;
 mod explain;
 mod expression;
 mod literal;
+#[cfg(test)]
+mod mistakes;
 mod operators;
 mod salvage;
 #[cfg(test)]

@@ -194,6 +194,7 @@ fn ranges_and_pipes() {
         ("sample(n: 1) |> keep(correct) |>\n  best(reward, of: 1)", "((sample(n: 1) |> keep(correct)) |> best(reward, of: 1))"),
         ("a |> rewrite(\"x {_}\" -> \"y\")", "(a |> rewrite((\"x {_}\" -> \"y\")))"),
         ("a || b |> c", "((a || b) |> c)"),
+        ("a\n  // first\n  |> b\n\n  |> c", "((a |> b) |> c)"),
     ] {
         assert_eq!(value(text), tree, "{text}");
     }
