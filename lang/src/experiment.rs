@@ -181,16 +181,26 @@ pub enum Stage {
     /// Several models trained together; this is the first of them.
     Joint(Box<Joint>),
     /// Another model of a joint stage, by its place in [`Joint::members`].
-    Member { joint: ModelId, member: usize },
+    Member {
+        joint: ModelId,
+        member: usize,
+    },
 }
 
 /// Where existing weights come from. Architecture and tokenizer are read with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pretrained {
     /// A folder, or a name on the hub with a revision.
-    HuggingFace { name: String, revision: Option<String> },
-    Gguf { file: String },
-    Checkpoint { folder: String },
+    HuggingFace {
+        name: String,
+        revision: Option<String>,
+    },
+    Gguf {
+        file: String,
+    },
+    Checkpoint {
+        folder: String,
+    },
 }
 
 /// Several models trained in turns.
@@ -252,9 +262,15 @@ pub enum Piece {
     /// `{prompt}`, `{hint}`
     Slot(Slot),
     /// `{first(solution, exposure)}`: that share of it, from the beginning.
-    First { slot: Slot, share: Formula },
+    First {
+        slot: Slot,
+        share: Formula,
+    },
     /// The same from the end.
-    Last { slot: Slot, share: Formula },
+    Last {
+        slot: Slot,
+        share: Formula,
+    },
     /// `{mean(correct, over: group)}`: a number, in a `rewrite`.
     Number(Formula),
     /// `{_}`: whatever stands there, on the left of a `rewrite`.
@@ -275,9 +291,16 @@ pub enum Slot {
     /// Another completion of the same prompt.
     Group(GroupMember),
     /// A completion of the same prompt by a teacher.
-    Answer { by: Role, member: GroupMember },
+    Answer {
+        by: Role,
+        member: GroupMember,
+    },
     /// `short(x, by: teacher, max_tokens: 512)`: rewritten shorter.
-    Shortened { slot: Box<Slot>, by: Role, max_tokens: u32 },
+    Shortened {
+        slot: Box<Slot>,
+        by: Role,
+        max_tokens: u32,
+    },
     /// `shuffled(a, b)`: all of them, in an order of its own for each sequence.
     Shuffled(Vec<Slot>),
     /// A field of the data.
@@ -692,18 +715,35 @@ pub enum Keeps {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Edit {
     /// A text pattern becomes another text.
-    Rewrite { from: Rc<Template>, to: Rc<Template> },
+    Rewrite {
+        from: Rc<Template>,
+        to: Rc<Template>,
+    },
     /// Completions where it does not hold are left out.
-    Keep { condition: Formula },
+    Keep {
+        condition: Formula,
+    },
     /// Drawn again until it holds.
-    Retry { until: Formula, at_most: u32 },
+    Retry {
+        until: Formula,
+        at_most: u32,
+    },
     /// Of one prompt's completions, the `of` with the largest number.
-    Best { by: Formula, of: u32 },
-    FirstTurns { turns: Formula },
+    Best {
+        by: Formula,
+        of: u32,
+    },
+    FirstTurns {
+        turns: Formula,
+    },
     /// So many turns are the expert's, from the data; then the student acts.
-    ExpertTurns { turns: ExpertTurns },
+    ExpertTurns {
+        turns: ExpertTurns,
+    },
     /// A program of the author's: nothing is known about what it does.
-    Through { command: String },
+    Through {
+        command: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -823,7 +863,9 @@ impl Rollout {
         for rollout in self.all() {
             match &rollout.source {
                 RolloutSource::Snapshot { model, .. } => models.push(*model),
-                RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => teachers.extend(named(role)),
+                RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => {
+                    teachers.extend(named(role))
+                }
                 _ => {}
             }
         }

@@ -98,7 +98,10 @@ pub enum Role {
     /// A frozen model that the student is held near; the stage names it.
     Reference,
     /// One declared teacher, or a parameter that stands for one.
-    Named { teacher: TeacherId, name: Rc<str> },
+    Named {
+        teacher: TeacherId,
+        name: Rc<str>,
+    },
 }
 
 impl Role {
@@ -827,7 +830,9 @@ pub enum Scan {
     /// The element after this one; 0 after the last.
     Next,
     /// The sum of this and what follows, each step discounted: sum over u >= t of discount^(u - t) * x_u.
-    RewardToGo { discount: Formula },
+    RewardToGo {
+        discount: Formula,
+    },
 }
 
 impl Scan {

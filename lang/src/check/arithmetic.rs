@@ -41,8 +41,11 @@ impl Checker {
             Subtract => difference_unit(l, r),
             Multiply => product_unit(l, r),
             Divide => quotient_unit(l, r),
-            Power => ((plain(l) || l == Unit::Nats || l == Unit::Real) && plain(r))
-                .then_some(if l == Unit::Ratio { Unit::Ratio } else { Unit::Number }),
+            Power => ((plain(l) || l == Unit::Nats || l == Unit::Real) && plain(r)).then_some(if l == Unit::Ratio {
+                Unit::Ratio
+            } else {
+                Unit::Number
+            }),
             Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual => common_unit(l, r).map(|_| Unit::Bool),
             And | Or => (l == Unit::Bool && r == Unit::Bool).then_some(Unit::Bool),
         };

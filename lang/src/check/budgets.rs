@@ -1,9 +1,7 @@
 //! Budgets of a table: what each row was trained with, in steps or sequences, its teachers charged or not.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
-    BatchSize, Budget, BudgetUnit, Length, ModelId, Normalized, Row, Stage, Train,
-};
+use crate::experiment::{BatchSize, Budget, BudgetUnit, Length, ModelId, Normalized, Row, Stage, Train};
 use crate::source::Span;
 
 use super::Checker;
@@ -12,13 +10,12 @@ impl Checker {
     /// Rows that are compared must have spent alike. A row that others start from, or that scores are scaled by, is where they
     /// begin and no competitor.
     pub(super) fn check_budget(&mut self, rows: &[Row], normalized: Option<&Normalized>, budget: Budget, place: Span) {
-        let scales: Vec<ModelId> =
-            normalized.iter().flat_map(|scale| scale.zero.iter().chain(&scale.one).copied()).collect();
+        let scales: Vec<ModelId> = normalized.iter().flat_map(|scale| scale.zero.iter().chain(&scale.one).copied()).collect();
         let mut beginnings: Vec<ModelId> = scales;
         for row in rows {
             for model in &row.models {
                 let mut before = Vec::new();
-                self.chain(*model, budget.teachers_charged, &mut before);
+                self.ancestry(*model, budget.teachers_charged, &mut before);
                 beginnings.extend(before.into_iter().filter(|other| other != model));
             }
         }
@@ -29,7 +26,7 @@ impl Checker {
             }
             let mut stages = Vec::new();
             for model in &row.models {
-                self.chain(*model, budget.teachers_charged, &mut stages);
+                self.ancestry(*model, budget.teachers_charged, &mut stages);
             }
             // Weights put together without training spend nothing of their own.
             let merged = row.models.iter().all(|model| matches!(self.model(*model).stage, Stage::Merge(_)));
@@ -62,7 +59,7 @@ impl Checker {
     }
 
     /// A model and those that its training went through, each once; with `teachers`, whatever it learnt from as well.
-    fn chain(&self, model: ModelId, teachers: bool, found: &mut Vec<ModelId>) {
+    fn ancestry(&self, model: ModelId, teachers: bool, found: &mut Vec<ModelId>) {
         if found.contains(&model) {
             return;
         }
@@ -70,15 +67,15 @@ impl Checker {
         let stage = &self.model(model).stage;
         if teachers {
             for input in stage.inputs(&self.teachers) {
-                self.chain(input, teachers, found);
+                self.ancestry(input, teachers, found);
             }
             return;
         }
         match stage {
-            Stage::Train(train) => self.chain(train.start, teachers, found),
-            Stage::Joint(joint) => joint.members.iter().for_each(|member| self.chain(member.start, teachers, found)),
-            Stage::Member { joint, .. } => self.chain(*joint, teachers, found),
-            Stage::Merge(merge) => merge.base.iter().for_each(|base| self.chain(*base, teachers, found)),
+            Stage::Train(train) => self.ancestry(train.start, teachers, found),
+            Stage::Joint(joint) => joint.members.iter().for_each(|member| self.ancestry(member.start, teachers, found)),
+            Stage::Member { joint, .. } => self.ancestry(*joint, teachers, found),
+            Stage::Merge(merge) => merge.base.iter().for_each(|base| self.ancestry(*base, teachers, found)),
             Stage::Initialise(_) | Stage::Load(_) => {}
         }
     }
@@ -98,10 +95,13 @@ fn cost(train: &Train, every: u32, unit: BudgetUnit) -> Option<u64> {
     let steps = u64::from(steps.div_ceil(every));
     match unit {
         BudgetUnit::Steps => Some(steps),
-        BudgetUnit::Sequences => Some(steps * match train.size {
-            BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
-            BatchSize::Sequences(sequences) => u64::from(sequences),
-        }),
+        BudgetUnit::Sequences => Some(
+            steps
+                * match train.size {
+                    BatchSize::Prompts(prompts) => u64::from(prompts) * u64::from(train.rollout.group()),
+                    BatchSize::Sequences(sequences) => u64::from(sequences),
+                },
+        ),
         BudgetUnit::Tokens => None,
     }
 }

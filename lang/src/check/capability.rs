@@ -115,6 +115,7 @@ fn asks(node: &FormulaNode, role: &Role) -> Option<Capability> {
             of_divergence(divergence, role)
         }
         FormulaKind::Live(Live::Likelihood { of }) => same(of, role).then_some(Capability::TopK(1)),
+        FormulaKind::Live(Live::Ranking { order }) => chooses(order, role),
         FormulaKind::Signal(signal) => of_signal(signal, role),
         _ => None,
     }
@@ -131,14 +132,16 @@ fn of_signal(signal: &Signal, role: &Role) -> Option<Capability> {
             Part::Entropy | Part::Rank => Capability::Distribution,
             // Heads of their own: local weights have them or do not.
             Part::Mean | Part::Deviation | Part::Score | Part::Confidence => Capability::Distribution,
-            Part::StatedConfidence => Capability::Text,
+            Part::Value => Capability::Distribution,
+            Part::StatedConfidence | Part::Correct => Capability::Text,
         },
         Signal::Overlap { k, .. } => Capability::TopK(*k),
         Signal::Mass { role: of, support } => {
             let own = if same(of, role) { Some(on_support(support, role)) } else { None };
             own.max(chooses(support, role)).unwrap_or(Capability::Text)
         }
-        Signal::InNucleus { .. } => Capability::Distribution,
+        Signal::SupportSize { support } => chooses(support, role).unwrap_or(Capability::Text),
+        Signal::InNucleus { .. } | Signal::SpanScore { .. } => Capability::Distribution,
         _ => Capability::Text,
     })
 }
@@ -146,7 +149,7 @@ fn of_signal(signal: &Signal, role: &Role) -> Option<Capability> {
 fn of_divergence(divergence: &Divergence, role: &Role) -> Option<Capability> {
     let side = divergence.left.roles().iter().chain(&divergence.right.roles()).any(|read| same(read, role));
     let own = side.then(|| match divergence.kind {
-        DivergenceKind::SortedL1 | DivergenceKind::Gaussian => Capability::Distribution,
+        DivergenceKind::SortedL1 | DivergenceKind::Gaussian { .. } => Capability::Distribution,
         _ => on_support(&divergence.support, role),
     });
     own.max(chooses(&divergence.support, role))

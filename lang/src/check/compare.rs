@@ -1,9 +1,7 @@
 //! `compare`: which models are judged, on what, and against which references.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{
-    BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, Evaluation, Metric, ModelId, Normalized, Row,
-};
+use crate::experiment::{BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, ModelId, Normalized, Row};
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, Text};
 
 use super::Checker;
@@ -43,7 +41,9 @@ impl Checker {
                 for key in ["samples", "temperature", "max_tokens", "prompts"] {
                     if let Some(place) = settings.key_span(key) {
                         let text = format!("every column is a benchmark, and each says its own `{key}`");
-                        self.report(Diagnostic::error(Code::UnusedSetting, place, text).help("remove it, or write it in the `eval`"));
+                        self.report(
+                            Diagnostic::error(Code::UnusedSetting, place, text).help("remove it, or write it in the `eval`"),
+                        );
                     }
                 }
                 Some(self.benchmarks[first.0 as usize].evaluation.clone())
@@ -155,7 +155,7 @@ impl Checker {
                     .help("add `teachers = free` or `teachers = charged`"),
             );
         }
-        Some(Some(Budget { unit: unit?, teachers_charged: charged??, }))
+        Some(Some(Budget { unit: unit?, teachers_charged: charged?? }))
     }
 
     fn rows(&mut self, expr: &Expr, columns: &Columns, env: &Env) -> Option<Vec<Row>> {

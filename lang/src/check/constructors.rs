@@ -135,7 +135,7 @@ impl Checker {
         let optional = |checker: &mut Checker, key: &str| settings.get(key).map(|expr| checker.count(expr, key, env, 1));
         let (key_value_heads, hidden) = (optional(self, "key_value_heads"), optional(self, "hidden"));
         let tied = match settings.get("tied") {
-            Some(expr) => self.flag(expr, "tied"),
+            Some(expr) => self.truth_setting(expr, "tied"),
             None => Some(true),
         };
         let real = |checker: &mut Checker, key: &str, default: f64| match settings.get(key) {
@@ -177,7 +177,7 @@ impl Checker {
         })
     }
 
-    pub(super) fn flag(&mut self, expr: &Expr, key: &str) -> Option<bool> {
+    pub(super) fn truth_setting(&mut self, expr: &Expr, key: &str) -> Option<bool> {
         match expr.kind {
             ExprKind::Bool(value) => Some(value),
             _ => {

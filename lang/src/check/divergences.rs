@@ -195,9 +195,13 @@ impl Checker {
         let single = matches!(support, Support::Sampled | Support::TopK { k: 1, .. });
         if single && mass == Mass::Renormalized {
             self.report(
-                Diagnostic::error(Code::ZeroGradient, span, "on a single entry, renormalised, both sides are 1: this is 0 everywhere")
-                    .label("teaches nothing")
-                    .help("write `mass: tail`: the entry against everything else"),
+                Diagnostic::error(
+                    Code::ZeroGradient,
+                    span,
+                    "on a single entry, renormalised, both sides are 1: this is 0 everywhere",
+                )
+                .label("teaches nothing")
+                .help("write `mass: tail`: the entry against everything else"),
             );
             return Value::Error;
         }
@@ -255,7 +259,11 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Support(support) => Some(support),
             other => {
-                self.wrong_kind(expr.span, "a support is `full`, `sampled`, `top_k(role, k)`, `nucleus(role, p)` or made of these", &other);
+                self.wrong_kind(
+                    expr.span,
+                    "a support is `full`, `sampled`, `top_k(role, k)`, `nucleus(role, p)` or made of these",
+                    &other,
+                );
                 None
             }
         }
@@ -279,7 +287,9 @@ impl Checker {
         let value = self.evaluate(first, env);
         let usage = if name == SupportName::TopK { "top_k(teacher, 64)" } else { "nucleus(teacher, 0.95)" };
         let role = self.role_of(value, first.span, &format!("a support needs the role that chooses: `{usage}`"));
-        let Some(second) = given[1] else { return self.wrong_kind(span, "the size of the support is missing", &Value::List(Vec::new())) };
+        let Some(second) = given[1] else {
+            return self.wrong_kind(span, "the size of the support is missing", &Value::List(Vec::new()));
+        };
         let number = self.evaluate(second, env);
         let support = match name {
             SupportName::TopK => {

@@ -65,12 +65,11 @@ impl Checker {
     pub(super) fn evaluate(&mut self, expr: &Expr, env: &Env) -> Value {
         match &expr.kind {
             ExprKind::Number { value, suffix } => {
-                if let Some(suffix) = suffix.as_ref().filter(|suffix| suffix.text.starts_with("epoch")) {
-                    self.report(
-                        Diagnostic::error(Code::WrongKind, suffix.span, "epochs count how long a stage trains, nothing else")
-                            .help("write `steps = 2 epochs` in a stage; everywhere else count in steps"),
-                    );
-                    return Value::Error;
+                if suffix.as_ref().is_some_and(|suffix| suffix.text.starts_with("epoch")) {
+                    let count = self.number(*value, Unit::Count, expr.span);
+                    return self
+                        .whole(&count, expr.span, "a number of epochs", 1)
+                        .map_or(Value::Error, |count| Value::Epochs(count as u32));
                 }
                 let unit = if suffix.is_some() { Unit::Count } else { Unit::Number };
                 self.number(*value, unit, expr.span)
@@ -189,7 +188,9 @@ impl Checker {
             Diagnostic::error(Code::UnknownName, span, format!("nothing here is called `{name}`")).label("not declared");
         if vocabulary::signal(name).is_some() {
             finding = finding.help(match env.context {
-                Context::Schedule => format!("`{name}` is no number of the run as a whole: a schedule reads `step` and `progress`"),
+                Context::Schedule => {
+                    format!("`{name}` is no number of the run as a whole: a schedule reads `step` and `progress`")
+                }
                 _ => format!("`{name}` is a signal of the run: it can be read inside an objective only"),
             });
         } else if let Some(near) = near {
@@ -515,9 +516,7 @@ impl Checker {
     pub(super) fn joint_member(&mut self, model: crate::experiment::ModelId, field: &crate::syntax::ast::Name) -> Value {
         let Stage::Joint(joint) = &self.model(model).stage else {
             let text = format!("there is no `{}` in a model", field.text);
-            self.report(
-                Diagnostic::error(Code::UnknownField, field.span, text).label("only models trained together have parts"),
-            );
+            self.report(Diagnostic::error(Code::UnknownField, field.span, text).label("only models trained together have parts"));
             return Value::Error;
         };
         let names: Vec<String> = joint.members.iter().map(|member| member.name.clone()).collect();

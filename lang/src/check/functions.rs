@@ -1,9 +1,7 @@
 //! Numbers made of numbers: elementwise functions, reductions, statistics, scans, and what is carried from step to step.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::formula::{
-    Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Statistic, Unit,
-};
+use crate::formula::{Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Statistic, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
@@ -329,7 +327,9 @@ impl Checker {
         }
         if condition.axis() > axis {
             let text = format!("one truth value per {} can't choose among {}s", condition.axis().name(), axis.name());
-            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce it first, for example with `any(...)`"));
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce it first, for example with `any(...)`"),
+            );
             return None;
         }
         Some(condition)
@@ -414,12 +414,7 @@ impl Checker {
     }
 
     /// The statistic with its own numbers.
-    fn statistic_of<'e>(
-        &mut self,
-        name: StatisticName,
-        slot: &dyn Fn(&str) -> Option<&'e Expr>,
-        env: &Env,
-    ) -> Option<Statistic> {
+    fn statistic_of<'e>(&mut self, name: StatisticName, slot: &dyn Fn(&str) -> Option<&'e Expr>, env: &Env) -> Option<Statistic> {
         let fraction = |checker: &mut Checker, parameter: &str| {
             let expr = slot(parameter).expect("required");
             let value = checker.evaluate(expr, env);
@@ -468,13 +463,13 @@ impl Checker {
             }
         }
         let members = self.panels[panel.0 as usize].members.clone();
-        let current = env.locals.iter().rposition(
-            |(_, value)| matches!(value, Value::Teacher(teacher) if members.contains(teacher)),
-        );
+        let current =
+            env.locals.iter().rposition(|(_, value)| matches!(value, Value::Teacher(teacher) if members.contains(teacher)));
         let Some(current) = current else {
             self.report(
-                Diagnostic::error(Code::WrongKind, x.span, "this is the same for every teacher of the panel")
-                    .help("write it for one of them: `let trust[t in duo] = softmax(t.confidence, across: duo, missing: uniform)`"),
+                Diagnostic::error(Code::WrongKind, x.span, "this is the same for every teacher of the panel").help(
+                    "write it for one of them: `let trust[t in duo] = softmax(t.confidence, across: duo, missing: uniform)`",
+                ),
             );
             return Value::Error;
         };
@@ -554,9 +549,7 @@ impl Checker {
         };
         if x.axis() > Axis::Batch {
             let text = format!("only one number per step is carried to the next, and this is one per {}", x.axis().name());
-            self.report(
-                Diagnostic::error(Code::AxisMismatch, place, text).help("reduce it first: `mean(x, over: batch)`"),
-            );
+            self.report(Diagnostic::error(Code::AxisMismatch, place, text).help("reduce it first: `mean(x, over: batch)`"));
             return Value::Error;
         }
         if x.live() {

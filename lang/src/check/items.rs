@@ -180,8 +180,15 @@ impl Checker {
             }
             "rollout" => {
                 let max_tokens = Formula::new(FormulaKind::Number(1.0), Unit::Count, Axis::Run, false, origin);
-                let sampling =
-                    Sampling { n: 2, temperature: 1.0, max_tokens, top_p: None, top_k: None, repetition_penalty: None, heads: None };
+                let sampling = Sampling {
+                    n: 2,
+                    temperature: 1.0,
+                    max_tokens,
+                    top_p: None,
+                    top_k: None,
+                    repetition_penalty: None,
+                    heads: None,
+                };
                 let source = RolloutSource::Sample(sampling);
                 return Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }));
             }

@@ -39,6 +39,8 @@ impl Checker {
                 answers: Capability::Distribution,
                 foreign: false,
                 align: Alignment::Positions,
+                reveals: None,
+                feedback: None,
                 origin: member.origin,
             });
             inner.bind(&member.name, teacher);
@@ -50,7 +52,8 @@ impl Checker {
                 _ => None,
             })
             .collect();
-        for (missing, what) in [(members.is_empty() && good, "trains student = start"), (steps.is_empty(), "step follow { ... }")] {
+        for (missing, what) in [(members.is_empty() && good, "trains student = start"), (steps.is_empty(), "step follow { ... }")]
+        {
             if missing && !settings.broken {
                 let text = format!("`train` needs a `{}`", what.split(' ').next().unwrap_or(what));
                 self.report(Diagnostic::error(Code::MissingKey, span, text).label("not said here").help(format!("add `{what}`")));

@@ -131,7 +131,9 @@ impl Checker {
                 };
                 let help = match descent {
                     Descent::Apart => "train it from the student's start, or write `{ origin = foreign }` after it",
-                    _ => "write `{ origin = same }` after it if it was trained from that checkpoint, `{ origin = foreign }` if not",
+                    _ => {
+                        "write `{ origin = same }` after it if it was trained from that checkpoint, `{ origin = foreign }` if not"
+                    }
                 };
                 self.report(Diagnostic::error(Code::ForeignTeacher, declared, text).because(stage, "trained here").help(help));
                 false

@@ -3,9 +3,7 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{
-    Axis, Formula, FormulaKind, Live, Part, Preference, PreferenceKind, Role, Signal,
-};
+use crate::formula::{Axis, Formula, FormulaKind, Live, Part, Preference, PreferenceKind, Role, Signal};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
 
@@ -46,17 +44,20 @@ impl Checker {
             other => return self.wrong_kind(operand.span, "`live` marks `student.logp`, `ratio` or a divergence", &other),
         };
         let live = match &formula.0.kind {
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => match part {
-                Part::Logp | Part::EndLogp | Part::Mean | Part::Score | Part::Value | Part::Confidence => Live::Part(part.clone()),
-                Part::Entropy | Part::Top1 | Part::Rank | Part::Deviation | Part::StatedConfidence | Part::Correct => {
-                    let text = format!("no gradient is defined through `student.{}` here", part.name());
-                    self.report(
-                        Diagnostic::error(Code::NotDifferentiable, span, text)
-                            .help("`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or a divergence"),
-                    );
-                    return Value::Error;
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part }) => {
+                match part {
+                    Part::Logp | Part::EndLogp | Part::Mean | Part::Score | Part::Value | Part::Confidence => {
+                        Live::Part(part.clone())
+                    }
+                    Part::Entropy | Part::Top1 | Part::Rank | Part::Deviation | Part::StatedConfidence | Part::Correct => {
+                        let text = format!("no gradient is defined through `student.{}` here", part.name());
+                        self.report(Diagnostic::error(Code::NotDifferentiable, span, text).help(
+                            "`live` marks `student.logp`, `end_logp`, `mean`, `score`, `confidence`, `ratio` or a divergence",
+                        ));
+                        return Value::Error;
+                    }
                 }
-            },
+            }
             FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reaches_student() => {
                 Live::Divergence(divergence.clone())
             }
@@ -123,7 +124,8 @@ impl Checker {
                 let value = self.evaluate(expr, &outside);
                 let beta = self.formula(value, expr.span)?;
                 if beta.axis() > Axis::Run || beta.constant().is_some_and(|beta| beta <= 0.0) {
-                    let finding = Diagnostic::error(Code::OutOfRange, expr.span, "`beta` is one positive number for the whole step");
+                    let finding =
+                        Diagnostic::error(Code::OutOfRange, expr.span, "`beta` is one positive number for the whole step");
                     self.report(finding.help("it says how far the student may leave the reference; 0.1 is usual"));
                     return None;
                 }
@@ -153,7 +155,11 @@ impl Checker {
         let (own, formula) = (self.formula(x_value, x.span)?, self.formula(target_value, target.span)?);
         let squared = name == LossName::SquaredError;
         let part = match &own.0.kind {
-            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ (Part::Mean | Part::Score | Part::Value) }) if squared => part.clone(),
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ (Part::Mean | Part::Score | Part::Value) })
+                if squared =>
+            {
+                part.clone()
+            }
             FormulaKind::Signal(Signal::Of { role: Role::Student, part: part @ Part::Confidence }) if !squared => part.clone(),
             _ => {
                 let text = match squared {

@@ -45,7 +45,8 @@ use std::collections::HashMap;
 
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::experiment::{
-    Benchmark, Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin, Panel, SweepAxis, Teacher, TeacherId,
+    Benchmark, Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin, Panel, SweepAxis, Teacher,
+    TeacherId,
 };
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;

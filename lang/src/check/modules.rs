@@ -8,8 +8,8 @@ use crate::source::{FileId, SourceFile, Span};
 use crate::syntax::ast::{Expr, ItemKind, Module, Name};
 use crate::syntax::parse;
 
-use super::value::Value;
 use super::items::callable;
+use super::value::Value;
 use super::{Checker, Loader, builtins, signals};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -94,9 +94,7 @@ impl Checker {
         self.record_marks(&format!("objective {}", owner.text), &entry.key.text, marks);
         if let Some(first) = parts.seen.iter().find(|first| first.text == entry.key.text) {
             let text = format!("`{}` is set twice", entry.key.text);
-            self.report(
-                Diagnostic::error(Code::DuplicateKey, entry.key.span, text).because(first.span, "first set here"),
-            );
+            self.report(Diagnostic::error(Code::DuplicateKey, entry.key.span, text).because(first.span, "first set here"));
             return;
         }
         parts.seen.push(&entry.key);
@@ -172,7 +170,10 @@ impl Checker {
             Diagnostic::error(Code::AxisMismatch, term_span, text)
                 .label(format!("one number per {}", axis.name()))
                 .because(reduce_span, format!("puts together {}s", start.name()))
-                .help(format!("let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} }}`", axis.name())),
+                .help(format!(
+                    "let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} }}`",
+                    axis.name()
+                )),
         );
         false
     }

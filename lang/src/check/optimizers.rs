@@ -1,9 +1,11 @@
 //! Optimizers, with the field's usual values where nothing is said.
 
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{AdamW, Extrapolation, Optimizer};
+use crate::experiment::{AdamW, Extrapolation, Optimizer, WeightGroup};
 use crate::source::Span;
-use crate::syntax::ast::Expr;
+use crate::syntax::ast::{Expr, ExprKind};
 
 use super::Checker;
 use super::builtins::{self, Kind, OptimizerName};
@@ -62,8 +64,12 @@ impl Checker {
                 let delta = positive(self, 2, "delta")?;
                 if delta >= 1.0 {
                     self.report(
-                        Diagnostic::error(Code::OutOfRange, expr.span, "`delta` is the chance that the promise fails: it is below 1")
-                            .label(format!("this is {delta}")),
+                        Diagnostic::error(
+                            Code::OutOfRange,
+                            expr.span,
+                            "`delta` is the chance that the promise fails: it is below 1",
+                        )
+                        .label(format!("this is {delta}")),
                     );
                     return None;
                 }
@@ -127,8 +133,26 @@ impl Checker {
             );
             return Value::Error;
         }
+        let Some(weights) = self.weight_groups(given[4], env) else { return Value::Error };
         let origin = self.origin(span);
-        Value::Extrapolation(std::rc::Rc::new(Extrapolation { factor, rounds, powers_of, judged_by, origin }))
+        Value::Extrapolation(Rc::new(Extrapolation { factor, rounds, powers_of, judged_by, weights, origin }))
+    }
+
+    /// `weights: [attention, feed_forward]`; all where nothing is said.
+    fn weight_groups(&mut self, expr: Option<&Expr>, env: &Env) -> Option<Vec<WeightGroup>> {
+        let Some(expr) = expr else { return Some(Vec::new()) };
+        let ExprKind::List(items) = &expr.kind else {
+            let value = self.evaluate(expr, env);
+            self.wrong_kind(expr.span, "`weights` is a list: `[attention, feed_forward, embedding, norm]`", &value);
+            return None;
+        };
+        let words = [
+            ("attention", WeightGroup::Attention),
+            ("feed_forward", WeightGroup::FeedForward),
+            ("embedding", WeightGroup::Embedding),
+            ("norm", WeightGroup::Norm),
+        ];
+        items.iter().map(|item| self.word(item, "a part of a decoder", &words)).collect()
     }
 
     pub(super) fn powers_of(&mut self, given: &[Option<&Expr>], _span: Span, env: &Env) -> Value {

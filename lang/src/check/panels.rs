@@ -1,7 +1,7 @@
 //! Panels: teachers that talk about a prompt before they judge.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Alignment, Panel, PanelId, Teacher, TeacherId, TeacherWeights};
+use crate::experiment::{Panel, PanelId, Teacher, TeacherId, TeacherWeights};
 use crate::formula::Role;
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, Name};
@@ -58,8 +58,7 @@ impl Checker {
         let mut members: Vec<TeacherId> = Vec::new();
         for speaker in speakers {
             let Role::Named { teacher, .. } = &speaker else { continue };
-            let Teacher { answers, foreign, align, .. } = *self.teacher(*teacher);
-            let align: Alignment = align;
+            let Teacher { answers, foreign, align, reveals, .. } = *self.teacher(*teacher);
             let said = self.said_origins.get(teacher).copied();
             let declared = self.declare_teacher(Teacher {
                 name: format!("{name}[{}]", speaker.name()),
@@ -69,6 +68,8 @@ impl Checker {
                 answers,
                 foreign,
                 align,
+                reveals,
+                feedback: None,
                 origin,
             });
             if let Value::Teacher(member) = declared {

@@ -22,9 +22,7 @@ pub fn number_at(formula: &Formula, bindings: &Bindings) -> Option<f64> {
         FormulaKind::Schedule(schedule) => Some(schedule.at(bindings.step, bindings.steps)),
         FormulaKind::Signal(Signal::Step) => Some(f64::from(bindings.step)),
         FormulaKind::Signal(Signal::Progress) => Some(f64::from(bindings.step) / f64::from(bindings.steps.max(1))),
-        FormulaKind::Variable(name) => {
-            bindings.variable.and_then(|(variable, value)| (**name == *variable).then_some(value))
-        }
+        FormulaKind::Variable(name) => bindings.variable.and_then(|(variable, value)| (**name == *variable).then_some(value)),
         FormulaKind::Apply { function, operands } => {
             let values: Option<Vec<f64>> = operands.iter().map(|operand| number_at(operand, bindings)).collect();
             Some(fold(*function, &values?))
@@ -80,7 +78,9 @@ impl Checker {
         let mut good = true;
         for part in objective.formulas().into_iter().flat_map(Formula::parts) {
             let divergence = match &part.0.kind {
-                FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => divergence,
+                FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+                    divergence
+                }
                 _ => continue,
             };
             good &= match &divergence.kind {

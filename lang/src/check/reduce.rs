@@ -152,9 +152,7 @@ impl Checker {
         let formula = self.formula(value, expr.span)?;
         if formula.axis() > Axis::Batch || formula.live() {
             let text = format!("a loss has one denominator, and this is one number per {}", formula.axis().name());
-            self.report(
-                Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce it: `sum(w, over: batch)`"),
-            );
+            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce it: `sum(w, over: batch)`"));
             return None;
         }
         if formula.unit() == Unit::Bool {

@@ -68,9 +68,7 @@ impl Checker {
                 let (time_limit_seconds, batch) = (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
                 Reward::Command { command, time_limit_seconds, batch }
             }
-            RewardName::JsonSchema => {
-                Reward::JsonSchema { schema: self.text(given[0].expect("required"), "schema", env)? }
-            }
+            RewardName::JsonSchema => Reward::JsonSchema { schema: self.text(given[0].expect("required"), "schema", env)? },
             RewardName::UnitTests => {
                 let field = self.data_field(given[0].expect("required"))?;
                 Reward::UnitTests { field, time_limit_seconds: self.time_limit(given[1], env)? }

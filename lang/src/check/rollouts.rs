@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Edit, Rollout, RolloutSource, Sampling};
+use crate::experiment::{Edit, ExpertTurns, Heads, Keeps, Rollout, RolloutSource, Sampling};
 use crate::formula::{Axis, Formula, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
@@ -20,12 +20,10 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Rollout(rollout) => Some(rollout),
             // A bare name: every parameter has its default.
-            Value::Item { item, kind: Callable::Rollout } => {
-                match self.call_item(item, Callable::Rollout, expr.span, &[], env) {
-                    Value::Rollout(rollout) => Some(rollout),
-                    _ => None,
-                }
-            }
+            Value::Item { item, kind: Callable::Rollout } => match self.call_item(item, Callable::Rollout, expr.span, &[], env) {
+                Value::Rollout(rollout) => Some(rollout),
+                _ => None,
+            },
             other => {
                 self.wrong_kind(expr.span, "a rollout is `sample(n: 1, temperature: 1.0, max_tokens: 24)`", &other);
                 None
@@ -33,13 +31,7 @@ impl Checker {
         }
     }
 
-    pub(super) fn rollout_call(
-        &mut self,
-        name: RolloutName,
-        given: &[Option<&Expr>],
-        span: Span,
-        env: &Env,
-    ) -> Option<Rollout> {
+    pub(super) fn rollout_call(&mut self, name: RolloutName, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<Rollout> {
         let first = given[0].expect("required");
         let inside = |slot: usize| given[slot].expect("required");
         let source = match name {
@@ -70,11 +62,16 @@ impl Checker {
                 let model = self.weights_of(first, env);
                 RolloutSource::Snapshot { of: self.drawn(inside(1), "snapshot", env)?, model: model? }
             }
-            RolloutName::Replay => {
-                let of = self.rollout_value(first, env);
-                let capacity = self.count(inside(1), "capacity", env, 1);
-                let share = self.share(inside(2), "`share`", env);
-                RolloutSource::Replay { capacity: capacity?, share: share?, of: of? }
+            RolloutName::Replay => self.replay(given, env)?,
+            RolloutName::FirstOf => {
+                let choices: Vec<Option<Rc<Rollout>>> =
+                    given.iter().flatten().map(|expr| self.rollout_value(expr, env)).collect();
+                RolloutSource::FirstOf { choices: choices.into_iter().collect::<Option<_>>()? }
+            }
+            RolloutName::EachTurn => {
+                let history = self.rollout_value(first, env);
+                let of = self.drawn(inside(1), "each_turn", env);
+                RolloutSource::EachTurn { history: history?, of: of? }
             }
             RolloutName::Speculative => {
                 let block = self.count(first, "block", env, 1);
@@ -115,12 +112,68 @@ impl Checker {
         Some(rollout)
     }
 
+    /// `replay(sample(...), capacity: 10_000, share: 0.25, keeps: prompts, while: ..., order: ...)`
+    fn replay(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<RolloutSource> {
+        let place = |slot: usize| given[slot].expect("required");
+        let of = self.rollout_value(place(0), env);
+        let capacity = self.count(place(1), "capacity", env, 1);
+        let share = self.share(place(2), "`share`", env);
+        let keeps = match given[3] {
+            Some(expr) => {
+                let words = [("rollouts", Keeps::Rollouts), ("prompts", Keeps::Prompts)];
+                self.word(expr, "what a buffer keeps", &words)
+            }
+            None => Some(Keeps::Rollouts),
+        };
+        let condition = match given[4] {
+            Some(expr) => self.judged_by(expr, env, true, Axis::Group).map(Some),
+            None => Some(None),
+        };
+        let order = match given[5] {
+            Some(expr) => self.judged_by(expr, env, false, Axis::Group).map(Some),
+            None => Some(None),
+        };
+        Some(RolloutSource::Replay {
+            capacity: capacity?,
+            share: share?,
+            keeps: keeps?,
+            condition: condition?,
+            order: order?,
+            of: of?,
+        })
+    }
+
+    /// `heads: 2, accept: 0.95`: one says nothing without the other. `None` where faulty.
+    fn heads(&mut self, heads: Option<&Expr>, accept: Option<&Expr>, env: &Env) -> Option<Option<Heads>> {
+        match (heads, accept) {
+            (None, None) => Some(None),
+            (Some(heads), Some(accept)) => {
+                let count = self.count(heads, "heads", env, 2);
+                let value = self.evaluate(accept, env);
+                let accept = self.fraction(&value, accept.span, "`accept`");
+                Some(Some(Heads { heads: count?, accept: accept? }))
+            }
+            (Some(given), None) | (None, Some(given)) => {
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, given.span, "several heads need to know when a later one is kept")
+                        .help("write both: `heads: 2, accept: 0.95`"),
+                );
+                None
+            }
+        }
+    }
+
     fn sample(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<Sampling> {
         let n = self.count(given[0].expect("required"), "n", env, 1);
         let temperature_place = given[1].expect("required");
         let temperature = self.at_least(temperature_place, "temperature", env, 0.0);
         let max_tokens = self.tokens_or_turns(given[2].expect("required"), "max_tokens", env);
         let (top_p, top_k) = self.truncation(given[3], given[4], env)?;
+        let repetition_penalty = match given[5] {
+            Some(expr) => Some(self.at_least(expr, "repetition_penalty", env, f64::MIN_POSITIVE)?),
+            None => None,
+        };
+        let heads = self.heads(given[6], given[7], env)?;
         if temperature == Some(0.0) {
             self.report(
                 Diagnostic::error(Code::OutOfRange, temperature_place.span, "a greedy rollout has no distribution to learn from")
@@ -128,7 +181,7 @@ impl Checker {
             );
             return None;
         }
-        Some(Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k })
+        Some(Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k, repetition_penalty, heads })
     }
 
     /// `from(teacher, sequences: 9600, ...)`: made once; `from(teacher, n: 1, ...)`: fresh every step.
@@ -168,7 +221,9 @@ impl Checker {
         let max_tokens = self.tokens_or_turns(given[3].expect("checked above"), "max_tokens", env);
         let (top_p, top_k) = self.truncation(given[5], given[6], env)?;
         let sees = self.optional_template(given[7], env)?;
-        let sampling = Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k };
+        let (repetition_penalty, heads) = (None, None);
+        let sampling =
+            Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k, repetition_penalty, heads };
         Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling })
     }
 
@@ -239,7 +294,8 @@ impl Checker {
                 None
             }
             other => {
-                let wanted = "`|>` leads to an edit: `rewrite`, `keep`, `retry`, `best`, `first_turns`, `expert_turns`, `through`";
+                let wanted =
+                    "`|>` leads to an edit: `rewrite`, `keep`, `retry`, `best`, `first_turns`, `expert_turns`, `through`";
                 self.wrong_kind(through.span, wanted, &other);
                 None
             }
@@ -263,7 +319,10 @@ impl Checker {
         Value::Rollout(Rc::new(edited))
     }
 
-    pub(super) fn edit_call(&mut self, name: EditName, given: &[Option<&Expr>], _span: Span, env: &Env) -> Option<Edit> {
+    pub(super) fn edit_call(&mut self, name: EditName, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<Edit> {
+        if name == EditName::ExpertTurns {
+            return self.expert_turns(given, span, env).map(|turns| Edit::ExpertTurns { turns });
+        }
         let first = given[0].expect("required");
         Some(match name {
             EditName::Rewrite => {
@@ -281,10 +340,27 @@ impl Checker {
                 let of = self.count(given[1].expect("required"), "of", env, 1)?;
                 Edit::Best { by: by?, of }
             }
-            EditName::FirstTurns => Edit::FirstTurns { turns: self.tokens_or_turns(first, "turns", env)? },
-            EditName::ExpertTurns => Edit::ExpertTurns { turns: self.tokens_or_turns(first, "turns", env)? },
+            EditName::FirstTurns | EditName::ExpertTurns => {
+                Edit::FirstTurns { turns: self.tokens_or_turns(first, "turns", env)? }
+            }
             EditName::Through => Edit::Through { command: self.program(first, "command", env)? },
         })
+    }
+
+    /// `expert_turns(3)`, `expert_turns(all_but: 2)`
+    fn expert_turns(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<ExpertTurns> {
+        match (given[0], given[1]) {
+            (Some(first), None) => self.tokens_or_turns(first, "turns", env).map(ExpertTurns::First),
+            (None, Some(last)) => self.tokens_or_turns(last, "all_but", env).map(ExpertTurns::AllBut),
+            _ => {
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, span, "how many turns are the expert's?").help(
+                        "write `expert_turns(3)`, or `expert_turns(all_but: 2)` for all that were recorded but the last two",
+                    ),
+                );
+                None
+            }
+        }
     }
 
     /// What an edit decides by: one truth value, or one number, per completion or coarser.

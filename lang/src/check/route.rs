@@ -65,10 +65,7 @@ impl Checker {
             },
         };
         let routed = |domain: &DomainId| chosen.iter().any(|choice| choice.domain == *domain && choice.when.is_none());
-        domains
-            .iter()
-            .all(routed)
-            .then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
+        domains.iter().all(routed).then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
     }
 
     fn file_route(&mut self, entry: ModuleId) -> RouteState {
@@ -168,8 +165,7 @@ impl Checker {
     }
 
     fn holds(&mut self, condition: &Condition, env: &Env) -> Option<Holds> {
-        const WANTED: &str =
-            "the condition of an arm must be decided by the domain or by the prompt's data, such as `domain == math` or `data.level > 3`";
+        const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's data, such as `domain == math` or `data.level > 3`";
         let Condition::When(condition) = condition else { return Some(Holds::Always) };
         let formula = match self.evaluate(condition, &env.with_context(Context::Objective)) {
             Value::Formula(formula) if formula.unit() == Unit::Bool => formula,
@@ -192,7 +188,8 @@ impl Checker {
             });
         if !decided {
             self.report(
-                Diagnostic::error(Code::WrongKind, condition.span, WANTED).label("this is known only once something has been written"),
+                Diagnostic::error(Code::WrongKind, condition.span, WANTED)
+                    .label("this is known only once something has been written"),
             );
             return None;
         }

@@ -44,13 +44,10 @@ impl Checker {
     /// How long a stage trains: `steps = 100`, `steps = 2 epochs`.
     pub(super) fn length(&mut self, settings: &Settings, env: &Env) -> Option<Length> {
         let expr = self.required(settings, "steps")?;
-        if let ExprKind::Number { value, suffix: Some(suffix) } = &expr.kind
-            && suffix.text.starts_with("epoch")
-        {
-            let epochs = self.number(*value, Unit::Count, expr.span);
-            return self.whole(&epochs, expr.span, "`steps`", 1).map(|epochs| Length::Epochs(epochs as u32));
+        match self.evaluate(expr, env) {
+            Value::Epochs(epochs) => Some(Length::Epochs(epochs)),
+            value => self.whole(&value, expr.span, "`steps`", 1).map(|steps| Length::Steps(steps as u32)),
         }
-        self.count(expr, "steps", env, 1).map(Length::Steps)
     }
 
     /// A learning rate: positive at every step.
@@ -70,13 +67,7 @@ impl Checker {
     }
 
     /// Whether a number over training time keeps to its bounds at every step of a stage; a finding where it does not.
-    pub(super) fn within(
-        &mut self,
-        formula: &Formula,
-        what: &str,
-        (low, high): (f64, f64),
-        length: Option<Length>,
-    ) -> bool {
+    pub(super) fn within(&mut self, formula: &Formula, what: &str, (low, high): (f64, f64), length: Option<Length>) -> bool {
         if open(formula) {
             return true;
         }
@@ -185,7 +176,9 @@ impl Checker {
             Some(share) if percent || (share > 0.0 && share < 1.0) => {
                 let share = self.fraction(&value, expr.span, "a share of the run")?;
                 if share == 0.0 {
-                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a schedule takes some time").label("no step at all"));
+                    self.report(
+                        Diagnostic::error(Code::OutOfRange, expr.span, "a schedule takes some time").label("no step at all"),
+                    );
                     return None;
                 }
                 Some(Over::Share(share))
@@ -217,7 +210,9 @@ impl Checker {
             let rises = pieces.last().map_or(*from == 0.0, |(last, _)| *from > f64::from(*last));
             if from.fract() != 0.0 || *from > f64::from(u32::MAX) || !rises {
                 let wanted = if index == 0 { "the first piece begins at step 0" } else { "each piece begins at a later step" };
-                self.report(Diagnostic::error(Code::OutOfRange, place(index), wanted).label(format!("begins at {from}")).help(USAGE));
+                self.report(
+                    Diagnostic::error(Code::OutOfRange, place(index), wanted).label(format!("begins at {from}")).help(USAGE),
+                );
                 return None;
             }
             pieces.push((*from as u32, *to));
@@ -259,14 +254,25 @@ impl Checker {
     fn ladder(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<Adaptive> {
         let values = self.numbers(given[0].expect("required"), env);
         let condition = given[1].expect("required");
+        let every = match given[2] {
+            Some(expr) => self.count(expr, "every", env, 1),
+            None => Some(1),
+        };
         let advance_if = self.after_a_step(condition, env, true)?;
-        Some(Adaptive::Ladder { values: values?, advance_if })
+        Some(Adaptive::Ladder { values: values?, advance_if, every: every? })
     }
 
     fn learned(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<Adaptive> {
         let gain = self.after_a_step(given[0].expect("required"), env, false);
-        let hold = self.count(given[1].expect("required"), "hold", env, 1)?;
-        Some(Adaptive::Learned { gain: gain?, hold })
+        let hold = self.count(given[1].expect("required"), "hold", env, 1);
+        let discount = match given[2] {
+            Some(expr) => {
+                let value = self.evaluate(expr, env);
+                self.fraction(&value, expr.span, "`discount`")
+            }
+            None => Some(1.0),
+        };
+        Some(Adaptive::Learned { gain: gain?, hold: hold?, discount: discount? })
     }
 
     /// What moves a schedule: one number, or one truth value, per step.
@@ -274,7 +280,8 @@ impl Checker {
         let value = self.evaluate(expr, &env.with_context(Context::Objective));
         let formula = self.formula(value, expr.span)?;
         if (formula.unit() == Unit::Bool) != truth {
-            let message = if truth { "a ladder is climbed on a condition" } else { "what a schedule learns to raise is a number" };
+            let message =
+                if truth { "a ladder is climbed on a condition" } else { "what a schedule learns to raise is a number" };
             self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], None);
             return None;
         }

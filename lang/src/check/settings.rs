@@ -87,9 +87,6 @@ impl Checker {
                     let text = format!("{} takes no route here", settings.owner);
                     self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
                 }
-                Statement::Trains { name, .. } | Statement::Step { name, .. } => {
-                    self.not_supported(name.span, "training two models together");
-                }
                 Statement::Let { name, .. } | Statement::Term { name, .. } => {
                     self.report(
                         Diagnostic::error(Code::UnknownKey, name.span, format!("{} holds settings only", settings.owner))
@@ -288,6 +285,15 @@ impl Checker {
             | (Value::Rollout(_), "rollout")
             | (Value::Template(_), "template") => true,
             (Value::Role(Role::Teacher | Role::Named { .. }), "teacher") => true,
+            // How long a stage trains may be given in epochs; everything else that counts asks for a number.
+            (Value::Epochs(_), "count") | (Value::Benchmark(_), "eval") => true,
+            (Value::List(values), "counts") => {
+                let counts: Vec<_> = values.iter().map(|value| self.whole(value, span, "every element", 0)).collect();
+                if counts.iter().any(Option::is_none) {
+                    return Value::Error;
+                }
+                true
+            }
             // An item whose parameters all have defaults.
             (Value::Item { kind: Callable::Teacher, .. }, "teacher")
             | (Value::Item { kind: Callable::Rollout, .. }, "rollout")

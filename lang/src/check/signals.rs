@@ -82,7 +82,8 @@ impl Checker {
             if let Some(signal) = known {
                 let known_for_run = env.context == Context::Schedule && signal.axis() == Axis::Run;
                 if matches!(env.context, Context::Constant | Context::Schedule) && !known_for_run {
-                    let text = format!("`{name}.{}` differs from prompt to prompt: it can be read in an objective only", field.text);
+                    let text =
+                        format!("`{name}.{}` differs from prompt to prompt: it can be read in an objective only", field.text);
                     self.report(Diagnostic::error(Code::WrongKind, span, text));
                     return Value::Error;
                 }
@@ -134,10 +135,7 @@ impl Checker {
             "correct" if matches!(role, Role::Named { .. }) => Part::Correct,
             "confidence" => match role {
                 Role::Named { teacher, .. }
-                    if matches!(
-                        self.teacher(*teacher).weights,
-                        TeacherWeights::Panelist { .. } | TeacherWeights::Parameter
-                    ) =>
+                    if matches!(self.teacher(*teacher).weights, TeacherWeights::Panelist { .. } | TeacherWeights::Parameter) =>
                 {
                     Part::StatedConfidence
                 }
@@ -179,7 +177,11 @@ impl Checker {
             Value::Formula(formula) => match &formula.0.kind {
                 FormulaKind::Signal(Signal::InSpan(span)) => Some(span.clone()),
                 _ => {
-                    self.wrong_kind(expr.span, "a stretch of the completion is needed, such as `span.answer`", &Value::Formula(formula.clone()));
+                    self.wrong_kind(
+                        expr.span,
+                        "a stretch of the completion is needed, such as `span.answer`",
+                        &Value::Formula(formula.clone()),
+                    );
                     None
                 }
             },

@@ -3,10 +3,10 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, Edit, Keep, Length, Objective, Optimizer, Origin, Recipe, Reward, Rollout, RolloutSource, Sampling, Term, Train,
+    BatchSize, Edit, ExpertTurns, Keep, Length, Objective, Optimizer, Origin, Recipe, Reward, Rollout, RolloutSource, Sampling,
+    Term, Train,
 };
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal};
-use crate::source::Span;
 
 use super::Checker;
 use super::objectives::{first_place, reads_group};
@@ -82,6 +82,8 @@ fn unrecorded(rollout: &Rollout) -> Option<&'static str> {
         RolloutSource::Data { .. } => Some("these tokens are read from the data"),
         RolloutSource::Refine { .. } => Some("a teacher rewrote the student's draft"),
         RolloutSource::Interleave { .. } => Some("a teacher replaced some of the tokens"),
+        // The turns before are given, not trained on.
+        RolloutSource::EachTurn { of, .. } => unrecorded(of),
         RolloutSource::Speculative { .. } => Some("the teacher that verifies drafts replaced some of the tokens"),
         other => other.inner().into_iter().find_map(unrecorded),
     }
@@ -138,10 +140,14 @@ impl Checker {
                 let span = self.span(rollout.origin);
                 let at = self.place_of(objective, reads_sampler);
                 self.report(
-                    Diagnostic::error(Code::OffPolicyRatio, span, "nobody recorded with which probability these tokens were drawn")
-                        .label(why)
-                        .because(at, "`ratio` or `sampler` is read here")
-                        .help("draw the completions with `sample(...)`, or use a term that needs no sampler, such as `live kl(...)`"),
+                    Diagnostic::error(
+                        Code::OffPolicyRatio,
+                        span,
+                        "nobody recorded with which probability these tokens were drawn",
+                    )
+                    .label(why)
+                    .because(at, "`ratio` or `sampler` is read here")
+                    .help("draw the completions with `sample(...)`, or use a term that needs no sampler, such as `live kl(...)`"),
                 );
                 return false;
             }
@@ -163,7 +169,9 @@ impl Checker {
                     )
                     .label(format!("{cut} leaves entries out"))
                     .because(at, "this term weighs tokens by the probability that they had")
-                    .help("draw without `top_p` and `top_k`, or use a term that is exact at every prefix, such as `live kl(...)`"),
+                    .help(
+                        "draw without `top_p` and `top_k`, or use a term that is exact at every prefix, such as `live kl(...)`",
+                    ),
                 );
                 return false;
             }
@@ -200,7 +208,7 @@ impl Checker {
     fn check_reference(&mut self, train: &Train, settings: &Settings) -> bool {
         let place = self.span(train.objective.origin);
         let read = train.objective.reads(&Role::Reference);
-        match (read, train.reference) {
+        match (read, train.reference.first()) {
             (true, None) if settings.broken || train.recipe == Recipe::Dpo => true,
             (true, None) => {
                 let reads = |node: &FormulaNode| match &node.kind {
@@ -210,9 +218,13 @@ impl Checker {
                 };
                 let at = self.place_of(&train.objective, reads);
                 self.report(
-                    Diagnostic::error(Code::NoReference, settings.span, "this stage reads `reference`, but names no model for it")
-                        .because(at, "read here")
-                        .help("add `reference = start`: the model that the student is held near"),
+                    Diagnostic::error(
+                        Code::NoReference,
+                        settings.span,
+                        "this stage reads `reference`, but names no model for it",
+                    )
+                    .because(at, "read here")
+                    .help("add `reference = start`: the model that the student is held near"),
                 );
                 false
             }
@@ -323,7 +335,9 @@ impl Checker {
                 _ => true,
             };
             for edit in &rollout.edits {
-                if let Edit::FirstTurns { turns } | Edit::ExpertTurns { turns } = edit {
+                if let Edit::FirstTurns { turns }
+                | Edit::ExpertTurns { turns: ExpertTurns::First(turns) | ExpertTurns::AllBut(turns) } = edit
+                {
                     good &= self.within(turns, "the number of turns", (0.0, counted.1), length);
                 }
             }
@@ -381,14 +395,6 @@ impl Checker {
             }
         }
         true
-    }
-
-    /// Where an origin points, by the role's declaration.
-    pub(super) fn declared_at(&self, role: &Role) -> Option<Span> {
-        match role {
-            Role::Named { teacher, .. } => Some(self.span(self.teacher(*teacher).origin)),
-            _ => None,
-        }
     }
 }
 

@@ -52,10 +52,13 @@ impl Checker {
             return Some(Parameter::clone(parameter));
         }
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
-        let finding = Diagnostic::error(Code::UnknownName, name.span, format!("this file has no `param {}` to sweep over", name.text));
+        let finding =
+            Diagnostic::error(Code::UnknownName, name.span, format!("this file has no `param {}` to sweep over", name.text));
         let finding = match (nearest(&name.text, names.iter().copied()), names.is_empty()) {
             (Some(near), _) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
-            (None, true) => finding.help(format!("declare one, `param {}: real = 1`, and use it where the value belongs", name.text)),
+            (None, true) => {
+                finding.help(format!("declare one, `param {}: real = 1`, and use it where the value belongs", name.text))
+            }
             (None, false) => finding.help(format!("it has: {}", names.join(", "))),
         };
         self.report(finding);

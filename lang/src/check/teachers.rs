@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{
-    Alignment, Capability, ModelId, Pool, SelfCopy, Teacher, TeacherId, TeacherWeights,
-};
+use crate::experiment::{Alignment, Capability, ModelId, Pool, Reveal, SelfCopy, Teacher, TeacherId, TeacherWeights};
 use crate::formula::{Axis, Formula, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Name};
@@ -45,11 +43,23 @@ impl Checker {
             ];
             self.word(expr, "a way to align tokens", &words)
         });
+        let reveals = match settings.get("reveals") {
+            Some(expr) => self.reveals(expr, env).map(Some),
+            None => Some(None),
+        };
+        let feedback = match settings.get("feedback") {
+            Some(expr) => self.rollout_value(expr, env).map(Some),
+            None => Some(None),
+        };
         let said = settings.get("origin").map(|expr| {
             let words = [("same", SaidOrigin::Same), ("foreign", SaidOrigin::Foreign)];
             self.word(expr, "an origin", &words).map(|said| (said, expr.span))
         });
-        let (Some(mut teacher), Some(sees)) = (teacher, sees) else { return Value::Error };
+        let (Some(mut teacher), Some(sees), Some(reveals), Some(feedback)) = (teacher, sees, reveals, feedback) else {
+            return Value::Error;
+        };
+        teacher.reveals = reveals.or(teacher.reveals);
+        teacher.feedback = feedback.or(teacher.feedback);
         if sees.is_some() {
             teacher.sees = sees;
         }
@@ -130,6 +140,8 @@ impl Checker {
             temperature: 1.0,
             foreign: false,
             align: Alignment::Positions,
+            reveals: None,
+            feedback: None,
             origin: self.origin(span),
         }
     }
@@ -293,7 +305,11 @@ impl Checker {
         let total: f64 = parsed.iter().sum();
         let shares = matches!(pool, Pool::Mixture | Pool::Geometric);
         if parsed.iter().any(|weight| *weight < 0.0) || total <= 0.0 || (shares && (total - 1.0).abs() > 1e-6) {
-            let text = format!("the weights of `{}` are {}", pool.name(), if shares { "shares: they add up to 1" } else { "not negative" });
+            let text = format!(
+                "the weights of `{}` are {}",
+                pool.name(),
+                if shares { "shares: they add up to 1" } else { "not negative" }
+            );
             let together = super::domains::rounded(total);
             self.report(Diagnostic::error(Code::OutOfRange, weights.span, text).label(format!("together {together}")));
             return Value::Error;
@@ -315,11 +331,12 @@ impl Checker {
         let answers = self.capability(place(3), env);
         let (Some(engine), Some(url), Some(model), Some(answers)) = (engine, url, model, answers) else { return Value::Error };
         if !ENGINES.contains(&engine.as_str()) {
-            let finding = Diagnostic::error(Code::UnknownValue, place(0).span, format!("`{engine}` is no engine that mopd speaks to"));
+            let finding =
+                Diagnostic::error(Code::UnknownValue, place(0).span, format!("`{engine}` is no engine that mopd speaks to"));
             self.report(match nearest(&engine, ENGINES.iter().copied()) {
-                Some(near) => {
-                    finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), format!("\"{near}\""))
-                }
+                Some(near) => finding
+                    .help(format!("did you mean `{near}`?"))
+                    .replace_with(format!("change to `{near}`"), format!("\"{near}\"")),
                 None => finding.help(format!("engines: {}", ENGINES.join(", "))),
             });
             return Value::Error;
@@ -351,6 +368,31 @@ impl Checker {
         None
     }
 
+    /// `all`, `later_blocks(0.25)`: what a denoising student's teacher reads of positions that are not filled yet.
+    fn reveals(&mut self, expr: &Expr, env: &Env) -> Option<Reveal> {
+        if let ExprKind::Call { callee, arguments, block: None } = &expr.kind
+            && matches!(&callee.kind, ExprKind::Name(name) if name == "later_blocks")
+            && let [share] = arguments.as_slice()
+        {
+            let value = self.evaluate(&share.value, env);
+            return self.fraction(&value, share.value.span, "the share that is revealed").map(Reveal::LaterBlocks);
+        }
+        self.word(expr, "what is revealed (`all`, or `later_blocks(0.25)`)", &[("all", Reveal::All)])
+    }
+
+    /// A teacher for a model that nobody declared as one.
+    pub(super) fn teacher_of_model(&mut self, name: &str, model: ModelId, span: Span) -> Value {
+        let unnamed =
+            |known: &Teacher| known.weights == TeacherWeights::Model(model) && known.name == name && known.sees.is_none();
+        match self.teachers.iter().position(unnamed) {
+            Some(known) => Value::Teacher(TeacherId(known as u32)),
+            None => {
+                let teacher = self.plain_teacher(name, TeacherWeights::Model(model), span);
+                self.declare_teacher(teacher)
+            }
+        }
+    }
+
     /// What weights can answer where nothing is said.
     fn natural_answers(&self, weights: &TeacherWeights) -> Capability {
         let of = |role: &Role| match role {
@@ -379,15 +421,8 @@ impl Checker {
     pub(super) fn teacher_role(&mut self, value: Value, span: Span, env: &Env, wanted: &str) -> Option<Role> {
         let value = match value {
             Value::Model(model) => {
-                let unnamed = |known: &Teacher| known.weights == TeacherWeights::Model(model) && known.name == self.model(model).name;
-                match self.teachers.iter().position(unnamed) {
-                    Some(known) => Value::Teacher(TeacherId(known as u32)),
-                    None => {
-                        let name = self.model(model).name.clone();
-                        let teacher = self.plain_teacher(&name, TeacherWeights::Model(model), span);
-                        self.declare_teacher(teacher)
-                    }
-                }
+                let name = self.model(model).name.clone();
+                self.teacher_of_model(&name, model, span)
             }
             Value::Student(copy) => self.student_as_teacher("self", copy, span),
             Value::Item { item, kind: Callable::Teacher } => self.call_item(item, Callable::Teacher, span, &[], env),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{GroupMember, Piece, Slot, Template};
-use crate::formula::{Axis, Unit};
+use crate::formula::{Axis, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind, ItemKind, Name};
 use crate::syntax::parse;
@@ -31,6 +31,9 @@ enum Stretch {
     /// What stands between two braces.
     Slot(Span),
 }
+
+const MEMBERS: [(&str, GroupMember); 3] =
+    [("correct", GroupMember::Correct), ("wrong", GroupMember::Wrong), ("other", GroupMember::Other)];
 
 impl Checker {
     pub(super) fn template_item(&mut self, name: &Name, text: &Expr, env: &Env) -> Value {
@@ -133,7 +136,8 @@ impl Checker {
                     text.push(character);
                 }
                 '{' => {
-                    let Some(length) = raw[start + 1..].find(['{', '}']).filter(|end| raw[start + 1 + end..].starts_with('}')) else {
+                    let Some(length) = raw[start + 1..].find(['{', '}']).filter(|end| raw[start + 1 + end..].starts_with('}'))
+                    else {
                         self.report(
                             Diagnostic::error(Code::TemplateSlot, at(start, start + 1), "this brace is never closed")
                                 .help("a slot is `{prompt}`; for a brace itself write `{{`"),
@@ -190,16 +194,8 @@ impl Checker {
         {
             return self.part_of_slot(name == "first", slot, share, env);
         }
-        if let Some(slot) = self.named_slot(&expr, purpose, env)? {
+        if let Some(slot) = self.slot_of(&expr, purpose, env)? {
             return Some(slot);
-        }
-        if purpose == Purpose::Shown {
-            self.report(
-                Diagnostic::error(Code::TemplateSlot, span, "a prompt is made of texts, not of numbers")
-                    .label("no slot")
-                    .help("slots: a field of the data, `prompt`, `draft`, `transcript`, `feedback`, `completion`, `group.correct`, `group.wrong`, `group.other`, `first(field, share)`, `last(field, share)`"),
-            );
-            return None;
         }
         let value = self.evaluate(&expr, &env.with_context(Context::Objective));
         let formula = self.formula(value, span)?;
@@ -236,17 +232,79 @@ impl Checker {
 
     /// `first(solution, exposure)`
     fn part_of_slot(&mut self, first: bool, slot: &Argument, share: &Argument, env: &Env) -> Option<Piece> {
-        let piece = self.named_slot(&slot.value, Purpose::Shown, env)?;
+        let piece = self.slot_of(&slot.value, Purpose::Shown, env)?;
         let share = self.share(&share.value, "the share that is shown", env);
         let Some(Piece::Slot(slot_value)) = piece else {
             self.report(
-                Diagnostic::error(Code::TemplateSlot, slot.value.span, "a part is taken of a field of the data or of another slot")
-                    .help("for example `{first(solution, 0.5)}`"),
+                Diagnostic::error(
+                    Code::TemplateSlot,
+                    slot.value.span,
+                    "a part is taken of a field of the data or of another slot",
+                )
+                .help("for example `{first(solution, 0.5)}`"),
             );
             return None;
         };
         let share = share?;
         Some(if first { Piece::First { slot: slot_value, share } } else { Piece::Last { slot: slot_value, share } })
+    }
+
+    /// A slot, or several put together: `None` where it is faulty, `Some(None)` where it is something else.
+    fn slot_of(&mut self, expr: &Expr, purpose: Purpose, env: &Env) -> Option<Option<Piece>> {
+        let ExprKind::Call { callee, arguments, block: None } = &expr.kind else { return self.named_slot(expr, purpose, env) };
+        let ExprKind::Name(name) = &callee.kind else { return Some(None) };
+        match name.as_str() {
+            "shuffled" => {
+                let slots: Option<Vec<Slot>> = arguments.iter().map(|argument| self.inner_slot(&argument.value, env)).collect();
+                let slots = slots?;
+                if slots.len() < 2 {
+                    self.report(
+                        Diagnostic::error(Code::TemplateSlot, expr.span, "an order needs at least two things")
+                            .help("for example `{shuffled(group.correct, group.wrong)}`"),
+                    );
+                    return None;
+                }
+                Some(Some(Piece::Slot(Slot::Shuffled(slots))))
+            }
+            "short" => {
+                let slots = self.slots("short", &["slot", "by", "max_tokens"], arguments, None);
+                let [Some(slot), Some(by), Some(max_tokens)] = slots.given.as_slice() else {
+                    self.report(
+                        Diagnostic::error(
+                            Code::TemplateSlot,
+                            expr.span,
+                            "`short` needs a slot, who shortens it, and to what length",
+                        )
+                        .help("for example `{short(group.wrong, by: guide, max_tokens: 512)}`"),
+                    );
+                    return None;
+                };
+                if !slots.misplaced.is_empty() {
+                    return None;
+                }
+                let inner = self.inner_slot(slot, env);
+                let writer = self.evaluate(by, env);
+                let writer = self.teacher_role(writer, by.span, env, "a text is shortened by a teacher");
+                let max_tokens = self.count(max_tokens, "max_tokens", env, 1);
+                let short = Slot::Shortened { slot: Box::new(inner?), by: writer?, max_tokens: max_tokens? };
+                Some(Some(Piece::Slot(short)))
+            }
+            _ => Some(None),
+        }
+    }
+
+    /// A slot where only a slot can stand.
+    fn inner_slot(&mut self, expr: &Expr, env: &Env) -> Option<Slot> {
+        match self.slot_of(expr, Purpose::Shown, env)? {
+            Some(Piece::Slot(slot)) => Some(slot),
+            _ => {
+                self.report(
+                    Diagnostic::error(Code::TemplateSlot, expr.span, "a slot is needed here")
+                        .help("a field of the data, `prompt`, `draft`, `group.correct`, `group.wrong`, ..."),
+                );
+                None
+            }
+        }
     }
 
     /// A slot that is a name: `None` where it is faulty, `Some(None)` where it is something else.
@@ -271,26 +329,41 @@ impl Checker {
                 })))
             }
             ExprKind::Field { base, field } => match &base.kind {
-                ExprKind::Name(name) if name == "group" => {
-                    let words =
-                        [("correct", GroupMember::Correct), ("wrong", GroupMember::Wrong), ("other", GroupMember::Other)];
-                    if let Some((_, member)) = words.iter().find(|(word, _)| *word == field.text) {
-                        return Some(Some(Piece::Slot(Slot::Group(*member))));
-                    }
-                    let finding =
-                        Diagnostic::error(Code::TemplateSlot, field.span, format!("a group has no member `{}`", field.text));
-                    self.report(match nearest(&field.text, words.iter().map(|(word, _)| *word)) {
-                        Some(near) => {
-                            finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near)
-                        }
-                        None => finding.help("it has: `group.correct`, `group.wrong`, `group.other`"),
-                    });
-                    None
+                ExprKind::Name(name) if env.local(name).is_none() && name == "group" => {
+                    self.group_member(field, "group").map(|member| Some(Piece::Slot(Slot::Group(member))))
                 }
-                ExprKind::Name(name) if name == "data" => Some(Some(Piece::Slot(Slot::Data(field.text.clone())))),
+                ExprKind::Name(name) if env.local(name).is_none() && name == "data" => {
+                    Some(Some(Piece::Slot(Slot::Data(field.text.clone()))))
+                }
+                ExprKind::Name(name) => {
+                    let by = match env.local(name) {
+                        Some(Value::Teacher(teacher)) => {
+                            Role::Named { teacher: *teacher, name: self.teacher(*teacher).name.as_str().into() }
+                        }
+                        Some(Value::Role(role)) => role.clone(),
+                        _ => return Some(None),
+                    };
+                    // What it says of the student's tokens is a number; its own answers are texts.
+                    if !MEMBERS.iter().any(|(word, _)| *word == field.text) {
+                        return Some(None);
+                    }
+                    self.group_member(field, name).map(|member| Some(Piece::Slot(Slot::Answer { by, member })))
+                }
                 _ => Some(None),
             },
             _ => Some(None),
         }
+    }
+
+    fn group_member(&mut self, field: &Name, of: &str) -> Option<GroupMember> {
+        if let Some((_, member)) = MEMBERS.iter().find(|(word, _)| *word == field.text) {
+            return Some(*member);
+        }
+        let finding = Diagnostic::error(Code::TemplateSlot, field.span, format!("`{of}` has no member `{}`", field.text));
+        self.report(match nearest(&field.text, MEMBERS.iter().map(|(word, _)| *word)) {
+            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            None => finding.help(format!("it has: `{of}.correct`, `{of}.wrong`, `{of}.other`")),
+        });
+        None
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
     BatchSize, DomainId, Edit, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce, ReduceStep, Rollout, RolloutSource,
-    Sampling, Share, Term, Train,
+    Sampling, Share, Template, Term, Train,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
 use crate::source::Span;
@@ -15,7 +15,7 @@ use crate::syntax::ast::{Block, Expr};
 use super::Checker;
 use super::evaluate::Env;
 use super::settings::Settings;
-use super::value::{Callable, Value};
+use super::value::{Callable, Key, Value};
 use super::vocabulary;
 
 /// What differs from recipe to recipe, read before the stage is put together.
@@ -35,7 +35,9 @@ struct Common {
     learning_rate: Option<Formula>,
     optimizer: Option<Optimizer>,
     /// `None` where it is set and faulty.
-    reference: Option<Option<ModelId>>,
+    reference: Option<Vec<(DomainId, ModelId)>>,
+    sees: Option<Option<Rc<Template>>>,
+    passes: Option<u32>,
     filter: Option<Option<Formula>>,
     priority: Option<Option<Formula>>,
     refresh: Option<Option<u32>>,
@@ -75,7 +77,8 @@ impl Checker {
 
     /// Reads what all recipes have in common, checks the stage as a whole and puts it together.
     pub(super) fn finish_training(&mut self, parts: Parts, settings: &Settings, env: &Env) -> Option<Train> {
-        let common = self.common(settings, env);
+        let trained: Vec<DomainId> = parts.mixture.iter().flatten().map(|share| share.domain).collect();
+        let common = self.common(settings, &trained, env);
         let (objective, rollout, mixture) = (parts.objective?, parts.rollout?, parts.mixture?);
         let domains: Vec<DomainId> = mixture.iter().map(|share| share.domain).collect();
         // Before the route is asked for: a stage without rollouts of its own can't read a teacher's word on them either.
@@ -102,6 +105,8 @@ impl Checker {
             mixture,
             teachers,
             reference: common.reference?,
+            sees: common.sees?,
+            passes: common.passes?,
             rollout,
             size: parts.size?,
             keep: parts.keep,
@@ -117,13 +122,18 @@ impl Checker {
         self.check_stage(&train, settings).then_some(train)
     }
 
-    fn common(&mut self, settings: &Settings, env: &Env) -> Common {
+    fn common(&mut self, settings: &Settings, domains: &[DomainId], env: &Env) -> Common {
         let length = self.length(settings, env);
         let learning_rate = self.learning_rate(settings, env, length);
         let optimizer = self.optimizer(settings.get("optimizer"), env);
         let reference = match settings.get("reference") {
-            Some(expr) => self.model_value(expr, env).map(Some),
-            None => Some(None),
+            Some(expr) => self.references(expr, domains, env),
+            None => Some(Vec::new()),
+        };
+        let sees = self.optional_template(settings.get("sees"), env);
+        let passes = match settings.get("passes") {
+            Some(expr) => self.count(expr, "passes", env, 1),
+            None => Some(1),
         };
         let per_prompt = |checker: &mut Checker, key: &str, truth: bool| match settings.get(key) {
             Some(expr) => checker.judged_by(expr, env, truth, Axis::Group).map(Some),
@@ -145,7 +155,34 @@ impl Checker {
             },
             None => Some(None),
         };
-        Common { length, learning_rate, optimizer, reference, filter, priority, refresh, extrapolation }
+        Common { length, learning_rate, optimizer, reference, sees, passes, filter, priority, refresh, extrapolation }
+    }
+
+    /// The role `reference`: one model, or of a family each domain's own.
+    fn references(&mut self, expr: &Expr, domains: &[DomainId], env: &Env) -> Option<Vec<(DomainId, ModelId)>> {
+        let family = match self.evaluate(expr, env) {
+            Value::Model(model) => return Some(domains.iter().map(|domain| (*domain, model)).collect()),
+            Value::Family(family) => family,
+            other => {
+                self.wrong_kind(expr.span, "a model, or a family with one for each domain, is needed here", &other);
+                return None;
+            }
+        };
+        let mut found = Vec::new();
+        for &domain in domains {
+            match family.get(Key::Domain(domain)) {
+                Some(Value::Model(model)) => found.push((domain, *model)),
+                Some(Value::Error) => return None,
+                _ => {
+                    let text = format!("`{}` has no model for the domain `{}`", family.name, self.domain(domain).name);
+                    self.report(
+                        Diagnostic::error(Code::UnknownName, expr.span, text).label("its prompts would have no reference"),
+                    );
+                    return None;
+                }
+            }
+        }
+        Some(found)
     }
 
     pub(super) fn model_value(&mut self, expr: &Expr, env: &Env) -> Option<ModelId> {
@@ -292,14 +329,20 @@ impl Checker {
     /// `samples`, `max_tokens` and `temperature` of a `grpo`.
     fn group_sampling(&mut self, settings: &Settings, env: &Env) -> Option<Rollout> {
         let n = self.required_count(settings, "samples", env, 1);
-        let max_tokens =
-            self.required(settings, "max_tokens").and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
+        let max_tokens = self.required(settings, "max_tokens").and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
         let temperature = match settings.get("temperature") {
             Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
             None => Some(1.0),
         };
-        let sampling =
-            Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p: None, top_k: None };
+        let sampling = Sampling {
+            n: n?,
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p: None,
+            top_k: None,
+            repetition_penalty: None,
+            heads: None,
+        };
         let origin = self.origin(settings.place(&["samples"]));
         Some(Rollout { source: RolloutSource::Sample(sampling), edits: Vec::new(), origin })
     }
@@ -405,7 +448,7 @@ fn own_completions(objective: &Objective) -> Option<Rollout> {
 
 /// What `dpo` trains on: one pair of completions a prompt.
 fn preference(chosen: Rollout, rejected: Rollout, beta: Formula, origin: crate::experiment::Origin) -> Objective {
-    let preference = Preference { kind: PreferenceKind::Dpo { beta }, chosen, rejected };
+    let preference = Preference { kind: PreferenceKind::Dpo { beta }, chosen, rejected, on: None };
     let live = FormulaKind::Live(Live::Preference(Rc::new(preference)));
     let value = Formula::new(live, Unit::Nats, Axis::Group, true, origin);
     let term = Term { name: "preference".into(), value, when: None, weight: None, reduce: None, data: None, origin };

@@ -16,6 +16,8 @@ pub enum Value {
     /// A number, known now or per token.
     Formula(Formula),
     Text(String),
+    /// `2 epochs`: how long a stage trains, and nothing else.
+    Epochs(u32),
     List(Vec<Value>),
     Domain(DomainId),
     Model(ModelId),
@@ -134,6 +136,7 @@ impl Value {
                 _ => format!("a {} per {}", formula.unit().name(), formula.axis().name()),
             },
             Value::Text(_) => "a text".into(),
+            Value::Epochs(_) => "a number of epochs".into(),
             Value::List(_) => "a list".into(),
             Value::Domain(_) => "a domain".into(),
             Value::Model(_) => "a model".into(),

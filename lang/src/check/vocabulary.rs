@@ -120,13 +120,20 @@ pub fn takes(builtin: &Builtin, parameter: &str) -> Takes {
             "answers" => Takes::Capability,
             _ => Takes::Text,
         },
-        Kind::Logits => Takes::Role,
-        Kind::Pooled(_) | Kind::Debate => if parameter == "weights" { Takes::Numbers } else { Takes::Teachers },
+        Kind::Logits | Kind::Detached => Takes::Role,
+        Kind::Pooled(_) | Kind::Debate => {
+            if parameter == "weights" {
+                Takes::Numbers
+            } else {
+                Takes::Teachers
+            }
+        }
         Kind::PassAt | Kind::PowersOf => Takes::Count,
         Kind::Environment => Takes::Text,
         Kind::Extrapolate => match parameter {
             "rounds" => Takes::Count,
             "judged_by" => Takes::Benchmark,
+            "weights" => Takes::Numbers,
             _ => Takes::Number,
         },
         _ => measure(parameter),
@@ -137,6 +144,7 @@ pub fn takes(builtin: &Builtin, parameter: &str) -> Takes {
 fn measure(parameter: &str) -> Takes {
     match parameter {
         "over" => Takes::Words(AXES),
+        "on" => Takes::Rollout,
         "among" => Takes::Condition,
         "condition" => Takes::Condition,
         "weights" => Takes::Numbers,
@@ -172,10 +180,13 @@ fn rollout(name: RolloutName, parameter: &str) -> Takes {
         (RolloutName::Snapshot, "model") => Takes::Model,
         (RolloutName::Data, _) => Takes::Field,
         (RolloutName::Turns, "environment") => Takes::Text,
+        (RolloutName::Replay, "keeps") => Takes::Words(KEPT),
+        (RolloutName::Replay, "while") => Takes::Condition,
+        (RolloutName::Replay, "order") => Takes::Formula,
         (RolloutName::Derived, "template") | (_, "sees") => Takes::Template,
-        (_, "of" | "first" | "second" | "from") => Takes::Rollout,
+        (_, "of" | "first" | "second" | "third" | "fourth" | "history" | "from") => Takes::Rollout,
         (_, "max_tokens" | "at_most" | "share" | "alpha") => Takes::Schedule,
-        (_, "temperature" | "top_p") => Takes::Number,
+        (_, "temperature" | "top_p" | "repetition_penalty" | "accept") => Takes::Number,
         _ => Takes::Count,
     }
 }
@@ -206,6 +217,7 @@ fn divergence(name: DivergenceName, parameter: &str) -> Takes {
         (_, "support") => Takes::Support,
         (_, "mass") => Takes::Words(MASSES),
         (DivergenceName::Jsd, "normalized") => Takes::Truth,
+        (DivergenceName::Gaussian, "dimensions") => Takes::Numbers,
         (_, "temperature" | "clip_each") => Takes::Number,
         // Its own parameter: it may move over training time.
         _ => Takes::Schedule,
@@ -227,6 +239,8 @@ fn loss(name: LossName, parameter: &str) -> Takes {
     match (name, parameter) {
         (LossName::Likelihood, _) => Takes::Role,
         (_, "chosen" | "rejected") => Takes::Rollout,
+        (LossName::Ranking, _) => Takes::Support,
+        (_, "dimensions") => Takes::Numbers,
         (LossName::Dpo, "beta") => Takes::Schedule,
         _ => Takes::Formula,
     }
@@ -235,7 +249,8 @@ fn loss(name: LossName, parameter: &str) -> Takes {
 fn measured(measure: Measure, parameter: &str) -> Takes {
     match (measure, parameter) {
         (_, "role" | "left" | "right") => Takes::Role,
-        (Measure::Mass, "support") => Takes::Support,
+        (Measure::Mass | Measure::Size, "support") => Takes::Support,
+        (Measure::Score, "on") => Takes::Formula,
         (Measure::Agreement, "by") => Takes::Words(SIMILARITIES),
         (Measure::InNucleus, "p") => Takes::Number,
         _ => Takes::Count,
@@ -250,6 +265,8 @@ pub fn takes_type(annotation: &str) -> Takes {
         "teacher" => Takes::Teacher,
         "objective" => Takes::Objective,
         "rollout" => Takes::Rollout,
+        "eval" => Takes::Benchmark,
+        "counts" => Takes::Numbers,
         "template" => Takes::Template,
         "reward" => Takes::Reward,
         "domain" | "domains" => Takes::Domains,

@@ -1,6 +1,6 @@
 //! The settings of every block.
 
-use super::{BUDGETS, CHARGES, DEVICES, DTYPES, KEEPS, Key, MERGES, ORIGINS, ALIGNMENTS, Takes, TOKENIZERS};
+use super::{ALIGNMENTS, BUDGETS, CHARGES, DEVICES, DTYPES, KEEPS, Key, MERGES, ORIGINS, REVEALS, TOKENIZERS, Takes};
 
 const fn must(name: &'static str, takes: Takes, doc: &'static str) -> Key {
     Key { name, required: true, takes, doc }
@@ -53,7 +53,13 @@ pub static TEACHER: &[Key] = &[
     may("temperature", Takes::Number, "Its logits are divided by it; 1 if not written."),
     may("answers", Takes::Capability, "What it can say: `dist`, `top_k(20)`, `sampled` or `text`; of local weights, `dist`."),
     may("align", Takes::Words(ALIGNMENTS), "How the student's tokens are found in its input; `positions` if not written."),
-    may("origin", Takes::Words(ORIGINS), "Whether it descends from the student's checkpoint; must be written where the file does not say."),
+    may("reveals", Takes::Words(REVEALS), "What it reads where the student has masks: `all`, or `later_blocks(0.25)`."),
+    may("feedback", Takes::Rollout, "What fills `{feedback}` in its template; the verifier's own words if not written."),
+    may(
+        "origin",
+        Takes::Words(ORIGINS),
+        "Whether it descends from the student's checkpoint; must be written where the file does not say.",
+    ),
 ];
 
 pub static DEBATE: &[Key] = &[
@@ -92,7 +98,9 @@ macro_rules! stage {
             must("steps", Takes::Count, "Optimiser steps, or `2 epochs`: times through the prompts."),
             must("lr", Takes::Schedule, "The learning rate: a number or a schedule."),
             may("optimizer", Takes::Optimizer, "`adamw(...)`, `sgd(...)` or `private_adamw(...)`; `adamw` with its usual values if not written."),
-            may("reference", Takes::Model, "The frozen model behind the role `reference`."),
+            may("reference", Takes::Model, "The frozen model behind the role `reference`; a family gives each domain its own."),
+            may("sees", Takes::Template, "What the student is shown in place of the plain prompt."),
+            may("passes", Takes::Count, "Updates from each batch of rollouts; 1 if not written."),
             may("filter", Takes::Condition, "Prompts are trained on where this holds, one truth value per prompt."),
             may("priority", Takes::Formula, "Prompts with larger numbers come first, one number per prompt."),
             may("refresh", Takes::Count, "Filter and priority are computed again after so many steps; never if not written."),

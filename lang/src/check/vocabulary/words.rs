@@ -27,6 +27,7 @@ pub static AXES: &[Word] = &[
     word("turn", "one number per turn of the student's"),
     word("sequence", "one number per completion"),
     word("group", "one number per prompt, over its samples"),
+    word("domain", "one number per domain in the batch"),
     word("batch", "one number per step"),
     word("run", "one number for the whole run"),
 ];
@@ -65,6 +66,10 @@ pub static ALIGNMENTS: &[Word] = &[
     word("shifted", "the teacher predicts the next token where the student fills this one"),
 ];
 
+pub static REVEALS: &[Word] = &[word("all", "the finished sequence")];
+
+pub static KEPT: &[Word] = &[word("rollouts", "completions as they were"), word("prompts", "prompts, which are answered anew")];
+
 pub static CAPABILITIES: &[Word] = &[
     word("dist", "the whole next-token distribution"),
     word("sampled", "the log-probability of the token taken"),
@@ -77,17 +82,13 @@ pub static METRICS: &[Word] = &[
     word("entropy", "mean entropy of the next-token distribution"),
 ];
 
-pub static BUDGETS: &[Word] = &[
-    word("steps", "optimiser steps"),
-    word("sequences", "completions trained on"),
-    word("tokens", "tokens trained on"),
-];
+pub static BUDGETS: &[Word] =
+    &[word("steps", "optimiser steps"), word("sequences", "completions trained on"), word("tokens", "tokens trained on")];
 
 pub static CHARGES: &[Word] =
     &[word("free", "what the teachers took is not counted"), word("charged", "what the teachers took counts as well")];
 
-pub static SIMILARITIES: &[Word] =
-    &[word("edit", "1 minus the edit distance over the longer length"), word("rouge", "ROUGE-1")];
+pub static SIMILARITIES: &[Word] = &[word("edit", "1 minus the edit distance over the longer length"), word("rouge", "ROUGE-1")];
 
 pub static MISSING: &[Word] = &[word("uniform", "a member without a number counts as the mean of the others")];
 
@@ -104,7 +105,9 @@ pub static TYPES: &[Word] = &[
     word("domains", "a list of domains"),
     word("text", "a text in quotes"),
     word("bool", "`true` or `false`"),
+    word("eval", "a benchmark"),
     word("count", "a whole number of things"),
+    word("counts", "a list of whole numbers"),
     word("fraction", "a number from 0 to 1"),
     word("real", "any number"),
     word("number", "any number"),
@@ -139,7 +142,11 @@ pub static SIGNALS: &[SignalName] = &[
     seen("truncated", "bool[sequence]", "Whether the completion was cut off before its end token."),
     seen("progress", "fraction[run]", "step / steps, from 0 at the first step towards 1."),
     seen("step", "count[run]", "The step, from 0."),
-    seen("loss", "number[run]", "The loss of the step before."),
+    seen(
+        "loss",
+        "number[run]",
+        "The loss of the step before; `loss.<term>` is one term's, `loss.held_out` that on the held-out prompts.",
+    ),
     seen("vocab_size", "count[run]", "Number of entries of the vocabulary."),
 ];
 
@@ -153,8 +160,14 @@ pub static PARTS: &[SignalName] = &[
     seen("end_logp", "logp[token]", "Log-probability of ending here."),
     seen("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
     seen("deviation", "real[token]", "Its standard deviation."),
+    seen("value", "real[token]", "What a critic's head expects from here on."),
+    seen("correct", "bool[sequence]", "The verdict on the completions of a model trained beside the student."),
     seen("score", "real[sequence]", "What a scalar head says of the completion."),
-    seen("confidence", "prob[token]", "What an acceptance head says of the token; of a panel's member, what it states of its answer."),
+    seen(
+        "confidence",
+        "prob[token]",
+        "What an acceptance head says of the token; of a panel's member, what it states of its answer.",
+    ),
 ];
 
 /// What follows `span.`
