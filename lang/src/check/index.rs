@@ -14,7 +14,7 @@ use crate::formula::{Axis, Unit};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::Module;
 
-use super::functions::Builtin;
+use super::builtins::Builtin;
 use super::modules::Modules;
 use super::value::Value;
 use super::vocabulary::{Key, SignalName, Word};

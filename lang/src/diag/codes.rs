@@ -58,6 +58,11 @@ codes! {
     DomainRoutedTwice = "domain-routed-twice", "a route arm that can never be reached";
     UnusedTeacher = "unused-teacher", "a teacher that no route chooses";
     UnusedDomain = "unused-domain", "a domain that no model is trained or compared on";
+    MissingElse = "missing-else", "a `match` that does not say what holds where no arm does";
+    UnreachableArm = "unreachable-arm", "an arm of a `match` that can never be chosen";
+    ZeroGradient = "zero-gradient", "a divergence that is the same whatever the student does";
+    NotADivergence = "not-a-divergence", "a generator that is not convex, or not 0 where both sides agree";
+    ScheduleRange = "schedule-range", "a number that leaves the values that make sense during the run";
     ShareSum = "share-sum", "the domains' shares do not add up to 1";
     NoRollout = "no-rollout", "a rollout's number is read where the tokens come from data";
     NoTeacher = "no-teacher", "a teacher is read where no route gives one";

@@ -6,7 +6,7 @@ use super::context::{Context, Place};
 use super::scope::{self, Declared};
 use super::{ENTRY, Library, describe, hover};
 use crate::check::Analysis;
-use crate::check::functions::{self, Builtin, Kind};
+use crate::check::builtins::{self, Builtin, Kind};
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
 use crate::source::Span;
@@ -120,7 +120,7 @@ impl List<'_> {
     }
 
     fn builtins(&mut self, wanted: impl Fn(&Builtin) -> bool, rank: u8) {
-        for builtin in functions::all().iter().filter(|builtin| wanted(builtin)) {
+        for builtin in builtins::all().iter().filter(|builtin| wanted(builtin)) {
             self.add(builtin.name, CandidateKind::Function, builtin.usage, "", builtin.name, rank);
         }
     }
@@ -279,7 +279,7 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
 
 /// The names of the arguments that are not given yet.
 fn arguments(list: &mut List, callee: &str, given: &[String]) {
-    let written: Vec<(String, String)> = match (functions::find(callee), list.names.get(callee)) {
+    let written: Vec<(String, String)> = match (builtins::find(callee), list.names.get(callee)) {
         (Some(builtin), _) => builtin.parameters.iter().map(|name| ((*name).to_owned(), builtin.usage.to_owned())).collect(),
         (None, Some(id)) => describe::written_parameters(list.analysis, *id),
         (None, None) => Vec::new(),
@@ -302,14 +302,14 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
         Takes::Role => return list.signals(&vocabulary::SIGNALS[..3], 0),
         Takes::Support => {
             list.words(vocabulary::FULL, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::TopK, 0);
+            return list.builtins(|builtin| matches!(builtin.kind, Kind::Support(_)), 0);
         }
-        Takes::Rollout => return list.builtins(|builtin| builtin.kind == Kind::Rollout, 0),
-        Takes::Optimizer => return list.builtins(|builtin| builtin.kind == Kind::Optimizer, 0),
+        Takes::Rollout => return list.builtins(|builtin| matches!(builtin.kind, Kind::Rollout(_)), 0),
+        Takes::Optimizer => return list.builtins(|builtin| matches!(builtin.kind, Kind::Optimizer(_)), 0),
         Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Normalized, 0),
-        Takes::Reward => list.builtins(|builtin| builtin.kind == Kind::Reward, 0),
-        Takes::Schedule => list.builtins(|builtin| builtin.kind == Kind::Schedule, 1),
-        Takes::Model => list.builtins(|builtin| builtin.kind == Kind::Constructor, 1),
+        Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, Kind::Reward(_)), 0),
+        Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, Kind::Schedule(_)), 1),
+        Takes::Model => list.builtins(|builtin| matches!(builtin.kind, Kind::Constructor(_)), 1),
         Takes::Domains => list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0),
         _ => {}
     }
@@ -327,8 +327,21 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
 }
 
 fn belongs_in_formula(kind: Kind) -> bool {
-    !matches!(
+    use Kind::*;
+    matches!(
         kind,
-        Kind::Schedule | Kind::Reward | Kind::Rollout | Kind::Optimizer | Kind::Normalized | Kind::Constructor | Kind::TopK
+        Elementwise(_)
+            | Softplus
+            | Bucket
+            | Extreme(..)
+            | Clip
+            | Where
+            | Reduce(_)
+            | Quantile
+            | Statistic(_)
+            | Scan(_)
+            | Memory(_)
+            | Divergence(_)
+            | Measure(_)
     )
 }

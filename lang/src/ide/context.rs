@@ -461,13 +461,13 @@ impl<'a> Context<'a> {
     }
 
     fn positional(&self, callee: &str, position: usize) -> Takes {
-        let builtin = crate::check::functions::find(callee);
+        let builtin = crate::check::builtins::find(callee);
         let parameter = builtin.and_then(|builtin| Some((builtin, *builtin.parameters.get(position)?)));
         parameter.map_or(Takes::Formula, |(builtin, parameter)| vocabulary::takes(builtin, parameter))
     }
 
     fn labelled(&self, callee: &str, label: &str) -> Takes {
-        let builtin = crate::check::functions::find(callee);
+        let builtin = crate::check::builtins::find(callee);
         builtin.map_or(Takes::Formula, |builtin| vocabulary::takes(builtin, label))
     }
 

@@ -9,7 +9,7 @@ use crate::syntax::ast::{
 };
 
 use super::{Facts, Index, Symbol, SymbolId, SymbolKind, Target, Use, Worth};
-use crate::check::functions;
+use crate::check::builtins;
 use crate::check::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
 use crate::check::vocabulary::{self, Key, Takes, Word};
 
@@ -468,7 +468,7 @@ impl Walk<'_> {
         if name == "domains" {
             return Some(Target::Domains);
         }
-        functions::find(name).map(Target::Builtin)
+        builtins::find(name).map(Target::Builtin)
     }
 
     fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {
