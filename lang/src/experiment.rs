@@ -783,6 +783,14 @@ impl Rollout {
         }
     }
 
+    /// Who else than the student writes some of the tokens.
+    pub fn writer(&self) -> Option<&Role> {
+        match &self.source {
+            RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => Some(role),
+            _ => None,
+        }
+    }
+
     /// Samples of one prompt.
     pub fn group(&self) -> u32 {
         let drawn = self.sampling().map_or(1, |sampling| sampling.n);

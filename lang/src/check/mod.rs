@@ -6,8 +6,10 @@
 
 mod arithmetic;
 mod benchmarks;
+mod budgets;
 pub mod builtins;
 mod calls;
+mod capability;
 mod compare;
 mod constructors;
 mod divergences;
@@ -17,9 +19,12 @@ mod functions;
 pub mod index;
 mod items;
 mod joint;
+mod lineage;
 mod live;
 mod modules;
 mod objectives;
+mod optimizers;
+mod panels;
 mod ranges;
 mod reduce;
 mod rewards;
@@ -28,6 +33,7 @@ mod route;
 mod schedules;
 mod settings;
 mod signals;
+mod stage_checks;
 mod sweep;
 mod teachers;
 mod templates;
@@ -109,6 +115,8 @@ struct Checker {
     teachers: Vec<Teacher>,
     /// By teacher: some route, objective or rollout asks for it.
     used_teachers: Vec<bool>,
+    /// What the author wrote about where teachers come from.
+    said_origins: teachers::SaidOrigins,
     panels: Vec<Panel>,
     benchmarks: Vec<Benchmark>,
     sweep: Vec<SweepAxis>,
@@ -135,6 +143,7 @@ impl Checker {
             models: Vec::new(),
             teachers: Vec::new(),
             used_teachers: Vec::new(),
+            said_origins: teachers::SaidOrigins::new(),
             panels: Vec::new(),
             benchmarks: Vec::new(),
             sweep: Vec::new(),
@@ -203,6 +212,7 @@ impl Checker {
         }
         self.check_routes(entry);
         self.check_use_of_domains();
+        self.check_use_of_benchmarks(&comparisons);
         let header = header?;
         Some(Experiment {
             name: header.name,

@@ -261,7 +261,7 @@ fn item_kind(signature: &str) -> SymbolKind {
 
 fn keys(list: &mut List, owner: &str, present: &[String]) {
     for key in vocabulary::keys(owner).unwrap_or_default() {
-        if matches!(key.takes, Takes::NotYet) || present.iter().any(|set| set == key.name) {
+        if present.iter().any(|set| set == key.name) {
             continue;
         }
         let detail = if key.required { "must be set" } else { "may be left out" };
@@ -303,7 +303,7 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
         // Only the data knows its fields; a text is the author's.
         Takes::Field | Takes::Text => return,
         Takes::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
-        Takes::Role => return list.signals(&vocabulary::SIGNALS[..3], 0),
+        Takes::Role => return list.signals(&vocabulary::SIGNALS[..4], 0),
         Takes::Support => {
             list.words(vocabulary::FULL, CandidateKind::Word, 0);
             return list.builtins(|builtin| matches!(builtin.kind, Kind::Support(_)), 0);
