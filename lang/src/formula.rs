@@ -370,12 +370,11 @@ impl Signal {
             | Signal::Step
             | Signal::SupportSize { .. }
             | Signal::VocabularySize => Unit::Count,
-            Signal::Agreement { .. }
-            | Signal::Reward
+            Signal::Reward
             | Signal::RewardPart { .. }
             | Signal::SpanScore { .. }
             | Signal::Data { .. } => Unit::Real,
-            Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => Unit::Number,
+            Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => Unit::Number,
         }
     }
 

@@ -32,3 +32,19 @@ fn every_module_of_the_library_checks() {
     }
     assert!(faults.is_empty(), "\n{faults}");
 }
+
+#[test]
+fn every_public_objective_of_the_library_is_known() {
+    let mut missing = String::new();
+    for (name, text) in mopd_std::MODULES {
+        let analysis = check(&format!("std:{name}.mopd"), text);
+        let declared = text.lines().filter_map(|line| line.strip_prefix("pub objective "));
+        for line in declared {
+            let objective = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(line);
+            if !analysis.objectives.iter().any(|known| known.public && known.objective.name == objective) {
+                let _ = writeln!(missing, "std.{name}.{objective}");
+            }
+        }
+    }
+    assert!(missing.is_empty(), "\n{missing}");
+}

@@ -9,6 +9,7 @@ use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, Index, Match
 use super::Checker;
 use super::builtins;
 use super::modules::ModuleId;
+use super::settings::undecided;
 use super::value::{Key, Value};
 use super::vocabulary;
 
@@ -219,6 +220,9 @@ impl Checker {
         if let (Some(from), Some(to)) = (from.constant(), to.constant()) {
             return Value::Arrow { from, to };
         }
+        if undecided(&from) || undecided(&to) {
+            return Value::Error;
+        }
         match (from, to) {
             (Value::Text(from), Value::Text(to)) => Value::TextArrow { from, to },
             (Value::Error, _) | (_, Value::Error) => Value::Error,
@@ -239,7 +243,7 @@ impl Checker {
                 self.report(Diagnostic::error(Code::OutOfRange, span, text).help("write the lower end first: `0..=100`"));
                 Value::Error
             }
-            _ if low.is_error() || high.is_error() => Value::Error,
+            _ if low.is_error() || high.is_error() || undecided(&low) || undecided(&high) => Value::Error,
             _ => {
                 let odd = if low.constant().is_some() { high } else { low };
                 self.wrong_kind(span, "a range `low..=high` needs two numbers known before the run", &odd)
@@ -507,7 +511,12 @@ impl Checker {
             Value::Distribution(distribution) => Some(distribution),
             value => {
                 let wanted = "a divergence compares two roles, such as `teacher || student`";
-                self.role_of(value, expr.span, wanted).map(Distribution::Role)
+                let role = match value {
+                    // As in `logits(model)`: a teacher may be composed of models that nobody declared as teachers.
+                    model @ Value::Model(_) => self.teacher_role(model, expr.span, env, wanted),
+                    other => self.role_of(other, expr.span, wanted),
+                };
+                role.map(Distribution::Role)
             }
         }
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Alignment, Capability, Objective, Origin, Panel, PanelId, Piece, Rollout, RolloutSource, Sampling, Slot, Teacher,
+    Alignment, Capability, Objective, Origin, Panel, PanelId, Piece, Rollout, RolloutSource, Sampling, Slot, Stage, Teacher,
     TeacherWeights, Template,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Unit};
@@ -179,7 +179,9 @@ impl Checker {
                 return Value::Panel(id);
             }
             "rollout" => {
-                let max_tokens = Formula::new(FormulaKind::Number(1.0), Unit::Count, Axis::Run, false, origin);
+                // Open: nothing that depends on where the tokens come from is decided yet.
+                let length = FormulaKind::Variable(name.text.as_str().into());
+                let max_tokens = Formula::new(length, Unit::Count, Axis::Run, false, origin);
                 let sampling = Sampling {
                     n: 2,
                     temperature: 1.0,
@@ -196,8 +198,13 @@ impl Checker {
                 let pieces = vec![Piece::Slot(Slot::Prompt)];
                 return Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }));
             }
+            "counts" => {
+                let one = Formula::new(FormulaKind::Number(1.0), Unit::Count, Axis::Run, false, origin);
+                return Value::List(vec![Value::Formula(one)]);
+            }
             "text" => return Value::Text(name.text.clone()),
-            // A model needs a stage; whatever is done with one is checked where the item is used.
+            "model" => return Value::Model(self.declare_model(&name.text, Stage::Parameter, name.span)),
+            // Domains, families and objectives: whatever is done with one is checked where the item is used.
             _ => return Value::Error,
         };
         Value::Formula(Formula::new(FormulaKind::Variable(name.text.as_str().into()), unit, Axis::Run, false, origin))
@@ -225,7 +232,10 @@ impl Checker {
     fn check_body(&mut self, item: &Item, name: &Name, parameters: &[Parameter], env: Env) {
         match &item.kind {
             ItemKind::Objective { body, .. } => {
-                if let Some(objective) = self.objective_body(name, body, &env) {
+                self.any_numbers = true;
+                let objective = self.objective_body(name, body, &env);
+                self.any_numbers = false;
+                if let Some(objective) = objective {
                     self.keep_objective(item, parameters, objective);
                 }
             }

@@ -214,7 +214,7 @@ impl Checker {
         };
         let observe = match settings.get("observe") {
             None => false,
-            Some(expr) => self.truth_setting(expr, "observe")?,
+            Some(expr) => self.truth_setting(expr, "observe", env)?,
         };
         let origin = self.origin(block.span);
         Some(Balance { target, follow_gap, clamp, observe, origin })

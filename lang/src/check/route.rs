@@ -68,7 +68,8 @@ impl Checker {
         domains.iter().all(routed).then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
     }
 
-    fn file_route(&mut self, entry: ModuleId) -> RouteState {
+    /// The file's own route, evaluated when first asked for.
+    pub(super) fn file_route(&mut self, entry: ModuleId) -> RouteState {
         if matches!(self.route, RouteState::Unevaluated) {
             let tree = self.modules.tree(entry);
             let route = tree.items.iter().find_map(|item| match &item.kind {
@@ -180,13 +181,7 @@ impl Checker {
         if open(&formula) {
             return Some(Holds::Where(formula));
         }
-        let decided = formula.axis() == Axis::Sequence
-            && formula.parts().iter().all(|part| match &part.0.kind {
-                FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
-                FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
-                _ => false,
-            });
-        if !decided {
+        if formula.axis() != Axis::Sequence || !reads_data_alone(&formula) {
             self.report(
                 Diagnostic::error(Code::WrongKind, condition.span, WANTED)
                     .label("this is known only once something has been written"),
@@ -236,8 +231,11 @@ impl Checker {
         if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
             return; // A teacher may be unused because of another mistake.
         }
-        self.check_use_of_teachers();
-        self.check_use_of_panels();
+        // What a library declares is for whoever imports it.
+        if self.has_experiment {
+            self.check_use_of_teachers();
+            self.check_use_of_panels();
+        }
     }
 
     fn check_use_of_teachers(&mut self) {
@@ -315,4 +313,13 @@ impl Checker {
             }
         }
     }
+}
+
+/// Whether a formula is known as soon as the prompt is: of all signals it reads fields of the data only.
+pub fn reads_data_alone(formula: &Formula) -> bool {
+    formula.parts().iter().all(|part| match &part.0.kind {
+        FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
+        FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
+        _ => false,
+    })
 }

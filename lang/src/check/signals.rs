@@ -115,6 +115,12 @@ impl Checker {
             return Value::Role(role);
         }
         let Some(part) = self.part(&role, &field.text) else {
+            if self.may_name(&role, field) {
+                let name = format!("{}.{}", role.name(), field.text);
+                let origin = self.origin(span);
+                let kind = FormulaKind::Variable(name.as_str().into());
+                return Value::Formula(Formula::new(kind, Unit::Number, Axis::Token, false, origin));
+            }
             self.unknown_part(&role, field);
             return Value::Error;
         };
@@ -143,6 +149,13 @@ impl Checker {
             },
             _ => return None,
         })
+    }
+
+    /// Whether the teacher that a parameter stands for may have a binding of this name: no slip of a usual part.
+    fn may_name(&self, role: &Role, field: &Name) -> bool {
+        let Role::Named { teacher, .. } = role else { return false };
+        self.teacher(*teacher).weights == TeacherWeights::Parameter
+            && nearest(&field.text, vocabulary::PARTS.iter().map(|part| part.name)).is_none()
     }
 
     fn unknown_part(&mut self, role: &Role, field: &Name) {

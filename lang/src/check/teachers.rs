@@ -9,7 +9,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Name};
 
 use super::Checker;
-use super::builtins::{self, Kind};
+use super::builtins::{self, Constructor, Kind};
 use super::evaluate::{Context, Env};
 use super::value::{Callable, Value};
 use super::vocabulary;
@@ -454,13 +454,15 @@ impl Checker {
         }
     }
 
-    /// Takes the settings off a value: `expert { sees = worked }`. A stage in the place of a model keeps its own.
+    /// Takes the settings off a value: `expert { sees = worked }`. A stage in the place of a model keeps its own; weights that
+    /// exist have none.
     pub(super) fn split_block(&self, value: &Expr, env: &Env) -> (Expr, Option<Block>) {
         let ExprKind::Call { callee, arguments, block: Some(block) } = &value.kind else { return (value.clone(), None) };
         if let ExprKind::Name(name) = &callee.kind
             && env.local(name).is_none()
             && self.modules.lookup(env.module, name).is_none()
-            && builtins::find(name).is_some_and(|builtin| matches!(builtin.kind, Kind::Constructor(_)))
+            && let Some(Kind::Constructor(constructor)) = builtins::find(name).map(|builtin| &builtin.kind)
+            && !matches!(constructor, Constructor::HuggingFace | Constructor::Gguf | Constructor::Checkpoint)
         {
             return (value.clone(), None);
         }
