@@ -43,7 +43,7 @@ pub mod vocabulary;
 
 use std::collections::HashMap;
 
-use crate::diag::{Code, Diagnostic, Severity};
+use crate::diag::{Diagnostic, Severity};
 use crate::experiment::{
     Benchmark, Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin, Panel, SweepAxis, Teacher,
     TeacherId,

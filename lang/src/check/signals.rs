@@ -213,7 +213,7 @@ impl Checker {
             self.report(Diagnostic::error(Code::WrongKind, span, text));
             return Value::Error;
         }
-        let mut role = |checker: &mut Checker, slot: usize| {
+        let role = |checker: &mut Checker, slot: usize| {
             let expr = given[slot].expect("required");
             let value = checker.evaluate(expr, env);
             checker.role_of(value, expr.span, "a role is needed here, such as `teacher`")

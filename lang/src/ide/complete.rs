@@ -268,6 +268,10 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
         let rank = if key.required { 0 } else { 1 };
         list.add(key.name, CandidateKind::Key, detail, &hover::key_text(key), &format!("{} = ", key.name), rank);
     }
+    if owner == "train" {
+        list.keyword("trains", "trains name = model { ... }", 0);
+        list.keyword("step", "step name { updates = ... }", 0);
+    }
     if owner == "objective" {
         list.keyword("term", "term name = ... * live student.logp", 0);
         list.keyword("let", "let name = value", 0);

@@ -315,6 +315,12 @@ impl<'a> Context<'a> {
         {
             return head;
         }
+        // The block behind the value of a term is the term's.
+        let around = self.open.iter().rposition(|other| *other == open).and_then(|at| Some(self.open[at.checked_sub(1)?]));
+        let of_term = |block: usize| self.is(block, "{") && self.is(self.segment(block, open), "term");
+        if around.is_some_and(of_term) && !self.is(last, "match") {
+            return "term";
+        }
         if self.is(last, ")") {
             let mut depth = 0;
             for at in (0..=last).rev() {

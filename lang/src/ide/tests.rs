@@ -1,5 +1,6 @@
 //! What editors are told, at a `<CURSOR>`.
 
+use super::context::{Context, Place};
 use super::testing::{GOOD, MODULES, check, cursor};
 use super::*;
 use crate::check::vocabulary::{self, Takes};
@@ -135,7 +136,33 @@ fn the_new_forms_propose_what_fits() {
     proposes("rollout r = sample(n: 1) |> keep(<CURSOR>", &["reward"], &[]);
     proposes("teacher t(a: fraction) = self { sees = f(<CURSOR>) }", &["a"], &[]);
     proposes("objective o {\n  let x[t in duo] = t.logp\n  term y = <CURSOR>\n}", &["x"], &[]);
+    proposes("model m = train {\n  <CURSOR>\n}", &["trains", "step"], &["term"]);
+    proposes("objective o {\n  <CURSOR>\n}", &["term", "let"], &["trains"]);
     proposes("<CURSOR>", &["template", "rollout", "divergence", "panel", "eval", "sweep"], &[]);
+}
+
+#[test]
+fn a_block_belongs_to_what_it_says() {
+    let owner = |marked: &str| {
+        let (text, offset) = cursor(marked);
+        match Context::new(&text, offset as usize).place() {
+            Place::Key { owner, .. } => owner,
+            other => panic!("{marked}: {other:?}"),
+        }
+    };
+    for (marked, expected) in [
+        ("objective o {\n  term t = f(a) { <CURSOR> }\n}", "term"),
+        ("objective o {\n  term t = match { a -> b, else -> c } { <CURSOR> }\n}", "term"),
+        ("objective o {\n  term t = f(g { <CURSOR> })\n}", "g"),
+        ("objective o {\n  reduce = mean(token) by domain { <CURSOR> }\n}", "by"),
+        ("model m = train {\n  step one { <CURSOR> }\n}", "step"),
+        ("model m = train {\n  trains one = start { <CURSOR> }\n}", "start"),
+        ("eval easy { <CURSOR> }", "eval"),
+        ("panel duo = debate([a, b]) { <CURSOR> }", "debate"),
+        ("teacher t(a: fraction) = self.ema(0.9) { <CURSOR> }", "ema"),
+    ] {
+        assert_eq!(owner(marked), expected, "{marked}");
+    }
 }
 
 #[test]
@@ -210,11 +237,9 @@ fn the_checker_knows_exactly_the_words_that_are_proposed() {
 }
 
 #[test]
-fn every_argument_of_every_builtin_is_described() {
-    for builtin in crate::check::builtins::all() {
-        for parameter in builtin.parameters {
-            assert!(!matches!(vocabulary::takes(builtin, parameter), Takes::NotYet), "{} {parameter}", builtin.name);
-        }
+fn every_builtin_is_described() {
+    for builtin in crate::check::builtins::all().iter().chain(crate::check::builtins::losses()) {
+        assert!(builtin.doc.ends_with('.') && builtin.usage.contains(builtin.name), "{}", builtin.name);
     }
 }
 

@@ -13,7 +13,6 @@ fn word(rule: Rule) -> Option<&'static str> {
         Rule::statement | Rule::entry => "a setting such as `steps = 100`",
         Rule::arm => "an arm such as `domain == d -> teacher`",
         Rule::match_arm => "an arm such as `correct -> 1`",
-        Rule::axis => "an axis such as `beta in [0, 1]`",
         Rule::block | Rule::arms | Rule::match_arms | Rule::axes | Rule::open_brace => "`{`",
         Rule::use_list => "`{`",
         Rule::call | Rule::parameters | Rule::open_paren => "`(`",
