@@ -114,7 +114,7 @@ impl Checker {
 
     /// That every `eval` is judged on by some table or stage.
     pub(super) fn check_use_of_benchmarks(&mut self, comparisons: &[crate::experiment::Comparison]) {
-        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+        if !self.has_experiment || self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
             return; // A table may be missing because of another mistake.
         }
         for index in 0..self.benchmarks.len() {

@@ -25,8 +25,8 @@ impl Checker {
             good &= self.check_capability(*teacher, role, train);
             // A teacher that only writes texts is imitated, whoever it is.
             if read {
-                good &= self.check_lineage(*teacher, train, settings.span);
-                good &= self.check_vocabulary(*teacher, role, train, settings);
+                good &=
+                    self.check_vocabulary(*teacher, role, train, settings) && self.check_lineage(*teacher, train, settings.span);
             }
         }
         good

@@ -61,7 +61,7 @@ impl Checker {
     pub(super) fn stays_within(&mut self, formula: &Formula, what: &str, (low, high): (f64, f64), steps: u32) -> bool {
         let out = (0..steps.max(1)).find_map(|step| {
             let value = number_at(formula, &Bindings { step, steps, variable: None })?;
-            (!(low..=high).contains(&value)).then_some((step, value))
+            (!value.is_finite() || !(low..=high).contains(&value)).then_some((step, value))
         });
         let Some((step, value)) = out else { return true };
         let span = self.span(formula.0.origin);
