@@ -62,4 +62,5 @@ codes! {
     NoRollout = "no-rollout", "a rollout's number is read where the tokens come from data";
     NoTeacher = "no-teacher", "a teacher is read where no route gives one";
     MissingExperiment = "missing-experiment", "a file without an `experiment` can't be planned or run";
+    UnusedAllow = "unused-allow", "a comment that is to silence a warning and silences none";
 }

@@ -4,7 +4,7 @@
 //! decides the rest. What does not parse is left as it stands.
 
 mod align;
-mod lex;
+pub(crate) mod lex;
 mod print;
 mod spacing;
 #[cfg(test)]
