@@ -167,3 +167,40 @@ fn cancelled(message: &Message) -> Option<RequestId> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the client is sent where these messages wait together when the server turns to them.
+    fn answers(messages: Vec<Message>) -> Vec<Response> {
+        let (server, client) = Connection::memory();
+        let (sender, receiver) = mpsc::channel();
+        messages.into_iter().for_each(|message| sender.send(message).expect("the receiver is there"));
+        drop(sender);
+        let session = Session::new(Client::of(&json!({})));
+        let mut waiting = Server { connection: &server, session, queue: VecDeque::new(), shut_down: false };
+        waiting.run(&receiver);
+        drop(server);
+        let responses = client.receiver.into_iter().filter_map(|message| match message {
+            Message::Response(response) => Some(response),
+            Message::Request(_) | Message::Notification(_) => None,
+        });
+        responses.collect()
+    }
+
+    #[test]
+    fn a_request_that_waits_is_cancelled_and_no_other() {
+        let symbols = |id: &str| Request::new(id.to_owned().into(), "workspace/symbol".to_owned(), json!({ "query": "" })).into();
+        let cancel = |id| Notification::new("$/cancelRequest".to_owned(), json!({ "id": id })).into();
+        let answers = answers(vec![symbols("a"), symbols("b"), cancel("b"), cancel("c"), symbols("d")]);
+        let shown: Vec<(String, Option<i32>)> = answers
+            .into_iter()
+            .map(|answer| (answer.id.to_string(), answer.response_result.err().map(|error| error.code)))
+            .collect();
+        let expected = [("\"b\"", Some(ErrorCode::RequestCanceled as i32)), ("\"a\"", None), ("\"d\"", None)];
+        assert_eq!(shown, expected.map(|(id, code)| (id.to_owned(), code)));
+    }
+}

@@ -25,8 +25,7 @@ pub(super) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>) {
     let wrong = diagnostics.iter().any(|finding| finding.severity == Severity::Error);
     // An `allow` may silence what another `allow` is told, so those come last.
     let allows = sources.files().flat_map(|(id, file)| allows(id, file));
-    let (last, first): (Vec<Allow>, Vec<Allow>) =
-        allows.partition(|allow| sources.text(allow.code) == Code::UnusedAllow.name());
+    let (last, first): (Vec<Allow>, Vec<Allow>) = allows.partition(|allow| sources.text(allow.code) == Code::UnusedAllow.name());
     for allows in [first, last] {
         for allow in allows {
             let named = sources.text(allow.code);

@@ -64,6 +64,24 @@ pub enum SymbolKind {
 }
 
 impl SymbolKind {
+    /// What an item declares; none for items without a name.
+    pub fn of(item: &ItemKind) -> Option<SymbolKind> {
+        Some(match item {
+            ItemKind::Param(_) => SymbolKind::Param,
+            ItemKind::Let { .. } => SymbolKind::Let,
+            ItemKind::Fn { .. } => SymbolKind::Fn,
+            ItemKind::Domain { .. } => SymbolKind::Domain,
+            ItemKind::Reward { .. } => SymbolKind::Reward,
+            ItemKind::Schedule { .. } => SymbolKind::Schedule,
+            ItemKind::Model(_) => SymbolKind::Model,
+            ItemKind::Teacher(_) => SymbolKind::Teacher,
+            ItemKind::Stage { .. } => SymbolKind::Stage,
+            ItemKind::Objective { .. } => SymbolKind::Objective,
+            ItemKind::Use(_) | ItemKind::Experiment { .. } | ItemKind::Route(_) | ItemKind::Compare { .. } => return None,
+            ItemKind::Unsupported { .. } => return None,
+        })
+    }
+
     /// As declared in source text, or in the reader's words.
     pub fn name(self) -> &'static str {
         match self {
@@ -260,17 +278,12 @@ impl Walk<'_> {
     fn declare_items(&mut self, module: ModuleId, file: FileId, tree: &Module) {
         for (index, item) in tree.items.iter().enumerate() {
             let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else { continue };
-            let (kind, parameters) = match &item.kind {
-                ItemKind::Param(_) => (SymbolKind::Param, &[][..]),
-                ItemKind::Let { .. } => (SymbolKind::Let, &[][..]),
-                ItemKind::Fn { parameters, .. } => (SymbolKind::Fn, parameters.as_slice()),
-                ItemKind::Domain { .. } => (SymbolKind::Domain, &[][..]),
-                ItemKind::Reward { .. } => (SymbolKind::Reward, &[][..]),
-                ItemKind::Schedule { .. } => (SymbolKind::Schedule, &[][..]),
-                ItemKind::Model(_) => (SymbolKind::Model, &[][..]),
-                ItemKind::Teacher(_) => (SymbolKind::Teacher, &[][..]),
-                ItemKind::Stage { parameters, .. } => (SymbolKind::Stage, parameters.as_slice()),
-                _ => (SymbolKind::Objective, objective_parameters(&item.kind)),
+            let Some(kind) = SymbolKind::of(&item.kind) else { continue };
+            let parameters = match &item.kind {
+                ItemKind::Fn { parameters, .. } | ItemKind::Stage { parameters, .. } | ItemKind::Objective { parameters, .. } => {
+                    parameters.as_slice()
+                }
+                _ => &[],
             };
             let id = ItemId { module, index };
             let worth = match self.modules.progress.get(&id) {
@@ -572,13 +585,6 @@ impl Walk<'_> {
         if let Some(parameter) = parameter {
             self.record(name.span, Target::Symbol(parameter));
         }
-    }
-}
-
-fn objective_parameters(kind: &ItemKind) -> &[Parameter] {
-    match kind {
-        ItemKind::Objective { parameters, .. } => parameters,
-        _ => &[],
     }
 }
 
