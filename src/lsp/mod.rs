@@ -36,7 +36,8 @@ pub fn serve() -> Result<Status, Problem> {
     }
 }
 
-fn talk(connection: &Connection) -> Status {
+/// A whole session, whatever carries its messages.
+pub fn talk(connection: &Connection) -> Status {
     let (sender, messages) = mpsc::channel();
     let receiver = connection.receiver.clone();
     std::thread::spawn(move || receiver.into_iter().try_for_each(|message| sender.send(message)));
