@@ -91,7 +91,10 @@ fuzz_target!(|data: &[u8]| {
                     "newName": new, "ch": character, "options": options,
                 });
                 // Completion has a context of another form, which may be missing.
-                send(ask(&format!("textDocument/{name}"), if name == "completion" { without(params, "context") } else { params }));
+                send(ask(
+                    &format!("textDocument/{name}"),
+                    if name == "completion" { without(params, "context") } else { params },
+                ));
             }
             what @ 64..112 => {
                 let name = OF_A_PART[what % OF_A_PART.len()];
@@ -168,9 +171,8 @@ fn boundary(text: &str, at: usize) -> usize {
 /// A line ends with `\n`, `\r\n` or `\r`.
 fn position(text: &str, at: usize, utf8: bool) -> Value {
     let before = &text[..at];
-    let ends = |(place, character): &(usize, char)| {
-        *character == '\n' || *character == '\r' && !text[place + 1..].starts_with('\n')
-    };
+    let ends =
+        |(place, character): &(usize, char)| *character == '\n' || *character == '\r' && !text[place + 1..].starts_with('\n');
     let starts: Vec<usize> = before.char_indices().filter(ends).map(|(place, _)| place + 1).collect();
     let line = &before[starts.last().copied().unwrap_or(0)..];
     let column = if utf8 { line.len() } else { line.encode_utf16().count() };
