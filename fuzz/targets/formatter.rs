@@ -23,6 +23,9 @@ fuzz_target!(|data: &[u8]| {
     for edits in [fmt::edits_in(text, place..place), fmt::edits_on_close(text, place), fmt::edits_on_newline(text, place)] {
         let part = fmt::applied(text, &edits);
         assert_eq!(tokens(text), tokens(&part));
+        // What is done for a part is what would be done for the whole.
+        let whole = fmt::edits(text);
+        assert!(!wrong.is_empty() || edits.iter().all(|edit| whole.contains(edit)), "{edits:?} is not of {whole:?}");
     }
 });
 

@@ -100,21 +100,21 @@ impl Server<'_> {
         }
     }
 
-    /// Answers the waiting requests that have been cancelled.
+    /// Answers the waiting requests that have been cancelled. What is cancelled before it is asked is nothing that waits.
     fn cancel(&mut self) {
-        let cancelled: Vec<RequestId> = self.queue.iter().filter_map(cancelled).collect();
-        if cancelled.is_empty() {
+        if !self.queue.iter().any(|message| cancelled(message).is_some()) {
             return;
         }
-        let waiting = std::mem::take(&mut self.queue);
-        for message in waiting {
-            match message {
-                Message::Request(request) if cancelled.contains(&request.id) => {
-                    let text = "cancelled by the editor".to_owned();
-                    self.send(Response::new_err(request.id, ErrorCode::RequestCanceled as i32, text));
-                }
-                message if crate::lsp::cancelled(&message).is_some() => {}
-                message => self.queue.push_back(message),
+        for message in std::mem::take(&mut self.queue) {
+            let Some(id) = cancelled(&message) else {
+                self.queue.push_back(message);
+                continue;
+            };
+            let asked = |waiting: &Message| matches!(waiting, Message::Request(request) if request.id == id);
+            if let Some(at) = self.queue.iter().position(asked) {
+                self.queue.remove(at);
+                let text = "cancelled by the editor".to_owned();
+                self.send(Response::new_err(id, ErrorCode::RequestCanceled as i32, text));
             }
         }
     }
@@ -196,7 +196,7 @@ mod tests {
     fn a_request_that_waits_is_cancelled_and_no_other() {
         let symbols = |id: &str| Request::new(id.to_owned().into(), "workspace/symbol".to_owned(), json!({ "query": "" })).into();
         let cancel = |id| Notification::new("$/cancelRequest".to_owned(), json!({ "id": id })).into();
-        let answers = answers(vec![symbols("a"), symbols("b"), cancel("b"), cancel("c"), symbols("d")]);
+        let answers = answers(vec![cancel("d"), symbols("a"), symbols("b"), cancel("b"), cancel("c"), symbols("d")]);
         let shown: Vec<(String, Option<i32>)> = answers
             .into_iter()
             .map(|answer| (answer.id.to_string(), answer.response_result.err().map(|error| error.code)))

@@ -24,8 +24,19 @@ pub fn edits(text: &str) -> Vec<Edit> {
 /// What can be done for the lines that a range touches, without changing any other: all that formatting the file would do to
 /// them. Where that can't be done for these lines alone, the items that they belong to are laid out as a whole.
 pub fn edits_in(text: &str, range: Range<usize>) -> Vec<Edit> {
-    let all = edits(text);
     let lines = lines_of(text, range);
+    let section = section(text, &lines);
+    let moved = |range: Range<usize>| range.start - section.start..range.end - section.start;
+    let mut chosen = edits_of_lines(&text[section.clone()], moved(lines));
+    for edit in &mut chosen {
+        edit.range = edit.range.start + section.start..edit.range.end + section.start;
+    }
+    chosen
+}
+
+/// What `edits_in` says, of a text that is short.
+fn edits_of_lines(text: &str, lines: Range<usize>) -> Vec<Edit> {
+    let all = edits(text);
     let touched = |item: &Range<usize>| item.start <= lines.end && lines.start <= item.end;
     let items = top_level_items(text).into_iter().filter(touched);
     let whole = items.fold(lines.clone(), |whole, item| whole.start.min(item.start)..whole.end.max(item.end));
@@ -37,6 +48,40 @@ pub fn edits_in(text: &str, range: Range<usize>) -> Vec<Edit> {
         }
     }
     Vec::new()
+}
+
+/// The part of a file around a range that is laid out the same whatever stands around it: from one blank line outside of all
+/// brackets to another. While one types, a long file should not be read again for every line.
+fn section(text: &str, range: &Range<usize>) -> Range<usize> {
+    let mut section = 0..text.len();
+    let mut depth = 0usize;
+    // The end of the line of the last token, and the line ends since.
+    let (mut end, mut newlines) = (0, 0);
+    for token in lex(text) {
+        if token.kind == Kind::Newline {
+            newlines += 1;
+            if newlines == 1 {
+                end = token.end;
+            }
+            continue;
+        }
+        if newlines > 1 && depth == 0 {
+            if token.start <= range.start {
+                section.start = token.start;
+            } else if end >= range.end {
+                section.end = end;
+                break;
+            }
+        }
+        newlines = 0;
+        match token.kind {
+            Kind::Open => depth += 1,
+            Kind::Close => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    section.start = text[..section.start].rfind('\n').map_or(0, |at| at + 1);
+    section
 }
 
 /// What can be done when the bracket before an offset has just been typed: the lines of the block that it closes.
@@ -165,6 +210,20 @@ mod tests {
             "c // one",
             "let  a=1\nlet b = f(\n  c, // one\n  d,\n)\nlet  e=2",
         );
+    }
+
+    #[test]
+    fn a_line_is_laid_out_alike_in_its_section_and_in_its_file() {
+        let item = "\n\n\n   let  a=1\nlet bcd =f( x,\n\n y )\n\n// é\nmodel m = f {\n b=1\n\n   c=2}\n \n";
+        let text = CARELESS.to_owned() + &item.repeat(3);
+        let all = edits(&text);
+        for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
+            let line = lines_of(&text, at..at);
+            let section = section(&text, &line);
+            assert!(section.start <= line.start && line.end <= section.end && section.len() < text.len(), "{section:?}");
+            let part = edits_in(&text, at..at);
+            assert!(part.iter().all(|edit| all.contains(edit)), "{part:?}");
+        }
     }
 
     #[test]
