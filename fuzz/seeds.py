@@ -8,7 +8,6 @@ standard library, the examples; words from the grammar and the compiler's tables
 import hashlib
 import pathlib
 import re
-import shutil
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -49,14 +48,20 @@ def steps(number):
 
 
 def main():
-    shutil.rmtree(SEEDS, ignore_errors=True)
-    (SEEDS / "texts").mkdir(parents=True)
-    (SEEDS / "server").mkdir()
+    # Other targets may be running and reading these: nothing is taken away that is still among them.
+    inputs = {}
     for number, program in enumerate(programs()):
         text = program.encode("utf-8")
         name = hashlib.sha256(text).hexdigest()[:16]
-        (SEEDS / "texts" / name).write_bytes(text)
-        (SEEDS / "server" / name).write_bytes(PARTED_BY.join([text, *steps(number)]))
+        inputs[SEEDS / "texts" / name] = text
+        inputs[SEEDS / "server" / name] = PARTED_BY.join([text, *steps(number)])
+    for folder in ("texts", "server"):
+        (SEEDS / folder).mkdir(parents=True, exist_ok=True)
+        for path in (SEEDS / folder).iterdir():
+            if path not in inputs:
+                path.unlink(missing_ok=True)
+    for path, data in inputs.items():
+        path.write_bytes(data)
     entries = ("".join(chr(b) if 32 < b < 127 and b not in b'"\\' else f"\\x{b:02x}" for b in word.encode()) for word in words())
     (SEEDS / "words.dict").write_text("".join(f'"{entry}"\n' for entry in entries), encoding="ascii")
 
