@@ -2,16 +2,15 @@
 
 use std::fmt::Write as _;
 
-use mopd_lang::fmt;
-
 /// An experiment of at least so many lines that checks cleanly.
 pub fn experiment(lines: usize) -> String {
     let mut text = String::from(HEAD);
     let count = DOMAINS.len();
     for (name, reward) in DOMAINS {
-        let _ = writeln!(
+        let _ = write!(
             text,
-            "domain {name} {{ prompts = \"data/{name}.train.jsonl\", tests = \"data/{name}.test.jsonl\", reward = {reward}, share = 1/{count} }}"
+            "domain {name} {{\n  prompts = \"data/{name}.train.jsonl\"\n  tests   = \"data/{name}.test.jsonl\"\n  reward  = {reward}\n  \
+             share   = 1/{count}\n}}\n"
         );
     }
     text += MODELS;
@@ -23,7 +22,7 @@ pub fn experiment(lines: usize) -> String {
         text += &ablation;
         number += 1;
     }
-    fmt::format(&text).text
+    text
 }
 
 /// The same with five mistakes of five kinds, far from each other.
@@ -119,11 +118,11 @@ fn ablation(number: usize) -> String {
         r#"
 /// Ablation {number}: the advantage of the specialist, {share}% of it from the reward, clipped at {bound} nats.
 objective ablated_{number}(bound: nats = {bound}, share = {share}%) {{
-  let gap  = clip(teacher.logp - student.logp, -bound, bound)
-  let fair = zscore(reward, over: group, deviation: sample)
-  weight   = 1 - share + share * fair
+  let gap      = clip(teacher.logp - student.logp, -bound, bound)
+  let fair     = zscore(reward, over: group, deviation: sample)
+  weight       = 1 - share + share * fair
   term distill = -gap * live student.logp // the sampled token alone
-  reduce = mean(token) then mean(sequence)
+  reduce       = mean(token) then mean(sequence)
 }}
 
 model student_{number} = distill(start) {{
@@ -160,6 +159,7 @@ mod tests {
             let messages: Vec<String> = check(text).diagnostics.into_iter().map(|finding| finding.message).collect();
             assert_eq!(messages, [""; 0]);
         }
+        // People's files are in the canonical layout.
         assert_eq!(mopd_lang::fmt::format(&experiment(500)).text, experiment(500));
     }
 
