@@ -1,0 +1,10 @@
+[
+  (block)
+  (arms)
+  (sweep_body)
+  (use_list)
+  (list)
+  (arguments)
+  (parameters)
+  (parenthesised)
+] @fold
