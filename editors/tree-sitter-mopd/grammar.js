@@ -43,21 +43,41 @@ const POWER = {
 /** Any word, under the name of what it is there. */
 const word = ($, name) => choice(alias($.identifier, name), ...RESERVED.map((reserved) => alias(reserved, name)));
 
+const parenthesised = ($, rule) => seq(alias($._open_paren, "("), rule, alias($._close_paren, ")"));
+const bracketed = ($, rule) => seq(alias($._open_bracket, "["), rule, alias($._close_bracket, "]"));
+const braced = ($, rule) => seq(alias($._open_brace, "{"), rule, alias($._close_brace, "}"));
+
 const listed = (rule) => optional(seq(rule, repeat(seq(",", rule)), optional(",")));
 
 /** `{ ... }` with entries that end at a newline or a comma. */
 const entries = ($, rule) =>
-  seq("{", repeat($._separator), optional(seq(rule, repeat(seq(repeat1($._separator), rule)), repeat($._separator))), "}");
+  braced(
+    $,
+    seq(repeat($._separator), optional(seq(rule, repeat(seq(repeat1($._separator), rule)), repeat($._separator)))),
+  );
+
+/** A sign or word after which a line goes on. */
+const runsOn = ($, sign) => seq(sign, repeat($._continued));
 
 module.exports = grammar({
   name: "mopd",
 
   word: ($) => $.identifier,
 
-  // A newline counts only where an entry or item can end there: after an operator and inside parentheses it is blank.
-  externals: ($) => [$._newline],
+  // Newlines and the brackets on which their meaning depends: see `src/scanner.c`.
+  externals: ($) => [
+    $._newline, // Ends an item or entry.
+    $._continued, // After an operator.
+    $._blank_newline, // Inside parentheses and square brackets.
+    $._open_paren,
+    $._close_paren,
+    $._open_bracket,
+    $._close_bracket,
+    $._open_brace,
+    $._close_brace,
+  ],
 
-  extras: ($) => [/[ \t\r\n\f\uFEFF]/, $.module_comment, $.doc_comment, $.comment],
+  extras: ($) => [/[ \t\r\f\uFEFF]/, $._blank_newline, $.module_comment, $.doc_comment, $.comment],
 
   reserved: {
     global: () => RESERVED,
@@ -123,7 +143,7 @@ module.exports = grammar({
     param_item: ($) => seq("param", $.parameter),
     let_item: ($) => seq("let", $._family_binding),
     fn_item: ($) =>
-      seq("fn", field("name", $.identifier), field("parameters", $.parameters), "=", field("value", $.expression)),
+      seq("fn", field("name", $.identifier), field("parameters", $.parameters), runsOn($, "="), field("value", $.expression)),
     reward_item: ($) => seq("reward", $._binding),
     schedule_item: ($) => seq("schedule", $._binding),
     model_item: ($) => seq("model", $._family_binding),
@@ -137,7 +157,7 @@ module.exports = grammar({
         "teacher",
         field("name", $.identifier),
         optional(choice($.family, field("parameters", $.parameters))),
-        "=",
+        runsOn($, "="),
         field("value", $.expression),
         optional($.where_tail),
       ),
@@ -146,18 +166,18 @@ module.exports = grammar({
     sweep_body: ($) => entries($, $.sweep_entry),
     sweep_entry: ($) => seq(field("name", $.identifier), "in", field("values", $.expression)),
 
-    _binding: ($) => seq(field("name", $.identifier), "=", field("value", $.expression)),
-    _family_binding: ($) => seq(field("name", $.identifier), optional($.family), "=", field("value", $.expression)),
+    _binding: ($) => seq(field("name", $.identifier), runsOn($, "="), field("value", $.expression)),
+    _family_binding: ($) => seq(field("name", $.identifier), optional($.family), runsOn($, "="), field("value", $.expression)),
     _function_binding: ($) =>
-      seq(field("name", $.identifier), field("parameters", optional($.parameters)), "=", field("value", $.expression)),
+      seq(field("name", $.identifier), field("parameters", optional($.parameters)), runsOn($, "="), field("value", $.expression)),
 
-    family: ($) => seq("[", field("name", $.identifier), "in", field("over", $.expression), "]"),
-    parameters: ($) => seq("(", listed($.parameter), ")"),
+    family: ($) => bracketed($, seq(field("name", $.identifier), "in", field("over", $.expression))),
+    parameters: ($) => parenthesised($, listed($.parameter)),
     parameter: ($) =>
       seq(
         field("name", $.identifier),
-        optional(seq(":", field("type", alias($.identifier, $.type)))),
-        optional(seq("=", field("default", $.expression))),
+        optional(seq(":", field("type", word($, $.type)))),
+        optional(seq(runsOn($, "="), field("default", $.expression))),
       ),
 
     where_tail: ($) => seq("where", $.where_binding, repeat(seq(",", $.where_binding))),
@@ -177,16 +197,16 @@ module.exports = grammar({
     step_statement: ($) => seq("step", field("name", $.identifier), field("body", $.block)),
 
     entry: ($) =>
-      seq(field("key", $._key), "=", field("value", $.expression), optional($.by_tail), repeat($.mark)),
+      seq(field("key", $._key), runsOn($, "="), field("value", $.expression), optional($.by_tail), repeat($.mark)),
     by_tail: ($) => seq("by", field("by", $.identifier), field("body", $.block)),
-    mark: ($) => seq("@", field("name", word($, $.mark_name)), optional(seq("(", $.string, ")"))),
+    mark: ($) => seq("@", field("name", word($, $.mark_name)), optional(parenthesised($, $.string))),
 
     arms: ($) => entries($, $.arm),
     arm: ($) =>
       seq(
         optional($.for_head),
         field("condition", choice($.else, $._condition)),
-        "->",
+        runsOn($, "->"),
         field("value", $.expression),
         repeat($.mark),
       ),
@@ -212,31 +232,32 @@ module.exports = grammar({
     for_expression: ($) => prec.right(POWER.for, seq($.for_head, field("body", $.expression))),
     for_head: ($) =>
       seq(
-        "for",
+        runsOn($, "for"),
         field("name", $.identifier),
         "in",
         field("over", $._condition),
-        optional(seq(",", field("carried", $.identifier), "=", field("start", $._condition))),
-        ":",
+        optional(seq(",", field("carried", $.identifier), runsOn($, "="), field("start", $._condition))),
+        runsOn($, ":"),
       ),
 
     then_expression: ($) =>
-      prec.left(POWER.then, seq(field("first", $.expression), "then", field("second", $.expression))),
+      prec.left(POWER.then, seq(field("first", $.expression), runsOn($, "then"), field("second", $.expression))),
     // Once: `a -> b -> c` is none.
-    arrow_expression: ($) => prec(POWER.arrow, seq(field("from", $._condition), "->", field("to", $._condition))),
+    arrow_expression: ($) => prec(POWER.arrow, seq(field("from", $._condition), runsOn($, "->"), field("to", $._condition))),
 
-    pipe_expression: ($) => prec.left(POWER.pipe, seq(field("left", $._condition), "|>", field("right", $._condition))),
+    pipe_expression: ($) => prec.left(POWER.pipe, seq(field("left", $._condition), runsOn($, "|>"), field("right", $._condition))),
     // Once, like comparisons.
-    versus_expression: ($) => prec(POWER.versus, seq(field("left", $._logic), "||", field("right", $._logic))),
-    or_expression: ($) => prec.left(POWER.or, seq(field("left", $._logic), "or", field("right", $._logic))),
-    and_expression: ($) => prec.left(POWER.and, seq(field("left", $._logic), "and", field("right", $._logic))),
-    not_expression: ($) => prec(POWER.not, seq("not", field("operand", $._logic))),
+    versus_expression: ($) => prec(POWER.versus, seq(field("left", $._logic), runsOn($, "||"), field("right", $._logic))),
+    or_expression: ($) => prec.left(POWER.or, seq(field("left", $._logic), runsOn($, "or"), field("right", $._logic))),
+    and_expression: ($) => prec.left(POWER.and, seq(field("left", $._logic), runsOn($, "and"), field("right", $._logic))),
+    not_expression: ($) => prec(POWER.not, seq(runsOn($, "not"), field("operand", $._logic))),
     comparison_expression: ($) =>
       prec(
         POWER.comparison,
         seq(
           field("left", $._tight),
           field("operator", choice("==", "!=", "<=", ">=", "<", ">")),
+          repeat($._continued),
           field("right", $._tight),
         ),
       ),
@@ -248,11 +269,11 @@ module.exports = grammar({
           [prec.left, POWER.multiply, choice("*", "/")],
           [prec.right, POWER.power, "^"],
         ].map(([fix, power, operator]) =>
-          fix(power, seq(field("left", $._tight), field("operator", operator), field("right", $._tight))),
+          fix(power, seq(field("left", $._tight), field("operator", operator), repeat($._continued), field("right", $._tight))),
         ),
       ),
-    negation: ($) => prec(POWER.negate, seq("-", field("operand", $._tight))),
-    live_expression: ($) => prec(POWER.live, seq("live", field("operand", $._tight))),
+    negation: ($) => prec(POWER.negate, seq(runsOn($, "-"), field("operand", $._tight))),
+    live_expression: ($) => prec(POWER.live, seq(runsOn($, "live"), field("operand", $._tight))),
 
     _chain: ($) =>
       choice(
@@ -273,14 +294,14 @@ module.exports = grammar({
     call: ($) => prec(POWER.chain, seq(field("function", $._chain), field("arguments", $.arguments))),
     // `llama { ... }`, `sft(base, on: d) { ... }`
     application: ($) => prec(POWER.chain, seq(field("constructor", $._chain), field("body", $.block))),
-    index: ($) => prec(POWER.chain, seq(field("of", $._chain), "[", field("index", $.expression), "]")),
+    index: ($) => prec(POWER.chain, seq(field("of", $._chain), bracketed($, field("index", $.expression)))),
     field: ($) => prec(POWER.chain, seq(field("of", $._chain), ".", field("name", word($, $.field_name)))),
 
-    arguments: ($) => seq("(", listed($.argument), ")"),
-    argument: ($) => seq(optional(seq(field("name", word($, $.label)), ":")), field("value", $.expression)),
+    arguments: ($) => parenthesised($, listed($.argument)),
+    argument: ($) => seq(optional(seq(field("name", word($, $.label)), runsOn($, ":"))), field("value", $.expression)),
 
-    list: ($) => seq("[", listed($.expression), "]"),
-    parenthesised: ($) => seq("(", $.expression, ")"),
+    list: ($) => bracketed($, listed($.expression)),
+    parenthesised: ($) => parenthesised($, $.expression),
     match_expression: ($) => prec(POWER.match, seq("match", field("body", $.arms))),
 
     quantity: ($) => seq(field("value", $.number), field("unit", $.unit)),

@@ -1,26 +1,87 @@
-// The one token that depends on more than its own characters: a newline where it ends an item or entry.
+// Newlines, whose meaning depends on the brackets around them, and so the brackets too.
 //
-// The parser asks for it only in states in which something can end. After an operator, inside parentheses and after a comma of a
-// list it does not, and the newline is blank space like any other. So no state is kept, and nothing has to be restored.
+// A newline ends an item or entry at the top level and inside braces, unless the line ends in an operator; inside parentheses and
+// square brackets it is blank. The layout pass of the compiler has the same rule (`lang/src/syntax/layout/mod.rs`). Where the
+// parser can go on after an operator it asks for CONTINUED; where it is asked for none of the three, a newline is a mistake.
 
+#include "tree_sitter/alloc.h"
 #include "tree_sitter/parser.h"
 
-enum TokenType { NEWLINE };
+enum TokenType {
+  NEWLINE,
+  CONTINUED,
+  BLANK_NEWLINE,
+  OPEN_PAREN,
+  CLOSE_PAREN,
+  OPEN_BRACKET,
+  CLOSE_BRACKET,
+  OPEN_BRACE,
+  CLOSE_BRACE,
+};
 
-void *tree_sitter_mopd_external_scanner_create(void) { return NULL; }
+// The language allows 256 levels. Deeper ones are counted but not remembered: they are taken for parentheses.
+#define REMEMBERED 512
 
-void tree_sitter_mopd_external_scanner_destroy(void *payload) { (void)payload; }
+typedef struct {
+  uint32_t depth;
+  char open[REMEMBERED];
+} Scanner;
+
+void *tree_sitter_mopd_external_scanner_create(void) { return ts_calloc(1, sizeof(Scanner)); }
+
+void tree_sitter_mopd_external_scanner_destroy(void *payload) { ts_free(payload); }
+
+static uint32_t remembered(const Scanner *scanner) { return scanner->depth < REMEMBERED ? scanner->depth : REMEMBERED; }
 
 unsigned tree_sitter_mopd_external_scanner_serialize(void *payload, char *buffer) {
-  (void)payload;
-  (void)buffer;
-  return 0;
+  const Scanner *scanner = payload;
+  unsigned length = remembered(scanner);
+  for (unsigned byte = 0; byte < 4; byte++) {
+    buffer[byte] = (char)(scanner->depth >> (8 * byte) & 0xff);
+  }
+  for (unsigned at = 0; at < length; at++) {
+    buffer[4 + at] = scanner->open[at];
+  }
+  return 4 + length;
 }
 
 void tree_sitter_mopd_external_scanner_deserialize(void *payload, const char *buffer, unsigned length) {
-  (void)payload;
-  (void)buffer;
-  (void)length;
+  Scanner *scanner = payload;
+  scanner->depth = 0;
+  if (length < 4) {
+    return;
+  }
+  for (unsigned byte = 0; byte < 4; byte++) {
+    scanner->depth |= (uint32_t)(unsigned char)buffer[byte] << (8 * byte);
+  }
+  for (unsigned at = 0; at < length - 4; at++) {
+    scanner->open[at] = buffer[4 + at];
+  }
+}
+
+static char innermost(const Scanner *scanner) {
+  if (scanner->depth == 0) {
+    return 0;
+  }
+  return scanner->depth <= REMEMBERED ? scanner->open[scanner->depth - 1] : '(';
+}
+
+static bool bracket(Scanner *scanner, TSLexer *lexer, const bool *valid_symbols, enum TokenType type, char open, bool opens) {
+  if (!valid_symbols[type]) {
+    return false;
+  }
+  if (opens) {
+    if (scanner->depth < REMEMBERED) {
+      scanner->open[scanner->depth] = open;
+    }
+    scanner->depth++;
+  } else if (innermost(scanner) == open) {
+    scanner->depth--;
+  }
+  lexer->advance(lexer, false);
+  lexer->mark_end(lexer);
+  lexer->result_symbol = type;
+  return true;
 }
 
 static bool is_blank(int32_t character) {
@@ -28,18 +89,34 @@ static bool is_blank(int32_t character) {
 }
 
 bool tree_sitter_mopd_external_scanner_scan(void *payload, TSLexer *lexer, const bool *valid_symbols) {
-  (void)payload;
-  if (!valid_symbols[NEWLINE]) {
-    return false;
-  }
+  Scanner *scanner = payload;
   while (is_blank(lexer->lookahead)) {
     lexer->advance(lexer, true);
   }
-  if (lexer->lookahead != '\n') {
-    return false; // A comment before the newline is read first; then this is asked again.
+  switch (lexer->lookahead) {
+    case '(': return bracket(scanner, lexer, valid_symbols, OPEN_PAREN, '(', true);
+    case ')': return bracket(scanner, lexer, valid_symbols, CLOSE_PAREN, '(', false);
+    case '[': return bracket(scanner, lexer, valid_symbols, OPEN_BRACKET, '[', true);
+    case ']': return bracket(scanner, lexer, valid_symbols, CLOSE_BRACKET, '[', false);
+    case '{': return bracket(scanner, lexer, valid_symbols, OPEN_BRACE, '{', true);
+    case '}': return bracket(scanner, lexer, valid_symbols, CLOSE_BRACE, '{', false);
+    case '\n': break;
+    default: return false; // A comment before a newline is read first; then this is asked again.
+  }
+  char around = innermost(scanner);
+  enum TokenType type;
+  if (around == '(' || around == '[') {
+    type = BLANK_NEWLINE;
+  } else if (valid_symbols[CONTINUED] && !valid_symbols[NEWLINE]) {
+    type = CONTINUED;
+  } else {
+    type = NEWLINE; // Also where the parser recovers from a mistake and takes anything.
+  }
+  if (!valid_symbols[type]) {
+    return false;
   }
   lexer->advance(lexer, false);
   lexer->mark_end(lexer);
-  lexer->result_symbol = NEWLINE;
+  lexer->result_symbol = type;
   return true;
 }

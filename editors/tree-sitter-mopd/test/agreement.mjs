@@ -4,15 +4,10 @@
 // suite, piece by piece: a piece runs from one item at the left margin to the next. What the compiler says of a piece stands in its
 // comments (`// error: [syntax] ...`), and the suite proves that the compiler says so.
 
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 
-const here = path.dirname(path.dirname(fileURLToPath(import.meta.url)));
-const root = path.resolve(here, "../..");
-const treeSitter = process.env.TREE_SITTER || path.join(here, "node_modules/.bin/tree-sitter");
+import { asFiles, files, indented, refusals, root } from "./parse.mjs";
 
 /** Pieces on which the two disagree, by one line of them, and why. */
 const EXCEPTIONS = new Map([
@@ -20,18 +15,6 @@ const EXCEPTIONS = new Map([
   ["let c = None", "a name like any other to the grammar; the compiler knows the habit"],
   ["let d = 1e999", "the number's size is judged by the compiler: its shape is sound"],
 ]);
-
-const SKIPPED = new Set([".git", ".mopd", "node_modules", "target", "runs", "dist"]);
-
-function files(folder, ending) {
-  return readdirSync(folder, { withFileTypes: true })
-    .filter((entry) => !SKIPPED.has(entry.name))
-    .flatMap((entry) => {
-      const found = path.join(folder, entry.name);
-      return entry.isDirectory() ? files(found, ending) : found.endsWith(ending) ? [found] : [];
-    })
-    .sort();
-}
 
 /** The programs of a page: `{ place, lines }`. */
 function fences(page) {
@@ -94,44 +77,19 @@ const sources = files(root, ".mopd").map((file) => ({
 }));
 const pages = [path.join(root, "README.md"), ...["book/src", "tests/suite", "lang/codes"].flatMap((name) => files(path.join(root, name), ".md"))];
 const cases = [...sources, ...pages.flatMap(fences).flatMap(pieces)];
-const folder = mkdtempSync(path.join(tmpdir(), "mopd-agreement-"));
+const verdicts = asFiles(cases.map((piece) => piece.lines.join("\n") + "\n"), refusals);
 let faults = 0;
 const used = new Set();
-try {
-  const paths = cases.map((piece, index) => {
-    const file = path.join(folder, `${index}.mopd`);
-    writeFileSync(file, piece.lines.join("\n") + "\n");
-    return file;
-  });
-  writeFileSync(path.join(folder, "paths"), paths.join("\n"));
-  const run = ["parse", "--grammar-path", here, "--quiet", "--json-summary", "--paths", path.join(folder, "paths")];
-  const answer = parse(run); // The faulty files are named line by line before the summary.
-  const summaries = JSON.parse(answer.slice(answer.search(/^\{/m))).parse_summaries;
-  if (summaries.length !== cases.length) throw new Error(`${summaries.length} of ${cases.length} programs were parsed`);
-  for (const summary of summaries) {
-    const piece = cases[Number(path.basename(summary.file, ".mopd"))];
-    if (summary.successful !== piece.refused) continue;
-    const exception = [...EXCEPTIONS.keys()].find((text) => piece.lines.some((line) => line.trimStart().startsWith(text)));
-    if (exception) {
-      used.add(exception);
-      continue;
-    }
-    faults += 1;
-    console.error(`${piece.place}: ${piece.refused ? "the compiler refuses this, the grammar does not" : "a syntax error that is none"}`);
-    console.error(piece.lines.map((line) => `    ${line}`).join("\n"));
+for (const [index, piece] of cases.entries()) {
+  if (verdicts[index] === piece.refused) continue;
+  const exception = [...EXCEPTIONS.keys()].find((text) => piece.lines.some((line) => line.trimStart().startsWith(text)));
+  if (exception) {
+    used.add(exception);
+    continue;
   }
-} finally {
-  rmSync(folder, { recursive: true });
-}
-
-/** The program's answer; a syntax error in a file makes its status 1. */
-function parse(run) {
-  try {
-    return execFileSync(treeSitter, run, { encoding: "utf8", maxBuffer: 1 << 28, stdio: ["ignore", "pipe", "pipe"] });
-  } catch (failure) {
-    if (failure.status === 1 && failure.stdout) return failure.stdout;
-    throw failure;
-  }
+  faults += 1;
+  console.error(`${piece.place}: ${piece.refused ? "the compiler refuses this, the grammar does not" : "a syntax error that is none"}`);
+  console.error(indented(piece.lines.join("\n")));
 }
 
 for (const text of EXCEPTIONS.keys()) {
@@ -146,4 +104,4 @@ console.log(
   `${sources.length} files, ${cases.length - sources.length} pieces of pages, ${wrong} of them with a syntax error: ` +
     (faults === 0 ? `agreed, ${used.size} exceptions` : `${faults} disagreements`),
 );
-process.exit(faults === 0 ? 0 : 1);
+process.exitCode = faults === 0 ? 0 : 1;
