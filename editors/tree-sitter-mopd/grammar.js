@@ -142,34 +142,34 @@ module.exports = grammar({
 
     param_item: ($) => seq("param", $.parameter),
     let_item: ($) => seq("let", $._family_binding),
-    fn_item: ($) =>
-      seq("fn", field("name", $.identifier), field("parameters", $.parameters), runsOn($, "="), field("value", $.expression)),
+    fn_item: ($) => seq("fn", field("name", $.identifier), field("parameters", $.parameters), $._value),
     reward_item: ($) => seq("reward", $._binding),
     schedule_item: ($) => seq("schedule", $._binding),
     model_item: ($) => seq("model", $._family_binding),
+    panel_item: ($) => seq("panel", $._binding),
     stage_item: ($) => seq("stage", $._function_binding),
     template_item: ($) => seq("template", $._function_binding),
-    divergence_item: ($) => seq("divergence", $._function_binding),
     rollout_item: ($) => seq("rollout", $._function_binding),
-    panel_item: ($) => seq("panel", $._function_binding),
+    divergence_item: ($) => seq("divergence", field("name", $.identifier), field("parameters", $.parameters), $._value),
     teacher_item: ($) =>
-      seq(
-        "teacher",
-        field("name", $.identifier),
-        optional(choice($.family, field("parameters", $.parameters))),
-        runsOn($, "="),
-        field("value", $.expression),
-        optional($.where_tail),
-      ),
+      seq("teacher", field("name", $.identifier), optional(choice($.family, field("parameters", $.parameters))), $._value),
     route_item: ($) => seq("route", field("body", $.arms)),
-    sweep_item: ($) => seq("sweep", field("body", $.sweep_body)),
-    sweep_body: ($) => entries($, $.sweep_entry),
-    sweep_entry: ($) => seq(field("name", $.identifier), "in", field("values", $.expression)),
+    sweep_item: ($) => seq("sweep", field("body", $.axes)),
+    axes: ($) => entries($, $.axis),
+    axis: ($) => seq(field("name", $.identifier), "in", field("values", $.expression)),
 
-    _binding: ($) => seq(field("name", $.identifier), runsOn($, "="), field("value", $.expression)),
-    _family_binding: ($) => seq(field("name", $.identifier), optional($.family), runsOn($, "="), field("value", $.expression)),
-    _function_binding: ($) =>
-      seq(field("name", $.identifier), field("parameters", optional($.parameters)), runsOn($, "="), field("value", $.expression)),
+    _binding: ($) => seq(field("name", $.identifier), $._value),
+    _family_binding: ($) => seq(field("name", $.identifier), optional($.family), $._value),
+    _function_binding: ($) => seq(field("name", $.identifier), field("parameters", optional($.parameters)), $._value),
+
+    // In a block a comma ends the entry, so there a `where` has one binding.
+    _value: ($) => seq(runsOn($, "="), field("value", $.expression), optional(choice($.by_tail, $.where_tail))),
+    _inner_value: ($) =>
+      seq(runsOn($, "="), field("value", $.expression), optional(choice($.by_tail, alias($.one_where, $.where_tail)))),
+    by_tail: ($) => seq("by", field("by", $.identifier), field("body", $.block)),
+    where_tail: ($) => seq(runsOn($, "where"), $.where_binding, repeat(seq(",", repeat($._newline), $.where_binding))),
+    one_where: ($) => seq(runsOn($, "where"), $.where_binding),
+    where_binding: ($) => seq(field("name", $.identifier), runsOn($, "="), field("value", $.expression)),
 
     family: ($) => bracketed($, seq(field("name", $.identifier), "in", field("over", $.expression))),
     parameters: ($) => parenthesised($, listed($.parameter)),
@@ -180,9 +180,6 @@ module.exports = grammar({
         optional(seq(runsOn($, "="), field("default", $.expression))),
       ),
 
-    where_tail: ($) => seq("where", $.where_binding, repeat(seq(",", $.where_binding))),
-    where_binding: ($) => $._binding,
-
     // ---- Blocks ----
 
     block: ($) => entries($, $.statement),
@@ -190,15 +187,13 @@ module.exports = grammar({
     statement: ($) =>
       choice($.let_statement, $.term_statement, $.route_statement, $.trains_statement, $.step_statement, $.entry),
 
-    let_statement: ($) => seq("let", $._family_binding),
-    term_statement: ($) => seq("term", $._family_binding),
-    route_statement: ($) => seq("route", field("body", $.arms)),
-    trains_statement: ($) => seq("trains", $._binding),
+    let_statement: ($) => seq("let", field("name", $.identifier), optional($.family), $._inner_value),
+    term_statement: ($) => seq("term", field("name", $.identifier), optional($.family), $._inner_value),
+    trains_statement: ($) => seq("trains", field("name", $.identifier), $._inner_value),
     step_statement: ($) => seq("step", field("name", $.identifier), field("body", $.block)),
+    route_statement: ($) => seq("route", field("body", $.arms)),
 
-    entry: ($) =>
-      seq(field("key", $._key), runsOn($, "="), field("value", $.expression), optional($.by_tail), repeat($.mark)),
-    by_tail: ($) => seq("by", field("by", $.identifier), field("body", $.block)),
+    entry: ($) => seq(field("key", $._key), $._inner_value, repeat($.mark)),
     mark: ($) => seq("@", field("name", word($, $.mark_name)), optional(parenthesised($, $.string))),
 
     arms: ($) => entries($, $.arm),
@@ -208,6 +203,14 @@ module.exports = grammar({
         field("condition", choice($.else, $._condition)),
         runsOn($, "->"),
         field("value", $.expression),
+      ),
+    match_arms: ($) => entries($, alias($.match_arm, $.arm)),
+    match_arm: ($) =>
+      seq(
+        field("condition", choice($.else, $._condition)),
+        runsOn($, "->"),
+        field("value", $.expression),
+        optional(choice($.by_tail, alias($.one_where, $.where_tail))),
         repeat($.mark),
       ),
     else: () => "else",
@@ -219,10 +222,10 @@ module.exports = grammar({
     // What may stand left of the arrow of an arm.
     _condition: ($) => choice($.pipe_expression, $.versus_expression, $._logic),
     _logic: ($) => choice($.or_expression, $.and_expression, $.comparison_expression, $._tight),
-    _tight: ($) =>
+    _tight: ($) => choice($.range_expression, $._arithmetic),
+    _arithmetic: ($) =>
       choice(
         $.not_expression,
-        $.range_expression,
         $.arithmetic_expression,
         $.negation,
         $.live_expression,
@@ -261,7 +264,8 @@ module.exports = grammar({
           field("right", $._tight),
         ),
       ),
-    range_expression: ($) => prec.left(POWER.range, seq(field("first", $._tight), "..=", field("last", $._tight))),
+    range_expression: ($) =>
+      prec(POWER.range, seq(field("first", $._arithmetic), runsOn($, "..="), field("last", $._arithmetic))),
     arithmetic_expression: ($) =>
       choice(
         ...[
@@ -269,11 +273,11 @@ module.exports = grammar({
           [prec.left, POWER.multiply, choice("*", "/")],
           [prec.right, POWER.power, "^"],
         ].map(([fix, power, operator]) =>
-          fix(power, seq(field("left", $._tight), field("operator", operator), repeat($._continued), field("right", $._tight))),
+          fix(power, seq(field("left", $._arithmetic), field("operator", operator), repeat($._continued), field("right", $._arithmetic))),
         ),
       ),
-    negation: ($) => prec(POWER.negate, seq(runsOn($, "-"), field("operand", $._tight))),
-    live_expression: ($) => prec(POWER.live, seq(runsOn($, "live"), field("operand", $._tight))),
+    negation: ($) => prec(POWER.negate, seq(runsOn($, "-"), field("operand", $._arithmetic))),
+    live_expression: ($) => prec(POWER.live, seq(runsOn($, "live"), field("operand", $._arithmetic))),
 
     _chain: ($) =>
       choice(
@@ -283,6 +287,7 @@ module.exports = grammar({
         $.field,
         $.quantity,
         $.number,
+        $.malformed_number,
         $.string,
         $.list,
         $.parenthesised,
@@ -302,11 +307,13 @@ module.exports = grammar({
 
     list: ($) => bracketed($, listed($.expression)),
     parenthesised: ($) => parenthesised($, $.expression),
-    match_expression: ($) => prec(POWER.match, seq("match", field("body", $.arms))),
+    match_expression: ($) => prec(POWER.match, seq("match", field("body", alias($.match_arms, $.arms)))),
 
     quantity: ($) => seq(field("value", $.number), field("unit", $.unit)),
     number: () => /[0-9]+(_[0-9]+)*(\.[0-9]+(_[0-9]+)*)?([eE][+-]?[0-9]+(_[0-9]+)*)?%?/,
     unit: () => choice(...UNITS),
+    // `5steps`, `0x1F`: one token, as for the compiler, and no number. What it needs to be whole stands in no file.
+    malformed_number: () => seq(/[0-9]([0-9_]|\.[0-9])*[A-Za-z]([A-Za-z0-9_]|\.[0-9]|[eE][+-][0-9])*/, "\u0001"),
 
     boolean: () => choice("true", "false"),
 

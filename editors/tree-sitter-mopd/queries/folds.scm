@@ -1,7 +1,7 @@
 [
   (block)
   (arms)
-  (sweep_body)
+  (axes)
   (use_list)
   (list)
   (arguments)

@@ -63,21 +63,21 @@
 ((call function: (identifier) @function.builtin)
   (#any-of? @function.builtin
     ; elementwise
-    "abs" "exp" "log" "log1p" "ln" "sqrt" "tanh" "sigmoid" "softplus" "relu" "floor" "min" "max" "clip" "where" "bucket"
+    "abs" "exp" "log" "log1p" "ln" "sqrt" "tanh" "sigmoid" "softplus" "relu" "cos" "floor" "min" "max" "clip" "where" "bucket"
     ; statistics and scans
     "mean" "sum" "first" "last" "any" "all" "count" "quantile" "zscore" "center" "rank" "softmax" "leave_one_out" "minmax" "winsor"
     "top_fraction" "top_count" "sample_without_replacement" "balance" "chunks" "cumsum" "cumprod" "cummin" "cummax" "reward_to_go"
-    "ema" "previous"
+    "ema" "previous" "next"
     ; divergences, distributions and live losses
-    "kl" "jsd" "skew" "tv" "chi2" "hellinger" "alpha" "sorted_l1" "gaussian_kl" "blend" "nll" "dpo" "bradley_terry" "mse" "bce"
+    "kl" "jsd" "skew" "tv" "chi2" "hellinger" "alpha" "sorted_l1" "gaussian_kl" "blend" "detached" "nll" "dpo" "bradley_terry" "ranking" "mse" "bce"
     ; supports and signals
-    "top_k" "nucleus" "union" "intersection" "overlap" "mass" "in_nucleus" "agreement" "available"
+    "top_k" "nucleus" "union" "intersection" "size" "overlap" "mass" "in_nucleus" "agreement" "available"
     ; schedules
     "constant" "linear" "cosine" "exponential" "piecewise" "warmup" "ladder" "alternate" "learned"
     ; rewards
     "exact_match" "numeric" "regex" "command" "json_schema" "unit_tests" "http" "parts"
     ; rollouts and their edits
-    "sample" "from" "data" "mix" "token_mix" "interleave" "refine" "snapshot" "replay" "speculative" "turns" "denoise" "derived"
+    "sample" "from" "data" "mix" "token_mix" "interleave" "refine" "snapshot" "replay" "speculative" "turns" "denoise" "derived" "first_of" "each_turn"
     "rewrite" "keep" "retry" "best" "first_turns" "expert_turns" "through"
     ; teachers and panels
     "served" "logits" "mixture" "geometric" "debate" "integer" "env"

@@ -3,7 +3,7 @@
 [
   (block)
   (arms)
-  (sweep_body)
+  (axes)
   (use_list)
   (list)
   (arguments)

@@ -1,8 +1,9 @@
 // Newlines, whose meaning depends on the brackets around them, and so the brackets too.
 //
-// A newline ends an item or entry at the top level and inside braces, unless the line ends in an operator; inside parentheses and
-// square brackets it is blank. The layout pass of the compiler has the same rule (`lang/src/syntax/layout/mod.rs`). Where the
-// parser can go on after an operator it asks for CONTINUED; where it is asked for none of the three, a newline is a mistake.
+// A newline ends an item or entry at the top level and inside braces, unless the line ends in an operator or the next one begins
+// with `|>` or `where name =`; inside parentheses and square brackets it is blank. The layout pass of the compiler has the same
+// rule (`lang/src/syntax/layout/mod.rs`). Where the parser can go on after an operator it asks for CONTINUED; where it is asked for
+// none of the three, a newline is a mistake.
 
 #include "tree_sitter/alloc.h"
 #include "tree_sitter/parser.h"
@@ -88,6 +89,62 @@ static bool is_blank(int32_t character) {
   return character == ' ' || character == '\t' || character == '\r' || character == '\f';
 }
 
+static void skip_blanks(TSLexer *lexer) {
+  while (is_blank(lexer->lookahead)) {
+    lexer->advance(lexer, false);
+  }
+}
+
+static bool is_word(int32_t character) {
+  return (character >= 'a' && character <= 'z') || (character >= 'A' && character <= 'Z') || (character >= '0' && character <= '9') ||
+         character == '_';
+}
+
+// Whether the next line with something on it goes on from the one before. Looks ahead only: the token has its end already.
+static bool is_tail(TSLexer *lexer) {
+  for (;;) {
+    while (is_blank(lexer->lookahead) || lexer->lookahead == '\n') {
+      lexer->advance(lexer, false);
+    }
+    if (lexer->lookahead != '/') {
+      break;
+    }
+    lexer->advance(lexer, false);
+    if (lexer->lookahead != '/') {
+      return false;
+    }
+    while (lexer->lookahead != '\n' && !lexer->eof(lexer)) {
+      lexer->advance(lexer, false);
+    }
+  }
+  if (lexer->lookahead == '|') {
+    lexer->advance(lexer, false);
+    return lexer->lookahead == '>';
+  }
+  for (const char *letter = "where"; *letter; letter++) {
+    if (lexer->lookahead != *letter) {
+      return false;
+    }
+    lexer->advance(lexer, false);
+  }
+  if (!is_blank(lexer->lookahead)) {
+    return false;
+  }
+  skip_blanks(lexer);
+  if (!is_word(lexer->lookahead)) {
+    return false;
+  }
+  while (is_word(lexer->lookahead)) {
+    lexer->advance(lexer, false);
+  }
+  skip_blanks(lexer);
+  if (lexer->lookahead != '=') {
+    return false;
+  }
+  lexer->advance(lexer, false);
+  return lexer->lookahead != '=';
+}
+
 bool tree_sitter_mopd_external_scanner_scan(void *payload, TSLexer *lexer, const bool *valid_symbols) {
   Scanner *scanner = payload;
   while (is_blank(lexer->lookahead)) {
@@ -103,20 +160,19 @@ bool tree_sitter_mopd_external_scanner_scan(void *payload, TSLexer *lexer, const
     case '\n': break;
     default: return false; // A comment before a newline is read first; then this is asked again.
   }
+  lexer->advance(lexer, false);
+  lexer->mark_end(lexer);
   char around = innermost(scanner);
   enum TokenType type;
   if (around == '(' || around == '[') {
     type = BLANK_NEWLINE;
   } else if (valid_symbols[CONTINUED] && !valid_symbols[NEWLINE]) {
     type = CONTINUED;
+  } else if (is_tail(lexer)) {
+    type = BLANK_NEWLINE;
   } else {
     type = NEWLINE; // Also where the parser recovers from a mistake and takes anything.
   }
-  if (!valid_symbols[type]) {
-    return false;
-  }
-  lexer->advance(lexer, false);
-  lexer->mark_end(lexer);
   lexer->result_symbol = type;
-  return true;
+  return valid_symbols[type];
 }
