@@ -5,6 +5,9 @@ const fs = require("node:fs");
 const path = require("node:path");
 const vscode = require("vscode");
 
+const { expansion } = require("../expansion");
+const snippets = require("../../snippets/mopd.json");
+
 const folder = process.env.MOPD_TEST_FOLDER;
 
 /** What `look` gives once it gives something. */
@@ -80,6 +83,15 @@ const tests = {
     const found = await vscode.commands.executeCommand("vscode.executeCompletionItemProvider", document.uri, new vscode.Position(0, 7));
     const snippet = vscode.CompletionItemKind.Snippet;
     assert.ok(found.items.some((item) => item.kind === snippet && (item.label.label ?? item.label) === "distill"));
+  },
+
+  async "snippets expand to what the other tests check"() {
+    const { document, editor } = await open("expanded.mopd", "");
+    for (const { body } of Object.values(snippets)) {
+      const whole = new vscode.Range(0, 0, document.lineCount, 0);
+      await editor.insertSnippet(new vscode.SnippetString([body].flat().join("\n")), whole);
+      assert.equal(document.getText(), expansion(body));
+    }
   },
 
   async "the command starts the server again"() {
