@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use mopd_lang::formula::{Axis, Signal};
+use crate::plan::{Axis, Signal};
 
 use super::graph::LiveId;
 use super::text;

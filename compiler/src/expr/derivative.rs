@@ -4,7 +4,7 @@
 //! the gradient to the first; `clip` passes it inside and at its bounds; `abs` and `relu` have derivative 0 at 0; a minimum
 //! or maximum over an axis shares it among the elements that attain it; comparisons and logic pass none.
 
-use mopd_lang::formula::{Axis, Function, Reduction, Statistic};
+use crate::plan::{Axis, Function, Reduction, Statistic};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
@@ -250,7 +250,7 @@ fn statistic_name(statistic: Statistic) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use mopd_lang::formula::{Role, Signal};
+    use crate::plan::{Role, Signal};
 
     use super::*;
     use crate::expr::batch::Batch;

@@ -4,7 +4,7 @@
 //! Transcendental functions come from `libm`, not from the system: its code is the same on every machine, so results are
 //! too. Single precision is double precision rounded once.
 
-use mopd_lang::formula::Function;
+use crate::plan::Function;
 
 /// Applies `function` to as many operands as it has.
 pub fn apply(function: Function, operands: &[f64]) -> f64 {

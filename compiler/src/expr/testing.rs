@@ -1,6 +1,6 @@
 //! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
 
-use mopd_lang::formula::{Axis, Deviation, Function, Reduction, Role, Signal, Statistic};
+use crate::plan::{Axis, Deviation, Function, Reduction, Role, Signal, Statistic};
 
 use super::batch::{Batch, Layout};
 use super::graph::{Graph, LiveId, NodeId, Operation};

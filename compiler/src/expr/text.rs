@@ -1,8 +1,6 @@
 //! Expressions as the author would write them, for messages and for the normal form.
 
-use mopd_lang::formula::{
-    Deviation, Divergence, DivergenceKind, Function, Live, Mass, Reduction, Role, Signal, Statistic, Support,
-};
+use crate::plan::{Deviation, Divergence, DivergenceKind, Function, Live, Mass, Reduction, Role, Signal, Statistic, Support};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
@@ -218,7 +216,7 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use mopd_lang::formula::Axis;
+    use crate::plan::Axis;
 
     use super::*;
 

@@ -11,6 +11,7 @@ use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
 
 use super::Origins;
+use super::narrow::formula as narrow;
 use crate::expr::graph::{Graph, LiveId, NodeId};
 use crate::expr::text;
 use crate::plan::{Axis, Function, Live, Reduction, Statistic};
@@ -94,6 +95,7 @@ impl<'a> Lowering<'a> {
     /// A formula whose parts are lowered.
     fn node(&mut self, formula: &FormulaNode) -> Result<Lowered, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
+        let axis = narrow::axis(formula.axis, span)?;
         let unmasked = |node| Lowered { node, mask: None };
         Ok(match &formula.kind {
             FormulaKind::Number(value) if !value.is_finite() => {
@@ -106,11 +108,12 @@ impl<'a> Lowering<'a> {
                 }
                 unmasked(self.graph.schedule(schedule.clone()))
             }
-            FormulaKind::Signal(signal) => unmasked(self.graph.signal(signal.clone())),
+            FormulaKind::Signal(signal) => unmasked(self.graph.signal(narrow::signal(signal, span)?)),
             FormulaKind::Live(live) => {
-                let known = self.primitives.iter().position(|primitive| primitive.live == *live);
+                let live = narrow::live(live, span)?;
+                let known = self.primitives.iter().position(|primitive| primitive.live == live);
                 let index = known.unwrap_or_else(|| {
-                    self.primitives.push(Primitive { live: live.clone(), origin: formula.origin });
+                    self.primitives.push(Primitive { live, origin: formula.origin });
                     self.primitives.len() - 1
                 });
                 unmasked(self.graph.live(LiveId(index as u32)))
@@ -128,34 +131,34 @@ impl<'a> Lowering<'a> {
                 Lowered { node, mask: mask.map(|mask| self.graph.broadcast(mask, axis)) }
             }
             FormulaKind::Reduce { reduction, operand } => {
-                let operand = self.lowered(operand);
-                if self.graph.axis(operand.node) <= formula.axis {
-                    let name = text::reduction(*reduction);
-                    let message =
-                        format!("`{name}` has nothing to put together: its argument is one number per {}", formula.axis.name());
+                let (operand, reduction) = (self.lowered(operand), narrow::reduction(*reduction, span)?);
+                if self.graph.axis(operand.node) <= axis {
+                    let name = text::reduction(reduction);
+                    let message = format!("`{name}` has nothing to put together: its argument is one number per {}", axis.name());
                     return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
                 }
                 let mask = self.mask(operand);
-                let node = self.graph.reduce(*reduction, operand.node, formula.axis, mask);
-                let any = mask.filter(|_| formula.axis > Axis::Batch);
-                let any = any.map(|mask| self.graph.reduce(Reduction::Maximum, mask, formula.axis, None));
+                let node = self.graph.reduce(reduction, operand.node, axis, mask);
+                let any = mask.filter(|_| axis > Axis::Batch);
+                let any = any.map(|mask| self.graph.reduce(Reduction::Maximum, mask, axis, None));
                 Lowered { node, mask: any }
             }
             FormulaKind::Statistic { statistic, operand, over } => {
                 let operand = self.lowered(operand);
-                if self.graph.axis(operand.node) <= *over {
+                let (statistic, over) = (narrow::statistic(*statistic, span)?, narrow::axis(*over, span)?);
+                if self.graph.axis(operand.node) <= over {
                     let message =
-                        format!("`{}` has no peers to compare with over one {}", text::statistic(*statistic), over.name());
+                        format!("`{}` has no peers to compare with over one {}", text::statistic(statistic), over.name());
                     return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
                 }
-                if let Statistic::Winsor { upper: fraction } | Statistic::TopFraction { keep: fraction } = statistic
+                if let Statistic::Winsor { upper: fraction } | Statistic::TopFraction { keep: fraction } = &statistic
                     && !(0.0..=1.0).contains(fraction)
                 {
                     let message = format!("{fraction} is not a fraction: it must lie between 0 and 1");
                     return Err(Diagnostic::error(Code::OutOfRange, span, message).into());
                 }
                 let mask = self.mask(operand);
-                Lowered { node: self.graph.statistic(*statistic, operand.node, *over, mask), mask: operand.mask }
+                Lowered { node: self.graph.statistic(statistic, operand.node, over, mask), mask: operand.mask }
             }
         })
     }

@@ -1,8 +1,10 @@
-//! From a checked experiment to a plan: objectives become graphs with their derivatives, stages get their keys and costs.
+//! From a checked experiment to a plan: settings and formulas become what the runtime executes, objectives become graphs with
+//! their derivatives, stages get their keys and costs.
 
 mod cost;
 mod formula;
 mod key;
+mod narrow;
 mod normal_form;
 mod numbers;
 mod objective;
@@ -18,34 +20,30 @@ use crate::plan::{Experiment, Model, Objective, Place, Plan, SCHEMA, Stage, Stag
 /// Compiles a checked experiment. `origins` is what its [`Origin`]s point into.
 ///
 /// # Errors
-/// What the checker can't see and a plan can't hold: `live` inside something without a derivative, a `reduce` that does
-/// not end in one number, numbers that are not finite.
+/// What the checker can't see and a plan can't hold: what this version can't execute, `live` inside something without a
+/// derivative, a `reduce` that does not end in one number, numbers that are not finite.
 pub fn compile(
-    experiment: &Experiment<checked::Objective>,
+    experiment: &checked::Experiment<checked::Objective>,
     origins: &[Span],
     sources: &Sources,
 ) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins(origins);
-    let mut diagnostics = numbers::check(experiment, origins);
-    let mut models = Vec::with_capacity(experiment.models.len());
-    for model in &experiment.models {
-        match stage(&model.stage, origins) {
-            Ok(stage) => models.push(Model { name: model.name.clone(), stage, origin: model.origin }),
-            // The members of a family share their objective, and its faults.
-            Err(found) if diagnostics.contains(&found) => {}
-            Err(found) => diagnostics.push(*found),
-        }
-    }
-    if !diagnostics.is_empty() {
-        return Err(diagnostics);
+    let mut findings = Findings::default();
+    let domains = findings.all(experiment.domains.iter().map(|domain| narrow::settings::domain(domain, origins)));
+    let comparisons = findings.all(experiment.comparisons.iter().map(narrow::settings::comparison));
+    let models = findings.all(experiment.models.iter().map(|model| narrow::settings::model(model, origins)));
+    findings.0.extend(numbers::check(&domains, &models, &comparisons, origins));
+    let models = findings.all(models.into_iter().map(|model| lowered(model, origins)));
+    if !findings.0.is_empty() {
+        return Err(findings.0);
     }
     let experiment = Experiment {
         name: experiment.name.clone(),
         seed: experiment.seed,
         out: experiment.out.clone(),
-        domains: experiment.domains.clone(),
+        domains,
         models,
-        comparisons: experiment.comparisons.clone(),
+        comparisons,
         marks: experiment.marks.clone(),
     };
     let (keys, streams) = (key::keys(&experiment), key::streams(&experiment));
@@ -68,20 +66,41 @@ impl Origins<'_> {
     }
 }
 
-fn stage(stage: &Stage<checked::Objective>, origins: Origins) -> Result<Stage<Objective>, Box<Diagnostic>> {
-    Ok(match stage {
-        Stage::Initialise(architecture) => Stage::Initialise(architecture.clone()),
-        Stage::Merge(merge) => Stage::Merge(merge.clone()),
+#[derive(Default)]
+struct Findings(Vec<Diagnostic>);
+
+impl Findings {
+    /// What could be made; the rest is noted. The members of a family share their objective, and its faults, which are one
+    /// finding.
+    fn all<T>(&mut self, made: impl Iterator<Item = Result<T, Box<Diagnostic>>>) -> Vec<T> {
+        let mut good = Vec::new();
+        for made in made {
+            match made {
+                Ok(made) => good.push(made),
+                Err(found) if self.0.contains(&found) => {}
+                Err(found) => self.0.push(*found),
+            }
+        }
+        good
+    }
+}
+
+fn lowered(model: Model<&checked::Objective>, origins: Origins) -> Result<Model<Objective>, Box<Diagnostic>> {
+    let Model { name, stage, origin } = model;
+    let stage = match stage {
+        Stage::Initialise(architecture) => Stage::Initialise(architecture),
+        Stage::Merge(merge) => Stage::Merge(merge),
         Stage::Train(train) => Stage::Train(Box::new(Train {
             recipe: train.recipe,
             start: train.start,
-            mixture: train.mixture.clone(),
-            teachers: train.teachers.clone(),
-            prefixes: train.prefixes.clone(),
-            objective: objective::lower(&train.objective, &train.prefixes, origins)?,
-            optimizer: train.optimizer.clone(),
+            mixture: train.mixture,
+            teachers: train.teachers,
+            objective: objective::lower(train.objective, &train.prefixes, origins)?,
+            prefixes: train.prefixes,
+            optimizer: train.optimizer,
             steps: train.steps,
-            learning_rate: train.learning_rate.clone(),
+            learning_rate: train.learning_rate,
         })),
-    })
+    };
+    Ok(Model { name, stage, origin })
 }

@@ -1,8 +1,6 @@
 //! The nine slots that almost every distillation objective fills, read off the graph. What it does not recognise it calls a
 //! custom expression.
 
-use mopd_lang::experiment::ReduceStep;
-
 use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::expr::text;
@@ -18,7 +16,8 @@ pub(super) struct Shape<'a> {
     pub terms: NodeId,
     pub select: Option<NodeId>,
     pub weight: Option<NodeId>,
-    pub reduce: &'a [ReduceStep],
+    /// Operation, elements, over.
+    pub reduce: &'a [(Reduction, Axis, Axis)],
     pub prefixes: &'a Prefixes,
 }
 
@@ -157,8 +156,8 @@ fn token_allocation(shape: &Shape) -> String {
     let selected = shape.select.filter(|select| shape.graph.axis(*select) == Axis::Token);
     let selected = selected.map_or("all tokens".to_string(), |select| format!("tokens where {}", quoted(shape, select)));
     let weight = shape.weight.map(|weight| format!("weight {}", quoted(shape, weight)));
-    let steps = shape.reduce.iter().map(|step| {
-        format!("{} over the {}s of each {}", text::reduction(step.operation), step.elements.name(), step.over.name())
+    let steps = shape.reduce.iter().map(|(operation, elements, over)| {
+        format!("{} over the {}s of each {}", text::reduction(*operation), elements.name(), over.name())
     });
     let steps = steps.collect::<Vec<String>>().join(", then ").replace("of each batch", "of the batch");
     std::iter::once(selected).chain(weight).chain([steps]).collect::<Vec<String>>().join("; ")

@@ -3,9 +3,11 @@
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::Formula;
+use mopd_lang::source::Span;
 
 use super::Origins;
 use super::formula::{Lowering, Primitive};
+use super::narrow::formula as narrow;
 use super::normal_form::{self, Shape};
 use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
@@ -43,7 +45,8 @@ pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins
     };
     let total = sum(&mut lowering.graph, weighted.into_iter()).unwrap_or(plain);
 
-    let loss = reduced(&mut lowering.graph, total, selected, objective, origins)?;
+    let steps = steps(objective, here)?;
+    let loss = reduced(&mut lowering.graph, total, selected, &steps, objective, here)?;
     let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
     let gradients = gradients(&mut lowering, loss, &live, origins, here)?;
     if gradients.iter().all(|gradient| lowering.graph.constant_value(*gradient) == Some(0.0)) {
@@ -82,15 +85,7 @@ pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins
     let clipped = clipped(&mut lowering.graph, total);
 
     let primitives: Vec<Live> = lowering.primitives.iter().map(|primitive| primitive.live.clone()).collect();
-    let shape = Shape {
-        graph: &lowering.graph,
-        primitives: &primitives,
-        terms: plain,
-        select,
-        weight,
-        reduce: &objective.reduce,
-        prefixes,
-    };
+    let shape = Shape { graph: &lowering.graph, primitives: &primitives, terms: plain, select, weight, reduce: &steps, prefixes };
     let normal_form = normal_form::normal_form(&shape);
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
@@ -129,30 +124,38 @@ fn sum(graph: &mut Graph, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId>
     nodes.reduce(|left, right| graph.apply(Function::Add, &[left, right]))
 }
 
+/// The steps of `reduce`: operation, elements, over.
+fn steps(objective: &checked::Objective, here: Span) -> Result<Vec<(Reduction, Axis, Axis)>, Box<Diagnostic>> {
+    let step = |step: &checked::ReduceStep| {
+        Ok((narrow::reduction(step.operation, here)?, narrow::axis(step.elements, here)?, narrow::axis(step.over, here)?))
+    };
+    objective.reduce.iter().map(step).collect()
+}
+
 /// `reduce`, step by step. Tokens that are not selected take no part, nor do sequences and groups without any selected token.
 fn reduced(
     graph: &mut Graph,
     total: NodeId,
     selected: Option<NodeId>,
+    steps: &[(Reduction, Axis, Axis)],
     objective: &checked::Objective,
-    origins: Origins,
+    here: Span,
 ) -> Result<NodeId, Box<Diagnostic>> {
-    let here = origins.span(objective.origin);
     let (mut value, mut mask) = (total, selected);
-    for step in &objective.reduce {
+    for (operation, elements, over) in steps.iter().copied() {
         let axis = graph.axis(value);
-        if step.elements != axis || step.over >= axis {
-            let operation = text::reduction(step.operation);
+        if elements != axis || over >= axis {
             let message = format!(
-                "`{operation}({})` down to one number per {} does not follow: there is one number per {} at that point",
-                step.elements.name(),
-                step.over.name(),
+                "`{}({})` down to one number per {} does not follow: there is one number per {} at that point",
+                text::reduction(operation),
+                elements.name(),
+                over.name(),
                 axis.name()
             );
             return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
         }
-        value = graph.reduce(step.operation, value, step.over, mask);
-        mask = mask.map(|mask| graph.reduce(Reduction::Maximum, mask, step.over, None));
+        value = graph.reduce(operation, value, over, mask);
+        mask = mask.map(|mask| graph.reduce(Reduction::Maximum, mask, over, None));
     }
     if graph.axis(value) != Axis::Batch {
         let axis = graph.axis(value).name();
@@ -169,7 +172,7 @@ fn gradients(
     of: NodeId,
     live: &[LiveId],
     origins: Origins,
-    here: mopd_lang::source::Span,
+    here: Span,
 ) -> Result<Vec<NodeId>, Box<Diagnostic>> {
     adjoints(&mut lowering.graph, of, live).map_err(|refused| {
         let place = lowering.place(refused.node).map_or(here, |origin| origins.span(origin));

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
+use crate::plan::{Axis, Function};
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{AbiParam, FuncRef, InstBuilder, MemFlagsData, Type, UserFuncName, Value, types};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
-use mopd_lang::formula::{Axis, Function};
 
 use super::groups::Group;
 use super::{Code, CompileError, Loop};

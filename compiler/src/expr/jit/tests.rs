@@ -1,6 +1,6 @@
 //! The compiled program against the interpreter.
 
-use mopd_lang::formula::{Axis, Function, Reduction, Role, Signal};
+use crate::plan::{Axis, Function, Reduction, Role, Signal};
 
 use super::{CompileError, Program};
 use crate::expr::batch::{Batch, Layout};

@@ -2,9 +2,9 @@
 
 use super::*;
 
-type Change = fn(&mut Experiment<checked::Objective>);
+type Change = fn(&mut Experiment<Objective>);
 
-fn trained(experiment: &mut Experiment<checked::Objective>, model: usize) -> &mut Train<checked::Objective> {
+fn trained(experiment: &mut Experiment<Objective>, model: usize) -> &mut Train<Objective> {
     match &mut experiment.models[model].stage {
         Stage::Train(train) => train,
         _ => panic!("model {model} is trained"),

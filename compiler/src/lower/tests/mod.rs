@@ -4,11 +4,11 @@ mod keys;
 mod objectives;
 mod plans;
 
-use mopd_lang::experiment::{self as checked, ReduceStep};
-use mopd_lang::formula::{Formula, FormulaKind, Unit};
+use mopd_lang::experiment::*;
+use mopd_lang::formula::*;
 use mopd_lang::source::{FileId, SourceFile, Sources, Span};
 
-use crate::plan::*;
+use crate::plan::{self, Plan};
 
 /// The formulas of the tests stand at origin 1, everything else at 0.
 pub fn sources() -> (Sources, Vec<Span>) {
@@ -71,13 +71,13 @@ pub fn token_mean() -> Vec<ReduceStep> {
     vec![ReduceStep { operation: Reduction::Mean, elements: Axis::Token, over: Axis::Batch }]
 }
 
-pub fn objective(term: Formula, reduce: Vec<ReduceStep>) -> checked::Objective {
-    let terms = vec![checked::Term { name: "term".into(), value: term, origin: HERE }];
-    checked::Objective { name: "objective".into(), terms, select: None, weight: None, reduce, origin: HERE }
+pub fn objective(term: Formula, reduce: Vec<ReduceStep>) -> Objective {
+    let terms = vec![Term { name: "term".into(), value: term, origin: HERE }];
+    Objective { name: "objective".into(), terms, select: None, weight: None, reduce, origin: HERE }
 }
 
 /// `-clip(teacher.logp - student.logp, -at, at) * live student.logp`
-pub fn mopd(at: f64) -> checked::Objective {
+pub fn mopd(at: f64) -> Objective {
     let ratio = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Student)]);
     let advantage = apply(Function::Clip, [&ratio, &number(-at), &number(at)]);
     let negated = apply(Function::Negate, [&advantage]);
@@ -85,7 +85,7 @@ pub fn mopd(at: f64) -> checked::Objective {
 }
 
 /// `-min(live ratio * advantage, clip(live ratio, 0.8, 1.28) * advantage)`
-pub fn grpo() -> checked::Objective {
+pub fn grpo() -> Objective {
     let advantage = statistic(Statistic::Zscore { deviation: Deviation::Sample }, &signal(Signal::Reward), Axis::Group);
     let ratio = live_ratio();
     let plain = apply(Function::Multiply, [&ratio, &advantage]);
@@ -96,12 +96,12 @@ pub fn grpo() -> checked::Objective {
 }
 
 /// `-live student.logp`
-pub fn nll() -> checked::Objective {
+pub fn nll() -> Objective {
     objective(apply(Function::Negate, [&live(Live::Logp)]), token_mean())
 }
 
 /// `live kl(student || teacher, support: top_k(teacher, 64), mass: generalized)`
-pub fn mopd_top_k() -> checked::Objective {
+pub fn mopd_top_k() -> Objective {
     let support = Support::TopK { role: Role::Teacher, k: 64 };
     let (left, right, mass) = (Role::Student, Role::Teacher, Mass::Generalized);
     let divergence = Divergence { kind: DivergenceKind::Kl, left, right, support, mass };
@@ -119,7 +119,7 @@ fn domain(name: &str, share: f64) -> Domain {
     }
 }
 
-fn train(recipe: Recipe, mixture: &[u32], prefixes: Prefixes, objective: checked::Objective) -> Train<checked::Objective> {
+fn train(recipe: Recipe, mixture: &[u32], prefixes: Prefixes, objective: Objective) -> Train<Objective> {
     let share = 1.0 / mixture.len() as f64;
     Train {
         recipe,
@@ -139,7 +139,7 @@ fn student(prompts: u32, n: u32) -> Prefixes {
 }
 
 /// Models by index: base, start, expert[add], expert[sort], student, average.
-pub fn experiment() -> Experiment<checked::Objective> {
+pub fn experiment() -> Experiment<Objective> {
     let architecture = Architecture {
         layers: 3,
         width: 96,
@@ -192,7 +192,7 @@ pub fn experiment() -> Experiment<checked::Objective> {
     }
 }
 
-pub fn compiled(experiment: &Experiment<checked::Objective>) -> Plan {
+pub fn compiled(experiment: &Experiment<Objective>) -> Plan {
     let (sources, origins) = sources();
     super::compile(experiment, &origins, &sources).expect("the experiment is sound")
 }

@@ -23,29 +23,30 @@ fn batch() -> Batch {
         group_of_sequence: vec![0, 0, 1, 1],
         groups: 2,
     };
-    let logp = |role, values: [f32; 8]| (Signal::Logp { role }, values.to_vec());
+    let logp = |role, values: [f32; 8]| (plan::Signal::Logp { role }, values.to_vec());
     let signals = vec![
-        logp(Role::Student, STUDENT),
-        logp(Role::Teacher, TEACHER),
-        logp(Role::Sampler, SAMPLER),
-        (Signal::Entropy { role: Role::Student }, ENTROPY.to_vec()),
-        (Signal::Reward, REWARD.to_vec()),
+        logp(plan::Role::Student, STUDENT),
+        logp(plan::Role::Teacher, TEACHER),
+        logp(plan::Role::Sampler, SAMPLER),
+        (plan::Signal::Entropy { role: plan::Role::Student }, ENTROPY.to_vec()),
+        (plan::Signal::Reward, REWARD.to_vec()),
     ];
     Batch { layout, signals, live: vec![STUDENT.to_vec()], step: 0, steps: 10 }
 }
 
-fn lower(objective: &checked::Objective) -> Result<Objective, Box<Diagnostic>> {
+fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
-    let prefixes = student(4, 8);
+    let sampling = plan::Sampling { n: 8, temperature: 1.0, max_tokens: 16 };
+    let prefixes = plan::Prefixes::Student { prompts: 4, sampling };
     super::super::objective::lower(objective, &prefixes, super::super::Origins(&origins))
 }
 
-fn lowered(objective: &checked::Objective) -> Objective {
+fn lowered(objective: &Objective) -> plan::Objective {
     lower(objective).expect("the objective is sound")
 }
 
 /// Interpreter and compiled program both give `expected` for `node`.
-fn assert_values(objective: &Objective, node: crate::expr::graph::NodeId, expected: &[f64]) {
+fn assert_values(objective: &plan::Objective, node: crate::expr::graph::NodeId, expected: &[f64]) {
     let outputs = objective.outputs();
     assert!(outputs.contains(&node));
     let reference = interpret(&objective.graph, &outputs, &batch()).expect("the batch has everything");
@@ -76,7 +77,7 @@ fn mopd_is_the_policy_gradient_of_the_clipped_log_ratio() {
     let term = per_token(|token| -advantage(token) * f64::from(STUDENT[token]));
     assert_values(&objective, objective.terms[0].value, &term);
     assert_values(&objective, objective.loss, &[sequence_means(&term)]);
-    assert_eq!(objective.live[0].primitive, Live::Logp);
+    assert_eq!(objective.live[0].primitive, plan::Live::Logp);
     let adjoint = per_token(|token| -advantage(token) / TOKENS[SEQUENCE[token]] / 4.0);
     assert_values(&objective, objective.live[0].adjoint, &adjoint);
     assert_values(&objective, objective.signal, &per_token(|token| advantage(token).abs()));
@@ -84,7 +85,9 @@ fn mopd_is_the_policy_gradient_of_the_clipped_log_ratio() {
     assert_eq!(clipped.iter().sum::<f64>(), 3.0);
     assert_values(&objective, objective.clipped.expect("there is a clip"), &clipped);
     assert_eq!(objective.selected, None);
-    assert!(objective.reads(Role::Teacher) && objective.reads(Role::Student) && !objective.reads(Role::Sampler));
+    assert!(
+        objective.reads(plan::Role::Teacher) && objective.reads(plan::Role::Student) && !objective.reads(plan::Role::Sampler)
+    );
 }
 
 /// GRPO (arXiv:2402.03300, eq. 3) without a reference model: the clipped ratio is differentiated by the compiler.
@@ -114,7 +117,7 @@ fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
     let adjoint = per_token(|token| slope(token) / TOKENS[SEQUENCE[token]] / 4.0);
     assert_values(&objective, objective.live[0].adjoint, &adjoint);
     assert_values(&objective, objective.signal, &per_token(|token| slope(token).abs()));
-    assert!(objective.reads(Role::Sampler) && !objective.reads(Role::Teacher));
+    assert!(objective.reads(plan::Role::Sampler) && !objective.reads(plan::Role::Teacher));
 }
 
 #[test]
@@ -203,7 +206,7 @@ fn a_live_mean_spreads_its_gradient() {
 #[test]
 fn several_terms_add_up_and_share_primitives() {
     let mut both = mopd(5.0);
-    both.terms.push(checked::Term { name: "imitate".into(), value: nll().terms[0].value.clone(), origin: HERE });
+    both.terms.push(Term { name: "imitate".into(), value: nll().terms[0].value.clone(), origin: HERE });
     let objective = lowered(&both);
     assert_eq!(objective.live.len(), 1);
     let coefficient = |token: usize| -f64::from(TEACHER[token] - STUDENT[token]).clamp(-5.0, 5.0) - 1.0;
@@ -220,7 +223,7 @@ fn shared_parts_are_lowered_once() {
     }
     let objective = lowered(&objective(shared, sequence_mean()));
     assert!(objective.graph.len() < 1000, "{} nodes", objective.graph.len());
-    let term = text::expression(&objective.graph, objective.terms[0].value, &[Live::Logp], 100);
+    let term = text::expression(&objective.graph, objective.terms[0].value, &[plan::Live::Logp], 100);
     assert!(term.len() < 2000, "{term}");
 }
 
@@ -270,7 +273,7 @@ fn normal_forms_say_what_the_papers_say() {
 }
 
 /// The code of the only finding, and the text that it points at.
-fn refused(objective: &checked::Objective) -> (Code, String, String) {
+fn refused(objective: &Objective) -> (Code, String, String) {
     let found = lower(objective).expect_err("the objective is unsound");
     let (sources, _) = sources();
     (found.code, sources.text(found.primary.span).to_string(), found.message.clone())

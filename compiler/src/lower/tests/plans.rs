@@ -4,6 +4,7 @@ use mopd_lang::diag::Code;
 
 use super::*;
 use crate::lower::cost;
+use crate::plan::{Cost, Place, SCHEMA};
 
 #[test]
 fn a_plan_survives_json_exactly() {
@@ -92,7 +93,7 @@ fn costs_are_counted_from_the_architecture() {
     assert_eq!((costs[4].sequences, costs[4].flops), (640, 10.0 * parameters as f64 * 640.0 * 64.0));
     assert_eq!((costs[5].sequences, costs[5].memory), (0, 4 * parameters));
 
-    let Stage::Initialise(architecture) = &experiment.models[0].stage else { panic!("random weights") };
-    let untied = Architecture { tied: false, ..architecture.clone() };
+    let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else { panic!("random weights") };
+    let untied = plan::Architecture { tied: false, ..architecture.clone() };
     assert_eq!(cost::parameters(&untied), parameters + 259 * 96);
 }
