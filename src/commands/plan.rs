@@ -1,7 +1,8 @@
 //! `mopd plan`: what a run would do, and what that costs.
 
+use super::{plan_json, plan_of, report};
 use crate::args::{Plan, PlanFormat};
-use crate::commands::compile;
+use crate::host;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render::outline;
@@ -13,10 +14,17 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
     if arguments.format == PlanFormat::Dot {
         return Err(Problem::not_supported("`--format dot`").help("the formats are tree and json"));
     }
-    let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
-    match arguments.format {
-        PlanFormat::Json => output::result(&super::plan_json(&compiled.plan)?),
-        PlanFormat::Tree | PlanFormat::Dot => output::result(&outline::tree(&compiled.plan, Style::of_stdout())),
+    let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
+    let plan = plan_of(&mut analysis);
+    // What is known is shown, even of an experiment that can't run.
+    match (&analysis.experiment, &plan) {
+        (Some(_), Some(plan)) if arguments.format == PlanFormat::Json => output::result(&plan_json(plan)?),
+        (Some(experiment), plan) if arguments.format == PlanFormat::Tree => {
+            output::result(&outline::tree(experiment, plan.as_ref(), Style::of_stdout()));
+        }
+        (None, _) if !analysis.has_errors() => analysis.diagnostics.push(super::no_experiment(&analysis.sources)),
+        _ => {}
     }
-    Ok(Status::Good)
+    report(&analysis);
+    Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
 }

@@ -1,8 +1,10 @@
-//! A plan for people: stages in the order in which they run, what each is made from, its objective in normal form, its cost.
+//! An experiment for people: stages in the order in which they run, what each is made from, its objective in normal form, and,
+//! where there is a plan, its key and its cost.
 
-use mopd_compiler::plan::{
-    Comparison, Cost, DomainId, Experiment, Keep, MarkedSetting, Model, ModelId, NormalForm, Objective, Plan, Prefixes, Sampling,
-    Schedule, SettingMark, Share, Stage, Tokenizer, Train,
+use mopd_compiler::plan::{Cost, NormalForm, Plan};
+use mopd_lang::experiment::{
+    Comparison, DomainId, Experiment, Keep, MarkedSetting, Model, ModelId, Objective, Prefixes, Sampling, Schedule, SettingMark,
+    Share, Stage, TeacherChoice, Tokenizer, Train,
 };
 
 use crate::figures::{bytes, count, flops, percent, setting};
@@ -11,36 +13,35 @@ use crate::output::{Style, counted};
 /// Characters of a hash that tell stages apart.
 const KEY: usize = 8;
 
-pub fn tree(plan: &Plan, style: Style) -> String {
-    let experiment = &plan.experiment;
+type Rows = Vec<(&'static str, String)>;
+
+pub fn tree(experiment: &Experiment<Objective>, plan: Option<&Plan>, style: Style) -> String {
     let mut out = format!(
-        "{}: {}, {}, {}, plan {}\n",
+        "{}: {}, {}, {}, {}\n",
         style.bold(&experiment.name),
         counted(experiment.models.len(), "stage"),
         counted(experiment.domains.len(), "domain"),
         seeds(experiment),
-        prefix(&plan.hash),
+        plan.map_or("not fit to run".to_owned(), |plan| format!("plan {}", prefix(&plan.hash))),
     );
-    let mut shown: Vec<(&str, &Objective)> = Vec::new();
-    for (model, facts) in experiment.models.iter().zip(&plan.stages) {
+    let mut shown: Vec<(&str, Rows)> = Vec::new();
+    for (index, model) in experiment.models.iter().enumerate() {
         let mut rows = settings(model, experiment);
         if let Stage::Train(train) = &model.stage {
-            let objective = &train.objective;
+            let objective = objective(train);
             // A family repeats its objective in every member.
-            let same = |(_, earlier): &&(&str, &Objective)| {
-                earlier.graph == objective.graph && earlier.normal_form == objective.normal_form
-            };
-            match shown.iter().find(same) {
-                Some((earlier, _)) => rows.push(("objective", format!("{}, as in {earlier}", objective.name))),
+            match shown.iter().find(|(_, earlier)| *earlier == objective) {
+                Some((earlier, _)) => rows.push(("objective", format!("{}, as in {earlier}", train.objective.name))),
                 None => {
-                    rows.push(("objective", objective.name.clone()));
-                    rows.extend(slots(&objective.normal_form));
+                    rows.extend(objective.iter().cloned());
                     shown.push((&model.name, objective));
                 }
             }
         }
-        rows.push(("cost", cost(&facts.cost)));
-        rows.push(("key", style.dim(prefix(&facts.key))));
+        if let Some(facts) = plan.and_then(|plan| plan.stages.get(index)) {
+            rows.push(("cost", cost(&facts.cost)));
+            rows.push(("key", style.dim(prefix(&facts.key))));
+        }
         out += &node(&format!("{} = {}", style.bold(&model.name), constructor(&model.stage, experiment)), &rows, style);
     }
     for comparison in &experiment.comparisons {
@@ -50,7 +51,17 @@ pub fn tree(plan: &Plan, style: Style) -> String {
     if !experiment.marks.is_empty() {
         out += &node("marks", &marks(experiment), style);
     }
-    out + &totals(plan)
+    out + &match plan {
+        Some(plan) => totals(plan, number_of_seeds(experiment)),
+        None => "│\n└─ no keys and no costs: they belong to a plan, and there is none\n".to_owned(),
+    }
+}
+
+/// The objective's name and its nine slots.
+fn objective(train: &Train<Objective>) -> Rows {
+    let mut rows = vec![("objective", train.objective.name.clone())];
+    rows.extend(slots(&mopd_compiler::normal_form(&train.objective, Some(&train.prefixes))));
+    rows
 }
 
 /// A line of the tree with its rows below.
@@ -75,7 +86,7 @@ fn constructor(stage: &Stage<Objective>, experiment: &Experiment<Objective>) -> 
     }
 }
 
-fn settings(model: &Model<Objective>, experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
+fn settings(model: &Model<Objective>, experiment: &Experiment<Objective>) -> Rows {
     match &model.stage {
         Stage::Initialise(shape) => {
             let Tokenizer::Bytes = shape.tokenizer;
@@ -95,7 +106,7 @@ fn settings(model: &Model<Objective>, experiment: &Experiment<Objective>) -> Vec
         }
         Stage::Train(train) => training(train, experiment),
         Stage::Merge(merge) => {
-            use mopd_compiler::plan::MergeMethod::*;
+            use mopd_lang::experiment::MergeMethod::*;
             let with = match &merge.method {
                 Average => String::new(),
                 TaskArithmetic { scale } => format!(", scale {}", setting(*scale)),
@@ -107,12 +118,12 @@ fn settings(model: &Model<Objective>, experiment: &Experiment<Objective>) -> Vec
     }
 }
 
-fn training(train: &Train<Objective>, experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
+fn training(train: &Train<Objective>, experiment: &Experiment<Objective>) -> Rows {
     let domain = |id: DomainId| experiment.domain(id).name.as_str();
     let share = |share: &Share| format!("{} {}", domain(share.domain), percent(share.share));
     let mut rows = vec![("domains", train.mixture.iter().map(share).collect::<Vec<_>>().join(", "))];
     if !train.teachers.is_empty() {
-        let choice = |choice: &mopd_compiler::plan::TeacherChoice| {
+        let choice = |choice: &TeacherChoice| {
             let model = &experiment.model(choice.teacher).name;
             let of = if *model == choice.name { String::new() } else { format!(" = {model}") };
             format!("{} -> {}{of}", domain(choice.domain), choice.name)
@@ -179,7 +190,7 @@ fn schedule(schedule_: &Schedule) -> String {
 }
 
 /// The nine slots, indented below the objective's name.
-fn slots(form: &NormalForm) -> Vec<(&'static str, String)> {
+fn slots(form: &NormalForm) -> Rows {
     vec![
         ("  prefixes", form.prefixes.clone()),
         ("  sequence selection", form.sequence_selection.clone()),
@@ -206,7 +217,7 @@ fn cost(cost: &Cost) -> String {
     parts.join(", ")
 }
 
-fn table(comparison: &Comparison, experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
+fn table(comparison: &Comparison, experiment: &Experiment<Objective>) -> Rows {
     let domains: Vec<&str> = comparison.domains.iter().map(|id| experiment.domain(*id).name.as_str()).collect();
     let rows: Vec<&str> = comparison.rows.iter().map(|row| row.label.as_str()).collect();
     let mut out = vec![("rows", rows.join(", ")), ("columns", domains.join(", "))];
@@ -234,12 +245,12 @@ fn seeds(experiment: &Experiment<Objective>) -> String {
 }
 
 /// How many times a stage is computed at most.
-pub fn number_of_seeds(experiment: &Experiment<Objective>) -> u64 {
+fn number_of_seeds(experiment: &Experiment<Objective>) -> u64 {
     u64::from(experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1))
 }
 
 /// Where the author says that values come from.
-fn marks(experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
+fn marks(experiment: &Experiment<Objective>) -> Rows {
     let row = |marked: &MarkedSetting| {
         let setting = format!("{} of {}", marked.setting, marked.owner);
         match &marked.mark {
@@ -251,11 +262,11 @@ fn marks(experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
     experiment.marks.iter().map(row).collect()
 }
 
-fn totals(plan: &Plan) -> String {
+fn totals(plan: &Plan, seeds: u64) -> String {
     let sum = |of: fn(&Cost) -> u64| plan.stages.iter().map(|facts| of(&facts.cost)).fold(0, u64::saturating_add);
     let work = plan.stages.iter().fold(0.0, |work, facts| work + facts.cost.flops);
     let memory = plan.stages.iter().map(|facts| facts.cost.memory).max().unwrap_or(0);
-    let seeds = match number_of_seeds(&plan.experiment) {
+    let seeds = match seeds {
         1 => String::new(),
         n => format!(" a seed, {n} seeds"),
     };

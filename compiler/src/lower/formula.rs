@@ -9,11 +9,11 @@ use std::rc::Rc;
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
+use mopd_lang::formula_text as text;
 
 use super::Origins;
 use super::narrow::formula as narrow;
 use crate::expr::graph::{Graph, LiveId, NodeId};
-use crate::expr::text;
 use crate::plan::{Axis, Function, Live, Reduction, Statistic};
 
 /// A live primitive and the first place that reads it.
@@ -131,26 +131,27 @@ impl<'a> Lowering<'a> {
                 Lowered { node, mask: mask.map(|mask| self.graph.broadcast(mask, axis)) }
             }
             FormulaKind::Reduce { reduction, operand } => {
-                let (operand, reduction) = (self.lowered(operand), narrow::reduction(*reduction, span)?);
+                let operand = self.lowered(operand);
                 if self.graph.axis(operand.node) <= axis {
-                    let name = text::reduction(reduction);
+                    let name = text::reduction(*reduction);
                     let message = format!("`{name}` has nothing to put together: its argument is one number per {}", axis.name());
                     return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
                 }
                 let mask = self.mask(operand);
-                let node = self.graph.reduce(reduction, operand.node, axis, mask);
+                let node = self.graph.reduce(narrow::reduction(*reduction, span)?, operand.node, axis, mask);
                 let any = mask.filter(|_| axis > Axis::Batch);
                 let any = any.map(|mask| self.graph.reduce(Reduction::Maximum, mask, axis, None));
                 Lowered { node, mask: any }
             }
             FormulaKind::Statistic { statistic, operand, over } => {
                 let operand = self.lowered(operand);
-                let (statistic, over) = (narrow::statistic(*statistic, span)?, narrow::axis(*over, span)?);
+                let over = narrow::axis(*over, span)?;
                 if self.graph.axis(operand.node) <= over {
                     let message =
-                        format!("`{}` has no peers to compare with over one {}", text::statistic(statistic), over.name());
+                        format!("`{}` has no peers to compare with over one {}", text::statistic(*statistic), over.name());
                     return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
                 }
+                let statistic = narrow::statistic(*statistic, span)?;
                 if let Statistic::Winsor { upper: fraction } | Statistic::TopFraction { keep: fraction } = &statistic
                     && !(0.0..=1.0).contains(fraction)
                 {

@@ -15,12 +15,14 @@ use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{self as checked, Origin};
 use mopd_lang::source::{Sources, Span};
 
+pub use normal_form::normal_form;
+
 use crate::plan::{Experiment, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
 
 /// Compiles a checked experiment. `origins` is what its [`Origin`]s point into.
 ///
 /// # Errors
-/// What the checker can't see and a plan can't hold: what this version can't execute, `live` inside something without a
+/// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where it was asked for), `live` inside something without a
 /// derivative, a `reduce` that does not end in one number, numbers that are not finite.
 pub fn compile(
     experiment: &checked::Experiment<checked::Objective>,
@@ -85,7 +87,7 @@ impl Findings {
     }
 }
 
-fn lowered(model: Model<&checked::Objective>, origins: Origins) -> Result<Model<Objective>, Box<Diagnostic>> {
+fn lowered(model: Model<&narrow::settings::Checked>, origins: Origins) -> Result<Model<Objective>, Box<Diagnostic>> {
     let Model { name, stage, origin } = model;
     let stage = match stage {
         Stage::Initialise(architecture) => Stage::Initialise(architecture),
@@ -95,7 +97,11 @@ fn lowered(model: Model<&checked::Objective>, origins: Origins) -> Result<Model<
             start: train.start,
             mixture: train.mixture,
             teachers: train.teachers,
-            objective: objective::lower(train.objective, &train.prefixes, origins)?,
+            objective: objective::lower(
+                &train.objective.objective,
+                normal_form(&train.objective.objective, Some(&train.objective.prefixes)),
+                origins,
+            )?,
             prefixes: train.prefixes,
             optimizer: train.optimizer,
             steps: train.steps,

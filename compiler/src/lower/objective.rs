@@ -3,18 +3,21 @@
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::Formula;
+use mopd_lang::formula_text as text;
 use mopd_lang::source::Span;
 
 use super::Origins;
 use super::formula::{Lowering, Primitive};
 use super::narrow::formula as narrow;
-use super::normal_form::{self, Shape};
 use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
-use crate::expr::text;
-use crate::plan::{Axis, Function, Live, LivePrimitive, Objective, Prefixes, Reduction, Term};
+use crate::plan::{Axis, Function, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
 
-pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins: Origins) -> Result<Objective, Box<Diagnostic>> {
+pub(super) fn lower(
+    objective: &checked::Objective,
+    normal_form: NormalForm,
+    origins: Origins,
+) -> Result<Objective, Box<Diagnostic>> {
     let here = origins.span(objective.origin);
     let mut lowering = Lowering::new(origins);
 
@@ -45,8 +48,7 @@ pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins
     };
     let total = sum(&mut lowering.graph, weighted.into_iter()).unwrap_or(plain);
 
-    let steps = steps(objective, here)?;
-    let loss = reduced(&mut lowering.graph, total, selected, &steps, objective, here)?;
+    let loss = reduced(&mut lowering.graph, total, selected, objective, here)?;
     let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
     let gradients = gradients(&mut lowering, loss, &live, origins, here)?;
     if gradients.iter().all(|gradient| lowering.graph.constant_value(*gradient) == Some(0.0)) {
@@ -84,9 +86,6 @@ pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins
     };
     let clipped = clipped(&mut lowering.graph, total);
 
-    let primitives: Vec<Live> = lowering.primitives.iter().map(|primitive| primitive.live.clone()).collect();
-    let shape = Shape { graph: &lowering.graph, primitives: &primitives, terms: plain, select, weight, reduce: &steps, prefixes };
-    let normal_form = normal_form::normal_form(&shape);
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live.map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin }).collect();
@@ -124,37 +123,29 @@ fn sum(graph: &mut Graph, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId>
     nodes.reduce(|left, right| graph.apply(Function::Add, &[left, right]))
 }
 
-/// The steps of `reduce`: operation, elements, over.
-fn steps(objective: &checked::Objective, here: Span) -> Result<Vec<(Reduction, Axis, Axis)>, Box<Diagnostic>> {
-    let step = |step: &checked::ReduceStep| {
-        Ok((narrow::reduction(step.operation, here)?, narrow::axis(step.elements, here)?, narrow::axis(step.over, here)?))
-    };
-    objective.reduce.iter().map(step).collect()
-}
-
 /// `reduce`, step by step. Tokens that are not selected take no part, nor do sequences and groups without any selected token.
 fn reduced(
     graph: &mut Graph,
     total: NodeId,
     selected: Option<NodeId>,
-    steps: &[(Reduction, Axis, Axis)],
     objective: &checked::Objective,
     here: Span,
 ) -> Result<NodeId, Box<Diagnostic>> {
     let (mut value, mut mask) = (total, selected);
-    for (operation, elements, over) in steps.iter().copied() {
+    for step in &objective.reduce {
+        let (elements, over) = (narrow::axis(step.elements, here)?, narrow::axis(step.over, here)?);
         let axis = graph.axis(value);
         if elements != axis || over >= axis {
             let message = format!(
                 "`{}({})` down to one number per {} does not follow: there is one number per {} at that point",
-                text::reduction(operation),
+                text::reduction(step.operation),
                 elements.name(),
                 over.name(),
                 axis.name()
             );
             return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
         }
-        value = graph.reduce(operation, value, over, mask);
+        value = graph.reduce(narrow::reduction(step.operation, here)?, value, over, mask);
         mask = mask.map(|mask| graph.reduce(Reduction::Maximum, mask, over, None));
     }
     if graph.axis(value) != Axis::Batch {

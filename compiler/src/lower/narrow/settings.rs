@@ -1,4 +1,4 @@
-//! Domains, stages and tables. The objective of a stage stays what it is: it is lowered on its own.
+//! Domains, stages and tables. A training stage keeps the checked one in place of its objective, which is lowered on its own.
 
 use mopd_lang::experiment as wide;
 
@@ -8,6 +8,9 @@ use crate::plan::{
     Architecture, Comparison, Domain, Evaluation, Keep, Model, Normalized, Prefixes, Recipe, Reward, Row, Sampling, Share, Stage,
     TeacherChoice, Tokenizer, Train,
 };
+
+/// A training stage as it was checked.
+pub type Checked = wide::Train<wide::Objective>;
 
 pub fn domain(domain: &wide::Domain, origins: Origins) -> Narrowed<Domain> {
     let wide::Domain { name, prompts, tests, reward: of, share, origin } = domain;
@@ -26,16 +29,12 @@ fn reward(reward: &wide::Reward, _origin: wide::Origin, _origins: Origins) -> Na
     })
 }
 
-pub fn model<'a>(model: &'a wide::Model<wide::Objective>, origins: Origins) -> Narrowed<Model<&'a wide::Objective>> {
+pub fn model<'a>(model: &'a wide::Model<wide::Objective>, origins: Origins) -> Narrowed<Model<&'a Checked>> {
     let wide::Model { name, stage: of, origin } = model;
     Ok(Model { name: name.clone(), stage: stage(of, *origin, origins)?, origin: *origin })
 }
 
-fn stage<'a>(
-    stage: &'a wide::Stage<wide::Objective>,
-    origin: wide::Origin,
-    origins: Origins,
-) -> Narrowed<Stage<&'a wide::Objective>> {
+fn stage<'a>(stage: &'a wide::Stage<wide::Objective>, origin: wide::Origin, origins: Origins) -> Narrowed<Stage<&'a Checked>> {
     Ok(match stage {
         wide::Stage::Initialise(of) => Stage::Initialise(architecture(of)),
         wide::Stage::Train(of) => Stage::Train(Box::new(train(of, origin, origins)?)),
@@ -60,12 +59,9 @@ fn architecture(architecture: &wide::Architecture) -> Architecture {
     }
 }
 
-fn train<'a>(
-    train: &'a wide::Train<wide::Objective>,
-    origin: wide::Origin,
-    origins: Origins,
-) -> Narrowed<Train<&'a wide::Objective>> {
-    let wide::Train { recipe: of, start, mixture, teachers, prefixes: from, objective, optimizer, steps, learning_rate } = train;
+fn train<'a>(train: &'a Checked, origin: wide::Origin, origins: Origins) -> Narrowed<Train<&'a Checked>> {
+    let wide::Train { recipe: of, start, mixture, teachers, prefixes: from, objective: _, optimizer, steps, learning_rate } =
+        train;
     let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
     let choice = |choice: &wide::TeacherChoice| TeacherChoice {
         domain: choice.domain,
@@ -78,7 +74,7 @@ fn train<'a>(
         mixture: mixture.iter().map(share).collect(),
         teachers: teachers.iter().map(choice).collect(),
         prefixes: prefixes(from, origin, origins)?,
-        objective,
+        objective: train,
         optimizer: optimizer.clone(),
         steps: *steps,
         learning_rate: learning_rate.clone(),

@@ -6,7 +6,7 @@ use super::*;
 use crate::expr::batch::{Batch, Layout};
 use crate::expr::interpret::interpret;
 use crate::expr::jit::Program;
-use crate::expr::text;
+use crate::lower::normal_form::normal_form;
 
 /// Two groups of two sequences, of 3, 1, 2 and 2 tokens.
 const SEQUENCE: [usize; 8] = [0, 0, 0, 1, 2, 2, 3, 3];
@@ -36,9 +36,7 @@ fn batch() -> Batch {
 
 fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
-    let sampling = plan::Sampling { n: 8, temperature: 1.0, max_tokens: 16 };
-    let prefixes = plan::Prefixes::Student { prompts: 4, sampling };
-    super::super::objective::lower(objective, &prefixes, super::super::Origins(&origins))
+    super::super::objective::lower(objective, normal_form(objective, Some(&student(4, 8))), super::super::Origins(&origins))
 }
 
 fn lowered(objective: &Objective) -> plan::Objective {
@@ -223,8 +221,6 @@ fn shared_parts_are_lowered_once() {
     }
     let objective = lowered(&objective(shared, sequence_mean()));
     assert!(objective.graph.len() < 1000, "{} nodes", objective.graph.len());
-    let term = text::expression(&objective.graph, objective.terms[0].value, &[plan::Live::Logp], 100);
-    assert!(term.len() < 2000, "{term}");
 }
 
 #[test]
@@ -263,13 +259,53 @@ fn normal_forms_say_what_the_papers_say() {
     assert_eq!((form.divergence.as_str(), form.shaping.as_str()), ("custom expression", "tanh"));
     assert_eq!(
         form.token_allocation,
-        "tokens where top_fraction 0.5(student.entropy, over: batch); weight 1 - student.entropy; \
+        "tokens where top_fraction(student.entropy, 0.5, over: batch); weight 1 - student.entropy; \
          mean over the tokens of the batch"
     );
+
+    // The policy that wrote the tokens is the student of a moment ago.
+    let advantage = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Sampler)]);
+    let negated = apply(Function::Negate, [&advantage]);
+    let form = lowered(&objective(apply(Function::Multiply, [&negated, &live_ratio()]), token_mean())).normal_form;
+    assert_eq!((form.divergence.as_str(), form.realisation.as_str()), ("sampled log-ratio", "surrogate (ratio)"));
+
+    let mean = reduce(Reduction::Mean, &apply(Function::Subtract, [&live(Live::Logp), &logp(Role::Sampler)]), Axis::Sequence);
+    let sequence_ratio = apply(Function::Multiply, [&signal(Signal::Reward), &apply(Function::Exp, [&mean])]);
+    let form = lowered(&objective(sequence_ratio, sequence_mean())).normal_form;
+    assert_eq!((form.divergence.as_str(), form.realisation.as_str()), ("reward", "surrogate (sequence ratio)"));
 
     custom.select = Some(signal(Signal::Correct));
     let form = lowered(&custom).normal_form;
     assert_eq!(form.sequence_selection, "where correct");
+}
+
+/// A form describes what can't be lowered too: gradient through a statistic, a `reduce` that stops half way, no stage.
+#[test]
+fn what_can_t_be_lowered_has_a_normal_form() {
+    let ranked = statistic(Statistic::Minmax, &live(Live::Logp), Axis::Batch);
+    let mut odd = objective(apply(Function::Multiply, [&signal(Signal::Reward), &ranked]), sequence_mean());
+    odd.reduce.pop();
+    assert!(lower(&odd).is_err());
+    let form = normal_form(&odd, None);
+    assert_eq!(form.prefixes, "the stage's choice");
+    assert_eq!(form.token_allocation, "all tokens; mean over the tokens of each sequence");
+    assert_eq!((form.divergence.as_str(), form.shaping.as_str()), ("reward", "minmax over batch"));
+    assert_eq!(form.realisation, "surrogate (custom expression)");
+
+    let detached = normal_form(&objective(signal(Signal::Reward), token_mean()), None);
+    assert_eq!((detached.divergence.as_str(), detached.realisation.as_str()), ("none", "none"));
+}
+
+/// Each summand has its own factors.
+#[test]
+fn a_coefficient_is_what_its_own_summand_multiplies() {
+    let ratio = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Student)]);
+    let policy = apply(Function::Multiply, [&ratio, &live(Live::Logp)]);
+    let exact = apply(Function::Multiply, [&signal(Signal::Reward), &mopd_top_k().terms[0].value]);
+    let form = normal_form(&objective(apply(Function::Subtract, [&policy, &exact]), token_mean()), None);
+    assert_eq!(form.divergence, "sampled log-ratio + KL(student || teacher)");
+    assert_eq!(form.realisation, "score + direct");
+    assert_eq!(form.support, "sampled token + top_k(teacher, 64)");
 }
 
 /// The code of the only finding, and the text that it points at.
