@@ -3,11 +3,14 @@
 //! What the checker spelled out is folded back where the language has a word for it (`ratio`). Going from a coarse axis to a
 //! fine one is silent, as in the language.
 
-use crate::experiment::Schedule;
+use crate::experiment::{Over, Schedule};
 use crate::formula::{
-    Deviation, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live, Mass, Reduction, Role, Signal, Statistic,
-    Support,
+    Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live, Mass, Memory, Part,
+    PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Support,
 };
+
+/// Longest formula that is quoted inside a name: the parameter of a divergence, a discount.
+const INNER: usize = 60;
 
 /// A formula in at most about `limit` characters; what does not fit is `...`.
 pub fn formula(formula: &Formula, limit: usize) -> String {
@@ -16,51 +19,151 @@ pub fn formula(formula: &Formula, limit: usize) -> String {
     writer.text
 }
 
+/// A formula inside another one's name. Only one level of these is written, so that a long chain of them is no deep stack.
+fn inner(formula: &Formula) -> String {
+    let nested = formula.any(|node| match &node.kind {
+        FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+            !divergence.formulas().is_empty()
+        }
+        FormulaKind::Live(Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } | Live::Preference(_)) => true,
+        FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.is_some(),
+        FormulaKind::Scan { scan: Scan::RewardToGo { .. }, .. } | FormulaKind::Adaptive(_) => true,
+        _ => false,
+    });
+    if nested { "...".to_owned() } else { self::formula(formula, INNER) }
+}
+
 /// `student.logp`, `kl(student || teacher, support: full)`, `reward`
 pub fn signal(signal: &Signal) -> String {
     match signal {
-        Signal::Logp { role } => format!("{}.logp", role.name()),
-        Signal::Entropy { role } => format!("{}.entropy", role.name()),
-        Signal::Top1 { role } => format!("{}.top1", role.name()),
+        Signal::Of { role, part } => format!("{}.{}", role.name(), part.name()),
         Signal::Divergence(divergence) => self::divergence(divergence),
+        Signal::Overlap { left, right, k } => format!("overlap({}, {}, k: {k})", left.name(), right.name()),
+        Signal::Mass { role, support } => format!("mass({}, support: {})", role.name(), self::support(support)),
+        Signal::InNucleus { role, p } => format!("in_nucleus({}, p: {})", role.name(), number(*p)),
+        Signal::SupportSize { support } => format!("size({})", self::support(support)),
+        Signal::SpanScore { role, span } => format!("score({}, on: span.{})", role.name(), span.name()),
+        Signal::Agreement { role, samples, by } => {
+            let by = match by {
+                Similarity::Edit => "edit",
+                Similarity::Rouge => "rouge",
+            };
+            format!("agreement({}, samples: {samples}, by: {by})", role.name())
+        }
         Signal::Position => "position".into(),
+        Signal::Remaining => "remaining".into(),
+        Signal::Turn => "turn".into(),
+        Signal::Block => "block".into(),
+        Signal::Head => "head".into(),
+        Signal::Offset => "offset".into(),
+        Signal::Accepted => "accepted".into(),
+        Signal::Masked => "masked".into(),
+        Signal::InSpan(span) => format!("span.{}", span.name()),
         Signal::Length => "length".into(),
         Signal::Truncated => "truncated".into(),
+        Signal::Available { role } => format!("available({})", role.name()),
         Signal::Reward => "reward".into(),
+        Signal::RewardPart { part } => format!("reward.{part}"),
         Signal::Correct => "correct".into(),
+        Signal::Data { field } => format!("data.{field}"),
+        Signal::DataIs { field, text } => format!("data.{field} == {text:?}"),
         Signal::Progress => "progress".into(),
         Signal::Step => "step".into(),
+        Signal::Loss => "loss".into(),
+        Signal::TermLoss { term } => format!("loss.{term}"),
+        Signal::HeldOutLoss => "loss.held_out".into(),
+        Signal::VocabularySize => "vocab_size".into(),
     }
 }
 
 /// `live student.logp`
 pub fn live(live: &Live) -> String {
     match live {
-        Live::Logp => format!("live {}.logp", Role::Student.name()),
+        Live::Part(part) => format!("live {}.{}", Role::Student.name(), part.name()),
         Live::Divergence(divergence) => format!("live {}", self::divergence(divergence)),
+        Live::Likelihood { of } => format!("live nll({})", of.name()),
+        Live::Preference(preference) => {
+            let (chosen, rejected) = (preference.chosen.source.name(), preference.rejected.source.name());
+            let on = preference.on.as_ref().map(|span| format!(", on: span.{}", span.name())).unwrap_or_default();
+            let pair = format!("chosen: {chosen}(...), rejected: {rejected}(...){on}");
+            match &preference.kind {
+                PreferenceKind::Dpo { beta } => format!("live dpo({pair}, beta: {})", inner(beta)),
+                PreferenceKind::BradleyTerry => format!("live bradley_terry({pair})"),
+            }
+        }
+        Live::Ranking { order } => format!("live ranking(order: {})", support(order)),
+        Live::SquaredError { part, target, dimensions: of } => {
+            format!("live mse(student.{}, {}{})", part.name(), inner(target), dimensions(of))
+        }
+        Live::BinaryCrossEntropy { part, target } => format!("live bce(student.{}, {})", part.name(), inner(target)),
     }
 }
 
 /// `kl(student || teacher, support: top_k(teacher, 64), mass: generalized)`
 pub fn divergence(divergence: &Divergence) -> String {
-    let (left, right) = (divergence.left.name(), divergence.right.name());
-    let support = format!("support: {}", support(&divergence.support));
-    let mass = match divergence.support {
-        Support::Full => String::new(),
-        Support::TopK { .. } => format!(", mass: {}", mass(divergence.mass)),
-    };
-    match divergence.kind {
-        DivergenceKind::Kl => format!("kl({left} || {right}, {support}{mass})"),
-        DivergenceKind::Jsd { beta } => format!("jsd({left}, {right}, beta: {}, {support}{mass})", number(beta)),
-        DivergenceKind::TotalVariation => format!("tv({left}, {right}, {support}{mass})"),
+    let mut text = format!("{}({}", divergence.kind.name(), sides(divergence));
+    match &divergence.kind {
+        DivergenceKind::Jsd { beta, normalized } => {
+            text += &format!(", beta: {}", inner(beta));
+            text += if *normalized { ", normalized: true" } else { "" };
+        }
+        DivergenceKind::Skew { lambda } => text += &format!(", lambda: {}", inner(lambda)),
+        DivergenceKind::Alpha { alpha } => text += &format!(", alpha: {}", inner(alpha)),
+        DivergenceKind::Gaussian { dimensions: of } => text += &dimensions(of),
+        _ => {}
+    }
+    if divergence.kind.over_vocabulary() {
+        text += &format!(", support: {}", support(&divergence.support));
+        if divergence.support != Support::Full {
+            text += &format!(", mass: {}", mass(divergence.mass));
+        }
+    }
+    if divergence.temperature != 1.0 {
+        text += &format!(", temperature: {}", number(divergence.temperature));
+    }
+    if let Some(bound) = divergence.clip_each {
+        text += &format!(", clip_each: {}", number(bound));
+    }
+    text + ")"
+}
+
+/// `student || teacher`; `student, teacher` where their order means nothing.
+pub fn sides(divergence: &Divergence) -> String {
+    let between = if divergence.kind.directed() { " || " } else { ", " };
+    format!("{}{between}{}", distribution(&divergence.left), distribution(&divergence.right))
+}
+
+fn dimensions(listed: &Option<Vec<u32>>) -> String {
+    let Some(listed) = listed else { return String::new() };
+    let listed: Vec<String> = listed.iter().map(u32::to_string).collect();
+    format!(", dimensions: [{}]", listed.join(", "))
+}
+
+/// `teacher`, `blend(teacher: 0.1, student: 0.9)`
+pub fn distribution(side: &Distribution) -> String {
+    match side {
+        Distribution::Role(role) => role.name().to_owned(),
+        Distribution::Blend(parts) => {
+            let parts: Vec<String> = parts.iter().map(|(share, role)| format!("{}: {}", role.name(), inner(share))).collect();
+            format!("blend({})", parts.join(", "))
+        }
+        Distribution::Detached(inner) => format!("detached({})", distribution(inner)),
     }
 }
 
 /// `full`, `top_k(teacher, 64)`
 pub fn support(support: &Support) -> String {
+    let several =
+        |name: &str, parts: &[Support]| format!("{name}({})", parts.iter().map(self::support).collect::<Vec<_>>().join(", "));
     match support {
         Support::Full => "full".into(),
         Support::TopK { role, k } => format!("top_k({}, {k})", role.name()),
+        Support::Nucleus { role, p } => format!("nucleus({}, {})", role.name(), number(*p)),
+        Support::Sampled => "sampled".into(),
+        Support::Matched => "matched".into(),
+        Support::Unmatched => "unmatched".into(),
+        Support::Union(parts) => several("union", parts),
+        Support::Intersection(parts) => several("intersection", parts),
     }
 }
 
@@ -73,27 +176,17 @@ pub fn mass(mass: Mass) -> &'static str {
     }
 }
 
-pub fn reduction(reduction: Reduction) -> &'static str {
+/// What a reduction is given besides its argument.
+fn reduction_arguments(reduction: Reduction) -> String {
     match reduction {
-        Reduction::Sum => "sum",
-        Reduction::Mean => "mean",
-        Reduction::Minimum => "min",
-        Reduction::Maximum => "max",
-    }
-}
-
-pub fn statistic(statistic: Statistic) -> &'static str {
-    match statistic {
-        Statistic::Zscore { .. } => "zscore",
-        Statistic::Minmax => "minmax",
-        Statistic::Winsor { .. } => "winsor",
-        Statistic::TopFraction { .. } => "top_fraction",
-        Statistic::Softmax => "softmax",
+        Reduction::Quantile { q } => format!(", {}", number(q)),
+        _ => String::new(),
     }
 }
 
 /// What a statistic is given besides its argument: the text before `over`, and the text after.
 fn statistic_arguments(statistic: Statistic) -> (String, String) {
+    let before = |text: String| (text, String::new());
     match statistic {
         Statistic::Zscore { deviation } => {
             let deviation = match deviation {
@@ -102,9 +195,18 @@ fn statistic_arguments(statistic: Statistic) -> (String, String) {
             };
             (String::new(), format!(", deviation: {deviation}"))
         }
-        Statistic::Winsor { upper } => (format!(", upper: {}", number(upper)), String::new()),
-        Statistic::TopFraction { keep } => (format!(", {}", number(keep)), String::new()),
-        Statistic::Minmax | Statistic::Softmax => (String::new(), String::new()),
+        Statistic::Winsor { upper } => before(format!(", upper: {}", number(upper))),
+        Statistic::TopFraction { keep } | Statistic::SampleWithoutReplacement { keep } => {
+            before(format!(", keep: {}", number(keep)))
+        }
+        Statistic::TopCount { count } => before(format!(", n: {count}")),
+        Statistic::Chunks { most, width } => before(format!(", most: {most}, width: {width}")),
+        Statistic::Center
+        | Statistic::Rank
+        | Statistic::LeaveOneOut
+        | Statistic::Minmax
+        | Statistic::Softmax
+        | Statistic::Balance => before(String::new()),
     }
 }
 
@@ -122,6 +224,8 @@ pub fn function(function: Function) -> &'static str {
         Tanh => "tanh",
         Sigmoid => "sigmoid",
         Relu => "relu",
+        Cos => "cos",
+        Floor => "floor",
         Add => "+",
         Subtract => "-",
         Multiply => "*",
@@ -144,16 +248,41 @@ pub fn function(function: Function) -> &'static str {
 
 /// `linear(0 -> 1, over: 100 steps)`
 pub fn schedule(schedule: &Schedule) -> String {
-    let change = |name: &str, from: &f64, to: &f64, steps: &Option<u32>| {
-        let over = steps.map(|steps| format!(", over: {steps} steps")).unwrap_or_default();
-        format!("{name}({} -> {}{over})", number(*from), number(*to))
+    let change = |name: &str, from: f64, to: f64, over: Over| {
+        let over = match over {
+            Over::Run => String::new(),
+            Over::Steps(steps) => format!(", over: {steps} steps"),
+            Over::Share(share) => format!(", over: {}%", number(share * 100.0)),
+        };
+        format!("{name}({} -> {}{over})", number(from), number(to))
     };
     match schedule {
         Schedule::Constant { value } => number(*value),
-        Schedule::Linear { from, to, steps } => change("linear", from, to, steps),
-        Schedule::Cosine { from, to, steps } => change("cosine", from, to, steps),
-        Schedule::Warmup { steps, then } => format!("warmup({steps}, then: {})", self::schedule(then)),
+        Schedule::Linear { from, to, over } => change("linear", *from, *to, *over),
+        Schedule::Cosine { from, to, over } => change("cosine", *from, *to, *over),
+        Schedule::Exponential { from, to, over } => change("exponential", *from, *to, *over),
+        Schedule::Piecewise { pieces } => {
+            let pieces: Vec<String> = pieces.iter().map(|(step, value)| format!("{step} -> {}", number(*value))).collect();
+            format!("piecewise([{}])", pieces.join(", "))
+        }
+        Schedule::Alternate { values, every } => format!("alternate([{}], every: {every} steps)", numbers(values)),
+        Schedule::Warmup { steps, then } => format!("warmup({steps} steps, then: {})", self::schedule(then)),
     }
+}
+
+fn adaptive(adaptive: &Adaptive) -> String {
+    match adaptive {
+        Adaptive::Ladder { values, advance_if, every } => {
+            format!("ladder([{}], advance_if: {}, every: {every} steps)", numbers(values), inner(advance_if))
+        }
+        Adaptive::Learned { gain, hold, discount } => {
+            format!("learned(gain: {}, hold: {hold} steps, discount: {})", inner(gain), number(*discount))
+        }
+    }
+}
+
+fn numbers(values: &[f64]) -> String {
+    values.iter().copied().map(number).collect::<Vec<_>>().join(", ")
 }
 
 /// The shortest text that reads back as the number: `0.5`, `3e-6`.
@@ -168,13 +297,21 @@ pub fn ratio(formula: &Formula) -> Option<&'static str> {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &operands.first()?.0.kind else { return None };
     let [above, below] = operands.as_slice() else { return None };
     match (&above.0.kind, &below.0.kind) {
-        (FormulaKind::Live(Live::Logp), FormulaKind::Signal(Signal::Logp { role: Role::Sampler })) => Some("live ratio"),
         (
-            FormulaKind::Signal(Signal::Logp { role: Role::Student }),
-            FormulaKind::Signal(Signal::Logp { role: Role::Sampler }),
+            FormulaKind::Live(Live::Part(Part::Logp)),
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp }),
+        ) => Some("live ratio"),
+        (
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part: Part::Logp }),
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp }),
         ) => Some("ratio"),
         _ => None,
     }
+}
+
+/// `, among: correct`
+fn among(among: &Option<Formula>) -> String {
+    among.as_ref().map(|among| format!(", among: {}", inner(among))).unwrap_or_default()
 }
 
 const LOOSEST: u8 = 0;
@@ -240,14 +377,33 @@ impl Writer {
             FormulaKind::Schedule(schedule) => self.push(&self::schedule(schedule)),
             FormulaKind::Signal(signal) => self.push(&self::signal(signal)),
             FormulaKind::Live(live) => self.push(&self::live(live)),
-            FormulaKind::Reduce { reduction, operand } => {
-                let over = formula.axis().name();
-                self.call(self::reduction(*reduction), [operand], &format!(", over: {over}"));
+            FormulaKind::Adaptive(adaptive) => self.push(&self::adaptive(adaptive)),
+            FormulaKind::Variable(name) => self.push(name),
+            FormulaKind::Reduce { reduction, operand, among, on } => {
+                let rest = format!("{}, over: {}", reduction_arguments(*reduction), formula.axis().name());
+                let on = on.as_ref().map(|rollout| format!(", on: {}(...)", rollout.source.name())).unwrap_or_default();
+                self.call(reduction.name(), [operand], &(rest + &self::among(among) + &on));
             }
-            FormulaKind::Statistic { statistic, operand, over } => {
+            FormulaKind::Statistic { statistic, operand, over, among } => {
                 let (before, after) = statistic_arguments(*statistic);
-                self.call(self::statistic(*statistic), [operand], &format!("{before}, over: {}{after}", over.name()));
+                let rest = format!("{before}, over: {}{after}{}", over.name(), self::among(among));
+                self.call(statistic.name(), [operand], &rest);
             }
+            FormulaKind::Scan { scan, operand, over } => {
+                let discount = match scan {
+                    Scan::RewardToGo { discount } => format!(", discount: {}", inner(discount)),
+                    _ => String::new(),
+                };
+                self.call(scan.name(), [operand], &format!("{discount}, over: {}", over.name()));
+            }
+            FormulaKind::Memory { memory: Memory::Ema { rate }, operand } => {
+                self.call("ema", [operand], &format!(", rate: {}", number(*rate)));
+            }
+            FormulaKind::Memory { memory: Memory::Previous, operand } => self.call("previous", [operand], ""),
+            FormulaKind::Across { members, index, .. } => match members.get(*index) {
+                Some(member) => self.call("softmax", [member], ", across: panel"),
+                None => self.push("softmax(..., across: panel)"),
+            },
             FormulaKind::Apply { function, operands } if precedence(*function) == CALL => {
                 self.call(self::function(*function), operands, "");
             }
@@ -353,18 +509,24 @@ mod tests {
         ] {
             assert_eq!(formula(&apply(function, &operands), 100), expected);
         }
-        let mean = part(FormulaKind::Reduce { reduction: Reduction::Mean, operand: sum }, Axis::Group);
+        let mean = part(FormulaKind::Reduce { reduction: Reduction::Mean, operand: sum, among: None, on: None }, Axis::Group);
         assert_eq!(formula(&mean, 100), "mean(reward + length, over: group)");
         assert_eq!(formula(&mean, 8), "mean(reward + ...");
     }
 
     #[test]
     fn statistics_read_as_they_are_written() {
-        let entropy = signal(Signal::Entropy { role: Role::Student });
+        let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
         let of = |statistic| {
-            formula(&part(FormulaKind::Statistic { statistic, operand: entropy.clone(), over: Axis::Batch }, Axis::Token), 100)
+            formula(
+                &part(
+                    FormulaKind::Statistic { statistic, operand: entropy.clone(), over: Axis::Batch, among: None },
+                    Axis::Token,
+                ),
+                100,
+            )
         };
-        assert_eq!(of(Statistic::TopFraction { keep: 0.5 }), "top_fraction(student.entropy, 0.5, over: batch)");
+        assert_eq!(of(Statistic::TopFraction { keep: 0.5 }), "top_fraction(student.entropy, keep: 0.5, over: batch)");
         assert_eq!(of(Statistic::Winsor { upper: 0.98 }), "winsor(student.entropy, upper: 0.98, over: batch)");
         let deviation = Deviation::Sample;
         assert_eq!(of(Statistic::Zscore { deviation }), "zscore(student.entropy, over: batch, deviation: sample)");
@@ -374,12 +536,15 @@ mod tests {
     fn a_ratio_is_a_word() {
         let of = |top: FormulaKind| {
             let top = part(top, Axis::Token);
-            let sampler = signal(Signal::Logp { role: Role::Sampler });
+            let sampler = signal(Signal::Of { role: Role::Sampler, part: Part::Logp });
             formula(&apply(Function::Exp, &[&apply(Function::Subtract, &[&top, &sampler])]), 100)
         };
-        assert_eq!(of(FormulaKind::Live(Live::Logp)), "live ratio");
-        assert_eq!(of(FormulaKind::Signal(Signal::Logp { role: Role::Student })), "ratio");
-        assert_eq!(of(FormulaKind::Signal(Signal::Logp { role: Role::Teacher })), "exp(teacher.logp - sampler.logp)");
+        assert_eq!(of(FormulaKind::Live(Live::Part(Part::Logp))), "live ratio");
+        assert_eq!(of(FormulaKind::Signal(Signal::Of { role: Role::Student, part: Part::Logp })), "ratio");
+        assert_eq!(
+            of(FormulaKind::Signal(Signal::Of { role: Role::Teacher, part: Part::Logp })),
+            "exp(teacher.logp - sampler.logp)"
+        );
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! `mopd plan`: what a run would do, and what that costs.
 
+use mopd_lang::Analysis;
+use mopd_lang::check::NamedObjective;
+
 use super::{plan_json, plan_of, report};
 use crate::args::{Plan, PlanFormat};
 use crate::host;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
-use crate::render::outline;
+use crate::render::{self, outline};
 
 pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
     if arguments.why {
@@ -22,9 +25,25 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
         (Some(experiment), plan) if arguments.format == PlanFormat::Tree => {
             output::result(&outline::tree(experiment, plan.as_ref(), Style::of_stdout()));
         }
-        (None, _) if !analysis.has_errors() => analysis.diagnostics.push(super::no_experiment(&analysis.sources)),
+        (None, _) if !analysis.has_errors() => {
+            library(&analysis, arguments.format);
+            report(&analysis);
+            return Ok(Status::Good);
+        }
         _ => {}
     }
     report(&analysis);
     Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
+}
+
+/// What a file without an experiment has to offer.
+fn library(analysis: &Analysis, format: PlanFormat) {
+    let objectives: Vec<&NamedObjective> = analysis.objectives.iter().filter(|named| named.public).collect();
+    match format {
+        PlanFormat::Json => output::result(&render::library::json(&objectives)),
+        PlanFormat::Tree | PlanFormat::Dot => {
+            let path = analysis.sources.files().next().map_or("", |(_, file)| file.path.as_str());
+            output::result(&render::library::tree(path, &objectives, Style::of_stdout()));
+        }
+    }
 }

@@ -234,6 +234,15 @@ fn through(
         (Where, 1) => choose(graph, x, Some(gradient), None),
         (Where, 2) => choose(graph, x, None, Some(gradient)),
         (Where, _) => return None,
+        (Cos, _) => {
+            // -sin(x) is cos(x + pi/2).
+            let quarter = constant(graph, std::f64::consts::FRAC_PI_2);
+            let shifted = graph.apply(Add, &[x, quarter]);
+            let slope = graph.apply(Cos, &[shifted]);
+            times(graph, slope)
+        }
+        // Flat but for its steps.
+        (Floor, _) => return None,
         (Not | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or, _) => return None,
     })
 }

@@ -19,6 +19,8 @@ pub fn apply(function: Function, operands: &[f64]) -> f64 {
         (Sqrt, &[x]) => x.sqrt(),
         (Tanh, &[x]) => libm::tanh(x),
         (Sigmoid, &[x]) => 1.0 / (1.0 + libm::exp(-x)),
+        (Cos, &[x]) => libm::cos(x),
+        (Floor, &[x]) => x.floor(),
         (Relu, &[x]) => {
             if x < 0.0 {
                 0.0

@@ -17,26 +17,38 @@ use mopd_lang::source::{Sources, Span};
 
 pub use normal_form::normal_form;
 
-use crate::plan::{Experiment, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
+use narrow::settings::Settings;
+
+use crate::plan::{Comparison, Domain, Experiment, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
 
 /// Compiles a checked experiment. `origins` is what its [`Origin`]s point into.
 ///
 /// # Errors
-/// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where it was asked for), `live` inside something without a
-/// derivative, a `reduce` that does not end in one number, numbers that are not finite.
-pub fn compile(
-    experiment: &checked::Experiment<checked::Objective>,
-    origins: &[Span],
-    sources: &Sources,
-) -> Result<Plan, Vec<Diagnostic>> {
+/// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where it was asked for),
+/// `live` inside something without a derivative, a `reduce` that does not end in one number, numbers that are not finite.
+pub fn compile(experiment: &checked::Experiment, origins: &[Span], sources: &Sources) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins(origins);
-    let mut findings = Findings::default();
-    let domains = findings.all(experiment.domains.iter().map(|domain| narrow::settings::domain(domain, origins)));
-    let comparisons = findings.all(experiment.comparisons.iter().map(narrow::settings::comparison));
-    let models = findings.all(experiment.models.iter().map(|model| narrow::settings::model(model, origins)));
-    findings.0.extend(numbers::check(&domains, &models, &comparisons, origins));
-    let models = findings.all(models.into_iter().map(|model| lowered(model, origins)));
+    let mut settings = Settings::new(experiment, origins);
+    let domains: Vec<Domain> = experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
+    let models: Vec<Model<&checked::Train>> = experiment.models.iter().filter_map(|model| settings.model(model)).collect();
+    let comparisons: Vec<Comparison> =
+        experiment.comparisons.iter().filter_map(|comparison| settings.comparison(comparison)).collect();
+    let mut findings = Findings(settings.refusals);
+    findings.add(numbers::check(&domains, &models, &comparisons, origins));
+    for model in &experiment.models {
+        if let checked::Stage::Train(train) = &model.stage {
+            findings.add(narrow::formula::refusals(&train.objective, origins));
+        }
+    }
+    let mut lowered = Vec::with_capacity(models.len());
+    for model in models {
+        match self::lowered(model, origins) {
+            Ok(model) => lowered.push(model),
+            Err(found) => findings.add([*found]),
+        }
+    }
     if !findings.0.is_empty() {
+        findings.0.sort_by_key(|finding| (finding.primary.span, finding.code));
         return Err(findings.0);
     }
     let experiment = Experiment {
@@ -44,7 +56,7 @@ pub fn compile(
         seed: experiment.seed,
         out: experiment.out.clone(),
         domains,
-        models,
+        models: lowered,
         comparisons,
         marks: experiment.marks.clone(),
     };
@@ -68,45 +80,39 @@ impl Origins<'_> {
     }
 }
 
-#[derive(Default)]
 struct Findings(Vec<Diagnostic>);
 
 impl Findings {
-    /// What could be made; the rest is noted. The members of a family share their objective, and its faults, which are one
-    /// finding.
-    fn all<T>(&mut self, made: impl Iterator<Item = Result<T, Box<Diagnostic>>>) -> Vec<T> {
-        let mut good = Vec::new();
-        for made in made {
-            match made {
-                Ok(made) => good.push(made),
-                Err(found) if self.0.contains(&found) => {}
-                Err(found) => self.0.push(*found),
+    /// The members of a family share their objective, and its faults, which are one finding.
+    fn add(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
+        for finding in found {
+            if !self.0.contains(&finding) {
+                self.0.push(finding);
             }
         }
-        good
     }
 }
 
-fn lowered(model: Model<&narrow::settings::Checked>, origins: Origins) -> Result<Model<Objective>, Box<Diagnostic>> {
+fn lowered(model: Model<&checked::Train>, origins: Origins) -> Result<Model<Objective>, Box<Diagnostic>> {
     let Model { name, stage, origin } = model;
     let stage = match stage {
         Stage::Initialise(architecture) => Stage::Initialise(architecture),
         Stage::Merge(merge) => Stage::Merge(merge),
-        Stage::Train(train) => Stage::Train(Box::new(Train {
-            recipe: train.recipe,
-            start: train.start,
-            mixture: train.mixture,
-            teachers: train.teachers,
-            objective: objective::lower(
-                &train.objective.objective,
-                normal_form(&train.objective.objective, Some(&train.objective.prefixes)),
-                origins,
-            )?,
-            prefixes: train.prefixes,
-            optimizer: train.optimizer,
-            steps: train.steps,
-            learning_rate: train.learning_rate,
-        })),
+        Stage::Train(train) => {
+            let checked = train.objective;
+            let normal_form = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
+            Stage::Train(Box::new(Train {
+                recipe: train.recipe,
+                start: train.start,
+                mixture: train.mixture,
+                teachers: train.teachers,
+                objective: objective::lower(&checked.objective, normal_form, origins)?,
+                prefixes: train.prefixes,
+                optimizer: train.optimizer,
+                steps: train.steps,
+                learning_rate: train.learning_rate,
+            }))
+        }
     };
     Ok(Model { name, stage, origin })
 }

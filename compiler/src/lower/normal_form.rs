@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Keep, Objective, Prefixes, Sampling};
+use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, Sampling, Term};
 use mopd_lang::formula::{
-    Axis, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Reduction, Role, Signal, Support,
+    Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part, PreferenceKind, Reduction,
+    Role, Signal, Support,
 };
 use mopd_lang::formula_text as text;
 
@@ -15,54 +16,107 @@ use crate::plan::NormalForm;
 /// Longest expression quoted in a slot, in characters.
 const QUOTED: usize = 100;
 
-/// Describes an objective. `prefixes` is where the stage that uses it takes its tokens from; an objective of a library has no
-/// stage yet.
-pub fn normal_form(objective: &Objective, prefixes: Option<&Prefixes>) -> NormalForm {
+/// Describes an objective. `rollout` is where the stage that uses it takes its tokens from, and which of them it keeps; an
+/// objective of a library has no stage yet.
+pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> NormalForm {
     let parts = Parts::of(objective.terms.iter().map(|term| &term.value));
     let live = parts.live();
     let each =
-        |slot: &dyn Fn(&Live, &Facts) -> String| or_none(listed(live.iter().map(|(live, before)| slot(live, before)), " + "));
+        |slot: &dyn Fn(&Live, Facts) -> String| or_none(listed(live.iter().map(|(live, before)| slot(live, *before)), " + "));
     NormalForm {
-        prefixes: prefixes.map_or("the stage's choice".into(), self::prefixes),
-        sequence_selection: sequence_selection(objective, prefixes),
+        prefixes: prefixes(objective, rollout),
+        sequence_selection: sequence_selection(objective, rollout),
         token_allocation: token_allocation(objective),
         support: each(&|live, _| match live {
-            Live::Logp => "sampled token".into(),
-            Live::Divergence(divergence) => text::support(&divergence.support),
+            Live::Divergence(divergence) if divergence.kind.over_vocabulary() => text::support(&divergence.support),
+            Live::Divergence(_) => "no vocabulary".into(),
+            Live::Part(Part::Logp | Part::EndLogp) => "sampled token".into(),
+            Live::Part(_) | Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } => "no vocabulary".into(),
+            Live::Likelihood { of } => format!("most probable token of {}", of.name()),
+            Live::Ranking { order } => text::support(order),
+            Live::Preference(_) => "two completions".into(),
         }),
         mass: each(&|live, _| match live {
-            Live::Logp => "none".into(),
-            Live::Divergence(divergence) => match divergence.support {
-                Support::Full => "complete".into(),
-                Support::TopK { .. } => text::mass(divergence.mass).into(),
-            },
+            Live::Divergence(divergence) if divergence.kind.over_vocabulary() && divergence.support == Support::Full => {
+                "complete".into()
+            }
+            Live::Divergence(divergence) if divergence.kind.over_vocabulary() => text::mass(divergence.mass).into(),
+            _ => "none".into(),
         }),
         divergence: each(&|live, before| match live {
-            Live::Logp => before.reading(),
-            Live::Divergence(divergence) => {
-                let (left, right) = (divergence.left.name(), divergence.right.name());
-                match divergence.kind {
-                    DivergenceKind::Kl => format!("KL({left} || {right})"),
-                    DivergenceKind::Jsd { beta } => format!("JSD({left}, {right}), beta {}", text::number(beta)),
-                    DivergenceKind::TotalVariation => format!("TV({left}, {right})"),
-                }
-            }
+            Live::Divergence(of) => divergence(of),
+            Live::Part(Part::Logp) => before.reading(),
+            Live::Part(part) => format!("student.{} against {}", part.name(), before.reading()),
+            Live::Likelihood { of } => format!("likelihood of {}'s choice", of.name()),
+            Live::Ranking { .. } => "likelihood of a ranking (Plackett-Luce)".into(),
+            Live::Preference(preference) => match &preference.kind {
+                PreferenceKind::Dpo { .. } => "preference (DPO, against the reference)".into(),
+                PreferenceKind::BradleyTerry => "preference (Bradley-Terry, of scores)".into(),
+            },
+            Live::SquaredError { target, .. } => format!("squared error to {}", quoted(target)),
+            Live::BinaryCrossEntropy { target, .. } => format!("binary cross-entropy to {}", quoted(target)),
         }),
         evaluation: each(&|live, _| match live {
-            Live::Logp => "sampled at y_t".into(),
-            Live::Divergence(divergence) => match divergence.support {
-                Support::Full => "exact over the vocabulary".into(),
-                Support::TopK { .. } => "exact over the support".into(),
+            Live::Divergence(divergence) => evaluation(divergence),
+            Live::Part(Part::Logp) => "sampled at y_t".into(),
+            Live::Preference(_) => "sampled pairs".into(),
+            Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => match part.axis() {
+                Axis::Sequence => "at the completion".into(),
+                _ => "at each token".into(),
             },
+            Live::Likelihood { .. } | Live::Ranking { .. } => "at each prefix".into(),
         }),
         shaping: or_none(shaping(&parts)),
         realisation: each(&|live, before| match live {
-            Live::Divergence(_) => "direct".into(),
-            Live::Logp if before.ratio => "surrogate (ratio)".into(),
-            Live::Logp if before.sequence_ratio => "surrogate (sequence ratio)".into(),
-            Live::Logp if before.live => "surrogate (custom expression)".into(),
-            Live::Logp => "score".into(),
+            Live::Part(_) if before.ratio => "surrogate (ratio)".into(),
+            Live::Part(_) if before.sequence_ratio => "surrogate (sequence ratio)".into(),
+            Live::Part(_) if before.live => "surrogate (custom expression)".into(),
+            Live::Part(_) => "score".into(),
+            _ => "direct".into(),
         }),
+    }
+}
+
+/// `KL(student || teacher)`, with whatever makes it another one.
+fn divergence(divergence: &Divergence) -> String {
+    let name = match &divergence.kind {
+        DivergenceKind::Kl => "KL",
+        DivergenceKind::Jsd { .. } => "JSD",
+        DivergenceKind::TotalVariation => "TV",
+        DivergenceKind::Skew { .. } => "skew KL",
+        DivergenceKind::ChiSquared => "chi-squared",
+        DivergenceKind::Hellinger => "squared Hellinger",
+        DivergenceKind::Alpha { .. } => "alpha divergence",
+        DivergenceKind::SortedL1 => "sorted L1",
+        DivergenceKind::Gaussian { .. } => "Gaussian KL",
+        DivergenceKind::Custom(generator) => &generator.name,
+    };
+    let mut slot = format!("{name}({})", text::sides(divergence));
+    match &divergence.kind {
+        DivergenceKind::Jsd { beta, normalized } => {
+            slot += &format!(", beta {}", quoted(beta));
+            slot += if *normalized { ", divided by beta * (1 - beta)" } else { "" };
+        }
+        DivergenceKind::Skew { lambda } => slot += &format!(", lambda {}", quoted(lambda)),
+        DivergenceKind::Alpha { alpha } => slot += &format!(", alpha {}", quoted(alpha)),
+        DivergenceKind::Custom(generator) => slot += &format!(", f(u) = {}", quoted(&generator.value)),
+        _ => {}
+    }
+    if divergence.temperature != 1.0 {
+        slot += &format!(", at temperature {}", text::number(divergence.temperature));
+    }
+    if let Some(bound) = divergence.clip_each {
+        slot += &format!(", each summand at most {}", text::number(bound));
+    }
+    slot
+}
+
+fn evaluation(divergence: &Divergence) -> String {
+    match (&divergence.kind, &divergence.support) {
+        (DivergenceKind::Gaussian { .. }, _) => "exact".into(),
+        (_, Support::Full) => "exact over the vocabulary".into(),
+        (_, Support::Sampled) => "sampled at y_t".into(),
+        _ => "exact over the support".into(),
     }
 }
 
@@ -124,11 +178,11 @@ impl<'a> Parts<'a> {
                 }
                 let before = pending.len();
                 // The first operand on top: parts are met in the order in which they are read.
-                let operands = formula.operands().iter().rev();
+                let operands = formula.operands().into_iter().rev();
                 pending.extend(operands.filter(|operand| !parts.facts.contains_key(&Rc::as_ptr(&operand.0))));
                 if pending.len() == before {
                     let mut facts = own_facts(formula);
-                    formula.operands().iter().for_each(|operand| facts.add(parts.facts(operand)));
+                    formula.operands().into_iter().for_each(|operand| facts.add(parts.facts(operand)));
                     parts.facts.insert(Rc::as_ptr(&formula.0), facts);
                     parts.ordered.push(formula);
                     pending.pop();
@@ -170,24 +224,31 @@ impl<'a> Parts<'a> {
     /// The operands that gradient flows on to, each with the facts of the formula's derivative by it.
     fn derivatives(&self, formula: &'a Formula) -> Vec<(&'a Formula, Facts)> {
         let nothing = Facts::default();
-        let all = |operands: &'a [Formula], facts: Facts| operands.iter().map(|operand| (operand, facts)).collect::<Vec<_>>();
-        let found = match &formula.0.kind {
-            FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Signal(_) | FormulaKind::Live(_) => Vec::new(),
-            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand } => vec![(operand, nothing)],
-            FormulaKind::Reduce { operand, .. } | FormulaKind::Statistic { operand, .. } => {
-                vec![(operand, self.facts(formula))]
-            }
+        let found: Vec<(&Formula, Facts)> = match &formula.0.kind {
+            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => vec![(operand, nothing)],
             FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
-                (Function::Negate | Function::Add | Function::Subtract, operands) => all(operands, nothing),
+                (Function::Negate | Function::Add | Function::Subtract, operands) => {
+                    operands.iter().map(|operand| (operand, nothing)).collect()
+                }
                 (Function::Multiply, [left, right]) => vec![(left, self.facts(right)), (right, self.facts(left))],
                 (Function::Divide, [left, right]) => vec![(left, self.facts(right)), (right, self.facts(formula))],
                 (Function::Where, [condition, then, otherwise]) => {
                     vec![(then, self.facts(condition)), (otherwise, self.facts(condition))]
                 }
-                // A truth value has no slope.
-                (function, _) if is_truth(*function) => Vec::new(),
-                (_, operands) => all(operands, self.facts(formula)),
+                (function, _) if is_flat(*function) => Vec::new(),
+                (_, operands) => operands.iter().map(|operand| (operand, self.facts(formula))).collect(),
             },
+            FormulaKind::Reduce { operand, .. }
+            | FormulaKind::Statistic { operand, .. }
+            | FormulaKind::Scan { operand, .. }
+            | FormulaKind::Memory { operand, .. } => vec![(operand, self.facts(formula))],
+            FormulaKind::Across { members, .. } => members.iter().map(|member| (member, self.facts(formula))).collect(),
+            FormulaKind::Number(_)
+            | FormulaKind::Schedule(_)
+            | FormulaKind::Adaptive(_)
+            | FormulaKind::Signal(_)
+            | FormulaKind::Live(_)
+            | FormulaKind::Variable(_) => Vec::new(),
         };
         found.into_iter().filter(|(operand, _)| operand.live()).collect()
     }
@@ -198,25 +259,24 @@ fn own_facts(formula: &Formula) -> Facts {
     let nothing = Facts::default();
     match &formula.0.kind {
         FormulaKind::Signal(signal) => Facts {
-            reward: matches!(signal, Signal::Reward | Signal::Correct),
-            signal: !matches!(signal, Signal::Logp { role: Role::Sampler }),
+            reward: matches!(signal, Signal::Reward | Signal::RewardPart { .. } | Signal::Correct),
+            signal: *signal != (Signal::Of { role: Role::Sampler, part: Part::Logp }),
             ..nothing
         },
         FormulaKind::Live(_) => Facts { live: true, ..nothing },
         FormulaKind::Apply { function: Function::Subtract, operands } => {
-            let roles = operands.iter().map(|operand| match &operand.0.kind {
-                FormulaKind::Signal(Signal::Logp { role }) => Some(*role),
-                _ => None,
-            });
-            let log_ratio = match roles.collect::<Vec<_>>().as_slice() {
-                [Some(left), Some(right)] => is_policy(*left) != is_policy(*right),
+            let log_ratio = match operands.as_slice() {
+                [left, right] => match (logp_of(left), logp_of(right)) {
+                    (Some(left), Some(right)) => is_policy(left) != is_policy(right),
+                    _ => false,
+                },
                 _ => false,
             };
             Facts { log_ratio, ..nothing }
         }
         FormulaKind::Apply { function: Function::Exp, operands } => {
             let over_sequence = operands.iter().any(|operand| match &operand.0.kind {
-                FormulaKind::Reduce { reduction: Reduction::Mean, operand } => is_live_log_ratio(operand),
+                FormulaKind::Reduce { reduction: Reduction::Mean, operand, .. } => is_live_log_ratio(operand),
                 _ => false,
             });
             Facts { ratio: operands.iter().any(is_live_log_ratio), sequence_ratio: over_sequence, ..nothing }
@@ -225,8 +285,16 @@ fn own_facts(formula: &Formula) -> Facts {
     }
 }
 
+/// The role whose log-probability of the token taken this is, as a number already computed.
+fn logp_of(formula: &Formula) -> Option<&Role> {
+    match &formula.0.kind {
+        FormulaKind::Signal(Signal::Of { role, part: Part::Logp }) => Some(role),
+        _ => None,
+    }
+}
+
 /// The student, or the policy that it was when it wrote the tokens.
-fn is_policy(role: Role) -> bool {
+fn is_policy(role: &Role) -> bool {
     matches!(role, Role::Student | Role::Sampler)
 }
 
@@ -234,79 +302,154 @@ fn is_policy(role: Role) -> bool {
 fn is_live_log_ratio(formula: &Formula) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &formula.0.kind else { return false };
     let [above, below] = operands.as_slice() else { return false };
-    matches!(above.0.kind, FormulaKind::Live(Live::Logp))
-        && matches!(below.0.kind, FormulaKind::Signal(Signal::Logp { role: Role::Sampler }))
+    matches!(above.0.kind, FormulaKind::Live(Live::Part(Part::Logp))) && logp_of(below) == Some(&Role::Sampler)
 }
 
-fn is_truth(function: Function) -> bool {
+/// A truth value and a whole number have no slope.
+fn is_flat(function: Function) -> bool {
     use Function::*;
-    matches!(function, Not | And | Or | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual)
+    matches!(function, Floor | Not | And | Or | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual)
 }
 
-fn prefixes(prefixes: &Prefixes) -> String {
-    let sampled = |sampling: &Sampling| match sampling.temperature {
-        0.0 => "greedy".to_string(),
-        temperature => format!("temperature {temperature}"),
+fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {
+    let own = objective
+        .terms
+        .iter()
+        .filter_map(|term| term.data.as_ref().map(|data| format!("`{}` on {}", term.name, self::rollout(data))));
+    let stage = rollout.map_or("the stage's choice".to_owned(), |(rollout, _)| self::rollout(rollout));
+    std::iter::once(stage).chain(own).collect::<Vec<String>>().join("; ")
+}
+
+fn rollout(rollout: &Rollout) -> String {
+    let mut text = source(rollout);
+    for edit in &rollout.edits {
+        text += &format!(", then {}", edit.name());
+    }
+    text
+}
+
+/// Only the outermost layer of a layered rollout is told apart; what lies inside is what it draws from.
+fn source(rollout: &Rollout) -> String {
+    let temperature = |sampling: &Sampling| match sampling.temperature {
+        0.0 => "greedy".to_owned(),
+        temperature => format!("temperature {}", text::number(temperature)),
     };
-    match prefixes {
-        Prefixes::Data { field, .. } => format!("data (field `{field}`)"),
-        Prefixes::Student { sampling, .. } => format!("student rollouts ({} per prompt, {})", sampling.n, sampled(sampling)),
-        Prefixes::Teacher { sampling, .. } => format!("teacher rollouts (made once, {})", sampled(sampling)),
+    let drawn = || rollout.sampling().map(|sampling| format!(" ({})", temperature(sampling))).unwrap_or_default();
+    match &rollout.source {
+        RolloutSource::Data { field } => format!("data (field `{field}`)"),
+        RolloutSource::Sample(sampling) => format!("student rollouts ({} per prompt, {})", sampling.n, temperature(sampling)),
+        RolloutSource::From { teacher, sequences, sampling, .. } => {
+            let fresh = if sequences.is_some() { "made once" } else { "fresh every step" };
+            format!("{} rollouts ({fresh}, {})", teacher.name(), temperature(sampling))
+        }
+        RolloutSource::Mix { share, first, second } => {
+            format!("{} in a share of {}, else {}", first.source.name(), quoted(share), second.source.name())
+        }
+        RolloutSource::TokenMix { alpha, .. } => {
+            format!("tokens from {} * teacher + the rest of student{}", quoted(alpha), drawn())
+        }
+        RolloutSource::Interleave { top_k, .. } => {
+            format!("student rollouts{}, tokens outside the teacher's top {top_k} replaced", drawn())
+        }
+        RolloutSource::Refine { by, .. } => format!("student rollouts{}, rewritten by {}", drawn(), by.name()),
+        RolloutSource::Snapshot { .. } => format!("rollouts of an earlier model{}, made once", drawn()),
+        RolloutSource::Replay { share, .. } => format!("student rollouts{}, {} of them replayed", drawn(), quoted(share)),
+        RolloutSource::Speculative { block, .. } => format!("student drafts of {block} tokens{}, verified by teacher", drawn()),
+        RolloutSource::Turns { environment, .. } => format!("student turns{} with `{environment}` in between", drawn()),
+        RolloutSource::Denoise { steps, block, .. } => {
+            format!("student blocks of {block} tokens{}, denoised in {steps} steps", drawn())
+        }
+        RolloutSource::FirstOf { choices } => {
+            let choices: Vec<&str> = choices.iter().map(|choice| choice.source.name()).collect();
+            format!("the first that has any of {}", choices.join(", "))
+        }
+        RolloutSource::EachTurn { .. } => format!("one student turn{} after each of a recorded trajectory", drawn()),
+        RolloutSource::Derived { template, .. } => {
+            format!("prompts made by `{}` from student rollouts{}", template.name, drawn())
+        }
     }
 }
 
-fn sequence_selection(objective: &Objective, prefixes: Option<&Prefixes>) -> String {
-    let kept = match prefixes {
-        Some(Prefixes::Teacher { keep: Keep::Correct, .. }) => Some("correct rollouts".to_string()),
+fn sequence_selection(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {
+    let kept = match rollout {
+        Some((Rollout { source: RolloutSource::From { .. }, .. }, Keep::Correct)) => Some("correct rollouts".to_string()),
         _ => None,
     };
-    let selected = objective.select.iter().filter(|select| select.axis() < Axis::Token);
+    let selected = objective.select.iter().filter(|select| select.axis() < Axis::Turn);
     let selected = selected.map(|select| format!("where {}", quoted(select)));
     let parts: Vec<String> = kept.into_iter().chain(selected).collect();
     if parts.is_empty() { "all".into() } else { parts.join(", ") }
 }
 
 fn token_allocation(objective: &Objective) -> String {
-    let selected = objective.select.iter().find(|select| select.axis() == Axis::Token);
+    let selected = objective.select.iter().find(|select| select.axis() >= Axis::Turn);
     let selected = selected.map_or("all tokens".to_string(), |select| format!("tokens where {}", quoted(select)));
     let weight = objective.weight.iter().map(|weight| format!("weight {}", quoted(weight)));
-    let steps = objective.reduce.iter().map(|step| {
-        format!("{} over the {}s of each {}", text::reduction(step.operation), step.elements.name(), step.over.name())
+    let reduce = objective.reduce.iter().map(steps);
+    let own = objective.terms.iter().filter_map(own_allocation);
+    std::iter::once(selected).chain(weight).chain(reduce).chain(own).collect::<Vec<String>>().join("; ")
+}
+
+/// What a term says for itself alone.
+fn own_allocation(term: &Term) -> Option<String> {
+    let when = term.when.iter().map(|when| format!("where {}", quoted(when)));
+    let weight = term.weight.iter().map(|weight| format!("weight {}", quoted(weight)));
+    let parts: Vec<String> = when.chain(weight).chain(term.reduce.iter().map(steps)).collect();
+    (!parts.is_empty()).then(|| format!("`{}` {}", term.name, parts.join(", ")))
+}
+
+fn steps(reduce: &Reduce) -> String {
+    let steps = reduce.steps.iter().map(|step| {
+        let among = if step.among_when { " where the term applies" } else { "" };
+        format!("{} over the {}s{among} of each {}", step.operation.name(), step.elements.name(), step.over.name())
     });
-    let steps = steps.collect::<Vec<String>>().join(", then ").replace("of each batch", "of the batch");
-    std::iter::once(selected).chain(weight).chain([steps]).collect::<Vec<String>>().join("; ")
+    let mut text = steps.collect::<Vec<String>>().join(", then ").replace("of each batch", "of the batch");
+    if let Some(denominator) = &reduce.denominator {
+        text += &format!(", divided by {}", quoted(denominator));
+    }
+    if let Some(balance) = &reduce.balance {
+        text += ", balanced by domain";
+        text += if balance.observe { " (observed only)" } else { "" };
+    }
+    text
 }
 
 fn quoted(formula: &Formula) -> String {
     text::formula(formula, QUOTED)
 }
 
-/// The nonlinear functions and the statistics in the terms.
+/// The nonlinear functions, the statistics and the running values in the terms.
 fn shaping(parts: &Parts) -> String {
     use Function::*;
     let found = parts.ordered.iter().filter_map(|formula| match &formula.0.kind {
-        FormulaKind::Statistic { statistic, over, .. } => Some(format!("{} over {}", text::statistic(*statistic), over.name())),
-        FormulaKind::Apply { function: Clip, operands } => {
-            let bounds = operands.get(1).zip(operands.get(2));
-            let number = |bound: &Formula| match bound.0.kind {
-                FormulaKind::Number(value) => Some(value),
-                _ => None,
-            };
-            Some(match bounds {
-                Some((low, high)) if number(low).is_some_and(|low| number(high) == Some(-low)) => {
-                    format!("clip ±{}", quoted(high))
-                }
-                Some((low, high)) => format!("clip to [{}, {}]", quoted(low), quoted(high)),
-                None => "clip".into(),
-            })
-        }
+        FormulaKind::Statistic { statistic, over, .. } => Some(format!("{} over {}", statistic.name(), over.name())),
+        FormulaKind::Scan { scan, over, .. } => Some(format!("{} over {}", scan.name(), over.name())),
+        FormulaKind::Memory { memory: Memory::Ema { .. }, .. } => Some("ema over steps".into()),
+        FormulaKind::Memory { memory: Memory::Previous, .. } => Some("value of the step before".into()),
+        FormulaKind::Across { .. } => Some("softmax across a panel".into()),
+        FormulaKind::Apply { function: Clip, operands } => Some(match operands.as_slice() {
+            [_, low, high] if is_negation(low, high) => format!("clip ±{}", quoted(high)),
+            [_, low, high] => format!("clip to [{}, {}]", quoted(low), quoted(high)),
+            _ => "clip".into(),
+        }),
         FormulaKind::Apply {
-            function: function @ (Minimum | Maximum | Abs | Relu | Tanh | Sigmoid | Sqrt | Log1p | Power),
+            function: function @ (Minimum | Maximum | Abs | Relu | Tanh | Sigmoid | Sqrt | Log1p | Power | Floor | Cos),
             ..
         } => Some(text::function(*function).to_string()),
         _ => None,
     });
     listed(found, ", ")
+}
+
+/// `-x` and `x`, as numbers or as names without a value.
+fn is_negation(low: &Formula, high: &Formula) -> bool {
+    match (&low.0.kind, &high.0.kind) {
+        (FormulaKind::Number(low), FormulaKind::Number(high)) => *low == -high,
+        (FormulaKind::Apply { function: Function::Negate, operands }, FormulaKind::Variable(high)) => {
+            matches!(&operands[0].0.kind, FormulaKind::Variable(low) if low == high)
+        }
+        _ => false,
+    }
 }
 
 /// Each once, in order.

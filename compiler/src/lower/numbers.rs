@@ -79,7 +79,11 @@ fn temperature(sampling: &Sampling) -> (&'static str, f64) {
 pub(super) fn schedule_is_finite(schedule: &Schedule) -> bool {
     match schedule {
         Schedule::Constant { value } => value.is_finite(),
-        Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } => from.is_finite() && to.is_finite(),
+        Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } | Schedule::Exponential { from, to, .. } => {
+            from.is_finite() && to.is_finite()
+        }
+        Schedule::Piecewise { pieces } => pieces.iter().all(|(_, value)| value.is_finite()),
+        Schedule::Alternate { values, .. } => values.iter().all(|value| value.is_finite()),
         Schedule::Warmup { then, .. } => schedule_is_finite(then),
     }
 }

@@ -12,8 +12,8 @@ pub use formula::{
 use serde::{Deserialize, Serialize};
 pub use settings::{
     AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Keep, MarkedSetting, Merge, MergeMethod, Model,
-    ModelId, Normalized, Origin, Prefixes, Recipe, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage, TeacherChoice,
-    Tokenizer, Train,
+    ModelId, Normalized, Origin, Over, Prefixes, Recipe, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage,
+    TeacherChoice, Tokenizer, Train,
 };
 
 use crate::expr::graph::{Graph, NodeId};

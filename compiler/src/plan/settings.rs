@@ -1,6 +1,8 @@
 //! What the runtime can execute, setting by setting. The language's own types say more; lowering refuses the rest by name.
 
-pub use mopd_lang::experiment::{AdamW, DomainId, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Schedule, SettingMark};
+pub use mopd_lang::experiment::{
+    AdamW, DomainId, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Schedule, SettingMark,
+};
 use serde::{Deserialize, Serialize};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.

@@ -5,30 +5,54 @@
 //! the value `Error`, which fits everywhere, so that one mistake is reported once.
 
 mod arithmetic;
+mod benchmarks;
+mod budgets;
+pub mod builtins;
+mod calls;
+mod capability;
 mod compare;
 mod constructors;
+mod divergences;
 mod domains;
 mod evaluate;
-pub mod functions;
+mod functions;
 pub mod index;
+mod items;
+mod joint;
+mod lineage;
+mod live;
 mod modules;
 mod objectives;
+mod optimizers;
+mod panels;
+mod ranges;
+mod reduce;
+mod rewards;
+mod rollouts;
 mod route;
+mod schedules;
 mod settings;
 mod signals;
+mod stage_checks;
+mod sweep;
+mod teachers;
+mod templates;
 mod training;
 mod value;
 pub mod vocabulary;
 
 use std::collections::HashMap;
 
-use crate::diag::{Code, Diagnostic, Severity};
-use crate::experiment::{Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin};
+use crate::diag::{Diagnostic, Severity};
+use crate::experiment::{
+    Benchmark, Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin, Panel, SweepAxis, Teacher,
+    TeacherId,
+};
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
 pub(crate) use modules::declared_name;
 use modules::{ModuleId, Modules};
-use value::{Teacher, TeacherId};
+use value::Value;
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make sense of, and a
 /// list of findings, sorted by place.
@@ -36,11 +60,24 @@ pub struct Analysis {
     pub sources: Sources,
     pub diagnostics: Vec<Diagnostic>,
     /// Present where no finding is an error and the file declares an `experiment`.
-    pub experiment: Option<Experiment<Objective>>,
+    pub experiment: Option<Experiment>,
+    /// Every objective of the entry file that is sound, with any value for a parameter without a default.
+    pub objectives: Vec<NamedObjective>,
     /// What [`crate::experiment::Origin`] points into.
     pub origins: Vec<Span>,
     /// What every name refers to.
     pub index: index::Index,
+}
+
+/// An objective as its file declares it.
+#[derive(Clone, Debug)]
+pub struct NamedObjective {
+    /// The `///` comment above it.
+    pub doc: String,
+    pub public: bool,
+    /// As written: `clip_at: nats = 5`.
+    pub parameters: Vec<String>,
+    pub objective: Objective,
 }
 
 impl Analysis {
@@ -75,8 +112,16 @@ struct Checker {
     origins: Vec<Span>,
     known_origins: HashMap<Span, Origin>,
     domains: Vec<Domain>,
-    models: Vec<Model<Objective>>,
+    models: Vec<Model>,
     teachers: Vec<Teacher>,
+    /// By teacher: some route, objective or rollout asks for it.
+    used_teachers: Vec<bool>,
+    /// What the author wrote about where teachers come from.
+    said_origins: teachers::SaidOrigins,
+    panels: Vec<Panel>,
+    benchmarks: Vec<Benchmark>,
+    sweep: Vec<SweepAxis>,
+    objectives: Vec<NamedObjective>,
     /// The entry file's route, evaluated when a stage first asks for it.
     route: route::RouteState,
     marks: Vec<MarkedSetting>,
@@ -98,6 +143,12 @@ impl Checker {
             domains: Vec::new(),
             models: Vec::new(),
             teachers: Vec::new(),
+            used_teachers: Vec::new(),
+            said_origins: teachers::SaidOrigins::new(),
+            panels: Vec::new(),
+            benchmarks: Vec::new(),
+            sweep: Vec::new(),
+            objectives: Vec::new(),
             route: route::RouteState::Unevaluated,
             marks: Vec::new(),
             facts: index::Facts::default(),
@@ -132,7 +183,7 @@ impl Checker {
         &self.domains[id.0 as usize]
     }
 
-    fn model(&self, id: ModelId) -> &Model<Objective> {
+    fn model(&self, id: ModelId) -> &Model {
         &self.models[id.0 as usize]
     }
 
@@ -140,8 +191,14 @@ impl Checker {
         &self.teachers[id.0 as usize]
     }
 
+    fn declare_teacher(&mut self, teacher: Teacher) -> Value {
+        self.teachers.push(teacher);
+        self.used_teachers.push(false);
+        Value::Teacher(TeacherId(self.teachers.len() as u32 - 1))
+    }
+
     /// Checks every item of the entry file and puts the experiment together.
-    fn experiment(&mut self, entry: ModuleId) -> Option<Experiment<Objective>> {
+    fn experiment(&mut self, entry: ModuleId) -> Option<Experiment> {
         self.has_experiment = self.modules.tree(entry).items.iter().any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
         self.declare_domains(entry);
         let module = self.modules.tree(entry);
@@ -156,34 +213,35 @@ impl Checker {
         }
         self.check_routes(entry);
         self.check_use_of_domains();
-        let (name, seed, out) = header?;
+        self.check_use_of_benchmarks(&comparisons);
+        let header = header?;
         Some(Experiment {
-            name,
-            seed: self.seed.unwrap_or(seed),
-            out,
+            name: header.name,
+            seed: self.seed.unwrap_or(header.seed),
+            out: header.out,
+            device: header.device,
+            dtype: header.dtype,
             domains: std::mem::take(&mut self.domains),
+            teachers: std::mem::take(&mut self.teachers),
+            panels: std::mem::take(&mut self.panels),
             models: std::mem::take(&mut self.models),
+            benchmarks: std::mem::take(&mut self.benchmarks),
             comparisons,
+            sweep: std::mem::take(&mut self.sweep),
             marks: std::mem::take(&mut self.marks),
         })
     }
 
-    fn finish(mut self, experiment: Option<Experiment<Objective>>) -> Analysis {
+    fn finish(mut self, experiment: Option<Experiment>) -> Analysis {
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         Analysis {
             sources: self.sources,
             diagnostics: self.diagnostics,
             experiment: experiment.filter(|_| !failed),
+            objectives: self.objectives,
             origins: self.origins,
             index: index::Index::build(&self.modules, self.facts),
         }
-    }
-
-    fn not_supported(&mut self, span: Span, construct: &str) {
-        self.report(
-            Diagnostic::error(Code::NotSupported, span, format!("{construct} is not supported yet"))
-                .label("part of the language, but this version can't run it"),
-        );
     }
 }

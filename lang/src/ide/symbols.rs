@@ -8,7 +8,7 @@ use crate::syntax::ast::ItemKind;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
     pub name: String,
-    /// None for what has no name to be used: `experiment`, `compare`, `route`.
+    /// None for what has no name to be used: `experiment`, `compare`, `route`, `sweep`.
     pub kind: Option<SymbolKind>,
     pub detail: String,
     pub extent: Span,
@@ -38,7 +38,11 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
                 let keyword = Span { end: (item.span.start + 5).min(item.span.end), ..item.span };
                 outlines.push(unnamed("route", keyword, ""));
             }
-            ItemKind::Use(_) | ItemKind::Unsupported { .. } => {}
+            ItemKind::Sweep { .. } => {
+                let keyword = Span { end: (item.span.start + 5).min(item.span.end), ..item.span };
+                outlines.push(unnamed("sweep", keyword, ""));
+            }
+            ItemKind::Use(_) => {}
             _ => {
                 let own = ids.iter().copied().find(|id| {
                     let symbol = analysis.index.symbol(*id);
@@ -53,7 +57,17 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
 
 fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
     let symbol = analysis.index.symbol(id);
-    let shown = |kind| matches!(kind, SymbolKind::Parameter | SymbolKind::LocalLet | SymbolKind::Term);
+    let shown = |kind| {
+        matches!(
+            kind,
+            SymbolKind::Parameter
+                | SymbolKind::LocalLet
+                | SymbolKind::Term
+                | SymbolKind::Where
+                | SymbolKind::Trained
+                | SymbolKind::Step
+        )
+    };
     let children = ids.iter().copied().filter(|child| {
         let child = analysis.index.symbol(*child);
         child.owner == Some(id) && shown(child.kind)

@@ -1,10 +1,15 @@
 //! The parser: layout, then the grammar, then the tree. It never fails; what it can't read it reports and passes over.
 
+mod arms;
 mod build;
 mod expected;
 mod explain;
 mod expression;
+#[cfg(test)]
+mod hostile;
 mod literal;
+#[cfg(test)]
+mod mistakes;
 mod operators;
 mod salvage;
 #[cfg(test)]
