@@ -182,7 +182,7 @@ impl Checker {
     pub(super) fn truth_setting(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<bool> {
         match self.evaluate(expr, env) {
             Value::Formula(formula) if formula.unit() == Unit::Bool && formula.constant().is_some() => {
-                formula.constant().map(|truth| truth != 0.0)
+                Some(formula.constant() == Some(1.0))
             }
             value if undecided(&value) => None,
             other => {

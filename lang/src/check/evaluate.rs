@@ -511,12 +511,7 @@ impl Checker {
             Value::Distribution(distribution) => Some(distribution),
             value => {
                 let wanted = "a divergence compares two roles, such as `teacher || student`";
-                let role = match value {
-                    // As in `logits(model)`: a teacher may be composed of models that nobody declared as teachers.
-                    model @ Value::Model(_) => self.teacher_role(model, expr.span, env, wanted),
-                    other => self.role_of(other, expr.span, wanted),
-                };
-                role.map(Distribution::Role)
+                self.teacher_role(value, expr.span, env, wanted).map(Distribution::Role)
             }
         }
     }

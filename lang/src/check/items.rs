@@ -179,9 +179,7 @@ impl Checker {
                 return Value::Panel(id);
             }
             "rollout" => {
-                // Open: nothing that depends on where the tokens come from is decided yet.
-                let length = FormulaKind::Variable(name.text.as_str().into());
-                let max_tokens = Formula::new(length, Unit::Count, Axis::Run, false, origin);
+                let max_tokens = Formula::new(FormulaKind::Number(1.0), Unit::Count, Axis::Run, false, origin);
                 let sampling = Sampling {
                     n: 2,
                     temperature: 1.0,
@@ -191,7 +189,7 @@ impl Checker {
                     repetition_penalty: None,
                     heads: None,
                 };
-                let source = RolloutSource::Sample(sampling);
+                let source = RolloutSource::Parameter { name: name.text.clone(), sampling };
                 return Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }));
             }
             "template" => {

@@ -104,11 +104,6 @@ impl Checker {
             steps.push(ReduceStep { operation, elements: step.elements, over, among_when: step.among_when });
             expected = over;
         }
-        if read.first().is_some_and(|first| first.elements == Axis::Vocab) {
-            let text = "the vocabulary is summed inside a divergence: a `reduce` starts from tokens";
-            self.report(Diagnostic::error(Code::AxisMismatch, read[0].span, text));
-            return None;
-        }
         if expected != Axis::Batch {
             let span = read.last().expect("at least one step").span;
             self.report(

@@ -11,7 +11,7 @@ use crate::syntax::ast::{Expr, ExprKind};
 use super::Checker;
 use super::builtins::{EditName, Kind, RolloutName};
 use super::evaluate::{Context, Env};
-use super::route::reads_data_alone;
+use super::route::decided_by_data;
 use super::settings::open;
 use super::value::{Callable, Value};
 
@@ -382,8 +382,7 @@ impl Checker {
             self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], Some(help));
             return None;
         }
-        // All completions of a prompt share its data.
-        if formula.axis() > finest && !(finest == Axis::Group && reads_data_alone(&formula)) {
+        if formula.axis() > finest && !(finest == Axis::Group && decided_by_data(&formula)) {
             let over = finest.name();
             self.report(
                 Diagnostic::error(Code::AxisMismatch, expr.span, format!("this is decided once per {over}"))

@@ -181,7 +181,7 @@ impl Checker {
         if open(&formula) {
             return Some(Holds::Where(formula));
         }
-        if formula.axis() != Axis::Sequence || !reads_data_alone(&formula) {
+        if !decided_by_data(&formula) {
             self.report(
                 Diagnostic::error(Code::WrongKind, condition.span, WANTED)
                     .label("this is known only once something has been written"),
@@ -231,7 +231,7 @@ impl Checker {
         if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
             return; // A teacher may be unused because of another mistake.
         }
-        // What a library declares is for whoever imports it.
+        // What a library declares is for others to use.
         if self.has_experiment {
             self.check_use_of_teachers();
             self.check_use_of_panels();
@@ -315,11 +315,12 @@ impl Checker {
     }
 }
 
-/// Whether a formula is known as soon as the prompt is: of all signals it reads fields of the data only.
-pub fn reads_data_alone(formula: &Formula) -> bool {
-    formula.parts().iter().all(|part| match &part.0.kind {
-        FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
-        FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
-        _ => false,
-    })
+/// A number that is the same for all completions of a prompt: only its data decides it.
+pub fn decided_by_data(formula: &Formula) -> bool {
+    formula.axis() == Axis::Sequence
+        && formula.parts().iter().all(|part| match &part.0.kind {
+            FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
+            FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
+            _ => false,
+        })
 }

@@ -9,7 +9,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Name};
 
 use super::Checker;
-use super::builtins::{self, Constructor, Kind};
+use super::builtins::{self, Kind};
 use super::evaluate::{Context, Env};
 use super::value::{Callable, Value};
 use super::vocabulary;
@@ -461,8 +461,7 @@ impl Checker {
         if let ExprKind::Name(name) = &callee.kind
             && env.local(name).is_none()
             && self.modules.lookup(env.module, name).is_none()
-            && let Some(Kind::Constructor(constructor)) = builtins::find(name).map(|builtin| &builtin.kind)
-            && !matches!(constructor, Constructor::HuggingFace | Constructor::Gguf | Constructor::Checkpoint)
+            && builtins::find(name).is_some_and(|builtin| has_settings(builtin.kind))
         {
             return (value.clone(), None);
         }
@@ -475,6 +474,12 @@ impl Checker {
         let kind = ExprKind::Call { callee: callee.clone(), arguments: arguments.clone(), block: None };
         (Expr { span, kind }, Some(block.clone()))
     }
+}
+
+/// A stage whose braces are its own. Weights that are loaded have none.
+fn has_settings(kind: Kind) -> bool {
+    use super::builtins::Constructor::{Checkpoint, Gguf, HuggingFace};
+    matches!(kind, Kind::Constructor(constructor) if !matches!(constructor, HuggingFace | Gguf | Checkpoint))
 }
 
 /// Whether the logits of some model take part: then the numbers in it are those of the run.
