@@ -370,10 +370,7 @@ impl Signal {
             | Signal::Step
             | Signal::SupportSize { .. }
             | Signal::VocabularySize => Unit::Count,
-            Signal::Reward
-            | Signal::RewardPart { .. }
-            | Signal::SpanScore { .. }
-            | Signal::Data { .. } => Unit::Real,
+            Signal::Reward | Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } => Unit::Real,
             Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => Unit::Number,
         }
     }
