@@ -11,7 +11,6 @@ use crate::syntax::ast::{Argument, Expr, ExprKind};
 use super::Checker;
 use super::builtins::{self, Builtin, Kind, LossName};
 use super::evaluate::{Context, Env};
-use super::settings::open;
 use super::value::Value;
 
 impl Checker {
@@ -140,10 +139,7 @@ impl Checker {
             Some(expr) => Some(self.span_value(expr, &outside)?),
         };
         let (chosen, rejected) = (Rc::unwrap_or_clone(chosen?), Rc::unwrap_or_clone(rejected?));
-        // What a parameter stands for is not known yet.
-        let own = |rollout: &Rollout| {
-            matches!(&rollout.source, RolloutSource::Sample(sampling) if !open(&sampling.max_tokens)) && rollout.edits.is_empty()
-        };
+        let own = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Sample(_)) && rollout.edits.is_empty();
         if own(&chosen) && own(&rejected) {
             let place = given[1].expect("required").span;
             let text = "chosen and rejected completions come from the same source: nothing tells them apart";

@@ -302,8 +302,10 @@ impl Checker {
             }
         };
         let (Some(rollout), Some(edit)) = (rollout, edit) else { return Value::Error };
+        let given_later = rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Parameter { .. }));
         if let Edit::Best { of, .. } = edit
             && of > rollout.group()
+            && !given_later
         {
             let text = format!("`best` keeps {of} of {}", rollout.group());
             let drawn = self.span(rollout.origin);
