@@ -226,6 +226,7 @@ impl Checker {
         match (from, to) {
             (Value::Text(from), Value::Text(to)) => Value::TextArrow { from, to },
             (Value::Error, _) | (_, Value::Error) => Value::Error,
+            (from, to) if undecided(&from) || undecided(&to) => Value::Error,
             (from, to) => {
                 let odd = if from.constant().is_some() { to } else { from };
                 self.wrong_kind(span, "a range `from -> to` needs two numbers known before the run", &odd)

@@ -219,7 +219,7 @@ impl Checker {
         self.file_route(entry);
         // Bodies are checked with any arguments, after everything that the experiment is made of: what they declare on the way
         // is no part of it.
-        let real = (self.models.len(), self.teachers.len(), self.panels.len());
+        let real = (self.models.len(), self.teachers.len(), self.panels.len(), self.marks.len());
         for item in module.items.iter().filter(|item| callable(&item.kind).is_some()) {
             self.check_item(entry, item);
         }
@@ -228,6 +228,7 @@ impl Checker {
         self.used_teachers.truncate(real.1);
         self.said_origins.retain(|teacher, _| (teacher.0 as usize) < real.1);
         self.panels.truncate(real.2);
+        self.marks.truncate(real.3);
         self.check_routes(entry);
         self.check_use_of_domains();
         self.check_use_of_benchmarks(&comparisons);

@@ -115,16 +115,23 @@ impl Checker {
             return Value::Role(role);
         }
         let Some(part) = self.part(&role, &field.text) else {
-            if self.may_name(&role, field) {
-                let name = format!("{}.{}", role.name(), field.text);
+            if self.may_have(&role, field) {
                 let origin = self.origin(span);
-                let kind = FormulaKind::Variable(name.as_str().into());
+                let name = format!("{}.{}", role.name(), field.text);
+                let kind = FormulaKind::Variable(name.into());
                 return Value::Formula(Formula::new(kind, Unit::Number, Axis::Token, false, origin));
             }
             self.unknown_part(&role, field);
             return Value::Error;
         };
         self.signal(Signal::Of { role, part }, span)
+    }
+
+    /// A teacher that is still a parameter may turn out to be composed, and its bindings have names of their own.
+    fn may_have(&self, role: &Role, field: &Name) -> bool {
+        let Role::Named { teacher, .. } = role else { return false };
+        self.teacher(*teacher).weights == TeacherWeights::Parameter
+            && nearest(&field.text, vocabulary::PARTS.iter().map(|part| part.name)).is_none()
     }
 
     fn part(&self, role: &Role, name: &str) -> Option<Part> {
@@ -149,13 +156,6 @@ impl Checker {
             },
             _ => return None,
         })
-    }
-
-    /// Whether the teacher that a parameter stands for may have a binding of this name: no slip of a usual part.
-    fn may_name(&self, role: &Role, field: &Name) -> bool {
-        let Role::Named { teacher, .. } = role else { return false };
-        self.teacher(*teacher).weights == TeacherWeights::Parameter
-            && nearest(&field.text, vocabulary::PARTS.iter().map(|part| part.name)).is_none()
     }
 
     fn unknown_part(&mut self, role: &Role, field: &Name) {
