@@ -167,7 +167,7 @@ fn the_colours_of_vs_code_know_every_word() {
         grammar.lacking(&keywords, ITEMS.iter().chain(RESERVED).copied()),
         grammar.lacking(&keywords, rule_words(&pest, "kw_").filter(|word| *word != "lambda")),
         grammar.lacking(&["keyword.other.unit"], rule_words(&pest, "suffix ")),
-        grammar.lacking(&["support.constant.axis"], names(vocabulary::AXES)),
+        grammar.lacking(&["support.constant.axis", "variable.language"], names(vocabulary::AXES)),
         grammar.lacking(&["support.type"], names(vocabulary::TYPES)),
         grammar.lacking(&known[..2], signals(vocabulary::SIGNALS)),
         grammar.lacking(&["support.variable.part"], signals(vocabulary::PARTS)),
@@ -188,7 +188,7 @@ fn the_colours_of_tree_sitter_know_every_word() {
     let lacking = [
         grammar.lacking(&["keyword"], ITEMS.iter().chain(RESERVED).copied().filter(|word| !node(word))),
         grammar.lacking(&["keyword"], rule_words(&pest, "kw_").filter(|word| !node(word))),
-        grammar.lacking(&["constant.builtin"], names(vocabulary::AXES)),
+        grammar.lacking(&known[..2], names(vocabulary::AXES)),
         grammar.lacking(&["type.builtin"], names(vocabulary::TYPES)),
         grammar.lacking(&known[..2], signals(vocabulary::SIGNALS)),
         grammar.lacking(&["variable.builtin"], signals(vocabulary::PARTS)),
