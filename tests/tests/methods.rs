@@ -103,3 +103,35 @@ fn the_table_of_methods_is_whole() {
     }
     assert!(faults.is_empty(), "\n{faults}");
 }
+
+#[test]
+fn a_stage_that_nobody_calls_is_no_part_of_the_experiment() {
+    let program = r#"
+use std.gkd.forward
+experiment "uncalled" { seed = 1 }
+domain sort { prompts = "sort.jsonl", reward = exact_match }
+model base = llama { layers = 2, width = 64, heads = 2, context = 48, tokenizer = bytes }
+teacher start = base
+stage usual(from_here: model, tutor: teacher) = distill(from_here) {
+  objective = forward
+  rollout   = sample(n: 1, temperature: 1, max_tokens: 16)
+  route     { else -> tutor }
+  prompts   = 8
+  steps     = 10
+  lr        = 1e-3
+}
+model student = distill(base) {
+  objective = forward
+  rollout   = sample(n: 1, temperature: 1, max_tokens: 16)
+  route     { else -> start }
+  prompts   = 8
+  steps     = 10
+  lr        = 1e-3
+}
+"#;
+    let analysis = check("uncalled.mopd", program);
+    let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", listing(&analysis)));
+    let models: Vec<&str> = experiment.models.iter().map(|model| model.name.as_str()).collect();
+    let teachers: Vec<&str> = experiment.teachers.iter().map(|teacher| teacher.name.as_str()).collect();
+    assert_eq!((models, teachers), (vec!["base", "student"], vec!["start"]));
+}
