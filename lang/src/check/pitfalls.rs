@@ -179,7 +179,27 @@ impl Checker {
     pub(super) fn check_pitfalls(&mut self, train: &Train, settings: &Settings) -> bool {
         self.warn_of_stale_passes(train, settings);
         self.warn_of_other_teachers(train, settings);
+        self.warn_of_targets(train, settings);
         self.check_score_functions(train, settings)
+    }
+
+    /// A balance gives every domain the same target; if they are not the whole, the loss has another size than was meant.
+    fn warn_of_targets(&mut self, train: &Train, settings: &Settings) {
+        let objective = &train.objective;
+        let reductions = objective.reduce.iter().chain(objective.terms.iter().filter_map(|term| term.reduce.as_ref()));
+        let domains = train.mixture.len();
+        let wrong = reductions.filter_map(|reduce| reduce.balance.as_ref()).find_map(|balance| {
+            let target = balance.target?;
+            ((target * domains as f64 - 1.0).abs() > 1e-6).then_some((target, balance.origin))
+        });
+        let Some((target, origin)) = wrong else { return };
+        let span = self.span(origin);
+        let text = format!("{domains} domains with a target of {target} each: together they are not the whole");
+        self.report(
+            Diagnostic::warning(Code::ShareSum, settings.place(&["objective"]), text)
+                .because(span, "balanced here")
+                .help(format!("balance {domains} domains with `target = 1/{domains}`")),
+        );
     }
 
     /// The mean of the score is zero: a factor that does not depend on the token drawn leaves nothing of the gradient. That is k1
