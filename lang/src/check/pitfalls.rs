@@ -11,7 +11,7 @@ use crate::syntax::ast::ItemKind;
 use super::Checker;
 use super::index::{Index, SymbolId, SymbolKind};
 use super::settings::Settings;
-use super::stage_checks::{is_score_function, reads_sampler, streams, term_reads};
+use super::stage_checks::{is_score_function, reads_sampler, streams, term_reads, unrecorded};
 
 /// The file that is checked; the others are its imports.
 const ENTRY: FileId = FileId(0);
@@ -259,7 +259,7 @@ impl Checker {
         let place = settings.place(&["passes"]);
         for stream in streams(objective, &train.rollout) {
             let term = stream.term;
-            if !stream.rollout.student_wrote_all() {
+            if unrecorded(stream.rollout).is_some() {
                 continue;
             }
             let at = self.span(term.origin);

@@ -68,7 +68,7 @@ fn reads_verdict(node: &FormulaNode) -> bool {
 
 /// The first thing in the way of a sampler's probability: a rollout, or an edit of one, whose tokens nobody drew with a
 /// probability that was kept.
-fn unrecorded(rollout: &Rollout) -> Option<&'static str> {
+pub fn unrecorded(rollout: &Rollout) -> Option<&'static str> {
     if let Some(edit) = rollout.edits.iter().find(|edit| !edit.keeps_text()) {
         return Some(match edit {
             Edit::Rewrite { .. } => "`rewrite` changes the text after it was drawn",
