@@ -38,6 +38,7 @@ fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {
             let (BatchSize::Prompts(batch) | BatchSize::Sequences(batch)) = train.size;
             Ok(Prefixes::Data { field: field.clone(), batch })
         }
+        RolloutSource::Parameter { name, .. } => Err(refused(at, &format!("the rollout `{name}`, which has no value,"))),
         RolloutSource::Sample(of) => {
             let sampling = sampling(of, origins, *origin)?;
             match train.size {
