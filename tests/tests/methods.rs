@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use mopd_lang::diag::Severity;
+use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_tests::{check, files, listing, root};
 
 #[test]
@@ -14,7 +14,9 @@ fn every_method_checks() {
     for path in programs {
         let text = fs::read_to_string(&path).expect("a program");
         let analysis = check(&path.file_name().expect("a file").to_string_lossy(), &text);
-        if analysis.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+        // That a teacher is a stranger is what some papers are about; any other warning would be about a published recipe.
+        let meant = |finding: &Diagnostic| finding.severity == Severity::Warning && finding.code == Code::ForeignTeacher;
+        if !analysis.diagnostics.iter().all(meant) {
             let _ = write!(faults, "{}", listing(&analysis));
         }
     }

@@ -355,6 +355,83 @@ fn every_code_has_a_page_whose_examples_do_what_it_says() {
     assert!(faults.is_empty(), "{faults}");
 }
 
+/// One row of a table in `book/src/language/traps.md`: what mopd says, and where the program stands.
+struct Row<'a> {
+    line: usize,
+    says: &'a str,
+    program: &'a str,
+}
+
+fn rows(page: &str) -> Vec<Row<'_>> {
+    let mut found = Vec::new();
+    for (line, text) in page.lines().enumerate().filter(|(_, text)| text.starts_with("| ") && !text.starts_with("| trap ")) {
+        let mut cells = text.trim_matches('|').split(" | ");
+        if let (Some(_), Some(says), Some(program), None) = (cells.next(), cells.next(), cells.next(), cells.next()) {
+            found.push(Row { line: line + 1, says, program: program.trim() });
+        }
+    }
+    found
+}
+
+/// The codes that a row links to: ``[`zero-gradient`](../../../lang/codes/zero-gradient.md)``.
+fn linked_codes(says: &str) -> Vec<&str> {
+    says.split("[`").skip(1).filter_map(|rest| rest.split_once("`]")).map(|(code, _)| code).collect()
+}
+
+#[test]
+fn every_trap_of_the_book_has_its_programs_and_every_program_its_row() {
+    let root = mopd_tests::root();
+    let text = fs::read_to_string(root.join("book/src/language/traps.md")).expect("the page of traps");
+    let mut faults = String::new();
+    let mut shown: Vec<(String, String)> = Vec::new();
+    let rows = rows(&text);
+    let tables =
+        text.lines().filter(|line| line.starts_with('|')).count() - 2 * text.matches("| trap | mopd | program |").count();
+    assert_eq!(rows.len(), tables, "a row without three cells");
+    for Row { line, says, program } in &rows {
+        let codes = linked_codes(says);
+        for code in &codes {
+            if !Code::ALL.iter().any(|known| known.name() == *code) || !says.contains(&format!("/lang/codes/{code}.md)")) {
+                let _ = writeln!(faults, "traps.md:{line}: `{code}` is no code, or its link leads elsewhere");
+            }
+        }
+        // `estimators`, *the heading*
+        let place = program.split_once(", ").and_then(|(page, heading)| {
+            Some((page.strip_prefix('`')?.strip_suffix('`')?, heading.strip_prefix('*')?.strip_suffix('*')?))
+        });
+        let Some((page, heading)) = place else {
+            if !program.is_empty() || !codes.is_empty() {
+                let _ = writeln!(faults, "traps.md:{line}: a row with a code names its page and heading");
+            }
+            continue;
+        };
+        let path = root.join(format!("tests/suite/traps/{page}.md"));
+        let programs = fs::read_to_string(path).map(|text| cases(page, &text, &mut faults)).unwrap_or_default();
+        let under: Vec<&Case> = programs.iter().filter(|case| case.headings.last().is_some_and(|last| last == heading)).collect();
+        let expected: Vec<Vec<Expected>> = under.iter().map(|case| expectations(case, &mut faults)).collect();
+        for code in codes {
+            if !expected.iter().flatten().any(|expected| expected.code == code) {
+                let _ = writeln!(faults, "traps.md:{line}: no program under `{page}`, `{heading}`, triggers `{code}`");
+            }
+        }
+        if !expected.iter().any(Vec::is_empty) {
+            let _ = writeln!(faults, "traps.md:{line}: no program under `{page}`, `{heading}`, passes");
+        }
+        shown.push((page.to_owned(), heading.to_owned()));
+    }
+    for path in pages(&root.join("tests/suite/traps")) {
+        let page = path.file_stem().expect("a page has a name").to_string_lossy().into_owned();
+        for case in cases(&page, &fs::read_to_string(&path).expect("a page of the suite"), &mut faults) {
+            let heading = case.headings.last().cloned().unwrap_or_default();
+            if !shown.contains(&(page.clone(), heading)) {
+                let _ = writeln!(faults, "{}: no row of the book's page of traps names this heading", case.name);
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+    assert!(rows.len() > 80, "only {} rows were found", rows.len());
+}
+
 /// Half-written files are what an editor sees most of the time.
 #[test]
 fn no_text_makes_the_checker_panic() {

@@ -393,6 +393,8 @@ impl Checker {
         let right_value = self.evaluate(right, env);
         let equality = matches!(operator, BinaryOperator::Equal | BinaryOperator::NotEqual);
         match (&left_value, &right_value) {
+            // Things that are no numbers can be compared, too: with one side unknown, nothing is wrong with the other.
+            (Value::Error, _) | (_, Value::Error) if equality => return Value::Error,
             (Value::Domain(a), Value::Domain(b)) if equality => {
                 return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
             }

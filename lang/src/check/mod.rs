@@ -26,6 +26,7 @@ mod modules;
 mod objectives;
 mod optimizers;
 mod panels;
+mod pitfalls;
 mod ranges;
 mod reduce;
 mod rewards;
@@ -251,6 +252,12 @@ impl Checker {
     }
 
     fn finish(mut self, experiment: Option<Experiment>) -> Analysis {
+        let index = index::Index::build(&self.modules, std::mem::take(&mut self.facts));
+        // Where something is wrong, a name may be unread because of it; and a file without an experiment has only begun.
+        let sound = self.diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning);
+        if sound && self.has_experiment {
+            self.warn_of_unused_names(&index);
+        }
         allow::silence(&self.sources, &mut self.diagnostics);
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
@@ -260,7 +267,7 @@ impl Checker {
             experiment: experiment.filter(|_| !failed),
             objectives: self.objectives,
             origins: self.origins,
-            index: index::Index::build(&self.modules, self.facts),
+            index,
         }
     }
 }

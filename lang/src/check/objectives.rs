@@ -86,7 +86,9 @@ impl Checker {
         }
         let origin = self.origin(name.span);
         let Parts { terms, select, weight, reduce, .. } = parts;
-        Some(Objective { name: name.text.clone(), terms, select, weight, reduce, origin })
+        let objective = Objective { name: name.text.clone(), terms, select, weight, reduce, origin };
+        self.warn_of_clamped_divergences(&objective);
+        Some(objective)
     }
 
     fn objective_entry<'a>(&mut self, owner: &Name, entry: &'a Entry, env: &Env, parts: &mut Parts<'a>) {

@@ -78,6 +78,25 @@ impl Checker {
         false
     }
 
+    /// Without its factor beta * (1 - beta) taken out, `jsd` goes to 0 at both ends, and its gradient with it.
+    fn leaves_ends(&mut self, beta: &Formula, steps: u32) -> bool {
+        let found = (0..steps.max(1)).find_map(|step| {
+            let value = number_at(beta, &Bindings { step, steps, variable: None })?;
+            (value == 0.0 || value == 1.0).then_some((step, value))
+        });
+        let Some((step, value)) = found else { return true };
+        let span = self.span(beta.0.origin);
+        self.report(
+            Diagnostic::error(Code::ScheduleRange, span, format!("`jsd` with beta = {value} is 0 everywhere"))
+                .label(format!("is {value} at step {step} of {steps}"))
+                .help(
+                    "`normalized: true` divides by beta * (1 - beta): its ends are the two directions of `kl`, and it changes smoothly \
+                     between them",
+                ),
+        );
+        false
+    }
+
     /// The parameters of an objective's divergences, over the whole run of the stage that uses it.
     pub(super) fn check_ranges(&mut self, objective: &Objective, steps: u32) -> bool {
         let mut good = true;
@@ -89,7 +108,9 @@ impl Checker {
                 _ => continue,
             };
             good &= match &divergence.kind {
-                DivergenceKind::Jsd { beta, .. } => self.stays_within(beta, "`beta`", (0.0, 1.0), steps),
+                DivergenceKind::Jsd { beta, normalized } => {
+                    self.stays_within(beta, "`beta`", (0.0, 1.0), steps) && (*normalized || self.leaves_ends(beta, steps))
+                }
                 DivergenceKind::Skew { lambda } => self.stays_within(lambda, "`lambda`", (0.0, 1.0), steps),
                 _ => true,
             };

@@ -126,12 +126,18 @@ impl Checker {
                 true => ("its arms for this domain all depend on the data", "end the route with `else -> ...`".to_owned()),
                 false => ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route")),
             };
-            self.report(
-                Diagnostic::error(Code::UnroutedDomain, declared, text)
-                    .label("its prompts would be scored by nobody")
-                    .because(route.span, because)
-                    .help(help),
-            );
+            let mut finding = Diagnostic::error(Code::UnroutedDomain, declared, text)
+                .label("its prompts would be scored by nobody")
+                .because(route.span, because)
+                .help(help);
+            // A family has a member for it: the arm that is missing is known.
+            let member = self.teachers.iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
+            if let (false, Some(member), Some(last)) = (by_data, member, route.arms.last()) {
+                let end = Span { start: last.span.end, ..last.span };
+                let arm = format!("domain == {name} -> {}", member.name);
+                finding = finding.fix(format!("add `{arm}`"), end, format!("\n  {arm}"));
+            }
+            self.report(finding);
         }
         for turn in turns.iter().filter(|turn| !turn.used && !faulty) {
             self.report(

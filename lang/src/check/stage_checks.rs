@@ -13,13 +13,13 @@ use super::objectives::{first_place, reads_group};
 use super::settings::{Settings, open};
 
 /// A term and the completions that it is trained on.
-struct Stream<'a> {
-    term: &'a Term,
-    rollout: &'a Rollout,
+pub struct Stream<'a> {
+    pub term: &'a Term,
+    pub rollout: &'a Rollout,
 }
 
 /// Every term with its completions; a pair stands for itself.
-fn streams<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<Stream<'a>> {
+pub fn streams<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<Stream<'a>> {
     objective
         .terms
         .iter()
@@ -48,13 +48,13 @@ pub fn all_rollouts<'a>(objective: &'a Objective, rollout: &'a Rollout) -> Vec<&
 }
 
 /// What a term reads, the selection and the weights that it shares with others included.
-fn term_reads(objective: &Objective, term: &Term, test: impl Fn(&FormulaNode) -> bool + Copy) -> bool {
+pub fn term_reads(objective: &Objective, term: &Term, test: impl Fn(&FormulaNode) -> bool + Copy) -> bool {
     let shared = objective.select.iter().chain(&objective.weight);
     let own = term.when.iter().chain(&term.weight).chain(std::iter::once(&term.value));
     shared.chain(own).any(|formula| formula.any(test))
 }
 
-fn reads_sampler(node: &FormulaNode) -> bool {
+pub fn reads_sampler(node: &FormulaNode) -> bool {
     match &node.kind {
         FormulaKind::Signal(signal) => signal.roles().contains(&Role::Sampler),
         FormulaKind::Live(live) => live.roles().contains(&Role::Sampler),
@@ -68,7 +68,7 @@ fn reads_verdict(node: &FormulaNode) -> bool {
 
 /// The first thing in the way of a sampler's probability: a rollout, or an edit of one, whose tokens nobody drew with a
 /// probability that was kept.
-fn unrecorded(rollout: &Rollout) -> Option<&'static str> {
+pub fn unrecorded(rollout: &Rollout) -> Option<&'static str> {
     if let Some(edit) = rollout.edits.iter().find(|edit| !edit.keeps_text()) {
         return Some(match edit {
             Edit::Rewrite { .. } => "`rewrite` changes the text after it was drawn",
@@ -99,7 +99,7 @@ fn truncated(rollout: &Rollout) -> Option<&Sampling> {
 }
 
 /// A term whose gradient is a number times that of the token's own log-probability.
-fn is_score_function(objective: &Objective, term: &Term) -> bool {
+pub fn is_score_function(objective: &Objective, term: &Term) -> bool {
     let scored = term.value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Part(Part::Logp))));
     let factor = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(_));
     let weights = objective.weight.iter().chain(&term.weight).any(|formula| formula.any(factor));
@@ -201,6 +201,7 @@ impl Checker {
             self.check_numbers(train, settings),
             self.check_context(train, settings),
             self.check_teachers(train, settings),
+            self.check_pitfalls(train, settings),
         ];
         checks.into_iter().all(|good| good)
     }

@@ -60,7 +60,7 @@ codes! {
     UnusedDomain = "unused-domain", "a domain that no model is trained or compared on";
     MissingElse = "missing-else", "a `match` that does not say what holds where no arm does";
     UnreachableArm = "unreachable-arm", "an arm of a `match` that can never be chosen";
-    ZeroGradient = "zero-gradient", "a divergence that is the same whatever the student does";
+    ZeroGradient = "zero-gradient", "a term that teaches nothing, whatever the student does";
     NotADivergence = "not-a-divergence", "a generator that is not convex, or not 0 where both sides agree";
     ScheduleRange = "schedule-range", "a number that leaves the values that make sense during the run";
     ShareSum = "share-sum", "the domains' shares do not add up to 1";
@@ -79,5 +79,9 @@ codes! {
     UnequalBudget = "unequal-budget", "rows of one table that spent different amounts";
     UnusedDeclaration = "unused-declaration", "a panel or benchmark that nothing uses";
     TemplateSlot = "template-slot", "a slot that a template can't fill";
+    ClampedDivergence = "clamped-divergence", "a lower bound of 0 on a partial sum that can be negative";
+    StaleSignal = "stale-signal", "later passes over a batch read what held before the first";
+    InconsistentTeacher = "inconsistent-teacher", "fixed rollouts scored by another teacher than the student was fine-tuned on";
+    UnusedName = "unused-name", "a parameter or `let` that nothing reads";
     UnusedAllow = "unused-allow", "a comment that is to silence a warning and silences none";
 }
