@@ -665,6 +665,8 @@ pub struct Rollout {
 pub enum RolloutSource {
     /// The student's own, fresh every step.
     Sample(Sampling),
+    /// A parameter of an objective that has not been given a value: any rollout.
+    Parameter { name: String, sampling: Sampling },
     /// A teacher's, made once before the first step where `sequences` is given.
     From { teacher: Role, sees: Option<Rc<Template>>, sequences: Option<u32>, sampling: Sampling },
     /// A field of the data.
@@ -776,7 +778,7 @@ impl RolloutSource {
     /// As it is written.
     pub fn name(&self) -> &'static str {
         match self {
-            RolloutSource::Sample(_) => "sample",
+            RolloutSource::Sample(_) | RolloutSource::Parameter { .. } => "sample",
             RolloutSource::From { .. } => "from",
             RolloutSource::Data { .. } => "data",
             RolloutSource::Mix { .. } => "mix",
@@ -797,7 +799,10 @@ impl RolloutSource {
     /// The rollouts inside.
     pub fn inner(&self) -> Vec<&Rollout> {
         match self {
-            RolloutSource::Sample(_) | RolloutSource::From { .. } | RolloutSource::Data { .. } => Vec::new(),
+            RolloutSource::Sample(_)
+            | RolloutSource::Parameter { .. }
+            | RolloutSource::From { .. }
+            | RolloutSource::Data { .. } => Vec::new(),
             RolloutSource::Mix { first, second, .. } => vec![first, second],
             RolloutSource::TokenMix { of, .. }
             | RolloutSource::Interleave { of, .. }
@@ -818,7 +823,9 @@ impl Rollout {
     /// How completions are drawn at the bottom of it; none where they come from data alone.
     pub fn sampling(&self) -> Option<&Sampling> {
         match &self.source {
-            RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => Some(sampling),
+            RolloutSource::Sample(sampling)
+            | RolloutSource::Parameter { sampling, .. }
+            | RolloutSource::From { sampling, .. } => Some(sampling),
             other => other.inner().into_iter().find_map(Rollout::sampling),
         }
     }
@@ -852,7 +859,7 @@ impl Rollout {
     pub fn student_wrote_all(&self) -> bool {
         self.edits.iter().all(Edit::keeps_text)
             && match &self.source {
-                RolloutSource::Sample(_) => true,
+                RolloutSource::Sample(_) | RolloutSource::Parameter { .. } => true,
                 RolloutSource::From { .. } | RolloutSource::Data { .. } | RolloutSource::Refine { .. } => false,
                 RolloutSource::EachTurn { of, .. } => of.student_wrote_all(),
                 other => other.inner().into_iter().all(Rollout::student_wrote_all),

@@ -1,6 +1,6 @@
 //! `eval`: held-out prompts with a verifier of their own; how models are judged, and what a table shows of it.
 
-use crate::diag::{Code, Diagnostic, nearest};
+use crate::diag::{Code, Diagnostic, Severity, nearest};
 use crate::experiment::{Benchmark, BenchmarkId, Evaluation, Metric};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name};
@@ -114,6 +114,9 @@ impl Checker {
 
     /// That every `eval` is judged on by some table or stage.
     pub(super) fn check_use_of_benchmarks(&mut self, comparisons: &[crate::experiment::Comparison]) {
+        if !self.has_experiment || self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+            return; // A table may be missing because of another mistake.
+        }
         for index in 0..self.benchmarks.len() {
             let id = BenchmarkId(index as u32);
             let compared = comparisons.iter().any(|table| table.benchmarks.contains(&id));

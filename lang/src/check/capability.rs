@@ -25,8 +25,8 @@ impl Checker {
             good &= self.check_capability(*teacher, role, train);
             // A teacher that only writes texts is imitated, whoever it is.
             if read {
-                good &= self.check_lineage(*teacher, train, settings.span);
-                good &= self.check_vocabulary(*teacher, role, train, settings);
+                good &=
+                    self.check_vocabulary(*teacher, role, train, settings) && self.check_lineage(*teacher, train, settings.span);
             }
         }
         good
@@ -43,7 +43,7 @@ impl Checker {
             let Some(needed) = asks(&part.0, role) else { continue };
             if needed > answers {
                 let span = self.span(part.0.origin);
-                self.falls_short(teacher, needed, span);
+                self.falls_short(teacher, role, needed, span);
                 return false;
             }
         }
@@ -55,14 +55,14 @@ impl Checker {
             };
             if *role == Role::Teacher && needed > answers {
                 let span = self.span(rollout.origin);
-                self.falls_short(teacher, needed, span);
+                self.falls_short(teacher, role, needed, span);
                 return false;
             }
         }
         true
     }
 
-    fn falls_short(&mut self, teacher: TeacherId, needed: Capability, span: Span) {
+    fn falls_short(&mut self, teacher: TeacherId, role: &Role, needed: Capability, span: Span) {
         let teacher = self.teacher(teacher);
         let (name, answers, declared) = (teacher.name.clone(), teacher.answers, self.span(teacher.origin));
         let wanted = match needed {
@@ -74,7 +74,7 @@ impl Checker {
         };
         let help = match (needed, answers) {
             (Capability::Distribution, Capability::TopK(k)) => {
-                format!("compare on what it answers: `support: top_k({name}, {k})`, with a `mass`")
+                format!("compare on what it answers: `support: top_k({}, {k})`, with a `mass`", role.name())
             }
             (Capability::TopK(_), Capability::TopK(k)) => format!("ask for at most {k}, or raise what it answers"),
             (_, Capability::Sampled) => {

@@ -2,12 +2,14 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Architecture, Family, Merge, MergeMethod, Model, ModelId, Pretrained, Recipe, Stage, Tokenizer};
+use crate::formula::Unit;
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind};
 
 use super::Checker;
 use super::builtins::{Builtin, Constructor};
 use super::evaluate::Env;
+use super::settings::undecided;
 use super::value::Value;
 use super::vocabulary;
 
@@ -135,7 +137,7 @@ impl Checker {
         let optional = |checker: &mut Checker, key: &str| settings.get(key).map(|expr| checker.count(expr, key, env, 1));
         let (key_value_heads, hidden) = (optional(self, "key_value_heads"), optional(self, "hidden"));
         let tied = match settings.get("tied") {
-            Some(expr) => self.truth_setting(expr, "tied"),
+            Some(expr) => self.truth_setting(expr, "tied", env),
             None => Some(true),
         };
         let real = |checker: &mut Checker, key: &str, default: f64| match settings.get(key) {
@@ -177,11 +179,14 @@ impl Checker {
         })
     }
 
-    pub(super) fn truth_setting(&mut self, expr: &Expr, key: &str) -> Option<bool> {
-        match expr.kind {
-            ExprKind::Bool(value) => Some(value),
-            _ => {
-                self.report(Diagnostic::error(Code::WrongKind, expr.span, format!("`{key}` is `true` or `false`")));
+    pub(super) fn truth_setting(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<bool> {
+        match self.evaluate(expr, env) {
+            Value::Formula(formula) if formula.unit() == Unit::Bool && formula.constant().is_some() => {
+                Some(formula.constant() == Some(1.0))
+            }
+            value if undecided(&value) => None,
+            other => {
+                self.wrong_kind(expr.span, &format!("`{key}` is `true` or `false`"), &other);
                 None
             }
         }

@@ -507,7 +507,7 @@ impl Checker {
             Value::Distribution(distribution) => Some(distribution),
             value => {
                 let wanted = "a divergence compares two roles, such as `teacher || student`";
-                self.role_of(value, expr.span, wanted).map(Distribution::Role)
+                self.teacher_role(value, expr.span, env, wanted).map(Distribution::Role)
             }
         }
     }

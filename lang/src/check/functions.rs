@@ -208,7 +208,16 @@ impl Checker {
 
     /// The axis named by `over: sequence`.
     pub(super) fn axis(&mut self, expr: &Expr) -> Option<Axis> {
-        let axes: Vec<(&str, Axis)> = Axis::ALL.iter().map(|axis| (axis.name(), *axis)).collect();
+        if matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Vocab.name()) {
+            let text = "only a divergence runs over the vocabulary";
+            let finding = Diagnostic::error(Code::AxisMismatch, expr.span, text);
+            self.report(
+                finding.help("write `kl(student || teacher)`, `tv(student, teacher)`, ...: one number per token is left"),
+            );
+            return None;
+        }
+        let named = Axis::ALL.iter().filter(|axis| **axis != Axis::Vocab);
+        let axes: Vec<(&str, Axis)> = named.map(|axis| (axis.name(), *axis)).collect();
         self.word(expr, "an axis", &axes)
     }
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use crate::formula::{Axis, Unit};
 use crate::source::{FileId, Span};
+use crate::syntax::ast::ItemKind;
 use crate::syntax::ast::Module;
 
 use super::builtins::Builtin;
@@ -74,6 +75,32 @@ pub enum SymbolKind {
 }
 
 impl SymbolKind {
+    /// What an item declares; none for items without a name.
+    pub fn of(item: &ItemKind) -> Option<SymbolKind> {
+        Some(match item {
+            ItemKind::Param(_) => SymbolKind::Param,
+            ItemKind::Let { .. } => SymbolKind::Let,
+            ItemKind::Fn { .. } => SymbolKind::Fn,
+            ItemKind::Domain { .. } => SymbolKind::Domain,
+            ItemKind::Reward { .. } => SymbolKind::Reward,
+            ItemKind::Schedule { .. } => SymbolKind::Schedule,
+            ItemKind::Model(_) => SymbolKind::Model,
+            ItemKind::Teacher { .. } => SymbolKind::Teacher,
+            ItemKind::Template { .. } => SymbolKind::Template,
+            ItemKind::Rollout { .. } => SymbolKind::Rollout,
+            ItemKind::Divergence { .. } => SymbolKind::Divergence,
+            ItemKind::Panel { .. } => SymbolKind::Panel,
+            ItemKind::Eval { .. } => SymbolKind::Eval,
+            ItemKind::Stage { .. } => SymbolKind::Stage,
+            ItemKind::Objective { .. } => SymbolKind::Objective,
+            ItemKind::Use(_)
+            | ItemKind::Experiment { .. }
+            | ItemKind::Route(_)
+            | ItemKind::Compare { .. }
+            | ItemKind::Sweep { .. } => return None,
+        })
+    }
+
     /// As declared in source text, or in the reader's words.
     pub fn name(self) -> &'static str {
         match self {

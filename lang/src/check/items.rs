@@ -189,7 +189,7 @@ impl Checker {
                     repetition_penalty: None,
                     heads: None,
                 };
-                let source = RolloutSource::Sample(sampling);
+                let source = RolloutSource::Parameter { name: name.text.clone(), sampling };
                 return Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }));
             }
             "template" => {

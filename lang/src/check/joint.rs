@@ -11,6 +11,13 @@ use super::settings::Settings;
 use super::value::Value;
 use super::vocabulary;
 
+/// One `trains` of a `train`; without its model where that is faulty.
+struct Trained {
+    name: String,
+    place: Span,
+    member: Option<Member>,
+}
+
 impl Checker {
     /// `train { trains student = start, step follow { updates = student, ... } }`
     pub(super) fn joint(&mut self, span: Span, block: Option<&Block>, env: &Env) -> Value {
@@ -21,29 +28,30 @@ impl Checker {
             Statement::Trains { name, value } => Some((name, value)),
             _ => None,
         });
-        let mut members: Vec<(Member, Span)> = Vec::new();
+        let mut members: Vec<Trained> = Vec::new();
         let mut good = true;
         for (name, value) in trained {
-            match self.member(name, value, &members, env) {
-                Some(member) => members.push((member, name.span)),
-                None => good = false,
-            }
+            let member = self.member(name, value, &members, env);
+            good &= member.is_some();
+            members.push(Trained { name: name.text.clone(), place: name.span, member });
         }
         let mut inner = env.clone();
-        for (member, _) in &members {
+        // A faulty one is known all the same: whatever names it is not wrong because of it.
+        for Trained { name, place, member } in &members {
+            let origin = self.origin(*place);
             let teacher = self.declare_teacher(Teacher {
-                name: member.name.clone(),
-                weights: TeacherWeights::Trained { member: member.name.clone() },
-                sees: member.sees.clone(),
+                name: name.clone(),
+                weights: TeacherWeights::Trained { member: name.clone() },
+                sees: member.as_ref().and_then(|member| member.sees.clone()),
                 temperature: 1.0,
                 answers: Capability::Distribution,
                 foreign: false,
                 align: Alignment::Positions,
                 reveals: None,
                 feedback: None,
-                origin: member.origin,
+                origin,
             });
-            inner.bind(&member.name, teacher);
+            inner.bind(name, teacher);
         }
         let steps: Vec<(&Name, &Block)> = statements
             .iter()
@@ -52,8 +60,7 @@ impl Checker {
                 _ => None,
             })
             .collect();
-        for (missing, what) in [(members.is_empty() && good, "trains student = start"), (steps.is_empty(), "step follow { ... }")]
-        {
+        for (missing, what) in [(members.is_empty(), "trains student = start"), (steps.is_empty(), "step follow { ... }")] {
             if missing && !settings.broken {
                 let text = format!("`train` needs a `{}`", what.split(' ').next().unwrap_or(what));
                 self.report(Diagnostic::error(Code::MissingKey, span, text).label("not said here").help(format!("add `{what}`")));
@@ -76,9 +83,9 @@ impl Checker {
         if !good {
             return Value::Error;
         }
-        for (index, (member, place)) in members.iter().enumerate() {
+        for (index, Trained { name, place, .. }) in members.iter().enumerate() {
             if !read.iter().any(|step| step.updates == index) {
-                let text = format!("no step updates `{}`", member.name);
+                let text = format!("no step updates `{name}`");
                 self.report(
                     Diagnostic::error(Code::UntrainedMember, *place, text)
                         .label("trained by nobody")
@@ -87,7 +94,7 @@ impl Checker {
                 return Value::Error;
             }
         }
-        self.declare_joint(members.into_iter().map(|(member, _)| member).collect(), read, span, env)
+        self.declare_joint(members.into_iter().filter_map(|trained| trained.member).collect(), read, span, env)
     }
 
     /// The stage's own value is its first model; the others are models beside it.
@@ -102,8 +109,8 @@ impl Checker {
     }
 
     /// `trains guide = start { sees = feedback_shown }`
-    fn member(&mut self, name: &Name, value: &Expr, before: &[(Member, Span)], env: &Env) -> Option<Member> {
-        if let Some((_, first)) = before.iter().find(|(member, _)| member.name == name.text) {
+    fn member(&mut self, name: &Name, value: &Expr, before: &[Trained], env: &Env) -> Option<Member> {
+        if let Some(Trained { place: first, .. }) = before.iter().find(|known| known.name == name.text) {
             let text = format!("two models are called `{}`", name.text);
             self.report(Diagnostic::error(Code::DuplicateName, name.span, text).because(*first, "first here"));
             return None;
@@ -115,14 +122,7 @@ impl Checker {
         Some(Member { name: name.text.clone(), start: start?, sees: sees?, origin: self.origin(name.span) })
     }
 
-    fn joint_step(
-        &mut self,
-        name: &Name,
-        block: &Block,
-        around: &Settings,
-        members: &[(Member, Span)],
-        env: &Env,
-    ) -> Option<JointStep> {
+    fn joint_step(&mut self, name: &Name, block: &Block, around: &Settings, members: &[Trained], env: &Env) -> Option<JointStep> {
         let mut settings = self.settings(Some(block), "step", name.span, vocabulary::STEP, true);
         self.keep_marks(&settings, &format!("{}.{}", env.model_name, name.text));
         let updates = self.required(&settings, "updates").and_then(|expr| self.updated(expr, members));
@@ -132,15 +132,15 @@ impl Checker {
         };
         settings.inherit(around);
         let mixture = self.mixture(settings.get("domains"), env);
-        let start = updates.and_then(|index| members.get(index)).map(|(member, _)| member.start);
+        let start = updates.and_then(|index| members[index].member.as_ref()).map(|member| member.start);
         let parts = self.distill(Recipe::Step, &settings, start, mixture, env);
         let train = self.finish_training(parts, &settings, env);
         Some(JointStep { name: name.text.clone(), updates: updates?, every: every?, train: train? })
     }
 
     /// Which of the models that are trained.
-    fn updated(&mut self, expr: &Expr, members: &[(Member, Span)]) -> Option<usize> {
-        let names: Vec<&str> = members.iter().map(|(member, _)| member.name.as_str()).collect();
+    fn updated(&mut self, expr: &Expr, members: &[Trained]) -> Option<usize> {
+        let names: Vec<&str> = members.iter().map(|trained| trained.name.as_str()).collect();
         let ExprKind::Name(name) = &expr.kind else {
             if !matches!(expr.kind, ExprKind::Error) {
                 self.report(

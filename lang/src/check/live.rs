@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Rollout, RolloutSource};
 use crate::formula::{Axis, Formula, FormulaKind, Live, Part, Preference, PreferenceKind, Role, Signal};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Expr, ExprKind};
@@ -138,7 +139,8 @@ impl Checker {
             Some(expr) => Some(self.span_value(expr, &outside)?),
         };
         let (chosen, rejected) = (Rc::unwrap_or_clone(chosen?), Rc::unwrap_or_clone(rejected?));
-        if chosen == rejected {
+        let own = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Sample(_)) && rollout.edits.is_empty();
+        if own(&chosen) && own(&rejected) {
             let place = given[1].expect("required").span;
             let text = "chosen and rejected completions come from the same source: nothing tells them apart";
             self.report(Diagnostic::error(Code::OutOfRange, place, text));

@@ -4,6 +4,7 @@
 //! [`value::Value`]; what is known only per token becomes a typed [`crate::formula::Formula`]. A mistake becomes a diagnostic and
 //! the value `Error`, which fits everywhere, so that one mistake is reported once.
 
+pub mod allow;
 mod arithmetic;
 mod benchmarks;
 mod budgets;
@@ -233,6 +234,7 @@ impl Checker {
     }
 
     fn finish(mut self, experiment: Option<Experiment>) -> Analysis {
+        allow::silence(&self.sources, &mut self.diagnostics);
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         Analysis {

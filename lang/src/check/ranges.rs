@@ -51,12 +51,17 @@ pub fn range_over_run(formula: &Formula, steps: u32) -> Option<[(f64, u32); 2]> 
     range
 }
 
+/// Without the noise of binary fractions.
+fn readable(number: f64) -> f64 {
+    format!("{number:.6e}").parse().unwrap_or(number)
+}
+
 impl Checker {
     /// Whether a number stays within bounds over a run of `steps` steps; reports the first step at which it does not.
     pub(super) fn stays_within(&mut self, formula: &Formula, what: &str, (low, high): (f64, f64), steps: u32) -> bool {
         let out = (0..steps.max(1)).find_map(|step| {
             let value = number_at(formula, &Bindings { step, steps, variable: None })?;
-            (!(low..=high).contains(&value)).then_some((step, value))
+            (!value.is_finite() || !(low..=high).contains(&value)).then_some((step, value))
         });
         let Some((step, value)) = out else { return true };
         let span = self.span(formula.0.origin);
@@ -67,7 +72,7 @@ impl Checker {
         };
         self.report(
             Diagnostic::error(Code::ScheduleRange, span, format!("{what} must stay {bounds} during the whole run"))
-                .label(format!("is {value} at step {step} of {steps}"))
+                .label(format!("is {} at step {step} of {steps}", readable(value)))
                 .help("change its ends, hold it with `clip(...)`, or end the run before"),
         );
         false

@@ -28,14 +28,16 @@ impl Checker {
             ExprKind::By { value, axis, block } => (value.as_ref(), Some(self.balance(axis, block, env)?)),
             _ => (expr, None),
         };
-        let (expr, denominator) = match &expr.kind {
-            ExprKind::Binary { operator: BinaryOperator::Divide, left, right, .. } => {
-                (left.as_ref(), Some(self.denominator(right, env)?))
-            }
-            _ => (expr, None),
-        };
         let mut parts = Vec::new();
         flatten(expr, &mut parts);
+        // The denominator belongs to the last step: `mean(token) then sum(sequence) / 64`.
+        let mut denominator = None;
+        if let Some(last) = parts.last_mut()
+            && let ExprKind::Binary { operator: BinaryOperator::Divide, left, right, .. } = &last.kind
+        {
+            denominator = Some(self.denominator(right, env)?);
+            *last = left;
+        }
         let mut read = Vec::new();
         for part in &parts {
             read.push(self.reduction_step(part)?);
@@ -77,6 +79,16 @@ impl Checker {
                 }
                 (None, None) => Axis::Batch,
             };
+            if step.over.is_none() && over >= step.elements {
+                let text = format!(
+                    "a `reduce` goes from fine to coarse: {}s can't be put together after {}s",
+                    over.name(),
+                    step.elements.name()
+                );
+                let finding = Diagnostic::error(Code::AxisMismatch, step.span, text);
+                self.report(finding.help("for example `mean(token) then mean(sequence)`"));
+                return None;
+            }
             if over >= step.elements {
                 self.report(
                     Diagnostic::error(
@@ -91,11 +103,6 @@ impl Checker {
             let operation = step.operation;
             steps.push(ReduceStep { operation, elements: step.elements, over, among_when: step.among_when });
             expected = over;
-        }
-        if read.first().is_some_and(|first| first.elements == Axis::Vocab) {
-            let text = "the vocabulary is summed inside a divergence: a `reduce` starts from tokens";
-            self.report(Diagnostic::error(Code::AxisMismatch, read[0].span, text));
-            return None;
         }
         if expected != Axis::Batch {
             let span = read.last().expect("at least one step").span;
@@ -202,7 +209,7 @@ impl Checker {
         };
         let observe = match settings.get("observe") {
             None => false,
-            Some(expr) => self.truth_setting(expr, "observe")?,
+            Some(expr) => self.truth_setting(expr, "observe", env)?,
         };
         let origin = self.origin(block.span);
         Some(Balance { target, follow_gap, clamp, observe, origin })

@@ -11,6 +11,7 @@ use crate::syntax::ast::{Expr, ExprKind};
 use super::Checker;
 use super::builtins::{EditName, Kind, RolloutName};
 use super::evaluate::{Context, Env};
+use super::route::decided_by_data;
 use super::settings::open;
 use super::value::{Callable, Value};
 
@@ -381,7 +382,7 @@ impl Checker {
             self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], Some(help));
             return None;
         }
-        if formula.axis() > finest {
+        if formula.axis() > finest && !(finest == Axis::Group && decided_by_data(&formula)) {
             let over = finest.name();
             self.report(
                 Diagnostic::error(Code::AxisMismatch, expr.span, format!("this is decided once per {over}"))

@@ -180,13 +180,7 @@ impl Checker {
         if open(&formula) {
             return Some(Holds::Where(formula));
         }
-        let decided = formula.axis() == Axis::Sequence
-            && formula.parts().iter().all(|part| match &part.0.kind {
-                FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
-                FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
-                _ => false,
-            });
-        if !decided {
+        if !decided_by_data(&formula) {
             self.report(
                 Diagnostic::error(Code::WrongKind, condition.span, WANTED)
                     .label("this is known only once something has been written"),
@@ -236,8 +230,11 @@ impl Checker {
         if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
             return; // A teacher may be unused because of another mistake.
         }
-        self.check_use_of_teachers();
-        self.check_use_of_panels();
+        // What a library declares is for others to use.
+        if self.has_experiment {
+            self.check_use_of_teachers();
+            self.check_use_of_panels();
+        }
     }
 
     fn check_use_of_teachers(&mut self) {
@@ -315,4 +312,14 @@ impl Checker {
             }
         }
     }
+}
+
+/// A number that is the same for all completions of a prompt: only its data decides it.
+pub fn decided_by_data(formula: &Formula) -> bool {
+    formula.axis() == Axis::Sequence
+        && formula.parts().iter().all(|part| match &part.0.kind {
+            FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
+            FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
+            _ => false,
+        })
 }

@@ -62,7 +62,7 @@ impl Checker {
             }
             Some(_) => Some(rate),
             // A rate may reach 0 at its end; below 0 it would unlearn.
-            None => self.within(&rate, "the learning rate", (0.0, f64::MAX), length).then_some(rate),
+            None => self.within(&rate, "the learning rate", (0.0, f64::INFINITY), length).then_some(rate),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reading the settings of a block: every key known, every needed one there, every value of its kind.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{MarkedSetting, SettingMark};
+use crate::experiment::{MarkedSetting, SettingMark, TeacherWeights};
 use crate::formula::{Formula, FormulaKind, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Name, Route, Statement};
@@ -285,6 +285,8 @@ impl Checker {
             | (Value::Rollout(_), "rollout")
             | (Value::Template(_), "template") => true,
             (Value::Role(Role::Teacher | Role::Named { .. }), "teacher") => true,
+            // A model that is being trained beside this one is known by its role.
+            (Value::Teacher(id), "model") if matches!(self.teacher(*id).weights, TeacherWeights::Trained { .. }) => true,
             // How long a stage trains may be given in epochs; everything else that counts asks for a number.
             (Value::Epochs(_), "count") | (Value::Benchmark(_), "eval") => true,
             (Value::List(values), "counts") => {

@@ -278,9 +278,9 @@ impl Checker {
         let Some(found) = first_place(&train.objective, across) else { return true };
         let (span, optimizer) = (self.span(found), self.span(origin));
         self.report(
-            Diagnostic::error(Code::PrivateStatistics, span, "a private stage can't compare examples with each other")
-                .label("looks across the examples of a batch")
-                .because(optimizer, "promises that no example shows")
+            Diagnostic::error(Code::PrivateStatistics, optimizer, "a private stage can't compare examples with each other")
+                .label("promises that no example shows")
+                .because(span, "looks across the examples of a batch")
                 .help("use numbers of one completion only, such as `mean(x, over: sequence)`"),
         );
         false

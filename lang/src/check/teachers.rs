@@ -460,7 +460,7 @@ impl Checker {
         if let ExprKind::Name(name) = &callee.kind
             && env.local(name).is_none()
             && self.modules.lookup(env.module, name).is_none()
-            && builtins::find(name).is_some_and(|builtin| matches!(builtin.kind, Kind::Constructor(_)))
+            && builtins::find(name).is_some_and(|builtin| has_settings(builtin.kind))
         {
             return (value.clone(), None);
         }
@@ -473,6 +473,12 @@ impl Checker {
         let kind = ExprKind::Call { callee: callee.clone(), arguments: arguments.clone(), block: None };
         (Expr { span, kind }, Some(block.clone()))
     }
+}
+
+/// A stage whose braces are its own. Weights that are loaded have none.
+fn has_settings(kind: Kind) -> bool {
+    use super::builtins::Constructor::{Checkpoint, Gguf, HuggingFace};
+    matches!(kind, Kind::Constructor(constructor) if !matches!(constructor, HuggingFace | Gguf | Checkpoint))
 }
 
 /// Whether the logits of some model take part: then the numbers in it are those of the run.

@@ -366,6 +366,8 @@ impl Checker {
         let rollout = match (settings.get("rollout"), own) {
             (Some(expr), _) => self.rollout_value(expr, env).map(Rc::unwrap_or_clone),
             (None, Some(own)) => Some(own),
+            // A faulty objective may have brought its own.
+            (None, None) if objective.is_none() && recipe == Recipe::Step => None,
             (None, None) => {
                 self.required(settings, "rollout");
                 None

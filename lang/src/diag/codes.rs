@@ -79,4 +79,5 @@ codes! {
     UnequalBudget = "unequal-budget", "rows of one table that spent different amounts";
     UnusedDeclaration = "unused-declaration", "a panel or benchmark that nothing uses";
     TemplateSlot = "template-slot", "a slot that a template can't fill";
+    UnusedAllow = "unused-allow", "a comment that is to silence a warning and silences none";
 }

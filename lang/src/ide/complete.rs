@@ -6,7 +6,7 @@ use super::context::{Context, Place};
 use super::scope::{self, Declared};
 use super::{ENTRY, Library, describe, hover};
 use crate::check::Analysis;
-use crate::check::builtins::{self, Builtin, Kind};
+use crate::check::builtins::{self, Builtin, Kind, SupportName};
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
 use crate::source::Span;
@@ -176,7 +176,10 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
         Takes::Objective => kind == S::Objective,
         Takes::Reward => kind == S::Reward,
         Takes::Rollout => kind == S::Rollout,
-        Takes::Schedule | Takes::Count | Takes::Number | Takes::Formula => {
+        Takes::Teacher | Takes::Teachers => matches!(kind, S::Teacher | S::Turn | S::Panel),
+        Takes::Template => kind == S::Template,
+        Takes::Benchmark | Takes::Benchmarks => kind == S::Eval,
+        Takes::Schedule | Takes::Count | Takes::Number | Takes::Numbers | Takes::Formula | Takes::Condition => {
             matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet)
         }
         _ => false,
@@ -302,6 +305,15 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
         }
         // Only the data knows its fields; a text is the author's.
         Takes::Field | Takes::Text => return,
+        Takes::Secret => return list.builtins(|builtin| builtin.kind == Kind::Environment, 0),
+        Takes::Metrics => {
+            list.words(vocabulary::METRICS, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::PassAt, 0);
+        }
+        Takes::Capability => {
+            list.words(vocabulary::CAPABILITIES, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::Support(SupportName::TopK), 0);
+        }
         Takes::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
         Takes::Role => return list.signals(&vocabulary::SIGNALS[..4], 0),
         Takes::Support => {
@@ -318,10 +330,10 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
         _ => {}
     }
     let signals = context.sees_signals();
-    if matches!(takes, Takes::Formula) {
+    if matches!(takes, Takes::Formula | Takes::Condition) {
         list.builtins(|builtin| !signals || belongs_in_formula(builtin.kind), 2);
     }
-    if signals && matches!(takes, Takes::Formula | Takes::Number) {
+    if signals && matches!(takes, Takes::Formula | Takes::Condition | Takes::Number) {
         list.signals(vocabulary::SIGNALS, 1);
         if context.in_term() {
             list.keyword("live", "marks the factor that learns", 1);

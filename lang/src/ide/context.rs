@@ -234,7 +234,7 @@ impl<'a> Context<'a> {
         if let Some(last) = self.before(end) {
             if self.is(last, ".") && self.item_keyword() != "use" {
                 let base = self.before(last).map_or("", |base| self.text(base));
-                return if matches!(base, "student" | "teacher" | "sampler") && self.sees_signals() {
+                return if matches!(base, "student" | "teacher" | "sampler" | "reference") && self.sees_signals() {
                     Place::Part
                 } else {
                     Place::Nothing

@@ -1,9 +1,11 @@
 //! The outline of a file.
 
+use super::ENTRY;
 use crate::check::Analysis;
 use crate::check::index::{SymbolId, SymbolKind};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::ItemKind;
+use crate::syntax::parse;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
@@ -53,6 +55,23 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
         }
     }
     outlines
+}
+
+/// The named items of a file that nothing else is known of: parsing is enough.
+pub fn declarations(text: &str) -> Vec<Outline> {
+    let (tree, _) = parse(ENTRY, text);
+    let declared = tree.items.iter().filter_map(|item| {
+        let (name, kind) = (crate::check::declared_name(&item.kind)?, SymbolKind::of(&item.kind)?);
+        Some(Outline {
+            name: name.text.clone(),
+            kind: Some(kind),
+            detail: kind.name().to_owned(),
+            extent: item.span,
+            name_span: within(name.span, item.span),
+            children: Vec::new(),
+        })
+    });
+    declared.collect()
 }
 
 fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {

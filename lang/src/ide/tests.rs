@@ -3,7 +3,7 @@
 use super::context::{Context, Place};
 use super::testing::{GOOD, MODULES, check, cursor};
 use super::*;
-use crate::check::vocabulary::{self, Takes};
+use crate::check::vocabulary;
 
 fn labels(marked: &str) -> Vec<String> {
     let (text, offset) = cursor(marked);
@@ -48,8 +48,8 @@ fn the_top_level_proposes_items() {
 fn a_block_proposes_the_settings_that_it_lacks() {
     let gap = within("  prompts   = 2\n", "  <CURSOR>\n");
     proposes(&gap, &["prompts", "domains", "route"], &["objective", "steps", "samples", "start"]);
-    proposes("experiment \"a\" { <CURSOR> }", &["seed", "out"], &["device"]);
-    proposes("domain a { prompts = \"x\", <CURSOR>", &["reward", "share"], &["prompts", "limits"]);
+    proposes("experiment \"a\" { <CURSOR> }", &["seed", "out", "device"], &["steps"]);
+    proposes("domain a { prompts = \"x\", <CURSOR>", &["reward", "share", "limits"], &["prompts"]);
     proposes("model m = llama {\n  layers = 2\n  w<CURSOR>\n", &["width", "tokenizer"], &["layers"]);
     proposes("objective o(k: count = 2) {\n  <CURSOR>", &["term", "let", "reduce", "select"], &["k"]);
 }
@@ -257,7 +257,7 @@ fn hover_tells_kind_value_and_doc() {
     let label = hover_at(&within("clip_at: 5", "clip_<CURSOR>at: 5")).expect("a hover");
     assert!(label.contains("clip_at: nats = 5") && label.contains("Parameter of objective `mopd`."), "{label}");
     let key = hover_at(&within("prompts   = 2\n", "prom<CURSOR>pts   = 2\n")).expect("a hover");
-    assert!(key.contains("Prompts a step."), "{key}");
+    assert!(key.contains("Prompts a step"), "{key}");
     let signal = hover_at(&within("-gap * live student.logp", "-gap * live student.lo<CURSOR>gp")).expect("a hover");
     assert!(signal.contains(".logp: logp[token]"), "{signal}");
     let builtin = hover_at(&within("sample(n: 1", "sam<CURSOR>ple(n: 1")).expect("a hover");
@@ -386,7 +386,7 @@ fn signatures_follow_the_argument() {
     let (start, end) = help.parameters[1];
     assert_eq!(&help.label[start..end], "low");
     let help = at("let a = zscore(max(1, 2), deviation: <CURSOR>").expect("a signature");
-    assert_eq!((help.label.as_str(), help.active), ("zscore(x, over, deviation)", Some(2)));
+    assert_eq!((help.label.as_str(), help.active), ("zscore(x, over, deviation, among?)", Some(2)));
     assert_eq!(at("let a = 1 + <CURSOR>"), None);
 }
 

@@ -7,3 +7,4 @@ pub(crate) mod words;
 
 pub use parse::parse;
 pub(crate) use parse::top_level;
+pub use words::{ITEMS, RESERVED};

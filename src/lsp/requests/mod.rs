@@ -9,6 +9,7 @@ pub mod formatting;
 pub mod highlight;
 pub mod hover;
 pub mod inlay_hints;
+pub mod links;
 pub mod references;
 pub mod rename;
 pub mod selection;

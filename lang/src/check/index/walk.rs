@@ -10,6 +10,7 @@ use crate::syntax::ast::{
 
 use super::{Facts, Index, Symbol, SymbolId, SymbolKind, Target, Use, Worth};
 use crate::check::builtins;
+use crate::check::items::signature;
 use crate::check::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
 use crate::check::vocabulary::{self, Key, Takes, Word};
 
@@ -68,23 +69,8 @@ impl Walk<'_> {
     fn declare_items(&mut self, module: ModuleId, file: FileId, tree: &Module) {
         for (index, item) in tree.items.iter().enumerate() {
             let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else { continue };
-            let (kind, parameters) = match &item.kind {
-                ItemKind::Param(_) => (SymbolKind::Param, &[][..]),
-                ItemKind::Let { .. } => (SymbolKind::Let, &[][..]),
-                ItemKind::Fn { parameters, .. } => (SymbolKind::Fn, parameters.as_slice()),
-                ItemKind::Domain { .. } => (SymbolKind::Domain, &[][..]),
-                ItemKind::Reward { .. } => (SymbolKind::Reward, &[][..]),
-                ItemKind::Schedule { .. } => (SymbolKind::Schedule, &[][..]),
-                ItemKind::Model(_) => (SymbolKind::Model, &[][..]),
-                ItemKind::Teacher { parameters, .. } => (SymbolKind::Teacher, parameters.as_slice()),
-                ItemKind::Template { parameters, .. } => (SymbolKind::Template, parameters.as_slice()),
-                ItemKind::Rollout { parameters, .. } => (SymbolKind::Rollout, parameters.as_slice()),
-                ItemKind::Divergence { parameters, .. } => (SymbolKind::Divergence, parameters.as_slice()),
-                ItemKind::Panel { .. } => (SymbolKind::Panel, &[][..]),
-                ItemKind::Eval { .. } => (SymbolKind::Eval, &[][..]),
-                ItemKind::Stage { parameters, .. } => (SymbolKind::Stage, parameters.as_slice()),
-                _ => (SymbolKind::Objective, objective_parameters(&item.kind)),
-            };
+            let Some(kind) = SymbolKind::of(&item.kind) else { continue };
+            let parameters = signature(&item.kind).map_or(&[][..], |(_, parameters)| parameters);
             let id = ItemId { module, index };
             let worth = match self.modules.progress.get(&id) {
                 Some(Progress::Done(value)) if !kind.is_callable() => Worth::of(value),
@@ -514,13 +500,6 @@ impl Walk<'_> {
         if let Some(parameter) = parameter {
             self.record(name.span, Target::Symbol(parameter));
         }
-    }
-}
-
-fn objective_parameters(kind: &ItemKind) -> &[Parameter] {
-    match kind {
-        ItemKind::Objective { parameters, .. } => parameters,
-        _ => &[],
     }
 }
 
