@@ -26,9 +26,13 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
             output::result(&outline::tree(experiment, plan.as_ref(), Style::of_stdout()));
         }
         (None, _) if !analysis.has_errors() => {
-            library(&analysis, arguments.format);
-            report(&analysis);
-            return Ok(Status::Good);
+            let objectives: Vec<&NamedObjective> = analysis.objectives.iter().filter(|named| named.public).collect();
+            if !objectives.is_empty() {
+                library(&analysis, &objectives, arguments.format);
+                report(&analysis);
+                return Ok(Status::Good);
+            }
+            analysis.diagnostics.push(super::no_experiment(&analysis.sources));
         }
         _ => {}
     }
@@ -37,13 +41,12 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
 }
 
 /// What a file without an experiment has to offer.
-fn library(analysis: &Analysis, format: PlanFormat) {
-    let objectives: Vec<&NamedObjective> = analysis.objectives.iter().filter(|named| named.public).collect();
+fn library(analysis: &Analysis, objectives: &[&NamedObjective], format: PlanFormat) {
     match format {
-        PlanFormat::Json => output::result(&render::library::json(&objectives)),
+        PlanFormat::Json => output::result(&render::library::json(objectives)),
         PlanFormat::Tree | PlanFormat::Dot => {
             let path = analysis.sources.files().next().map_or("", |(_, file)| file.path.as_str());
-            output::result(&render::library::tree(path, &objectives, Style::of_stdout()));
+            output::result(&render::library::tree(path, objectives, Style::of_stdout()));
         }
     }
 }
