@@ -274,7 +274,7 @@ static BUILTINS: &[Builtin] = &[
     function("where", &["condition", "then", "else"], 3, "where(condition, then, else)", "`then` where the condition holds, `else` where it does not, element by element.", Kind::Where),
     // Reductions
     function("mean", &["x", "over", "among", "on"], 2, "mean(x, over: sequence)", "The mean along an axis.", Kind::Reduce(Reduction::Mean)),
-    function("sum", &["x", "over", "among", "on", "weights"], 1, "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3]) of teachers", "The sum along an axis; of teachers, each one's own loss, weighted and added up.", Kind::Reduce(Reduction::Sum)),
+    function("sum", &["x", "over", "among", "on", "weights"], 1, "sum(x, over: sequence), or sum([a, b], weights: [0.7, 0.3])", "The sum along an axis; of teachers, each one's own loss, weighted and added up.", Kind::Reduce(Reduction::Sum)),
     function("first", &["x", "over", "among", "on"], 2, "first(x, over: sequence)", "The first element along an axis.", Kind::Reduce(Reduction::First)),
     function("last", &["x", "over", "among", "on"], 2, "last(x, over: sequence)", "The last element along an axis.", Kind::Reduce(Reduction::Last)),
     function("any", &["x", "over", "among", "on"], 2, "any(condition, over: group)", "Whether some element is true.", Kind::Reduce(Reduction::Any)),
@@ -315,7 +315,7 @@ static BUILTINS: &[Builtin] = &[
     divergence!("gaussian_kl", ["pair"], ["dimensions"], 1, "gaussian_kl(teacher || student)", "KL between normal distributions, summed over the components or over `dimensions`: continuous actions, denoising steps.", Gaussian),
     function("blend", &[], 0, "blend(teacher: 0.1, student: 0.9)", "A weighted sum of distributions, the roles as names; the weights may be numbers per token.", Kind::Blend),
     function("detached", &["side"], 1, "detached(blend(student: 0.1, teacher: 0.9))", "A side of a divergence through which no gradient flows.", Kind::Detached),
-    function("top_k", &["role", "k"], 1, "top_k(teacher, 64); of a teacher's answers, top_k(20)", "The `k` entries that a role finds most probable.", Kind::Support(SupportName::TopK)),
+    function("top_k", &["role", "k"], 1, "top_k(teacher, 64), or top_k(20)", "The `k` entries that a role finds most probable; without a role, what a teacher answers with.", Kind::Support(SupportName::TopK)),
     function("nucleus", &["role", "p"], 2, "nucleus(teacher, 0.95)", "The fewest entries that together hold at least `p` of a role's probability, the most probable first.", Kind::Support(SupportName::Nucleus)),
     function("union", &["first", "second", "third"], 2, "union(top_k(student, 32), top_k(teacher, 32))", "Entries of either support.", Kind::Support(SupportName::Union)),
     function("intersection", &["first", "second", "third"], 2, "intersection(top_k(student, 32), top_k(teacher, 32))", "Entries of both supports.", Kind::Support(SupportName::Intersection)),

@@ -8,10 +8,9 @@ mod tables;
 mod units;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 
-use mopd_tests::{files, root};
+use mopd_tests::{files, generate, root, settle};
 
 /// Every section that can be generated.
 fn sections() -> BTreeMap<String, String> {
@@ -29,67 +28,24 @@ fn sections() -> BTreeMap<String, String> {
     sections
 }
 
-const BEGIN: &str = "<!-- generated: ";
-const END: &str = "<!-- end -->";
-
-/// The page with every section written anew; the names of the sections that it holds.
-fn rendered(page: &str, sections: &BTreeMap<String, String>, faults: &mut String) -> (String, Vec<String>) {
-    let (mut text, mut named) = (String::new(), Vec::new());
-    let mut lines = page.lines();
-    while let Some(line) = lines.next() {
-        let _ = writeln!(text, "{line}");
-        let Some(name) = line.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(" -->")) else { continue };
-        named.push(name.to_owned());
-        match sections.get(name) {
-            Some(section) => {
-                let _ = write!(text, "\n{section}\n\n");
-            }
-            None => {
-                let _ = writeln!(faults, "nothing is called `{name}`");
-            }
-        }
-        match lines.by_ref().find(|line| line.starts_with("<!-- ")) {
-            Some(END) => {
-                let _ = writeln!(text, "{END}");
-            }
-            _ => {
-                let _ = writeln!(faults, "`{name}` has no end");
-            }
-        }
-    }
-    (text, named)
-}
-
 #[test]
 fn what_is_generated_is_what_the_tables_say() {
-    let update = std::env::var_os("MOPD_UPDATE").is_some();
     let sections = sections();
-    let mut faults = String::new();
+    let mut faults: Vec<String> = Vec::new();
     let mut shown: Vec<String> = Vec::new();
     for path in files(&root().join("book/src"), ".md") {
         let page = fs::read_to_string(&path).expect("a page");
-        let mut wrong = String::new();
-        let (text, named) = rendered(&page, &sections, &mut wrong);
-        shown.extend(named);
-        if !wrong.is_empty() {
-            let _ = writeln!(faults, "{}: {wrong}", path.display());
-        } else if text != page && update {
-            fs::write(&path, text).expect("the page is written");
-        } else if text != page {
-            let differs = text.lines().zip(page.lines()).position(|(ours, theirs)| ours != theirs);
-            let line = differs.unwrap_or_else(|| text.lines().count().min(page.lines().count())) + 1;
-            let _ = writeln!(faults, "{}:{line}: not what the tables say; MOPD_UPDATE=1 writes it anew", path.display());
-        }
+        let made = generate(&page, "generated", |name| sections.get(name).cloned());
+        faults.extend(settle(&path, &page, &made));
+        shown.extend(made.names);
     }
     for name in sections.keys() {
         match shown.iter().filter(|known| *known == name).count() {
             1 => {}
-            count => {
-                let _ = writeln!(faults, "`{name}` is shown {count} times");
-            }
+            count => faults.push(format!("`{name}` is shown {count} times")),
         }
     }
-    assert!(faults.is_empty(), "\n{faults}");
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {
             };
             Ok(Prefixes::Teacher { sequences, keep, batch, sampling: sampling(of, origins, *origin)? })
         }
+        RolloutSource::Parameter { name, .. } => Err(refused(at, format!("the rollout `{name}` without a value"))),
         RolloutSource::Mix { .. }
         | RolloutSource::TokenMix { .. }
         | RolloutSource::Interleave { .. }
