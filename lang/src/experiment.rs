@@ -1214,7 +1214,7 @@ impl Objective {
 pub struct Term {
     pub name: String,
     pub value: Formula,
-    /// Tokens and sequences that the term is about; the others take no part in its reduction.
+    /// Where the term applies: it is 0 elsewhere. Denominators count all the same, but in a `reduce` step that says `among: when`.
     pub when: Option<Formula>,
     /// Multiplies this term alone.
     pub weight: Option<Formula>,

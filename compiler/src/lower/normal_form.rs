@@ -337,7 +337,7 @@ fn source(rollout: &Rollout) -> String {
     let drawn = || rollout.sampling().map(|sampling| format!(" ({})", temperature(sampling))).unwrap_or_default();
     match &rollout.source {
         RolloutSource::Data { field } => format!("data (field `{field}`)"),
-        RolloutSource::Parameter { name, .. } => format!("the rollout `{name}`"),
+        RolloutSource::Parameter { name, .. } => format!("whatever `{name}` is"),
         RolloutSource::Sample(sampling) => format!("student rollouts ({} per prompt, {})", sampling.n, temperature(sampling)),
         RolloutSource::From { teacher, sequences, sampling, .. } => {
             let fresh = if sequences.is_some() { "made once" } else { "fresh every step" };

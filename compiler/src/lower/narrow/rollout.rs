@@ -38,6 +38,7 @@ fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {
             let (BatchSize::Prompts(batch) | BatchSize::Sequences(batch)) = train.size;
             Ok(Prefixes::Data { field: field.clone(), batch })
         }
+        RolloutSource::Parameter { name, .. } => Err(refused(at, &format!("the rollout `{name}`, which has no value,"))),
         RolloutSource::Sample(of) => {
             let sampling = sampling(of, origins, *origin)?;
             match train.size {
@@ -65,7 +66,6 @@ fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {
             };
             Ok(Prefixes::Teacher { sequences, keep, batch, sampling: sampling(of, origins, *origin)? })
         }
-        RolloutSource::Parameter { name, .. } => Err(refused(at, format!("the rollout `{name}` without a value"))),
         RolloutSource::Mix { .. }
         | RolloutSource::TokenMix { .. }
         | RolloutSource::Interleave { .. }
