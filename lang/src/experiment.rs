@@ -185,6 +185,8 @@ pub enum Stage {
         joint: ModelId,
         member: usize,
     },
+    /// A parameter of a stage, teacher or rollout that has not been given a value: any model. No experiment has one.
+    Parameter,
 }
 
 /// Where existing weights come from. Architecture and tokenizer are read with them.
@@ -233,7 +235,7 @@ impl Stage {
     /// The models that must exist before this stage can run, without repetition. Teachers are looked up in `teachers`.
     pub fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
         let mut inputs = match self {
-            Stage::Initialise(_) | Stage::Load(_) => Vec::new(),
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => Vec::new(),
             Stage::Train(train) => train.inputs(teachers),
             Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
             Stage::Joint(joint) => {

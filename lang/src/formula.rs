@@ -370,12 +370,8 @@ impl Signal {
             | Signal::Step
             | Signal::SupportSize { .. }
             | Signal::VocabularySize => Unit::Count,
-            Signal::Agreement { .. }
-            | Signal::Reward
-            | Signal::RewardPart { .. }
-            | Signal::SpanScore { .. }
-            | Signal::Data { .. } => Unit::Real,
-            Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => Unit::Number,
+            Signal::Reward | Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } => Unit::Real,
+            Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => Unit::Number,
         }
     }
 

@@ -92,7 +92,7 @@ fn trained(stage: &Stage) -> Vec<(Option<&str>, &Train)> {
     match stage {
         Stage::Train(train) => vec![(None, train)],
         Stage::Joint(joint) => joint.steps.iter().map(|step| (Some(step.name.as_str()), &step.train)).collect(),
-        Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) | Stage::Member { .. } => Vec::new(),
+        Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) | Stage::Member { .. } | Stage::Parameter => Vec::new(),
     }
 }
 
@@ -126,6 +126,7 @@ fn constructor(stage: &Stage, experiment: &Experiment) -> String {
             format!("train({})", members.join(", "))
         }
         Stage::Member { joint, .. } => format!("trained with {}", name(*joint)),
+        Stage::Parameter => "any model".to_owned(),
     }
 }
 
@@ -162,7 +163,7 @@ fn settings(model: &Model, experiment: &Experiment) -> Rows {
             vec![("method", format!("{}{with}", merge.method.name()))]
         }
         Stage::Joint(joint) => members(joint, experiment),
-        Stage::Load(_) | Stage::Member { .. } => Vec::new(),
+        Stage::Load(_) | Stage::Member { .. } | Stage::Parameter => Vec::new(),
     }
 }
 

@@ -113,9 +113,13 @@ fn parts(line: &str) -> Vec<&str> {
             rest.len()
         } else if first == '"' {
             2 + rest[1..].find('"').expect("a text is closed on its line")
+        } else if rest.starts_with("..=") {
+            3
         } else if first.is_ascii_digit() {
-            let end = |(at, c): &(usize, char)| !(word(*c) || *c == '-' && rest[..*at].ends_with('e'));
-            rest.char_indices().find(end).map_or(rest.len(), |(at, _)| at)
+            let ranges = |at: usize| rest[at..].starts_with("..");
+            let end = |(at, c): &(usize, char)| ranges(*at) || !(word(*c) || *c == '-' && rest[..*at].ends_with('e'));
+            let digits = rest.char_indices().find(end).map_or(rest.len(), |(at, _)| at);
+            digits + usize::from(rest[digits..].starts_with('%'))
         } else if word(first) {
             rest.find(|c| !word(c)).unwrap_or(rest.len())
         } else if first == ' ' {
@@ -162,7 +166,9 @@ fn shuffled(text: &str, dice: &mut Dice) -> String {
                 _ => {}
             }
         }
-        let entry = !line.trim().is_empty() && !line.contains("//") && !line.ends_with(['{', ',', '(', '[', '=', ':']);
+        let next = lines.get(number + 1).map_or("", |line| line.trim());
+        let goes_on = line.ends_with(['{', ',', '(', '[', '=', ':']) || next.starts_with("|>");
+        let entry = !line.trim().is_empty() && !line.contains("//") && !goes_on;
         if entry && blocks.last() == Some(&'{') && dice.roll(4) == 0 {
             out += ",";
         }

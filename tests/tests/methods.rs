@@ -32,3 +32,74 @@ fn every_module_of_the_library_checks() {
     }
     assert!(faults.is_empty(), "\n{faults}");
 }
+
+#[test]
+fn every_public_objective_of_the_library_is_known() {
+    let mut missing = String::new();
+    for (name, text) in mopd_std::MODULES {
+        let analysis = check(&format!("std:{name}.mopd"), text);
+        for line in text.lines().filter_map(|line| line.strip_prefix("pub objective ")) {
+            let objective = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(line);
+            if !analysis.objectives.iter().any(|known| known.public && known.objective.name == objective) {
+                let _ = writeln!(missing, "std.{name}.{objective}");
+            }
+        }
+    }
+    assert!(missing.is_empty(), "\n{missing}");
+}
+
+/// One row of the table of published methods.
+struct Row<'a> {
+    papers: Vec<&'a str>,
+    module: &'a str,
+    experiment: &'a str,
+    evidence: &'a str,
+}
+
+/// The table in `tests/methods/README.md`: method, paper, card, module, experiment, evidence.
+fn rows<'a>(page: &'a str) -> Vec<Row<'a>> {
+    page.lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let [_, paper, _, module, experiment, evidence] = cells.as_slice() else { return None };
+            let name = |cell: &&'a str| cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
+            let papers = paper.split(", ").filter(|paper| *paper != "-").collect();
+            Some(Row { papers, module: name(module)?, experiment: name(experiment)?, evidence })
+        })
+        .collect()
+}
+
+#[test]
+fn the_table_of_methods_is_whole() {
+    let folder = root().join("tests/methods");
+    let page = fs::read_to_string(folder.join("README.md")).expect("the table");
+    let rows = rows(&page);
+    let mut faults = String::new();
+    for Row { papers, module, experiment, evidence } in &rows {
+        let library = mopd_std::module(module).map(|(_, text)| text).unwrap_or_default();
+        let program = fs::read_to_string(folder.join(format!("{experiment}.mopd"))).unwrap_or_default();
+        if !program.contains(&format!("use std.{module}.")) {
+            let _ = writeln!(faults, "{experiment}.mopd does not import std.{module}");
+        }
+        for paper in papers.iter().filter(|paper| !library.contains(**paper)) {
+            let _ = writeln!(faults, "std.{module} does not cite arXiv:{paper}");
+        }
+        if !["code", "paper", "notes", "abstract", "known"].contains(evidence) {
+            let _ = writeln!(faults, "{experiment}: evidence `{evidence}`");
+        }
+    }
+    for path in files(&folder, ".mopd") {
+        let name = path.file_stem().expect("a file").to_string_lossy().into_owned();
+        let times = rows.iter().filter(|row| row.experiment == name).count();
+        if times != 1 {
+            let _ = writeln!(faults, "{name}.mopd stands in {times} rows");
+        }
+    }
+    // `sft` is what other stages take their loss from: no method of its own.
+    for (module, _) in mopd_std::MODULES.iter().filter(|(module, _)| *module != "sft") {
+        if !rows.iter().any(|row| row.module == *module) {
+            let _ = writeln!(faults, "no row for std.{module}");
+        }
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}

@@ -76,7 +76,7 @@ impl Checker {
             Stage::Joint(joint) => joint.members.iter().for_each(|member| self.ancestry(member.start, teachers, found)),
             Stage::Member { joint, .. } => self.ancestry(*joint, teachers, found),
             Stage::Merge(merge) => merge.base.iter().for_each(|base| self.ancestry(*base, teachers, found)),
-            Stage::Initialise(_) | Stage::Load(_) => {}
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => {}
         }
     }
 

@@ -74,7 +74,7 @@ impl Checker {
     /// The model whose weights have the shape of this one's, and that nothing in the file was made before.
     pub(super) fn first_weights(&self, model: ModelId) -> ModelId {
         match &self.model(model).stage {
-            Stage::Initialise(_) | Stage::Load(_) => model,
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => model,
             Stage::Train(train) => self.first_weights(train.start),
             Stage::Merge(merge) => self.first_weights(merge.models[0]),
             Stage::Joint(joint) => self.first_weights(joint.members[0].start),

@@ -220,6 +220,9 @@ impl Checker {
         if let (Some(from), Some(to)) = (from.constant(), to.constant()) {
             return Value::Arrow { from, to };
         }
+        if undecided(&from) || undecided(&to) {
+            return Value::Error;
+        }
         match (from, to) {
             (Value::Text(from), Value::Text(to)) => Value::TextArrow { from, to },
             (Value::Error, _) | (_, Value::Error) => Value::Error,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Alignment, Capability, Objective, Origin, Panel, PanelId, Piece, Rollout, RolloutSource, Sampling, Slot, Teacher,
+    Alignment, Capability, Objective, Origin, Panel, PanelId, Piece, Rollout, RolloutSource, Sampling, Slot, Stage, Teacher,
     TeacherWeights, Template,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Unit};
@@ -197,8 +197,13 @@ impl Checker {
                 let pieces = vec![Piece::Slot(Slot::Prompt)];
                 return Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }));
             }
+            "counts" => {
+                let one = Formula::new(FormulaKind::Number(1.0), Unit::Count, Axis::Run, false, origin);
+                return Value::List(vec![Value::Formula(one)]);
+            }
             "text" => return Value::Text(name.text.clone()),
-            // A model needs a stage; whatever is done with one is checked where the item is used.
+            "model" => return Value::Model(self.declare_model(&name.text, Stage::Parameter, name.span)),
+            // Domains, families and objectives: whatever is done with one is checked where the item is used.
             _ => return Value::Error,
         };
         Value::Formula(Formula::new(FormulaKind::Variable(name.text.as_str().into()), unit, Axis::Run, false, origin))
@@ -226,7 +231,10 @@ impl Checker {
     fn check_body(&mut self, item: &Item, name: &Name, parameters: &[Parameter], env: Env) {
         match &item.kind {
             ItemKind::Objective { body, .. } => {
-                if let Some(objective) = self.objective_body(name, body, &env) {
+                self.any_numbers = true;
+                let objective = self.objective_body(name, body, &env);
+                self.any_numbers = false;
+                if let Some(objective) = objective {
                     self.keep_objective(item, parameters, objective);
                 }
             }

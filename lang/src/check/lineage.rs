@@ -24,7 +24,7 @@ impl Checker {
     /// The checkpoints that a model descends from: those that nothing in the file made.
     fn roots(&self, model: ModelId, found: &mut Vec<ModelId>) {
         match &self.model(model).stage {
-            Stage::Initialise(_) => add(found, model),
+            Stage::Initialise(_) | Stage::Parameter => add(found, model),
             // The same file or name twice is one checkpoint.
             Stage::Load(pretrained) => {
                 let same = |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
@@ -50,7 +50,9 @@ impl Checker {
         let (mut theirs, mut ours) = (Vec::new(), Vec::new());
         self.roots(model, &mut theirs);
         self.roots(start, &mut ours);
-        if theirs.iter().any(|root| ours.contains(root)) {
+        // Whoever gives a parameter its value says where that comes from.
+        let open = |root: &ModelId| self.model(*root).stage == Stage::Parameter;
+        if theirs.iter().any(|root| ours.contains(root)) || theirs.iter().chain(&ours).any(open) {
             return Descent::Shared;
         }
         let made_here = |root: &ModelId| matches!(self.model(*root).stage, Stage::Initialise(_));
@@ -73,7 +75,8 @@ impl Checker {
                 let mut ours = Vec::new();
                 self.roots(start, &mut ours);
                 let named = |root: &ModelId| matches!(&self.model(*root).stage, Stage::Load(Pretrained::HuggingFace { name, .. }) if name == model);
-                if ours.iter().any(named) { Descent::Shared } else { Descent::Unknown }
+                let open = ours.iter().any(|root| self.model(*root).stage == Stage::Parameter);
+                if open || ours.iter().any(named) { Descent::Shared } else { Descent::Unknown }
             }
             TeacherWeights::Composed { logits, .. } => logits.iter().map(|(_, role)| of(role)).max().unwrap_or(Descent::Shared),
             TeacherWeights::Pooled { members, .. } => members.iter().map(|(_, role)| of(role)).max().unwrap_or(Descent::Shared),

@@ -51,6 +51,7 @@ use crate::experiment::{
 };
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
+use items::callable;
 pub(crate) use modules::declared_name;
 use modules::{ModuleId, Modules};
 use value::Value;
@@ -131,6 +132,8 @@ struct Checker {
     seed: Option<u64>,
     /// The entry file is an experiment, not a library.
     has_experiment: bool,
+    /// An objective is being checked for its own sake: a number that its parameters leave open has some value.
+    any_numbers: bool,
 }
 
 impl Checker {
@@ -155,6 +158,7 @@ impl Checker {
             facts: index::Facts::default(),
             seed: None,
             has_experiment: false,
+            any_numbers: false,
         }
     }
 
@@ -208,10 +212,23 @@ impl Checker {
         for item in &module.items {
             if let ItemKind::Compare { name, block } = &item.kind {
                 comparisons.extend(self.comparison(entry, item, name, block));
-            } else {
+            } else if callable(&item.kind).is_none() {
                 self.check_item(entry, item);
             }
         }
+        self.file_route(entry);
+        // Bodies are checked with any arguments, after everything that the experiment is made of: what they declare on the way
+        // is no part of it.
+        let real = (self.models.len(), self.teachers.len(), self.panels.len(), self.marks.len());
+        for item in module.items.iter().filter(|item| callable(&item.kind).is_some()) {
+            self.check_item(entry, item);
+        }
+        self.models.truncate(real.0);
+        self.teachers.truncate(real.1);
+        self.used_teachers.truncate(real.1);
+        self.said_origins.retain(|teacher, _| (teacher.0 as usize) < real.1);
+        self.panels.truncate(real.2);
+        self.marks.truncate(real.3);
         self.check_routes(entry);
         self.check_use_of_domains();
         self.check_use_of_benchmarks(&comparisons);

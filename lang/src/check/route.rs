@@ -68,7 +68,8 @@ impl Checker {
         domains.iter().all(routed).then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
     }
 
-    fn file_route(&mut self, entry: ModuleId) -> RouteState {
+    /// The file's own route, evaluated when first asked for.
+    pub(super) fn file_route(&mut self, entry: ModuleId) -> RouteState {
         if matches!(self.route, RouteState::Unevaluated) {
             let tree = self.modules.tree(entry);
             let route = tree.items.iter().find_map(|item| match &item.kind {

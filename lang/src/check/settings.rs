@@ -207,7 +207,7 @@ impl Checker {
         let value = self.evaluate(expr, env);
         match value.constant() {
             Some(number) => Some(number),
-            None if undecided(&value) => None,
+            None if undecided(&value) => self.any_number(1.0),
             None => {
                 self.wrong_kind(expr.span, &format!("`{key}` must be a number known before the run"), &value);
                 None
@@ -226,10 +226,15 @@ impl Checker {
         Some(number)
     }
 
+    /// What stands for a number that a parameter without a value leaves open.
+    fn any_number(&self, usual: f64) -> Option<f64> {
+        self.any_numbers.then_some(usual)
+    }
+
     pub(super) fn whole(&mut self, value: &Value, span: Span, what: &str, least: u64) -> Option<u64> {
         let Some(number) = value.constant() else {
             if undecided(value) {
-                return None;
+                return self.any_number(16.0).map(|number| least.max(number as u64));
             }
             self.wrong_kind(span, &format!("{what} must be a whole number known before the run"), value);
             return None;
@@ -247,7 +252,7 @@ impl Checker {
     pub(super) fn fraction(&mut self, value: &Value, span: Span, what: &str) -> Option<f64> {
         let Some(number) = value.constant() else {
             if undecided(value) {
-                return None;
+                return self.any_number(0.5);
             }
             self.wrong_kind(span, &format!("{what} must be a fraction known before the run"), value);
             return None;

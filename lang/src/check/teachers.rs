@@ -454,7 +454,8 @@ impl Checker {
         }
     }
 
-    /// Takes the settings off a value: `expert { sees = worked }`. A stage in the place of a model keeps its own.
+    /// Takes the settings off a value: `expert { sees = worked }`. A stage in the place of a model keeps its own; weights that
+    /// exist have none.
     pub(super) fn split_block(&self, value: &Expr, env: &Env) -> (Expr, Option<Block>) {
         let ExprKind::Call { callee, arguments, block: Some(block) } = &value.kind else { return (value.clone(), None) };
         if let ExprKind::Name(name) = &callee.kind

@@ -100,6 +100,7 @@ impl<'a> Settings<'a> {
             wide::Stage::Joint(_) | wide::Stage::Member { .. } => {
                 return self.refuse(*origin, "training several models in turns (`train`)");
             }
+            wide::Stage::Parameter => return self.refuse(*origin, format!("the model `{name}` without weights")),
         };
         Some(Model { name: name.clone(), stage, origin: *origin })
     }
