@@ -66,8 +66,6 @@ pub struct Fence {
     pub line: usize,
     /// Tagged `mopd continued`: it goes on where the fence before it ended. A tutorial shows a file piece by piece.
     pub continued: bool,
-    /// Tagged `mopd checked`: it is right, and this version can't run it.
-    pub checked_only: bool,
     /// All words of its tag.
     pub tag: String,
     pub text: String,
