@@ -90,3 +90,55 @@ pub fn fences(page: &str) -> Vec<Fence> {
     assert!(open.is_none(), "a fence is never closed");
     found
 }
+
+/// What closes a section of a page that a test writes.
+const END: &str = "<!-- end -->";
+
+/// A page of which tests write some sections: those between `<!-- KIND: NAME -->` and `<!-- end -->`.
+pub struct Generated {
+    /// The page with every such section written anew.
+    pub text: String,
+    /// The names of the sections, in order.
+    pub names: Vec<String>,
+    /// Sections that nothing is known for, or that never end.
+    pub faults: Vec<String>,
+}
+
+/// Writes the sections of one kind anew, each with what `section` says of its name.
+pub fn generate(page: &str, kind: &str, section: impl Fn(&str) -> Option<String>) -> Generated {
+    let begin = format!("<!-- {kind}: ");
+    let mut made = Generated { text: String::new(), names: Vec::new(), faults: Vec::new() };
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        made.text += &format!("{line}\n");
+        let Some(name) = line.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(" -->")) else { continue };
+        made.names.push(name.to_owned());
+        match section(name) {
+            Some(section) => made.text += &format!("\n{section}\n\n"),
+            None => made.faults.push(format!("nothing is called `{name}`")),
+        }
+        match lines.by_ref().find(|line| line.starts_with("<!-- ")) {
+            Some(END) => made.text += &format!("{END}\n"),
+            _ => made.faults.push(format!("`{name}` has no end")),
+        }
+    }
+    made
+}
+
+/// Writes a page that has changed where `MOPD_UPDATE=1` asks for it; otherwise the change is a fault.
+pub fn settle(path: &Path, page: &str, made: &Generated) -> Vec<String> {
+    let place = |fault: &String| format!("{}: {fault}", path.display());
+    if !made.faults.is_empty() {
+        return made.faults.iter().map(place).collect();
+    }
+    if made.text == page {
+        return Vec::new();
+    }
+    if std::env::var_os("MOPD_UPDATE").is_some() {
+        std::fs::write(path, &made.text).expect("the page is written");
+        return Vec::new();
+    }
+    let differs = made.text.lines().zip(page.lines()).position(|(ours, theirs)| ours != theirs);
+    let line = differs.unwrap_or_else(|| made.text.lines().count().min(page.lines().count())) + 1;
+    vec![format!("{}:{line}: not what it is made from; MOPD_UPDATE=1 writes it anew", path.display())]
+}

@@ -24,7 +24,10 @@ pub fn head(item: &Item, source: &str) -> String {
         ItemKind::Teacher { binding, parameters } if !parameters.is_empty() => {
             callable("teacher", &binding.name.text, parameters)
         }
-        _ => shortened(&source[item.span.start as usize..item.span.end as usize]),
+        _ => {
+            let text = &source[item.span.start as usize..item.span.end as usize];
+            shortened(text.strip_prefix("pub ").unwrap_or(text))
+        }
     }
 }
 

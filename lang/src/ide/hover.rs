@@ -69,11 +69,10 @@ fn module(analysis: &Analysis, file: crate::source::FileId) -> String {
 }
 
 fn builtin_text(builtin: &Builtin) -> String {
-    let (written, remark) =
-        builtin.usage.split_once(", ").filter(|(before, _)| before.ends_with(')')).unwrap_or((builtin.usage, ""));
-    let mut text = code(written);
-    if !remark.is_empty() {
-        text += &format!("\n\n{remark}");
+    let (written, other) = builtin.usage.split_once(", or ").unwrap_or((builtin.usage, ""));
+    let mut text = format!("{}\n\n{}", code(written), builtin.doc);
+    if !other.is_empty() {
+        text += &format!("\n\nOr `{other}`.");
     }
     let optional = &builtin.parameters[builtin.required..];
     if !optional.is_empty() {

@@ -262,6 +262,9 @@ fn hover_tells_kind_value_and_doc() {
     assert!(signal.contains(".logp: logp[token]"), "{signal}");
     let builtin = hover_at(&within("sample(n: 1", "sam<CURSOR>ple(n: 1")).expect("a hover");
     assert!(builtin.contains("sample(n: 1, temperature: 1.0, max_tokens: 24)"), "{builtin}");
+    assert!(builtin.contains("The student's own completions"), "{builtin}");
+    let nested = hover_at("rollout kept = rep<CURSOR>lay(sample(n: 1), capacity: 10)\n").expect("a hover");
+    assert!(nested.contains("replay(sample(...), capacity: 10_000, share: 0.25)"), "{nested}");
     assert_eq!(hover_at("// no<CURSOR>thing\n"), None);
 }
 

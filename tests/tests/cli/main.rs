@@ -1,6 +1,7 @@
 //! The command line contract: outputs, streams and exit statuses of every command, on good and on bad input. Training is
 //! played by a small program in place of the worker.
 
+mod book;
 mod check;
 mod commands;
 mod format;

@@ -187,29 +187,33 @@ pub static BALANCE: &[Key] = &[
     may("observe", Takes::Truth, "Factors are computed and recorded, and applied to nothing."),
 ];
 
-/// The settings of a block: of an item such as `domain`, or of a stage such as `grpo`.
+/// Every block that has settings: an item such as `domain`, a stage such as `grpo`.
+pub static BLOCKS: &[(&str, &[Key])] = &[
+    ("experiment", EXPERIMENT),
+    ("domain", DOMAIN),
+    ("eval", EVAL),
+    ("compare", COMPARE),
+    ("teacher", TEACHER),
+    ("debate", DEBATE),
+    ("objective", OBJECTIVE),
+    ("term", TERM),
+    ("by", BALANCE),
+    ("llama", DECODER),
+    ("qwen2", DECODER),
+    ("qwen3", DECODER),
+    ("gemma", DECODER),
+    ("merge", MERGE),
+    ("sft", SFT),
+    ("grpo", GRPO),
+    ("distill", DISTILL),
+    ("dpo", DPO),
+    ("train", TRAIN),
+    ("step", STEP),
+    ("trains", MEMBER),
+];
+
 pub fn keys(owner: &str) -> Option<&'static [Key]> {
-    Some(match owner {
-        "experiment" => EXPERIMENT,
-        "domain" => DOMAIN,
-        "compare" => COMPARE,
-        "eval" => EVAL,
-        "teacher" => TEACHER,
-        "debate" => DEBATE,
-        "objective" => OBJECTIVE,
-        "term" => TERM,
-        "by" => BALANCE,
-        "llama" | "qwen2" | "qwen3" | "gemma" => DECODER,
-        "merge" => MERGE,
-        "sft" => SFT,
-        "grpo" => GRPO,
-        "distill" => DISTILL,
-        "dpo" => DPO,
-        "train" => TRAIN,
-        "step" => STEP,
-        "trains" => MEMBER,
-        _ => return None,
-    })
+    BLOCKS.iter().find(|(name, _)| *name == owner).map(|(_, keys)| *keys)
 }
 
 /// Whether a block may hold a `route` of its own.

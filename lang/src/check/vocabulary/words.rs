@@ -131,7 +131,7 @@ pub static SIGNALS: &[SignalName] = &[
     seen("reward", "real[sequence]", "The verifier's verdict on the completion; `reward.<part>` is one part of it."),
     seen("correct", "bool[sequence]", "`reward >= 1`."),
     seen("position", "count[token]", "Index of the token in its completion, from 0."),
-    seen("remaining", "count[token]", "Tokens that follow in the completion, this one included."),
+    seen("remaining", "count[token]", "Tokens that follow in the completion, 0 for the last."),
     seen("turn", "count[token]", "Index of the token's turn, from 0."),
     seen("block", "count[token]", "Index of the token's block, from 0."),
     seen("head", "count[token]", "The output head that wrote the token, from 0."),

@@ -1,0 +1,43 @@
+//! The diagnostic codes: one table, and each page under its own heading. The pages are included, not copied.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use mopd_lang::diag::Code;
+
+pub fn table() -> String {
+    let warnings = warnings();
+    let mut text = "| code | severity | |\n|---|---|---|\n".to_owned();
+    for code in Code::ALL {
+        let severity = if warnings.contains(&format!("{code:?}")) { "warning" } else { "error" };
+        let _ = writeln!(text, "| [`{0}`](#{0}) | {severity} | {1} |", code.name(), crate::tables::cell(code.summary()));
+    }
+    text.trim_end().to_owned()
+}
+
+/// `{{#include}}` from the second line on: the first is the page's title, which stands here as a heading of lower rank.
+pub fn pages() -> String {
+    let mut text = String::new();
+    for code in Code::ALL {
+        let title = code.page().lines().next().unwrap_or_default().trim_start_matches("# ");
+        let _ = write!(text, "## `{}`\n\n", code.name());
+        if title != code.name() {
+            let _ = write!(text, "**{title}.**\n\n");
+        }
+        let _ = write!(text, "{{{{#include ../../../lang/codes/{}.md:2:}}}}\n\n", code.name());
+    }
+    text.trim_end().to_owned()
+}
+
+/// The codes that the compiler reports as warnings, read off its text: severity belongs to a finding, not to a code.
+fn warnings() -> Vec<String> {
+    let mut found = Vec::new();
+    for path in ["lang/src", "compiler/src"].iter().flat_map(|folder| mopd_tests::files(&mopd_tests::root().join(folder), ".rs"))
+    {
+        let text: String = fs::read_to_string(path).expect("a source file").split_whitespace().collect();
+        let codes = text.split("Diagnostic::warning(Code::").skip(1);
+        found.extend(codes.map(|rest| rest.split(',').next().unwrap_or_default().to_owned()));
+    }
+    assert!(!found.is_empty(), "no warning was found: how they are made has changed");
+    found
+}

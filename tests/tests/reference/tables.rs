@@ -1,0 +1,215 @@
+//! Tables of what the language knows: settings, words, functions, signals.
+
+use std::fmt::Write as _;
+
+use mopd_lang::check::builtins::{self, Builtin, Kind};
+use mopd_lang::check::vocabulary::{self, Key, SignalName, Takes, Word};
+
+/// The name of a section and its text.
+pub fn sections() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut listed: Vec<&[Key]> = Vec::new();
+    for (owner, keys) in vocabulary::BLOCKS {
+        // The decoders share one table, under the first one's name.
+        if !listed.iter().any(|known| std::ptr::eq(*known, *keys)) {
+            listed.push(keys);
+            found.push((format!("settings of {owner}"), settings(keys)));
+        }
+    }
+    for (name, words) in WORDS {
+        found.push((format!("words: {name}"), list(words)));
+    }
+    for (name, signals) in [("signals", vocabulary::SIGNALS), ("parts", vocabulary::PARTS), ("spans", vocabulary::SPANS)] {
+        found.push((name.to_owned(), shapes(signals)));
+    }
+    for group in Group::ALL {
+        found.push((format!("functions: {}", group.name()), functions(*group)));
+    }
+    found.push(("functions: losses".to_owned(), builtins::losses().iter().map(entry).collect::<String>().trim_end().to_owned()));
+    found
+}
+
+const WORDS: &[(&str, &[Word])] = &[
+    ("axes", vocabulary::AXES),
+    ("supports", vocabulary::FULL),
+    ("masses", vocabulary::MASSES),
+    ("types", vocabulary::TYPES),
+    ("capabilities", vocabulary::CAPABILITIES),
+    ("alignments", vocabulary::ALIGNMENTS),
+    ("metrics", vocabulary::METRICS),
+    ("merges", vocabulary::MERGES),
+];
+
+/// In a cell of a table `|` would end it.
+pub fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn settings(keys: &[Key]) -> String {
+    let mut text = "| setting | takes | |\n|---|---|---|\n".to_owned();
+    let (must, may): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| key.required);
+    for key in must.into_iter().chain(may) {
+        let name = if key.required { format!("**`{}`**", key.name) } else { format!("`{}`", key.name) };
+        let _ = writeln!(text, "| {name} | {} | {} |", cell(&takes(key.takes)), cell(key.doc));
+    }
+    text.trim_end().to_owned()
+}
+
+fn list(words: &[Word]) -> String {
+    let lines: Vec<String> = words.iter().map(|word| format!("- `{}`: {}", word.name, word.doc)).collect();
+    lines.join("\n")
+}
+
+fn shapes(signals: &[SignalName]) -> String {
+    let mut text = "| name | unit and axis | |\n|---|---|---|\n".to_owned();
+    for signal in signals {
+        let _ = writeln!(text, "| `{}` | {} | {} |", signal.name, signal.shape, cell(signal.doc));
+    }
+    text.trim_end().to_owned()
+}
+
+/// What stands in a place, in words.
+fn takes(takes: Takes) -> String {
+    match takes {
+        Takes::Count => "a whole number",
+        Takes::Number => "a number",
+        Takes::Numbers => "a list of numbers",
+        Takes::Truth => "`true` or `false`",
+        Takes::Text => "a text",
+        Takes::Secret => "a text or `env(...)`",
+        Takes::Schedule => "a number or a schedule",
+        Takes::Words(words) if std::ptr::eq(words, vocabulary::AXES) => "an axis",
+        Takes::Words(words) => {
+            return words.iter().map(|word| format!("`{}`", word.name)).collect::<Vec<_>>().join(", ");
+        }
+        Takes::Field => "a field of the data",
+        Takes::Model => "a model",
+        Takes::Models => "models",
+        Takes::Teacher => "a teacher",
+        Takes::Teachers => "teachers",
+        Takes::Domains => "domains",
+        Takes::Objective => "an objective",
+        Takes::Rollout => "a rollout",
+        Takes::Template => "a template",
+        Takes::Reward => "a reward",
+        Takes::Optimizer => "an optimiser",
+        Takes::Score => "`normalized(...)`",
+        Takes::Benchmarks => "domains and `eval`s",
+        Takes::Benchmark => "an `eval`",
+        Takes::Metrics => "a list of metrics",
+        Takes::Capability => "a capability",
+        Takes::Support => "a support",
+        Takes::Role => "a role",
+        Takes::Reduce => "a reduction",
+        Takes::Condition => "a truth value",
+        Takes::Formula => "a formula",
+    }
+    .to_owned()
+}
+
+/// The headings under which functions are listed.
+#[derive(Clone, Copy, PartialEq)]
+enum Group {
+    Elementwise,
+    Reductions,
+    Statistics,
+    Scans,
+    Divergences,
+    Supports,
+    Measures,
+    Schedules,
+    Rewards,
+    Rollouts,
+    Edits,
+    Models,
+    Teachers,
+    Optimizers,
+    Tables,
+}
+
+impl Group {
+    const ALL: &'static [Group] = &[
+        Group::Elementwise,
+        Group::Reductions,
+        Group::Statistics,
+        Group::Scans,
+        Group::Divergences,
+        Group::Supports,
+        Group::Measures,
+        Group::Schedules,
+        Group::Rewards,
+        Group::Rollouts,
+        Group::Edits,
+        Group::Models,
+        Group::Teachers,
+        Group::Optimizers,
+        Group::Tables,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Group::Elementwise => "elementwise",
+            Group::Reductions => "reductions",
+            Group::Statistics => "statistics",
+            Group::Scans => "scans and memory",
+            Group::Divergences => "divergences",
+            Group::Supports => "supports",
+            Group::Measures => "measures",
+            Group::Schedules => "schedules",
+            Group::Rewards => "rewards",
+            Group::Rollouts => "rollouts",
+            Group::Edits => "edits",
+            Group::Models => "models",
+            Group::Teachers => "teachers",
+            Group::Optimizers => "optimisers",
+            Group::Tables => "tables",
+        }
+    }
+
+    fn of(kind: Kind) -> Group {
+        match kind {
+            Kind::Elementwise(_) | Kind::Softplus | Kind::Bucket | Kind::Extreme(..) | Kind::Clip | Kind::Where => {
+                Group::Elementwise
+            }
+            Kind::Reduce(_) | Kind::Quantile => Group::Reductions,
+            Kind::Statistic(_) => Group::Statistics,
+            Kind::Scan(_) | Kind::Memory(_) => Group::Scans,
+            Kind::Divergence(_) | Kind::Blend | Kind::Detached => Group::Divergences,
+            Kind::Support(_) => Group::Supports,
+            Kind::Measure(_) => Group::Measures,
+            Kind::Schedule(_) => Group::Schedules,
+            Kind::Reward(_) => Group::Rewards,
+            Kind::Rollout(_) => Group::Rollouts,
+            Kind::Edit(_) => Group::Edits,
+            Kind::Constructor(_) | Kind::Environment => Group::Models,
+            Kind::Served | Kind::Logits | Kind::Pooled(_) | Kind::Debate | Kind::Integer => Group::Teachers,
+            Kind::Optimizer(_) | Kind::Extrapolate | Kind::PowersOf => Group::Optimizers,
+            Kind::Normalized | Kind::PassAt => Group::Tables,
+            Kind::Loss(_) => unreachable!("losses have a table of their own"),
+        }
+    }
+}
+
+fn functions(group: Group) -> String {
+    let members = builtins::all().iter().filter(|builtin| Group::of(builtin.kind) == group);
+    members.map(entry).collect::<String>().trim_end().to_owned()
+}
+
+/// One function: how it is written, what it says, its arguments.
+fn entry(builtin: &Builtin) -> String {
+    let mut text = format!("**`{}`** · `{}`  \n{}\n", builtin.name, builtin.usage, builtin.doc);
+    let listed = |names: &[&str]| {
+        let one = |name: &&str| format!("`{name}` ({})", takes(vocabulary::takes(builtin, name)));
+        names.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    let (must, may) = builtin.parameters.split_at(builtin.required);
+    if !must.is_empty() {
+        let _ = write!(text, "Takes {}. ", listed(must));
+    }
+    if !may.is_empty() {
+        let _ = write!(text, "May be left out: {}.", listed(may));
+    }
+    let mut text = text.trim_end().to_owned();
+    text.push('\n');
+    text + "\n"
+}
