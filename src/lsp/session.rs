@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{Analysis, analyse};
+use mopd_lang::check::{Analysis, Memory, analyse, analyse_again};
 use mopd_lang::ide::Library;
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde_json::json;
@@ -24,6 +24,8 @@ pub struct Document {
     pub version: i32,
     pub text: String,
     pub analysis: Analysis,
+    /// What the next analysis may take over from this one.
+    memory: Memory,
     /// The paths that the analysis asked for, whether there or not.
     imports: BTreeSet<String>,
 }
@@ -57,7 +59,8 @@ impl Session {
 
     pub fn open(&mut self, uri: Uri, version: i32, text: String) {
         let path = path_of(&uri);
-        let document = Document { uri, version, text, analysis: empty(&path), imports: BTreeSet::new() };
+        let document =
+            Document { uri, version, text, analysis: empty(&path), memory: Memory::default(), imports: BTreeSet::new() };
         self.documents.insert(path.clone(), document);
         self.mark_stale(&path);
     }
@@ -111,10 +114,13 @@ impl Session {
             return;
         }
         for path in std::mem::take(&mut self.stale) {
-            let Some(text) = self.documents.get(&path).map(|document| document.text.clone()) else { continue };
-            let (analysis, imports) = self.check(&path, text);
+            let Some(document) = self.documents.get_mut(&path) else { continue };
+            // The old analysis goes first: what it holds can't be changed in place.
+            document.analysis = empty(&path);
+            let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
+            let (analysis, imports) = self.check(&path, text, &mut memory);
             if let Some(document) = self.documents.get_mut(&path) {
-                (document.analysis, document.imports) = (analysis, imports);
+                (document.analysis, document.memory, document.imports) = (analysis, memory, imports);
             }
         }
         let news = self.published.update(&self.documents, &self.client);
@@ -126,7 +132,7 @@ impl Session {
         std::mem::take(&mut self.messages)
     }
 
-    fn check(&mut self, path: &str, text: String) -> (Analysis, BTreeSet<String>) {
+    fn check(&mut self, path: &str, text: String, memory: &mut Memory) -> (Analysis, BTreeSet<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
         let load = |name: &[&str]| -> Option<SourceFile> {
@@ -143,7 +149,8 @@ impl Session {
         };
         let entry = SourceFile { path: path.to_owned(), text };
         // A bug in the checker must not end the session: the document stays without an analysis until its next change.
-        let analysis = catch_unwind(AssertUnwindSafe(|| analyse(entry, &load))).unwrap_or_else(|_| empty(path));
+        let again = AssertUnwindSafe(|| analyse_again(entry, &load, memory));
+        let analysis = catch_unwind(again).unwrap_or_else(|_| empty(path));
         let warnings = unreadable.into_inner().into_iter();
         let log = |text| Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into();
         self.messages.extend(warnings.map(log));

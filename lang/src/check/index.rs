@@ -5,6 +5,7 @@
 //! are found by one walk over the trees that applies the evaluator's rules for names (locals, then signals inside objectives,
 //! then the file's items, then built-ins), and only what a name is worth comes from the evaluator.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -160,6 +161,9 @@ pub struct Use {
     pub declares: bool,
 }
 
+/// An index that is built when it is first asked for: findings are needed after every keystroke, names are not.
+pub type LazyIndex = LazyCell<Index, Box<dyn FnOnce() -> Index>>;
+
 /// Names and trees of one analysis.
 #[derive(Default)]
 pub struct Index {
@@ -214,7 +218,11 @@ impl Index {
         (id.0 + 1..).map(SymbolId).take_while(of_it)
     }
 
-    pub(super) fn build(modules: &Modules, facts: Facts) -> Index {
+    pub(super) fn lazy(modules: Modules, facts: Facts) -> LazyIndex {
+        LazyCell::new(Box::new(move || Index::build(&modules, facts)))
+    }
+
+    fn build(modules: &Modules, facts: Facts) -> Index {
         let mut walk = Walk { modules, facts, index: Index::default(), items: HashMap::new(), locals: Vec::new(), owner: None };
         for (id, file) in modules.files() {
             walk.declare_items(id, file, &modules.tree(id));

@@ -11,6 +11,7 @@ mod domains;
 mod evaluate;
 pub mod functions;
 pub mod index;
+mod memory;
 mod modules;
 mod objectives;
 mod route;
@@ -26,8 +27,9 @@ use crate::diag::{Code, Diagnostic, Severity};
 use crate::experiment::{Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin};
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
+pub use memory::Memory;
 pub(crate) use modules::declared_name;
-use modules::{ModuleId, Modules};
+use modules::{ItemId, ModuleId, Modules};
 use value::{Teacher, TeacherId};
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make sense of, and a
@@ -40,7 +42,7 @@ pub struct Analysis {
     /// What [`crate::experiment::Origin`] points into.
     pub origins: Vec<Span>,
     /// What every name refers to.
-    pub index: index::Index,
+    pub index: index::LazyIndex,
 }
 
 impl Analysis {
@@ -59,16 +61,21 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
 
 /// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    let mut checker = Checker::new();
-    let entry = checker.load(entry, load);
-    checker.load_defaults(load);
-    checker.apply_overrides(entry, overrides);
-    let experiment = checker.experiment(entry);
-    checker.finish(experiment)
+    Checker::new(Memory::default()).analyse(entry, load, overrides).0
+}
+
+/// The same for a file that is being written: what has not changed since the last time is not done again. The result is that of
+/// [`analyse`]. It is quickest where the last result has been dropped.
+pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
+    // Left empty should the checker panic: what it was about to change is not to be trusted.
+    let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[]);
+    *memory = kept;
+    analysis
 }
 
 /// The state of one analysis.
 struct Checker {
+    memory: Memory,
     sources: Sources,
     modules: Modules,
     diagnostics: Vec<Diagnostic>,
@@ -88,8 +95,9 @@ struct Checker {
 }
 
 impl Checker {
-    fn new() -> Checker {
+    fn new(memory: Memory) -> Checker {
         Checker {
+            memory,
             sources: Sources::default(),
             modules: Modules::default(),
             diagnostics: Vec::new(),
@@ -104,6 +112,14 @@ impl Checker {
             seed: None,
             has_experiment: false,
         }
+    }
+
+    fn analyse(mut self, entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> (Analysis, Memory) {
+        let entry = self.load(entry, load);
+        self.load_defaults(load);
+        self.apply_overrides(entry, overrides);
+        let experiment = self.experiment(entry);
+        self.finish(experiment)
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
@@ -147,11 +163,11 @@ impl Checker {
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
         let mut comparisons = Vec::new();
-        for item in &module.items {
+        for (index, item) in module.items.iter().enumerate() {
             if let ItemKind::Compare { name, block } = &item.kind {
                 comparisons.extend(self.comparison(entry, item, name, block));
             } else {
-                self.check_item(entry, item);
+                self.check_item(ItemId { module: entry, index }, item);
             }
         }
         self.check_routes(entry);
@@ -168,16 +184,18 @@ impl Checker {
         })
     }
 
-    fn finish(mut self, experiment: Option<Experiment<Objective>>) -> Analysis {
+    fn finish(mut self, experiment: Option<Experiment<Objective>>) -> (Analysis, Memory) {
+        self.memory.finish();
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-        Analysis {
+        let analysis = Analysis {
             sources: self.sources,
             diagnostics: self.diagnostics,
             experiment: experiment.filter(|_| !failed),
             origins: self.origins,
-            index: index::Index::build(&self.modules, self.facts),
-        }
+            index: index::Index::lazy(self.modules, self.facts),
+        };
+        (analysis, self.memory)
     }
 
     fn not_supported(&mut self, span: Span, construct: &str) {

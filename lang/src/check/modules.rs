@@ -110,9 +110,9 @@ pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
 impl Checker {
     /// Parses a file and, through its imports, everything it needs.
     pub(super) fn load(&mut self, source: SourceFile, load: Loader) -> ModuleId {
-        let text = source.text.clone();
         let file = self.sources.add(source);
-        let (tree, findings) = parse(file, &text);
+        let source = self.sources.file(file);
+        let (tree, findings) = self.memory.parse(&source.path, file, &source.text);
         for finding in findings {
             self.report(finding);
         }

@@ -8,7 +8,7 @@ use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Name, Statement}
 
 use super::Checker;
 use super::evaluate::{Context, Env};
-use super::modules::{ItemId, ModuleId};
+use super::modules::ItemId;
 use super::value::{Callable, Value};
 use super::vocabulary;
 
@@ -236,10 +236,8 @@ impl Checker {
     }
 
     /// Checks an item for its own sake, used or not.
-    pub(super) fn check_item(&mut self, module: ModuleId, item: &Item) {
-        let tree = self.modules.tree(module);
-        let index = tree.items.iter().position(|other| other.span == item.span).expect("the item is of this file");
-        let id = ItemId { module, index };
+    pub(super) fn check_item(&mut self, id: ItemId, item: &Item) {
+        let module = id.module;
         match &item.kind {
             ItemKind::Unsupported { keyword } => self.not_supported(keyword.span, &format!("`{}`", keyword.text)),
             ItemKind::Objective { parameters, .. } | ItemKind::Stage { parameters, .. } | ItemKind::Fn { parameters, .. } => {
