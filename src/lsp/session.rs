@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::capabilities::Client;
 use super::convert::Lines;
-use super::publish::{self, Published};
+use super::publish::{Converter, Published};
 use super::{library, uri};
 use crate::host;
 
@@ -184,7 +184,7 @@ impl Session {
 
     /// A finding of a document, in the editor's terms.
     pub fn finding(&self, document: &Document, finding: &mopd_lang::diag::Diagnostic) -> lsp_types::Diagnostic {
-        publish::convert(finding, &document.analysis, finding.primary.span, &self.documents, &self.client)
+        Converter::new(&document.analysis, &self.documents, &self.client).convert(finding, finding.primary.span)
     }
 
     /// The modules that a `use` of a document may name: the standard library, and the files beside it.
