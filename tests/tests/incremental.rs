@@ -1,7 +1,11 @@
 //! What is kept from one keystroke to the next changes nothing: after any edit, the results are those of a fresh start.
 
-use mopd_lang::source::FileId;
+use std::collections::BTreeMap;
+
+use mopd_lang::check::index::Index;
+use mopd_lang::source::{FileId, SourceFile};
 use mopd_lang::syntax::{KnownFile, parse};
+use mopd_lang::{Analysis, Memory, analyse, analyse_again};
 use mopd_tests::{Dice, texts};
 
 /// Everything in the repository that is written in the language, sound or not.
@@ -28,7 +32,7 @@ impl Author {
         let (start, end) = (self.place(text), self.place(text));
         let (start, end) = (start.min(end), start.max(end));
         let near = text.floor_char_boundary(end.min(start + 40));
-        match self.dice.roll(12) {
+        match self.dice.roll(16) {
             0..5 => text.insert_str(start, self.typed()),
             5 | 6 => drop(text.replace_range(start..text.ceil_char_boundary((start + 1).min(text.len())), "")),
             7 => text.replace_range(start..near, self.typed()),
@@ -44,6 +48,15 @@ impl Author {
                 let moved = text[from..to].to_owned();
                 text.insert_str(to, &moved);
                 text.replace_range(from..to, "");
+            }
+            11..15 => {
+                // A name becomes another one, a number another number.
+                let words: Vec<(usize, &str)> = words(text).collect();
+                if !words.is_empty() {
+                    let (from, to) = (words[self.dice.roll(words.len())], words[self.dice.roll(words.len())]);
+                    let to = to.1.to_owned();
+                    text.replace_range(from.0..from.0 + from.1.len(), &to);
+                }
             }
             _ => text.clone_from(&self.before),
         }
@@ -89,6 +102,11 @@ impl Author {
     }
 }
 
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    words.map(|word| (word.as_ptr() as usize - text.as_ptr() as usize, word))
+}
+
 #[test]
 fn a_file_that_is_parsed_again_has_the_tree_and_the_findings_of_a_new_one() {
     for (number, (name, original)) in corpus().into_iter().enumerate() {
@@ -108,5 +126,89 @@ fn a_file_that_is_parsed_again_has_the_tree_and_the_findings_of_a_new_one() {
             }
         }
         drop(held);
+    }
+}
+
+/// All that an editor is told.
+fn told(analysis: &Analysis) -> String {
+    let index: &Index = &analysis.index;
+    let names: Vec<_> = analysis.sources.files().map(|(file, _)| index.uses_in(file)).collect();
+    format!("{:#?}\n{:#?}\n{names:#?}", analysis.diagnostics, index.symbols)
+}
+
+/// The first lines that differ, for failure messages.
+fn difference(again: &str, fresh: &str) -> String {
+    let (again, fresh): (Vec<&str>, Vec<&str>) = (again.lines().collect(), fresh.lines().collect());
+    let at = again.iter().zip(&fresh).take_while(|(a, b)| a == b).count();
+    let around = |lines: &[&str]| lines[at.saturating_sub(8).min(lines.len())..(at + 8).min(lines.len())].join("\n");
+    format!("again:\n{}\n\nfresh:\n{}", around(&again), around(&fresh))
+}
+
+/// Edits one of the files, again and again, and compares. The first is the entry.
+fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds: usize) {
+    let mut author = Author::new(seed);
+    let mut memory = Memory::default();
+    let mut now = files.clone();
+    for round in 0..rounds {
+        let load = |module: &[&str]| {
+            let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
+            let text = now.get(&key)?;
+            Some(SourceFile { path: key.join("."), text: text.clone() })
+        };
+        let entry = || SourceFile { path: "entry".to_owned(), text: now[&Vec::new()].clone() };
+        let (again, fresh) = (told(&analyse_again(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
+        assert!(again == fresh, "{name}, round {round}: {}\nin:\n{}", difference(&again, &fresh), now[&Vec::new()]);
+        if author.dice.roll(12) == 0 {
+            now.clone_from(files);
+            continue;
+        }
+        let keys: Vec<&Vec<String>> = files.keys().collect();
+        // Mostly the entry.
+        let key = if author.dice.roll(3) > 0 { &Vec::new() } else { keys[author.dice.roll(keys.len())] };
+        author.edit(now.get_mut(key).expect("one of the files"));
+    }
+}
+
+fn with_library(entry: &str) -> BTreeMap<Vec<String>, String> {
+    let library = mopd_std::MODULES.iter().map(|(name, text)| (vec!["std".to_owned(), (*name).to_owned()], (*text).to_owned()));
+    library.chain([(Vec::new(), entry.to_owned())]).collect()
+}
+
+#[test]
+fn a_file_that_is_checked_again_has_the_findings_and_the_names_of_a_new_one() {
+    for (number, (name, text)) in corpus().into_iter().enumerate() {
+        write_on(&name, &with_library(&text), 0x5eed + number as u64, 40);
+    }
+}
+
+#[test]
+fn what_bodies_name_may_change_in_any_file() {
+    const ENTRY: &str = "use mine.{half, scale, mean_of, gentle}\n\nexperiment \"e\" { seed = 1 }\n\n\
+        domain sort { prompts = \"s\", tests = \"t\", reward = exact_match, share = 1/2 }\n\
+        domain other { prompts = \"s\", tests = \"t\", reward = exact_match, share = half }\n\n\
+        let bound = 2 * scale\nparam width: number = bound\n\n\
+        fn shrunk(x) = clip(x, -bound, bound) * half\nfn twice(x) = shrunk(x) + shrunk(x)\n\n\
+        objective own(by: number = width) {\n  let gap = twice(teacher.logp - student.logp)\n  weight = gap * by\n\
+        \x20 term gap = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n\n\
+        stage first(from: model) = distill(from) { objective = own(by: mean_of(1, 2)), rollout = sample(n: 1, temperature: 1.0, max_tokens: 4), \
+        prompts = 2, steps = 3, lr = 0.1 }\n\n\
+        model start = llama { layers = 1, width = 8, heads = 1, key_value_heads = 1, context = 8, tokenizer = bytes }\n\
+        model expert[d in domains] = grpo(start, on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = 4, lr = 0.1 }\n\
+        teacher specialist[d in domains] = expert[d]\nroute { for d in domains: domain == d -> specialist[d] }\n\
+        model student_now = first(start)\nmodel student_then = distill(start) { objective = gentle(), rollout = sample(n: 1, temperature: 1.0, \
+        max_tokens: 4), prompts = 2, steps = 3, lr = 0.1 }\n";
+    const MINE: &str = "pub let half = 1/2\npub let scale = 3\nlet hidden = half + scale\npub fn mean_of(a, b) = (a + b) * half\n\
+        pub objective gentle(clip_at: nats = hidden) {\n  weight = clip(teacher.logp - student.logp, -clip_at, clip_at)\n\
+        \x20 term push = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n";
+    let mut files = with_library(ENTRY);
+    files.insert(vec!["mine".to_owned()], MINE.to_owned());
+    let load = |module: &[&str]| {
+        let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
+        files.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
+    };
+    let sound = analyse(SourceFile { path: "entry".to_owned(), text: ENTRY.to_owned() }, &load);
+    assert!(sound.diagnostics.is_empty(), "{}", mopd_tests::listing(&sound));
+    for seed in 1..40 {
+        write_on("two files", &files, seed, 60);
     }
 }

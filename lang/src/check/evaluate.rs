@@ -194,6 +194,7 @@ impl Checker {
 
     /// The value of an item, evaluated when first asked for.
     pub(super) fn item_value(&mut self, id: ItemId, asked_at: Span) -> Value {
+        self.record_request(id);
         match self.modules.progress.get(&id) {
             Some(Progress::Done(value)) => return value.clone(),
             Some(Progress::Started) => {
@@ -206,7 +207,9 @@ impl Checker {
         }
         self.modules.progress.insert(id, Progress::Started);
         let tree = self.modules.tree(id.module);
+        let recording = self.pause_recording();
         let value = self.evaluate_item(id, &tree.items[id.index]);
+        self.resume_recording(recording);
         self.modules.progress.insert(id, Progress::Done(value.clone()));
         value
     }

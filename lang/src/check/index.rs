@@ -102,7 +102,7 @@ pub struct Worth {
 }
 
 impl Worth {
-    fn of(value: &Value) -> Option<Worth> {
+    pub(super) fn of(value: &Value) -> Option<Worth> {
         let (number, live) = match value {
             Value::Error => return None,
             Value::Formula(formula) => (Some((formula.unit(), formula.axis())), formula.live()),
@@ -120,8 +120,7 @@ pub struct Facts {
 
 impl Facts {
     /// A body is evaluated once per call; what differs between calls is no constant.
-    pub fn record(&mut self, declared: Span, value: &Value) {
-        let Some(mut worth) = Worth::of(value) else { return };
+    pub fn record(&mut self, declared: Span, mut worth: Worth) {
         if let Some(before) = self.worths.get(&declared)
             && before.constant != worth.constant
         {

@@ -1,24 +1,92 @@
-//! What is kept of one analysis for the next, while a file is being written.
+//! What is kept of one analysis for the next, while a file is being written: the trees of its items, and what checking them
+//! said.
+//!
+//! Most items are checked for their own sake: nothing else depends on it. Where such a check had nothing to report, it is not
+//! done again while neither the item nor anything that it names has changed. What an item names is read off its words: a change
+//! of an item concerns everything that mentions its name, and everything that mentions the name of one of those. That is more
+//! than needed, and needs no knowledge of how names are resolved.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use crate::diag::Diagnostic;
-use crate::source::FileId;
+use crate::source::{FileId, Span};
 use crate::syntax::KnownFile;
-use crate::syntax::ast::Module;
+use crate::syntax::ast::{Item, ItemKind, Module};
+
+use super::Checker;
+use super::index::Worth;
+use super::modules::{ItemId, declared_name};
+use super::value::Value;
 
 /// Belongs to whoever analyses the same file again and again. It knows the files of the last analysis and no others, so it grows
 /// with them alone.
 #[derive(Default)]
 pub struct Memory {
-    files: HashMap<String, Remembered>,
+    files: HashMap<String, RememberedFile>,
+    changed: Changed,
 }
 
 #[derive(Default)]
-struct Remembered {
+struct RememberedFile {
     known: KnownFile,
+    items: Vec<RememberedItem>,
     /// Read by the analysis that is under way.
     used: bool,
+}
+
+struct RememberedItem {
+    /// Hashes of all words in it.
+    words: Vec<u32>,
+    effect: Effect,
+    /// What its check came to, if it may be repeated.
+    check: Option<Rc<Check>>,
+}
+
+/// What a change of an item concerns.
+enum Effect {
+    /// Items that mention one of these words.
+    Words(Vec<u32>),
+    Everything,
+}
+
+#[derive(Default)]
+struct Changed {
+    everything: bool,
+    words: HashSet<u32>,
+    /// By the lower half of the hash, for a quick no.
+    some: Vec<u64>,
+}
+
+/// A check without findings.
+struct Check {
+    /// The items whose values it asked for, in order: evaluating them has effects of its own.
+    asked: Vec<Asked>,
+    /// What it found out about names, by their place behind the beginning of the item.
+    facts: Vec<(u32, u32, Worth)>,
+}
+
+struct Asked {
+    path: String,
+    name: String,
+}
+
+/// A check under way.
+pub struct Recording {
+    asked: Vec<ItemId>,
+    facts: Vec<(Span, Worth)>,
+    state: State,
+    /// It did something that must be done again each time.
+    spoilt: bool,
+}
+
+/// How far the parts of the checker's state have come that a check may add to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct State {
+    domains: usize,
+    models: usize,
+    teachers: usize,
+    marks: usize,
 }
 
 impl Memory {
@@ -29,11 +97,223 @@ impl Memory {
             None => self.files.entry(path.to_owned()).or_default(),
         };
         remembered.used = true;
-        remembered.known.parse(file, text)
+        let (module, findings) = remembered.known.parse(file, text);
+        let mut old: Vec<Option<RememberedItem>> = std::mem::take(&mut remembered.items).into_iter().map(Some).collect();
+        for (item, before) in module.items.iter().zip(remembered.known.before()) {
+            let kept = before.and_then(|before| old[before].take());
+            remembered.items.push(kept.unwrap_or_else(|| {
+                let new = RememberedItem::new(item, text);
+                self.changed.add(&new.effect);
+                new
+            }));
+        }
+        old.iter().flatten().for_each(|gone| self.changed.add(&gone.effect));
+        (module, findings)
     }
 
-    /// Forgets the files that the analysis had no use for.
-    pub(super) fn finish(&mut self) {
-        self.files.retain(|_, remembered| std::mem::take(&mut remembered.used));
+    /// All files have been read: forgets the checks that a change concerns.
+    pub(super) fn forget_what_changed(&mut self) {
+        let unused = self.files.values().filter(|file| !file.used);
+        unused.flat_map(|file| &file.items).for_each(|item| self.changed.add(&item.effect));
+        self.files.retain(|_, file| std::mem::take(&mut file.used));
+        let mut items: Vec<&mut RememberedItem> = self.files.values_mut().flat_map(|file| &mut file.items).collect();
+        loop {
+            let before = items.len();
+            items.retain_mut(|item| {
+                let concerned = self.changed.concerns(item);
+                if concerned {
+                    item.check = None;
+                    self.changed.add(&item.effect);
+                }
+                !concerned
+            });
+            if items.len() == before {
+                break;
+            }
+        }
+        self.changed = Changed::default();
+    }
+
+    fn item(&mut self, path: &str, index: usize) -> Option<&mut RememberedItem> {
+        self.files.get_mut(path)?.items.get_mut(index)
+    }
+}
+
+impl RememberedItem {
+    fn new(item: &Item, text: &str) -> RememberedItem {
+        let mut words = words(&text[item.span.start as usize..item.span.end as usize]);
+        let effect = match &item.kind {
+            // Whatever it takes from elsewhere, and whatever it calls that here.
+            ItemKind::Use(_) => Effect::Words(words.clone()),
+            // The list of all domains has names of its own.
+            ItemKind::Domain { name, .. } => Effect::Words([&name.text, "domain", "domains"].map(hash).to_vec()),
+            // Nobody can refer to it.
+            ItemKind::Compare { .. } => Effect::Words(Vec::new()),
+            kind => declared_name(kind).map_or(Effect::Everything, |name| Effect::Words(vec![hash(&name.text)])),
+        };
+        words.sort_unstable();
+        words.dedup();
+        RememberedItem { words, effect, check: None }
+    }
+}
+
+impl Changed {
+    fn add(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Everything => self.everything = true,
+            Effect::Words(words) => {
+                self.some.resize(1 << 10, 0);
+                for word in words {
+                    self.some[usize::from(*word as u16) / 64] |= 1 << (word % 64);
+                    self.words.insert(*word);
+                }
+            }
+        }
+    }
+
+    fn concerns(&self, item: &RememberedItem) -> bool {
+        let some = |word: &u32| self.some[usize::from(*word as u16) / 64] & (1 << (word % 64)) != 0;
+        self.everything || !self.some.is_empty() && item.words.iter().any(|word| some(word) && self.words.contains(word))
+    }
+}
+
+/// Hashes of the words of a text. Two words with one hash cost a check too many, no more.
+fn words(text: &str) -> Vec<u32> {
+    text.split(|character: char| !crate::syntax::words::is_word(character)).filter(|word| !word.is_empty()).map(hash).collect()
+}
+
+/// FNV-1a
+fn hash(word: &str) -> u32 {
+    word.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+impl Checker {
+    /// Checks an item for its own sake, unless it is known that there is nothing to report.
+    pub(super) fn check_item_once(&mut self, id: ItemId, item: &Item) {
+        let body = matches!(item.kind, ItemKind::Fn { .. } | ItemKind::Stage { .. } | ItemKind::Objective { .. });
+        if !body {
+            return self.check_item(id, item);
+        }
+        let path = self.path(id).to_owned();
+        if let Some(check) = self.memory.item(&path, id.index).and_then(|item| item.check.clone())
+            && self.repeat(&check, item)
+        {
+            return;
+        }
+        self.recording = Some(Recording { asked: Vec::new(), facts: Vec::new(), state: self.state(), spoilt: false });
+        self.check_item(id, item);
+        let Some(recording) = self.recording.take() else { return };
+        let check = self.check_of(recording, item);
+        if let Some(remembered) = self.memory.item(&path, id.index) {
+            remembered.check = check.map(Rc::new);
+        }
+    }
+
+    fn check_of(&self, recording: Recording, item: &Item) -> Option<Check> {
+        let Recording { asked, facts, state, spoilt } = recording;
+        if spoilt || state != self.state() {
+            return None;
+        }
+        let asked = asked.into_iter().map(|id| {
+            let tree = self.modules.tree(id.module);
+            let name = declared_name(&tree.items[id.index].kind)?.text.clone();
+            Some(Asked { path: self.path(id).to_owned(), name })
+        });
+        let facts = facts.into_iter().map(|(span, worth)| {
+            let inside = span.file == item.span.file && item.span.start <= span.start && span.end <= item.span.end;
+            inside.then(|| (span.start - item.span.start, span.end - item.span.start, worth))
+        });
+        Some(Check { asked: asked.collect::<Option<_>>()?, facts: facts.collect::<Option<_>>()? })
+    }
+
+    /// Does again what the check of an item did besides finding nothing. False where that can't be done.
+    fn repeat(&mut self, check: &Check, item: &Item) -> bool {
+        let ids = check.asked.iter().map(|asked| {
+            let files = self.modules.files().find(|(_, file)| self.sources.file(*file).path == asked.path);
+            let module = files?.0;
+            let declared = self.modules.lookup(module, &asked.name)?;
+            (declared.item.module == module).then_some(declared.item)
+        });
+        let Some(ids) = ids.collect::<Option<Vec<ItemId>>>() else { return false };
+        for id in ids {
+            self.item_value(id, item.span);
+        }
+        for (start, end, worth) in &check.facts {
+            let span = Span { file: item.span.file, start: item.span.start + start, end: item.span.start + end };
+            self.facts.record(span, worth.clone());
+        }
+        true
+    }
+
+    fn path(&self, id: ItemId) -> &str {
+        &self.sources.file(self.modules.file(id.module)).path
+    }
+
+    /// A part of the checker's state that is not named here does not compile: it must be said whether a check that changes it
+    /// may be left out.
+    fn state(&self) -> State {
+        let Checker {
+            memory: _,
+            recording: _,
+            sources: _,
+            // Values of items are asked for again.
+            modules: _,
+            // A check with findings is not kept.
+            diagnostics: _,
+            // Their numbers matter to nobody, only that they lead to the same places.
+            origins: _,
+            known_origins: _,
+            domains,
+            models,
+            teachers,
+            // Asking for it spoils the recording.
+            route: _,
+            marks,
+            // Told again.
+            facts: _,
+            // Set before the first check.
+            seed: _,
+            has_experiment: _,
+        } = self;
+        State { domains: domains.len(), models: models.len(), teachers: teachers.len(), marks: marks.len() }
+    }
+
+    // ---- What a check does while it is recorded ----
+
+    /// It can't be left out next time.
+    pub(super) fn spoil_recording(&mut self) {
+        if let Some(recording) = &mut self.recording {
+            recording.spoilt = true;
+        }
+    }
+
+    /// It asks for the value of an item.
+    pub(super) fn record_request(&mut self, id: ItemId) {
+        if let Some(recording) = &mut self.recording
+            && !recording.asked.contains(&id)
+        {
+            recording.asked.push(id);
+        }
+    }
+
+    /// It has found out what a name is worth.
+    pub(super) fn record(&mut self, declared: Span, value: &Value) {
+        let Some(worth) = Worth::of(value) else { return };
+        if let Some(recording) = &mut self.recording {
+            recording.facts.push((declared, worth.clone()));
+        }
+        self.facts.record(declared, worth);
+    }
+
+    /// The value of another item is evaluated: what happens now is that item's affair.
+    pub(super) fn pause_recording(&mut self) -> Option<Recording> {
+        let mut recording = self.recording.take()?;
+        recording.spoilt |= recording.state != self.state();
+        Some(recording)
+    }
+
+    pub(super) fn resume_recording(&mut self, recording: Option<Recording>) {
+        let state = self.state();
+        self.recording = recording.map(|recording| Recording { state, ..recording });
     }
 }

@@ -64,18 +64,21 @@ pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, Strin
     Checker::new(Memory::default()).analyse(entry, load, overrides).0
 }
 
-/// The same for a file that is being written: what has not changed since the last time is not done again. The result is that of
-/// [`analyse`]. It is quickest where the last result has been dropped.
+/// The same for a file that is being written: what has not changed since the last time is not done again. Findings and index
+/// are those of [`analyse`]; an experiment is not put together. It is quickest where the last result has been dropped.
 pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
     // Left empty should the checker panic: what it was about to change is not to be trusted.
     let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[]);
     *memory = kept;
-    analysis
+    // What was not checked again has left no trace in it.
+    Analysis { experiment: None, ..analysis }
 }
 
 /// The state of one analysis.
 struct Checker {
     memory: Memory,
+    /// What the check of an item does, where that may be kept.
+    recording: Option<memory::Recording>,
     sources: Sources,
     modules: Modules,
     diagnostics: Vec<Diagnostic>,
@@ -98,6 +101,7 @@ impl Checker {
     fn new(memory: Memory) -> Checker {
         Checker {
             memory,
+            recording: None,
             sources: Sources::default(),
             modules: Modules::default(),
             diagnostics: Vec::new(),
@@ -118,11 +122,13 @@ impl Checker {
         let entry = self.load(entry, load);
         self.load_defaults(load);
         self.apply_overrides(entry, overrides);
+        self.memory.forget_what_changed();
         let experiment = self.experiment(entry);
         self.finish(experiment)
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
+        self.spoil_recording();
         // The body of a function or objective is checked at every use; a mistake in it is still one mistake.
         let seen = |known: &Diagnostic| {
             (known.code, known.primary.span, &known.message) == (diagnostic.code, diagnostic.primary.span, &diagnostic.message)
@@ -167,7 +173,7 @@ impl Checker {
             if let ItemKind::Compare { name, block } = &item.kind {
                 comparisons.extend(self.comparison(entry, item, name, block));
             } else {
-                self.check_item(ItemId { module: entry, index }, item);
+                self.check_item_once(ItemId { module: entry, index }, item);
             }
         }
         self.check_routes(entry);
@@ -185,7 +191,6 @@ impl Checker {
     }
 
     fn finish(mut self, experiment: Option<Experiment<Objective>>) -> (Analysis, Memory) {
-        self.memory.finish();
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let analysis = Analysis {

@@ -26,7 +26,7 @@ impl Checker {
             match statement {
                 Statement::Let { name, value } => {
                     let value = self.evaluate(value, &outside);
-                    self.facts.record(name.span, &value);
+                    self.record(name.span, &value);
                     outside.bind(&name.text, value);
                 }
                 Statement::Term { name, value, block } => {
@@ -104,7 +104,7 @@ impl Checker {
     fn term(&mut self, name: &Name, value: &Expr, env: &Env) -> Option<Term> {
         let worth = self.evaluate(value, env);
         let formula = self.formula(worth, value.span)?;
-        self.facts.record(name.span, &Value::Formula(formula.clone()));
+        self.record(name.span, &Value::Formula(formula.clone()));
         if formula.unit() == Unit::Bool {
             self.unit_mismatch(value.span, "a term is a number, not a truth value", &[(value.span, &formula)], None);
             return None;

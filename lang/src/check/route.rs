@@ -39,6 +39,7 @@ impl Checker {
         domains: &[DomainId],
         stage: Span,
     ) -> Option<Vec<TeacherChoice>> {
+        self.spoil_recording();
         let chosen = match own {
             Some((route, env)) => self.evaluate_route(route, env, domains),
             None => match self.file_route(entry) {

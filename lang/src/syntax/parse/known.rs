@@ -23,6 +23,8 @@ pub struct KnownFile {
     file: Option<FileId>,
     text: String,
     chunks: Vec<Chunk>,
+    /// By item of the last tree: where it was in the tree before, unless it is new.
+    before: Vec<Option<usize>>,
 }
 
 /// A piece that has been parsed.
@@ -31,8 +33,8 @@ struct Chunk {
     end: usize,
     circumstances: Circumstances,
     /// What came in from the pieces before, and what goes out.
-    before: Carry,
-    after: Carry,
+    carried_in: Carry,
+    carried_out: Carry,
     items: Vec<Rc<Item>>,
     findings: Vec<Diagnostic>,
     module_doc: Vec<String>,
@@ -43,15 +45,21 @@ impl KnownFile {
     pub fn parse(&mut self, file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
         let (pieces, items_close) = layout::pieces(file, text, self.same_pieces(text));
         let mut old: Vec<Option<Chunk>> = std::mem::take(&mut self.chunks).into_iter().map(Some).collect();
+        let counts = old.iter().flatten().scan(0, |count, chunk| Some(std::mem::replace(count, *count + chunk.items.len())));
+        let first_items: Vec<usize> = counts.collect();
+        self.before.clear();
         let mut carry = Carry::default();
         let mut at = 0;
         for piece in pieces {
             let kept = match &piece {
-                Piece::Known(number) => old[*number].take().filter(|chunk| chunk.before == carry),
+                Piece::Known(number) => old[*number].take().filter(|chunk| chunk.carried_in == carry),
                 Piece::New(_) => None,
             };
             let chunk = match kept {
                 Some(mut chunk) => {
+                    if let Piece::Known(number) = piece {
+                        self.before.extend((first_items[number]..).take(chunk.items.len()).map(Some));
+                    }
                     chunk.move_to(file, at, self.file != Some(file));
                     chunk
                 }
@@ -60,16 +68,23 @@ impl KnownFile {
                         Piece::New(layout) => layout,
                         Piece::Known(_) => layout::lay_out_piece(file, &text[at..], items_close),
                     };
-                    Chunk::parse(file, text, at, layout, carry)
+                    let chunk = Chunk::parse(file, text, at, layout, carry);
+                    self.before.extend(chunk.items.iter().map(|_| None));
+                    chunk
                 }
             };
             at = chunk.end;
-            carry = chunk.after.clone();
+            carry = chunk.carried_out.clone();
             self.chunks.push(chunk);
         }
         self.file = Some(file);
         text.clone_into(&mut self.text);
         self.result()
+    }
+
+    /// By item of the last tree: where it was in the tree before, unless it is new.
+    pub fn before(&self) -> &[Option<usize>] {
+        &self.before
     }
 
     /// Which of the pieces have not changed from the text before to this one. There is one gap of change, as there is when
@@ -102,9 +117,9 @@ impl KnownFile {
 }
 
 impl Chunk {
-    fn parse(file: FileId, text: &str, start: usize, layout: Layout, before: Carry) -> Chunk {
+    fn parse(file: FileId, text: &str, start: usize, layout: Layout, carried_in: Carry) -> Chunk {
         let end = start + layout.text.len();
-        let mut builder = Builder::new(file, &text[start..end], &layout, before.clone());
+        let mut builder = Builder::new(file, &text[start..end], &layout, carried_in.clone());
         let items: Vec<Rc<Item>> = match Grammar::parse(Rule::file, &layout.text) {
             Ok(pairs) => pairs.flat_map(Pair::into_inner).filter_map(|pair| builder.top_level(pair)).map(Rc::new).collect(),
             // The root rule takes any text; should the grammar ever lose that property, the file still gets its report.
@@ -113,11 +128,11 @@ impl Chunk {
                 Vec::new()
             }
         };
-        let (mut findings, after) = builder.finish();
+        let (mut findings, carried_out) = builder.finish();
         findings.extend(layout.findings);
         findings.sort_by_key(|finding| (finding.primary.span.start, finding.primary.span.end));
         let (circumstances, module_doc) = (layout.circumstances, layout.module_doc);
-        let mut chunk = Chunk { start: 0, end: end - start, circumstances, before, after, items, findings, module_doc };
+        let mut chunk = Chunk { start: 0, end: end - start, circumstances, carried_in, carried_out, items, findings, module_doc };
         chunk.move_to(file, start, false);
         chunk
     }
