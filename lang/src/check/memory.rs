@@ -6,7 +6,9 @@
 //! of an item concerns everything that mentions its name, and everything that mentions the name of one of those. That is more
 //! than needed, and needs no knowledge of how names are resolved.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use crate::diag::Diagnostic;
@@ -44,18 +46,22 @@ struct RememberedItem {
 }
 
 /// What a change of an item concerns.
-enum Effect {
+#[derive(Default)]
+struct Effect {
     /// Items that mention one of these words.
-    Words(Vec<u32>),
-    Everything,
+    words: Vec<u32>,
+    /// Checks that looked at the list of all domains.
+    domains: bool,
+    everything: bool,
 }
 
 #[derive(Default)]
 struct Changed {
-    everything: bool,
     words: HashSet<u32>,
     /// By the lower half of the hash, for a quick no.
     some: Vec<u64>,
+    domains: bool,
+    everything: bool,
 }
 
 /// A check without findings.
@@ -64,6 +70,8 @@ struct Check {
     asked: Vec<Asked>,
     /// What it found out about names, by their place behind the beginning of the item.
     facts: Vec<(u32, u32, Worth)>,
+    /// It looked at the list of all domains.
+    domains: bool,
 }
 
 struct Asked {
@@ -75,18 +83,45 @@ struct Asked {
 pub struct Recording {
     asked: Vec<ItemId>,
     facts: Vec<(Span, Worth)>,
-    state: State,
+    domains: bool,
     /// It did something that must be done again each time.
     spoilt: bool,
 }
 
-/// How far the parts of the checker's state have come that a check may add to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct State {
-    domains: usize,
-    models: usize,
-    teachers: usize,
-    marks: usize,
+/// A part of the checker's state that notes whether someone had to do with it.
+#[derive(Default)]
+pub struct Watched<T> {
+    value: T,
+    touched: Cell<bool>,
+}
+
+impl<T> Watched<T> {
+    fn touched(&self) -> bool {
+        self.touched.replace(false)
+    }
+
+    pub fn take(&mut self) -> T
+    where
+        T: Default,
+    {
+        std::mem::take(self)
+    }
+}
+
+impl<T> Deref for Watched<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.touched.set(true);
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Watched<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.touched.set(true);
+        &mut self.value
+    }
 }
 
 impl Memory {
@@ -142,15 +177,17 @@ impl Memory {
 impl RememberedItem {
     fn new(item: &Item, text: &str) -> RememberedItem {
         let mut words = words(&text[item.span.start as usize..item.span.end as usize]);
-        let effect = match &item.kind {
+        let concerned = match &item.kind {
             // Whatever it takes from elsewhere, and whatever it calls that here.
-            ItemKind::Use(_) => Effect::Words(words.clone()),
-            // The list of all domains has names of its own.
-            ItemKind::Domain { name, .. } => Effect::Words([&name.text, "domain", "domains"].map(hash).to_vec()),
+            ItemKind::Use(_) => Some(words.clone()),
             // Nobody can refer to it.
-            ItemKind::Compare { .. } => Effect::Words(Vec::new()),
-            kind => declared_name(kind).map_or(Effect::Everything, |name| Effect::Words(vec![hash(&name.text)])),
+            ItemKind::Compare { .. } => Some(Vec::new()),
+            kind => declared_name(kind).map(|name| vec![hash(&name.text)]),
         };
+        let everything = concerned.is_none();
+        // An import may bring a domain.
+        let domains = matches!(item.kind, ItemKind::Domain { .. } | ItemKind::Use(_));
+        let effect = Effect { words: concerned.unwrap_or_default(), domains, everything };
         words.sort_unstable();
         words.dedup();
         RememberedItem { words, effect, check: None }
@@ -159,21 +196,20 @@ impl RememberedItem {
 
 impl Changed {
     fn add(&mut self, effect: &Effect) {
-        match effect {
-            Effect::Everything => self.everything = true,
-            Effect::Words(words) => {
-                self.some.resize(1 << 10, 0);
-                for word in words {
-                    self.some[usize::from(*word as u16) / 64] |= 1 << (word % 64);
-                    self.words.insert(*word);
-                }
-            }
+        self.everything |= effect.everything;
+        self.domains |= effect.domains;
+        self.some.resize(1 << 10, 0);
+        for word in &effect.words {
+            self.some[usize::from(*word as u16) / 64] |= 1 << (word % 64);
+            self.words.insert(*word);
         }
     }
 
     fn concerns(&self, item: &RememberedItem) -> bool {
         let some = |word: &u32| self.some[usize::from(*word as u16) / 64] & (1 << (word % 64)) != 0;
-        self.everything || !self.some.is_empty() && item.words.iter().any(|word| some(word) && self.words.contains(word))
+        self.everything
+            || self.domains && item.check.as_ref().is_some_and(|check| check.domains)
+            || !self.some.is_empty() && item.words.iter().any(|word| some(word) && self.words.contains(word))
     }
 }
 
@@ -200,9 +236,9 @@ impl Checker {
         {
             return;
         }
-        self.recording = Some(Recording { asked: Vec::new(), facts: Vec::new(), state: self.state(), spoilt: false });
+        self.resume_recording(Some(Recording { asked: Vec::new(), facts: Vec::new(), domains: false, spoilt: false }));
         self.check_item(id, item);
-        let Some(recording) = self.recording.take() else { return };
+        let Some(recording) = self.pause_recording() else { return };
         let check = self.check_of(recording, item);
         if let Some(remembered) = self.memory.item(&path, id.index) {
             remembered.check = check.map(Rc::new);
@@ -210,8 +246,8 @@ impl Checker {
     }
 
     fn check_of(&self, recording: Recording, item: &Item) -> Option<Check> {
-        let Recording { asked, facts, state, spoilt } = recording;
-        if spoilt || state != self.state() {
+        let Recording { asked, facts, domains, spoilt } = recording;
+        if spoilt {
             return None;
         }
         let asked = asked.into_iter().map(|id| {
@@ -223,7 +259,7 @@ impl Checker {
             let inside = span.file == item.span.file && item.span.start <= span.start && span.end <= item.span.end;
             inside.then(|| (span.start - item.span.start, span.end - item.span.start, worth))
         });
-        Some(Check { asked: asked.collect::<Option<_>>()?, facts: facts.collect::<Option<_>>()? })
+        Some(Check { asked: asked.collect::<Option<_>>()?, facts: facts.collect::<Option<_>>()?, domains })
     }
 
     /// Does again what the check of an item did besides finding nothing. False where that can't be done.
@@ -249,9 +285,9 @@ impl Checker {
         &self.sources.file(self.modules.file(id.module)).path
     }
 
-    /// A part of the checker's state that is not named here does not compile: it must be said whether a check that changes it
-    /// may be left out.
-    fn state(&self) -> State {
+    /// What has been touched since the last time: the list of domains, and what spoils a recording. A part of the checker's state
+    /// that is not named here does not compile: it must be said whether a check that reads or changes it may be left out.
+    fn touched(&self) -> (bool, bool) {
         let Checker {
             memory: _,
             recording: _,
@@ -266,16 +302,17 @@ impl Checker {
             domains,
             models,
             teachers,
-            // Asking for it spoils the recording.
-            route: _,
-            marks,
+            route,
+            // Of the experiment, which is not put together.
+            marks: _,
             // Told again.
             facts: _,
-            // Set before the first check.
+            // Set before the first check, by items that concern everything.
             seed: _,
             has_experiment: _,
         } = self;
-        State { domains: domains.len(), models: models.len(), teachers: teachers.len(), marks: marks.len() }
+        let spoilt = [models.touched(), teachers.touched(), route.touched()];
+        (domains.touched(), spoilt.contains(&true))
     }
 
     // ---- What a check does while it is recorded ----
@@ -308,12 +345,16 @@ impl Checker {
     /// The value of another item is evaluated: what happens now is that item's affair.
     pub(super) fn pause_recording(&mut self) -> Option<Recording> {
         let mut recording = self.recording.take()?;
-        recording.spoilt |= recording.state != self.state();
+        let (domains, spoilt) = self.touched();
+        recording.domains |= domains;
+        recording.spoilt |= spoilt;
         Some(recording)
     }
 
     pub(super) fn resume_recording(&mut self, recording: Option<Recording>) {
-        let state = self.state();
-        self.recording = recording.map(|recording| Recording { state, ..recording });
+        if recording.is_some() {
+            self.touched();
+        }
+        self.recording = recording;
     }
 }

@@ -28,6 +28,7 @@ use crate::experiment::{Domain, DomainId, Experiment, MarkedSetting, Model, Mode
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
 pub use memory::Memory;
+use memory::Watched;
 pub(crate) use modules::declared_name;
 use modules::{ItemId, ModuleId, Modules};
 use value::{Teacher, TeacherId};
@@ -84,11 +85,11 @@ struct Checker {
     diagnostics: Vec<Diagnostic>,
     origins: Vec<Span>,
     known_origins: HashMap<Span, Origin>,
-    domains: Vec<Domain>,
-    models: Vec<Model<Objective>>,
-    teachers: Vec<Teacher>,
+    domains: Watched<Vec<Domain>>,
+    models: Watched<Vec<Model<Objective>>>,
+    teachers: Watched<Vec<Teacher>>,
     /// The entry file's route, evaluated when a stage first asks for it.
-    route: route::RouteState,
+    route: Watched<route::RouteState>,
     marks: Vec<MarkedSetting>,
     facts: index::Facts,
     /// `--set seed=2`
@@ -107,10 +108,10 @@ impl Checker {
             diagnostics: Vec::new(),
             origins: Vec::new(),
             known_origins: HashMap::new(),
-            domains: Vec::new(),
-            models: Vec::new(),
-            teachers: Vec::new(),
-            route: route::RouteState::Unevaluated,
+            domains: Watched::default(),
+            models: Watched::default(),
+            teachers: Watched::default(),
+            route: Watched::default(),
             marks: Vec::new(),
             facts: index::Facts::default(),
             seed: None,
@@ -183,8 +184,8 @@ impl Checker {
             name,
             seed: self.seed.unwrap_or(seed),
             out,
-            domains: std::mem::take(&mut self.domains),
-            models: std::mem::take(&mut self.models),
+            domains: self.domains.take(),
+            models: self.models.take(),
             comparisons,
             marks: std::mem::take(&mut self.marks),
         })

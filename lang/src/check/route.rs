@@ -12,8 +12,9 @@ use super::modules::ModuleId;
 use super::value::{TeacherId, Value};
 
 /// The file's own route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum RouteState {
+    #[default]
     Unevaluated,
     /// The file has none.
     Absent,
@@ -39,7 +40,6 @@ impl Checker {
         domains: &[DomainId],
         stage: Span,
     ) -> Option<Vec<TeacherChoice>> {
-        self.spoil_recording();
         let chosen = match own {
             Some((route, env)) => self.evaluate_route(route, env, domains),
             None => match self.file_route(entry) {
@@ -62,13 +62,13 @@ impl Checker {
     }
 
     fn file_route(&mut self, entry: ModuleId) -> RouteState {
-        if matches!(self.route, RouteState::Unevaluated) {
+        if matches!(*self.route, RouteState::Unevaluated) {
             let tree = self.modules.tree(entry);
             let route = tree.items.iter().find_map(|item| match &item.kind {
                 ItemKind::Route(route) => Some(route),
                 _ => None,
             });
-            self.route = match route {
+            *self.route = match route {
                 None => RouteState::Absent,
                 Some(route) => {
                     let domains: Vec<DomainId> = (0..self.domains.len() as u32).map(DomainId).collect();
