@@ -35,6 +35,7 @@ pub enum Command {
     Sample(Sample),
     Doctor(Doctor),
     Lsp(Lsp),
+    Bench(Bench),
     /// Every other word: a command that is not built yet, or a slip.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -224,6 +225,38 @@ pub struct Lsp {
     /// What many editors pass; there is no other way
     #[arg(long, hide = true)]
     pub stdio: bool,
+}
+
+/// Measure what mopd costs on this machine
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    Check(BenchCheck),
+    /// Every other word: a measurement that is not built yet, or a slip.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// Measure the checker as a whole process, and the language server one keystroke at a time
+#[derive(Debug, Args)]
+pub struct BenchCheck {
+    /// How often the short file is checked
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// Keystrokes that are timed, spread over the long file
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    pub keystrokes: u32,
+    /// Keystrokes between the two looks at the server's memory
+    #[arg(long, default_value_t = 10_000)]
+    pub edits: u32,
+    /// For programs: times in milliseconds, memory in bytes
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[cfg(test)]

@@ -66,6 +66,31 @@ pub fn modules_beside(path: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Files of mopd below a folder, the nearest first, up to so many. Hidden folders, such as a run's store, are passed over, and
+/// so are links to folders and what can't be read.
+pub fn sources_below(folder: &Path, at_most: usize) -> Vec<PathBuf> {
+    const FOLDERS_AT_MOST: usize = 20_000;
+    let mut found = Vec::new();
+    let mut folders = std::collections::VecDeque::from([folder.to_owned()]);
+    let mut seen = 0;
+    while let Some(folder) = folders.pop_front()
+        && found.len() < at_most
+        && seen < FOLDERS_AT_MOST
+    {
+        seen += 1;
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.extend((!entry.file_name().to_string_lossy().starts_with('.')).then_some(path));
+            } else if path.extension().is_some_and(|ending| ending == "mopd") && path.is_file() {
+                found.push(path);
+            }
+        }
+    }
+    found.truncate(at_most);
+    found
+}
+
 /// The folder that a file's data and sibling modules are relative to.
 pub fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod bench;
 mod check;
 mod doctor;
 mod explain;
@@ -23,10 +24,10 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "lsp", "help"];
+const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "lsp", "bench", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["audit", "watch", "report", "compare", "eval", "export", "serve", "expr", "bench"];
+const LATER: &[&str] = &["audit", "watch", "report", "compare", "eval", "export", "serve", "expr"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -39,6 +40,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Lsp(_) => crate::lsp::serve(),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Other(words) => Err(other(&words)),
     }
 }

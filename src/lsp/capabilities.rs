@@ -2,11 +2,12 @@
 
 use lsp_server::Request;
 use lsp_types::{
-    CodeActionKind, CodeActionOptions, CodeActionProviderCapability, CompletionOptions, FoldingRangeProviderCapability,
-    HoverProviderCapability, InitializeResult, OneOf, PositionEncodingKind, RenameOptions, SaveOptions,
-    SelectionRangeProviderCapability, SemanticTokensFullOptions, SemanticTokensLegend, SemanticTokensOptions, ServerCapabilities,
-    ServerInfo, SignatureHelpOptions, TextDocumentSyncCapability, TextDocumentSyncKind, TextDocumentSyncOptions,
-    TextDocumentSyncSaveOptions,
+    CodeActionKind, CodeActionOptions, CodeActionProviderCapability, CompletionOptions, DocumentLinkOptions,
+    DocumentOnTypeFormattingOptions, FoldingRangeProviderCapability, HoverProviderCapability, InitializeResult, OneOf,
+    PositionEncodingKind, RenameOptions, SaveOptions, SelectionRangeProviderCapability, SemanticTokensFullOptions,
+    SemanticTokensLegend, SemanticTokensOptions, ServerCapabilities, ServerInfo, SignatureHelpOptions,
+    TextDocumentSyncCapability, TextDocumentSyncKind, TextDocumentSyncOptions, TextDocumentSyncSaveOptions, Uri,
+    WorkspaceFoldersServerCapabilities, WorkspaceServerCapabilities,
 };
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use super::convert::Encoding;
 use super::requests::semantic_tokens;
 
 /// What the editor said of itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     pub encoding: Encoding,
     /// Shows the other places of a finding.
@@ -24,6 +25,8 @@ pub struct Client {
     /// Understands a definition with the range of the name it was asked for.
     pub links: bool,
     pub nested_symbols: bool,
+    /// The folders that are open in the editor.
+    pub roots: Vec<Uri>,
 }
 
 impl Client {
@@ -38,7 +41,17 @@ impl Client {
             watches_files: flag("/capabilities/workspace/didChangeWatchedFiles/dynamicRegistration"),
             links: flag("/capabilities/textDocument/definition/linkSupport"),
             nested_symbols: flag("/capabilities/textDocument/documentSymbol/hierarchicalDocumentSymbolSupport"),
+            roots: roots(params),
         }
+    }
+}
+
+/// Editors name their folders in a list, older ones name one.
+fn roots(params: &Value) -> Vec<Uri> {
+    let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
+    match params.get("workspaceFolders").and_then(Value::as_array) {
+        Some(folders) => folders.iter().filter_map(|folder| address(folder.get("uri")?)).collect(),
+        None => params.get("rootUri").and_then(address).into_iter().collect(),
     }
 }
 
@@ -82,6 +95,15 @@ pub fn result(client: &Client) -> InitializeResult {
             work_done_progress_options: Default::default(),
         })),
         document_formatting_provider: Some(OneOf::Left(true)),
+        document_range_formatting_provider: Some(OneOf::Left(true)),
+        document_on_type_formatting_provider: Some(DocumentOnTypeFormattingOptions {
+            first_trigger_character: "}".to_owned(),
+            more_trigger_character: Some(vec!["\n".to_owned()]),
+        }),
+        document_link_provider: Some(DocumentLinkOptions {
+            resolve_provider: Some(false),
+            work_done_progress_options: Default::default(),
+        }),
         folding_range_provider: Some(FoldingRangeProviderCapability::Simple(true)),
         selection_range_provider: Some(SelectionRangeProviderCapability::Simple(true)),
         inlay_hint_provider: Some(OneOf::Left(true)),
@@ -96,6 +118,13 @@ pub fn result(client: &Client) -> InitializeResult {
             }
             .into(),
         ),
+        workspace: Some(WorkspaceServerCapabilities {
+            workspace_folders: Some(WorkspaceFoldersServerCapabilities {
+                supported: Some(true),
+                change_notifications: Some(OneOf::Left(true)),
+            }),
+            file_operations: None,
+        }),
         ..ServerCapabilities::default()
     };
     let info = ServerInfo { name: "mopd".to_owned(), version: Some(env!("CARGO_PKG_VERSION").to_owned()) };

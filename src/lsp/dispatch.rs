@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lsp_server::{ErrorCode, Message, Notification, Request, Response};
 use lsp_types::{
-    DidChangeTextDocumentParams, DidChangeWatchedFilesParams, DidCloseTextDocumentParams, DidOpenTextDocumentParams,
-    DidSaveTextDocumentParams,
+    DidChangeTextDocumentParams, DidChangeWatchedFilesParams, DidChangeWorkspaceFoldersParams, DidCloseTextDocumentParams,
+    DidOpenTextDocumentParams, DidSaveTextDocumentParams,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,9 +35,12 @@ pub fn answer(session: &Session, request: Request) -> Response {
         "textDocument/completion" => call(session, params, requests::completion::answer),
         "textDocument/definition" => call(session, params, requests::definition::answer),
         "textDocument/documentHighlight" => call(session, params, requests::highlight::answer),
+        "textDocument/documentLink" => call(session, params, requests::links::answer),
         "textDocument/documentSymbol" => call(session, params, requests::document_symbols::answer),
         "textDocument/foldingRange" => call(session, params, requests::folding::answer),
         "textDocument/formatting" => call(session, params, requests::formatting::answer),
+        "textDocument/onTypeFormatting" => call(session, params, requests::formatting::on_type),
+        "textDocument/rangeFormatting" => call(session, params, requests::formatting::range),
         "textDocument/hover" => call(session, params, requests::hover::answer),
         "textDocument/inlayHint" => call(session, params, requests::inlay_hints::answer),
         "textDocument/prepareRename" => call(session, params, requests::rename::prepare),
@@ -93,6 +96,12 @@ pub fn take(session: &mut Session, notification: Notification) -> Vec<Message> {
         "textDocument/didSave" => {
             read(params).map(|params: DidSaveTextDocumentParams| session.changed_on_disk(&params.text_document.uri))
         }
+        "workspace/didChangeWorkspaceFolders" => read(params).map(|params: DidChangeWorkspaceFoldersParams| {
+            session.change_roots(
+                params.event.added.into_iter().map(|folder| folder.uri).collect(),
+                &params.event.removed.into_iter().map(|folder| folder.uri).collect::<Vec<_>>(),
+            );
+        }),
         "workspace/didChangeWatchedFiles" => read(params).map(|params: DidChangeWatchedFilesParams| {
             for change in &params.changes {
                 session.changed_on_disk(&change.uri);

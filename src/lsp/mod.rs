@@ -36,7 +36,8 @@ pub fn serve() -> Result<Status, Problem> {
     }
 }
 
-fn talk(connection: &Connection) -> Status {
+/// A whole session, whatever carries its messages.
+pub fn talk(connection: &Connection) -> Status {
     let (sender, messages) = mpsc::channel();
     let receiver = connection.receiver.clone();
     std::thread::spawn(move || receiver.into_iter().try_for_each(|message| sender.send(message)));
@@ -99,21 +100,21 @@ impl Server<'_> {
         }
     }
 
-    /// Answers the waiting requests that have been cancelled.
+    /// Answers the waiting requests that have been cancelled. What is cancelled before it is asked is nothing that waits.
     fn cancel(&mut self) {
-        let cancelled: Vec<RequestId> = self.queue.iter().filter_map(cancelled).collect();
-        if cancelled.is_empty() {
+        if !self.queue.iter().any(|message| cancelled(message).is_some()) {
             return;
         }
-        let waiting = std::mem::take(&mut self.queue);
-        for message in waiting {
-            match message {
-                Message::Request(request) if cancelled.contains(&request.id) => {
-                    let text = "cancelled by the editor".to_owned();
-                    self.send(Response::new_err(request.id, ErrorCode::RequestCanceled as i32, text));
-                }
-                message if crate::lsp::cancelled(&message).is_some() => {}
-                message => self.queue.push_back(message),
+        for message in std::mem::take(&mut self.queue) {
+            let Some(id) = cancelled(&message) else {
+                self.queue.push_back(message);
+                continue;
+            };
+            let asked = |waiting: &Message| matches!(waiting, Message::Request(request) if request.id == id);
+            if let Some(at) = self.queue.iter().position(asked) {
+                self.queue.remove(at);
+                let text = "cancelled by the editor".to_owned();
+                self.send(Response::new_err(id, ErrorCode::RequestCanceled as i32, text));
             }
         }
     }
@@ -165,5 +166,42 @@ fn cancelled(message: &Message) -> Option<RequestId> {
             serde_json::from_value(notification.params.get("id")?.clone()).ok()
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the client is sent where these messages wait together when the server turns to them.
+    fn answers(messages: Vec<Message>) -> Vec<Response> {
+        let (server, client) = Connection::memory();
+        let (sender, receiver) = mpsc::channel();
+        messages.into_iter().for_each(|message| sender.send(message).expect("the receiver is there"));
+        drop(sender);
+        let session = Session::new(Client::of(&json!({})));
+        let mut waiting = Server { connection: &server, session, queue: VecDeque::new(), shut_down: false };
+        waiting.run(&receiver);
+        drop(server);
+        let responses = client.receiver.into_iter().filter_map(|message| match message {
+            Message::Response(response) => Some(response),
+            Message::Request(_) | Message::Notification(_) => None,
+        });
+        responses.collect()
+    }
+
+    #[test]
+    fn a_request_that_waits_is_cancelled_and_no_other() {
+        let symbols = |id: &str| Request::new(id.to_owned().into(), "workspace/symbol".to_owned(), json!({ "query": "" })).into();
+        let cancel = |id| Notification::new("$/cancelRequest".to_owned(), json!({ "id": id })).into();
+        let answers = answers(vec![cancel("d"), symbols("a"), symbols("b"), cancel("b"), cancel("c"), symbols("d")]);
+        let shown: Vec<(String, Option<i32>)> = answers
+            .into_iter()
+            .map(|answer| (answer.id.to_string(), answer.response_result.err().map(|error| error.code)))
+            .collect();
+        let expected = [("\"b\"", Some(ErrorCode::RequestCanceled as i32)), ("\"a\"", None), ("\"d\"", None)];
+        assert_eq!(shown, expected.map(|(id, code)| (id.to_owned(), code)));
     }
 }

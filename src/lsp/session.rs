@@ -30,6 +30,9 @@ pub struct Document {
     imports: BTreeSet<String>,
 }
 
+/// Files looked at in each of the editor's folders: enough for any project, and an end for a home folder opened by mistake.
+const FILES_AT_MOST: usize = 2_000;
+
 pub struct Session {
     pub client: Client,
     /// By path; what has no path goes by its address.
@@ -94,6 +97,12 @@ impl Session {
         }
     }
 
+    /// Folders have been opened and closed in the editor.
+    pub fn change_roots(&mut self, added: Vec<Uri>, removed: &[Uri]) {
+        self.client.roots.retain(|root| !removed.contains(root));
+        self.client.roots.extend(added);
+    }
+
     /// The file has changed on disk.
     pub fn changed_on_disk(&mut self, uri: &Uri) {
         self.mark_stale(&path_of(uri));
@@ -133,6 +142,14 @@ impl Session {
     }
 
     fn check(&mut self, path: &str, text: String, memory: &mut Memory) -> (Analysis, BTreeSet<String>) {
+        let (analysis, imports, unreadable) = self.analyse(path, text, memory);
+        let log = |text| Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into();
+        self.messages.extend(unreadable.into_iter().map(log));
+        (analysis, imports)
+    }
+
+    /// What is known of a text at a path, the paths that it imports, and what can't be read of these.
+    fn analyse(&self, path: &str, text: String, memory: &mut Memory) -> (Analysis, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
         let load = |name: &[&str]| -> Option<SourceFile> {
@@ -151,16 +168,27 @@ impl Session {
         // A bug in the checker must not end the session: the document stays without an analysis until its next change.
         let again = AssertUnwindSafe(|| analyse_again(entry, &load, memory));
         let analysis = catch_unwind(again).unwrap_or_else(|_| empty(path));
-        let warnings = unreadable.into_inner().into_iter();
-        let log = |text| Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into();
-        self.messages.extend(warnings.map(log));
-        (analysis, imports.into_inner())
+        (analysis, imports.into_inner(), unreadable.into_inner())
     }
 
     // ---- Questions ----
 
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
         self.documents.values()
+    }
+
+    /// The files in the editor's folders that are not open there, with their texts. Those in hidden folders are passed over.
+    pub fn closed_files(&self) -> impl Iterator<Item = SourceFile> {
+        let roots = self.client.roots.iter().filter_map(uri::to_path);
+        let files: BTreeSet<PathBuf> = roots.flat_map(|root| host::sources_below(&root, FILES_AT_MOST)).collect();
+        let closed = files.into_iter().filter(|file| !self.documents.contains_key(file.to_string_lossy().as_ref()));
+        closed.filter_map(|file| host::read(&file).ok())
+    }
+
+    /// The analyses of files that are not open and may name what other files declare under this name.
+    pub fn closed_naming(&self, name: &str) -> Vec<Analysis> {
+        let naming = self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use "));
+        naming.map(|file| self.analyse(&file.path.clone(), file.text, &mut Memory::default()).0).collect()
     }
 
     pub fn document(&self, uri: &Uri) -> Option<&Document> {

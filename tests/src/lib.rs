@@ -66,6 +66,8 @@ pub struct Fence {
     pub line: usize,
     /// Tagged `mopd continued`: it goes on where the fence before it ended. A tutorial shows a file piece by piece.
     pub continued: bool,
+    /// All words of its tag.
+    pub tag: String,
     pub text: String,
 }
 
@@ -79,7 +81,8 @@ pub fn fences(page: &str) -> Vec<Fence> {
             Some(fence) => fence.text += &format!("{line}\n"),
             None if line.starts_with("```mopd") => {
                 let continued = line.starts_with("```mopd continued");
-                open = Some(Fence { line: number + 2, continued, text: String::new() });
+                let tag = line.trim_start_matches('`').trim().to_owned();
+                open = Some(Fence { line: number + 2, continued, tag, text: String::new() });
             }
             None => {}
         }

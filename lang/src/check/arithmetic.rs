@@ -41,7 +41,11 @@ impl Checker {
             Subtract => difference_unit(l, r),
             Multiply => product_unit(l, r),
             Divide => quotient_unit(l, r),
-            Power => (plain(l) && plain(r)).then_some(if l == Unit::Ratio { Unit::Ratio } else { Unit::Number }),
+            Power => ((plain(l) || l == Unit::Nats || l == Unit::Real) && plain(r)).then_some(if l == Unit::Ratio {
+                Unit::Ratio
+            } else {
+                Unit::Number
+            }),
             Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual => common_unit(l, r).map(|_| Unit::Bool),
             And | Or => (l == Unit::Bool && r == Unit::Bool).then_some(Unit::Bool),
         };
@@ -77,7 +81,7 @@ impl Checker {
     pub(super) fn apply(&mut self, function: Function, operands: Vec<Formula>, unit: Unit, span: Span) -> Value {
         use Function::*;
         let live = operands.iter().any(Formula::live);
-        let stepwise = matches!(function, Not | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or);
+        let stepwise = matches!(function, Not | Floor | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or);
         if live && (stepwise || (function == Where && operands[0].live())) {
             self.report(
                 Diagnostic::error(Code::NotDifferentiable, span, "a comparison has no derivative, so nothing here can be `live`")
@@ -85,7 +89,7 @@ impl Checker {
             );
             return Value::Error;
         }
-        let constants: Option<Vec<f64>> = operands.iter().map(constant).collect();
+        let constants: Option<Vec<f64>> = operands.iter().map(Formula::constant).collect();
         if let Some(constants) = constants {
             let value = fold(function, &constants);
             if value.is_finite() {
@@ -116,13 +120,6 @@ impl Checker {
     }
 }
 
-fn constant(formula: &Formula) -> Option<f64> {
-    match formula.0.kind {
-        FormulaKind::Number(value) => Some(value),
-        _ => None,
-    }
-}
-
 /// Numbers that measure nothing: they mix freely.
 fn plain(unit: Unit) -> bool {
     matches!(unit, Unit::Number | Unit::Ratio | Unit::Fraction | Unit::Count)
@@ -146,6 +143,8 @@ fn sum_unit(left: Unit, right: Unit) -> Option<Unit> {
     match (left, right) {
         // log p + log q is the log of a product; log p + nats is a scaled probability.
         (Unit::Logp, Unit::Nats) | (Unit::Nats, Unit::Logp) => Some(Unit::Logp),
+        // exp(d) - 1 - d, the unbiased estimator "k3", is made of a ratio and its own log.
+        (Unit::Ratio, Unit::Nats) | (Unit::Nats, Unit::Ratio) => Some(Unit::Number),
         (Unit::Bool, Unit::Bool) => None,
         _ => common_unit(left, right),
     }
@@ -200,7 +199,7 @@ fn mismatch_help(operator: BinaryOperator, left: Unit, right: Unit) -> Option<&'
 }
 
 /// Constant folding; the same meaning as the interpreter's.
-fn fold(function: Function, x: &[f64]) -> f64 {
+pub fn fold(function: Function, x: &[f64]) -> f64 {
     use Function::*;
     let truth = |value: bool| f64::from(u8::from(value));
     match function {
@@ -214,6 +213,8 @@ fn fold(function: Function, x: &[f64]) -> f64 {
         Tanh => x[0].tanh(),
         Sigmoid => 1.0 / (1.0 + (-x[0]).exp()),
         Relu => x[0].max(0.0),
+        Cos => x[0].cos(),
+        Floor => x[0].floor(),
         Add => x[0] + x[1],
         Subtract => x[0] - x[1],
         Multiply => x[0] * x[1],

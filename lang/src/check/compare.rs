@@ -1,39 +1,65 @@
 //! `compare`: which models are judged, on what, and against which references.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Comparison, DomainId, Evaluation, ModelId, Normalized, Row, Sampling};
+use crate::experiment::{BenchmarkId, Budget, BudgetUnit, Comparison, DomainId, ModelId, Normalized, Row};
 use crate::syntax::ast::{Block, Expr, ExprKind, Item, Text};
 
 use super::Checker;
+use super::builtins::{self, Kind};
 use super::evaluate::Env;
-use super::functions::{self, Kind};
 use super::modules::ModuleId;
-use super::value::Value;
+use super::settings::Settings;
+use super::value::{Key, Value};
 use super::vocabulary;
+
+/// The columns of a table: domains first, then benchmarks.
+struct Columns {
+    domains: Vec<DomainId>,
+    benchmarks: Vec<BenchmarkId>,
+}
+
+impl Columns {
+    fn count(&self) -> usize {
+        self.domains.len() + self.benchmarks.len()
+    }
+}
 
 impl Checker {
     pub(super) fn comparison(&mut self, module: ModuleId, item: &Item, name: &Text, block: &Block) -> Option<Comparison> {
         let env = Env::constant(module);
         let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
         self.keep_marks(&settings, &format!("compare {:?}", name.text));
-        let domains: Vec<DomainId> = (0..self.domains.len() as u32).map(DomainId).collect();
-        let rows = self.required(&settings, "models").and_then(|expr| self.rows(expr, &domains, &env));
+        let columns = self.columns_of_table(&settings, &env)?;
+        let rows = self.required(&settings, "models").and_then(|expr| self.rows(expr, &columns, &env));
         let normalized = match settings.get("score") {
             None => Some(None),
-            Some(expr) => self.normalized(expr, &domains, &env).map(Some),
+            Some(expr) => self.normalized(expr, &columns, &env).map(Some),
         };
-        let n = self.required_count(&settings, "samples", &env, 1);
-        let temperature = self.required(&settings, "temperature").and_then(|expr| self.at_least(expr, "temperature", &env, 0.0));
-        let max_tokens = self.required_count(&settings, "max_tokens", &env, 1);
+        // Benchmarks bring their own way of judging.
+        let evaluation = match columns.benchmarks.first() {
+            Some(first) if columns.domains.is_empty() => {
+                for key in ["samples", "temperature", "max_tokens", "prompts"] {
+                    if let Some(place) = settings.key_span(key) {
+                        let text = format!("every column is a benchmark, and each says its own `{key}`");
+                        self.report(
+                            Diagnostic::error(Code::UnusedSetting, place, text).help("remove it, or write it in the `eval`"),
+                        );
+                    }
+                }
+                Some(self.benchmarks[first.0 as usize].evaluation.clone())
+            }
+            _ => self.evaluation(&settings, settings.get("prompts"), &env),
+        };
         let seeds = match settings.get("seeds") {
             Some(expr) => self.count(expr, "seeds", &env, 1),
             None => Some(1),
         };
-        let prompts = match settings.get("prompts") {
-            Some(expr) => Some(self.count(expr, "prompts", &env, 1)?),
-            None => None,
+        let metrics = match (settings.get("metrics"), &evaluation) {
+            (Some(expr), Some(evaluation)) => self.metrics(expr, evaluation.samples, &env),
+            _ => Some(Vec::new()),
         };
-        for &domain in &domains {
+        let budget = self.budget(&settings);
+        for &domain in &columns.domains {
             if self.domain(domain).tests.is_none() {
                 let (domain_name, span) = (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
                 self.report(
@@ -44,28 +70,95 @@ impl Checker {
                 return None;
             }
         }
-        let sampling = Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens? };
-        if sampling.temperature == 0.0 && sampling.n > 1 {
-            let span = settings.key_span("samples").expect("it was read");
-            self.report(
-                Diagnostic::error(Code::OutOfRange, span, "greedy samples of one prompt are all the same")
-                    .help("write `samples = 1`, or a temperature above 0"),
-            );
-            return None;
+        let (rows, normalized, budget) = (rows?, normalized?, budget?);
+        if let (Some(budget), Some(place)) = (budget, settings.key_span("budget")) {
+            self.check_budget(&rows, normalized.as_ref(), budget, place);
         }
         let origin = self.origin(item.span);
         Some(Comparison {
             name: name.text.clone(),
-            rows: rows?,
-            domains,
-            normalized: normalized?,
+            rows,
+            domains: columns.domains,
+            benchmarks: columns.benchmarks,
+            normalized,
             seeds: seeds?,
-            evaluation: Evaluation { sampling, prompts },
+            evaluation: evaluation?,
+            metrics: metrics?,
+            budget,
             origin,
         })
     }
 
-    fn rows(&mut self, expr: &Expr, domains: &[DomainId], env: &Env) -> Option<Vec<Row>> {
+    /// `on = [math, math500]`; every domain where nothing is said.
+    fn columns_of_table(&mut self, settings: &Settings, env: &Env) -> Option<Columns> {
+        let Some(expr) = settings.get("on") else {
+            let domains = (0..self.domains.len() as u32).map(DomainId).collect();
+            return Some(Columns { domains, benchmarks: Vec::new() });
+        };
+        let values = match self.evaluate(expr, env) {
+            Value::List(values) => values,
+            one @ (Value::Benchmark(_) | Value::Domain(_)) => vec![one],
+            other => {
+                self.wrong_kind(expr.span, "`on` is a list of domains and `eval`s", &other);
+                return None;
+            }
+        };
+        let mut columns = Columns { domains: Vec::new(), benchmarks: Vec::new() };
+        for value in values {
+            let twice = match value {
+                Value::Domain(domain) => {
+                    let known = columns.domains.contains(&domain);
+                    columns.domains.push(domain);
+                    known
+                }
+                Value::Benchmark(benchmark) => {
+                    let known = columns.benchmarks.contains(&benchmark);
+                    columns.benchmarks.push(benchmark);
+                    known
+                }
+                other => {
+                    self.wrong_kind(expr.span, "a column is a domain or an `eval`", &other);
+                    return None;
+                }
+            };
+            if twice {
+                self.report(Diagnostic::error(Code::DuplicateName, expr.span, "one column is listed twice"));
+                return None;
+            }
+        }
+        if columns.count() == 0 {
+            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a table needs a column"));
+            return None;
+        }
+        Some(columns)
+    }
+
+    /// `budget = tokens, teachers = charged`; `None` where faulty.
+    fn budget(&mut self, settings: &Settings) -> Option<Option<Budget>> {
+        let charges = [("free", false), ("charged", true)];
+        let charged = settings.get("teachers").map(|expr| self.word(expr, "a way to count teachers", &charges));
+        let Some(expr) = settings.get("budget") else {
+            if let Some(place) = settings.key_span("teachers") {
+                self.report(
+                    Diagnostic::error(Code::UnusedSetting, place, "nothing is counted here")
+                        .help("say what every row may spend the same of: `budget = sequences`"),
+                );
+                return None;
+            }
+            return Some(None);
+        };
+        let units = [("steps", BudgetUnit::Steps), ("sequences", BudgetUnit::Sequences), ("tokens", BudgetUnit::Tokens)];
+        let unit = self.word(expr, "a budget", &units);
+        if charged.is_none() {
+            self.report(
+                Diagnostic::error(Code::MissingKey, expr.span, "a budget must say whether what the teachers took counts")
+                    .help("add `teachers = free` or `teachers = charged`"),
+            );
+        }
+        Some(Some(Budget { unit: unit?, teachers_charged: charged?? }))
+    }
+
+    fn rows(&mut self, expr: &Expr, columns: &Columns, env: &Env) -> Option<Vec<Row>> {
         let ExprKind::List(items) = &expr.kind else {
             let value = self.evaluate(expr, env);
             self.wrong_kind(expr.span, "`models` is a list, such as `[start, expert, student]`", &value);
@@ -76,7 +169,7 @@ impl Checker {
             .map(|item| {
                 let label = self.row_label(item);
                 let value = self.evaluate(item, &env.named(&label));
-                Some(Row { models: self.columns(value, item, domains)?, label })
+                Some(Row { models: self.columns(value, item, columns)?, label })
             })
             .collect();
         rows.into_iter().collect()
@@ -92,16 +185,26 @@ impl Checker {
     }
 
     /// One model per column.
-    fn columns(&mut self, value: Value, expr: &Expr, domains: &[DomainId]) -> Option<Vec<ModelId>> {
+    fn columns(&mut self, value: Value, expr: &Expr, columns: &Columns) -> Option<Vec<ModelId>> {
         match value {
-            Value::Model(model) => Some(vec![model; domains.len()]),
+            Value::Model(model) => Some(vec![model; columns.count()]),
             Value::Family(family) => {
+                if let Some(benchmark) = columns.benchmarks.first() {
+                    let name = self.benchmarks[benchmark.0 as usize].name.clone();
+                    let text = format!("`{}` has one member per domain, and `{name}` is no domain", family.name);
+                    self.report(
+                        Diagnostic::error(Code::WrongKind, expr.span, text)
+                            .label("which of them belongs in this column?")
+                            .help("name one member, such as `expert[math]`, to show it in every column"),
+                    );
+                    return None;
+                }
                 let mut models = Vec::new();
-                for domain in domains {
-                    match family.members.iter().find(|(member, _)| member == domain) {
-                        Some((_, Value::Model(model))) => models.push(*model),
-                        Some((_, Value::Error)) => return None,
-                        Some((_, other)) => {
+                for domain in &columns.domains {
+                    match family.get(Key::Domain(*domain)) {
+                        Some(Value::Model(model)) => models.push(*model),
+                        Some(Value::Error) => return None,
+                        Some(other) => {
                             self.wrong_kind(expr.span, "a table compares models", other);
                             return None;
                         }
@@ -125,7 +228,7 @@ impl Checker {
         }
     }
 
-    fn normalized(&mut self, expr: &Expr, domains: &[DomainId], env: &Env) -> Option<Normalized> {
+    fn normalized(&mut self, expr: &Expr, columns: &Columns, env: &Env) -> Option<Normalized> {
         let usage = "`score` is `normalized(zero: start, one: expert)`";
         let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
             let value = self.evaluate(expr, env);
@@ -138,14 +241,14 @@ impl Checker {
         };
         if builtin.kind != Kind::Normalized {
             self.report(
-                Diagnostic::error(Code::WrongKind, expr.span, usage).help(functions::find("normalized").expect("built in").usage),
+                Diagnostic::error(Code::WrongKind, expr.span, usage).help(builtins::find("normalized").expect("built in").usage),
             );
             return None;
         }
         let given = self.builtin_arguments(builtin, arguments, expr.span)?;
         let (zero, one) = (given[0].expect("required"), given[1].expect("required"));
         let (zero_value, one_value) = (self.evaluate(zero, env), self.evaluate(one, env));
-        let (zero_models, one_models) = (self.columns(zero_value, zero, domains)?, self.columns(one_value, one, domains)?);
+        let (zero_models, one_models) = (self.columns(zero_value, zero, columns)?, self.columns(one_value, one, columns)?);
         if zero_models.iter().zip(&one_models).any(|(zero, one)| zero == one) {
             self.report(
                 Diagnostic::error(Code::OutOfRange, expr.span, "the references of the score are the same model")

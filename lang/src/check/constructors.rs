@@ -1,41 +1,56 @@
-//! The stages that make models: who is called, and the two that train nothing, `llama` and `merge`.
+//! The stages that make models: who is called, and those that train nothing.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Architecture, Merge, MergeMethod, Model, ModelId, Objective, Stage, Tokenizer};
+use crate::experiment::{Architecture, Family, Merge, MergeMethod, Model, ModelId, Pretrained, Recipe, Stage, Tokenizer};
+use crate::formula::Unit;
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind};
 
 use super::Checker;
+use super::builtins::{Builtin, Constructor};
 use super::evaluate::Env;
-use super::functions::Builtin;
-use super::value::{Teacher, TeacherId, Value};
+use super::settings::undecided;
+use super::value::Value;
 use super::vocabulary;
 
 impl Checker {
     pub(super) fn construct(
         &mut self,
         builtin: &'static Builtin,
+        constructor: Constructor,
         span: Span,
         given: &[Option<&Expr>],
         block: Option<&Block>,
         env: &Env,
     ) -> Value {
-        let stage = match builtin.name {
-            "llama" => self.llama(span, block, env).map(Stage::Initialise),
-            "merge" => self.merge(span, given, block, env).map(Stage::Merge),
-            _ => self.train(builtin.name, span, given, block, env).map(|train| Stage::Train(Box::new(train))),
+        let train = |checker: &mut Checker, recipe: Recipe| {
+            checker.training(recipe, span, given, block, env).map(|train| Stage::Train(Box::new(train)))
+        };
+        let stage = match constructor {
+            Constructor::Decoder(family) => self.decoder(family, span, block, env).map(Stage::Initialise),
+            Constructor::HuggingFace | Constructor::Gguf | Constructor::Checkpoint => {
+                self.pretrained(constructor, builtin, given, block, env).map(Stage::Load)
+            }
+            Constructor::Merge => self.merge(span, given, block, env).map(Stage::Merge),
+            Constructor::Sft => train(self, Recipe::Sft),
+            Constructor::Grpo => train(self, Recipe::Grpo),
+            Constructor::Distill => train(self, Recipe::Distill),
+            Constructor::Dpo => train(self, Recipe::Dpo),
+            Constructor::Train => return self.joint(span, block, env),
         };
         match stage {
-            Some(stage) => Value::Model(self.declare_model(
-                if env.model_name.is_empty() { builtin.name } else { &env.model_name },
-                stage,
-                span,
-            )),
+            Some(stage) => Value::Model(self.declare_stage(builtin.name, stage, span, env)),
             None => Value::Error,
         }
     }
 
-    fn declare_model(&mut self, name: &str, stage: Stage<Objective>, span: Span) -> ModelId {
+    /// A model named as the author's binding, or as the stage where there is none.
+    pub(super) fn declare_stage(&mut self, stage_name: &str, stage: Stage, span: Span, env: &Env) -> ModelId {
+        let name = if env.model_name.is_empty() { stage_name } else { &env.model_name };
+        self.declare_model(name, stage, span)
+    }
+
+    pub(super) fn declare_model(&mut self, name: &str, stage: Stage, span: Span) -> ModelId {
         let taken = |checker: &Checker, name: &str| checker.models.iter().any(|model| model.name == name);
         let mut unique = name.to_owned();
         let mut number = 2;
@@ -48,34 +63,81 @@ impl Checker {
         ModelId(self.models.len() as u32 - 1)
     }
 
-    pub(super) fn declare_teacher(&mut self, name: &str, model: ModelId, span: Span) -> Value {
-        let origin = self.origin(span);
-        self.teachers.push(Teacher { name: name.to_owned(), model, origin, used: false });
-        Value::Teacher(TeacherId(self.teachers.len() as u32 - 1))
-    }
-
-    /// The architecture that a model's weights have.
-    pub(super) fn architecture(&self, model: ModelId) -> &Architecture {
-        match &self.model(model).stage {
-            Stage::Initialise(architecture) => architecture,
-            Stage::Train(train) => self.architecture(train.start),
-            Stage::Merge(merge) => self.architecture(merge.models[0]),
+    /// The shape that a model's weights have; known where they begin in this file.
+    pub(super) fn architecture(&self, model: ModelId) -> Option<&Architecture> {
+        match &self.model(self.first_weights(model)).stage {
+            Stage::Initialise(architecture) => Some(architecture),
+            _ => None,
         }
     }
 
-    fn llama(&mut self, span: Span, block: Option<&Block>, env: &Env) -> Option<Architecture> {
-        let settings = self.settings(block, "llama", span, vocabulary::LLAMA, false);
+    /// The model whose weights have the shape of this one's, and that nothing in the file was made before.
+    pub(super) fn first_weights(&self, model: ModelId) -> ModelId {
+        match &self.model(model).stage {
+            Stage::Initialise(_) | Stage::Load(_) => model,
+            Stage::Train(train) => self.first_weights(train.start),
+            Stage::Merge(merge) => self.first_weights(merge.models[0]),
+            Stage::Joint(joint) => self.first_weights(joint.members[0].start),
+            Stage::Member { joint, member } => match &self.model(*joint).stage {
+                Stage::Joint(joint) => self.first_weights(joint.members[*member].start),
+                _ => model,
+            },
+        }
+    }
+
+    /// `hf("Qwen/Qwen3-0.6B", revision: "...")`, `gguf("file.gguf")`, `checkpoint("runs/first/student")`
+    fn pretrained(
+        &mut self,
+        constructor: Constructor,
+        builtin: &'static Builtin,
+        given: &[Option<&Expr>],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Option<Pretrained> {
+        if let Some(block) = block {
+            let text = format!("`{}` takes no settings in braces", builtin.name);
+            self.report(Diagnostic::error(Code::WrongKind, block.span, text).help(builtin.usage));
+            return None;
+        }
+        let place = given[0].expect("required");
+        let what = self.text(place, builtin.parameters[0], env)?;
+        if what.trim().is_empty() {
+            self.report(Diagnostic::error(Code::OutOfRange, place.span, "this name is empty"));
+            return None;
+        }
+        Some(match constructor {
+            Constructor::HuggingFace => {
+                let revision = match given[1] {
+                    Some(expr) => Some(self.text(expr, "revision", env)?),
+                    None => None,
+                };
+                Pretrained::HuggingFace { name: what, revision }
+            }
+            Constructor::Gguf => Pretrained::Gguf { file: what },
+            _ => Pretrained::Checkpoint { folder: what },
+        })
+    }
+
+    fn tokenizer(&mut self, expr: &Expr, env: &Env) -> Option<Tokenizer> {
+        if matches!(expr.kind, ExprKind::Text(_)) {
+            return self.text(expr, "tokenizer", env).map(Tokenizer::File);
+        }
+        self.word(expr, "a tokenizer", &[("bytes", Tokenizer::Bytes)])
+    }
+
+    /// `llama { ... }` and its kin.
+    fn decoder(&mut self, family: Family, span: Span, block: Option<&Block>, env: &Env) -> Option<Architecture> {
+        let settings = self.settings(block, family.name(), span, vocabulary::DECODER, false);
         self.keep_marks(&settings, &env.model_name);
         let layers = self.required_count(&settings, "layers", env, 1);
         let width = self.required_count(&settings, "width", env, 2);
         let heads = self.required_count(&settings, "heads", env, 1);
         let context = self.required_count(&settings, "context", env, 2);
-        let tokenizer =
-            self.required(&settings, "tokenizer").and_then(|expr| self.word(expr, "a tokenizer", &[("bytes", Tokenizer::Bytes)]));
+        let tokenizer = self.required(&settings, "tokenizer").and_then(|expr| self.tokenizer(expr, env));
         let optional = |checker: &mut Checker, key: &str| settings.get(key).map(|expr| checker.count(expr, key, env, 1));
         let (key_value_heads, hidden) = (optional(self, "key_value_heads"), optional(self, "hidden"));
         let tied = match settings.get("tied") {
-            Some(expr) => self.truth(expr, "tied"),
+            Some(expr) => self.truth_setting(expr, "tied", env),
             None => Some(true),
         };
         let real = |checker: &mut Checker, key: &str, default: f64| match settings.get(key) {
@@ -101,6 +163,7 @@ impl Checker {
             return None;
         }
         Some(Architecture {
+            family,
             layers: layers?,
             width,
             heads,
@@ -116,11 +179,14 @@ impl Checker {
         })
     }
 
-    fn truth(&mut self, expr: &Expr, key: &str) -> Option<bool> {
-        match expr.kind {
-            ExprKind::Bool(value) => Some(value),
-            _ => {
-                self.report(Diagnostic::error(Code::WrongKind, expr.span, format!("`{key}` is `true` or `false`")));
+    pub(super) fn truth_setting(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<bool> {
+        match self.evaluate(expr, env) {
+            Value::Formula(formula) if formula.unit() == Unit::Bool && formula.constant().is_some() => {
+                Some(formula.constant() == Some(1.0))
+            }
+            value if undecided(&value) => None,
+            other => {
+                self.wrong_kind(expr.span, &format!("`{key}` is `true` or `false`"), &other);
                 None
             }
         }
@@ -131,7 +197,7 @@ impl Checker {
         self.keep_marks(&settings, &env.model_name);
         let models = self.models_of(given[0].expect("required"), env);
         let base = match given[1] {
-            Some(expr) => Some(self.start(expr, env)?),
+            Some(expr) => Some(self.model_value(expr, env)?),
             None => None,
         };
         let methods = [("average", "average"), ("task_arithmetic", "task_arithmetic"), ("ties", "ties"), ("dare", "dare")];
@@ -183,7 +249,11 @@ impl Checker {
         }
         let models = models?;
         for other in models.iter().chain(&base) {
-            if self.architecture(*other) != self.architecture(models[0]) {
+            // Weights that are loaded have a shape that only their files know.
+            let shapes = (self.architecture(*other), self.architecture(models[0]));
+            if let (Some(shape), Some(first)) = shapes
+                && shape != first
+            {
                 let text = format!("`{}` and `{}` have different shapes", self.model(models[0]).name, self.model(*other).name);
                 self.report(
                     Diagnostic::error(Code::WrongKind, span, text).help("only weights of one architecture can be merged"),

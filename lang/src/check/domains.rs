@@ -1,7 +1,7 @@
-//! `experiment`, `domain` and rewards.
+//! `experiment` and `domain`.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Domain, DomainId, Reward};
+use crate::experiment::{Device, Domain, DomainId, Dtype, Origin, Reward};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name};
 
@@ -11,9 +11,17 @@ use super::modules::{ItemId, ModuleId, Progress};
 use super::value::Value;
 use super::vocabulary;
 
+/// What an `experiment` says of the run as a whole.
+pub struct Header {
+    pub name: String,
+    pub seed: u64,
+    pub out: Option<String>,
+    pub device: Option<(Device, Origin)>,
+    pub dtype: Option<(Dtype, Origin)>,
+}
+
 impl Checker {
-    /// `experiment "name" { seed, out }`: name, seed and folder for results.
-    pub(super) fn experiment_header(&mut self, module: &Module, id: ModuleId) -> Option<(String, u64, Option<String>)> {
+    pub(super) fn experiment_header(&mut self, module: &Module, id: ModuleId) -> Option<Header> {
         let mut headers = module.items.iter().filter_map(|item| match &item.kind {
             ItemKind::Experiment { name, block } => Some((name, block, item.span)),
             _ => None,
@@ -38,11 +46,15 @@ impl Checker {
         let env = Env::constant(id);
         let settings = self.settings(Some(block), "experiment", name.span, vocabulary::EXPERIMENT, false);
         self.keep_marks(&settings, "experiment");
-        for key in ["device", "dtype"] {
-            if let Some(span) = settings.key_span(key) {
-                self.not_supported(span, &format!("choosing the {key} in the file"));
-            }
-        }
+        let device = settings.get("device").map(|expr| {
+            let device = self.word(expr, "a device", &[("cpu", Device::Cpu), ("cuda", Device::Cuda)])?;
+            Some((device, self.origin(expr.span)))
+        });
+        let dtype = settings.get("dtype").map(|expr| {
+            let words = [("float32", Dtype::Float32), ("bfloat16", Dtype::Bfloat16)];
+            let dtype = self.word(expr, "a kind of number", &words)?;
+            Some((dtype, self.origin(expr.span)))
+        });
         let seed = self.required(&settings, "seed").and_then(|expr| {
             let value = self.evaluate(expr, &env);
             self.whole(&value, expr.span, "`seed`", 0)
@@ -51,7 +63,7 @@ impl Checker {
             Some(expr) => Some(self.text(expr, "out", &env)?),
             None => None,
         };
-        Some((name.text.clone(), seed?, out))
+        Some(Header { name: name.text.clone(), seed: seed?, out, device: device.flatten(), dtype: dtype.flatten() })
     }
 
     /// Every domain of the file, in order, before anything else is evaluated: `domains` must mean all of them everywhere.
@@ -90,9 +102,10 @@ impl Checker {
         let env = Env::constant(module);
         let settings = self.settings(Some(block), &format!("domain {}", name.text), name.span, vocabulary::DOMAIN, false);
         self.keep_marks(&settings, &format!("domain {}", name.text));
-        if let Some(span) = settings.key_span("limits") {
-            self.not_supported(span, "limits of a domain");
-        }
+        let limit = settings.get("limits").and_then(|expr| {
+            let limit = self.count(expr, "limits", &env, 1)?;
+            Some((limit, self.origin(expr.span)))
+        });
         let share = settings.get("share").map(|expr| {
             let value = self.evaluate(expr, &env);
             (self.fraction(&value, expr.span, "`share`"), expr.span)
@@ -110,6 +123,7 @@ impl Checker {
             tests: tests.map(Option::unwrap_or_default).or(settings.broken.then(String::new)),
             reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),
             share: share.and_then(|(share, _)| share).unwrap_or(1.0),
+            limit,
             origin,
         });
         Some(DomainId(self.domains.len() as u32 - 1))
@@ -150,59 +164,6 @@ impl Checker {
         }
     }
 
-    /// `exact_match`, `numeric(tolerance: 0.01)`, `command("python3 verify.py")`, or a `reward` declared above.
-    pub(super) fn reward(&mut self, expr: &Expr, env: &Env) -> Option<Reward> {
-        match self.evaluate(expr, env) {
-            Value::Reward(reward) => Some(reward),
-            // A bare name stands for a call without arguments.
-            Value::Builtin(builtin) if builtin.kind == super::functions::Kind::Reward => {
-                let given = self.builtin_arguments(builtin, &[], expr.span)?;
-                self.reward_call(builtin.name, &given, expr.span, env)
-            }
-            other => {
-                self.wrong_kind(expr.span, "a reward is `exact_match`, `numeric(...)`, `regex(...)` or `command(...)`", &other);
-                None
-            }
-        }
-    }
-
-    pub(super) fn reward_call(&mut self, name: &str, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<Reward> {
-        let field = |checker: &mut Checker, expr: Option<&Expr>| match expr {
-            None => Some("answer".to_owned()),
-            Some(expr) => checker.data_field(expr),
-        };
-        Some(match name {
-            "exact_match" => Reward::ExactMatch { field: field(self, given[0])? },
-            "numeric" => {
-                let tolerance = match given[1] {
-                    Some(expr) => self.at_least(expr, "tolerance", env, 0.0)?,
-                    None => 0.0,
-                };
-                Reward::Numeric { field: field(self, given[0])?, tolerance }
-            }
-            "regex" => {
-                let pattern = self.text(given[0].expect("required"), "pattern", env)?;
-                Reward::Regex { pattern, field: field(self, given[1])? }
-            }
-            _ => {
-                let command = self.text(given[0].expect("required"), "command", env)?;
-                if command.trim().is_empty() {
-                    self.report(Diagnostic::error(Code::OutOfRange, span, "the command of a reward is empty"));
-                    return None;
-                }
-                let time_limit_seconds = match given[1] {
-                    Some(expr) => self.at_least(expr, "time_limit", env, 0.001)?,
-                    None => 30.0,
-                };
-                let batch = match given[2] {
-                    Some(expr) => self.count(expr, "batch", env, 1)?,
-                    None => 256,
-                };
-                Reward::Command { command, time_limit_seconds, batch }
-            }
-        })
-    }
-
     /// A field of the data, written as a bare name.
     pub(super) fn data_field(&mut self, expr: &Expr) -> Option<String> {
         match &expr.kind {
@@ -220,6 +181,6 @@ impl Checker {
 }
 
 /// Without the noise of binary fractions.
-fn rounded(number: f64) -> f64 {
+pub fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }

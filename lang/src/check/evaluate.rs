@@ -1,23 +1,16 @@
-//! The evaluator: expressions and items to values.
-
-use std::rc::Rc;
+//! The evaluator: expressions to values.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::DomainId;
-use crate::formula::{Axis, Formula, FormulaKind, Role, Unit};
+use crate::experiment::{DomainId, SelfCopy, Stage, TeacherWeights};
+use crate::formula::{Axis, Distribution, Formula, FormulaKind, Function, Role, Signal, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{
-    Argument, BinaryOperator, Binding, Block, Expr, ExprKind, Index, Item, ItemKind, Name, Parameter, UnaryOperator,
-};
+use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, Index, MatchArm, UnaryOperator};
 
 use super::Checker;
-use super::functions::{self, Builtin};
-use super::modules::{ItemId, ModuleId, Progress};
-use super::value::{Callable, Family, Value};
+use super::builtins;
+use super::modules::ModuleId;
+use super::value::{Key, Value};
 use super::vocabulary;
-
-/// Calls inside calls; more is a function that calls itself.
-const DEEPEST_CALL: usize = 64;
 
 /// Where an expression stands: which names it sees, and what it may read.
 #[derive(Clone)]
@@ -27,24 +20,19 @@ pub struct Env {
     pub context: Context,
     /// What a model made here is called.
     pub model_name: String,
-    depth: usize,
+    pub depth: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Context {
     /// Before the run: no signals.
     Constant,
+    /// A number over training time: `step`, `progress` and what else the run as a whole has.
+    Schedule,
     /// In an objective, outside its terms: signals, nothing live.
     Objective,
     /// In a term: signals, and `live`.
     Term,
-}
-
-/// The arguments of a call, by parameter.
-struct Slots<'e> {
-    given: Vec<Option<&'e Expr>>,
-    /// Reported already.
-    misplaced: Vec<&'e Argument>,
 }
 
 impl Env {
@@ -64,7 +52,7 @@ impl Env {
         Env { model_name: model_name.into(), ..self.clone() }
     }
 
-    fn local(&self, name: &str) -> Option<&Value> {
+    pub fn local(&self, name: &str) -> Option<&Value> {
         self.locals.iter().rev().find(|(local, _)| local == name).map(|(_, value)| value)
     }
 }
@@ -77,49 +65,47 @@ impl Checker {
     pub(super) fn evaluate(&mut self, expr: &Expr, env: &Env) -> Value {
         match &expr.kind {
             ExprKind::Number { value, suffix } => {
+                if suffix.as_ref().is_some_and(|suffix| suffix.text.starts_with("epoch")) {
+                    let count = self.number(*value, Unit::Count, expr.span);
+                    return self
+                        .whole(&count, expr.span, "a number of epochs", 1)
+                        .map_or(Value::Error, |count| Value::Epochs(count as u32));
+                }
                 let unit = if suffix.is_some() { Unit::Count } else { Unit::Number };
-                self.epochs_are_not_supported(suffix.as_ref());
                 self.number(*value, unit, expr.span)
             }
             ExprKind::Text(text) => Value::Text(text.clone()),
-            ExprKind::Bool(value) => self.number(f64::from(u8::from(*value)), Unit::Bool, expr.span),
+            ExprKind::Bool(value) => self.truth(*value, expr.span),
             ExprKind::Name(name) => self.name(name, expr.span, env),
             ExprKind::Field { base, field } => self.field(base, field, expr.span, env),
             ExprKind::Index { base, index } => self.index(base, index, env),
             ExprKind::Call { callee, arguments, block } => self.call(expr, callee, arguments, block.as_ref(), env),
             ExprKind::List(items) => Value::List(items.iter().map(|item| self.evaluate(item, env)).collect()),
-            ExprKind::Unary { operator, operand } => {
-                let value = self.evaluate(operand, env);
-                let Some(formula) = self.formula(value, operand.span) else { return Value::Error };
-                match operator {
-                    UnaryOperator::Negate => self.negate(formula, expr.span),
-                    UnaryOperator::Not => self.not(formula, expr.span),
-                }
-            }
+            ExprKind::Unary { operator, operand } => self.unary(*operator, operand, expr.span, env),
             ExprKind::Binary { operator, operator_span, left, right } => {
                 self.binary_expression(expr.span, *operator, *operator_span, left, right, env)
             }
             ExprKind::Live(operand) => self.live(operand, expr.span, env),
-            ExprKind::Arrow { from, to } => {
-                let from = self.evaluate(from, env);
-                let to = self.evaluate(to, env);
-                match (from.constant(), to.constant()) {
-                    (Some(from), Some(to)) => Value::Arrow { from, to },
-                    _ if from.is_error() || to.is_error() => Value::Error,
-                    _ => self.wrong_kind(expr.span, "a range `from -> to` needs two numbers known before the run", &from),
-                }
-            }
-            ExprKind::Versus { left, right } => match (self.role(left, env), self.role(right, env)) {
+            ExprKind::Arrow { from, to } => self.arrow(from, to, expr.span, env),
+            ExprKind::Versus { left, right } => match (self.distribution(left, env), self.distribution(right, env)) {
                 (Some(left), Some(right)) => Value::Versus { left, right },
                 _ => Value::Error,
             },
-            ExprKind::Then { .. } => {
-                self.report(
-                    Diagnostic::error(Code::WrongKind, expr.span, "`then` joins the steps of a `reduce`, nothing else")
-                        .help("write `reduce = mean(token) then mean(sequence)`"),
-                );
-                Value::Error
-            }
+            ExprKind::Then { .. } => self.misplaced(
+                expr.span,
+                "`then` joins the steps of a `reduce`, nothing else",
+                "write `reduce = mean(token) then mean(sequence)`",
+            ),
+            ExprKind::By { .. } => self.misplaced(
+                expr.span,
+                "`by domain` belongs to a `reduce`, nothing else",
+                "write `reduce = mean(token, over: batch) by domain { target = 1/3 }`",
+            ),
+            ExprKind::Where { .. } => self.misplaced(
+                expr.span,
+                "`where` after a value names parts of a composed teacher, nothing else",
+                "in an objective write a `let` above",
+            ),
             ExprKind::For { index, carried, body } => match carried {
                 None => {
                     let turns = self.turns(index, env);
@@ -129,11 +115,11 @@ impl Checker {
                     let mut value = self.evaluate(&carried.start, env);
                     let turns = self.turns(index, env);
                     let last = turns.len();
-                    for (turn, (domain, mut inner)) in turns.into_iter().enumerate() {
-                        if let Some(domain) = domain
+                    for (turn, (key, mut inner)) in turns.into_iter().enumerate() {
+                        if let Some(key) = key
                             && turn + 1 < last
                         {
-                            inner.model_name = format!("{}[{}]", env.model_name, self.domain(domain).name);
+                            inner.model_name = format!("{}[{}]", env.model_name, self.key_text(key));
                         }
                         inner.bind(&carried.name.text, value);
                         value = self.evaluate(body, &inner);
@@ -141,6 +127,9 @@ impl Checker {
                     value
                 }
             },
+            ExprKind::Match { arms } => self.matched(arms, expr.span, env),
+            ExprKind::Range { low, high } => self.range(low, high, expr.span, env),
+            ExprKind::Pipe { value, through } => self.pipe(value, through, expr.span, env),
             ExprKind::Error => Value::Error,
         }
     }
@@ -150,10 +139,13 @@ impl Checker {
         Value::Formula(Formula::new(FormulaKind::Number(value), unit, Axis::Run, false, origin))
     }
 
-    fn epochs_are_not_supported(&mut self, suffix: Option<&Name>) {
-        if let Some(suffix) = suffix.filter(|suffix| suffix.text.starts_with("epoch")) {
-            self.not_supported(suffix.span, "counting in epochs");
-        }
+    fn truth(&mut self, value: bool, span: Span) -> Value {
+        self.number(f64::from(u8::from(value)), Unit::Bool, span)
+    }
+
+    fn misplaced(&mut self, span: Span, message: &str, help: &str) -> Value {
+        self.report(Diagnostic::error(Code::WrongKind, span, message).help(help));
+        Value::Error
     }
 
     fn name(&mut self, name: &str, span: Span, env: &Env) -> Value {
@@ -166,143 +158,196 @@ impl Checker {
         if let Some(declared) = self.modules.lookup(env.module, name) {
             return self.item_value(declared.item, span);
         }
-        if name == "domains" {
-            return Value::List((0..self.domains.len() as u32).map(|id| Value::Domain(DomainId(id))).collect());
+        match name {
+            "domains" => return Value::List((0..self.domains.len() as u32).map(|id| Value::Domain(DomainId(id))).collect()),
+            "self" => return Value::Student(SelfCopy::Current),
+            "pi" => return self.number(std::f64::consts::PI, Unit::Number, span),
+            _ => {}
         }
-        if let Some(builtin) = functions::find(name) {
+        if let Some(builtin) = builtins::find(name) {
             return Value::Builtin(builtin);
         }
-        if let Some(construct) = functions::planned(name) {
-            self.not_supported(span, construct);
-            return Value::Error;
+        self.unknown_name(name, span, env);
+        Value::Error
+    }
+
+    fn unknown_name(&mut self, name: &str, span: Span, env: &Env) {
+        if builtins::find_loss(name).is_some() {
+            self.report(
+                Diagnostic::error(Code::UnknownName, span, format!("`{name}` means something after `live` only"))
+                    .help(format!("write `live {name}(...)` in a term")),
+            );
+            return;
         }
         let locals: Vec<String> = env.locals.iter().map(|(name, _)| name.clone()).collect();
         let declared: Vec<String> = self.modules.names(env.module).map(str::to_owned).collect();
-        let known = locals.iter().chain(&declared).map(String::as_str).chain(functions::names()).chain(["domains"]);
+        let known = locals.iter().chain(&declared).map(String::as_str).chain(builtins::names()).chain(["domains", "self"]);
         let signals = if env.context == Context::Constant { &[][..] } else { vocabulary::SIGNALS };
         let near = nearest(name, known.chain(signals.iter().map(|signal| signal.name))).map(str::to_owned);
         let mut finding =
             Diagnostic::error(Code::UnknownName, span, format!("nothing here is called `{name}`")).label("not declared");
-        if let Some(near) = near {
+        if vocabulary::signal(name).is_some() {
+            finding = finding.help(match env.context {
+                Context::Schedule => {
+                    format!("`{name}` is no number of the run as a whole: a schedule reads `step` and `progress`")
+                }
+                _ => format!("`{name}` is a signal of the run: it can be read inside an objective only"),
+            });
+        } else if let Some(near) = near {
             finding = finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near);
-        } else if vocabulary::signal(name).is_some() {
-            finding = finding.help(format!("`{name}` is a signal of the run: it can be read inside an objective only"));
+        } else if env.context != Context::Constant {
+            finding = finding.help(format!("if it is a field of the data, write `data.{name}`"));
         }
         self.report(finding);
-        Value::Error
     }
 
-    /// The value of an item, evaluated when first asked for.
-    pub(super) fn item_value(&mut self, id: ItemId, asked_at: Span) -> Value {
-        self.record_request(id);
-        match self.modules.progress.get(&id) {
-            Some(Progress::Done(value)) => return value.clone(),
-            Some(Progress::Started) => {
-                self.report(
-                    Diagnostic::error(Code::Cycle, asked_at, "this definition needs itself").label("asked for again here"),
-                );
-                return Value::Error;
-            }
-            None => {}
+    fn unary(&mut self, operator: UnaryOperator, operand: &Expr, span: Span, env: &Env) -> Value {
+        let value = self.evaluate(operand, env);
+        if let (UnaryOperator::Negate, Value::Logits(parts)) = (operator, &value) {
+            return self.scaled_logits(parts.clone(), None, -1.0, span);
         }
-        self.modules.progress.insert(id, Progress::Started);
-        let tree = self.modules.tree(id.module);
-        let recording = self.pause_recording();
-        let value = self.evaluate_item(id, &tree.items[id.index]);
-        self.resume_recording(recording);
-        self.modules.progress.insert(id, Progress::Done(value.clone()));
-        value
-    }
-
-    fn evaluate_item(&mut self, id: ItemId, item: &Item) -> Value {
-        match &item.kind {
-            ItemKind::Let { value, .. } => self.evaluate_constant(id.module, value),
-            ItemKind::Param(parameter) => self.parameter_item(id, parameter),
-            ItemKind::Fn { .. } => Value::Item { item: id, kind: Callable::Fn },
-            ItemKind::Stage { .. } => Value::Item { item: id, kind: Callable::Stage },
-            ItemKind::Objective { .. } => Value::Item { item: id, kind: Callable::Objective },
-            ItemKind::Reward { value, .. } => self.reward(value, &Env::constant(id.module)).map_or(Value::Error, Value::Reward),
-            ItemKind::Schedule { value, .. } => {
-                let formula = self.schedule_setting(value, &Env::constant(id.module));
-                formula.map_or(Value::Error, Value::Formula)
-            }
-            ItemKind::Model(binding) => self.binding(id, binding, false),
-            ItemKind::Teacher(binding) => self.binding(id, binding, true),
-            // Domains are declared before anything is evaluated; one that is not there was faulty.
-            ItemKind::Domain { .. } => Value::Error,
-            _ => Value::Error,
+        let Some(formula) = self.formula(value, operand.span) else { return Value::Error };
+        match operator {
+            UnaryOperator::Negate => self.negate(formula, span),
+            UnaryOperator::Not => self.not(formula, span),
         }
     }
 
-    fn parameter_item(&mut self, id: ItemId, parameter: &Parameter) -> Value {
-        let name = &parameter.name;
-        let set = self.modules.set_value(id.module, &name.text);
-        let Some(value) = set.as_ref().or(parameter.default.as_ref()) else {
+    /// `1e-3 -> 1e-4` between numbers, `"a" -> "b"` between texts.
+    fn arrow(&mut self, from: &Expr, to: &Expr, span: Span, env: &Env) -> Value {
+        let (from, to) = (self.evaluate(from, env), self.evaluate(to, env));
+        if let (Some(from), Some(to)) = (from.constant(), to.constant()) {
+            return Value::Arrow { from, to };
+        }
+        match (from, to) {
+            (Value::Text(from), Value::Text(to)) => Value::TextArrow { from, to },
+            (Value::Error, _) | (_, Value::Error) => Value::Error,
+            (from, to) => {
+                let odd = if from.constant().is_some() { to } else { from };
+                self.wrong_kind(span, "a range `from -> to` needs two numbers known before the run", &odd)
+            }
+        }
+    }
+
+    /// `0..=100`
+    fn range(&mut self, low: &Expr, high: &Expr, span: Span, env: &Env) -> Value {
+        let (low, high) = (self.evaluate(low, env), self.evaluate(high, env));
+        match (low.constant(), high.constant()) {
+            (Some(low), Some(high)) if low <= high => Value::Range { low, high },
+            (Some(low), Some(high)) => {
+                let text = format!("nothing lies between {low} and {high}");
+                self.report(Diagnostic::error(Code::OutOfRange, span, text).help("write the lower end first: `0..=100`"));
+                Value::Error
+            }
+            _ if low.is_error() || high.is_error() => Value::Error,
+            _ => {
+                let odd = if low.constant().is_some() { high } else { low };
+                self.wrong_kind(span, "a range `low..=high` needs two numbers known before the run", &odd)
+            }
+        }
+    }
+
+    /// `match { condition -> value, else -> value }`: the first condition that holds decides.
+    fn matched(&mut self, arms: &[MatchArm], span: Span, env: &Env) -> Value {
+        let otherwise = arms.iter().position(|arm| matches!(arm.condition, Condition::Else));
+        let Some(otherwise) = otherwise else {
+            for arm in arms {
+                self.evaluate(&arm.value, env);
+            }
             self.report(
-                Diagnostic::error(Code::MissingKey, name.span, format!("`{}` has no value", name.text))
-                    .label("no default")
-                    .help(format!("give it one, or run with `--set {}=...`", name.text)),
+                Diagnostic::error(Code::MissingElse, span, "this `match` does not say what holds where no arm does")
+                    .help("end it with `else -> ...`; `else -> 0` if nothing is trained there"),
             );
             return Value::Error;
         };
-        let worth = self.evaluate_constant(id.module, value);
-        match &parameter.annotation {
-            Some(annotation) => self.coerce(worth, annotation, value.span),
-            None => worth,
+        if let Some(late) = arms.get(otherwise + 1) {
+            self.report(
+                Diagnostic::error(Code::UnreachableArm, late.span, "this arm is never reached")
+                    .because(arms[otherwise].span, "`else` takes everything before it")
+                    .help("move `else` to the end"),
+            );
+            return Value::Error;
         }
-    }
-
-    /// `model m = ...`, `model m[d in domains] = ...` and the same for teachers.
-    fn binding(&mut self, id: ItemId, binding: &Binding, teacher: bool) -> Value {
-        let name = &binding.name;
-        let env = Env::constant(id.module).named(&name.text);
-        let Some(index) = &binding.index else {
-            let value = self.evaluate(&binding.value, &env);
-            return self.bound(value, &name.text, binding, teacher);
-        };
-        let mut members = Vec::new();
-        for (domain, inner) in self.turns(index, &env) {
-            let Some(domain) = domain else {
-                self.not_supported(index.over.span, "a family over anything but domains");
-                return Value::Error;
-            };
-            let member_name = format!("{}[{}]", name.text, self.domain(domain).name);
-            let value = self.evaluate(&binding.value, &inner.named(&member_name));
-            members.push((domain, self.bound(value, &member_name, binding, teacher)));
-        }
-        Value::Family(Rc::new(Family { name: name.text.clone(), members }))
-    }
-
-    fn bound(&mut self, value: Value, name: &str, binding: &Binding, teacher: bool) -> Value {
-        match value {
-            Value::Model(model) if teacher => self.declare_teacher(name, model, binding.name.span),
-            Value::Model(_) | Value::Error => value,
-            Value::Family(_) if !teacher => value,
-            other if teacher => {
-                self.wrong_kind(binding.value.span, "a teacher is a view of a model, such as `expert[math]`", &other)
+        let mut conditions: Vec<Option<Formula>> = Vec::new();
+        for arm in &arms[..otherwise] {
+            let Condition::When(condition) = &arm.condition else { continue };
+            let value = self.evaluate(condition, env);
+            let formula = self.formula(value, condition.span);
+            if let Some(formula) = &formula
+                && formula.unit() != Unit::Bool
+            {
+                let message = "the condition of an arm must be a truth value";
+                self.unit_mismatch(condition.span, message, &[(condition.span, formula)], None);
+                conditions.push(None);
+                continue;
             }
-            other => self.wrong_kind(binding.value.span, "a model is the value of a stage, such as `sft(base, ...)`", &other),
+            conditions.push(formula);
         }
+        // Decided before the run: any kind of value can be chosen.
+        let decided: Option<Vec<bool>> =
+            conditions.iter().map(|condition| condition.as_ref()?.constant().map(|truth| truth != 0.0)).collect();
+        if let Some(decided) = decided {
+            let chosen = decided.iter().position(|holds| *holds).unwrap_or(otherwise);
+            return self.evaluate(&arms[chosen].value, env);
+        }
+        let mut values = Vec::new();
+        for arm in &arms[..=otherwise] {
+            let value = self.evaluate(&arm.value, env);
+            values.push(self.formula(value, arm.value.span).map(|formula| (formula, arm.value.span)));
+        }
+        let values: Option<Vec<(Formula, Span)>> = values.into_iter().collect();
+        let conditions: Option<Vec<Formula>> = conditions.into_iter().collect();
+        let (Some(mut values), Some(conditions)) = (values, conditions) else { return Value::Error };
+        let Some(unit) = self.shared_unit("match", &values, span) else { return Value::Error };
+        let (mut chosen, _) = values.pop().expect("`else` is there");
+        for (condition, (value, place)) in conditions.into_iter().zip(values).rev() {
+            match self.apply(Function::Where, vec![condition, value, chosen], unit, place) {
+                Value::Formula(formula) => chosen = formula,
+                _ => return Value::Error,
+            }
+        }
+        Value::Formula(chosen)
     }
 
-    /// One environment per element of `d in domains`.
-    pub(super) fn turns(&mut self, index: &Index, env: &Env) -> Vec<(Option<DomainId>, Env)> {
-        let over = self.evaluate(&index.over, env);
-        let items = match over {
+    /// One environment per element of `d in domains`, `r in 0..=26`, `t in panel`.
+    pub(super) fn turns(&mut self, index: &Index, env: &Env) -> Vec<(Option<Key>, Env)> {
+        let items = match self.evaluate(&index.over, env) {
             Value::List(items) => items,
+            Value::Panel(panel) => {
+                let members = self.panels[panel.0 as usize].members.clone();
+                members.into_iter().map(Value::Teacher).collect()
+            }
+            Value::Range { low, high } => {
+                if low.fract() != 0.0 || high - low >= 100_000.0 {
+                    let text = "a range to go through has whole numbers, at most 100,000 of them";
+                    self.report(Diagnostic::error(Code::OutOfRange, index.over.span, text));
+                    return Vec::new();
+                }
+                (0..=(high - low) as u64).map(|step| self.number(low + step as f64, Unit::Count, index.over.span)).collect()
+            }
             Value::Error => return Vec::new(),
             other => {
-                self.wrong_kind(index.over.span, "`in` needs a list, such as `domains` or `[math, code]`", &other);
+                let wanted = "`in` needs a list, such as `domains`, `[math, code]` or `0..=26`";
+                self.wrong_kind(index.over.span, wanted, &other);
                 return Vec::new();
             }
         };
         let turn = |item: Value| {
-            let domain = if let Value::Domain(domain) = item { Some(domain) } else { None };
+            let key = Key::of(&item);
             let mut inner = env.clone();
             inner.bind(&index.name.text, item);
-            (domain, inner)
+            (key, inner)
         };
         items.into_iter().map(turn).collect()
+    }
+
+    /// As it stands in the name of a member: `expert[sort]`.
+    pub(super) fn key_text(&self, key: Key) -> String {
+        match key {
+            Key::Domain(domain) => self.domain(domain).name.clone(),
+            Key::Teacher(teacher) => self.teacher(teacher).name.clone(),
+            Key::Number(number) => number.to_string(),
+        }
     }
 
     fn index(&mut self, base: &Expr, index: &Expr, env: &Env) -> Value {
@@ -313,19 +358,20 @@ impl Checker {
                 return self.wrong_kind(base.span, "only a family, such as `model expert[d in domains]`, has members", &other);
             }
         };
-        match self.evaluate(index, env) {
-            Value::Domain(domain) => match family.members.iter().find(|(member, _)| *member == domain) {
-                Some((_, value)) => value.clone(),
-                None => {
-                    let names: Vec<&str> = family.members.iter().map(|(domain, _)| self.domain(*domain).name.as_str()).collect();
-                    let text = format!("`{}` has no member for the domain `{}`", family.name, self.domain(domain).name);
-                    let help = format!("it has: {}", names.join(", "));
-                    self.report(Diagnostic::error(Code::UnknownName, index.span, text).help(help));
-                    Value::Error
-                }
-            },
-            Value::Error => Value::Error,
-            other => self.wrong_kind(index.span, "a member is picked by its domain", &other),
+        let at = self.evaluate(index, env);
+        let Some(key) = Key::of(&at) else {
+            return self.wrong_kind(index.span, "a member is picked by its domain, number or teacher", &at);
+        };
+        match family.get(key) {
+            Some(value) => value.clone(),
+            None => {
+                let names: Vec<String> = family.members.iter().map(|(key, _)| self.key_text(*key)).collect();
+                let what = if matches!(key, Key::Domain(_)) { "the domain " } else { "" };
+                let text = format!("`{}` has no member for {what}`{}`", family.name, self.key_text(key));
+                let help = format!("it has: {}", names.join(", "));
+                self.report(Diagnostic::error(Code::UnknownName, index.span, text).help(help));
+                Value::Error
+            }
         }
     }
 
@@ -340,16 +386,79 @@ impl Checker {
     ) -> Value {
         let left_value = self.evaluate(left, env);
         let right_value = self.evaluate(right, env);
-        if let (Value::Domain(a), Value::Domain(b)) = (&left_value, &right_value)
-            && matches!(operator, BinaryOperator::Equal | BinaryOperator::NotEqual)
-        {
-            let truth = (a == b) == (operator == BinaryOperator::Equal);
-            return self.number(f64::from(u8::from(truth)), Unit::Bool, span);
+        let equality = matches!(operator, BinaryOperator::Equal | BinaryOperator::NotEqual);
+        match (&left_value, &right_value) {
+            (Value::Domain(a), Value::Domain(b)) if equality => {
+                return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
+            }
+            (Value::Text(a), Value::Text(b)) if equality => {
+                return self.truth((a == b) == (operator == BinaryOperator::Equal), span);
+            }
+            (Value::Formula(data), Value::Text(text)) | (Value::Text(text), Value::Formula(data)) if equality => {
+                if let FormulaKind::Signal(Signal::Data { field }) = &data.0.kind {
+                    let is = Signal::DataIs { field: field.clone(), text: text.clone() };
+                    let is = Formula::signal(is, self.origin(span));
+                    return if operator == BinaryOperator::Equal { Value::Formula(is) } else { self.not(is, span) };
+                }
+            }
+            (Value::Logits(_), _) | (_, Value::Logits(_)) => {
+                return self.logits_arithmetic(operator, (left_value, left.span), (right_value, right.span), span);
+            }
+            _ => {}
         }
         let (Some(a), Some(b)) = (self.formula(left_value, left.span), self.formula(right_value, right.span)) else {
             return Value::Error;
         };
         self.binary(operator, operator_span, (a, left.span), (b, right.span), span)
+    }
+
+    /// Linear combinations of logits: `logits(a) + w * (logits(a) - logits(b))`.
+    fn logits_arithmetic(
+        &mut self,
+        operator: BinaryOperator,
+        (left, left_span): (Value, Span),
+        (right, right_span): (Value, Span),
+        span: Span,
+    ) -> Value {
+        match (operator, left, right) {
+            (_, Value::Error, _) | (_, _, Value::Error) => Value::Error,
+            (BinaryOperator::Add, Value::Logits(mut a), Value::Logits(b)) => {
+                a.extend(b);
+                Value::Logits(a)
+            }
+            (BinaryOperator::Subtract, Value::Logits(mut a), Value::Logits(b)) => match self.scaled_logits(b, None, -1.0, span) {
+                Value::Logits(b) => {
+                    a.extend(b);
+                    Value::Logits(a)
+                }
+                _ => Value::Error,
+            },
+            (BinaryOperator::Multiply, Value::Logits(parts), other) => match self.formula(other, right_span) {
+                Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
+                None => Value::Error,
+            },
+            (BinaryOperator::Multiply, other, Value::Logits(parts)) => match self.formula(other, left_span) {
+                Some(factor) => self.scaled_logits(parts, Some(factor), 1.0, span),
+                None => Value::Error,
+            },
+            _ => self.misplaced(
+                span,
+                "logits are added up, each with a factor, and nothing else",
+                "for example `logits(a) + 0.5 * (logits(a) - logits(b))`",
+            ),
+        }
+    }
+
+    fn scaled_logits(&mut self, parts: Vec<(Formula, Role)>, factor: Option<Formula>, sign: f64, span: Span) -> Value {
+        let mut scaled = Vec::new();
+        for (coefficient, role) in parts {
+            let Value::Formula(sign) = self.number(sign, Unit::Number, span) else { return Value::Error };
+            let factor = factor.clone().unwrap_or(sign);
+            let product = self.binary(BinaryOperator::Multiply, span, (factor, span), (coefficient, span), span);
+            let Value::Formula(product) = product else { return Value::Error };
+            scaled.push((product, role));
+        }
+        Value::Logits(scaled)
     }
 
     /// The number in a value, or a finding.
@@ -372,179 +481,70 @@ impl Checker {
         }
     }
 
-    fn role(&mut self, expr: &Expr, env: &Env) -> Option<Role> {
-        match self.evaluate(expr, env) {
-            Value::Role(role) => Some(role),
-            Value::Teacher(_) => {
-                self.not_supported(expr.span, "naming one teacher inside an objective");
-                None
+    /// The role that a value stands for: a role itself, or a declared teacher, which counts as used.
+    pub(super) fn role_of(&mut self, value: Value, span: Span, wanted: &str) -> Option<Role> {
+        match value {
+            Value::Role(role) => {
+                if let Role::Named { teacher, .. } = &role {
+                    self.used_teachers[teacher.0 as usize] = true;
+                }
+                Some(role)
             }
-            Value::Error => None,
+            Value::Teacher(teacher) => {
+                self.used_teachers[teacher.0 as usize] = true;
+                Some(Role::Named { teacher, name: self.teacher(teacher).name.as_str().into() })
+            }
             other => {
-                self.wrong_kind(expr.span, "a divergence compares two roles, such as `teacher || student`", &other);
+                self.wrong_kind(span, wanted, &other);
                 None
             }
         }
     }
 
-    fn call(&mut self, whole: &Expr, callee: &Expr, arguments: &[Argument], block: Option<&Block>, env: &Env) -> Value {
-        match self.evaluate(callee, env) {
-            Value::Builtin(builtin) => self.call_builtin(builtin, whole, arguments, block, env),
-            Value::Item { item, kind } => {
-                if let Some(block) = block {
-                    self.report(
-                        Diagnostic::error(Code::WrongKind, block.span, "settings in braces belong to a built-in stage")
-                            .label("no settings are expected here")
-                            .help("pass values as arguments: `name: value`"),
-                    );
-                }
-                self.call_item(item, kind, whole.span, arguments, env)
+    /// One side of a divergence.
+    pub(super) fn distribution(&mut self, expr: &Expr, env: &Env) -> Option<Distribution> {
+        match self.evaluate(expr, env) {
+            Value::Distribution(distribution) => Some(distribution),
+            value => {
+                let wanted = "a divergence compares two roles, such as `teacher || student`";
+                self.teacher_role(value, expr.span, env, wanted).map(Distribution::Role)
             }
-            Value::Error => {
-                // Names inside are still checked.
-                for argument in arguments {
-                    self.evaluate(&argument.value, env);
-                }
-                Value::Error
-            }
-            other => self.wrong_kind(callee.span, "only functions, stages and objectives can be called", &other),
         }
     }
 
-    /// Calls a `fn`, `stage` or `objective` of some file.
-    pub(super) fn call_item(&mut self, id: ItemId, kind: Callable, span: Span, arguments: &[Argument], env: &Env) -> Value {
-        if env.depth >= DEEPEST_CALL {
-            self.report(
-                Diagnostic::error(Code::Cycle, span, "this call ends up calling itself")
-                    .help("mopd has no recursion: functions are pasted in where they are used"),
-            );
+    /// `pair.guide`: another model of a joint stage.
+    pub(super) fn joint_member(&mut self, model: crate::experiment::ModelId, field: &crate::syntax::ast::Name) -> Value {
+        let Stage::Joint(joint) = &self.model(model).stage else {
+            let text = format!("there is no `{}` in a model", field.text);
+            self.report(Diagnostic::error(Code::UnknownField, field.span, text).label("only models trained together have parts"));
             return Value::Error;
-        }
-        let tree = self.modules.tree(id.module);
-        let (name, parameters) = match &tree.items[id.index].kind {
-            ItemKind::Fn { name, parameters, .. }
-            | ItemKind::Stage { name, parameters, .. }
-            | ItemKind::Objective { name, parameters, .. } => (name, parameters),
-            _ => unreachable!("only these three are callable"),
         };
-        let mut inner = Env { module: id.module, locals: Vec::new(), depth: env.depth + 1, ..env.clone() };
-        if inner.model_name.is_empty() {
-            inner.model_name = name.text.clone();
-        }
-        self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
-        match &tree.items[id.index].kind {
-            ItemKind::Fn { body, .. } | ItemKind::Stage { body, .. } => {
-                let value = self.evaluate(body, &inner);
-                match (kind, &value) {
-                    (Callable::Stage, Value::Model(_) | Value::Error) | (Callable::Fn, _) => value,
-                    _ => self.wrong_kind(body.span, "a stage must end in a model", &value),
-                }
-            }
-            ItemKind::Objective { name, body, .. } => {
-                self.objective_body(name, body, &inner).map_or(Value::Error, |objective| Value::Objective(Rc::new(objective)))
-            }
-            _ => unreachable!("only these three are callable"),
-        }
-    }
-
-    fn bind_parameters(
-        &mut self,
-        callee: &Name,
-        parameters: &[Parameter],
-        arguments: &[Argument],
-        span: Span,
-        env: &Env,
-        inner: &mut Env,
-    ) {
-        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
-        let Slots { given, misplaced } = self.slots(&callee.text, &names, arguments, Some(callee.span));
-        let complete = misplaced.is_empty();
-        for argument in misplaced {
-            // Names inside are still checked.
-            self.evaluate(&argument.value, env);
-        }
-        for (parameter, given) in parameters.iter().zip(given) {
-            let (value, place) = match (given, &parameter.default) {
-                (Some(expr), _) => {
-                    (self.evaluate(expr, &env.named(format!("{}.{}", env.model_name, parameter.name.text))), expr.span)
-                }
-                (None, Some(default)) => (self.evaluate(default, &Env::constant(inner.module)), default.span),
-                // What was misplaced may have been meant for it.
-                (None, None) if !complete => (Value::Error, span),
-                (None, None) => {
-                    self.report(
-                        Diagnostic::error(
-                            Code::MissingArgument,
-                            span,
-                            format!("`{}` needs `{}`", callee.text, parameter.name.text),
-                        )
-                        .label("not given here")
-                        .because(parameter.name.span, "has no default")
-                        .help(format!("add `{}: ...`", parameter.name.text)),
-                    );
-                    (Value::Error, span)
-                }
-            };
-            let value = match &parameter.annotation {
-                Some(annotation) => self.coerce(value, annotation, place),
-                None => value,
-            };
-            inner.bind(&parameter.name.text, value);
-        }
-    }
-
-    /// Puts arguments into the slots of `names`: by name, or in order. Reports what fits no slot or one that is taken.
-    fn slots<'e>(&mut self, callee: &str, names: &[&str], arguments: &'e [Argument], declared: Option<Span>) -> Slots<'e> {
-        let mut slots = Slots { given: vec![None; names.len()], misplaced: Vec::new() };
-        let mut position = 0;
-        for argument in arguments {
-            let slot = match &argument.name {
-                Some(name) => names.iter().position(|known| *known == name.text),
-                None => {
-                    position += 1;
-                    (position <= names.len()).then_some(position - 1)
-                }
-            };
-            match slot {
-                Some(slot) if slots.given[slot].is_none() => slots.given[slot] = Some(&argument.value),
-                Some(slot) => {
-                    let text = format!("`{}` is given twice to `{callee}`", names[slot]);
-                    self.report(Diagnostic::error(Code::DuplicateKey, argument.value.span, text));
-                    slots.misplaced.push(argument);
-                }
-                None => {
-                    self.unknown_argument(callee, argument, names, declared);
-                    slots.misplaced.push(argument);
-                }
-            }
-        }
-        slots
-    }
-
-    pub(super) fn unknown_argument(&mut self, callee: &str, argument: &Argument, known: &[&str], declared: Option<Span>) {
-        let mut finding = match &argument.name {
-            Some(name) => {
-                let finding =
-                    Diagnostic::error(Code::UnknownArgument, name.span, format!("`{callee}` has no argument `{}`", name.text));
-                match nearest(&name.text, known.iter().copied()) {
-                    Some(near) => {
-                        finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near)
-                    }
-                    None if known.is_empty() => finding.help("it takes none"),
-                    None => finding.help(format!("it takes: {}", known.join(", "))),
-                }
-            }
-            None => Diagnostic::error(
-                Code::UnknownArgument,
-                argument.value.span,
-                format!("`{callee}` takes {} argument{}", known.len(), if known.len() == 1 { "" } else { "s" }),
-            )
-            .label("one too many"),
+        let names: Vec<String> = joint.members.iter().map(|member| member.name.clone()).collect();
+        let Some(member) = names.iter().position(|name| *name == field.text) else {
+            let near = nearest(&field.text, names.iter().map(String::as_str)).map(str::to_owned);
+            let text = format!("no model called `{}` is trained here", field.text);
+            let finding = Diagnostic::error(Code::UnknownField, field.span, text);
+            self.report(match near {
+                Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+                None => finding.help(format!("trained here: {}", names.join(", "))),
+            });
+            return Value::Error;
         };
-        if let Some(declared) = declared {
-            finding = finding.because(declared, "declared here");
+        let wanted = Stage::Member { joint: model, member };
+        let found = self.models.iter().position(|model| model.stage == wanted);
+        // The first member is the stage's own value.
+        Value::Model(found.map_or(model, |index| crate::experiment::ModelId(index as u32)))
+    }
+
+    /// What a composed teacher's `where` calls `name`.
+    pub(super) fn binding_of(&self, role: &Role, name: &str) -> Option<Formula> {
+        let Role::Named { teacher, .. } = role else { return None };
+        match &self.teacher(*teacher).weights {
+            TeacherWeights::Composed { bindings, .. } => {
+                bindings.iter().find(|(known, _)| known == name).map(|(_, formula)| formula.clone())
+            }
+            _ => None,
         }
-        self.report(finding);
     }
 
     pub(super) fn wrong_kind(&mut self, span: Span, wanted: &str, found: &Value) -> Value {
@@ -552,27 +552,5 @@ impl Checker {
             self.report(Diagnostic::error(Code::WrongKind, span, wanted).label(format!("this is {}", found.describe())));
         }
         Value::Error
-    }
-
-    /// Binds the arguments of a built-in to its parameter names, in order; findings for what does not fit.
-    pub(super) fn builtin_arguments<'e>(
-        &mut self,
-        builtin: &'static Builtin,
-        arguments: &'e [Argument],
-        span: Span,
-    ) -> Option<Vec<Option<&'e Expr>>> {
-        let Slots { given, misplaced } = self.slots(builtin.name, builtin.parameters, arguments, None);
-        let mut good = misplaced.is_empty();
-        for (slot, parameter) in builtin.parameters.iter().enumerate().take(builtin.required) {
-            if given[slot].is_none() && good {
-                self.report(
-                    Diagnostic::error(Code::MissingArgument, span, format!("`{}` needs `{parameter}`", builtin.name))
-                        .label("not given here")
-                        .help(builtin.usage),
-                );
-                good = false;
-            }
-        }
-        good.then_some(given)
     }
 }

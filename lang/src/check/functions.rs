@@ -1,208 +1,28 @@
-//! The functions that need no import, and how formulas are made of them.
+//! Numbers made of numbers: elementwise functions, reductions, statistics, scans, and what is carried from step to step.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::formula::{
-    Axis, Deviation, Divergence, DivergenceKind, Formula, FormulaKind, Function, Mass, Reduction, Role, Signal, Statistic,
-    Support, Unit,
-};
+use crate::formula::{Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Statistic, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Block, Expr, ExprKind};
+use crate::syntax::ast::{Expr, ExprKind};
 
 use super::Checker;
 use super::arithmetic::common_unit;
-use super::evaluate::{Context, Env};
+use super::builtins::{Builtin, Kind, MemoryName, ScanName, StatisticName};
+use super::evaluate::Env;
 use super::value::Value;
 
-/// One built-in name.
-#[derive(Debug)]
-pub struct Builtin {
-    pub name: &'static str,
-    /// In the order in which they may be given without a name.
-    pub parameters: &'static [&'static str],
-    /// The first so many must be given.
-    pub required: usize,
-    /// How it is written, for help texts.
-    pub usage: &'static str,
-    pub kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// One argument, elementwise.
-    Elementwise(Function),
-    /// `min(a, b)`, `max(a, b)`; with `over`, the smallest or largest along an axis.
-    Extreme(Function, Reduction),
-    Clip,
-    Where,
-    Reduce(Reduction),
-    Zscore,
-    Minmax,
-    Winsor,
-    TopFraction,
-    Softmax,
-    Kl,
-    Jsd,
-    TotalVariation,
-    TopK,
-    Schedule,
-    Reward,
-    Rollout,
-    Optimizer,
-    Normalized,
-    Constructor,
-}
-
-const fn function(
-    name: &'static str,
-    parameters: &'static [&'static str],
-    required: usize,
-    usage: &'static str,
-    kind: Kind,
-) -> Builtin {
-    Builtin { name, parameters, required, usage, kind }
-}
-
-#[rustfmt::skip]
-static BUILTINS: &[Builtin] = &[
-    function("abs", &["x"], 1, "abs(x)", Kind::Elementwise(Function::Abs)),
-    function("exp", &["x"], 1, "exp(x)", Kind::Elementwise(Function::Exp)),
-    function("log", &["x"], 1, "log(x), the natural logarithm", Kind::Elementwise(Function::Log)),
-    function("log1p", &["x"], 1, "log1p(x)", Kind::Elementwise(Function::Log1p)),
-    function("sqrt", &["x"], 1, "sqrt(x)", Kind::Elementwise(Function::Sqrt)),
-    function("tanh", &["x"], 1, "tanh(x)", Kind::Elementwise(Function::Tanh)),
-    function("sigmoid", &["x"], 1, "sigmoid(x)", Kind::Elementwise(Function::Sigmoid)),
-    function("relu", &["x"], 1, "relu(x)", Kind::Elementwise(Function::Relu)),
-    function("min", &["a", "b", "over"], 1, "min(a, b), or min(x, over: sequence)", Kind::Extreme(Function::Minimum, Reduction::Minimum)),
-    function("max", &["a", "b", "over"], 1, "max(a, b), or max(x, over: sequence)", Kind::Extreme(Function::Maximum, Reduction::Maximum)),
-    function("clip", &["x", "low", "high"], 3, "clip(x, low, high)", Kind::Clip),
-    function("where", &["condition", "then", "else"], 3, "where(condition, then, else)", Kind::Where),
-    function("mean", &["x", "over"], 2, "mean(x, over: sequence)", Kind::Reduce(Reduction::Mean)),
-    function("sum", &["x", "over"], 2, "sum(x, over: sequence)", Kind::Reduce(Reduction::Sum)),
-    function("zscore", &["x", "over", "deviation"], 3, "zscore(x, over: group, deviation: sample)", Kind::Zscore),
-    function("minmax", &["x", "over"], 2, "minmax(x, over: batch)", Kind::Minmax),
-    function("winsor", &["x", "upper", "over"], 3, "winsor(x, upper: 0.98, over: batch)", Kind::Winsor),
-    function("top_fraction", &["x", "keep", "over"], 3, "top_fraction(x, keep, over: batch)", Kind::TopFraction),
-    function("softmax", &["x", "over"], 2, "softmax(x, over: group)", Kind::Softmax),
-    function("kl", &["pair", "support", "mass"], 1, "kl(student || teacher, support: full)", Kind::Kl),
-    function("jsd", &["left", "right", "beta", "support", "mass"], 3, "jsd(student, teacher, beta: 0.5)", Kind::Jsd),
-    function("tv", &["left", "right", "support", "mass"], 2, "tv(student, teacher)", Kind::TotalVariation),
-    function("top_k", &["role", "k"], 2, "top_k(teacher, 64)", Kind::TopK),
-    function("constant", &["value"], 1, "constant(1e-3)", Kind::Schedule),
-    function("linear", &["range", "over"], 1, "linear(0 -> 1, over: 100 steps)", Kind::Schedule),
-    function("cosine", &["range", "over"], 1, "cosine(1e-3 -> 1e-4)", Kind::Schedule),
-    function("warmup", &["steps", "then"], 2, "warmup(20 steps, then: 1e-3)", Kind::Schedule),
-    function("exact_match", &["field"], 0, "exact_match, or exact_match(field)", Kind::Reward),
-    function("numeric", &["field", "tolerance"], 0, "numeric(tolerance: 0.01)", Kind::Reward),
-    function("regex", &["pattern", "field"], 1, "regex(\"answer: (?<answer>.*)\")", Kind::Reward),
-    function("command", &["command", "time_limit", "batch"], 1, "command(\"python3 verify.py\", time_limit: 10)", Kind::Reward),
-    function("sample", &["n", "temperature", "max_tokens"], 3, "sample(n: 1, temperature: 1.0, max_tokens: 24)", Kind::Rollout),
-    function("from", &["teacher", "sequences", "temperature", "max_tokens"], 4, "from(teacher, sequences: 9600, temperature: 1.0, max_tokens: 24)", Kind::Rollout),
-    function("adamw", &["beta1", "beta2", "epsilon", "weight_decay", "clip_norm"], 0, "adamw(beta2: 0.95, weight_decay: 0, clip_norm: 1.0)", Kind::Optimizer),
-    function("normalized", &["zero", "one"], 2, "normalized(zero: start, one: expert)", Kind::Normalized),
-    function("llama", &[], 0, "llama { layers, width, heads, context, tokenizer }", Kind::Constructor),
-    function("sft", &["start", "on"], 2, "sft(base, on: domains) { target, steps, batch, lr }", Kind::Constructor),
-    function("grpo", &["start", "on"], 2, "grpo(start, on: d) { steps, prompts, samples, max_tokens, lr }", Kind::Constructor),
-    function("distill", &["start"], 1, "distill(start) { objective, rollout, prompts, steps, lr }", Kind::Constructor),
-    function("merge", &["models", "base"], 1, "merge(experts, base: start) { method, scale }", Kind::Constructor),
-];
-
-/// Constructs of the language that this version knows by name only.
-static PLANNED: &[(&str, &str)] = &[
-    ("hf", "a model from a Hugging Face folder (`hf`)"),
-    ("gguf", "a model from a GGUF file (`gguf`)"),
-    ("checkpoint", "a model from a checkpoint (`checkpoint`)"),
-    ("qwen2", "the architecture `qwen2`"),
-    ("qwen3", "the architecture `qwen3`"),
-    ("gemma", "the architecture `gemma`"),
-    ("dpo", "the stage `dpo`"),
-    ("train", "the stage `train`"),
-    ("served", "a teacher served elsewhere (`served`)"),
-    ("logits", "a teacher composed of logits (`logits`)"),
-    ("mixture", "a mixture of teachers (`mixture`)"),
-    ("geometric", "a geometric mean of teachers (`geometric`)"),
-    ("skew", "the divergence `skew`"),
-    ("chi2", "the divergence `chi2`"),
-    ("hellinger", "the divergence `hellinger`"),
-    ("alpha", "the divergence `alpha`"),
-    ("overlap", "the signal `overlap`"),
-    ("in_nucleus", "the signal `in_nucleus`"),
-    ("nucleus", "the support `nucleus`"),
-    ("cumsum", "the scan `cumsum`"),
-    ("cumprod", "the scan `cumprod`"),
-    ("reward_to_go", "the scan `reward_to_go`"),
-    ("quantile", "the statistic `quantile`"),
-    ("exponential", "the schedule `exponential`"),
-    ("piecewise", "the schedule `piecewise`"),
-    ("ladder", "the schedule `ladder`"),
-    ("replay", "the rollout `replay`"),
-    ("mix", "the rollout `mix`"),
-    ("json_schema", "the reward `json_schema`"),
-    ("unit_tests", "the reward `unit_tests`"),
-    ("http", "the reward `http`"),
-];
-
-pub fn find(name: &str) -> Option<&'static Builtin> {
-    BUILTINS.iter().find(|builtin| builtin.name == name)
-}
-
-pub fn planned(name: &str) -> Option<&'static str> {
-    PLANNED.iter().find(|(planned, _)| *planned == name).map(|(_, construct)| *construct)
-}
-
-/// Every built-in.
-pub fn all() -> &'static [Builtin] {
-    BUILTINS
-}
-
-pub fn names<'a>() -> impl Iterator<Item = &'a str> {
-    BUILTINS.iter().map(|builtin| builtin.name)
-}
-
 impl Checker {
-    pub(super) fn call_builtin(
-        &mut self,
-        builtin: &'static Builtin,
-        whole: &Expr,
-        arguments: &[Argument],
-        block: Option<&Block>,
-        env: &Env,
-    ) -> Value {
-        if builtin.kind != Kind::Constructor
-            && let Some(block) = block
-        {
-            self.report(
-                Diagnostic::error(Code::WrongKind, block.span, format!("`{}` takes no settings in braces", builtin.name))
-                    .help(builtin.usage),
-            );
-        }
-        let Some(given) = self.builtin_arguments(builtin, arguments, whole.span) else { return Value::Error };
-        let span = whole.span;
+    pub(super) fn formula_call(&mut self, builtin: &'static Builtin, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
         match builtin.kind {
-            Kind::Constructor => self.construct(builtin, whole.span, &given, block, env),
-            Kind::Schedule => self.schedule(builtin.name, &given, span, env),
-            Kind::Reward => self.reward_call(builtin.name, &given, span, env).map_or(Value::Error, Value::Reward),
-            Kind::Rollout => self.rollout(builtin.name, &given, env).map_or(Value::Error, Value::Rollout),
-            Kind::TopK => self.top_k(&given, env),
-            Kind::Optimizer | Kind::Normalized => {
-                let place =
-                    if builtin.kind == Kind::Optimizer { "`optimizer = ...` of a stage" } else { "`score = ...` of a `compare`" };
-                self.report(Diagnostic::error(Code::WrongKind, span, format!("`{}` belongs in {place}", builtin.name)));
-                Value::Error
-            }
-            _ => self.formula_call(builtin, &given, span, env),
-        }
-    }
-
-    fn formula_call(&mut self, builtin: &'static Builtin, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
-        match builtin.kind {
-            Kind::Kl | Kind::Jsd | Kind::TotalVariation => self.divergence(builtin.kind, given, span, env),
             Kind::Elementwise(function) => {
                 let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
                 self.elementwise(function, x, place, span)
             }
+            Kind::Softplus => self.softplus(given, span, env),
+            Kind::Bucket => self.bucket(given, span, env),
             Kind::Extreme(function, reduction) => match (given[1], given[2]) {
                 (Some(_), None) => self.extreme(function, given, span, env),
-                (None, Some(over)) => self.reduce(reduction, given[0].expect("required"), over, span, env),
+                (None, Some(over)) => self.reduce(reduction, given[0].expect("required"), over, [given[3], given[4]], span, env),
                 _ => {
                     self.report(
                         Diagnostic::error(
@@ -218,9 +38,32 @@ impl Checker {
             Kind::Clip => self.clip(given, span, env),
             Kind::Where => self.choose(given, span, env),
             Kind::Reduce(reduction) => {
-                self.reduce(reduction, given[0].expect("required"), given[1].expect("required"), span, env)
+                // `sum([a, b], weights: [0.7, 0.3])`: teachers, not numbers.
+                if let (Reduction::Sum, Some(weights)) = (reduction, given.get(4).copied().flatten()) {
+                    return self.pooled(crate::experiment::Pool::Sum, &[given[0], Some(weights)], span, env);
+                }
+                let Some(over) = given[1] else {
+                    self.report(
+                        Diagnostic::error(Code::MissingArgument, span, format!("`{}` needs `over`", builtin.name))
+                            .label("not given here")
+                            .help(builtin.usage),
+                    );
+                    return Value::Error;
+                };
+                self.reduce(reduction, given[0].expect("required"), over, [given[2], given[3]], span, env)
             }
-            _ => self.statistic(builtin.kind, given, span, env),
+            Kind::Quantile => {
+                let expr = given[1].expect("required");
+                let value = self.evaluate(expr, env);
+                let Some(q) = self.fraction(&value, expr.span, "`q`") else { return Value::Error };
+                let over = given[2].expect("required");
+                self.reduce(Reduction::Quantile { q }, given[0].expect("required"), over, [given[3], given[4]], span, env)
+            }
+            Kind::Statistic(StatisticName::Softmax) if given[3].is_some() => self.across(given, span, env),
+            Kind::Statistic(name) => self.statistic(name, builtin, given, span, env),
+            Kind::Scan(name) => self.scan(name, given, span, env),
+            Kind::Memory(name) => self.memory(name, given, span, env),
+            _ => unreachable!("every other kind is handled where its values are made"),
         }
     }
 
@@ -260,7 +103,7 @@ impl Checker {
     }
 
     /// Numbers that must share a unit: the bounds of a `clip`, the sides of a `min`, the branches of a `where`.
-    fn shared_unit(&mut self, name: &str, parts: &[(Formula, Span)], span: Span) -> Option<Unit> {
+    pub(super) fn shared_unit(&mut self, name: &str, parts: &[(Formula, Span)], span: Span) -> Option<Unit> {
         let mut unit = parts[0].0.unit();
         for (part, place) in &parts[1..] {
             match common_unit(unit, part.unit()) {
@@ -329,21 +172,52 @@ impl Checker {
         self.apply(Function::Where, operands, unit, span)
     }
 
+    /// log(1 + exp(x))
+    fn softplus(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
+        if x.unit() == Unit::Bool {
+            self.unit_mismatch(place, "a truth value is no number", &[(place, &x)], Some("use `where(condition, then, else)`"));
+            return Value::Error;
+        }
+        match self.apply(Function::Exp, vec![x], Unit::Number, span) {
+            Value::Formula(exponential) => self.apply(Function::Log1p, vec![exponential], Unit::Number, span),
+            other => other,
+        }
+    }
+
+    /// floor(clip(x, 0, 1) * n), and the last part for 1 itself.
+    fn bucket(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        let Some((x, _)) = self.argument(given, 0, env) else { return Value::Error };
+        let Some(n) = self.count(given[1].expect("required"), "n", env, 1) else { return Value::Error };
+        let (Value::Formula(parts), Value::Formula(last)) =
+            (self.number(f64::from(n), Unit::Number, span), self.number(f64::from(n - 1), Unit::Number, span))
+        else {
+            return Value::Error;
+        };
+        let steps = [(Function::Multiply, Some(parts)), (Function::Floor, None), (Function::Minimum, Some(last))];
+        let mut value = x;
+        for (function, second) in steps {
+            let operands = std::iter::once(value).chain(second).collect();
+            match self.apply(function, operands, Unit::Count, span) {
+                Value::Formula(formula) => value = formula,
+                other => return other,
+            }
+        }
+        Value::Formula(value)
+    }
+
     /// The axis named by `over: sequence`.
     pub(super) fn axis(&mut self, expr: &Expr) -> Option<Axis> {
-        let axes = [
-            ("token", Axis::Token),
-            ("sequence", Axis::Sequence),
-            ("group", Axis::Group),
-            ("batch", Axis::Batch),
-            ("run", Axis::Run),
-        ];
-        if let ExprKind::Name(name) = &expr.kind
-            && matches!(name.as_str(), "turn" | "vocab")
-        {
-            self.not_supported(expr.span, &format!("the axis `{name}`"));
+        if matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Vocab.name()) {
+            let text = "only a divergence runs over the vocabulary";
+            let finding = Diagnostic::error(Code::AxisMismatch, expr.span, text);
+            self.report(
+                finding.help("write `kl(student || teacher)`, `tv(student, teacher)`, ...: one number per token is left"),
+            );
             return None;
         }
+        let named = Axis::ALL.iter().filter(|axis| **axis != Axis::Vocab);
+        let axes: Vec<(&str, Axis)> = named.map(|axis| (axis.name(), *axis)).collect();
         self.word(expr, "an axis", &axes)
     }
 
@@ -371,7 +245,15 @@ impl Checker {
         None
     }
 
-    fn reduce(&mut self, reduction: Reduction, x: &Expr, over: &Expr, span: Span, env: &Env) -> Value {
+    fn reduce(
+        &mut self,
+        reduction: Reduction,
+        x: &Expr,
+        over: &Expr,
+        [among, on]: [Option<&Expr>; 2],
+        span: Span,
+        env: &Env,
+    ) -> Value {
         let value = self.evaluate(x, env);
         let (Some(formula), Some(over_axis)) = (self.formula(value, x.span), self.axis(over)) else { return Value::Error };
         if formula.axis() <= over_axis {
@@ -387,49 +269,129 @@ impl Checker {
             );
             return Value::Error;
         }
-        if formula.live() && matches!(reduction, Reduction::Minimum | Reduction::Maximum) {
-            self.report(Diagnostic::error(
-                Code::NotDifferentiable,
-                span,
-                "the smallest or largest of `live` values has no derivative here",
-            ));
+        let truths = matches!(reduction, Reduction::Any | Reduction::All | Reduction::Count);
+        if truths && formula.unit() != Unit::Bool {
+            let message = format!("`{}` needs truth values", reduction.name());
+            self.unit_mismatch(x.span, &message, &[(x.span, &formula)], Some("compare with a bound first"));
             return Value::Error;
         }
-        let unit = match formula.unit() {
-            Unit::Bool => Unit::Fraction,
-            unit => unit,
+        if formula.live() && !matches!(reduction, Reduction::Sum | Reduction::Mean) {
+            let text = format!("the `{}` of `live` values has no derivative here", reduction.name());
+            self.report(Diagnostic::error(Code::NotDifferentiable, span, text));
+            return Value::Error;
+        }
+        let among = match among {
+            Some(expr) => match self.among(expr, formula.axis(), env) {
+                Some(among) => Some(among),
+                None => return Value::Error,
+            },
+            None => None,
+        };
+        let on = match on {
+            Some(expr) => match self.elsewhere(expr, &formula, over_axis, env) {
+                Some(rollout) => Some(rollout),
+                None => return Value::Error,
+            },
+            None => None,
+        };
+        let unit = match (reduction, formula.unit()) {
+            (Reduction::Any | Reduction::All, _) => Unit::Bool,
+            (Reduction::Count, _) => Unit::Count,
+            (Reduction::First | Reduction::Last | Reduction::Minimum | Reduction::Maximum, Unit::Bool) => Unit::Bool,
+            (Reduction::Sum, Unit::Bool) => Unit::Count,
+            (_, Unit::Bool) => Unit::Fraction,
+            (_, unit) => unit,
         };
         let (live, origin) = (formula.live(), self.origin(span));
-        let kind = FormulaKind::Reduce { reduction, operand: formula };
+        let kind = FormulaKind::Reduce { reduction, operand: formula, among, on };
         Value::Formula(Formula::new(kind, unit, over_axis, live, origin))
     }
 
-    fn statistic(&mut self, kind: Kind, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+    /// The rollout of `on:`: other completions of the same prompts. What is known of them is a number per prompt at most.
+    fn elsewhere(&mut self, expr: &Expr, x: &Formula, over: Axis, env: &Env) -> Option<std::rc::Rc<crate::experiment::Rollout>> {
+        let rollout = self.rollout_value(expr, env)?;
+        if over > Axis::Group {
+            let text = format!("another rollout has its own {}s: they can't be matched with these", over.name());
+            self.report(Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce over `group`, `domain` or `batch`"));
+            return None;
+        }
+        if x.live() {
+            let text = "what is read off another rollout carries no gradient";
+            self.report(
+                Diagnostic::error(Code::NotDifferentiable, expr.span, text)
+                    .help("to train on it, give a term its own stream: `{ data = ... }`"),
+            );
+            return None;
+        }
+        Some(rollout)
+    }
+
+    /// The condition of `among:`: a truth value no finer than what is compared.
+    fn among(&mut self, expr: &Expr, axis: Axis, env: &Env) -> Option<Formula> {
+        let value = self.evaluate(expr, env);
+        let condition = self.formula(value, expr.span)?;
+        if condition.unit() != Unit::Bool {
+            self.unit_mismatch(expr.span, "`among` needs a truth value", &[(expr.span, &condition)], None);
+            return None;
+        }
+        if condition.axis() > axis {
+            let text = format!("one truth value per {} can't choose among {}s", condition.axis().name(), axis.name());
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, expr.span, text).help("reduce it first, for example with `any(...)`"),
+            );
+            return None;
+        }
+        Some(condition)
+    }
+
+    fn statistic(
+        &mut self,
+        name: StatisticName,
+        builtin: &'static Builtin,
+        given: &[Option<&Expr>],
+        span: Span,
+        env: &Env,
+    ) -> Value {
+        let slot = |parameter: &str| builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at]);
         let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
-        let over_slot = if matches!(kind, Kind::Winsor | Kind::TopFraction) { 2 } else { 1 };
-        let over_expr = given[over_slot].expect("required");
-        let Some(over) = self.axis(over_expr) else { return Value::Error };
-        let (statistic, unit) = match kind {
-            Kind::Zscore => {
-                let words = [("population", Deviation::Population), ("sample", Deviation::Sample)];
-                let Some(deviation) = self.word(given[2].expect("required"), "a kind of deviation", &words) else {
-                    return Value::Error;
-                };
-                (Statistic::Zscore { deviation }, Unit::Number)
+        let Some(statistic) = self.statistic_of(name, &slot, env) else { return Value::Error };
+        let over = match slot("over") {
+            Some(expr) => match self.axis(expr) {
+                Some(axis) => (axis, expr.span),
+                None => return Value::Error,
+            },
+            None if name == StatisticName::Chunks => (Axis::Sequence, span),
+            None => {
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, span, format!("`{}` needs `over`", builtin.name))
+                        .label("not given here")
+                        .help(builtin.usage),
+                );
+                return Value::Error;
             }
-            Kind::Minmax => (Statistic::Minmax, Unit::Fraction),
-            Kind::Softmax => (Statistic::Softmax, Unit::Fraction),
-            Kind::Winsor | Kind::TopFraction => {
-                let expr = given[1].expect("required");
-                let value = self.evaluate(expr, env);
-                let Some(fraction) = self.fraction(&value, expr.span, "this") else { return Value::Error };
-                if kind == Kind::Winsor {
-                    (Statistic::Winsor { upper: fraction }, x.unit())
-                } else {
-                    (Statistic::TopFraction { keep: fraction }, Unit::Bool)
-                }
-            }
-            _ => unreachable!("every other kind is handled by its own function"),
+        };
+        let truths = name == StatisticName::Balance;
+        if truths != (x.unit() == Unit::Bool) {
+            let message = match truths {
+                true => "`balance` needs truth values".to_owned(),
+                false => format!("`{}` compares numbers, not truth values", builtin.name),
+            };
+            self.unit_mismatch(place, &message, &[(place, &x)], (!truths).then_some("use `where(condition, 1, 0)`"));
+            return Value::Error;
+        }
+        let unit = match statistic {
+            Statistic::Zscore { .. } => Unit::Number,
+            Statistic::Center => match x.unit() {
+                Unit::Logp => Unit::Nats,
+                unit => unit,
+            },
+            Statistic::LeaveOneOut | Statistic::Winsor { .. } => x.unit(),
+            Statistic::Rank | Statistic::Minmax | Statistic::Softmax => Unit::Fraction,
+            Statistic::TopFraction { .. }
+            | Statistic::TopCount { .. }
+            | Statistic::SampleWithoutReplacement { .. }
+            | Statistic::Balance
+            | Statistic::Chunks { .. } => Unit::Bool,
         };
         if x.live() {
             self.report(
@@ -439,135 +401,172 @@ impl Checker {
             );
             return Value::Error;
         }
-        if x.axis() <= over {
+        if x.axis() <= over.0 {
             let text = format!("this is one number per {}", x.axis().name());
             self.report(
-                Diagnostic::error(Code::AxisMismatch, place, format!("there is nothing to compare within one {}", over.name()))
+                Diagnostic::error(Code::AxisMismatch, place, format!("there is nothing to compare within one {}", over.0.name()))
                     .label(text)
-                    .because(over_expr.span, "elements of this axis are compared"),
+                    .because(over.1, "elements of this axis are compared"),
             );
             return Value::Error;
         }
-        let (axis, origin) = (x.axis(), self.origin(span));
-        Value::Formula(Formula::new(FormulaKind::Statistic { statistic, operand: x, over }, unit, axis, false, origin))
-    }
-
-    fn top_k(&mut self, given: &[Option<&Expr>], env: &Env) -> Value {
-        let (role, k) = (given[0].expect("required"), given[1].expect("required"));
-        let role_value = self.evaluate(role, env);
-        let k_value = self.evaluate(k, env);
-        match role_value {
-            Value::Role(role) => match self.whole(&k_value, k.span, "the size of the support", 1) {
-                Some(k) => Value::Support(Support::TopK { role, k: k as u32 }),
-                None => Value::Error,
+        let among = match slot("among") {
+            Some(expr) => match self.among(expr, x.axis(), env) {
+                Some(among) => Some(among),
+                None => return Value::Error,
             },
-            other => self.wrong_kind(role.span, "`top_k` needs the role that chooses: `top_k(teacher, 64)`", &other),
-        }
+            None => None,
+        };
+        let (axis, origin) = (x.axis(), self.origin(span));
+        let kind = FormulaKind::Statistic { statistic, operand: x, over: over.0, among };
+        Value::Formula(Formula::new(kind, unit, axis, false, origin))
     }
 
-    fn divergence(&mut self, kind: Kind, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
-        if env.context == Context::Constant {
-            let text = "a divergence is a signal of the run: it can be read inside an objective only";
-            self.report(Diagnostic::error(Code::WrongKind, span, text));
-            return Value::Error;
-        }
-        let (pair, kind, rest) = match kind {
-            Kind::Kl => {
-                let expr = given[0].expect("required");
-                match self.evaluate(expr, env) {
-                    Value::Versus { left, right } => (Some((left, right)), DivergenceKind::Kl, &given[1..]),
-                    Value::Error => return Value::Error,
-                    other => {
-                        return self.wrong_kind(
-                            expr.span,
-                            "`kl` needs both arguments and their order: `kl(student || teacher)`",
-                            &other,
-                        );
-                    }
-                }
+    /// The statistic with its own numbers.
+    fn statistic_of<'e>(&mut self, name: StatisticName, slot: &dyn Fn(&str) -> Option<&'e Expr>, env: &Env) -> Option<Statistic> {
+        let fraction = |checker: &mut Checker, parameter: &str| {
+            let expr = slot(parameter).expect("required");
+            let value = checker.evaluate(expr, env);
+            checker.fraction(&value, expr.span, &format!("`{parameter}`"))
+        };
+        let count = |checker: &mut Checker, parameter: &str| checker.count(slot(parameter).expect("required"), parameter, env, 1);
+        Some(match name {
+            StatisticName::Zscore => {
+                let words = [("population", Deviation::Population), ("sample", Deviation::Sample)];
+                let deviation = self.word(slot("deviation").expect("required"), "a kind of deviation", &words)?;
+                Statistic::Zscore { deviation }
             }
-            Kind::Jsd => {
-                let expr = given[2].expect("required");
-                let value = self.evaluate(expr, env);
-                let Some(beta) = self.fraction(&value, expr.span, "`beta`") else { return Value::Error };
-                if beta == 0.0 || beta == 1.0 {
-                    self.report(
-                        Diagnostic::error(Code::OutOfRange, expr.span, format!("`jsd` with beta = {beta} is 0 everywhere"))
-                            .label("teaches nothing")
-                            .help("its limits, divided by beta * (1 - beta), are the two directions of `kl`: write the one you mean"),
-                    );
+            StatisticName::Center => Statistic::Center,
+            StatisticName::Rank => Statistic::Rank,
+            StatisticName::LeaveOneOut => Statistic::LeaveOneOut,
+            StatisticName::Minmax => Statistic::Minmax,
+            StatisticName::Softmax => Statistic::Softmax,
+            StatisticName::Balance => Statistic::Balance,
+            StatisticName::Winsor => Statistic::Winsor { upper: fraction(self, "upper")? },
+            StatisticName::TopFraction => Statistic::TopFraction { keep: fraction(self, "keep")? },
+            StatisticName::SampleWithoutReplacement => Statistic::SampleWithoutReplacement { keep: fraction(self, "keep")? },
+            StatisticName::TopCount => Statistic::TopCount { count: count(self, "n")? },
+            StatisticName::Chunks => Statistic::Chunks { most: count(self, "most")?, width: count(self, "width")? },
+        })
+    }
+
+    /// `softmax(t.confidence / 100, across: panel, missing: uniform)`: written for one teacher of the panel, computed with all.
+    fn across(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        let (x, across) = (given[0].expect("required"), given[3].expect("the caller looked"));
+        let panel = match self.evaluate(across, env) {
+            Value::Panel(panel) => panel,
+            other => return self.wrong_kind(across.span, "`across` needs a panel of teachers", &other),
+        };
+        match given[4] {
+            Some(missing) => {
+                if self.word(missing, "what holds where a value is missing", &[("uniform", ())]).is_none() {
                     return Value::Error;
                 }
-                (self.two_roles(given, env), DivergenceKind::Jsd { beta }, &given[3..])
             }
-            _ => (self.two_roles(given, env), DivergenceKind::TotalVariation, &given[2..]),
+            None => {
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, span, "a teacher may state nothing: what holds then?")
+                        .help("add `missing: uniform`: every teacher of the panel counts alike"),
+                );
+                return Value::Error;
+            }
+        }
+        let members = self.panels[panel.0 as usize].members.clone();
+        let current =
+            env.locals.iter().rposition(|(_, value)| matches!(value, Value::Teacher(teacher) if members.contains(teacher)));
+        let Some(current) = current else {
+            self.report(
+                Diagnostic::error(Code::WrongKind, x.span, "this is the same for every teacher of the panel").help(
+                    "write it for one of them: `let trust[t in duo] = softmax(t.confidence, across: duo, missing: uniform)`",
+                ),
+            );
+            return Value::Error;
         };
-        let Some((left, right)) = pair else { return Value::Error };
-        if left == right {
-            let text = format!("`{}` is compared with itself: the divergence is 0", left.name());
-            self.report(Diagnostic::error(Code::OutOfRange, span, text));
+        let Value::Teacher(this) = env.locals[current].1 else { unreachable!("it was found by its kind") };
+        let (mut formulas, mut among) = (Vec::new(), Vec::new());
+        for member in &members {
+            let mut inner = env.clone();
+            inner.locals[current].1 = Value::Teacher(*member);
+            let value = self.evaluate(x, &inner);
+            let Some(formula) = self.formula(value, x.span) else { return Value::Error };
+            formulas.push(formula);
+            if let Some(condition) = given[2] {
+                let Some(condition) = self.among(condition, Axis::Token, &inner) else { return Value::Error };
+                among.push(condition);
+            }
+        }
+        let axis = formulas.iter().map(Formula::axis).max().expect("a panel has members");
+        let index = members.iter().position(|member| *member == this).expect("it was found among them");
+        let origin = self.origin(span);
+        Value::Formula(Formula::new(FormulaKind::Across { members: formulas, among, index }, Unit::Fraction, axis, false, origin))
+    }
+
+    fn scan(&mut self, name: ScanName, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
+        let (scan, over) = match name.plain() {
+            Some(scan) => (scan, given[1].expect("required")),
+            None => {
+                let Some((discount, place)) = self.argument(given, 1, env) else { return Value::Error };
+                if let Some(value) = discount.constant().filter(|value| !(0.0..=1.0).contains(value)) {
+                    let finding = Diagnostic::error(Code::OutOfRange, place, "a discount must lie between 0 and 1");
+                    self.report(finding.label(format!("this is {value}")));
+                    return Value::Error;
+                }
+                (Scan::RewardToGo { discount }, given[2].expect("required"))
+            }
+        };
+        let Some(axis) = self.axis(over) else { return Value::Error };
+        if x.axis() <= axis {
+            let text = format!("this is one number per {}", x.axis().name());
+            self.report(
+                Diagnostic::error(Code::AxisMismatch, place, format!("nothing runs along one {}", axis.name()))
+                    .label(text)
+                    .because(over.span, "the scan starts anew with each of these"),
+            );
             return Value::Error;
         }
-        let Some((support, mass)) = self.support_and_mass(rest[0], rest[1], span, env) else { return Value::Error };
-        self.signal(Signal::Divergence(Divergence { kind, left, right, support, mass }), Unit::Nats, span)
-    }
-
-    fn two_roles(&mut self, given: &[Option<&Expr>], env: &Env) -> Option<(Role, Role)> {
-        let mut roles = Vec::new();
-        for expr in given[..2].iter().map(|expr| expr.expect("required")) {
-            match self.evaluate(expr, env) {
-                Value::Role(role) => roles.push(role),
-                other => {
-                    self.wrong_kind(expr.span, "a divergence compares two roles", &other);
-                    return None;
-                }
-            }
+        if x.live() {
+            self.report(
+                Diagnostic::error(Code::NotDifferentiable, span, "a scan is for weights and advantages: nothing in it is `live`")
+                    .because(place, "`live` in here"),
+            );
+            return Value::Error;
         }
-        Some((roles[0], roles[1]))
-    }
-
-    fn support_and_mass(
-        &mut self,
-        support: Option<&Expr>,
-        mass: Option<&Expr>,
-        span: Span,
-        env: &Env,
-    ) -> Option<(Support, Mass)> {
-        let support = match support {
-            None => Support::Full,
-            Some(expr) if matches!(&expr.kind, ExprKind::Name(name) if name == "full") => Support::Full,
-            Some(expr) => match self.evaluate(expr, env) {
-                Value::Support(support) => support,
-                other => {
-                    self.wrong_kind(expr.span, "a support is `full` or `top_k(role, k)`", &other);
-                    return None;
-                }
-            },
+        let unit = match (&scan, x.unit()) {
+            (Scan::Minimum | Scan::Maximum, unit) => unit,
+            (Scan::Product, Unit::Bool) => Unit::Bool,
+            (_, Unit::Bool) => Unit::Count,
+            (Scan::Product, Unit::Prob | Unit::Ratio | Unit::Fraction) => x.unit(),
+            (Scan::Product, _) => Unit::Number,
+            (_, unit) => unit,
         };
-        let words =
-            [("renormalized", Mass::Renormalized), ("tail", Mass::Tail), ("generalized", Mass::Generalized), ("raw", Mass::Raw)];
-        match (&support, mass) {
-            // On the whole vocabulary the four agree.
-            (Support::Full, None) => Some((support, Mass::Raw)),
-            (Support::Full, Some(expr)) => {
-                self.word(expr, "a treatment of mass", &words)?;
-                Some((support, Mass::Raw))
+        let (x_axis, origin) = (x.axis(), self.origin(span));
+        Value::Formula(Formula::new(FormulaKind::Scan { scan, operand: x, over: axis }, unit, x_axis, false, origin))
+    }
+
+    /// What is carried over the steps of a run: `ema(x, rate: 0.9)`, `previous(x)`.
+    fn memory(&mut self, name: MemoryName, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        let Some((x, place)) = self.argument(given, 0, env) else { return Value::Error };
+        let memory = match name {
+            MemoryName::Previous => Memory::Previous,
+            MemoryName::Ema => {
+                let expr = given[1].expect("required");
+                let value = self.evaluate(expr, env);
+                let Some(rate) = self.fraction(&value, expr.span, "`rate`") else { return Value::Error };
+                Memory::Ema { rate }
             }
-            (Support::TopK { .. }, Some(expr)) => {
-                let mass = self.word(expr, "a treatment of mass", &words)?;
-                Some((support, mass))
-            }
-            (Support::TopK { .. }, None) => {
-                self.report(
-                    Diagnostic::error(
-                        Code::MissingArgument,
-                        span,
-                        "a truncated support must say what happens to the mass outside it",
-                    )
-                    .help("add `mass: generalized` (keeps student = teacher stationary), `renormalized`, `tail` or `raw`"),
-                );
-                None
-            }
+        };
+        if x.axis() > Axis::Batch {
+            let text = format!("only one number per step is carried to the next, and this is one per {}", x.axis().name());
+            self.report(Diagnostic::error(Code::AxisMismatch, place, text).help("reduce it first: `mean(x, over: batch)`"));
+            return Value::Error;
         }
+        if x.live() {
+            let text = "what is carried from step to step carries no gradient";
+            self.report(Diagnostic::error(Code::NotDifferentiable, span, text).because(place, "`live` in here"));
+            return Value::Error;
+        }
+        let (unit, axis, origin) = (x.unit(), x.axis(), self.origin(span));
+        Value::Formula(Formula::new(FormulaKind::Memory { memory, operand: x }, unit, axis, false, origin))
     }
 }

@@ -5,21 +5,21 @@
 //! are found by one walk over the trees that applies the evaluator's rules for names (locals, then signals inside objectives,
 //! then the file's items, then built-ins), and only what a name is worth comes from the evaluator.
 
+mod walk;
+
 use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::formula::{Axis, Unit};
 use crate::source::{FileId, Span};
-use crate::syntax::ast::{
-    Argument, Arm, Binding, Block, Condition, Expr, ExprKind, Index as Family, Item, ItemKind, Module, Name, Parameter, Route,
-    Statement, Use as Import,
-};
+use crate::syntax::ast::ItemKind;
+use crate::syntax::ast::Module;
 
-use super::functions::{self, Builtin};
-use super::modules::{ItemId, ModuleId, Modules, Progress, declared_name};
+use super::builtins::Builtin;
+use super::modules::Modules;
 use super::value::Value;
-use super::vocabulary::{self, Key, SignalName, Takes, Word};
+use super::vocabulary::{Key, SignalName, Word};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SymbolId(pub u32);
@@ -51,9 +51,14 @@ pub enum SymbolKind {
     Schedule,
     Model,
     Teacher,
+    Template,
+    Rollout,
+    Divergence,
+    Panel,
+    Eval,
     Stage,
     Objective,
-    /// Of a `fn`, `stage` or `objective`.
+    /// Of a `fn`, `stage`, `objective`, `teacher`, `template`, `rollout` or `divergence`.
     Parameter,
     /// A `let` of an objective.
     LocalLet,
@@ -62,9 +67,41 @@ pub enum SymbolKind {
     Turn,
     /// `m` of `for d in domains, m = start`.
     Carried,
+    /// `w` of `... where w = ...`.
+    Where,
+    /// A model that a `train` stage trains.
+    Trained,
+    /// `follow` of `step follow { ... }`.
+    Step,
 }
 
 impl SymbolKind {
+    /// What an item declares; none for items without a name.
+    pub fn of(item: &ItemKind) -> Option<SymbolKind> {
+        Some(match item {
+            ItemKind::Param(_) => SymbolKind::Param,
+            ItemKind::Let { .. } => SymbolKind::Let,
+            ItemKind::Fn { .. } => SymbolKind::Fn,
+            ItemKind::Domain { .. } => SymbolKind::Domain,
+            ItemKind::Reward { .. } => SymbolKind::Reward,
+            ItemKind::Schedule { .. } => SymbolKind::Schedule,
+            ItemKind::Model(_) => SymbolKind::Model,
+            ItemKind::Teacher { .. } => SymbolKind::Teacher,
+            ItemKind::Template { .. } => SymbolKind::Template,
+            ItemKind::Rollout { .. } => SymbolKind::Rollout,
+            ItemKind::Divergence { .. } => SymbolKind::Divergence,
+            ItemKind::Panel { .. } => SymbolKind::Panel,
+            ItemKind::Eval { .. } => SymbolKind::Eval,
+            ItemKind::Stage { .. } => SymbolKind::Stage,
+            ItemKind::Objective { .. } => SymbolKind::Objective,
+            ItemKind::Use(_)
+            | ItemKind::Experiment { .. }
+            | ItemKind::Route(_)
+            | ItemKind::Compare { .. }
+            | ItemKind::Sweep { .. } => return None,
+        })
+    }
+
     /// As declared in source text, or in the reader's words.
     pub fn name(self) -> &'static str {
         match self {
@@ -76,12 +113,20 @@ impl SymbolKind {
             SymbolKind::Schedule => "schedule",
             SymbolKind::Model => "model",
             SymbolKind::Teacher => "teacher",
+            SymbolKind::Template => "template",
+            SymbolKind::Rollout => "rollout",
+            SymbolKind::Divergence => "divergence",
+            SymbolKind::Panel => "panel",
+            SymbolKind::Eval => "eval",
             SymbolKind::Stage => "stage",
             SymbolKind::Objective => "objective",
             SymbolKind::Parameter => "parameter",
             SymbolKind::Term => "term",
             SymbolKind::Turn => "each",
             SymbolKind::Carried => "carried",
+            SymbolKind::Where => "where",
+            SymbolKind::Trained => "trains",
+            SymbolKind::Step => "step",
         }
     }
 
@@ -209,7 +254,7 @@ impl Index {
         self.ids().find(|id| self.symbol(*id).span == span)
     }
 
-    /// The parameters of a `fn`, `stage` or `objective`, in order: they are declared right after it.
+    /// The parameters of an item, in order: they are declared right after it.
     pub fn parameters(&self, id: SymbolId) -> impl Iterator<Item = SymbolId> {
         let of_it = move |child: &SymbolId| {
             self.symbols.get(child.0 as usize).is_some_and(|child| child.owner == Some(id) && child.kind == SymbolKind::Parameter)
@@ -222,373 +267,8 @@ impl Index {
     }
 
     fn build(modules: &Modules, facts: Facts) -> Index {
-        let mut walk = Walk { modules, facts, index: Index::default(), items: HashMap::new(), locals: Vec::new(), owner: None };
-        for (id, file) in modules.files() {
-            walk.declare_items(id, file, &modules.tree(id));
-        }
-        for (id, file) in modules.files() {
-            let tree = modules.tree(id);
-            for (index, item) in tree.items.iter().enumerate() {
-                walk.owner = walk.items.get(&ItemId { module: id, index }).map(|known| known.symbol);
-                walk.item(&Scope { module: id, signals: false }, ItemId { module: id, index }, item);
-                walk.locals.clear();
-            }
-            walk.index.trees.push((file, tree));
-        }
-        walk.index.uses.sort_by_key(|a_use| a_use.span);
-        walk.index
+        let mut index = walk::walk(modules, facts);
+        index.uses.sort_by_key(|a_use| a_use.span);
+        index
     }
-}
-
-/// An item's symbol and those of its parameters.
-struct Known {
-    symbol: SymbolId,
-    parameters: Vec<SymbolId>,
-}
-
-/// Which names an expression sees, besides the locals.
-#[derive(Clone, Copy)]
-struct Scope {
-    module: ModuleId,
-    /// Inside an objective or a function, where signals come before the file's items.
-    signals: bool,
-}
-
-struct Walk<'a> {
-    modules: &'a Modules,
-    facts: Facts,
-    index: Index,
-    items: HashMap<ItemId, Known>,
-    locals: Vec<(String, Target)>,
-    owner: Option<SymbolId>,
-}
-
-impl Walk<'_> {
-    fn declare_items(&mut self, module: ModuleId, file: FileId, tree: &Module) {
-        for (index, item) in tree.items.iter().enumerate() {
-            let Some(name) = declared_name(&item.kind).filter(|name| name.span.file == file) else { continue };
-            let (kind, parameters) = match &item.kind {
-                ItemKind::Param(_) => (SymbolKind::Param, &[][..]),
-                ItemKind::Let { .. } => (SymbolKind::Let, &[][..]),
-                ItemKind::Fn { parameters, .. } => (SymbolKind::Fn, parameters.as_slice()),
-                ItemKind::Domain { .. } => (SymbolKind::Domain, &[][..]),
-                ItemKind::Reward { .. } => (SymbolKind::Reward, &[][..]),
-                ItemKind::Schedule { .. } => (SymbolKind::Schedule, &[][..]),
-                ItemKind::Model(_) => (SymbolKind::Model, &[][..]),
-                ItemKind::Teacher(_) => (SymbolKind::Teacher, &[][..]),
-                ItemKind::Stage { parameters, .. } => (SymbolKind::Stage, parameters.as_slice()),
-                _ => (SymbolKind::Objective, objective_parameters(&item.kind)),
-            };
-            let id = ItemId { module, index };
-            let worth = match self.modules.progress.get(&id) {
-                Some(Progress::Done(value)) if !kind.is_callable() => Worth::of(value),
-                _ => None,
-            };
-            self.owner = None;
-            let symbol = self.declare(name, kind, item.span);
-            let declared = &mut self.index.symbols[symbol.0 as usize];
-            (declared.doc, declared.public, declared.worth) = (item.doc.clone(), item.public, worth);
-            self.owner = Some(symbol);
-            let parameters = parameters.iter().map(|parameter| {
-                let extent =
-                    parameter.default.as_ref().map_or(parameter.name.span, |default| parameter.name.span.to(default.span));
-                self.declare(&parameter.name, SymbolKind::Parameter, extent)
-            });
-            let parameters = parameters.collect();
-            self.items.insert(id, Known { symbol, parameters });
-        }
-    }
-
-    fn declare(&mut self, name: &Name, kind: SymbolKind, extent: Span) -> SymbolId {
-        let id = SymbolId(self.index.symbols.len() as u32);
-        self.index.symbols.push(Symbol {
-            name: name.text.clone(),
-            kind,
-            span: name.span,
-            extent,
-            doc: String::new(),
-            public: false,
-            owner: self.owner,
-            worth: self.facts.worths.remove(&name.span),
-        });
-        self.index.uses.push(Use { span: name.span, target: Target::Symbol(id), declares: true });
-        id
-    }
-
-    fn bind(&mut self, name: &Name, kind: SymbolKind, extent: Span) {
-        let id = self.declare(name, kind, extent);
-        self.locals.push((name.text.clone(), Target::Symbol(id)));
-    }
-
-    fn record(&mut self, span: Span, target: Target) {
-        self.index.uses.push(Use { span, target, declares: false });
-    }
-
-    fn item(&mut self, scope: &Scope, id: ItemId, item: &Item) {
-        match &item.kind {
-            ItemKind::Use(import) => self.import(scope, import),
-            ItemKind::Experiment { block, .. } => self.block(scope, block, vocabulary::EXPERIMENT),
-            ItemKind::Compare { block, .. } => self.block(scope, block, vocabulary::COMPARE),
-            ItemKind::Domain { block, .. } => self.block(scope, block, vocabulary::DOMAIN),
-            ItemKind::Param(Parameter { default: value, .. }) => {
-                if let Some(value) = value {
-                    self.expr(scope, value);
-                }
-            }
-            ItemKind::Let { value, .. } | ItemKind::Reward { value, .. } | ItemKind::Schedule { value, .. } => {
-                self.expr(scope, value);
-            }
-            ItemKind::Fn { parameters, body, .. } => {
-                self.parameters(scope, id, parameters);
-                self.expr(&Scope { signals: true, ..*scope }, body);
-            }
-            ItemKind::Stage { parameters, body, .. } => {
-                self.parameters(scope, id, parameters);
-                self.expr(scope, body);
-            }
-            ItemKind::Objective { parameters, body, .. } => {
-                self.parameters(scope, id, parameters);
-                self.objective(&Scope { signals: true, ..*scope }, body);
-            }
-            ItemKind::Model(binding) | ItemKind::Teacher(binding) => self.binding(scope, binding),
-            ItemKind::Route(route) => self.route(scope, route),
-            ItemKind::Unsupported { .. } => {}
-        }
-    }
-
-    fn import(&mut self, scope: &Scope, import: &Import) {
-        let path: Vec<&str> = import.module.iter().map(|name| name.text.as_str()).collect();
-        let Some((module, file)) = self.modules.at_path(&path) else { return };
-        if let (Some(first), Some(last)) = (import.module.first(), import.module.last()) {
-            self.record(first.span.to(last.span), Target::Module(file));
-        }
-        let tree = self.modules.tree(module);
-        for name in &import.names {
-            let found = tree.items.iter().position(|item| declared_name(&item.kind).is_some_and(|known| known.text == name.text));
-            if let Some(known) = found.and_then(|index| self.items.get(&ItemId { module, index })) {
-                let target = Target::Symbol(known.symbol);
-                debug_assert_eq!(name.span.file, self.modules.file(scope.module));
-                self.record(name.span, target);
-            }
-        }
-    }
-
-    /// Defaults see the file's items alone; the parameters are bound afterwards.
-    fn parameters(&mut self, scope: &Scope, id: ItemId, parameters: &[Parameter]) {
-        for default in parameters.iter().filter_map(|parameter| parameter.default.as_ref()) {
-            self.expr(scope, default);
-        }
-        for parameter in parameters {
-            if let Some(word) = parameter.annotation.as_ref().and_then(|name| find_word(vocabulary::TYPES, &name.text)) {
-                self.record(parameter.annotation.as_ref().map_or(parameter.name.span, |name| name.span), Target::Word(word));
-            }
-        }
-        if let Some(known) = self.items.get(&id) {
-            let bound = parameters.iter().zip(&known.parameters);
-            self.locals.extend(bound.map(|(parameter, symbol)| (parameter.name.text.clone(), Target::Symbol(*symbol))));
-        }
-    }
-
-    fn binding(&mut self, scope: &Scope, binding: &Binding) {
-        if let Some(index) = &binding.index {
-            self.turn(scope, index);
-        }
-        self.expr(scope, &binding.value);
-    }
-
-    fn turn(&mut self, scope: &Scope, index: &Family) {
-        self.expr(scope, &index.over);
-        self.bind(&index.name, SymbolKind::Turn, index.name.span.to(index.over.span));
-    }
-
-    fn route(&mut self, scope: &Scope, route: &Route) {
-        for Arm { index, condition, target, .. } in &route.arms {
-            let outer = self.locals.len();
-            if let Some(index) = index {
-                self.turn(scope, index);
-            }
-            self.locals.push(("domain".to_owned(), Target::RoutedDomain));
-            if let Condition::When(condition) = condition {
-                self.expr(scope, condition);
-            }
-            self.expr(scope, target);
-            self.locals.truncate(outer);
-        }
-    }
-
-    fn objective(&mut self, scope: &Scope, body: &Block) {
-        for statement in &body.statements {
-            match statement {
-                Statement::Let { name, value } => {
-                    self.expr(scope, value);
-                    self.bind(name, SymbolKind::LocalLet, name.span.to(value.span));
-                }
-                Statement::Term { name, value, block } => {
-                    self.expr(scope, value);
-                    self.declare(name, SymbolKind::Term, name.span.to(value.span));
-                    if let Some(block) = block {
-                        self.block(scope, block, &[]);
-                    }
-                }
-                Statement::Entry(entry) => self.entry(scope, &entry.key, &entry.value, vocabulary::OBJECTIVE),
-                Statement::Route(route) => self.route(scope, route),
-            }
-        }
-    }
-
-    fn block(&mut self, scope: &Scope, block: &Block, keys: &'static [Key]) {
-        for statement in &block.statements {
-            match statement {
-                Statement::Entry(entry) => self.entry(scope, &entry.key, &entry.value, keys),
-                Statement::Let { value, .. } | Statement::Term { value, .. } => self.expr(scope, value),
-                Statement::Route(route) => self.route(scope, route),
-            }
-        }
-    }
-
-    fn entry(&mut self, scope: &Scope, name: &Name, value: &Expr, keys: &'static [Key]) {
-        let key = keys.iter().find(|key| key.name == name.text);
-        if let Some(key) = key {
-            self.record(name.span, Target::Key(key));
-        }
-        self.place(scope, value, key.map_or(Takes::Formula, |key| key.takes));
-    }
-
-    /// An expression where a bare name may be a word instead.
-    fn place(&mut self, scope: &Scope, expr: &Expr, takes: Takes) {
-        match (&expr.kind, takes) {
-            (ExprKind::Name(name), Takes::Words(words)) => {
-                if let Some(word) = find_word(words, name) {
-                    self.record(expr.span, Target::Word(word));
-                }
-            }
-            (ExprKind::Name(name), Takes::Support) if name == "full" => {
-                self.record(expr.span, Target::Word(&vocabulary::FULL[0]))
-            }
-            (ExprKind::Name(_), Takes::Field) => self.record(expr.span, Target::Field),
-            (ExprKind::Then { first, second }, Takes::Reduce) => {
-                self.place(scope, first, takes);
-                self.place(scope, second, takes);
-            }
-            (ExprKind::Call { callee, arguments, .. }, Takes::Reduce) => {
-                self.place(scope, callee, Takes::Words(vocabulary::REDUCTIONS));
-                for argument in arguments {
-                    self.place(scope, &argument.value, Takes::Words(vocabulary::AXES));
-                }
-            }
-            _ => self.expr(scope, expr),
-        }
-    }
-
-    fn expr(&mut self, scope: &Scope, expr: &Expr) {
-        match &expr.kind {
-            ExprKind::Number { .. } | ExprKind::Text(_) | ExprKind::Bool(_) | ExprKind::Error => {}
-            ExprKind::Name(name) => {
-                if let Some(target) = self.resolve(scope, name) {
-                    self.record(expr.span, target);
-                }
-            }
-            ExprKind::Field { base, field } => {
-                self.expr(scope, base);
-                if let Some(part) = vocabulary::PARTS.iter().find(|part| part.name == field.text) {
-                    self.record(field.span, Target::Part(part));
-                }
-            }
-            ExprKind::Call { callee, arguments, block } => self.call(scope, callee, arguments, block.as_ref()),
-            ExprKind::List(items) => items.iter().for_each(|item| self.expr(scope, item)),
-            ExprKind::Unary { operand, .. } | ExprKind::Live(operand) => self.expr(scope, operand),
-            ExprKind::Index { base: left, index: right }
-            | ExprKind::Binary { left, right, .. }
-            | ExprKind::Arrow { from: left, to: right }
-            | ExprKind::Versus { left, right }
-            | ExprKind::Then { first: left, second: right } => {
-                self.expr(scope, left);
-                self.expr(scope, right);
-            }
-            ExprKind::For { index, carried, body } => {
-                let outer = self.locals.len();
-                if let Some(carried) = carried {
-                    self.expr(scope, &carried.start);
-                }
-                self.turn(scope, index);
-                if let Some(carried) = carried {
-                    self.bind(&carried.name, SymbolKind::Carried, carried.name.span.to(carried.start.span));
-                }
-                self.expr(scope, body);
-                self.locals.truncate(outer);
-            }
-        }
-    }
-
-    fn resolve(&self, scope: &Scope, name: &str) -> Option<Target> {
-        if let Some((_, target)) = self.locals.iter().rev().find(|(local, _)| local == name) {
-            return Some(*target);
-        }
-        if let Some(signal) = vocabulary::signal(name).filter(|_| scope.signals) {
-            return Some(Target::Signal(signal));
-        }
-        if let Some(declared) = self.modules.lookup(scope.module, name) {
-            return self.items.get(&declared.item).map(|known| Target::Symbol(known.symbol));
-        }
-        if name == "domains" {
-            return Some(Target::Domains);
-        }
-        functions::find(name).map(Target::Builtin)
-    }
-
-    fn call(&mut self, scope: &Scope, callee: &Expr, arguments: &[Argument], block: Option<&Block>) {
-        self.expr(scope, callee);
-        let target = match &callee.kind {
-            ExprKind::Name(name) => self.resolve(scope, name),
-            _ => None,
-        };
-        let mut position = 0;
-        for argument in arguments {
-            if argument.name.is_none() {
-                position += 1;
-            }
-            let takes = match target {
-                Some(Target::Builtin(builtin)) => {
-                    let parameter = match &argument.name {
-                        Some(name) => Some(name.text.as_str()),
-                        None => builtin.parameters.get(position - 1).copied(),
-                    };
-                    parameter.map_or(Takes::Formula, |parameter| vocabulary::takes(builtin, parameter))
-                }
-                Some(Target::Symbol(symbol)) => {
-                    self.label(symbol, argument);
-                    Takes::Formula
-                }
-                _ => Takes::Formula,
-            };
-            self.place(scope, &argument.value, takes);
-        }
-        if let Some(block) = block {
-            let keys = match target {
-                Some(Target::Builtin(builtin)) => vocabulary::keys(builtin.name).unwrap_or_default(),
-                _ => &[],
-            };
-            self.block(scope, block, keys);
-        }
-    }
-
-    /// `clip_at: 5` names a parameter of the callee.
-    fn label(&mut self, callee: SymbolId, argument: &Argument) {
-        let Some(name) = &argument.name else { return };
-        let parameter = self.index.parameters(callee).find(|id| self.index.symbol(*id).name == name.text);
-        if let Some(parameter) = parameter {
-            self.record(name.span, Target::Symbol(parameter));
-        }
-    }
-}
-
-fn objective_parameters(kind: &ItemKind) -> &[Parameter] {
-    match kind {
-        ItemKind::Objective { parameters, .. } => parameters,
-        _ => &[],
-    }
-}
-
-fn find_word(words: &'static [Word], name: &str) -> Option<&'static Word> {
-    words.iter().find(|word| word.name == name)
 }

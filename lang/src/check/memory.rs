@@ -18,6 +18,7 @@ use crate::syntax::ast::{Item, ItemKind, Module};
 
 use super::Checker;
 use super::index::Worth;
+use super::items::callable;
 use super::modules::{ItemId, declared_name};
 use super::value::Value;
 
@@ -226,8 +227,7 @@ fn hash(word: &str) -> u32 {
 impl Checker {
     /// Checks an item for its own sake, unless it is known that there is nothing to report.
     pub(super) fn check_item_once(&mut self, id: ItemId, item: &Item) {
-        let body = matches!(item.kind, ItemKind::Fn { .. } | ItemKind::Stage { .. } | ItemKind::Objective { .. });
-        if !body {
+        if callable(&item.kind).is_none() {
             return self.check_item(id, item);
         }
         let path = self.path(id).to_owned();
@@ -302,6 +302,13 @@ impl Checker {
             domains,
             models,
             teachers,
+            used_teachers,
+            said_origins,
+            panels,
+            benchmarks,
+            sweep,
+            // For those who ask for the experiment.
+            objectives: _,
             route,
             // Of the experiment, which is not put together.
             marks: _,
@@ -311,7 +318,16 @@ impl Checker {
             seed: _,
             has_experiment: _,
         } = self;
-        let spoilt = [models.touched(), teachers.touched(), route.touched()];
+        let spoilt = [
+            models.touched(),
+            teachers.touched(),
+            used_teachers.touched(),
+            said_origins.touched(),
+            panels.touched(),
+            benchmarks.touched(),
+            sweep.touched(),
+            route.touched(),
+        ];
         (domains.touched(), spoilt.contains(&true))
     }
 

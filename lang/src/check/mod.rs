@@ -4,34 +4,59 @@
 //! [`value::Value`]; what is known only per token becomes a typed [`crate::formula::Formula`]. A mistake becomes a diagnostic and
 //! the value `Error`, which fits everywhere, so that one mistake is reported once.
 
+pub mod allow;
 mod arithmetic;
+mod benchmarks;
+mod budgets;
+pub mod builtins;
+mod calls;
+mod capability;
 mod compare;
 mod constructors;
+mod divergences;
 mod domains;
 mod evaluate;
-pub mod functions;
+mod functions;
 pub mod index;
+mod items;
+mod joint;
+mod lineage;
+mod live;
 mod memory;
 mod modules;
 mod objectives;
+mod optimizers;
+mod panels;
+mod ranges;
+mod reduce;
+mod rewards;
+mod rollouts;
 mod route;
+mod schedules;
 mod settings;
 mod signals;
+mod stage_checks;
+mod sweep;
+mod teachers;
+mod templates;
 mod training;
 mod value;
 pub mod vocabulary;
 
 use std::collections::HashMap;
 
-use crate::diag::{Code, Diagnostic, Severity};
-use crate::experiment::{Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin};
+use crate::diag::{Diagnostic, Severity};
+use crate::experiment::{
+    Benchmark, Domain, DomainId, Experiment, MarkedSetting, Model, ModelId, Objective, Origin, Panel, SweepAxis, Teacher,
+    TeacherId,
+};
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
 pub use memory::Memory;
 use memory::Watched;
 pub(crate) use modules::declared_name;
 use modules::{ItemId, ModuleId, Modules};
-use value::{Teacher, TeacherId};
+use value::Value;
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make sense of, and a
 /// list of findings, sorted by place.
@@ -39,11 +64,24 @@ pub struct Analysis {
     pub sources: Sources,
     pub diagnostics: Vec<Diagnostic>,
     /// Present where no finding is an error and the file declares an `experiment`.
-    pub experiment: Option<Experiment<Objective>>,
+    pub experiment: Option<Experiment>,
+    /// Every objective of the entry file that is sound, with any value for a parameter without a default.
+    pub objectives: Vec<NamedObjective>,
     /// What [`crate::experiment::Origin`] points into.
     pub origins: Vec<Span>,
     /// What every name refers to.
     pub index: index::LazyIndex,
+}
+
+/// An objective as its file declares it.
+#[derive(Clone, Debug)]
+pub struct NamedObjective {
+    /// The `///` comment above it.
+    pub doc: String,
+    pub public: bool,
+    /// As written: `clip_at: nats = 5`.
+    pub parameters: Vec<String>,
+    pub objective: Objective,
 }
 
 impl Analysis {
@@ -66,13 +104,13 @@ pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, Strin
 }
 
 /// The same for a file that is being written: what has not changed since the last time is not done again. Findings and index
-/// are those of [`analyse`]; an experiment is not put together. It is quickest where the last result has been dropped.
+/// are those of [`analyse`]; experiment and objectives are not put together. It is quickest where the last result has been dropped.
 pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
     // Left empty should the checker panic: what it was about to change is not to be trusted.
     let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[]);
     *memory = kept;
     // What was not checked again has left no trace in it.
-    Analysis { experiment: None, ..analysis }
+    Analysis { experiment: None, objectives: Vec::new(), ..analysis }
 }
 
 /// The state of one analysis.
@@ -86,8 +124,16 @@ struct Checker {
     origins: Vec<Span>,
     known_origins: HashMap<Span, Origin>,
     domains: Watched<Vec<Domain>>,
-    models: Watched<Vec<Model<Objective>>>,
+    models: Watched<Vec<Model>>,
     teachers: Watched<Vec<Teacher>>,
+    /// By teacher: some route, objective or rollout asks for it.
+    used_teachers: Watched<Vec<bool>>,
+    /// What the author wrote about where teachers come from.
+    said_origins: Watched<teachers::SaidOrigins>,
+    panels: Watched<Vec<Panel>>,
+    benchmarks: Watched<Vec<Benchmark>>,
+    sweep: Watched<Vec<SweepAxis>>,
+    objectives: Vec<NamedObjective>,
     /// The entry file's route, evaluated when a stage first asks for it.
     route: Watched<route::RouteState>,
     marks: Vec<MarkedSetting>,
@@ -111,6 +157,12 @@ impl Checker {
             domains: Watched::default(),
             models: Watched::default(),
             teachers: Watched::default(),
+            used_teachers: Watched::default(),
+            said_origins: Watched::default(),
+            panels: Watched::default(),
+            benchmarks: Watched::default(),
+            sweep: Watched::default(),
+            objectives: Vec::new(),
             route: Watched::default(),
             marks: Vec::new(),
             facts: index::Facts::default(),
@@ -155,7 +207,7 @@ impl Checker {
         &self.domains[id.0 as usize]
     }
 
-    fn model(&self, id: ModelId) -> &Model<Objective> {
+    fn model(&self, id: ModelId) -> &Model {
         &self.models[id.0 as usize]
     }
 
@@ -163,8 +215,14 @@ impl Checker {
         &self.teachers[id.0 as usize]
     }
 
+    fn declare_teacher(&mut self, teacher: Teacher) -> Value {
+        self.teachers.push(teacher);
+        self.used_teachers.push(false);
+        Value::Teacher(TeacherId(self.teachers.len() as u32 - 1))
+    }
+
     /// Checks every item of the entry file and puts the experiment together.
-    fn experiment(&mut self, entry: ModuleId) -> Option<Experiment<Objective>> {
+    fn experiment(&mut self, entry: ModuleId) -> Option<Experiment> {
         self.has_experiment = self.modules.tree(entry).items.iter().any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
         self.declare_domains(entry);
         let module = self.modules.tree(entry);
@@ -179,35 +237,37 @@ impl Checker {
         }
         self.check_routes(entry);
         self.check_use_of_domains();
-        let (name, seed, out) = header?;
+        self.check_use_of_benchmarks(&comparisons);
+        let header = header?;
         Some(Experiment {
-            name,
-            seed: self.seed.unwrap_or(seed),
-            out,
+            name: header.name,
+            seed: self.seed.unwrap_or(header.seed),
+            out: header.out,
+            device: header.device,
+            dtype: header.dtype,
             domains: self.domains.take(),
+            teachers: self.teachers.take(),
+            panels: self.panels.take(),
             models: self.models.take(),
+            benchmarks: self.benchmarks.take(),
             comparisons,
+            sweep: std::mem::take(&mut self.sweep),
             marks: std::mem::take(&mut self.marks),
         })
     }
 
-    fn finish(mut self, experiment: Option<Experiment<Objective>>) -> (Analysis, Memory) {
+    fn finish(mut self, experiment: Option<Experiment>) -> (Analysis, Memory) {
+        allow::silence(&self.sources, &mut self.diagnostics);
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let analysis = Analysis {
             sources: self.sources,
             diagnostics: self.diagnostics,
             experiment: experiment.filter(|_| !failed),
+            objectives: self.objectives,
             origins: self.origins,
             index: index::Index::lazy(self.modules, self.facts),
         };
         (analysis, self.memory)
-    }
-
-    fn not_supported(&mut self, span: Span, construct: &str) {
-        self.report(
-            Diagnostic::error(Code::NotSupported, span, format!("{construct} is not supported yet"))
-                .label("part of the language, but this version can't run it"),
-        );
     }
 }

@@ -8,8 +8,9 @@ use crate::source::{FileId, SourceFile, Span};
 use crate::syntax::ast::{Expr, ItemKind, Module, Name};
 use crate::syntax::parse;
 
+use super::items::callable;
 use super::value::Value;
-use super::{Checker, Loader, functions, signals};
+use super::{Checker, Loader, builtins, signals};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModuleId(pub u32);
@@ -100,10 +101,18 @@ pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
         | ItemKind::Reward { name, .. }
         | ItemKind::Schedule { name, .. }
         | ItemKind::Stage { name, .. }
-        | ItemKind::Objective { name, .. } => Some(name),
-        ItemKind::Model(binding) | ItemKind::Teacher(binding) => Some(&binding.name),
-        ItemKind::Use(_) | ItemKind::Experiment { .. } | ItemKind::Route(_) | ItemKind::Compare { .. } => None,
-        ItemKind::Unsupported { .. } => None,
+        | ItemKind::Objective { name, .. }
+        | ItemKind::Template { name, .. }
+        | ItemKind::Divergence { name, .. }
+        | ItemKind::Rollout { name, .. }
+        | ItemKind::Panel { name, .. }
+        | ItemKind::Eval { name, .. } => Some(name),
+        ItemKind::Model(binding) | ItemKind::Teacher { binding, .. } => Some(&binding.name),
+        ItemKind::Use(_)
+        | ItemKind::Experiment { .. }
+        | ItemKind::Route(_)
+        | ItemKind::Compare { .. }
+        | ItemKind::Sweep { .. } => None,
     }
 }
 
@@ -133,7 +142,9 @@ impl Checker {
     }
 
     fn declare(&mut self, module: ModuleId, name: &Name, item: ItemId) {
-        if functions::find(&name.text).is_some() || signals::is_reserved(&name.text) || name.text == "domains" {
+        let tree = self.modules.tree(item.module);
+        let called = callable(&tree.items[item.index].kind).is_some() && builtins::find(&name.text).is_some();
+        if called || signals::is_reserved(&name.text) {
             self.report(
                 Diagnostic::error(Code::DuplicateName, name.span, format!("`{}` has a meaning of its own in mopd", name.text))
                     .label("can't be declared again")

@@ -1,82 +1,125 @@
-//! Objectives: `let`, `select`, `weight`, terms, and how tokens and sequences are averaged.
+//! Objectives: `let`, `select`, `weight`, and terms.
+
+use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Objective, ReduceStep, Term};
-use crate::formula::{Axis, Formula, FormulaKind, Reduction, Role, Signal, Unit};
+use crate::experiment::{Objective, Reduce, Rollout, Term};
+use crate::formula::{Axis, Formula, FormulaKind, Live, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Expr, ExprKind, Item, ItemKind, Name, Statement};
+use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
 
 use super::Checker;
 use super::evaluate::{Context, Env};
-use super::modules::ItemId;
-use super::value::{Callable, Value};
+use super::value::{Family, Value};
 use super::vocabulary;
+
+/// What the settings of an objective come to.
+#[derive(Default)]
+struct Parts<'a> {
+    terms: Vec<Term>,
+    select: Option<Formula>,
+    weight: Option<Formula>,
+    reduce: Option<Reduce>,
+    seen: Vec<&'a Name>,
+    /// Something has been reported: no objective comes of it.
+    faulty: bool,
+}
+
+/// What stands in the block of one term.
+#[derive(Default)]
+struct TermSettings {
+    when: Option<Formula>,
+    weight: Option<Formula>,
+    reduce: Option<Reduce>,
+    data: Option<Rc<Rollout>>,
+}
 
 impl Checker {
     /// The body of an objective whose parameters are bound in `env`.
     pub(super) fn objective_body(&mut self, name: &Name, body: &Block, env: &Env) -> Option<Objective> {
         let mut outside = env.with_context(Context::Objective);
-        let mut terms = Vec::new();
-        let mut select = None;
-        let mut weight = None;
-        let mut reduce = None;
-        let mut good = true;
-        let mut seen: Vec<&Name> = Vec::new();
+        let mut parts = Parts::default();
         for statement in &body.statements {
             match statement {
-                Statement::Let { name, value } => {
-                    let value = self.evaluate(value, &outside);
+                Statement::Let { name, index, value } => {
+                    let value = match index {
+                        None => self.evaluate(value, &outside),
+                        Some(index) => self.indexed(name, index, value, &outside),
+                    };
                     self.record(name.span, &value);
                     outside.bind(&name.text, value);
                 }
-                Statement::Term { name, value, block } => {
-                    if let Some(block) = block {
-                        self.not_supported(block.span, "a term with settings of its own");
-                    }
-                    let term = self.term(name, value, &outside.with_context(Context::Term));
-                    good &= term.is_some();
-                    terms.extend(term);
-                }
-                Statement::Entry(entry) => {
-                    let marks = self.marks(entry);
-                    self.record_marks(&format!("objective {}", name.text), &entry.key.text, marks);
-                    if let Some(first) = seen.iter().find(|first| first.text == entry.key.text) {
-                        self.report(
-                            Diagnostic::error(Code::DuplicateKey, entry.key.span, format!("`{}` is set twice", entry.key.text))
-                                .because(first.span, "first set here"),
-                        );
-                        continue;
-                    }
-                    seen.push(&entry.key);
-                    match entry.key.text.as_str() {
-                        "select" => {
-                            select = self.detached(&entry.value, &outside, Some(Unit::Bool));
-                            good &= select.is_some();
-                        }
-                        "weight" => {
-                            weight = self.detached(&entry.value, &outside, None);
-                            good &= weight.is_some();
-                        }
-                        "reduce" => {
-                            reduce = self.reduction(&entry.value);
-                            good &= reduce.is_some();
-                        }
-                        _ => {
-                            self.unknown_key(&entry.key, "an objective", vocabulary::OBJECTIVE);
-                            good = false;
-                        }
+                Statement::Term { name, index, value, block } => {
+                    let turns = match index {
+                        None => vec![(name.text.clone(), outside.clone())],
+                        Some(index) => self
+                            .turns(index, &outside)
+                            .into_iter()
+                            .map(|(key, env)| match key {
+                                Some(key) => (format!("{}[{}]", name.text, self.key_text(key)), env),
+                                None => (name.text.clone(), env),
+                            })
+                            .collect(),
+                    };
+                    for (label, env) in turns {
+                        let term = self.term(name, label, value, block.as_ref(), &env);
+                        parts.faulty |= term.is_none();
+                        parts.terms.extend(term);
                     }
                 }
+                Statement::Entry(entry) => self.objective_entry(name, entry, &outside, &mut parts),
                 Statement::Route(route) => {
-                    self.report(Diagnostic::error(
-                        Code::UnknownKey,
-                        route.span,
-                        "a route belongs to a stage or to the file, not to an objective",
-                    ));
-                    good = false;
+                    let text = "a route belongs to a stage or to the file, not to an objective";
+                    self.report(Diagnostic::error(Code::UnknownKey, route.span, text));
+                    parts.faulty = true;
+                }
+                Statement::Trains { name, .. } | Statement::Step { name, .. } => {
+                    let text = "`trains` and `step` belong in a `train { ... }`, not in an objective";
+                    self.report(Diagnostic::error(Code::UnknownKey, name.span, text));
+                    parts.faulty = true;
                 }
             }
         }
+        self.objective_is_complete(name, body, &mut parts);
+        if parts.faulty {
+            return None;
+        }
+        let origin = self.origin(name.span);
+        let Parts { terms, select, weight, reduce, .. } = parts;
+        Some(Objective { name: name.text.clone(), terms, select, weight, reduce, origin })
+    }
+
+    fn objective_entry<'a>(&mut self, owner: &Name, entry: &'a Entry, env: &Env, parts: &mut Parts<'a>) {
+        let marks = self.marks(entry);
+        self.record_marks(&format!("objective {}", owner.text), &entry.key.text, marks);
+        if let Some(first) = parts.seen.iter().find(|first| first.text == entry.key.text) {
+            let text = format!("`{}` is set twice", entry.key.text);
+            self.report(Diagnostic::error(Code::DuplicateKey, entry.key.span, text).because(first.span, "first set here"));
+            return;
+        }
+        parts.seen.push(&entry.key);
+        let good = match entry.key.text.as_str() {
+            "select" => {
+                parts.select = self.detached(&entry.value, env, "select", true);
+                parts.select.is_some()
+            }
+            "weight" => {
+                parts.weight = self.detached(&entry.value, env, "weight", false);
+                parts.weight.is_some()
+            }
+            "reduce" => {
+                parts.reduce = self.reduction(&entry.value, env);
+                parts.reduce.is_some()
+            }
+            _ => {
+                self.unknown_key(&entry.key, "an objective", vocabulary::OBJECTIVE);
+                false
+            }
+        };
+        parts.faulty |= !good;
+    }
+
+    fn objective_is_complete(&mut self, name: &Name, body: &Block, parts: &mut Parts) {
         let has_term = body.statements.iter().any(|statement| matches!(statement, Statement::Term { .. }));
         if !has_term && !body.broken {
             self.report(
@@ -88,22 +131,75 @@ impl Checker {
                 .help("add `term name = ...` with one factor marked `live`"),
             );
         }
-        if !body.broken && !seen.iter().any(|key| key.text == "reduce") {
+        let reduced = parts.seen.iter().any(|key| key.text == "reduce");
+        let own = parts.terms.iter().all(|term| term.reduce.is_some()) && !parts.terms.is_empty();
+        if !body.broken && !reduced && !own {
             self.report(
                 Diagnostic::error(Code::MissingReduce, name.span, format!("`{}` does not say how tokens are averaged", name.text))
                     .help("add `reduce = mean(token) then mean(sequence)` (every sequence counts alike) or `reduce = mean(token, over: batch)` (every token does)"),
             );
+            parts.faulty |= has_term;
         }
-        if !good || !has_term {
-            return None;
+        if let Some(reduce) = &parts.reduce {
+            let values: Vec<Formula> =
+                parts.terms.iter().filter(|term| term.reduce.is_none()).map(|term| term.value.clone()).collect();
+            for value in &values {
+                parts.faulty |= !self.starts_where_term_is(value, reduce);
+            }
         }
-        let origin = self.origin(name.span);
-        Some(Objective { name: name.text.clone(), terms, select, weight, reduce: reduce?, origin })
+        parts.faulty |= !has_term;
     }
 
-    fn term(&mut self, name: &Name, value: &Expr, env: &Env) -> Option<Term> {
-        let worth = self.evaluate(value, env);
-        let formula = self.formula(worth, value.span)?;
+    /// A coarse term is spread over what its reduction starts from; a fine one can't be. A pair of completions has no tokens of
+    /// its own to be spread over.
+    fn starts_where_term_is(&mut self, value: &Formula, reduce: &Reduce) -> bool {
+        let start = reduce.steps.first().map_or(Axis::Token, |step| step.elements);
+        let pair = value.any(|node| matches!(node.kind, FormulaKind::Live(Live::Preference(_))));
+        let axis = value.axis();
+        if axis == start || axis < start && !(pair && axis == Axis::Group) {
+            return true;
+        }
+        let (term_span, reduce_span) = (self.span(value.0.origin), self.span(reduce.origin));
+        let text = format!("a term with one number per {}, and a `reduce` that starts from {}s", axis.name(), start.name());
+        let usual = match axis {
+            Axis::Group => "mean(group)",
+            Axis::Sequence => "mean(sequence)",
+            _ => "mean(token) then mean(sequence)",
+        };
+        self.report(
+            Diagnostic::error(Code::AxisMismatch, term_span, text)
+                .label(format!("one number per {}", axis.name()))
+                .because(reduce_span, format!("puts together {}s", start.name()))
+                .help(format!(
+                    "let it start from {}s, in a block of the term's own if need be: `{{ reduce = {usual} }}`",
+                    axis.name()
+                )),
+        );
+        false
+    }
+
+    /// `let trust[t in panel] = ...`
+    fn indexed(&mut self, name: &Name, index: &Index, value: &Expr, env: &Env) -> Value {
+        let mut members = Vec::new();
+        for (key, inner) in self.turns(index, env) {
+            let Some(key) = key else {
+                let text = "an index goes through domains, whole numbers or the teachers of a panel";
+                self.report(Diagnostic::error(Code::WrongKind, index.over.span, text));
+                return Value::Error;
+            };
+            members.push((key, self.evaluate(value, &inner)));
+        }
+        Value::Family(Rc::new(Family { name: name.text.clone(), members }))
+    }
+
+    fn term(&mut self, name: &Name, label: String, value: &Expr, block: Option<&Block>, env: &Env) -> Option<Term> {
+        let worth = self.evaluate(value, &env.with_context(Context::Term));
+        let formula = self.formula(worth, value.span);
+        let settings = match block {
+            Some(block) => self.term_settings(name, block, formula.as_ref(), env),
+            None => Some(TermSettings::default()),
+        };
+        let formula = formula?;
         self.record(name.span, &Value::Formula(formula.clone()));
         if formula.unit() == Unit::Bool {
             self.unit_mismatch(value.span, "a term is a number, not a truth value", &[(value.span, &formula)], None);
@@ -118,181 +214,58 @@ impl Checker {
             return None;
         }
         let origin = self.origin(value.span);
-        Some(Term { name: name.text.clone(), value: formula, origin })
+        let TermSettings { when, weight, reduce, data } = settings?;
+        Some(Term { name: label, value: formula, when, weight, reduce, data, origin })
     }
 
-    /// A weight or a selection: a number without gradient.
-    fn detached(&mut self, expr: &Expr, env: &Env, unit: Option<Unit>) -> Option<Formula> {
+    /// `{ when = correct, weight = ..., reduce = ..., data = sample(...) }`
+    fn term_settings(&mut self, name: &Name, block: &Block, value: Option<&Formula>, env: &Env) -> Option<TermSettings> {
+        let owner = format!("term {}", name.text);
+        let settings = self.settings(Some(block), &owner, block.span, vocabulary::TERM, false);
+        self.keep_marks(&settings, &owner);
+        let mut found = TermSettings::default();
+        let mut good = true;
+        if let Some(expr) = settings.get("when") {
+            found.when = self.detached(expr, env, "when", true);
+            good &= found.when.is_some();
+        }
+        if let Some(expr) = settings.get("weight") {
+            found.weight = self.detached(expr, env, "weight", false);
+            good &= found.weight.is_some();
+        }
+        if let Some(expr) = settings.get("reduce") {
+            found.reduce = self.reduction(expr, env);
+            good &= found.reduce.is_some();
+            if let (Some(reduce), Some(value)) = (&found.reduce, value) {
+                good &= self.starts_where_term_is(value, reduce);
+            }
+        }
+        if let Some(expr) = settings.get("data") {
+            found.data = self.rollout_value(expr, env);
+            good &= found.data.is_some();
+        }
+        good.then_some(found)
+    }
+
+    /// A weight, a selection or a condition: a number without gradient.
+    fn detached(&mut self, expr: &Expr, env: &Env, key: &str, truth: bool) -> Option<Formula> {
         let value = self.evaluate(expr, env);
         let formula = self.formula(value, expr.span)?;
-        let wanted_bool = unit == Some(Unit::Bool);
-        if wanted_bool != (formula.unit() == Unit::Bool) {
-            let message = if wanted_bool { "`select` needs a truth value per token" } else { "`weight` needs a number" };
-            let help = if wanted_bool { "compare with a bound, or use `top_fraction(...)`" } else { "use `select` for a mask" };
-            self.unit_mismatch(expr.span, message, &[(expr.span, &formula)], Some(help));
+        if truth != (formula.unit() == Unit::Bool) {
+            let (message, help) = match truth {
+                true => (format!("`{key}` needs a truth value per token"), "compare with a bound, or use `top_fraction(...)`"),
+                false => (format!("`{key}` needs a number"), "use `select` for a mask"),
+            };
+            self.unit_mismatch(expr.span, &message, &[(expr.span, &formula)], Some(help));
             return None;
         }
         Some(formula)
     }
-
-    /// `mean(token) then mean(sequence)`, `mean(token, over: batch)`
-    fn reduction(&mut self, expr: &Expr) -> Option<Vec<ReduceStep>> {
-        let mut parts = Vec::new();
-        flatten(expr, &mut parts);
-        let mut read = Vec::new();
-        for part in &parts {
-            read.push(self.reduction_step(part)?);
-        }
-        let mut steps = Vec::new();
-        let mut expected = Axis::Token;
-        for (index, (operation, elements, over, span)) in read.iter().enumerate() {
-            if *elements != expected {
-                let text = if index == 0 {
-                    "a `reduce` starts from tokens".to_owned()
-                } else {
-                    format!("one number per {} is left at this point", expected.name())
-                };
-                self.report(
-                    Diagnostic::error(Code::AxisMismatch, *span, text)
-                        .label(format!("puts together {}s", elements.name()))
-                        .help("for example `mean(token) then mean(sequence)`"),
-                );
-                return None;
-            }
-            let next = read.get(index + 1).map(|(_, elements, _, _)| *elements);
-            let over = match (over, next) {
-                (Some(over), _) => *over,
-                (None, Some(next)) => next,
-                (None, None) if index == 0 => {
-                    self.report(
-                        Diagnostic::error(Code::AxisMismatch, *span, "which mean: of all tokens alike, or of each sequence first?")
-                            .label("does not say")
-                            .help("write `mean(token, over: batch)`, or `mean(token) then mean(sequence)`: they are different experiments"),
-                    );
-                    return None;
-                }
-                (None, None) => Axis::Batch,
-            };
-            if over >= *elements {
-                self.report(
-                    Diagnostic::error(
-                        Code::AxisMismatch,
-                        *span,
-                        format!("{}s can't be put together per {}", elements.name(), over.name()),
-                    )
-                    .help("axes go from token to sequence to group to batch"),
-                );
-                return None;
-            }
-            steps.push(ReduceStep { operation: *operation, elements: *elements, over });
-            expected = over;
-        }
-        if expected != Axis::Batch {
-            let span = read.last().expect("at least one step").3;
-            self.report(
-                Diagnostic::error(
-                    Code::AxisMismatch,
-                    span,
-                    format!("one number per {} is left, but a loss is a single number", expected.name()),
-                )
-                .help(format!("add `then mean({})`", expected.name())),
-            );
-            return None;
-        }
-        Some(steps)
-    }
-
-    fn reduction_step(&mut self, expr: &Expr) -> Option<(Reduction, Axis, Option<Axis>, Span)> {
-        let usage = "a step is `mean(axis)` or `sum(axis)`, with `over: axis` where needed";
-        let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
-            if let ExprKind::Binary { .. } = &expr.kind {
-                self.not_supported(expr.span, "a `reduce` with a denominator of its own");
-            } else if !matches!(expr.kind, ExprKind::Error) {
-                self.report(Diagnostic::error(Code::WrongKind, expr.span, "this is no step of a `reduce`").help(usage));
-            }
-            return None;
-        };
-        let words = [("mean", Reduction::Mean), ("sum", Reduction::Sum)];
-        let operation = self.word(callee, "a way to put numbers together", &words)?;
-        let mut elements = None;
-        let mut over = None;
-        for argument in arguments {
-            match &argument.name {
-                None if elements.is_none() => elements = Some(self.axis(&argument.value)?),
-                Some(name) if name.text == "over" => over = Some(self.axis(&argument.value)?),
-                _ => {
-                    self.unknown_argument("reduce", argument, &["over"], None);
-                    return None;
-                }
-            }
-        }
-        match elements {
-            Some(elements) => Some((operation, elements, over, expr.span)),
-            None => {
-                self.report(Diagnostic::error(Code::MissingArgument, expr.span, "which axis is put together here?").help(usage));
-                None
-            }
-        }
-    }
-
-    /// Checks an item for its own sake, used or not.
-    pub(super) fn check_item(&mut self, id: ItemId, item: &Item) {
-        let module = id.module;
-        match &item.kind {
-            ItemKind::Unsupported { keyword } => self.not_supported(keyword.span, &format!("`{}`", keyword.text)),
-            ItemKind::Objective { parameters, .. } | ItemKind::Stage { parameters, .. } | ItemKind::Fn { parameters, .. } => {
-                let kind = match &item.kind {
-                    ItemKind::Objective { .. } => Callable::Objective,
-                    ItemKind::Stage { .. } => Callable::Stage,
-                    _ => Callable::Fn,
-                };
-                let mut env = Env::constant(module);
-                for parameter in parameters {
-                    let value = match (&parameter.default, &parameter.annotation) {
-                        (Some(default), Some(annotation)) => {
-                            let value = self.evaluate_constant(module, default);
-                            self.coerce(value, annotation, default.span)
-                        }
-                        (Some(default), None) => self.evaluate_constant(module, default),
-                        // Nothing is known about the value yet, so nothing about it can be wrong.
-                        (None, _) => Value::Error,
-                    };
-                    env.bind(&parameter.name.text, value);
-                }
-                self.check_body(id, kind, env);
-            }
-            ItemKind::Use(_)
-            | ItemKind::Experiment { .. }
-            | ItemKind::Route(_)
-            | ItemKind::Compare { .. }
-            | ItemKind::Domain { .. } => {}
-            _ => {
-                self.item_value(id, item.span);
-            }
-        }
-    }
-
-    fn check_body(&mut self, id: ItemId, kind: Callable, env: Env) {
-        let tree = self.modules.tree(id.module);
-        match (&tree.items[id.index].kind, kind) {
-            (ItemKind::Objective { name, body, .. }, _) => {
-                self.objective_body(name, body, &env);
-            }
-            // A function may be meant for a term or for a setting; the term allows everything.
-            (ItemKind::Fn { body, .. }, _) => {
-                self.evaluate(body, &env.with_context(Context::Term));
-            }
-            (ItemKind::Stage { body, .. }, _) => {
-                self.evaluate(body, &env);
-            }
-            _ => {}
-        }
-    }
 }
 
-/// Whether some formula of the objective compares the samples of one prompt.
+/// Whether some formula of the objective compares the samples of one prompt; where it does.
 pub fn reads_group(objective: &Objective) -> bool {
-    parts(objective).any(|formula| {
+    objective.formulas().into_iter().any(|formula| {
         formula.any(|node| match &node.kind {
             FormulaKind::Statistic { over, .. } => *over == Axis::Group,
             FormulaKind::Reduce { .. } => node.axis == Axis::Group,
@@ -301,24 +274,17 @@ pub fn reads_group(objective: &Objective) -> bool {
     })
 }
 
-/// Whether some formula reads what only a rollout has: the sampler, a reward.
-pub fn reads_rollout(objective: &Objective) -> bool {
-    parts(objective).any(|formula| {
-        let judged = |kind: &FormulaKind| matches!(kind, FormulaKind::Signal(Signal::Reward | Signal::Correct));
-        formula.reads(Role::Sampler) || formula.any(|node| judged(&node.kind))
-    })
+/// The first place where a formula of the objective passes the test.
+pub fn first_place(
+    objective: &Objective,
+    test: impl Fn(&crate::formula::FormulaNode) -> bool,
+) -> Option<crate::experiment::Origin> {
+    objective.formulas().into_iter().flat_map(Formula::parts).filter(|part| test(&part.0)).map(|part| part.0.origin).min()
 }
 
-fn parts(objective: &Objective) -> impl Iterator<Item = &Formula> {
-    objective.terms.iter().map(|term| &term.value).chain(&objective.select).chain(&objective.weight)
-}
-
-fn flatten<'a>(expr: &'a Expr, parts: &mut Vec<&'a Expr>) {
-    match &expr.kind {
-        ExprKind::Then { first, second } => {
-            flatten(first, parts);
-            flatten(second, parts);
-        }
-        _ => parts.push(expr),
+impl Checker {
+    /// Where an origin points, for a finding's label.
+    pub(super) fn place_of(&self, objective: &Objective, test: impl Fn(&crate::formula::FormulaNode) -> bool) -> Span {
+        self.span(first_place(objective, test).unwrap_or(objective.origin))
     }
 }

@@ -1,15 +1,20 @@
-//! Routes: which teacher scores the prompts of which domain. Total over the domains, decided before the run.
+//! Routes: which teacher scores the prompts of which domain. Total over the domains and over what their data may say.
 
-use crate::diag::{Code, Diagnostic};
-use crate::experiment::{DomainId, TeacherChoice};
-use crate::formula::FormulaKind;
+use crate::diag::{Code, Diagnostic, Severity};
+use crate::experiment::{DomainId, Stage, TeacherChoice, TeacherId, TeacherWeights, Train};
+use crate::formula::{Axis, Formula, FormulaKind, Role, Signal, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Condition, Expr, ItemKind, Route};
 
 use super::Checker;
-use super::evaluate::Env;
+use super::evaluate::{Context, Env};
 use super::modules::ModuleId;
-use super::value::{TeacherId, Value};
+use super::settings::open;
+use super::stage_checks::all_rollouts;
+use super::value::{Callable, Value};
+
+/// The entry file: the first that was loaded. Its route serves stages wherever they are written.
+const ENTRY: ModuleId = ModuleId(0);
 
 /// The file's own route.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +23,8 @@ pub enum RouteState {
     Unevaluated,
     /// The file has none.
     Absent,
-    /// By domain; a domain without a teacher has been reported.
-    Evaluated(Vec<(DomainId, TeacherId)>),
+    /// In order; a domain without a teacher has been reported.
+    Evaluated(Vec<TeacherChoice>),
 }
 
 /// One arm after `for` has been spelled out.
@@ -31,18 +36,25 @@ struct Turn<'a> {
     used: bool,
 }
 
+/// What a condition says of the prompts of one domain.
+enum Holds {
+    Always,
+    Never,
+    /// The data of the prompt decides.
+    Where(Formula),
+}
+
 impl Checker {
     /// The teachers of a stage trained on `domains`: by its own route, or by the file's. `None` where a finding says why.
     pub(super) fn teachers_for(
         &mut self,
-        entry: ModuleId,
         own: Option<(&Route, &Env)>,
         domains: &[DomainId],
         stage: Span,
     ) -> Option<Vec<TeacherChoice>> {
         let chosen = match own {
             Some((route, env)) => self.evaluate_route(route, env, domains),
-            None => match self.file_route(entry) {
+            None => match self.file_route(ENTRY) {
                 RouteState::Evaluated(chosen) => chosen,
                 _ => {
                     self.report(
@@ -53,12 +65,8 @@ impl Checker {
                 }
             },
         };
-        let choice = |domain: &DomainId| {
-            let (_, teacher) = chosen.iter().find(|(routed, _)| routed == domain)?;
-            let teacher = self.teacher(*teacher);
-            Some(TeacherChoice { domain: *domain, name: teacher.name.clone(), teacher: teacher.model })
-        };
-        domains.iter().map(choice).collect()
+        let routed = |domain: &DomainId| chosen.iter().any(|choice| choice.domain == *domain && choice.when.is_none());
+        domains.iter().all(routed).then(|| chosen.into_iter().filter(|choice| domains.contains(&choice.domain)).collect())
     }
 
     fn file_route(&mut self, entry: ModuleId) -> RouteState {
@@ -79,8 +87,8 @@ impl Checker {
         self.route.clone()
     }
 
-    /// The first arm whose condition holds, for each domain.
-    fn evaluate_route(&mut self, route: &Route, env: &Env, domains: &[DomainId]) -> Vec<(DomainId, TeacherId)> {
+    /// For each domain the arms whose conditions may hold, up to the first that always does.
+    fn evaluate_route(&mut self, route: &Route, env: &Env, domains: &[DomainId]) -> Vec<TeacherChoice> {
         let mut turns = Vec::new();
         for arm in &route.arms {
             let envs = match &arm.index {
@@ -98,28 +106,32 @@ impl Checker {
         let mut chosen = Vec::new();
         let mut faulty = false;
         for &domain in domains {
-            match self.first_match(&mut turns, domain) {
-                Ok(Some(Value::Teacher(teacher))) => {
-                    self.teachers[teacher.0 as usize].used = true;
-                    chosen.push((domain, teacher));
-                }
-                Ok(Some(_)) | Err(()) => faulty = true,
-                Ok(None) => {
-                    let declared = self.span(self.domain(domain).origin);
-                    let name = self.domain(domain).name.clone();
-                    self.report(
-                        Diagnostic::error(
-                            Code::UnroutedDomain,
-                            declared,
-                            format!("no teacher is routed for the domain `{name}`"),
-                        )
-                        .label("its prompts would be scored by nobody")
-                        .because(route.span, "this route has no arm for it")
-                        .help(format!("add `domain == {name} -> ...` to the route")),
-                    );
-                    faulty = true;
-                }
+            let Some((choices, total)) = self.choices(&mut turns, domain) else {
+                faulty = true;
+                continue;
+            };
+            let by_data = !choices.is_empty();
+            chosen.extend(choices);
+            if total {
+                continue;
             }
+            faulty = true;
+            let declared = self.span(self.domain(domain).origin);
+            let name = self.domain(domain).name.clone();
+            let text = match by_data {
+                true => format!("no teacher is routed for those prompts of the domain `{name}` where no condition holds"),
+                false => format!("no teacher is routed for the domain `{name}`"),
+            };
+            let (because, help) = match by_data {
+                true => ("its arms for this domain all depend on the data", "end the route with `else -> ...`".to_owned()),
+                false => ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route")),
+            };
+            self.report(
+                Diagnostic::error(Code::UnroutedDomain, declared, text)
+                    .label("its prompts would be scored by nobody")
+                    .because(route.span, because)
+                    .help(help),
+            );
         }
         for turn in turns.iter().filter(|turn| !turn.used && !faulty) {
             self.report(
@@ -131,48 +143,74 @@ impl Checker {
         chosen
     }
 
-    fn first_match(&mut self, turns: &mut [Turn], domain: DomainId) -> Result<Option<Value>, ()> {
+    /// The arms for one domain, and whether the last of them always holds; none where one is faulty.
+    fn choices(&mut self, turns: &mut [Turn], domain: DomainId) -> Option<(Vec<TeacherChoice>, bool)> {
+        let mut choices = Vec::new();
         for turn in turns {
             let mut env = turn.env.clone();
             env.bind("domain", Value::Domain(domain));
-            let holds = match turn.condition {
-                Condition::Else => true,
-                Condition::When(condition) => match self.evaluate(condition, &env) {
-                    Value::Error => return Err(()),
-                    Value::Formula(formula) if matches!(formula.0.kind, FormulaKind::Number(_)) => {
-                        formula.0.kind == FormulaKind::Number(1.0)
-                    }
-                    other => {
-                        self.wrong_kind(
-                            condition.span,
-                            "the condition of an arm must be decided by the domain, such as `domain == math`",
-                            &other,
-                        );
-                        return Err(());
-                    }
-                },
+            let when = match self.holds(turn.condition, &env)? {
+                Holds::Never => continue,
+                Holds::Always => None,
+                Holds::Where(condition) => Some(condition),
             };
-            if !holds {
-                continue;
-            }
             turn.used = true;
-            return match self.evaluate(turn.target, &env) {
-                Value::Error => Err(()),
-                teacher @ Value::Teacher(_) => Ok(Some(teacher)),
-                Value::Model(_) => {
-                    self.report(
-                        Diagnostic::error(Code::WrongKind, turn.target.span, "an arm leads to a teacher, and this is a model")
-                            .help("declare the role first: `teacher name = model`"),
-                    );
-                    Err(())
-                }
-                other => {
-                    self.wrong_kind(turn.target.span, "an arm leads to a teacher", &other);
-                    Err(())
-                }
-            };
+            let teacher = self.routed_teacher(turn.target, &env)?;
+            let total = when.is_none();
+            choices.push(TeacherChoice { domain, when, teacher });
+            if total {
+                return Some((choices, true));
+            }
         }
-        Ok(None)
+        Some((choices, false))
+    }
+
+    fn holds(&mut self, condition: &Condition, env: &Env) -> Option<Holds> {
+        const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's data, such as `domain == math` or `data.level > 3`";
+        let Condition::When(condition) = condition else { return Some(Holds::Always) };
+        let formula = match self.evaluate(condition, &env.with_context(Context::Objective)) {
+            Value::Formula(formula) if formula.unit() == Unit::Bool => formula,
+            other => {
+                self.wrong_kind(condition.span, WANTED, &other);
+                return None;
+            }
+        };
+        if let Some(truth) = formula.constant() {
+            return Some(if truth == 1.0 { Holds::Always } else { Holds::Never });
+        }
+        if open(&formula) {
+            return Some(Holds::Where(formula));
+        }
+        if !decided_by_data(&formula) {
+            self.report(
+                Diagnostic::error(Code::WrongKind, condition.span, WANTED)
+                    .label("this is known only once something has been written"),
+            );
+            return None;
+        }
+        Some(Holds::Where(formula))
+    }
+
+    fn routed_teacher(&mut self, target: &Expr, env: &Env) -> Option<TeacherId> {
+        let value = match self.evaluate(target, env) {
+            Value::Model(_) => {
+                self.report(
+                    Diagnostic::error(Code::WrongKind, target.span, "an arm leads to a teacher, and this is a model")
+                        .help("declare the role first: `teacher name = model`"),
+                );
+                return None;
+            }
+            value @ (Value::Teacher(_) | Value::Student(_) | Value::Error | Value::Item { kind: Callable::Teacher, .. }) => value,
+            Value::Role(role @ Role::Named { .. }) => Value::Role(role),
+            other => {
+                self.wrong_kind(target.span, "an arm leads to a teacher", &other);
+                return None;
+            }
+        };
+        match self.teacher_role(value, target.span, env, "an arm leads to a teacher")? {
+            Role::Named { teacher, .. } => Some(teacher),
+            _ => None,
+        }
     }
 
     /// Checks the file's route even if no stage asks for it, then that every teacher is chosen by some route.
@@ -190,11 +228,37 @@ impl Checker {
             );
         }
         self.file_route(entry);
-        if self.diagnostics.iter().any(|finding| finding.severity == crate::diag::Severity::Error) {
+        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
             return; // A teacher may be unused because of another mistake.
         }
-        let unused: Vec<_> = self.teachers.iter().filter(|teacher| !teacher.used).cloned().collect();
-        for teacher in unused {
+        // What a library declares is for others to use.
+        if self.has_experiment {
+            self.check_use_of_teachers();
+            self.check_use_of_panels();
+        }
+    }
+
+    fn check_use_of_teachers(&mut self) {
+        let mut used = self.used_teachers.clone();
+        for train in self.trains() {
+            let written = all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(|rollout| rollout.writer());
+            let named = written.filter_map(|role| match role {
+                Role::Named { teacher, .. } => Some(*teacher),
+                _ => None,
+            });
+            let routed = train.teachers.iter().map(|choice| choice.teacher);
+            for teacher in named.chain(routed).chain(train.objective.named_teachers()) {
+                used[teacher.0 as usize] = true;
+            }
+        }
+        let asked_for_themselves = |weights: &TeacherWeights| {
+            matches!(weights, TeacherWeights::Parameter | TeacherWeights::Trained { .. } | TeacherWeights::Panelist { .. })
+        };
+        for (index, used) in used.iter().enumerate() {
+            let teacher = self.teacher(TeacherId(index as u32));
+            if *used || asked_for_themselves(&teacher.weights) {
+                continue;
+            }
             let text = format!("no route ever chooses the teacher `{}`", teacher.name);
             let span = self.span(teacher.origin);
             self.report(
@@ -204,17 +268,43 @@ impl Checker {
         }
     }
 
+    fn check_use_of_panels(&mut self) {
+        for panel in self.panels.clone() {
+            let real = |id: &TeacherId| self.teacher(*id).weights != TeacherWeights::Parameter;
+            let asked = |id: &TeacherId| {
+                self.used_teachers[id.0 as usize]
+                    || self.trains().iter().any(|train| train.objective.named_teachers().contains(id))
+            };
+            if panel.members.iter().all(real) && !panel.members.iter().any(asked) {
+                let (span, text) = (self.span(panel.origin), format!("no objective asks the panel `{}`", panel.name));
+                self.report(
+                    Diagnostic::error(Code::UnusedDeclaration, span, text)
+                        .help("give it to an objective with a `panel` parameter, or remove it"),
+                );
+            }
+        }
+    }
+
+    /// Every stage that trains, those inside a `train` included.
+    pub(super) fn trains(&self) -> Vec<&Train> {
+        let mut found = Vec::new();
+        for model in self.models.iter() {
+            match &model.stage {
+                Stage::Train(train) => found.push(train.as_ref()),
+                Stage::Joint(joint) => found.extend(joint.steps.iter().map(|step| &step.train)),
+                _ => {}
+            }
+        }
+        found
+    }
+
     pub(super) fn check_use_of_domains(&mut self) {
-        if self.diagnostics.iter().any(|finding| finding.severity == crate::diag::Severity::Error) || self.models.is_empty() {
+        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) || self.models.is_empty() {
             return;
         }
         for index in 0..self.domains.len() as u32 {
             let id = DomainId(index);
-            let used = self.models.iter().any(|model| match &model.stage {
-                crate::experiment::Stage::Train(train) => train.mixture.iter().any(|share| share.domain == id),
-                _ => false,
-            });
-            if !used {
+            if !self.trains().iter().any(|train| train.mixture.iter().any(|share| share.domain == id)) {
                 let (name, span) = (self.domain(id).name.clone(), self.span(self.domain(id).origin));
                 self.report(
                     Diagnostic::error(Code::UnusedDomain, span, format!("no model is trained on the domain `{name}`"))
@@ -223,4 +313,14 @@ impl Checker {
             }
         }
     }
+}
+
+/// A number that is the same for all completions of a prompt: only its data decides it.
+pub fn decided_by_data(formula: &Formula) -> bool {
+    formula.axis() == Axis::Sequence
+        && formula.parts().iter().all(|part| match &part.0.kind {
+            FormulaKind::Signal(signal) => matches!(signal, Signal::Data { .. } | Signal::DataIs { .. }),
+            FormulaKind::Number(_) | FormulaKind::Apply { .. } => true,
+            _ => false,
+        })
 }

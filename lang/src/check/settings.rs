@@ -1,8 +1,8 @@
 //! Reading the settings of a block: every key known, every needed one there, every value of its kind.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{MarkedSetting, Schedule, SettingMark};
-use crate::formula::{Axis, Formula, FormulaKind, Unit};
+use crate::experiment::{MarkedSetting, SettingMark, TeacherWeights};
+use crate::formula::{Formula, FormulaKind, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Name, Route, Statement};
 
@@ -18,6 +18,8 @@ pub struct Settings<'a> {
     /// Where to point when something is missing.
     pub span: Span,
     entries: Vec<&'a Entry>,
+    /// What the block around it says for all of its steps.
+    inherited: Vec<&'a Entry>,
     /// Keys that were meant by mistyped ones: reported already, so not missing as well.
     mistyped: Vec<String>,
     marks: Vec<(String, SettingMark)>,
@@ -28,11 +30,31 @@ pub struct Settings<'a> {
 
 impl<'a> Settings<'a> {
     pub fn get(&self, key: &str) -> Option<&'a Expr> {
-        self.entries.iter().find(|entry| entry.key.text == key).map(|entry| &entry.value)
+        self.entry(key).map(|entry| &entry.value)
     }
 
     pub fn key_span(&self, key: &str) -> Option<Span> {
-        self.entries.iter().find(|entry| entry.key.text == key).map(|entry| entry.key.span)
+        self.entry(key).map(|entry| entry.key.span)
+    }
+
+    /// Where the first of `keys` that is set stands; else where the block belongs to.
+    pub fn place(&self, keys: &[&str]) -> Span {
+        keys.iter().find_map(|key| self.key_span(key)).unwrap_or(self.span)
+    }
+
+    fn entry(&self, key: &str) -> Option<&'a Entry> {
+        self.entries.iter().chain(&self.inherited).find(|entry| entry.key.text == key).copied()
+    }
+
+    /// What the block around it says holds here as well, unless it is said again.
+    pub fn inherit(&mut self, around: &Settings<'a>) {
+        // A batch said here replaces the prompts said around it, and the other way round.
+        let replaced = |key: &str| {
+            matches!(key, "prompts" | "batch") && ["prompts", "batch"].iter().any(|size| self.key_span(size).is_some())
+        };
+        self.inherited = around.entries.iter().filter(|entry| !replaced(&entry.key.text)).copied().collect();
+        self.broken |= around.broken;
+        self.route = self.route.or(around.route);
     }
 }
 
@@ -51,6 +73,7 @@ impl Checker {
             owner: format!("`{owner}`"),
             span,
             entries: Vec::new(),
+            inherited: Vec::new(),
             mistyped: Vec::new(),
             marks: Vec::new(),
             route: None,
@@ -70,6 +93,14 @@ impl Checker {
                             .help("`let` and `term` belong in an objective; write a `let` of your own above"),
                     );
                 }
+                // The block of `train` reads these itself.
+                Statement::Trains { .. } | Statement::Step { .. } if owner == "train" => {}
+                Statement::Trains { name, .. } | Statement::Step { name, .. } => {
+                    self.report(
+                        Diagnostic::error(Code::UnknownKey, name.span, format!("{} holds settings only", settings.owner))
+                            .help("`trains` and `step` belong in `train { ... }`"),
+                    );
+                }
             }
         }
         settings
@@ -78,7 +109,7 @@ impl Checker {
     fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], settings: &mut Settings<'a>) {
         let marks = self.marks(entry);
         settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
-        if let Some(first) = settings.key_span(&entry.key.text) {
+        if let Some(first) = settings.entries.iter().find(|known| known.key.text == entry.key.text).map(|known| known.key.span) {
             self.report(
                 Diagnostic::error(Code::DuplicateKey, entry.key.span, format!("`{}` is set twice", entry.key.text))
                     .because(first, "first set here")
@@ -176,6 +207,7 @@ impl Checker {
         let value = self.evaluate(expr, env);
         match value.constant() {
             Some(number) => Some(number),
+            None if undecided(&value) => None,
             None => {
                 self.wrong_kind(expr.span, &format!("`{key}` must be a number known before the run"), &value);
                 None
@@ -196,6 +228,9 @@ impl Checker {
 
     pub(super) fn whole(&mut self, value: &Value, span: Span, what: &str, least: u64) -> Option<u64> {
         let Some(number) = value.constant() else {
+            if undecided(value) {
+                return None;
+            }
             self.wrong_kind(span, &format!("{what} must be a whole number known before the run"), value);
             return None;
         };
@@ -211,6 +246,9 @@ impl Checker {
 
     pub(super) fn fraction(&mut self, value: &Value, span: Span, what: &str) -> Option<f64> {
         let Some(number) = value.constant() else {
+            if undecided(value) {
+                return None;
+            }
             self.wrong_kind(span, &format!("{what} must be a fraction known before the run"), value);
             return None;
         };
@@ -222,78 +260,6 @@ impl Checker {
             return None;
         }
         Some(number)
-    }
-
-    /// A number over training time: a plain number or a schedule.
-    pub(super) fn schedule_setting(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
-        let value = self.evaluate(expr, env);
-        match &value {
-            Value::Formula(formula) if matches!(formula.0.kind, FormulaKind::Number(_) | FormulaKind::Schedule(_)) => {
-                Some(formula.clone())
-            }
-            Value::Arrow { .. } => {
-                self.report(
-                    Diagnostic::error(Code::WrongKind, expr.span, "a range alone does not say how it is crossed")
-                        .help("write `linear(a -> b)` or `cosine(a -> b)`"),
-                );
-                None
-            }
-            _ => {
-                self.wrong_kind(expr.span, "a number or a schedule is needed here", &value);
-                None
-            }
-        }
-    }
-
-    /// A learning rate: positive at every step.
-    pub(super) fn learning_rate(&mut self, settings: &Settings, env: &Env, steps: Option<u32>) -> Option<Schedule> {
-        let expr = self.required(settings, "lr")?;
-        let schedule = schedule_of(&self.schedule_setting(expr, env)?);
-        let (low, high) = schedule.range(steps.unwrap_or(1));
-        if low < 0.0 || high <= 0.0 || !high.is_finite() {
-            let text = "a learning rate must stay above 0 during the whole run";
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("goes from {low} to {high}")));
-            return None;
-        }
-        Some(schedule)
-    }
-
-    /// `linear(0 -> 1, over: 100 steps)` and its kin.
-    pub(super) fn schedule(&mut self, name: &str, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
-        let schedule = match name {
-            "constant" => {
-                let Some(value) = self.real(given[0].expect("required"), "value", env) else { return Value::Error };
-                Schedule::Constant { value }
-            }
-            "warmup" => {
-                let Some(steps) = self.count(given[0].expect("required"), "steps", env, 1) else { return Value::Error };
-                let Some(then) = self.schedule_setting(given[1].expect("required"), env) else { return Value::Error };
-                Schedule::Warmup { steps, then: Box::new(schedule_of(&then)) }
-            }
-            _ => {
-                let range = given[0].expect("required");
-                let (from, to) = match self.evaluate(range, env) {
-                    Value::Arrow { from, to } => (from, to),
-                    other => {
-                        return self.wrong_kind(
-                            range.span,
-                            &format!("`{name}` needs a range, such as `{name}(1e-3 -> 1e-4)`"),
-                            &other,
-                        );
-                    }
-                };
-                let steps = match given[1] {
-                    None => None,
-                    Some(over) => match self.count(over, "over", env, 1) {
-                        Some(steps) => Some(steps),
-                        None => return Value::Error,
-                    },
-                };
-                if name == "linear" { Schedule::Linear { from, to, steps } } else { Schedule::Cosine { from, to, steps } }
-            }
-        };
-        let origin = self.origin(span);
-        Value::Formula(Formula::new(FormulaKind::Schedule(schedule), Unit::Number, Axis::Run, false, origin))
     }
 
     /// A value given for a parameter with a type.
@@ -308,18 +274,47 @@ impl Checker {
             });
             return value;
         }
-        if wanted == "teacher" {
-            self.not_supported(annotation.span, "a teacher as a parameter");
-            return Value::Error;
-        }
         let fits = match (&value, wanted) {
             (Value::Error, _) => true,
             (Value::Model(_), "model")
             | (Value::Text(_), "text")
             | (Value::Reward(_), "reward")
-            | (Value::Domain(_), "domain") => true,
+            | (Value::Domain(_), "domain")
+            | (Value::Panel(_), "panel")
+            | (Value::Teacher(_), "teacher")
+            | (Value::Rollout(_), "rollout")
+            | (Value::Template(_), "template") => true,
+            (Value::Role(Role::Teacher | Role::Named { .. }), "teacher") => true,
+            // A model that is being trained beside this one is known by its role.
+            (Value::Teacher(id), "model") if matches!(self.teacher(*id).weights, TeacherWeights::Trained { .. }) => true,
+            // How long a stage trains may be given in epochs; everything else that counts asks for a number.
+            (Value::Epochs(_), "count") | (Value::Benchmark(_), "eval") => true,
+            (Value::List(values), "counts") => {
+                let counts: Vec<_> = values.iter().map(|value| self.whole(value, span, "every element", 0)).collect();
+                if counts.iter().any(Option::is_none) {
+                    return Value::Error;
+                }
+                true
+            }
+            // An item whose parameters all have defaults.
+            (Value::Item { kind: Callable::Teacher, .. }, "teacher")
+            | (Value::Item { kind: Callable::Rollout, .. }, "rollout")
+            | (Value::Item { kind: Callable::Template, .. }, "template") => true,
             (Value::Family(_) | Value::List(_), "models") | (Value::List(_), "domains") => true,
             (Value::Objective(_) | Value::Item { kind: Callable::Objective, .. }, "objective") => true,
+            (Value::Student(copy), "teacher") => {
+                let name = self.sources.text(span).to_owned();
+                return self.student_as_teacher(&name, *copy, span);
+            }
+            (Value::Model(_), "teacher") => {
+                self.report(
+                    Diagnostic::error(Code::WrongKind, span, "a teacher is needed here")
+                        .label("this is a model")
+                        .because(annotation.span, "declared here")
+                        .help("declare the role first: `teacher name = model`"),
+                );
+                return Value::Error;
+            }
             (Value::Formula(formula), _) => return self.coerce_number(formula.clone(), annotation, span),
             _ => false,
         };
@@ -367,11 +362,11 @@ impl Checker {
     }
 }
 
-/// The schedule that a plain number or a schedule stands for.
-pub fn schedule_of(formula: &Formula) -> Schedule {
-    match &formula.0.kind {
-        FormulaKind::Number(value) => Schedule::Constant { value: *value },
-        FormulaKind::Schedule(schedule) => schedule.clone(),
-        _ => unreachable!("`schedule_setting` lets only these two through"),
-    }
+/// A number that depends on a parameter without a value: an item is being checked for its own sake, and nothing can be wrong yet.
+pub fn undecided(value: &Value) -> bool {
+    matches!(value, Value::Formula(formula) if open(formula))
+}
+
+pub fn open(formula: &Formula) -> bool {
+    formula.any(|node| matches!(node.kind, FormulaKind::Variable(_)))
 }

@@ -1,12 +1,13 @@
-//! The names that mean something inside an objective only: roles, signals, and what `live` may mark.
+//! The names that mean something inside an objective only: roles, signals, their parts.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::Tokenizer;
-use crate::formula::{Axis, Formula, FormulaKind, Function, Live, Role, Signal, Unit};
+use crate::experiment::{SelfCopy, TeacherWeights};
+use crate::formula::{Axis, Formula, FormulaKind, Function, Live, NamedSpan, Part, Role, Signal, Similarity, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind, Name};
 
 use super::Checker;
+use super::builtins::Measure;
 use super::evaluate::{Context, Env};
 use super::value::Value;
 use super::vocabulary;
@@ -14,7 +15,8 @@ use super::vocabulary;
 /// Whether a file may not declare this name. The roles may be: a model called `student` is what most files have, and inside an
 /// objective the role comes first.
 pub fn is_reserved(name: &str) -> bool {
-    vocabulary::signal(name).is_some() && !matches!(name, "student" | "teacher" | "sampler")
+    vocabulary::signal(name).is_some() && !matches!(name, "student" | "teacher" | "sampler" | "reference")
+        || matches!(name, "domains" | "self" | "data" | "span")
 }
 
 impl Checker {
@@ -23,43 +25,82 @@ impl Checker {
         if env.context == Context::Constant {
             return None;
         }
-        let (signal, unit) = match name {
+        let run = match name {
+            "progress" => Some(Signal::Progress),
+            "step" => Some(Signal::Step),
+            "loss" => Some(Signal::Loss),
+            "vocab_size" => Some(Signal::VocabularySize),
+            _ => None,
+        };
+        if run.is_some() || env.context == Context::Schedule {
+            return run.map(|signal| self.signal(signal, span));
+        }
+        let signal = match name {
             "student" => return Some(Value::Role(Role::Student)),
             "teacher" => return Some(Value::Role(Role::Teacher)),
             "sampler" => return Some(Value::Role(Role::Sampler)),
+            "reference" => return Some(Value::Role(Role::Reference)),
             "ratio" => return Some(self.ratio(false, span)),
-            // One tokenizer so far, so one size.
-            "vocab_size" => return Some(self.number(f64::from(Tokenizer::Bytes.vocabulary()), Unit::Count, span)),
-            "reward" => (Signal::Reward, Unit::Real),
-            "correct" => (Signal::Correct, Unit::Bool),
-            "position" => (Signal::Position, Unit::Count),
-            "length" => (Signal::Length, Unit::Count),
-            "truncated" => (Signal::Truncated, Unit::Bool),
-            "progress" => (Signal::Progress, Unit::Fraction),
-            "step" => (Signal::Step, Unit::Count),
-            "reference" => {
-                self.not_supported(span, "the role `reference`");
-                return Some(Value::Error);
-            }
+            "reward" => Signal::Reward,
+            "correct" => Signal::Correct,
+            "position" => Signal::Position,
+            "remaining" => Signal::Remaining,
+            "turn" => Signal::Turn,
+            "block" => Signal::Block,
+            "head" => Signal::Head,
+            "offset" => Signal::Offset,
+            "accepted" => Signal::Accepted,
+            "masked" => Signal::Masked,
+            "length" => Signal::Length,
+            "truncated" => Signal::Truncated,
             _ => return None,
         };
-        Some(self.signal(signal, unit, span))
+        Some(self.signal(signal, span))
     }
 
-    pub(super) fn signal(&mut self, signal: Signal, unit: Unit, span: Span) -> Value {
-        let axis = signal.axis();
+    pub(super) fn signal(&mut self, signal: Signal, span: Span) -> Value {
         let origin = self.origin(span);
-        Value::Formula(Formula::new(FormulaKind::Signal(signal), unit, axis, false, origin))
+        Value::Formula(Formula::signal(signal, origin))
     }
 
-    /// `student.logp`
+    /// `student.logp`, `data.level`, `span.answer`, `reward.format`, `self.initial`, `pair.guide`
     pub(super) fn field(&mut self, base: &Expr, field: &Name, span: Span, env: &Env) -> Value {
+        if let ExprKind::Name(name) = &base.kind
+            && env.local(name).is_none()
+        {
+            let known = match name.as_str() {
+                "data" => Some(Signal::Data { field: field.text.clone() }),
+                "reward" => Some(Signal::RewardPart { part: field.text.clone() }),
+                "span" => match self.named_span(field) {
+                    Some(span) => Some(Signal::InSpan(span)),
+                    None => return Value::Error,
+                },
+                "loss" if field.text == "held_out" => Some(Signal::HeldOutLoss),
+                "loss" => Some(Signal::TermLoss { term: field.text.clone() }),
+                _ => None,
+            };
+            if let Some(signal) = known {
+                let known_for_run = env.context == Context::Schedule && signal.axis() == Axis::Run;
+                if matches!(env.context, Context::Constant | Context::Schedule) && !known_for_run {
+                    let text =
+                        format!("`{name}.{}` differs from prompt to prompt: it can be read in an objective only", field.text);
+                    self.report(Diagnostic::error(Code::WrongKind, span, text));
+                    return Value::Error;
+                }
+                return self.signal(signal, span);
+            }
+        }
         let role = match self.evaluate(base, env) {
-            Value::Role(role) => role,
             Value::Error => return Value::Error,
-            Value::Teacher(_) => {
-                self.not_supported(base.span, "naming one teacher inside an objective");
-                return Value::Error;
+            Value::Student(SelfCopy::Current) => return self.student_copy(field, &[], span, env),
+            Value::Model(model) => return self.joint_member(model, field),
+            value @ (Value::Role(_) | Value::Teacher(_)) => {
+                if env.context == Context::Constant || env.context == Context::Schedule {
+                    let text = "what a teacher says of a token is known inside an objective only";
+                    self.report(Diagnostic::error(Code::WrongKind, span, text));
+                    return Value::Error;
+                }
+                self.role_of(value, base.span, "a role").expect("a role or a teacher is one")
             }
             other => {
                 let text = format!("there is no `{}` in {}", field.text, other.describe());
@@ -67,97 +108,150 @@ impl Checker {
                 return Value::Error;
             }
         };
-        match field.text.as_str() {
-            "logp" => self.signal(Signal::Logp { role }, Unit::Logp, span),
-            "entropy" => self.signal(Signal::Entropy { role }, Unit::Nats, span),
-            "top1" => self.signal(Signal::Top1 { role }, Unit::Prob, span),
-            "dist" | "rank" => {
-                self.not_supported(span, &format!("`.{}`", field.text));
-                Value::Error
-            }
-            _ => {
-                let text = format!("`{}` has no `{}`", role.name(), field.text);
-                let mut finding = Diagnostic::error(Code::UnknownField, field.span, text);
-                let parts = || vocabulary::PARTS.iter().map(|part| part.name);
-                finding = match nearest(&field.text, parts()) {
-                    Some(near) => {
-                        finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near)
-                    }
-                    None => finding.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", "))),
-                };
-                self.report(finding);
-                Value::Error
-            }
+        if let Some(binding) = self.binding_of(&role, &field.text) {
+            return Value::Formula(binding);
         }
+        if field.text == "dist" {
+            return Value::Role(role);
+        }
+        let Some(part) = self.part(&role, &field.text) else {
+            self.unknown_part(&role, field);
+            return Value::Error;
+        };
+        self.signal(Signal::Of { role, part }, span)
     }
 
-    /// `live student.logp`, `live ratio`, `live kl(...)`
-    pub(super) fn live(&mut self, operand: &Expr, span: Span, env: &Env) -> Value {
-        if env.context != Context::Term {
-            self.report(
-                Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
-                    .label("no gradient flows from here")
-                    .help("gradient flows from a term to the student; weights, selections and `let`s are plain numbers"),
-            );
-            return Value::Error;
+    fn part(&self, role: &Role, name: &str) -> Option<Part> {
+        Some(match name {
+            "logp" => Part::Logp,
+            "entropy" => Part::Entropy,
+            "top1" => Part::Top1,
+            "rank" => Part::Rank,
+            "end_logp" => Part::EndLogp,
+            "mean" => Part::Mean,
+            "deviation" => Part::Deviation,
+            "score" => Part::Score,
+            "value" => Part::Value,
+            "correct" if matches!(role, Role::Named { .. }) => Part::Correct,
+            "confidence" => match role {
+                Role::Named { teacher, .. }
+                    if matches!(self.teacher(*teacher).weights, TeacherWeights::Panelist { .. } | TeacherWeights::Parameter) =>
+                {
+                    Part::StatedConfidence
+                }
+                _ => Part::Confidence,
+            },
+            _ => return None,
+        })
+    }
+
+    fn unknown_part(&mut self, role: &Role, field: &Name) {
+        let text = format!("`{}` has no `{}`", role.name(), field.text);
+        let finding = Diagnostic::error(Code::UnknownField, field.span, text);
+        let parts = || vocabulary::PARTS.iter().map(|part| part.name);
+        self.report(match nearest(&field.text, parts()) {
+            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            None => finding.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", "))),
+        });
+    }
+
+    /// Any tag is a span; a near miss of a usual one is taken for a slip.
+    fn named_span(&mut self, field: &Name) -> Option<NamedSpan> {
+        let usual = || NamedSpan::USUAL.iter().copied();
+        if field.text == "final_turn" {
+            return Some(NamedSpan::FinalTurn);
         }
-        if let ExprKind::Name(name) = &operand.kind {
-            if name == "ratio" {
-                return self.ratio(true, span);
-            }
-            if matches!(name.as_str(), "nll" | "dpo" | "mse" | "bce") {
-                self.not_supported(span, &format!("`live {name}`"));
-                return Value::Error;
+        if !usual().any(|name| name == field.text)
+            && let Some(near) = nearest(&field.text, usual())
+        {
+            let finding = Diagnostic::error(Code::UnknownField, field.span, format!("no usual span is called `{}`", field.text));
+            self.report(finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near));
+            return None;
+        }
+        Some(NamedSpan::Tag(field.text.clone()))
+    }
+
+    /// `span.answer` where a stretch itself is meant.
+    pub(super) fn span_value(&mut self, expr: &Expr, env: &Env) -> Option<NamedSpan> {
+        match self.evaluate(expr, env) {
+            Value::Formula(formula) => match &formula.0.kind {
+                FormulaKind::Signal(Signal::InSpan(span)) => Some(span.clone()),
+                _ => {
+                    self.wrong_kind(
+                        expr.span,
+                        "a stretch of the completion is needed, such as `span.answer`",
+                        &Value::Formula(formula.clone()),
+                    );
+                    None
+                }
+            },
+            other => {
+                self.wrong_kind(expr.span, "a stretch of the completion is needed, such as `span.answer`", &other);
+                None
             }
         }
-        let formula = match self.evaluate(operand, env) {
-            Value::Formula(formula) => formula,
-            Value::Error => return Value::Error,
-            Value::Role(role) => {
-                self.formula(Value::Role(role), operand.span);
-                return Value::Error;
-            }
-            other => return self.wrong_kind(operand.span, "`live` marks `student.logp`, `ratio` or a divergence", &other),
-        };
-        let live = match &formula.0.kind {
-            FormulaKind::Signal(Signal::Logp { role: Role::Student }) => Live::Logp,
-            FormulaKind::Signal(Signal::Divergence(divergence)) if divergence.reads_student() => {
-                Live::Divergence(divergence.clone())
-            }
-            FormulaKind::Signal(Signal::Divergence(_) | Signal::Logp { .. }) => {
-                self.report(
-                    Diagnostic::error(Code::NothingLive, span, "nothing here belongs to the student, so no gradient can flow")
-                        .label("teachers and samplers are frozen")
-                        .help(
-                            "mark a number that the student computes: `live student.logp`, or a divergence with `student` in it",
-                        ),
-                );
-                return Value::Error;
-            }
-            _ => {
-                self.report(
-                    Diagnostic::error(Code::NotDifferentiable, span, "`live` marks one of the student's own numbers")
-                        .label("this is computed from several")
-                        .help("write `live` directly before `student.logp`, `ratio` or a divergence: `a * live student.logp`"),
-                );
-                return Value::Error;
-            }
-        };
-        let origin = self.origin(span);
-        Value::Formula(Formula::new(FormulaKind::Live(live), formula.unit(), Axis::Token, true, origin))
     }
 
     /// `exp(student.logp - sampler.logp)`: how much likelier the token has become since it was sampled.
-    fn ratio(&mut self, live: bool, span: Span) -> Value {
+    pub(super) fn ratio(&mut self, live: bool, span: Span) -> Value {
         let origin = self.origin(span);
-        let student =
-            if live { FormulaKind::Live(Live::Logp) } else { FormulaKind::Signal(Signal::Logp { role: Role::Student }) };
-        let sampler = FormulaKind::Signal(Signal::Logp { role: Role::Sampler });
-        let student = Formula::new(student, Unit::Logp, Axis::Token, live, origin);
-        let sampler = Formula::new(sampler, Unit::Logp, Axis::Token, false, origin);
+        let student = match live {
+            true => Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin),
+            false => Formula::signal(Signal::Of { role: Role::Student, part: Part::Logp }, origin),
+        };
+        let sampler = Formula::signal(Signal::Of { role: Role::Sampler, part: Part::Logp }, origin);
         let difference = FormulaKind::Apply { function: Function::Subtract, operands: vec![student, sampler] };
         let difference = Formula::new(difference, Unit::Nats, Axis::Token, live, origin);
         let ratio = FormulaKind::Apply { function: Function::Exp, operands: vec![difference] };
         Value::Formula(Formula::new(ratio, Unit::Ratio, Axis::Token, live, origin))
+    }
+
+    /// `overlap(student, teacher, k: 16)` and the other signals with arguments.
+    pub(super) fn measure_call(&mut self, measure: Measure, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
+        if matches!(env.context, Context::Constant | Context::Schedule) {
+            let text = "this is a signal of the run: it can be read inside an objective only";
+            self.report(Diagnostic::error(Code::WrongKind, span, text));
+            return Value::Error;
+        }
+        let role = |checker: &mut Checker, slot: usize| {
+            let expr = given[slot].expect("required");
+            let value = checker.evaluate(expr, env);
+            checker.role_of(value, expr.span, "a role is needed here, such as `teacher`")
+        };
+        if measure == Measure::Size {
+            let support = self.support(given[0].expect("required"), env);
+            return support.map_or(Value::Error, |support| self.signal(Signal::SupportSize { support }, span));
+        }
+        let first = role(self, 0);
+        let signal = match measure {
+            Measure::Overlap => {
+                let right = role(self, 1);
+                let k = self.count(given[2].expect("required"), "k", env, 1);
+                (|| Some(Signal::Overlap { left: first?, right: right?, k: k? }))()
+            }
+            Measure::Mass => {
+                let support = self.support(given[1].expect("required"), env);
+                first.zip(support).map(|(role, support)| Signal::Mass { role, support })
+            }
+            Measure::InNucleus => {
+                let expr = given[1].expect("required");
+                let value = self.evaluate(expr, env);
+                let p = self.fraction(&value, expr.span, "`p`");
+                first.zip(p).map(|(role, p)| Signal::InNucleus { role, p })
+            }
+            Measure::Agreement => {
+                let samples = self.count(given[1].expect("required"), "samples", env, 1);
+                let words = [("edit", Similarity::Edit), ("rouge", Similarity::Rouge)];
+                let by = self.word(given[2].expect("required"), "a similarity of texts", &words);
+                (|| Some(Signal::Agreement { role: first?, samples: samples?, by: by? }))()
+            }
+            Measure::Available => first.map(|role| Signal::Available { role }),
+            Measure::Score => {
+                let span = self.span_value(given[1].expect("required"), env);
+                first.zip(span).map(|(role, span)| Signal::SpanScore { role, span })
+            }
+            Measure::Size => unreachable!("handled above: it has no role"),
+        };
+        signal.map_or(Value::Error, |signal| self.signal(signal, span))
     }
 }

@@ -1,154 +1,191 @@
-//! The stages that train: `sft`, `grpo`, `distill`. They differ in where prefixes come from and in the default objective.
+//! The stages that train: `sft`, `grpo`, `distill`, `dpo`, and the steps of `train`. They differ in where completions come from
+//! and in the default objective.
 
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    AdamW, DomainId, Keep, ModelId, Objective, Prefixes, Recipe, Sampling, Schedule, Share, Train, reads_role,
+    BatchSize, DomainId, Edit, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce, ReduceStep, Rollout, RolloutSource,
+    Sampling, Share, Template, Term, Train,
 };
-use crate::formula::Role;
+use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Expr, ExprKind};
+use crate::syntax::ast::{Block, Expr};
 
 use super::Checker;
 use super::evaluate::Env;
-use super::functions::{self, Kind};
-use super::modules::ModuleId;
-use super::objectives::{reads_group, reads_rollout};
 use super::settings::Settings;
-use super::value::{Callable, Rollout, Value};
+use super::value::{Callable, Key, Value};
 use super::vocabulary;
 
-/// The entry file: the first that was loaded. Its route serves stages wherever they are written.
-const ENTRY: ModuleId = ModuleId(0);
+/// What differs from recipe to recipe, read before the stage is put together.
+pub(super) struct Parts {
+    pub recipe: Recipe,
+    pub start: Option<ModelId>,
+    pub mixture: Option<Vec<Share>>,
+    pub rollout: Option<Rollout>,
+    pub size: Option<BatchSize>,
+    pub keep: Keep,
+    pub objective: Option<Rc<Objective>>,
+}
 
-/// What the three training recipes have in common, read before the stage is put together.
-struct Parts {
-    recipe: Recipe,
-    start: Option<ModelId>,
-    mixture: Option<Vec<Share>>,
-    prefixes: Option<Prefixes>,
-    objective: Option<Rc<Objective>>,
-    /// The teachers are read by the rollout, whatever the objective says.
-    teacher_rollout: bool,
+/// What every recipe has.
+struct Common {
+    length: Option<Length>,
+    learning_rate: Option<Formula>,
+    optimizer: Option<Optimizer>,
+    /// `None` where it is set and faulty.
+    reference: Option<Vec<(DomainId, ModelId)>>,
+    sees: Option<Option<Rc<Template>>>,
+    passes: Option<u32>,
+    filter: Option<Option<Formula>>,
+    priority: Option<Option<Formula>>,
+    refresh: Option<Option<u32>>,
+    extrapolation: Option<Option<crate::experiment::Extrapolation>>,
 }
 
 impl Checker {
-    pub(super) fn train(
+    pub(super) fn training(
         &mut self,
-        name: &str,
+        recipe: Recipe,
         span: Span,
         given: &[Option<&Expr>],
         block: Option<&Block>,
         env: &Env,
-    ) -> Option<Train<Objective>> {
-        let (recipe, keys) = match name {
-            "sft" => (Recipe::Sft, vocabulary::SFT),
-            "grpo" => (Recipe::Grpo, vocabulary::GRPO),
-            _ => (Recipe::Distill, vocabulary::DISTILL),
+    ) -> Option<Train> {
+        let keys = match recipe {
+            Recipe::Sft => vocabulary::SFT,
+            Recipe::Grpo => vocabulary::GRPO,
+            Recipe::Distill => vocabulary::DISTILL,
+            Recipe::Dpo => vocabulary::DPO,
+            Recipe::Step => vocabulary::STEP,
         };
-        let settings = self.settings(block, name, span, keys, true);
+        let settings = self.settings(block, recipe.name(), span, keys, true);
         self.keep_marks(&settings, &env.model_name);
         // Every setting is read before the first missing one ends the stage: all mistakes at once.
-        let start = self.start(given[0].expect("required"), &env.named(format!("{}.start", env.model_name)));
+        let start = self.model_value(given[0].expect("required"), &env.named(format!("{}.start", env.model_name)));
         let on = if recipe == Recipe::Distill { settings.get("domains") } else { given[1] };
         let mixture = self.mixture(on, env);
         let parts = match recipe {
             Recipe::Sft => self.sft(&settings, start, mixture, env),
             Recipe::Grpo => self.grpo(&settings, start, mixture, env),
-            Recipe::Distill => self.distill(&settings, start, mixture, env),
+            Recipe::Dpo => self.dpo(&settings, start, mixture, env),
+            Recipe::Distill | Recipe::Step => self.distill(recipe, &settings, start, mixture, env),
         };
-        let steps = self.required_count(&settings, "steps", env, 1);
-        let learning_rate = self.learning_rate(&settings, env, steps);
-        let optimizer = self.optimizer(settings.get("optimizer"), env);
-        self.finish_training(parts, &settings, steps, learning_rate, optimizer, env)
+        self.finish_training(parts, &settings, env)
     }
 
-    fn finish_training(
-        &mut self,
-        parts: Parts,
-        settings: &Settings,
-        steps: Option<u32>,
-        learning_rate: Option<Schedule>,
-        optimizer: Option<AdamW>,
-        env: &Env,
-    ) -> Option<Train<Objective>> {
-        let (objective, prefixes, mixture) = (parts.objective?, parts.prefixes?, parts.mixture?);
-        let origin = self.span(objective.origin);
-        if reads_rollout(&objective) && !matches!(prefixes, Prefixes::Student { .. }) {
-            self.report(
-                Diagnostic::error(
-                    Code::NoRollout,
-                    settings.span,
-                    "the objective reads a reward or the sampler, but nothing is rolled out by the student here",
-                )
-                .because(origin, "this objective")
-                .help("use it in `grpo` or `distill`, whose prefixes are the student's own rollouts"),
-            );
-            return None;
-        }
-        let group = if let Prefixes::Student { sampling, .. } = &prefixes { sampling.n } else { 1 };
-        if reads_group(&objective) && group < 2 {
-            let place = settings.key_span("samples").or(settings.key_span("rollout")).unwrap_or(settings.span);
-            self.report(
-                Diagnostic::error(Code::GroupOfOne, place, "the samples of one prompt are compared, but there is only one")
-                    .because(origin, "this objective compares within a group")
-                    .help("draw at least 2 samples of each prompt"),
-            );
-            return None;
-        }
-        let reads_teacher = parts.teacher_rollout || reads_role(&objective, Role::Teacher);
+    /// Reads what all recipes have in common, checks the stage as a whole and puts it together.
+    pub(super) fn finish_training(&mut self, parts: Parts, settings: &Settings, env: &Env) -> Option<Train> {
+        let trained: Vec<DomainId> = parts.mixture.iter().flatten().map(|share| share.domain).collect();
+        let common = self.common(settings, &trained, env);
+        let (objective, rollout, mixture) = (parts.objective?, parts.rollout?, parts.mixture?);
         let domains: Vec<DomainId> = mixture.iter().map(|share| share.domain).collect();
+        // Before the route is asked for: a stage without rollouts of its own can't read a teacher's word on them either.
+        if !self.check_rollouts(&objective, &rollout, settings) {
+            return None;
+        }
+        let reads_teacher = objective.reads(&crate::formula::Role::Teacher) || self.rollouts_ask_teacher(&objective, &rollout);
         let teachers = if reads_teacher {
-            self.teachers_for(ENTRY, settings.route.map(|route| (route, env)), &domains, settings.span)?
+            self.teachers_for(settings.route.map(|route| (route, env)), &domains, settings.span)?
         } else {
-            if let Some(route) = settings.route {
+            // In a `train`, one route stands for all steps, and not every step reads a teacher.
+            if let Some(route) = settings.route.filter(|_| parts.recipe != Recipe::Step) {
+                let place = self.span(objective.origin);
                 self.report(
                     Diagnostic::error(Code::NoTeacher, route.span, "this route leads nowhere: the objective reads no teacher")
-                        .because(origin, "this objective"),
+                        .because(place, "this objective"),
                 );
             }
             Vec::new()
         };
-        let start = parts.start?;
-        let context = self.architecture(start).context;
-        let longest = match &prefixes {
-            Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } => sampling.max_tokens,
-            Prefixes::Data { .. } => 0,
-        };
-        if longest >= context {
-            let place = settings.key_span("max_tokens").or(settings.key_span("rollout")).unwrap_or(settings.span);
-            self.report(
-                Diagnostic::error(
-                    Code::OutOfRange,
-                    place,
-                    format!("{longest} new tokens leave no room for a prompt in a context of {context}"),
-                )
-                .help("lower `max_tokens`, or give the model a longer `context`"),
-            );
-            return None;
-        }
-        for choice in &teachers {
-            if self.architecture(choice.teacher).tokenizer != self.architecture(start).tokenizer {
-                let text = format!("the teacher `{}` has another tokenizer than the student", choice.name);
-                self.report(Diagnostic::error(Code::WrongKind, settings.span, text));
-                return None;
-            }
-        }
-        Some(Train {
+        let train = Train {
             recipe: parts.recipe,
-            start,
+            start: parts.start?,
             mixture,
             teachers,
-            prefixes,
+            reference: common.reference?,
+            sees: common.sees?,
+            passes: common.passes?,
+            rollout,
+            size: parts.size?,
+            keep: parts.keep,
+            filter: common.filter?,
+            priority: common.priority?,
+            refresh: common.refresh?,
             objective: Rc::unwrap_or_clone(objective),
-            optimizer: optimizer?,
-            steps: steps?,
-            learning_rate: learning_rate?,
-        })
+            optimizer: common.optimizer?,
+            length: common.length?,
+            learning_rate: common.learning_rate?,
+            extrapolation: common.extrapolation?,
+        };
+        self.check_stage(&train, settings).then_some(train)
     }
 
-    pub(super) fn start(&mut self, expr: &Expr, env: &Env) -> Option<ModelId> {
+    fn common(&mut self, settings: &Settings, domains: &[DomainId], env: &Env) -> Common {
+        let length = self.length(settings, env);
+        let learning_rate = self.learning_rate(settings, env, length);
+        let optimizer = self.optimizer(settings.get("optimizer"), env);
+        let reference = match settings.get("reference") {
+            Some(expr) => self.references(expr, domains, env),
+            None => Some(Vec::new()),
+        };
+        let sees = self.optional_template(settings.get("sees"), env);
+        let passes = match settings.get("passes") {
+            Some(expr) => self.count(expr, "passes", env, 1),
+            None => Some(1),
+        };
+        let per_prompt = |checker: &mut Checker, key: &str, truth: bool| match settings.get(key) {
+            Some(expr) => checker.judged_by(expr, env, truth, Axis::Group).map(Some),
+            None => Some(None),
+        };
+        let (filter, priority) = (per_prompt(self, "filter", true), per_prompt(self, "priority", false));
+        let refresh = match settings.get("refresh") {
+            Some(expr) => self.count(expr, "refresh", env, 1).map(Some),
+            None => Some(None),
+        };
+        let extrapolation = match settings.get("extrapolate") {
+            Some(expr) => match self.evaluate(expr, env) {
+                Value::Extrapolation(extrapolation) => Some(Some(Rc::unwrap_or_clone(extrapolation))),
+                other => {
+                    let usage = super::builtins::find("extrapolate").expect("built in").usage;
+                    self.wrong_kind(expr.span, &format!("`extrapolate` is `{usage}`"), &other);
+                    None
+                }
+            },
+            None => Some(None),
+        };
+        Common { length, learning_rate, optimizer, reference, sees, passes, filter, priority, refresh, extrapolation }
+    }
+
+    /// The role `reference`: one model, or of a family each domain's own.
+    fn references(&mut self, expr: &Expr, domains: &[DomainId], env: &Env) -> Option<Vec<(DomainId, ModelId)>> {
+        let family = match self.evaluate(expr, env) {
+            Value::Model(model) => return Some(domains.iter().map(|domain| (*domain, model)).collect()),
+            Value::Family(family) => family,
+            other => {
+                self.wrong_kind(expr.span, "a model, or a family with one for each domain, is needed here", &other);
+                return None;
+            }
+        };
+        let mut found = Vec::new();
+        for &domain in domains {
+            match family.get(Key::Domain(domain)) {
+                Some(Value::Model(model)) => found.push((domain, *model)),
+                Some(Value::Error) => return None,
+                _ => {
+                    let text = format!("`{}` has no model for the domain `{}`", family.name, self.domain(domain).name);
+                    self.report(
+                        Diagnostic::error(Code::UnknownName, expr.span, text).label("its prompts would have no reference"),
+                    );
+                    return None;
+                }
+            }
+        }
+        Some(found)
+    }
+
+    pub(super) fn model_value(&mut self, expr: &Expr, env: &Env) -> Option<ModelId> {
         match self.evaluate(expr, env) {
             Value::Model(model) => Some(model),
             other => {
@@ -158,8 +195,28 @@ impl Checker {
         }
     }
 
+    /// How much a step trains on, by either key; `usual` is named where neither is set.
+    pub(super) fn size(&mut self, settings: &Settings, usual: &str, env: &Env) -> Option<BatchSize> {
+        match (settings.get("prompts"), settings.get("batch")) {
+            (Some(prompts), Some(batch)) => {
+                self.report(
+                    Diagnostic::error(Code::DuplicateKey, batch.span, "`prompts` and `batch` both say how much a step trains on")
+                        .because(prompts.span, "so many prompts")
+                        .help("keep one: `prompts` counts prompts, `batch` counts sequences"),
+                );
+                None
+            }
+            (Some(prompts), None) => self.count(prompts, "prompts", env, 1).map(BatchSize::Prompts),
+            (None, Some(batch)) => self.count(batch, "batch", env, 1).map(BatchSize::Sequences),
+            (None, None) => {
+                self.required(settings, usual);
+                None
+            }
+        }
+    }
+
     /// The domains trained on and their shares of the prompts.
-    fn mixture(&mut self, on: Option<&Expr>, env: &Env) -> Option<Vec<Share>> {
+    pub(super) fn mixture(&mut self, on: Option<&Expr>, env: &Env) -> Option<Vec<Share>> {
         let domains: Vec<DomainId> = match on {
             None => (0..self.domains.len() as u32).map(DomainId).collect(),
             Some(expr) => match self.evaluate(expr, env) {
@@ -204,10 +261,10 @@ impl Checker {
     }
 
     fn sft(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
-        let batch = self.required_count(settings, "batch", env, 1);
+        let size = self.size(settings, "batch", env);
         let objective = self.objective_setting(settings.get("objective"), ("sft", "nll"), settings.span, env);
-        let (target, rollout) = (settings.get("target"), settings.get("rollout"));
-        let prefixes = match (target, rollout) {
+        let mut keep = Keep::All;
+        let rollout = match (settings.get("target"), settings.get("rollout")) {
             (Some(target), None) => {
                 if let Some(place) = settings.key_span("keep") {
                     self.report(Diagnostic::error(
@@ -216,19 +273,24 @@ impl Checker {
                         "`keep` filters rollouts, and the target comes from the data",
                     ));
                 }
-                self.data_field(target).zip(batch).map(|(field, batch)| Prefixes::Data { field, batch })
+                let origin = self.origin(target.span);
+                let field = self.data_field(target);
+                field.map(|field| Rollout { source: RolloutSource::Data { field }, edits: Vec::new(), origin })
             }
-            (None, Some(rollout)) => {
+            (None, Some(expr)) => {
+                let rollout = self.rollout_value(expr, env).map(Rc::unwrap_or_clone);
+                let filtered = |rollout: &Rollout| rollout.edits.iter().any(|edit| matches!(edit, Edit::Keep { .. }));
+                let read = |rollout: &Rollout| matches!(rollout.source, RolloutSource::Data { .. });
+                let said = rollout.as_ref().is_some_and(|rollout| filtered(rollout) || read(rollout));
                 let words = [("all", Keep::All), ("correct", Keep::Correct)];
-                let keep = self.required(settings, "keep").and_then(|expr| self.word(expr, "a rule for what to keep", &words));
-                match self.evaluate(rollout, env) {
-                    Value::Rollout(Rollout::Teacher { sequences, sampling }) => {
-                        keep.zip(batch).map(|(keep, batch)| Prefixes::Teacher { sequences, keep, batch, sampling })
-                    }
-                    other => {
-                        self.wrong_kind(rollout.span, "`sft` imitates rollouts of the teachers: `from(teacher, ...)`", &other);
-                        None
-                    }
+                let place = if said { settings.get("keep") } else { self.required(settings, "keep") };
+                match place {
+                    Some(place) => self.word(place, "a rule for what to keep", &words).and_then(|word| {
+                        keep = word;
+                        rollout
+                    }),
+                    None if said => rollout,
+                    None => None,
                 }
             }
             (None, None) if settings.broken => None,
@@ -240,43 +302,98 @@ impl Checker {
                 None
             }
         };
-        let teacher_rollout = matches!(prefixes, Some(Prefixes::Teacher { .. }));
-        Parts { recipe: Recipe::Sft, start, mixture, prefixes, objective, teacher_rollout }
+        Parts { recipe: Recipe::Sft, start, mixture, rollout, size, keep, objective }
     }
 
     fn grpo(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
-        let prompts = self.required_count(settings, "prompts", env, 1);
+        let size = self.size(settings, "prompts", env);
+        let objective = self.objective_setting(settings.get("objective"), ("rl", "grpo_loss"), settings.span, env);
+        let rollout = match settings.get("rollout") {
+            Some(expr) => {
+                for key in ["samples", "max_tokens", "temperature"] {
+                    if let Some(place) = settings.key_span(key) {
+                        self.report(
+                            Diagnostic::error(Code::UnusedSetting, place, format!("`{key}` is said by the rollout already"))
+                                .because(expr.span, "this rollout")
+                                .help(format!("remove `{key}`, or write `sample(...)` with it")),
+                        );
+                    }
+                }
+                self.rollout_value(expr, env).map(Rc::unwrap_or_clone)
+            }
+            None => self.group_sampling(settings, env),
+        };
+        Parts { recipe: Recipe::Grpo, start, mixture, rollout, size, keep: Keep::All, objective }
+    }
+
+    /// `samples`, `max_tokens` and `temperature` of a `grpo`.
+    fn group_sampling(&mut self, settings: &Settings, env: &Env) -> Option<Rollout> {
         let n = self.required_count(settings, "samples", env, 1);
-        let max_tokens = self.required_count(settings, "max_tokens", env, 1);
+        let max_tokens = self.required(settings, "max_tokens").and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
         let temperature = match settings.get("temperature") {
             Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
             None => Some(1.0),
         };
-        let objective = self.objective_setting(settings.get("objective"), ("rl", "grpo_loss"), settings.span, env);
-        let sampling = (|| Some(Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens? }))();
-        let prefixes = prompts.zip(sampling).map(|(prompts, sampling)| Prefixes::Student { prompts, sampling });
-        Parts { recipe: Recipe::Grpo, start, mixture, prefixes, objective, teacher_rollout: false }
+        let sampling = Sampling {
+            n: n?,
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p: None,
+            top_k: None,
+            repetition_penalty: None,
+            heads: None,
+        };
+        let origin = self.origin(settings.place(&["samples"]));
+        Some(Rollout { source: RolloutSource::Sample(sampling), edits: Vec::new(), origin })
     }
 
-    fn distill(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
-        let prompts = self.required_count(settings, "prompts", env, 1);
+    /// `distill`, and one step of a `train`.
+    pub(super) fn distill(
+        &mut self,
+        recipe: Recipe,
+        settings: &Settings,
+        start: Option<ModelId>,
+        mixture: Option<Vec<Share>>,
+        env: &Env,
+    ) -> Parts {
+        let size = self.size(settings, "prompts", env);
         let objective = match self.required(settings, "objective") {
             Some(expr) => self.objective_value(expr, env),
             None => None,
         };
-        let sampling = self.required(settings, "rollout").and_then(|expr| match self.evaluate(expr, env) {
-            Value::Rollout(Rollout::Student(sampling)) => Some(sampling),
-            Value::Rollout(Rollout::Teacher { .. }) => {
-                self.not_supported(expr.span, "distilling on the teachers' rollouts");
+        // Terms with completions of their own, pairs for one, need no others.
+        let own = objective.as_ref().and_then(|objective| own_completions(objective));
+        let rollout = match (settings.get("rollout"), own) {
+            (Some(expr), _) => self.rollout_value(expr, env).map(Rc::unwrap_or_clone),
+            (None, Some(own)) => Some(own),
+            // A faulty objective may have brought its own.
+            (None, None) if objective.is_none() && recipe == Recipe::Step => None,
+            (None, None) => {
+                self.required(settings, "rollout");
                 None
             }
-            other => {
-                self.wrong_kind(expr.span, "a rollout is `sample(n: 1, temperature: 1.0, max_tokens: 24)`", &other);
-                None
+        };
+        Parts { recipe, start, mixture, rollout, size, keep: Keep::All, objective }
+    }
+
+    fn dpo(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
+        let size = self.size(settings, "batch", env);
+        let side = |checker: &mut Checker, key: &str| {
+            let expr = checker.required(settings, key)?;
+            checker.rollout_value(expr, env).map(Rc::unwrap_or_clone)
+        };
+        let (chosen, rejected) = (side(self, "chosen"), side(self, "rejected"));
+        let beta_place = self.required(settings, "beta");
+        let beta = beta_place.and_then(|expr| self.schedule_setting(expr, env));
+        self.required(settings, "reference");
+        let objective = match (&chosen, rejected, beta) {
+            (Some(chosen), Some(rejected), Some(beta)) => {
+                let origin = self.origin(settings.span);
+                Some(Rc::new(preference(chosen.clone(), rejected, beta, origin)))
             }
-        });
-        let prefixes = prompts.zip(sampling).map(|(prompts, sampling)| Prefixes::Student { prompts, sampling });
-        Parts { recipe: Recipe::Distill, start, mixture, prefixes, objective, teacher_rollout: false }
+            _ => None,
+        };
+        Parts { recipe: Recipe::Dpo, start, mixture, rollout: chosen, size, keep: Keep::All, objective }
     }
 
     fn objective_setting(&mut self, expr: Option<&Expr>, default: (&str, &str), span: Span, env: &Env) -> Option<Rc<Objective>> {
@@ -300,7 +417,7 @@ impl Checker {
         }
     }
 
-    fn objective_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Objective>> {
+    pub(super) fn objective_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Objective>> {
         match self.evaluate(expr, env) {
             Value::Objective(objective) => Some(objective),
             // A bare name: every parameter has its default.
@@ -316,69 +433,28 @@ impl Checker {
             }
         }
     }
+}
 
-    /// `sample(...)` by the student, `from(teacher, ...)` by the routed teachers.
-    pub(super) fn rollout(&mut self, name: &str, given: &[Option<&Expr>], env: &Env) -> Option<Rollout> {
-        let student = name == "sample";
-        let first = given[0].expect("required");
-        let count = if student {
-            self.count(first, "n", env, 1)
-        } else {
-            if !matches!(&first.kind, ExprKind::Name(name) if name == "teacher") {
-                self.not_supported(first.span, "rollouts of anything but the routed `teacher`");
-                return None;
-            }
-            self.count(given[1].expect("required"), "sequences", env, 1)
-        };
-        let rest = if student { &given[1..] } else { &given[2..] };
-        let temperature = self.at_least(rest[0].expect("required"), "temperature", env, 0.0);
-        let max_tokens = self.count(rest[1].expect("required"), "max_tokens", env, 1);
-        let (count, temperature, max_tokens) = (count?, temperature?, max_tokens?);
-        if student && temperature == 0.0 {
-            let place = rest[0].expect("required").span;
-            self.report(
-                Diagnostic::error(Code::OutOfRange, place, "a greedy rollout has no distribution to learn from")
-                    .help("write a temperature above 0; 1.0 samples from the model itself"),
-            );
-            return None;
-        }
-        Some(if student {
-            Rollout::Student(Sampling { n: count, temperature, max_tokens })
-        } else {
-            Rollout::Teacher { sequences: count, sampling: Sampling { n: 1, temperature, max_tokens } }
-        })
-    }
+/// Completions that every term brings along: then the stage draws none itself.
+fn own_completions(objective: &Objective) -> Option<Rollout> {
+    let of_term = |term: &Term| {
+        let pair = term.value.parts().into_iter().find_map(|part| match &part.0.kind {
+            FormulaKind::Live(Live::Preference(preference)) => Some(preference.chosen.clone()),
+            _ => None,
+        });
+        term.data.as_ref().map(|data| Rollout::clone(data)).or(pair)
+    };
+    let own: Option<Vec<Rollout>> = objective.terms.iter().map(of_term).collect();
+    own?.into_iter().next()
+}
 
-    /// `adamw(...)`, with the field's usual values where nothing is said.
-    fn optimizer(&mut self, expr: Option<&Expr>, env: &Env) -> Option<AdamW> {
-        let mut adamw = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 };
-        let Some(expr) = expr else { return Some(adamw) };
-        let (callee, arguments) = match &expr.kind {
-            ExprKind::Call { callee, arguments, .. } => (callee.as_ref(), arguments.as_slice()),
-            _ => (expr, &[][..]),
-        };
-        let builtin = match self.evaluate(callee, env) {
-            Value::Builtin(builtin) if builtin.kind == Kind::Optimizer => builtin,
-            other => {
-                let usage = functions::find("adamw").expect("built in").usage;
-                self.wrong_kind(expr.span, &format!("an optimizer is `{usage}`"), &other);
-                return None;
-            }
-        };
-        let given = self.builtin_arguments(builtin, arguments, expr.span)?;
-        let slots = [&mut adamw.beta1, &mut adamw.beta2, &mut adamw.epsilon, &mut adamw.weight_decay, &mut adamw.clip_norm];
-        for (index, slot) in slots.into_iter().enumerate() {
-            let Some(expr) = given[index] else { continue };
-            *slot = self.at_least(expr, builtin.parameters[index], env, 0.0)?;
-            if index < 2 && *slot >= 1.0 {
-                self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a decay rate must be below 1"));
-                return None;
-            }
-        }
-        if adamw.clip_norm == 0.0 {
-            self.report(Diagnostic::error(Code::OutOfRange, expr.span, "a largest gradient norm of 0 would stop all learning"));
-            return None;
-        }
-        Some(adamw)
-    }
+/// What `dpo` trains on: one pair of completions a prompt.
+fn preference(chosen: Rollout, rejected: Rollout, beta: Formula, origin: crate::experiment::Origin) -> Objective {
+    let preference = Preference { kind: PreferenceKind::Dpo { beta }, chosen, rejected, on: None };
+    let live = FormulaKind::Live(Live::Preference(Rc::new(preference)));
+    let value = Formula::new(live, Unit::Nats, Axis::Group, true, origin);
+    let term = Term { name: "preference".into(), value, when: None, weight: None, reduce: None, data: None, origin };
+    let step = ReduceStep { operation: Reduction::Mean, elements: Axis::Group, over: Axis::Batch, among_when: false };
+    let reduce = Reduce { steps: vec![step], denominator: None, balance: None, origin };
+    Objective { name: "dpo".into(), terms: vec![term], select: None, weight: None, reduce: Some(reduce), origin }
 }

@@ -2,54 +2,77 @@
 
 use std::rc::Rc;
 
-use crate::experiment::{DomainId, ModelId, Objective, Origin, Reward, Sampling};
-use crate::formula::{Formula, FormulaKind, Role, Support};
+use crate::experiment::{
+    BenchmarkId, Capability, DomainId, Edit, Extrapolation, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout,
+    Secret, SelfCopy, TeacherId, Template,
+};
+use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
-use super::functions::Builtin;
+use super::builtins::Builtin;
 use super::modules::ItemId;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TeacherId(pub u32);
-
-/// A frozen model in the role of a teacher.
-#[derive(Clone, Debug)]
-pub struct Teacher {
-    /// `specialist[sort]`
-    pub name: String,
-    pub model: ModelId,
-    pub origin: Origin,
-    /// Some route chooses it.
-    pub used: bool,
-}
 
 #[derive(Clone, Debug)]
 pub enum Value {
     /// A number, known now or per token.
     Formula(Formula),
     Text(String),
+    /// `2 epochs`: how long a stage trains, and nothing else.
+    Epochs(u32),
     List(Vec<Value>),
     Domain(DomainId),
     Model(ModelId),
     Teacher(TeacherId),
-    /// One value per domain: `expert`, `specialist`.
+    Panel(PanelId),
+    Benchmark(BenchmarkId),
+    /// One value per domain, whole number or member of a panel: `expert`, `specialist`.
     Family(Rc<Family>),
     Role(Role),
+    /// `blend(teacher: 0.1, student: 0.9)`
+    Distribution(Distribution),
     /// `teacher || student`
     Versus {
-        left: Role,
-        right: Role,
+        left: Distribution,
+        right: Distribution,
     },
     /// `3e-3 -> 3e-4`
     Arrow {
         from: f64,
         to: f64,
     },
+    /// `"Confidence: {_}" -> "Confidence: {mean(correct, over: group)}"`
+    TextArrow {
+        from: String,
+        to: String,
+    },
+    /// `0..=100`
+    Range {
+        low: f64,
+        high: f64,
+    },
     Support(Support),
     Reward(Reward),
-    Rollout(Rollout),
+    Rollout(Rc<Rollout>),
+    Edit(Edit),
     /// An objective with its parameters filled in.
     Objective(Rc<Objective>),
-    /// A `fn`, `stage` or `objective` that has not been called.
+    Template(Rc<Template>),
+    /// A linear combination of logits: a teacher composed token by token.
+    Logits(Vec<(Formula, Role)>),
+    /// `self`, `self.ema(0.99)`
+    Student(SelfCopy),
+    Capability(Capability),
+    Secret(Secret),
+    Optimizer(Optimizer),
+    Metric(Metric),
+    Extrapolation(Rc<Extrapolation>),
+    /// `powers_of(2)`
+    PowersOf(u32),
+    /// `integer(0..=100)`
+    Integer {
+        low: i64,
+        high: i64,
+    },
+    /// A `fn`, `stage`, `objective` or another item with parameters that has not been called.
     Item {
         item: ItemId,
         kind: Callable,
@@ -62,7 +85,34 @@ pub enum Value {
 #[derive(Clone, Debug)]
 pub struct Family {
     pub name: String,
-    pub members: Vec<(DomainId, Value)>,
+    pub members: Vec<(Key, Value)>,
+}
+
+impl Family {
+    pub fn get(&self, key: Key) -> Option<&Value> {
+        self.members.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+}
+
+/// What picks a member of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    Domain(DomainId),
+    Teacher(TeacherId),
+    Number(i64),
+}
+
+impl Key {
+    /// The key that an index stands for.
+    pub fn of(value: &Value) -> Option<Key> {
+        Some(match value {
+            Value::Domain(domain) => Key::Domain(*domain),
+            Value::Teacher(teacher) => Key::Teacher(*teacher),
+            Value::Role(Role::Named { teacher, .. }) => Key::Teacher(*teacher),
+            Value::Formula(formula) => Key::Number(formula.constant().filter(|number| number.fract() == 0.0)? as i64),
+            _ => return None,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +120,10 @@ pub enum Callable {
     Fn,
     Stage,
     Objective,
-}
-
-/// What `rollout = ...` says.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Rollout {
-    /// `sample(n: 1, temperature: 1.0, max_tokens: 24)`: by the student.
-    Student(Sampling),
-    /// `from(teacher, sequences: 9600, ...)`: by the routed teachers, once.
-    Teacher { sequences: u32, sampling: Sampling },
+    Template,
+    Divergence,
+    Rollout,
+    Teacher,
 }
 
 impl Value {
@@ -87,25 +132,49 @@ impl Value {
         match self {
             Value::Formula(formula) => match formula.0.kind {
                 FormulaKind::Number(_) => "a number".into(),
-                FormulaKind::Schedule(_) => "a schedule".into(),
+                FormulaKind::Schedule(_) | FormulaKind::Adaptive(_) => "a schedule".into(),
                 _ => format!("a {} per {}", formula.unit().name(), formula.axis().name()),
             },
             Value::Text(_) => "a text".into(),
+            Value::Epochs(_) => "a number of epochs".into(),
             Value::List(_) => "a list".into(),
             Value::Domain(_) => "a domain".into(),
             Value::Model(_) => "a model".into(),
             Value::Teacher(_) => "a teacher".into(),
+            Value::Panel(_) => "a panel of teachers".into(),
+            Value::Benchmark(_) => "a benchmark".into(),
             Value::Family(family) => format!("the family `{}`", family.name),
             Value::Role(role) => format!("the role `{}`", role.name()),
+            Value::Distribution(_) => "a blend of distributions".into(),
             Value::Versus { .. } => "a pair of distributions".into(),
             Value::Arrow { .. } => "a range `from -> to`".into(),
+            Value::TextArrow { .. } => "a change of text".into(),
+            Value::Range { .. } => "a range `low..=high`".into(),
             Value::Support(_) => "a support".into(),
             Value::Reward(_) => "a reward".into(),
             Value::Rollout(_) => "a rollout".into(),
+            Value::Edit(edit) => format!("the edit `{}`", edit.name()),
             Value::Objective(_) => "an objective".into(),
-            Value::Item { kind: Callable::Fn, .. } => "a function".into(),
-            Value::Item { kind: Callable::Stage, .. } => "a stage".into(),
-            Value::Item { kind: Callable::Objective, .. } => "an objective".into(),
+            Value::Template(_) => "a template".into(),
+            Value::Logits(_) => "a combination of logits".into(),
+            Value::Student(_) => "the student itself".into(),
+            Value::Capability(_) => "what a teacher answers".into(),
+            Value::Secret(_) => "a text of the environment".into(),
+            Value::Optimizer(_) => "an optimizer".into(),
+            Value::Metric(_) => "a metric".into(),
+            Value::Extrapolation(_) => "an extrapolation".into(),
+            Value::PowersOf(_) => "a list of steps".into(),
+            Value::Integer { .. } => "a way to read a whole number".into(),
+            Value::Item { kind, .. } => match kind {
+                Callable::Fn => "a function",
+                Callable::Stage => "a stage",
+                Callable::Objective => "an objective",
+                Callable::Template => "a template",
+                Callable::Divergence => "a divergence",
+                Callable::Rollout => "a rollout",
+                Callable::Teacher => "a teacher with parameters",
+            }
+            .into(),
             Value::Builtin(builtin) => format!("the function `{}`", builtin.name),
             Value::Error => "an error".into(),
         }
@@ -118,10 +187,7 @@ impl Value {
     /// A number known before the run.
     pub fn constant(&self) -> Option<f64> {
         match self {
-            Value::Formula(formula) => match formula.0.kind {
-                FormulaKind::Number(value) => Some(value),
-                _ => None,
-            },
+            Value::Formula(formula) => formula.constant(),
             _ => None,
         }
     }

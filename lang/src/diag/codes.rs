@@ -58,8 +58,26 @@ codes! {
     DomainRoutedTwice = "domain-routed-twice", "a route arm that can never be reached";
     UnusedTeacher = "unused-teacher", "a teacher that no route chooses";
     UnusedDomain = "unused-domain", "a domain that no model is trained or compared on";
+    MissingElse = "missing-else", "a `match` that does not say what holds where no arm does";
+    UnreachableArm = "unreachable-arm", "an arm of a `match` that can never be chosen";
+    ZeroGradient = "zero-gradient", "a divergence that is the same whatever the student does";
+    NotADivergence = "not-a-divergence", "a generator that is not convex, or not 0 where both sides agree";
+    ScheduleRange = "schedule-range", "a number that leaves the values that make sense during the run";
     ShareSum = "share-sum", "the domains' shares do not add up to 1";
     NoRollout = "no-rollout", "a rollout's number is read where the tokens come from data";
     NoTeacher = "no-teacher", "a teacher is read where no route gives one";
     MissingExperiment = "missing-experiment", "a file without an `experiment` can't be planned or run";
+    TeacherCapability = "teacher-capability", "an objective needs more of a teacher than it answers";
+    ForeignTeacher = "foreign-teacher", "a teacher that does not descend from the student's start";
+    VocabularyMismatch = "vocabulary-mismatch", "a teacher whose tokens are not the student's";
+    NoReference = "no-reference", "the role `reference` is read and no model is named for it";
+    UnusedSetting = "unused-setting", "a setting that nothing reads";
+    OffPolicyRatio = "off-policy-ratio", "the sampler's probability is read where nobody recorded one";
+    TruncatedSampling = "truncated-sampling", "completions drawn from less than the distribution that is scored";
+    PrivateStatistics = "private-statistics", "a number across examples in a private stage";
+    UntrainedMember = "untrained-member", "a model of `train` that no step updates";
+    UnequalBudget = "unequal-budget", "rows of one table that spent different amounts";
+    UnusedDeclaration = "unused-declaration", "a panel or benchmark that nothing uses";
+    TemplateSlot = "template-slot", "a slot that a template can't fill";
+    UnusedAllow = "unused-allow", "a comment that is to silence a warning and silences none";
 }

@@ -8,7 +8,7 @@ use super::tree::{Entry, Group, Node, Role, is_token};
 /// What of a line can stand in a column with the lines beside it.
 #[derive(PartialEq)]
 enum Shape<'a> {
-    /// `head = rest`. At the margin only items of one kind go together.
+    /// `head = rest`, `condition -> value`, `name in values`. At the margin only items of one kind go together.
     Sides { kind: Option<&'a str>, operator: &'static str },
     /// `keyword name { ... }`
     Table { kind: Option<&'a str> },
@@ -61,16 +61,22 @@ fn split<'a>(printed: &Printed<'a, '_>, top: bool) -> Option<Split<'a>> {
     };
     let keyword = if word(0) == Some("pub") { word(1) } else { word(0) };
     let kind = if top { keyword } else { None };
-    if let Some(at) = find("=") {
+    // The value of a setting may have an arrow in it, that of an arm the `=` of a `where`.
+    let arrow = find("->");
+    if let Some(at) = find("=").filter(|at| arrow.is_none_or(|arrow| at < &arrow)) {
         return plain_before(at).then_some(Split { shape: Shape::Sides { kind, operator: "=" }, at });
     }
-    if let Some(at) = find("->") {
+    if let Some(at) = arrow {
         return (word(0) != Some("for")).then_some(Split { shape: Shape::Sides { kind, operator: "->" }, at });
     }
-    // A block and nothing behind it: `domain sort { ... }`; among the entries of a block also `route { ... }`.
+    if word(0) != Some("for") && word(1) == Some("in") {
+        return Some(Split { shape: Shape::Sides { kind, operator: "in" }, at: 1 });
+    }
+    // A block and nothing behind it: `domain sort { ... }`, `step follow { ... }`; among the entries of a block also `route { ... }`.
     let at = bracket.filter(|at| at + 1 == pieces.len() && block(entry, *at).is_some())?;
     match (top, at) {
         (true, 2..) => Some(Split { shape: Shape::Table { kind }, at }),
+        (false, 2) if word(0) == Some("step") => Some(Split { shape: Shape::Table { kind: word(0) }, at }),
         (false, 1) => Some(Split { shape: Shape::Sides { kind, operator: "=" }, at }),
         _ => None,
     }

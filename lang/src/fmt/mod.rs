@@ -4,7 +4,8 @@
 //! decides the rest. What does not parse is left as it stands.
 
 mod align;
-mod lex;
+mod edits;
+pub(crate) mod lex;
 mod print;
 mod spacing;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::source::FileId;
 use crate::syntax::ast::Module;
 use crate::syntax::{layout, parse, top_level};
+pub use edits::{Edit, applied, edits, edits_in, edits_on_close, edits_on_newline};
 use lex::{Kind, Token};
 use tree::Source;
 
@@ -49,6 +51,20 @@ pub fn format(text: &str) -> Formatted {
     };
     let findings = findings.into_iter().filter(|finding| finding.code != Code::NotSupported).collect();
     Formatted { text: formatted, findings }
+}
+
+/// Whether the parser makes the same of two texts.
+fn same_meaning(one: &str, other: &str) -> bool {
+    let meaning = |text| {
+        let (module, findings) = parse(FileId(0), text);
+        meaning(&module, &findings)
+    };
+    meaning(one) == meaning(other)
+}
+
+/// Where the items of a text stand.
+fn top_level_items(text: &str) -> Vec<Range<usize>> {
+    top_level(&layout::lay_out(text))
 }
 
 /// What the parser makes of a text, without the places.

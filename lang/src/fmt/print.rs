@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::WIDTH;
 use super::align;
-use super::spacing::{blank_before, ends_for_head, is_infix};
+use super::spacing::{begins_bindings, begins_tail, blank_before, ends_for_head, is_infix};
 use super::tree::{Body, Comment, Entry, Gap, Group, Node, Piece, Role, is_token};
 
 /// Columns that a body stands deeper than its bracket.
@@ -122,10 +122,16 @@ impl<'s> Printer<'s> {
         let mut line = Line { indent, text: String::new(), comment: None };
         let mut first = 0;
         let mut level = 0;
+        // Where the further bindings of a `where` stand: below the first.
+        let mut bindings = None;
         for (at, piece) in pieces.iter().enumerate() {
             if at > 0 && breaks_before(pieces, at) {
                 let deeper = is_token(&pieces[at - 1].node, "=") || ends_for_head(pieces, at - 1);
-                level = if deeper { level + 1 } else { level.max(1) };
+                let binding = bindings.filter(|_| is_token(&pieces[at - 1].node, ","));
+                level = if deeper { level + 1 } else { binding.unwrap_or(level.max(1)) };
+                if begins_bindings(pieces, at) {
+                    bindings = Some(level + "where ".len() / STEP);
+                }
                 let indent = indent + STEP * level;
                 let mut comments = piece.before.comments.iter().peekable();
                 line.comment = comments.next_if(|comment| !comment.own_line).map(|comment| comment.text);
@@ -214,9 +220,15 @@ fn may_break(group: &Group) -> bool {
 }
 
 /// Whether a new line begins with piece `at`: where a comment forces it, and where the author broke the line at an operator. The
-/// operator stays on the line before, as everywhere outside brackets.
+/// operator stays on the line before, as everywhere outside brackets; `|>` and `where` begin the new line.
 fn breaks_before(pieces: &[Piece], at: usize) -> bool {
     let Gap { newline, comments } = &pieces[at].before;
+    if !comments.is_empty() {
+        return true;
+    }
+    if begins_tail(pieces, at) {
+        return *newline || pieces.get(at + 1).is_some_and(|next| next.before.newline && next.before.comments.is_empty());
+    }
     let operator = &pieces[at - 1].before;
-    !comments.is_empty() || is_infix(pieces, at - 1) && (*newline || operator.newline && operator.comments.is_empty())
+    is_infix(pieces, at - 1) && (*newline || operator.newline && operator.comments.is_empty())
 }

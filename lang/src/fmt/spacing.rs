@@ -47,10 +47,31 @@ fn is_ratio(pieces: &[Piece], at: usize) -> bool {
 pub fn is_infix(pieces: &[Piece], at: usize) -> bool {
     match &pieces[at].node {
         Node::Token(Kind::Operator, ":") => ends_for_head(pieces, at),
-        Node::Token(Kind::Operator, operator) => !matches!(*operator, "." | "@" | "!" | "..") && !is_prefix(pieces, at),
+        Node::Token(Kind::Operator, operator) => !matches!(*operator, "." | "@" | "!" | ".." | "|>") && !is_prefix(pieces, at),
         Node::Token(Kind::Word, "and" | "or" | "then") => at > 0 && !is_token(&pieces[at - 1].node, "."),
+        // Between the bindings of a `where`; elsewhere a comma ends the entry or stands in the head of a `for`.
+        Node::Token(Kind::Comma, _) => {
+            let mut before = (0..at).rev();
+            before
+                .find(|at| is_token(&pieces[*at].node, "for") || begins_bindings(pieces, *at))
+                .is_some_and(|at| !is_token(&pieces[at].node, "for"))
+        }
         _ => false,
     }
+}
+
+/// What goes on from the line before, at the beginning of its own.
+pub fn begins_tail(pieces: &[Piece], at: usize) -> bool {
+    is_token(&pieces[at].node, "|>") || begins_bindings(pieces, at)
+}
+
+/// The word `where` before bindings; before a parenthesis it is the function.
+pub fn begins_bindings(pieces: &[Piece], at: usize) -> bool {
+    let word = |node: &Node| matches!(node, Node::Token(Kind::Word, _));
+    is_token(&pieces[at].node, "where")
+        && at > 0
+        && is_value(pieces, at - 1)
+        && pieces.get(at + 1).is_some_and(|next| word(&next.node))
 }
 
 /// The colon of `for ...:`, not that of a label or a type.

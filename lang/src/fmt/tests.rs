@@ -157,10 +157,66 @@ fn what_does_not_parse_is_left_as_it_stands() {
 }
 
 #[test]
-fn parts_of_the_language_that_are_not_supported_yet_are_formatted() {
-    let formatted = format("sweep{beta in [ 0,1 ]}\nlet a = b|>c( 1 )");
-    assert_eq!(formatted.text, "sweep { beta in [0, 1] }\nlet a = b |> c(1)\n");
-    assert!(formatted.findings.is_empty());
+fn ranges_and_pipes() {
+    becomes("let a = b|>c( 1 )|>d", "let a = b |> c(1) |> d\n");
+    becomes("let a = b |>\nc(1) |>\n d", "let a = b\n  |> c(1)\n  |> d\n");
+    becomes("teacher a[r in 0 ..= 26]=b(r)", "teacher a[r in 0..=26] = b(r)\n");
+    becomes("let a = - 1 ..= - b", "let a = -1..=-b\n");
+}
+
+#[test]
+fn arms_of_a_match_have_their_arrows_in_one_column() {
+    becomes(
+        "let a = match{b and c->1,\nelse->live d @unpublished}",
+        "let a = match {\n  b and c -> 1\n  else    -> live d @unpublished\n}\n",
+    );
+    becomes(
+        "let a = 2*match{b->1,else->0}+f(match{else->1})",
+        "let a = 2 * match { b -> 1, else -> 0 } + f(match { else -> 1 })\n",
+    );
+    stays("let a = match {\n  b ->\n    1 +\n    2\n  // the rest\n  else -> match { c -> 2, else -> 3 }\n}\n");
+    stays("let a = match {\n  b    -> c where w = 1\n  else -> d\n}\n");
+}
+
+#[test]
+fn what_trails_a_value() {
+    becomes("teacher a=b+w*c where w=15*d,v = 1", "teacher a = b + w * c where w = 15 * d, v = 1\n");
+    stays("teacher a = b + w * c\n  where w = 15 * d,\n        v = where(e, 1, 2) // why\n");
+    becomes("teacher a =\nb where\nw = 1", "teacher a =\n  b\n  where w = 1\n");
+    stays("teacher a = b where w = 1,\n  v = 2\n");
+    stays("rollout a = b // one\n  // two\n  |> c\n  |> // three\n  d\n");
+    becomes(
+        "objective a {\nreduce=mean(token)by domain{target=1/3,clamp=0.05 ..= 20}\nb=1 }",
+        "objective a {\n  reduce = mean(token) by domain { target = 1/3, clamp = 0.05..=20 }\n  b      = 1\n}\n",
+    );
+    stays("objective a {\n  reduce = mean(token) by domain {\n    target = 1/3\n  }\n}\n");
+}
+
+#[test]
+fn the_axes_of_a_sweep_are_in_columns() {
+    becomes("sweep{beta in [ 0,1 ],k in[2]}", "sweep { beta in [0, 1], k in [2] }\n");
+    becomes("sweep{beta in [0,1]\nk in [2]}", "sweep {\n  beta in [0, 1]\n  k    in [2]\n}\n");
+}
+
+#[test]
+fn items_and_statements_of_every_kind() {
+    stays(concat!(
+        "template worked(exposure: fraction = 1) = \"{prompt}\\n{first(solution, exposure)}\"\n",
+        "divergence squeezed(u) = u * log(u) - (1 + u) * log((1 + u) / 2)\n",
+        "rollout drafts(n: count = 8) = sample(n: n) |> rewrite(\"a {_}\" -> \"b\")\n",
+        "panel duo = debate([big, mid]) { rounds = 2, confidence = integer(0..=100) }\n",
+        "teacher insider(exposure: fraction) = self { sees = worked(exposure) }\n",
+    ));
+    stays("eval a  { prompts = \"x.jsonl\", samples = 16 }\neval bc { prompts = \"y.jsonl\", samples = 1 }\n");
+    becomes(
+        "model a = train{trains student = b\ntrains guide=b{sees=c}\nstep one{updates=student}\nstep other{updates = guide}}",
+        "model a = train {\n  trains student = b\n  trains guide   = b { sees = c }\n  step one   { updates = student }\n  \
+         step other { updates = guide }\n}\n",
+    );
+    becomes(
+        "objective a {\nlet x[t in duo]=t.logp\nterm y[t in duo] = x[t]{when=b}\n}",
+        "objective a {\n  let x[t in duo] = t.logp\n  term y[t in duo] = x[t] { when = b }\n}\n",
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::context::{Context, Place};
 use super::scope::{self, Declared};
 use super::{ENTRY, Library, describe, hover};
 use crate::check::Analysis;
-use crate::check::functions::{self, Builtin, Kind};
+use crate::check::builtins::{self, Builtin, Kind, SupportName};
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{self, SignalName, Takes, Word};
 use crate::source::Span;
@@ -58,6 +58,7 @@ pub fn complete(source: &str, offset: u32, analysis: &Analysis, libraries: &dyn 
         Place::Import { path } => imports(&mut list, &path, &libraries()),
         Place::Key { owner, present } => keys(&mut list, &owner, &present),
         Place::Type => list.words(vocabulary::TYPES, CandidateKind::Type, 0),
+        Place::Parameter => list.scope_of(&context, |kind| kind == SymbolKind::Param),
         Place::Part => list.signals(vocabulary::PARTS, 0),
         Place::Arm => {
             list.keyword("for", "for d in domains: ...", 1);
@@ -119,7 +120,7 @@ impl List<'_> {
     }
 
     fn builtins(&mut self, wanted: impl Fn(&Builtin) -> bool, rank: u8) {
-        for builtin in functions::all().iter().filter(|builtin| wanted(builtin)) {
+        for builtin in builtins::all().iter().filter(|builtin| wanted(builtin)) {
             self.add(builtin.name, CandidateKind::Function, builtin.usage, "", builtin.name, rank);
         }
     }
@@ -174,7 +175,11 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
         Takes::Domains => matches!(kind, S::Domain | S::Turn),
         Takes::Objective => kind == S::Objective,
         Takes::Reward => kind == S::Reward,
-        Takes::Schedule | Takes::Count | Takes::Number | Takes::Formula => {
+        Takes::Rollout => kind == S::Rollout,
+        Takes::Teacher | Takes::Teachers => matches!(kind, S::Teacher | S::Turn | S::Panel),
+        Takes::Template => kind == S::Template,
+        Takes::Benchmark | Takes::Benchmarks => kind == S::Eval,
+        Takes::Schedule | Takes::Count | Takes::Number | Takes::Numbers | Takes::Formula | Takes::Condition => {
             matches!(kind, S::Fn | S::Schedule | S::Param | S::Let | S::LocalLet)
         }
         _ => false,
@@ -184,7 +189,7 @@ fn fits(kind: SymbolKind, takes: Takes) -> bool {
 fn items(list: &mut List, context: &Context) {
     let public = context.before(context.cut).is_some_and(|last| context.text(last) == "pub");
     for (rank, keyword) in words::ITEMS.iter().enumerate() {
-        let no_pub = matches!(*keyword, "experiment" | "compare" | "route" | "use");
+        let no_pub = matches!(*keyword, "experiment" | "compare" | "route" | "sweep" | "use");
         if !(public && no_pub) {
             list.keyword(keyword, item_shape(keyword), rank as u8);
         }
@@ -208,7 +213,13 @@ fn item_shape(keyword: &str) -> &'static str {
         "stage" => "stage name(start: model) = stage(...) { ... }",
         "schedule" => "schedule name = warmup(...)",
         "reward" => "reward name = command(...)",
+        "template" => "template name = \"{prompt} ...\"",
+        "rollout" => "rollout name = sample(...) |> ...",
+        "divergence" => "divergence name(u) = f(u)",
+        "panel" => "panel name = debate([...]) { ... }",
+        "eval" => "eval name { prompts = ..., reward = ... }",
         "param" => "param name: count = 1",
+        "sweep" => "sweep { name in [...] }",
         _ => "use std.opd.mopd",
     }
 }
@@ -241,6 +252,11 @@ fn item_kind(signature: &str) -> SymbolKind {
         Some("schedule") => SymbolKind::Schedule,
         Some("model") => SymbolKind::Model,
         Some("teacher") => SymbolKind::Teacher,
+        Some("template") => SymbolKind::Template,
+        Some("rollout") => SymbolKind::Rollout,
+        Some("divergence") => SymbolKind::Divergence,
+        Some("panel") => SymbolKind::Panel,
+        Some("eval") => SymbolKind::Eval,
         Some("param") => SymbolKind::Param,
         _ => SymbolKind::Let,
     }
@@ -248,12 +264,16 @@ fn item_kind(signature: &str) -> SymbolKind {
 
 fn keys(list: &mut List, owner: &str, present: &[String]) {
     for key in vocabulary::keys(owner).unwrap_or_default() {
-        if matches!(key.takes, Takes::NotYet) || present.iter().any(|set| set == key.name) {
+        if present.iter().any(|set| set == key.name) {
             continue;
         }
         let detail = if key.required { "must be set" } else { "may be left out" };
         let rank = if key.required { 0 } else { 1 };
         list.add(key.name, CandidateKind::Key, detail, &hover::key_text(key), &format!("{} = ", key.name), rank);
+    }
+    if owner == "train" {
+        list.keyword("trains", "trains name = model { ... }", 0);
+        list.keyword("step", "step name { updates = ... }", 0);
     }
     if owner == "objective" {
         list.keyword("term", "term name = ... * live student.logp", 0);
@@ -266,7 +286,7 @@ fn keys(list: &mut List, owner: &str, present: &[String]) {
 
 /// The names of the arguments that are not given yet.
 fn arguments(list: &mut List, callee: &str, given: &[String]) {
-    let written: Vec<(String, String)> = match (functions::find(callee), list.names.get(callee)) {
+    let written: Vec<(String, String)> = match (builtins::find(callee), list.names.get(callee)) {
         (Some(builtin), _) => builtin.parameters.iter().map(|name| ((*name).to_owned(), builtin.usage.to_owned())).collect(),
         (None, Some(id)) => describe::written_parameters(list.analysis, *id),
         (None, None) => Vec::new(),
@@ -285,26 +305,35 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
         }
         // Only the data knows its fields; a text is the author's.
         Takes::Field | Takes::Text => return,
+        Takes::Secret => return list.builtins(|builtin| builtin.kind == Kind::Environment, 0),
+        Takes::Metrics => {
+            list.words(vocabulary::METRICS, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::PassAt, 0);
+        }
+        Takes::Capability => {
+            list.words(vocabulary::CAPABILITIES, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::Support(SupportName::TopK), 0);
+        }
         Takes::Reduce => return list.builtins(|builtin| matches!(builtin.name, "mean" | "sum"), 0),
-        Takes::Role => return list.signals(&vocabulary::SIGNALS[..3], 0),
+        Takes::Role => return list.signals(&vocabulary::SIGNALS[..4], 0),
         Takes::Support => {
             list.words(vocabulary::FULL, CandidateKind::Word, 0);
-            return list.builtins(|builtin| builtin.kind == Kind::TopK, 0);
+            return list.builtins(|builtin| matches!(builtin.kind, Kind::Support(_)), 0);
         }
-        Takes::Rollout => return list.builtins(|builtin| builtin.kind == Kind::Rollout, 0),
-        Takes::Optimizer => return list.builtins(|builtin| builtin.kind == Kind::Optimizer, 0),
+        Takes::Rollout => return list.builtins(|builtin| matches!(builtin.kind, Kind::Rollout(_)), 0),
+        Takes::Optimizer => return list.builtins(|builtin| matches!(builtin.kind, Kind::Optimizer(_)), 0),
         Takes::Score => return list.builtins(|builtin| builtin.kind == Kind::Normalized, 0),
-        Takes::Reward => list.builtins(|builtin| builtin.kind == Kind::Reward, 0),
-        Takes::Schedule => list.builtins(|builtin| builtin.kind == Kind::Schedule, 1),
-        Takes::Model => list.builtins(|builtin| builtin.kind == Kind::Constructor, 1),
+        Takes::Reward => list.builtins(|builtin| matches!(builtin.kind, Kind::Reward(_)), 0),
+        Takes::Schedule => list.builtins(|builtin| matches!(builtin.kind, Kind::Schedule(_)), 1),
+        Takes::Model => list.builtins(|builtin| matches!(builtin.kind, Kind::Constructor(_)), 1),
         Takes::Domains => list.add("domains", CandidateKind::Signal, "every domain of the experiment", "", "domains", 0),
         _ => {}
     }
     let signals = context.sees_signals();
-    if matches!(takes, Takes::Formula) {
+    if matches!(takes, Takes::Formula | Takes::Condition) {
         list.builtins(|builtin| !signals || belongs_in_formula(builtin.kind), 2);
     }
-    if signals && matches!(takes, Takes::Formula | Takes::Number) {
+    if signals && matches!(takes, Takes::Formula | Takes::Condition | Takes::Number) {
         list.signals(vocabulary::SIGNALS, 1);
         if context.in_term() {
             list.keyword("live", "marks the factor that learns", 1);
@@ -314,8 +343,21 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
 }
 
 fn belongs_in_formula(kind: Kind) -> bool {
-    !matches!(
+    use Kind::*;
+    matches!(
         kind,
-        Kind::Schedule | Kind::Reward | Kind::Rollout | Kind::Optimizer | Kind::Normalized | Kind::Constructor | Kind::TopK
+        Elementwise(_)
+            | Softplus
+            | Bucket
+            | Extreme(..)
+            | Clip
+            | Where
+            | Reduce(_)
+            | Quantile
+            | Statistic(_)
+            | Scan(_)
+            | Memory(_)
+            | Divergence(_)
+            | Measure(_)
     )
 }

@@ -22,6 +22,8 @@ pub enum Place {
         present: Vec<String>,
     },
     Type,
+    /// A `param` of the file.
+    Parameter,
     /// After a role and a dot.
     Part,
     /// The condition of an arm of a route.
@@ -170,6 +172,8 @@ impl<'a> Context<'a> {
     pub fn sees_signals(&self) -> bool {
         match self.item_keyword() {
             "fn" => true,
+            // An edit reads what the rollout gave.
+            "rollout" => (self.item..self.cut).any(|at| self.is(at, "|>")),
             "objective" => self.open.iter().any(|open| self.text(*open) == "{"),
             _ => false,
         }
@@ -214,7 +218,7 @@ impl<'a> Context<'a> {
             None => true,
             Some(last) => match self.kind(last) {
                 TokenKind::Sign => self.text(last) == ",",
-                TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in"),
+                TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where"),
                 _ => true,
             },
         }
@@ -230,7 +234,7 @@ impl<'a> Context<'a> {
         if let Some(last) = self.before(end) {
             if self.is(last, ".") && self.item_keyword() != "use" {
                 let base = self.before(last).map_or("", |base| self.text(base));
-                return if matches!(base, "student" | "teacher" | "sampler") && self.sees_signals() {
+                return if matches!(base, "student" | "teacher" | "sampler" | "reference") && self.sees_signals() {
                     Place::Part
                 } else {
                     Place::Nothing
@@ -284,6 +288,7 @@ impl<'a> Context<'a> {
             ("param", None) if last.is_some_and(|last| self.is(last, ":")) => Place::Type,
             (_, None) => Place::Nothing,
             ("model" | "stage" | "teacher", _) => value(Takes::Model),
+            ("rollout", _) => value(Takes::Rollout),
             ("schedule", _) => value(Takes::Schedule),
             ("reward", _) => value(Takes::Reward),
             _ => value(Takes::Formula),
@@ -293,7 +298,7 @@ impl<'a> Context<'a> {
     fn ends_statement_after(&self, last: usize) -> bool {
         match self.kind(last) {
             TokenKind::Sign => false,
-            TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in"),
+            TokenKind::Word => !matches!(self.text(last), "then" | "and" | "or" | "not" | "live" | "in" | "where"),
             _ => true,
         }
     }
@@ -306,9 +311,15 @@ impl<'a> Context<'a> {
         let first_brace = (self.item..=open).find(|at| self.is(*at, "{"));
         if first_brace == Some(open)
             && first < open
-            && matches!(head, "experiment" | "compare" | "domain" | "objective" | "route")
+            && matches!(head, "experiment" | "compare" | "domain" | "objective" | "route" | "sweep" | "eval")
         {
             return head;
+        }
+        // The block behind the value of a term is the term's.
+        let around = self.open.iter().rposition(|other| *other == open).and_then(|at| Some(self.open[at.checked_sub(1)?]));
+        let of_term = |block: usize| self.is(block, "{") && self.is(self.segment(block, open), "term");
+        if around.is_some_and(of_term) && !self.is(last, "match") {
+            return "term";
         }
         if self.is(last, ")") {
             let mut depth = 0;
@@ -324,14 +335,28 @@ impl<'a> Context<'a> {
             }
             return "";
         }
-        self.text(last)
+        // `by domain { ... }`, `step name { ... }`
+        match self.before(last).map(|before| self.text(before)) {
+            Some(word @ ("by" | "step")) => word,
+            _ => self.text(last),
+        }
+    }
+
+    /// Whether a token is the word that begins an item with parameters, not a name or a role.
+    fn begins_item(&self, at: usize) -> bool {
+        words::PARAMETRIC.contains(&self.text(at))
+            && (at == 0 || self.is(at - 1, "pub") || self.kind(at - 1) == TokenKind::Newline)
     }
 
     fn in_block(&self, open: usize, end: usize) -> Place {
         let owner = self.owner(open);
         let start = self.segment(open, end);
-        if owner == "route" {
-            return self.in_route(start, end);
+        match owner {
+            "route" => return self.in_route(start, end),
+            // A condition or a value: both are expressions.
+            "match" => return value(Takes::Formula),
+            "sweep" => return self.in_sweep(start, end),
+            _ => {}
         }
         if start == end {
             return Place::Key { owner: owner.to_owned(), present: self.present(open) };
@@ -339,7 +364,7 @@ impl<'a> Context<'a> {
         if self.is(start, "route") {
             return Place::Nothing;
         }
-        let let_or_term = matches!(self.text(start), "let" | "term");
+        let let_or_term = matches!(self.text(start), "let" | "term" | "trains");
         let Some(assigned) = (start..end).find(|at| self.is(*at, "=")) else { return Place::Nothing };
         if let_or_term {
             return value(Takes::Formula);
@@ -351,6 +376,14 @@ impl<'a> Context<'a> {
             (_, Some(last)) if last == assigned => value(takes),
             _ => value(Takes::Formula),
         }
+    }
+
+    /// An axis is a `param` of the file; after `in` stands what it takes in turn.
+    fn in_sweep(&self, start: usize, end: usize) -> Place {
+        if start == end {
+            return Place::Parameter;
+        }
+        if (start..end).any(|at| self.is(at, "in")) { value(Takes::Formula) } else { Place::Nothing }
     }
 
     fn in_route(&self, start: usize, end: usize) -> Place {
@@ -403,7 +436,7 @@ impl<'a> Context<'a> {
         let start = self.segment(open, end);
         let callee = self.before(open).filter(|callee| self.kind(*callee) == TokenKind::Word);
         let Some(callee) = callee else { return value(Takes::Formula) };
-        let declares = matches!(self.before(callee).map(|keyword| self.text(keyword)), Some("objective" | "fn" | "stage"));
+        let declares = self.before(callee).is_some_and(|keyword| self.begins_item(keyword));
         let last = self.before(end);
         if declares {
             return match last.map(|last| self.text(last)) {
@@ -434,13 +467,13 @@ impl<'a> Context<'a> {
     }
 
     fn positional(&self, callee: &str, position: usize) -> Takes {
-        let builtin = crate::check::functions::find(callee);
+        let builtin = crate::check::builtins::find(callee);
         let parameter = builtin.and_then(|builtin| Some((builtin, *builtin.parameters.get(position)?)));
         parameter.map_or(Takes::Formula, |(builtin, parameter)| vocabulary::takes(builtin, parameter))
     }
 
     fn labelled(&self, callee: &str, label: &str) -> Takes {
-        let builtin = crate::check::functions::find(callee);
+        let builtin = crate::check::builtins::find(callee);
         builtin.map_or(Takes::Formula, |builtin| vocabulary::takes(builtin, label))
     }
 
@@ -499,7 +532,7 @@ impl<'a> Context<'a> {
     pub fn call(&self) -> Option<(usize, usize)> {
         self.open.iter().rev().find_map(|open| {
             let callee = self.before(*open).filter(|callee| self.kind(*callee) == TokenKind::Word)?;
-            let declares = matches!(self.before(callee).map(|keyword| self.text(keyword)), Some("objective" | "fn" | "stage"));
+            let declares = self.before(callee).is_some_and(|keyword| self.begins_item(keyword));
             (self.text(*open) == "(" && !declares).then_some((callee, *open))
         })
     }

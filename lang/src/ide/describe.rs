@@ -20,6 +20,12 @@ pub fn head(item: &Item, source: &str) -> String {
         ItemKind::Fn { name, parameters, .. } => callable("fn", &name.text, parameters),
         ItemKind::Stage { name, parameters, .. } => callable("stage", &name.text, parameters),
         ItemKind::Objective { name, parameters, .. } => callable("objective", &name.text, parameters),
+        ItemKind::Template { name, parameters, .. } => callable("template", &name.text, parameters),
+        ItemKind::Rollout { name, parameters, .. } => callable("rollout", &name.text, parameters),
+        ItemKind::Divergence { name, parameters, .. } => callable("divergence", &name.text, parameters),
+        ItemKind::Teacher { binding, parameters } if !parameters.is_empty() => {
+            callable("teacher", &binding.name.text, parameters)
+        }
         _ => shortened(&source[item.span.start as usize..item.span.end as usize]),
     }
 }
@@ -56,10 +62,10 @@ pub fn signature(analysis: &Analysis, id: SymbolId) -> String {
             Some(parameter) => written(parameter, source),
             None => symbol.name.clone(),
         },
-        SymbolKind::LocalLet | SymbolKind::Term => {
+        SymbolKind::LocalLet | SymbolKind::Term | SymbolKind::Trained | SymbolKind::Step => {
             format!("{} {}", symbol.kind.name(), shortened(analysis.sources.text(symbol.extent)))
         }
-        SymbolKind::Turn | SymbolKind::Carried => shortened(analysis.sources.text(symbol.extent)),
+        SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => shortened(analysis.sources.text(symbol.extent)),
         _ => match item(analysis, symbol) {
             Some(item) => head(item, source),
             None => format!("{} {}", symbol.kind.name(), symbol.name),
@@ -79,9 +85,13 @@ fn parameter<'a>(analysis: &'a Analysis, symbol: &Symbol) -> Option<&'a Paramete
 
 pub fn parameters(item: &Item) -> &[Parameter] {
     match &item.kind {
-        ItemKind::Fn { parameters, .. } | ItemKind::Stage { parameters, .. } | ItemKind::Objective { parameters, .. } => {
-            parameters
-        }
+        ItemKind::Fn { parameters, .. }
+        | ItemKind::Stage { parameters, .. }
+        | ItemKind::Objective { parameters, .. }
+        | ItemKind::Teacher { parameters, .. }
+        | ItemKind::Template { parameters, .. }
+        | ItemKind::Rollout { parameters, .. }
+        | ItemKind::Divergence { parameters, .. } => parameters,
         _ => &[],
     }
 }

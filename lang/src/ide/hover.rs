@@ -2,7 +2,7 @@
 
 use super::{ENTRY, describe};
 use crate::check::Analysis;
-use crate::check::functions::Builtin;
+use crate::check::builtins::Builtin;
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{Key, Takes};
 use crate::source::Span;

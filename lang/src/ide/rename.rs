@@ -3,7 +3,7 @@
 use super::ENTRY;
 use super::references::declared_target;
 use crate::check::index::{SymbolId, SymbolKind};
-use crate::check::{Analysis, functions, vocabulary};
+use crate::check::{Analysis, builtins, vocabulary};
 use crate::source::{FileId, Span};
 use crate::syntax::words;
 
@@ -38,7 +38,7 @@ pub fn check_new_name(analysis: &Analysis, id: SymbolId, new: &str) -> Result<()
         return Ok(());
     }
     let role = matches!(new, "student" | "teacher" | "sampler");
-    let has_meaning = functions::find(new).is_some() || vocabulary::signal(new).is_some() || new == "domains";
+    let has_meaning = builtins::find(new).is_some() || vocabulary::signal(new).is_some() || new == "domains";
     if has_meaning && !(role && matches!(symbol.kind, SymbolKind::Model | SymbolKind::Teacher)) {
         return Err(RenameProblem(format!("`{new}` has a meaning of its own in mopd")));
     }

@@ -52,6 +52,11 @@ fn item_kind(keyword: &str) -> Option<SymbolKind> {
         "schedule" => SymbolKind::Schedule,
         "model" => SymbolKind::Model,
         "teacher" => SymbolKind::Teacher,
+        "template" => SymbolKind::Template,
+        "rollout" => SymbolKind::Rollout,
+        "divergence" => SymbolKind::Divergence,
+        "panel" => SymbolKind::Panel,
+        "eval" => SymbolKind::Eval,
         "stage" => SymbolKind::Stage,
         "objective" => SymbolKind::Objective,
         _ => return None,
@@ -66,7 +71,7 @@ fn locals<'a>(context: &Context<'a>, found: &mut Vec<Declared<'a>>) {
     let statement = context.statement();
     let head = usize::from(text(0) == "pub");
     let mut body = 0;
-    if matches!(text(head), "objective" | "fn" | "stage") && text(head + 2) == "(" {
+    if words::PARAMETRIC.contains(&text(head)) && text(head + 2) == "(" {
         let mut depth = 0;
         for at in head + 2..words.len() {
             match text(at) {
@@ -86,7 +91,11 @@ fn locals<'a>(context: &Context<'a>, found: &mut Vec<Declared<'a>>) {
             continue;
         }
         match text(at - 1) {
-            "let" if text(at + 1) == "=" && at > head + 1 && words[at - 1] != statement => add(text(at), SymbolKind::LocalLet),
+            "let" if matches!(text(at + 1), "=" | "[") && at > head + 1 && words[at - 1] != statement => {
+                add(text(at), SymbolKind::LocalLet)
+            }
+            "trains" if text(at + 1) == "=" => add(text(at), SymbolKind::Trained),
+            "where" if text(at + 1) == "=" => add(text(at), SymbolKind::Where),
             "for" => add(text(at), SymbolKind::Turn),
             "[" if text(at + 1) == "in" => add(text(at), SymbolKind::Turn),
             "," if at >= 5 && text(at - 5) == "for" && text(at + 1) == "=" => add(text(at), SymbolKind::Carried),

@@ -79,9 +79,9 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
         Target::Symbol(id) => {
             let symbol = analysis.index.symbol(id);
             let meaning = match symbol.kind {
-                SymbolKind::Fn | SymbolKind::Stage => Meaning::Function,
+                SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence => Meaning::Function,
                 SymbolKind::Objective => Meaning::Class,
-                SymbolKind::Parameter | SymbolKind::Turn | SymbolKind::Carried => Meaning::Parameter,
+                SymbolKind::Parameter | SymbolKind::Turn | SymbolKind::Carried | SymbolKind::Where => Meaning::Parameter,
                 _ => Meaning::Variable,
             };
             (meaning, a_use.declares, analysis.sources.file(symbol.span.file).path.starts_with("std:"))
@@ -97,10 +97,14 @@ fn of_use(a_use: &Use, analysis: &Analysis) -> (Meaning, bool, bool) {
 }
 
 fn of_word(word: &str, next: &str, begins_line: bool) -> Option<(Meaning, bool, bool)> {
-    let keyword = words::RESERVED.contains(&word)
-        || (begins_line && (words::ITEMS.contains(&word) || words::UNSUPPORTED_ITEMS.contains(&word)));
-    let keyword =
-        keyword || (matches!(word, "route" | "experiment" | "compare") && matches!(next.bytes().next(), Some(b'{' | b'"')));
+    let keyword = words::RESERVED.contains(&word) || (begins_line && words::ITEMS.contains(&word));
+    let begins = |bytes: &[u8]| next.bytes().next().is_some_and(|first| bytes.contains(&first));
+    let named = begins_line && next.bytes().next().is_some_and(words::is_word_byte) && !words::RESERVED.contains(&next);
+    let keyword = keyword
+        || matches!(word, "route" | "experiment" | "compare" | "sweep" | "match") && begins(b"{\"")
+        // What trails a value stands before a name.
+        || matches!(word, "where" | "by") && next.bytes().next().is_some_and(words::is_word_byte)
+        || matches!(word, "trains" | "step") && named;
     if keyword {
         Some((Meaning::Keyword, false, false))
     } else if next == ":" {

@@ -4,7 +4,7 @@ use super::complete::named_items;
 use super::context::Context;
 use super::describe;
 use crate::check::Analysis;
-use crate::check::functions;
+use crate::check::builtins;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
@@ -21,7 +21,7 @@ pub fn signature_help(source: &str, offset: u32, analysis: &Analysis) -> Option<
     let context = Context::new(source, offset as usize);
     let (callee, open) = context.call()?;
     let name = context.text(callee);
-    let (listed, doc): (Vec<(String, String)>, String) = match functions::find(name) {
+    let (listed, doc): (Vec<(String, String)>, String) = match builtins::find(name) {
         Some(builtin) => {
             let required = |at: usize, name: &str| if at < builtin.required { name.to_owned() } else { format!("{name}?") };
             let listed = builtin.parameters.iter().enumerate().map(|(at, name)| ((*name).to_owned(), required(at, name)));

@@ -1,14 +1,16 @@
 //! The outline of a file.
 
+use super::ENTRY;
 use crate::check::Analysis;
 use crate::check::index::{SymbolId, SymbolKind};
 use crate::source::{FileId, Span};
 use crate::syntax::ast::ItemKind;
+use crate::syntax::parse;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
     pub name: String,
-    /// None for what has no name to be used: `experiment`, `compare`, `route`.
+    /// None for what has no name to be used: `experiment`, `compare`, `route`, `sweep`.
     pub kind: Option<SymbolKind>,
     pub detail: String,
     pub extent: Span,
@@ -38,7 +40,11 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
                 let keyword = Span { end: (item.span.start + 5).min(item.span.end), ..item.span };
                 outlines.push(unnamed("route", keyword, ""));
             }
-            ItemKind::Use(_) | ItemKind::Unsupported { .. } => {}
+            ItemKind::Sweep { .. } => {
+                let keyword = Span { end: (item.span.start + 5).min(item.span.end), ..item.span };
+                outlines.push(unnamed("sweep", keyword, ""));
+            }
+            ItemKind::Use(_) => {}
             _ => {
                 let own = ids.iter().copied().find(|id| {
                     let symbol = analysis.index.symbol(*id);
@@ -51,9 +57,36 @@ pub fn outline(analysis: &Analysis, file: FileId) -> Vec<Outline> {
     outlines
 }
 
+/// The named items of a file that nothing else is known of: parsing is enough.
+pub fn declarations(text: &str) -> Vec<Outline> {
+    let (tree, _) = parse(ENTRY, text);
+    let declared = tree.items.iter().filter_map(|item| {
+        let (name, kind) = (crate::check::declared_name(&item.kind)?, SymbolKind::of(&item.kind)?);
+        Some(Outline {
+            name: name.text.clone(),
+            kind: Some(kind),
+            detail: kind.name().to_owned(),
+            extent: item.span,
+            name_span: within(name.span, item.span),
+            children: Vec::new(),
+        })
+    });
+    declared.collect()
+}
+
 fn of_symbol(analysis: &Analysis, id: SymbolId, ids: &[SymbolId]) -> Outline {
     let symbol = analysis.index.symbol(id);
-    let shown = |kind| matches!(kind, SymbolKind::Parameter | SymbolKind::LocalLet | SymbolKind::Term);
+    let shown = |kind| {
+        matches!(
+            kind,
+            SymbolKind::Parameter
+                | SymbolKind::LocalLet
+                | SymbolKind::Term
+                | SymbolKind::Where
+                | SymbolKind::Trained
+                | SymbolKind::Step
+        )
+    };
     let children = ids.iter().copied().filter(|child| {
         let child = analysis.index.symbol(*child);
         child.owner == Some(id) && shown(child.kind)

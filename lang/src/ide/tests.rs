@@ -1,8 +1,9 @@
 //! What editors are told, at a `<CURSOR>`.
 
+use super::context::{Context, Place};
 use super::testing::{GOOD, MODULES, check, cursor};
 use super::*;
-use crate::check::vocabulary::{self, Takes};
+use crate::check::vocabulary;
 
 fn labels(marked: &str) -> Vec<String> {
     let (text, offset) = cursor(marked);
@@ -47,8 +48,8 @@ fn the_top_level_proposes_items() {
 fn a_block_proposes_the_settings_that_it_lacks() {
     let gap = within("  prompts   = 2\n", "  <CURSOR>\n");
     proposes(&gap, &["prompts", "domains", "route"], &["objective", "steps", "samples", "start"]);
-    proposes("experiment \"a\" { <CURSOR> }", &["seed", "out"], &["device"]);
-    proposes("domain a { prompts = \"x\", <CURSOR>", &["reward", "share"], &["prompts", "limits"]);
+    proposes("experiment \"a\" { <CURSOR> }", &["seed", "out", "device"], &["steps"]);
+    proposes("domain a { prompts = \"x\", <CURSOR>", &["reward", "share", "limits"], &["prompts"]);
     proposes("model m = llama {\n  layers = 2\n  w<CURSOR>\n", &["width", "tokenizer"], &["layers"]);
     proposes("objective o(k: count = 2) {\n  <CURSOR>", &["term", "let", "reduce", "select"], &["k"]);
 }
@@ -125,6 +126,46 @@ fn routes_propose_domains_and_teachers() {
 }
 
 #[test]
+fn the_new_forms_propose_what_fits() {
+    proposes("param beta: count = 1\nlet k = 2\nsweep { <CURSOR> }", &["beta"], &["k", "student"]);
+    proposes("let k = 2\nparam beta: count = 1\nsweep { beta in [<CURSOR>] }", &["k"], &[]);
+    proposes("objective o {\n  term t = match { <CURSOR> }\n}", &["student", "reward"], &["domain"]);
+    proposes("objective o {\n  term t = match { correct -> <CURSOR> }\n}", &["live", "student"], &["steps"]);
+    proposes("rollout r = <CURSOR>", &["sample"], &["student"]);
+    proposes("rollout r(n: <CURSOR>) = sample(n: n)", &["count"], &["student"]);
+    proposes("rollout r = sample(n: 1) |> keep(<CURSOR>", &["reward"], &[]);
+    proposes("teacher t(a: fraction) = self { sees = f(<CURSOR>) }", &["a"], &[]);
+    proposes("objective o {\n  let x[t in duo] = t.logp\n  term y = <CURSOR>\n}", &["x"], &[]);
+    proposes("model m = train {\n  <CURSOR>\n}", &["trains", "step"], &["term"]);
+    proposes("objective o {\n  <CURSOR>\n}", &["term", "let"], &["trains"]);
+    proposes("<CURSOR>", &["template", "rollout", "divergence", "panel", "eval", "sweep"], &[]);
+}
+
+#[test]
+fn a_block_belongs_to_what_it_says() {
+    let owner = |marked: &str| {
+        let (text, offset) = cursor(marked);
+        match Context::new(&text, offset as usize).place() {
+            Place::Key { owner, .. } => owner,
+            other => panic!("{marked}: {other:?}"),
+        }
+    };
+    for (marked, expected) in [
+        ("objective o {\n  term t = f(a) { <CURSOR> }\n}", "term"),
+        ("objective o {\n  term t = match { a -> b, else -> c } { <CURSOR> }\n}", "term"),
+        ("objective o {\n  term t = f(g { <CURSOR> })\n}", "g"),
+        ("objective o {\n  reduce = mean(token) by domain { <CURSOR> }\n}", "by"),
+        ("model m = train {\n  step one { <CURSOR> }\n}", "step"),
+        ("model m = train {\n  trains one = start { <CURSOR> }\n}", "start"),
+        ("eval easy { <CURSOR> }", "eval"),
+        ("panel duo = debate([a, b]) { <CURSOR> }", "debate"),
+        ("teacher t(a: fraction) = self.ema(0.9) { <CURSOR> }", "ema"),
+    ] {
+        assert_eq!(owner(marked), expected, "{marked}");
+    }
+}
+
+#[test]
 fn types_are_proposed_after_a_colon() {
     proposes("objective o(k: <CURSOR>", &["count", "nats"], &["student"]);
     proposes("param k: <CURSOR>", &["count"], &["student"]);
@@ -196,11 +237,9 @@ fn the_checker_knows_exactly_the_words_that_are_proposed() {
 }
 
 #[test]
-fn every_argument_of_every_builtin_is_described() {
-    for builtin in crate::check::functions::all() {
-        for parameter in builtin.parameters {
-            assert!(!matches!(vocabulary::takes(builtin, parameter), Takes::NotYet), "{} {parameter}", builtin.name);
-        }
+fn every_builtin_is_described() {
+    for builtin in crate::check::builtins::all().iter().chain(crate::check::builtins::losses()) {
+        assert!(builtin.doc.ends_with('.') && builtin.usage.contains(builtin.name), "{}", builtin.name);
     }
 }
 
@@ -218,7 +257,7 @@ fn hover_tells_kind_value_and_doc() {
     let label = hover_at(&within("clip_at: 5", "clip_<CURSOR>at: 5")).expect("a hover");
     assert!(label.contains("clip_at: nats = 5") && label.contains("Parameter of objective `mopd`."), "{label}");
     let key = hover_at(&within("prompts   = 2\n", "prom<CURSOR>pts   = 2\n")).expect("a hover");
-    assert!(key.contains("Prompts a step."), "{key}");
+    assert!(key.contains("Prompts a step"), "{key}");
     let signal = hover_at(&within("-gap * live student.logp", "-gap * live student.lo<CURSOR>gp")).expect("a hover");
     assert!(signal.contains(".logp: logp[token]"), "{signal}");
     let builtin = hover_at(&within("sample(n: 1", "sam<CURSOR>ple(n: 1")).expect("a hover");
@@ -237,6 +276,61 @@ fn references_reach_what_the_evaluator_never_visits() {
     let id = declared_target(&analysis, ENTRY, offset).expect("a symbol");
     assert_eq!(references(&analysis, id, true).len(), 2);
     assert_eq!(references(&analysis, id, false).len(), 1);
+}
+
+#[test]
+fn names_in_every_form_lead_to_their_declarations() {
+    let text = r#"param beta: fraction = 0.5
+sweep { beta in [0, 1] }
+template hint(exposure: fraction) = "{first(solution, exposure)}"
+teacher insider(much: fraction) = self { sees = hint(much) }
+teacher star = logits(base) + w * logits(base) where v = beta, w = v
+rollout good(count: count = 8) = sample(n: count) |> keep(match { beta > 0 -> correct, else -> true })
+panel duo = debate([star, insider]) { rounds = 2 }
+eval easy { samples = 8 }
+model base = train {
+  trains follower = base
+  trains guide    = base
+  step follow { updates = follower, objective = mine(guide) }
+}
+objective mine(who: teacher) {
+  let each[t in duo] = t.logp * star.w
+  term all[t in duo] = each[t] * live student.logp { weight = beta }
+  reduce = mean(token) by domain { target = beta }
+}
+compare "x" { models = [base.guide, base], on = [easy], rollout = good }
+"#;
+    let analysis = check(text);
+    let places = |name: &str, count: usize| {
+        let offset = text.find(&format!(" {name}")).expect("it is declared") as u32 + 1;
+        let id = declared_target(&analysis, ENTRY, offset).unwrap_or_else(|| panic!("`{name}` is no symbol"));
+        assert_eq!(references(&analysis, id, true).len(), count, "{name}");
+    };
+    places("beta", 6);
+    places("hint", 2);
+    places("insider", 2);
+    places("star", 3);
+    places("w = v", 3);
+    places("v = beta", 2);
+    places("good", 2);
+    places("duo", 3);
+    places("easy", 2);
+    places("follower", 2);
+    places("guide", 3);
+    places("each", 2);
+    places("all", 1);
+    let inner = |marked: &str, expected: usize| {
+        let (_, offset) = cursor(&text.replacen(&marked.replace("<CURSOR>", ""), marked, 1));
+        let id = declared_target(&analysis, ENTRY, offset).unwrap_or_else(|| panic!("`{marked}` is no symbol"));
+        assert_eq!(references(&analysis, id, true).len(), expected, "{marked}");
+    };
+    inner("(mu<CURSOR>ch: fraction", 2);
+    inner("(cou<CURSOR>nt: count", 2);
+    inner("each[t<CURSOR> in", 2);
+    inner("all[t<CURSOR> in", 2);
+    inner("step fol<CURSOR>low", 1);
+    // Inside a template's text nothing is a name yet.
+    inner("(expo<CURSOR>sure: fraction", 1);
 }
 
 #[test]
@@ -292,7 +386,7 @@ fn signatures_follow_the_argument() {
     let (start, end) = help.parameters[1];
     assert_eq!(&help.label[start..end], "low");
     let help = at("let a = zscore(max(1, 2), deviation: <CURSOR>").expect("a signature");
-    assert_eq!((help.label.as_str(), help.active), ("zscore(x, over, deviation)", Some(2)));
+    assert_eq!((help.label.as_str(), help.active), ("zscore(x, over, deviation, among?)", Some(2)));
     assert_eq!(at("let a = 1 + <CURSOR>"), None);
 }
 
@@ -332,6 +426,13 @@ fn words_are_coloured_by_what_they_mean() {
     assert_eq!(meaning("seed"), Some(Meaning::Property));
     assert_eq!(meaning("count = 4"), Some(Meaning::Type));
     assert_eq!(meaning("/// How"), Some(Meaning::Comment));
+    let text = "let match = 1\nlet step = 2\nlet a = match { step > 1 -> match, else -> where(step, 1, 2) } where w = 1\nsweep { step in [1] }\n\
+                model m = train {\n  trains x = y\n  step z { every = 1 }\n  step = 3\n}\nobjective o { reduce = sum(token) by domain { target = 1 } }\n";
+    let tokens = semantic_tokens(text, &check(text));
+    let keywords = tokens.iter().filter(|token| token.meaning == Meaning::Keyword);
+    let keywords: Vec<&str> = keywords.map(|token| &text[token.start as usize..token.end as usize]).collect();
+    let expected = ["let", "let", "let", "match", "else", "where", "sweep", "in", "model", "trains", "step", "objective", "by"];
+    assert_eq!(keywords, expected);
 }
 
 #[test]

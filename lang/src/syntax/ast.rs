@@ -67,8 +67,44 @@ pub enum ItemKind {
     },
     /// `model name[index in family] = value`
     Model(Binding),
-    /// `teacher name[index in family] = value { ... }`
-    Teacher(Binding),
+    /// `teacher name[index in family] = value { ... }`, or `teacher name(parameters) = value { ... }`
+    Teacher {
+        binding: Binding,
+        parameters: Vec<Parameter>,
+    },
+    /// `template name(parameters) = "text with {slots}"`
+    Template {
+        name: Name,
+        parameters: Vec<Parameter>,
+        text: Expr,
+    },
+    /// `divergence name(u, parameters) = generator`
+    Divergence {
+        name: Name,
+        parameters: Vec<Parameter>,
+        body: Expr,
+    },
+    /// `rollout name(parameters) = value`
+    Rollout {
+        name: Name,
+        parameters: Vec<Parameter>,
+        body: Expr,
+    },
+    /// `panel name = debate([...]) { ... }`
+    Panel {
+        name: Name,
+        value: Expr,
+    },
+    /// `sweep { beta in [0, 1], k in [16, 64] }`
+    Sweep {
+        span: Span,
+        axes: Vec<Index>,
+    },
+    /// `eval name { ... }`
+    Eval {
+        name: Name,
+        block: Block,
+    },
     /// `stage name(from: model, ...) = body`
     Stage {
         name: Name,
@@ -87,10 +123,6 @@ pub enum ItemKind {
     Compare {
         name: Text,
         block: Block,
-    },
-    /// A kind of item that the language has but that is not built yet: `sweep`, `template`, `panel`, ...
-    Unsupported {
-        keyword: Name,
     },
 }
 
@@ -143,10 +175,14 @@ pub struct Block {
 pub enum Statement {
     /// `key = value @mark`
     Entry(Entry),
-    /// `let name = value`
-    Let { name: Name, value: Expr },
-    /// `term name = value`
-    Term { name: Name, value: Expr, block: Option<Block> },
+    /// `let name = value`, or one per element: `let name[t in panel] = value`
+    Let { name: Name, index: Option<Index>, value: Expr },
+    /// `term name = value { ... }`, or one per element: `term name[t in panel] = value`
+    Term { name: Name, index: Option<Index>, value: Expr, block: Option<Block> },
+    /// `trains name = model { ... }`: one of the models that a `train` stage trains together.
+    Trains { name: Name, value: Expr },
+    /// `step name { ... }`: one kind of update of a `train` stage.
+    Step { name: Name, block: Block },
     /// `route { ... }` for this stage alone
     Route(Route),
 }
@@ -253,8 +289,42 @@ pub enum ExprKind {
         carried: Option<Box<Carried>>,
         body: Box<Expr>,
     },
+    /// `match { condition -> value, else -> value }`
+    Match {
+        arms: Vec<MatchArm>,
+    },
+    /// `0..=100`: both ends belong to it.
+    Range {
+        low: Box<Expr>,
+        high: Box<Expr>,
+    },
+    /// `sample(...) |> keep(correct)`
+    Pipe {
+        value: Box<Expr>,
+        through: Box<Expr>,
+    },
+    /// `logits(a) + w * logits(b) where w = tv(a, b)`
+    Where {
+        value: Box<Expr>,
+        bindings: Vec<(Name, Expr)>,
+    },
+    /// `mean(token, over: batch) by domain { ... }`
+    By {
+        value: Box<Expr>,
+        axis: Name,
+        block: Block,
+    },
     /// What could not be parsed; a diagnostic has been reported.
     Error,
+}
+
+/// `condition -> value @mark`
+#[derive(Clone, Debug)]
+pub struct MatchArm {
+    pub span: Span,
+    pub condition: Condition,
+    pub value: Expr,
+    pub marks: Vec<Mark>,
 }
 
 /// `previous = start`

@@ -8,3 +8,4 @@ pub(crate) mod words;
 
 pub(crate) use parse::top_level;
 pub use parse::{KnownFile, parse};
+pub use words::{ITEMS, RESERVED};

@@ -51,6 +51,13 @@ impl<T: Shifted> Shifted for Box<T> {
     }
 }
 
+impl<A: Shifted, B: Shifted> Shifted for (A, B) {
+    fn shift(&mut self, shift: Shift) {
+        self.0.shift(shift);
+        self.1.shift(shift);
+    }
+}
+
 /// In place where nobody else holds it.
 impl<T: Shifted + Clone> Shifted for Rc<T> {
     fn shift(&mut self, shift: Shift) {
@@ -111,6 +118,7 @@ structs! {
     Expr { span, kind }
     Carried { name, start }
     Argument { name, value }
+    MatchArm { span, condition, value, marks }
 
     Diagnostic { code, severity, message, primary, related, help, fix }
     Label { span, text }
@@ -128,17 +136,24 @@ enums! {
         Reward { name, value },
         Schedule { name, value },
         Model(binding),
-        Teacher(binding),
+        Teacher { binding, parameters },
+        Template { name, parameters, text },
+        Divergence { name, parameters, body },
+        Rollout { name, parameters, body },
+        Panel { name, value },
+        Sweep { span, axes },
+        Eval { name, block },
         Stage { name, parameters, body },
         Route(route),
         Objective { name, parameters, body },
-        Compare { name, block },
-        Unsupported { keyword }
+        Compare { name, block }
     }
     Statement {
         Entry(entry),
-        Let { name, value },
-        Term { name, value, block },
+        Let { name, index, value },
+        Term { name, index, value, block },
+        Trains { name, value },
+        Step { name, block },
         Route(route)
     }
     Condition { When(condition), Else }
@@ -158,6 +173,11 @@ enums! {
         Versus { left, right },
         Then { first, second },
         For { index, carried, body },
+        Match { arms },
+        Range { low, high },
+        Pipe { value, through },
+        Where { value, bindings },
+        By { value, axis, block },
         Error
     }
 }

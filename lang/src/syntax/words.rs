@@ -14,12 +14,18 @@ pub const ITEMS: &[&str] = &[
     "stage",
     "schedule",
     "reward",
+    "template",
+    "rollout",
+    "divergence",
+    "panel",
+    "eval",
     "param",
+    "sweep",
     "use",
 ];
 
-/// Words that begin an item of a kind that is not built yet.
-pub const UNSUPPORTED_ITEMS: &[&str] = &["sweep", "template", "panel", "eval", "divergence", "rollout"];
+/// Items that may have parameters.
+pub const PARAMETRIC: &[&str] = &["objective", "fn", "stage", "teacher", "template", "rollout", "divergence"];
 
 /// Words that can't be names.
 pub const RESERVED: &[&str] =
@@ -33,10 +39,12 @@ pub enum LineHead {
     Item,
     /// `let name` or `route {`.
     ItemOrStatement,
-    /// `term name`
+    /// `term name`, `trains name =` or `step name {`
     Statement,
     /// `key =`
     Entry,
+    /// `where name =` or `|>`: goes on from the line before.
+    Tail,
     /// `{`
     Brace,
     /// `)`, `]` or `}`
@@ -83,6 +91,7 @@ fn head(text: &str) -> LineHead {
         return match text.bytes().next() {
             None => LineHead::End,
             Some(b'{') => LineHead::Brace,
+            _ if text.starts_with("|>") => LineHead::Tail,
             Some(b')' | b']' | b'}') => LineHead::CloseBracket,
             Some(_) => LineHead::Other,
         };
@@ -91,19 +100,27 @@ fn head(text: &str) -> LineHead {
     if public {
         (word, rest) = split_word(rest);
     }
-    let (next, _) = split_word(rest);
+    let (next, after) = split_word(rest);
     let named = !next.is_empty() && !RESERVED.contains(&next);
     let head = match word {
         "let" if named => LineHead::ItemOrStatement,
         "route" if rest.starts_with('{') => LineHead::ItemOrStatement,
         "term" if named => LineHead::Statement,
+        "trains" if named && assigns(after) => LineHead::Statement,
+        "step" if named && after.starts_with('{') => LineHead::Statement,
+        "where" if named && assigns(after) => LineHead::Tail,
         "experiment" | "compare" if rest.starts_with('"') => LineHead::Item,
         "sweep" if rest.starts_with('{') => LineHead::Item,
-        _ if named && (ITEMS.contains(&word) || UNSUPPORTED_ITEMS.contains(&word)) => LineHead::Item,
-        _ if rest.starts_with('=') && !rest.starts_with("==") => LineHead::Entry,
+        _ if named && ITEMS.contains(&word) => LineHead::Item,
+        _ if assigns(rest) => LineHead::Entry,
         _ => LineHead::Other,
     };
     if public && head == LineHead::ItemOrStatement { LineHead::Item } else { head }
+}
+
+/// Whether a value follows, given with `=`.
+fn assigns(rest: &str) -> bool {
+    rest.starts_with('=') && !rest.starts_with("==")
 }
 
 /// Signs of more than one character, those that begin alike with the longest first; some belong to other languages.

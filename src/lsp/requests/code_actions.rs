@@ -1,8 +1,9 @@
-//! The way out of a finding, as an edit.
+//! The ways out of a finding, as edits: its fix, and for a warning the comment that silences it.
 
 use std::collections::HashMap;
 
 use lsp_types::{CodeAction, CodeActionKind, CodeActionOrCommand, CodeActionParams, TextEdit, WorkspaceEdit};
+use mopd_lang::check::allow;
 
 use super::super::dispatch::Failure;
 use super::super::session::{ENTRY, Session};
@@ -19,20 +20,24 @@ pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeAct
     let (start, end) = (lines.offset(params.range.start) as u32, lines.offset(params.range.end) as u32);
     let mut actions = Vec::new();
     for finding in &document.analysis.diagnostics {
-        let (span, Some(fix)) = (finding.primary.span, &finding.fix) else { continue };
+        let span = finding.primary.span;
         if span.file != ENTRY || span.end < start || end < span.start {
             continue;
         }
-        let Some(place) = session.location(&document.analysis, fix.span) else { continue };
-        let edit = TextEdit { range: place.range, new_text: fix.replacement.clone() };
-        actions.push(CodeActionOrCommand::CodeAction(CodeAction {
-            title: fix.title.clone(),
-            kind: Some(CodeActionKind::QUICKFIX),
-            diagnostics: Some(vec![session.finding(document, finding)]),
-            edit: Some(WorkspaceEdit { changes: Some(HashMap::from([(place.uri, vec![edit])])), ..WorkspaceEdit::default() }),
-            is_preferred: Some(true),
-            ..CodeAction::default()
-        }));
+        let silence = allow::insertion(&document.analysis.sources, finding);
+        let fixes = finding.fix.iter().map(|fix| (fix, true)).chain(silence.iter().map(|fix| (fix, false)));
+        for (fix, preferred) in fixes {
+            let Some(place) = session.location(&document.analysis, fix.span) else { continue };
+            let edit = TextEdit { range: place.range, new_text: fix.replacement.clone() };
+            actions.push(CodeActionOrCommand::CodeAction(CodeAction {
+                title: fix.title.clone(),
+                kind: Some(CodeActionKind::QUICKFIX),
+                diagnostics: Some(vec![session.finding(document, finding)]),
+                edit: Some(WorkspaceEdit { changes: Some(HashMap::from([(place.uri, vec![edit])])), ..WorkspaceEdit::default() }),
+                is_preferred: Some(preferred),
+                ..CodeAction::default()
+            }));
+        }
     }
     Ok(actions)
 }

@@ -36,7 +36,7 @@ fn kind(kind: CandidateKind) -> CompletionItemKind {
         CandidateKind::Function => CompletionItemKind::FUNCTION,
         CandidateKind::Module => CompletionItemKind::MODULE,
         CandidateKind::Type => CompletionItemKind::TYPE_PARAMETER,
-        CandidateKind::Symbol(SymbolKind::Fn | SymbolKind::Stage) => CompletionItemKind::FUNCTION,
+        CandidateKind::Symbol(SymbolKind::Fn | SymbolKind::Stage | SymbolKind::Divergence) => CompletionItemKind::FUNCTION,
         CandidateKind::Symbol(SymbolKind::Objective) => CompletionItemKind::CLASS,
         CandidateKind::Symbol(SymbolKind::Let | SymbolKind::Param) => CompletionItemKind::CONSTANT,
         CandidateKind::Symbol(_) => CompletionItemKind::VARIABLE,

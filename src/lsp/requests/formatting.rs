@@ -1,18 +1,39 @@
-//! The canonical layout of a document: what `mopd fmt` would write.
+//! The canonical layout: of a document, what `mopd fmt` would write; of a part, what can be done for it alone. Small edits, so
+//! that cursors and marks stay where they are. What does not parse stays as it is.
 
-use lsp_types::{DocumentFormattingParams, Range, TextEdit};
+use lsp_types::{DocumentFormattingParams, DocumentOnTypeFormattingParams, DocumentRangeFormattingParams, TextEdit};
+use mopd_lang::fmt::{self, Edit};
 
+use super::super::convert::Lines;
 use super::super::dispatch::Failure;
 use super::super::session::Session;
 
-/// One edit of the whole document, or none where nothing changes. What does not parse stays as it is.
 pub fn answer(session: &Session, params: DocumentFormattingParams) -> Result<Vec<TextEdit>, Failure> {
     let document = super::document(session, &params.text_document.uri)?;
-    let formatted = mopd_lang::fmt::format(&document.text).text;
-    if formatted == document.text {
-        return Ok(Vec::new());
-    }
+    Ok(converted(&session.lines(document), fmt::edits(&document.text)))
+}
+
+pub fn range(session: &Session, params: DocumentRangeFormattingParams) -> Result<Vec<TextEdit>, Failure> {
+    let document = super::document(session, &params.text_document.uri)?;
     let lines = session.lines(document);
-    let range = Range { start: lines.position(0), end: lines.position(document.text.len()) };
-    Ok(vec![TextEdit { range, new_text: formatted }])
+    let (start, end) = (lines.offset(params.range.start), lines.offset(params.range.end));
+    // A selection of whole lines ends before the first character of the next.
+    let end = if end > start && document.text[..end].ends_with('\n') { end - 1 } else { end };
+    Ok(converted(&lines, fmt::edits_in(&document.text, start.min(end)..end.max(start))))
+}
+
+/// Editors ask right after the character is in the text, with the place behind it.
+pub fn on_type(session: &Session, params: DocumentOnTypeFormattingParams) -> Result<Vec<TextEdit>, Failure> {
+    let (document, lines, offset) = super::place(session, &params.text_document_position)?;
+    let edits = match params.ch.as_str() {
+        "}" => fmt::edits_on_close(&document.text, offset as usize),
+        "\n" => fmt::edits_on_newline(&document.text, offset as usize),
+        _ => Vec::new(),
+    };
+    Ok(converted(&lines, edits))
+}
+
+fn converted(lines: &Lines, edits: Vec<Edit>) -> Vec<TextEdit> {
+    let convert = |edit: Edit| TextEdit { range: lines.range(edit.range.start, edit.range.end), new_text: edit.text };
+    edits.into_iter().map(convert).collect()
 }

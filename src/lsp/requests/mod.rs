@@ -9,6 +9,7 @@ pub mod formatting;
 pub mod highlight;
 pub mod hover;
 pub mod inlay_hints;
+pub mod links;
 pub mod references;
 pub mod rename;
 pub mod selection;
@@ -44,13 +45,13 @@ fn markdown(value: String) -> MarkupContent {
 fn symbol_kind(kind: Option<index::SymbolKind>) -> SymbolKind {
     use index::SymbolKind as Kind;
     match kind {
-        Some(Kind::Fn | Kind::Stage) => SymbolKind::FUNCTION,
+        Some(Kind::Fn | Kind::Stage | Kind::Divergence | Kind::Step) => SymbolKind::FUNCTION,
         Some(Kind::Objective) => SymbolKind::CLASS,
         Some(Kind::Domain) => SymbolKind::NAMESPACE,
-        Some(Kind::Model | Kind::Teacher) => SymbolKind::OBJECT,
+        Some(Kind::Model | Kind::Teacher | Kind::Panel | Kind::Trained) => SymbolKind::OBJECT,
         Some(Kind::Term) => SymbolKind::FIELD,
-        Some(Kind::Let | Kind::Schedule | Kind::Reward) => SymbolKind::CONSTANT,
-        Some(Kind::Param | Kind::Parameter | Kind::LocalLet | Kind::Turn | Kind::Carried) => SymbolKind::VARIABLE,
+        Some(Kind::Let | Kind::Schedule | Kind::Reward | Kind::Template | Kind::Rollout | Kind::Eval) => SymbolKind::CONSTANT,
+        Some(Kind::Param | Kind::Parameter | Kind::LocalLet | Kind::Turn | Kind::Carried | Kind::Where) => SymbolKind::VARIABLE,
         None => SymbolKind::MODULE,
     }
 }

@@ -1,4 +1,4 @@
-//! Where a name is used: in this file, what it imports, and the open files that import its declaration.
+//! Where a name is used: in this file, what it imports, and the files that import its declaration, open or in the editor's folders.
 
 use lsp_types::{Location, ReferenceParams};
 use mopd_lang::check::Analysis;
@@ -14,10 +14,11 @@ pub fn answer(session: &Session, params: ReferenceParams) -> Result<Option<Vec<L
     Ok(Some(everywhere(session, document, id, params.context.include_declaration)))
 }
 
-/// Every place of every open document's analysis that names the symbol, each once, sorted.
+/// Every place that names the symbol, in every open document's analysis and in those of the editor's folders, each once, sorted.
 pub fn everywhere(session: &Session, document: &Document, id: SymbolId, with_declaration: bool) -> Vec<Location> {
+    let closed = closed(session, document, id);
     let mut found = Vec::new();
-    for (analysis, id) in views(session, document, id) {
+    for (analysis, id) in views(session, document, &closed, id) {
         let spans = ide::references(analysis, id, with_declaration);
         found.extend(spans.into_iter().filter_map(|span| session.location(analysis, span)));
     }
@@ -26,13 +27,24 @@ pub fn everywhere(session: &Session, document: &Document, id: SymbolId, with_dec
     found
 }
 
-/// The symbol as every open document's analysis knows it: by the file and place of its declaration.
-pub fn views<'a>(session: &'a Session, document: &'a Document, id: SymbolId) -> impl Iterator<Item = (&'a Analysis, SymbolId)> {
+/// The analyses of files that are not open and may name the symbol. Only what is public can be named elsewhere.
+pub fn closed(session: &Session, document: &Document, id: SymbolId) -> Vec<Analysis> {
+    let symbol = document.analysis.index.symbol(id);
+    if symbol.public || symbol.owner.is_some() { session.closed_naming(&symbol.name) } else { Vec::new() }
+}
+
+/// The symbol as each analysis knows it: by the file and place of its declaration.
+pub fn views<'a>(
+    session: &'a Session,
+    document: &'a Document,
+    closed: &'a [Analysis],
+    id: SymbolId,
+) -> impl Iterator<Item = (&'a Analysis, SymbolId)> {
     let span = document.analysis.index.symbol(id).span;
     let path = &document.analysis.sources.file(span.file).path;
-    session.documents().filter_map(move |other| {
-        let (file, _) = other.analysis.sources.files().find(|(_, file)| file.path == *path)?;
-        let id = other.analysis.index.declared_at(mopd_lang::source::Span { file, ..span })?;
-        Some((&other.analysis, id))
+    session.documents().map(|other| &other.analysis).chain(closed).filter_map(move |analysis| {
+        let (file, _) = analysis.sources.files().find(|(_, file)| file.path == *path)?;
+        let id = analysis.index.declared_at(mopd_lang::source::Span { file, ..span })?;
+        Some((analysis, id))
     })
 }

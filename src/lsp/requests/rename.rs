@@ -1,4 +1,4 @@
-//! One name for another, in this file, what it imports, and the open files that import it.
+//! One name for another, in this file, what it imports, and the files that import it, open or in the editor's folders.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,8 @@ pub fn prepare(session: &Session, params: TextDocumentPositionParams) -> Result<
 pub fn answer(session: &Session, params: RenameParams) -> Result<WorkspaceEdit, Failure> {
     let (document, _, offset) = super::place(session, &params.text_document_position)?;
     let (id, _) = ide::renameable(&document.analysis, offset).map_err(|problem| Failure::refused(problem.0))?;
-    for (analysis, id) in references::views(session, document, id) {
+    let closed = references::closed(session, document, id);
+    for (analysis, id) in references::views(session, document, &closed, id) {
         ide::check_new_name(analysis, id, &params.new_name).map_err(|problem| Failure::refused(problem.0))?;
     }
     let mut changes: HashMap<Uri, Vec<TextEdit>> = HashMap::new();

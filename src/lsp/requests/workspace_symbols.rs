@@ -1,10 +1,11 @@
-//! Items by name, in the open files and everything that they import.
+//! Items by name: in the open files and everything that they import, and in the other files of the editor's folders.
 
 use std::collections::HashSet;
 
-use lsp_types::{SymbolInformation, WorkspaceSymbolParams};
+use lsp_types::{Location, SymbolInformation, WorkspaceSymbolParams};
 use mopd_lang::ide;
 
+use super::super::convert::Lines;
 use super::super::dispatch::Failure;
 use super::super::session::Session;
 use super::document_symbols::information;
@@ -21,6 +22,18 @@ pub fn answer(session: &Session, params: WorkspaceSymbolParams) -> Result<Vec<Sy
                 if outline.kind.is_some() && matches(&outline.name, &params.query) {
                     found.extend(session.location(&document.analysis, outline.extent).map(|place| information(&outline, place)));
                 }
+            }
+        }
+    }
+    for file in session.closed_files() {
+        if !seen.insert(file.path.clone()) {
+            continue;
+        }
+        let Some(address) = session.uri(&file.path) else { continue };
+        let lines = Lines::new(&file.text, session.client.encoding);
+        for outline in ide::declarations(&file.text) {
+            if matches(&outline.name, &params.query) {
+                found.push(information(&outline, Location::new(address.clone(), lines.range_of(outline.extent))));
             }
         }
     }

@@ -146,3 +146,21 @@ fn what_is_no_checkpoint() {
     place.worker("os.kill(os.getpid(), signal.SIGKILL)");
     place.mopd_with_worker(&["sample", "m", "--prompt", "x"]).is(1, &["error[worker-died]", "memory"]);
 }
+
+#[test]
+fn a_measurement_says_of_what_it_is_and_what_came_out() {
+    let place = Place::new();
+    let brief = ["bench", "check", "--runs", "2", "--keystrokes", "4", "--edits", "2"];
+    let said = place.mopd(&brief).is(0, &[]);
+    for part in ["lines", "bytes", "five errors", "2 runs: median", "4 keystrokes: p99", "ms |", "after 2 edits more"] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    let figures = place.mopd(&[&brief[..], &["--json"]].concat()).is(0, &[]).json();
+    assert!(figures["check"]["file"]["lines"].as_u64().is_some_and(|lines| lines >= 500), "{figures}");
+    assert!(figures["keystroke"]["file"]["lines"].as_u64().is_some_and(|lines| lines >= 5_000), "{figures}");
+    assert_eq!((&figures["check"]["milliseconds"]["count"], &figures["memory"]["edits"]), (&2.into(), &2.into()));
+    assert_eq!(std::fs::read_dir(place.path(".")).expect("a folder").count(), 0, "nothing is left behind");
+    place.mopd(&["bench", "distill"]).is(2, &["error[not-supported-yet]"]);
+    place.mopd(&["bench", "chek"]).is(2, &["error[unknown-command]", "mopd bench check"]);
+    place.mopd(&["bench", "check", "--runs", "0"]).is(2, &["--runs"]);
+}

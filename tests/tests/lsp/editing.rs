@@ -1,4 +1,10 @@
 //! Long sessions: whatever is typed, the findings are those of a fresh check, and memory stays where it was.
+//!
+//! `./x test` makes 2,000 random edits. `MOPD_EDITS=100000 ./x test` makes as many as that says; with `--nocapture` the test tells how long
+//! they took and what memory the server had at the beginning and at the end.
+
+use std::process::Command;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -52,10 +58,26 @@ const PIECES: &[&str] = &[
     " ",
     "@",
     "reduce = mean(token)",
+    "([{([{",
+    ")}])",
+    "}}}",
+    "\"𝒜",
+    "// allow(unused-domain): é",
+    "\u{feff}",
+    "domain é { prompts = \"漢\" }\n",
 ];
 
+/// A position in the units that were agreed on.
+fn place(text: &str, at: usize, utf8: bool) -> Value {
+    let mut place = position_of(text, at);
+    if utf8 {
+        place["character"] = json!(at - text[..at].rfind('\n').map_or(0, |at| at + 1));
+    }
+    place
+}
+
 /// One change that an editor could send, and what it makes of the text.
-fn edit(random: &mut Random, text: &mut String) -> Value {
+fn edit(random: &mut Random, text: &mut String, utf8: bool) -> Value {
     let boundary = |random: &mut Random, text: &str| {
         let mut at = text.floor_char_boundary(random.below(text.len() + 1));
         // No cursor stands between the two halves of a line end.
@@ -76,7 +98,7 @@ fn edit(random: &mut Random, text: &mut String) -> Value {
         _ => start,
     };
     let new = PIECES[random.below(PIECES.len())];
-    let range = json!({ "start": position_of(text, start), "end": position_of(text, end) });
+    let range = json!({ "start": place(text, start, utf8), "end": place(text, end, utf8) });
     text.replace_range(start..end, new);
     json!({ "range": range, "text": new })
 }
@@ -88,67 +110,116 @@ fn memory(process: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-#[test]
-fn thousands_of_edits_end_in_the_findings_of_a_fresh_check() {
-    const EDITS: usize = 4_000;
-    let mut workspace = Workspace::new();
+/// Code and place of every finding, as the editor is told them.
+type Findings = Vec<(Value, Value, Value)>;
+
+fn published(findings: &[Value]) -> Findings {
+    let shown = |finding: &Value| (finding["code"].clone(), finding["range"]["start"].clone(), finding["range"]["end"].clone());
+    findings.iter().map(shown).collect()
+}
+
+/// What a check from scratch says of a text.
+fn fresh(path: &str, text: &str, utf8: bool) -> Findings {
+    let analysis = mopd_tests::check(path, text);
+    let own = analysis.diagnostics.iter().filter(|finding| finding.primary.span.file == mopd_lang::ide::ENTRY);
+    let shown = own.map(|finding| {
+        let span = finding.primary.span;
+        (json!(finding.code.name()), place(text, span.start as usize, utf8), place(text, span.end as usize, utf8))
+    });
+    shown.collect()
+}
+
+/// Every feature survives whatever the text is.
+fn ask_everything(workspace: &mut Workspace, place: &Value) {
+    let document = json!({ "uri": workspace.uri("a.mopd") });
+    for method in ["hover", "completion", "signatureHelp", "definition", "documentHighlight"] {
+        workspace.ask(&format!("textDocument/{method}"), "a.mopd", place.clone(), json!({}));
+    }
+    workspace.ask("textDocument/references", "a.mopd", place.clone(), json!({ "context": { "includeDeclaration": true } }));
+    // Most places have no name that could be changed.
+    let rename = json!({ "textDocument": document, "position": place, "newName": "other" });
+    let _ = workspace.client.attempt("textDocument/rename", rename);
+    for method in ["foldingRange", "documentSymbol", "semanticTokens/full", "documentLink"] {
+        workspace.client.request(&format!("textDocument/{method}"), json!({ "textDocument": document }));
+    }
+    let options = json!({ "tabSize": 2, "insertSpaces": true });
+    workspace.client.request("textDocument/formatting", json!({ "textDocument": document, "options": options }));
+    let everything = json!({ "start": { "line": 0, "character": 0 }, "end": place });
+    for (method, more) in [("rangeFormatting", json!(options)), ("inlayHint", Value::Null)] {
+        let params = json!({ "textDocument": document, "range": everything, "options": more });
+        workspace.client.request(&format!("textDocument/{method}"), params);
+    }
+    let params = json!({ "textDocument": document, "range": everything, "context": { "diagnostics": [] } });
+    workspace.client.request("textDocument/codeAction", params);
+    for character in ["}", "\n"] {
+        workspace.ask("textDocument/onTypeFormatting", "a.mopd", place.clone(), json!({ "ch": character, "options": options }));
+    }
+    workspace.client.request("textDocument/selectionRange", json!({ "textDocument": document, "positions": [place] }));
+}
+
+fn edits_end_in_the_findings_of_a_fresh_check(edits: usize, seed: u64, utf8: bool) {
+    let encodings = if utf8 { json!(["utf-8"]) } else { json!(["utf-16"]) };
+    let mut workspace = Workspace::with_capabilities(json!({ "general": { "positionEncodings": encodings } }));
     workspace.open("a.mopd", GOOD);
     let uri = workspace.uri("a.mopd");
     let path = workspace.path("a.mopd").display().to_string();
-    let mut random = Random(7);
+    let mut random = Random(seed);
     let mut text = GOOD.to_owned();
-    let mut early = None;
-    for version in 2..EDITS {
+    let started = Instant::now();
+    let (mut early, mut made, mut version) = (None, 0, 1);
+    while made < edits {
+        version += 1;
         // Typing sends one change at a time; some editors send several at once. Now and then all is undone.
         let changes: Vec<Value> = match version % 40 {
             0 => {
                 text = GOOD.to_owned();
                 vec![json!({ "text": GOOD })]
             }
-            1..30 => vec![edit(&mut random, &mut text)],
-            _ => (0..3).map(|_| edit(&mut random, &mut text)).collect(),
+            1..30 => vec![edit(&mut random, &mut text, utf8)],
+            _ => (0..3).map(|_| edit(&mut random, &mut text, utf8)).collect(),
         };
+        made += changes.len();
         let document = json!({ "uri": uri, "version": version });
         workspace.client.notify("textDocument/didChange", json!({ "textDocument": document, "contentChanges": changes }));
-        let published = workspace.client.findings(&uri);
-        if version % 10 == 0 || version > EDITS - 50 {
-            let fresh = mopd_tests::check(&path, &text);
-            let own = fresh.diagnostics.iter().filter(|finding| finding.primary.span.file == mopd_lang::ide::ENTRY);
-            let expected: Vec<(Value, Value, Value)> = own
-                .map(|finding| {
-                    let span = finding.primary.span;
-                    let place = |at: u32| position_of(&text, at as usize);
-                    (json!(finding.code.name()), place(span.start), place(span.end))
-                })
-                .collect();
-            let found: Vec<(Value, Value, Value)> = published
-                .iter()
-                .map(|finding| (finding["code"].clone(), finding["range"]["start"].clone(), finding["range"]["end"].clone()))
-                .collect();
-            assert_eq!(found, expected, "after {version} edits:\n{text}");
+        let findings = workspace.client.findings(&uri);
+        if version % 10 == 0 || made + 100 > edits {
+            assert_eq!(published(&findings), fresh(&path, &text, utf8), "after {made} edits:\n{text}");
         }
         if version % 97 == 0 {
-            // Every feature survives whatever the text is.
             let at = text.floor_char_boundary(random.below(text.len() + 1));
-            let place = position_of(&text, at);
-            for method in ["hover", "completion", "signatureHelp", "definition", "documentHighlight"] {
-                workspace.ask(&format!("textDocument/{method}"), "a.mopd", place.clone(), json!({}));
-            }
-            for method in ["foldingRange", "documentSymbol", "semanticTokens/full"] {
-                workspace.client.request(&format!("textDocument/{method}"), json!({ "textDocument": { "uri": uri } }));
-            }
-            let options = json!({ "tabSize": 2, "insertSpaces": true });
-            workspace.client.request("textDocument/formatting", json!({ "textDocument": { "uri": uri }, "options": options }));
-            workspace
-                .client
-                .request("textDocument/selectionRange", json!({ "textDocument": { "uri": uri }, "positions": [place] }));
+            ask_everything(&mut workspace, &place(&text, at, utf8));
         }
         if version == 400 {
             early = memory(workspace.client.process.id());
         }
     }
+    let late = memory(workspace.client.process.id());
+    println!(
+        "{made} edits, {:.1} s; memory: {early:?} KiB after 400 changes, {late:?} KiB at the end",
+        started.elapsed().as_secs_f64()
+    );
+    // What the server made of all the edits is the text that was edited: the same as were it sent whole, and as `mopd check` has it.
+    let edited = workspace.replace("a.mopd", version + 1, &text);
+    assert_eq!(published(&edited), fresh(&path, &text, utf8));
+    workspace.write("a.mopd", &text);
+    let checked = Command::new(mopd_tests::mopd()).args(["check", "--format", "json", &path]).output().expect("mopd starts");
+    let checked: Vec<Value> = serde_json::from_slice(&checked.stdout).expect("a list of findings");
+    let code = |findings: &[Value]| findings.iter().map(|finding| finding["code"].clone()).collect::<Vec<Value>>();
+    assert_eq!(code(&checked), code(&edited));
     // Bounded generously: what must not happen is growth with every edit.
-    if let (Some(early), Some(late)) = (early, memory(workspace.client.process.id())) {
+    if let (Some(early), Some(late)) = (early, late) {
         assert!(late < early + 16 * 1024, "{early} KiB became {late} KiB");
+    }
+}
+
+#[test]
+fn random_edits_end_in_the_findings_of_a_fresh_check() {
+    let edits = match std::env::var("MOPD_EDITS") {
+        Ok(number) => number.parse().expect("MOPD_EDITS is a number"),
+        Err(_) => 2_000,
+    };
+    // In both ways of counting columns.
+    for (seed, utf8) in [(7, false), (8, true)] {
+        edits_end_in_the_findings_of_a_fresh_check(edits / 2, seed, utf8);
     }
 }

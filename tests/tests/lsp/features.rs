@@ -160,43 +160,6 @@ fn colours_follow_the_legend_and_count_utf16() {
 }
 
 #[test]
-fn every_fix_is_a_code_action() {
-    let mut workspace = Workspace::new();
-    let wrong = GOOD.replace("clip_at: 5", "clipat: 5");
-    let findings = workspace.open("a.mopd", &wrong);
-    let uri = workspace.uri("a.mopd");
-    let params = json!({ "textDocument": { "uri": uri }, "range": findings[0]["range"], "context": { "diagnostics": findings } });
-    let actions = workspace.client.request("textDocument/codeAction", params.clone());
-    let [action] = &actions.as_array().expect("actions")[..] else { panic!("{actions}") };
-    assert_eq!((&action["title"], &action["kind"]), (&json!("change to `clip_at`"), &json!("quickfix")));
-    assert_eq!(action["diagnostics"][0], findings[0]);
-    let edit = &action["edit"]["changes"][&uri][0];
-    let fixed = wrong.replace(slice(&wrong, &edit["range"]), edit["newText"].as_str().expect("a text"));
-    assert_eq!(workspace.replace("a.mopd", 2, &fixed), [Value::Null; 0]);
-    let mut only = params;
-    only["context"]["only"] = json!(["refactor"]);
-    assert_eq!(workspace.client.request("textDocument/codeAction", only), json!([]));
-}
-
-#[test]
-fn a_document_is_laid_out_as_the_formatter_does() {
-    let mut workspace = Workspace::new();
-    let careless = "let   é =  1\nlet longer=2 // 𝒜";
-    workspace.open("a.mopd", careless);
-    let uri = workspace.uri("a.mopd");
-    let options = json!({ "tabSize": 2, "insertSpaces": true });
-    let ask = json!({ "textDocument": { "uri": uri }, "options": options });
-    let edits = workspace.client.request("textDocument/formatting", ask.clone());
-    let [edit] = edits.as_array().expect("edits").as_slice() else { panic!("one edit: {edits}") };
-    assert_eq!(slice(careless, &edit["range"]), careless);
-    let formatted = mopd_lang::fmt::format(careless).text;
-    assert_eq!(edit["newText"], json!(formatted));
-    workspace.open("b.mopd", &formatted);
-    let ask = json!({ "textDocument": { "uri": workspace.uri("b.mopd") }, "options": options });
-    assert_eq!(workspace.client.request("textDocument/formatting", ask), json!([]));
-}
-
-#[test]
 fn folds_and_selections_follow_the_brackets() {
     let mut workspace = Workspace::new();
     workspace.open("a.mopd", GOOD);

@@ -1,10 +1,14 @@
 //! The language server, driven over its real protocol: every feature, half-typed text, positions, errors, long sessions.
 
+mod actions;
 mod client;
 mod editing;
 mod features;
+mod layout;
+mod links;
 mod names;
 mod protocol;
+mod roots;
 
 use std::path::PathBuf;
 
@@ -130,4 +134,14 @@ fn offset(text: &str, position: &Value) -> usize {
         here
     });
     within.map_or(text.len(), |(at, _)| start + at)
+}
+
+/// The text after the edits of an answer, which are sorted and all relative to the text before.
+fn apply(text: &str, edits: &Value) -> String {
+    let mut new = text.to_owned();
+    for edit in edits.as_array().expect("edits").iter().rev() {
+        let (start, end) = (offset(text, &edit["range"]["start"]), offset(text, &edit["range"]["end"]));
+        new.replace_range(start..end, edit["newText"].as_str().expect("a text"));
+    }
+    new
 }

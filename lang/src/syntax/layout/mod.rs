@@ -107,6 +107,10 @@ struct Open {
     at: usize,
     /// Operators and closed brackets since the last separator: a bound on how deep the expression's tree can be.
     operators: usize,
+    /// Holds arms: `condition -> value`.
+    arms: bool,
+    /// A `->` has led from the condition of this arm to its value.
+    led: bool,
 }
 
 /// The last token of the line so far.
@@ -115,6 +119,8 @@ enum Last {
     Nothing,
     /// The line goes on after it.
     Operator,
+    /// The word `where`: its bindings may begin on the next line.
+    Where,
     Comma,
     OpenBracket,
     Value,
@@ -151,7 +157,7 @@ impl<'a> Scanner<'a> {
             out: Vec::new(),
             at: 0,
             complete: false,
-            open: vec![Open { bracket: 0, at: 0, operators: 0 }],
+            open: vec![Open { bracket: 0, at: 0, operators: 0, arms: false, led: false }],
             depth: 0,
             last: Last::Nothing,
             next_line: (0, LineHead::Other),
@@ -290,7 +296,10 @@ impl<'a> Scanner<'a> {
             );
             self.blank(at, next);
             return;
-        } else if self.last == Last::Operator && head == LineHead::Other {
+        } else if self.last == Last::Operator && head == LineHead::Other
+            || self.last == Last::Where && matches!(head, LineHead::Other | LineHead::Entry)
+            || self.last == Last::Value && head == LineHead::Tail
+        {
             self.replace(at, at + 1).fill(b' ');
             return;
         }
@@ -304,7 +313,7 @@ impl<'a> Scanner<'a> {
     fn separate(&mut self) {
         if let Some(open) = self.open.last_mut() {
             self.depth -= open.operators;
-            open.operators = 0;
+            (open.operators, open.led) = (0, false);
         }
     }
 
@@ -346,7 +355,10 @@ impl<'a> Scanner<'a> {
         if self.depth >= MAX_DEPTH {
             return self.too_deep();
         }
-        self.open.push(Open { bracket, at, operators: 0 });
+        let before = self.text[..at].trim_end();
+        let owner = ["match", "route"].into_iter().find_map(|word| before.strip_suffix(word));
+        let arms = bracket == b'{' && owner.is_some_and(|before| !before.ends_with(words::is_word));
+        self.open.push(Open { bracket, at, operators: 0, arms, led: false });
         self.depth += 1;
         self.last = Last::OpenBracket;
         self.at += 1;
@@ -432,13 +444,19 @@ impl<'a> Scanner<'a> {
         let word = &self.text[self.at..self.at + length];
         let after_dot = self.at > 0 && self.bytes[self.at - 1] == b'.';
         let operator = !after_dot && matches!(word, "and" | "or" | "not" | "then" | "live" | "for");
-        if operator && self.depth >= MAX_DEPTH {
+        // `where(` is the function.
+        let tail = !after_dot && word == "where" && !words::split_word(&self.text[self.at..]).1.starts_with('(');
+        if (operator || tail) && self.depth >= MAX_DEPTH {
             return self.too_deep();
         }
-        if operator {
+        if operator || tail {
             self.count();
         }
-        self.last = if operator { Last::Operator } else { Last::Value };
+        self.last = match (operator, tail) {
+            (true, _) => Last::Operator,
+            (_, true) => Last::Where,
+            _ => Last::Value,
+        };
         self.at += length;
     }
 
@@ -461,16 +479,23 @@ impl<'a> Scanner<'a> {
     }
 
     fn operator(&mut self) {
-        const LONG: [&str; 13] = ["->", "==", "!=", "<=", ">=", "||", "&&", "**", "..=", "..", "|>", ":=", "=>"];
         let rest = &self.text[self.at..];
-        let token = LONG.into_iter().find(|token| rest.starts_with(token)).unwrap_or(&rest[..1]);
-        if !matches!(token, "=" | ":" | "@") {
+        let token = words::SIGNS.iter().copied().find(|token| rest.starts_with(token)).unwrap_or(&rest[..1]);
+        let leads = token == "->" && self.open.last().is_some_and(|open| open.arms && !open.led);
+        if leads {
+            // The condition is behind us: it stands beside the value, not around it.
+            self.separate();
+            if let Some(open) = self.open.last_mut() {
+                open.led = true;
+            }
+        } else if !matches!(token, "=" | ":" | "@") {
             if self.depth >= MAX_DEPTH {
                 return self.too_deep();
             }
             self.count();
         }
-        let runs_on = token.starts_with(['+', '-', '*', '/', '^', '<', '>', '=', '|', '&', ':']) || token == "!=";
+        let runs_on =
+            token.starts_with(['+', '-', '*', '/', '^', '<', '>', '=', '|', '&', ':']) || matches!(token, "!=" | ".." | "..=");
         self.last = if runs_on { Last::Operator } else { Last::Value };
         self.at += token.len();
     }

@@ -15,7 +15,11 @@ use crate::syntax::layout::Layout;
 pub enum Broken {
     Item,
     Statement,
+    /// Of a route.
     Arm,
+    MatchArm,
+    /// Of a sweep.
+    Axis,
 }
 
 pub struct Builder<'a> {
@@ -30,7 +34,7 @@ pub struct Builder<'a> {
     /// Documentation lines of the pieces before.
     earlier_docs: Vec<String>,
     /// Column of the last broken line, while nothing sound has followed it.
-    last_broken: Option<usize>,
+    pub last_broken: Option<usize>,
 }
 
 /// What one piece of a file leaves to the next.
@@ -146,7 +150,6 @@ impl<'a> Builder<'a> {
             return self.use_item(pair).map(ItemKind::Use);
         }
         let mut parts = Parts::default();
-        let mut keyword = None;
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::name => parts.name = Some(self.name(&part)),
@@ -154,23 +157,19 @@ impl<'a> Builder<'a> {
                 Rule::block => parts.block = Some(self.block(part)),
                 Rule::arms => parts.arms = Some(self.arms(part)),
                 Rule::family => parts.family = self.family(part),
-                Rule::parameters => parts.parameters = Some((self.span(&part), self.parameters(part))),
+                Rule::parameters => parts.parameters = self.parameters(part),
                 Rule::parameter => return Some(ItemKind::Param(self.parameter(part)?)),
                 Rule::assign => self.assign(part, false),
                 Rule::value => parts.value = self.value(part),
-                Rule::kw_unsupported => keyword = Some(self.name(&part)),
+                Rule::axes => parts.axes = Some((self.span(&part), self.axes(part))),
                 _ => {}
             }
-        }
-        if let Some((span, _)) = parts.parameters.as_ref().filter(|_| rule == Rule::teacher_item) {
-            self.unsupported(*span, "a teacher with parameters");
-            parts.value = parts.value.map(lost);
         }
         if let Some(index) = parts.family.as_ref().filter(|_| rule == Rule::let_item) {
             self.unsupported(index.name.span, "a `let` with an index");
             parts.value = parts.value.map(lost);
         }
-        let parameters = parts.parameters.map(|(_, parameters)| parameters).unwrap_or_default();
+        let parameters = parts.parameters;
         Some(match rule {
             Rule::experiment_item => ItemKind::Experiment { name: parts.text?, block: parts.block? },
             Rule::compare_item => ItemKind::Compare { name: parts.text?, block: parts.block? },
@@ -180,11 +179,22 @@ impl<'a> Builder<'a> {
             Rule::reward_item => ItemKind::Reward { name: parts.name?, value: parts.value? },
             Rule::schedule_item => ItemKind::Schedule { name: parts.name?, value: parts.value? },
             Rule::model_item => ItemKind::Model(Binding { name: parts.name?, index: parts.family, value: parts.value? }),
-            Rule::teacher_item => ItemKind::Teacher(Binding { name: parts.name?, index: parts.family, value: parts.value? }),
+            Rule::teacher_item => {
+                let binding = Binding { name: parts.name?, index: parts.family, value: parts.value? };
+                ItemKind::Teacher { binding, parameters }
+            }
+            Rule::template_item => ItemKind::Template { name: parts.name?, parameters, text: parts.value? },
+            Rule::divergence_item => ItemKind::Divergence { name: parts.name?, parameters, body: parts.value? },
+            Rule::rollout_item => ItemKind::Rollout { name: parts.name?, parameters, body: parts.value? },
+            Rule::panel_item => ItemKind::Panel { name: parts.name?, value: parts.value? },
+            Rule::eval_item => ItemKind::Eval { name: parts.name?, block: parts.block? },
+            Rule::sweep_item => {
+                let (span, axes) = parts.axes?;
+                ItemKind::Sweep { span, axes }
+            }
             Rule::stage_item => ItemKind::Stage { name: parts.name?, parameters, body: parts.value? },
             Rule::route_item => ItemKind::Route(parts.arms?),
             Rule::objective_item => ItemKind::Objective { name: parts.name?, parameters, body: parts.block? },
-            Rule::unsupported_item => ItemKind::Unsupported { keyword: keyword? },
             _ => return None,
         })
     }
@@ -266,23 +276,47 @@ impl<'a> Builder<'a> {
         self.report(finding);
     }
 
-    /// An expression and what may trail it in the full language.
-    fn value(&mut self, pair: Pair<'a, Rule>) -> Option<Expr> {
-        let mut value = None;
+    /// An expression and its tail: `where w = ...` or `by domain { ... }`.
+    pub fn value(&mut self, pair: Pair<'a, Rule>) -> Option<Expr> {
+        let mut parts = pair.into_inner();
+        let value = self.expression(parts.find(|part| part.as_rule() == Rule::expression)?);
+        let Some(tail) = parts.next() else { return Some(value) };
+        let mut span = value.span;
+        let value = Box::new(value);
+        let kind = match tail.as_rule() {
+            Rule::by_tail => {
+                let (mut axis, mut block) = (None, None);
+                for part in tail.into_inner() {
+                    match part.as_rule() {
+                        Rule::name => axis = Some(self.name(&part)),
+                        Rule::block => block = Some(self.block(part)),
+                        _ => {}
+                    }
+                }
+                let block = block?;
+                span = span.to(block.span);
+                ExprKind::By { value, axis: axis?, block }
+            }
+            _ => {
+                let bindings = tail.into_inner().filter(|part| part.as_rule() == Rule::where_binding);
+                let bindings: Vec<(Name, Expr)> = bindings.filter_map(|binding| self.where_binding(binding)).collect();
+                span = bindings.last().map_or(span, |(_, last)| span.to(last.span));
+                ExprKind::Where { value, bindings }
+            }
+        };
+        Some(Expr { span, kind })
+    }
+
+    fn where_binding(&mut self, pair: Pair<'a, Rule>) -> Option<(Name, Expr)> {
+        let (mut name, mut value) = (None, None);
         for part in pair.into_inner() {
             match part.as_rule() {
+                Rule::name => name = Some(self.name(&part)),
                 Rule::expression => value = Some(self.expression(part)),
-                Rule::unsupported_tail => {
-                    let word = part.as_str().split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-                    let start = self.span(&part);
-                    let span = Span { end: start.start + word.len() as u32, ..start };
-                    self.unsupported(span, &format!("`{word}` after a value"));
-                    value = value.map(lost);
-                }
                 _ => {}
             }
         }
-        value
+        Some((name?, value?))
     }
 
     // ---- Blocks ----
@@ -312,7 +346,6 @@ impl<'a> Builder<'a> {
 
     fn statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {
         let rule = pair.as_rule();
-        let span = self.span(&pair);
         let mut parts = Parts::default();
         let mut marks = Vec::new();
         for part in pair.into_inner() {
@@ -320,33 +353,30 @@ impl<'a> Builder<'a> {
                 Rule::name | Rule::key => parts.name = Some(self.name(&part)),
                 Rule::family => parts.family = self.family(part),
                 Rule::assign => self.assign(part, rule == Rule::entry),
-                Rule::value => parts.value = self.value(part),
+                Rule::inner_value => parts.value = self.value(part),
+                Rule::block => parts.block = Some(self.block(part)),
                 Rule::mark => marks.extend(self.mark(part)),
                 Rule::arms => parts.arms = Some(self.arms(part)),
-                Rule::kw_unsupported_statement => self.unsupported(self.span(&part), &format!("`{}`", part.as_str())),
                 _ => {}
             }
         }
-        if let Some(index) = &parts.family {
-            let what = if rule == Rule::term_statement { "a `term` with an index" } else { "a `let` with an index" };
-            self.unsupported(self.span_at(span.start as usize, index.name.span.end as usize), what);
-            parts.value = parts.value.map(lost);
-        }
         match rule {
-            Rule::let_statement => Some(Statement::Let { name: parts.name?, value: parts.value? }),
+            Rule::let_statement => Some(Statement::Let { name: parts.name?, index: parts.family, value: parts.value? }),
             Rule::term_statement => {
                 let mut value = parts.value?;
                 let end = value.span.end;
                 let block = take_block(&mut value, end, self.text());
-                Some(Statement::Term { name: parts.name?, value, block })
+                Some(Statement::Term { name: parts.name?, index: parts.family, value, block })
             }
+            Rule::trains_statement => Some(Statement::Trains { name: parts.name?, value: parts.value? }),
+            Rule::step_statement => Some(Statement::Step { name: parts.name?, block: parts.block? }),
             Rule::route_statement => Some(Statement::Route(parts.arms?)),
             Rule::entry => Some(Statement::Entry(Entry { key: parts.name?, value: parts.value?, marks })),
             _ => None,
         }
     }
 
-    fn mark(&mut self, pair: Pair<'a, Rule>) -> Option<Mark> {
+    pub fn mark(&mut self, pair: Pair<'a, Rule>) -> Option<Mark> {
         let (mut name, mut argument) = (None, None);
         for part in pair.into_inner() {
             match part.as_rule() {
@@ -356,52 +386,6 @@ impl<'a> Builder<'a> {
             }
         }
         Some(Mark { name: name?, argument })
-    }
-
-    fn arms(&mut self, pair: Pair<'a, Rule>) -> Route {
-        let span = self.span(&pair);
-        let mut arms = Vec::new();
-        let outer = self.last_broken.take();
-        for part in pair.into_inner() {
-            match part.as_rule() {
-                Rule::arm => {
-                    self.last_broken = None;
-                    arms.extend(self.arm(part));
-                }
-                Rule::bad_arm => {
-                    let span = self.span(&part);
-                    self.broken(part, Broken::Arm);
-                    let lost = Expr { span, kind: ExprKind::Error };
-                    arms.push(Arm { span, index: None, condition: Condition::When(lost.clone()), target: lost });
-                }
-                _ => {}
-            }
-        }
-        self.last_broken = outer;
-        Route { span, arms }
-    }
-
-    fn arm(&mut self, pair: Pair<'a, Rule>) -> Option<Arm> {
-        let span = self.span(&pair);
-        let (mut index, mut condition, mut target) = (None, None, None);
-        for part in pair.into_inner() {
-            match part.as_rule() {
-                Rule::for_head => {
-                    let (head, carried) = self.for_head(part)?;
-                    if let Some(carried) = carried {
-                        let message = "a route arm carries no value from one turn to the next";
-                        let finding = Diagnostic::error(Code::Syntax, carried.name.span, message);
-                        self.report(finding.label("remove this and the comma before it"));
-                    }
-                    index = Some(head);
-                }
-                Rule::kw_else => condition = Some(Condition::Else),
-                Rule::condition => condition = Some(Condition::When(self.expression(part))),
-                Rule::expression => target = Some(self.expression(part)),
-                _ => {}
-            }
-        }
-        Some(Arm { span, index, condition: condition?, target: target? })
     }
 
     // ---- What could not be parsed ----
@@ -481,7 +465,8 @@ struct Parts {
     block: Option<Block>,
     arms: Option<Route>,
     family: Option<Index>,
-    parameters: Option<(Span, Vec<Parameter>)>,
+    parameters: Vec<Parameter>,
+    axes: Option<(Span, Vec<Index>)>,
     value: Option<Expr>,
 }
 
@@ -497,6 +482,8 @@ fn take_block(value: &mut Expr, end: u32, text: &str) -> Option<Block> {
         ExprKind::Binary { right, .. } | ExprKind::Versus { right, .. } => right,
         ExprKind::Then { second, .. } => second,
         ExprKind::Arrow { to, .. } => to,
+        ExprKind::Range { high, .. } => high,
+        ExprKind::Pipe { through, .. } => through,
         ExprKind::For { body, .. } => body,
         _ => return None,
     };

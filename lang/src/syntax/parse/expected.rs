@@ -12,7 +12,8 @@ fn word(rule: Rule) -> Option<&'static str> {
         Rule::item => "an item such as `model` or `domain`",
         Rule::statement | Rule::entry => "a setting such as `steps = 100`",
         Rule::arm => "an arm such as `domain == d -> teacher`",
-        Rule::block | Rule::arms | Rule::open_brace => "`{`",
+        Rule::match_arm => "an arm such as `correct -> 1`",
+        Rule::block | Rule::arms | Rule::match_arms | Rule::axes | Rule::open_brace => "`{`",
         Rule::use_list => "`{`",
         Rule::call | Rule::parameters | Rule::open_paren => "`(`",
         Rule::family | Rule::index | Rule::open_bracket => "`[`",
@@ -21,16 +22,23 @@ fn word(rule: Rule) -> Option<&'static str> {
         Rule::type_name => "a type such as `count`",
         Rule::string => "a text in double quotes",
         Rule::number | Rule::number_literal => "a number",
-        Rule::expression | Rule::condition | Rule::chain | Rule::value | Rule::argument | Rule::list | Rule::parenthesised => {
-            "a value"
-        }
+        Rule::expression
+        | Rule::condition
+        | Rule::chain
+        | Rule::value
+        | Rule::inner_value
+        | Rule::argument
+        | Rule::list
+        | Rule::parenthesised => "a value",
         Rule::for_expression | Rule::boolean | Rule::prefix | Rule::live_operator | Rule::not_operator => "a value",
         Rule::parameter => "a parameter",
         Rule::infix | Rule::plain_infix => "an operator",
         Rule::then_operator | Rule::or_operator | Rule::and_operator | Rule::equal | Rule::not_equal => "an operator",
         Rule::less | Rule::less_equal | Rule::greater | Rule::greater_equal => "an operator",
-        Rule::plus | Rule::minus | Rule::power | Rule::multiply | Rule::divide | Rule::versus => "an operator",
-        Rule::arrow => "`->`",
+        Rule::plus | Rule::minus | Rule::power | Rule::multiply | Rule::divide | Rule::versus | Rule::pipe | Rule::range => {
+            "an operator"
+        }
+        Rule::arrow | Rule::leads_to => "`->`",
         Rule::equals | Rule::assign => "`=`",
         Rule::colon => "`:`",
         Rule::comma | Rule::list_separator => "`,`",
@@ -38,7 +46,7 @@ fn word(rule: Rule) -> Option<&'static str> {
         Rule::close_paren => "`)`",
         Rule::close_bracket => "`]`",
         Rule::close_brace => "`}`",
-        Rule::kw_in => "`in`",
+        Rule::kw_in | Rule::axis_sign => "`in`",
         Rule::kw_for | Rule::for_head => "`for`",
         Rule::kw_else => "`else`",
         _ => return None,

@@ -23,6 +23,8 @@ pub fn explain(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Di
         Broken::Item => Rule::lone_item,
         Broken::Statement => Rule::lone_statement,
         Broken::Arm => Rule::lone_arm,
+        Broken::MatchArm => Rule::lone_match_arm,
+        Broken::Axis => Rule::lone_axis,
     };
     match Grammar::parse(rule, slice) {
         Err(error) => {
@@ -71,8 +73,8 @@ fn token(text: &str) -> &str {
         None | Some('\n' | '\u{1}') => "",
         Some('"') => text[1..].find(['"', '\n']).map_or(&text[..1], |end| &text[..end + 2]),
         Some(first) => {
-            let long = ["->", "==", "!=", "<=", ">=", "||", "&&", "**", "..", "|>", ":=", "=>"];
-            long.into_iter().find(|long| text.starts_with(long)).map_or(&text[..first.len_utf8()], |long| &text[..long.len()])
+            let long = words::SIGNS.iter().find(|long| text.starts_with(**long));
+            long.map_or(&text[..first.len_utf8()], |long| &text[..long.len()])
         }
     }
 }
@@ -84,6 +86,7 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
     let place = builder.span_at(start, start + first.len());
     let error = |message: &str| Diagnostic::error(Code::ForeignSyntax, place, message);
     let named = !second.is_empty();
+    let in_arms = matches!(kind, Broken::Arm | Broken::MatchArm);
     let finding = match first {
         "def" | "func" | "function" | "defn" if named => error("a function is declared with `fn`")
             .label("`fn name(x) = value`")
@@ -92,14 +95,18 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
         "import" | "from" | "include" | "require" if named || rest.starts_with('"') => error("an import is written `use`")
             .label("`use module.name`")
             .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`"),
+        "if" | "when" | "case" if in_arms && (named || rest.starts_with('(')) => {
+            error("an arm begins with its condition").label("nothing stands before it").replace_with("remove it", "")
+        }
         "if" | "elif" | "unless" | "switch" if named || rest.starts_with('(') => {
-            error(&format!("there is no `{first}` statement"))
-                .label("a choice is a value here")
-                .help("choose a number with `where(condition, then, else)`, a teacher with `route`")
+            error(&format!("there is no `{first}` statement")).label("a choice is a value here").help(CHOICES)
         }
-        "else" if rest.starts_with([':', '{']) && kind != Broken::Arm => {
-            error("there is no `else` statement").help("choose a number with `where(condition, then, else)`")
+        "else" if rest.starts_with([':', '{']) && !in_arms => error("there is no `else` statement").help(CHOICES),
+        "match" | "case" if named && !words::RESERVED.contains(&second) => {
+            error(&format!("there is no `{first}` statement")).label("a choice is a value here").help(CHOICES)
         }
+        "match" if rest.starts_with('{') => error("a `match` is a value: something has to be called it")
+            .help("for example `let weight = match { correct -> 1, else -> 0 }`"),
         "while" | "loop" if named || rest.starts_with(['(', '{']) => error("there are no loops")
             .label("every model is a binding of its own")
             .help("repeat over domains with `for d in domains: ...`"),
@@ -111,13 +118,16 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
         {
             error(&format!("there is no `{first}`")).label("an experiment is made of declarations, not of commands")
         }
-        "const" | "var" | "val" | "set" if named && kind != Broken::Arm => {
+        "const" | "var" | "val" | "set" if named && matches!(kind, Broken::Item | Broken::Statement) => {
             error("a constant is declared with `let`").replace_with("write `let`", "let")
         }
         _ => return ternary(builder, slice, start),
     };
     Some(finding)
 }
+
+const CHOICES: &str = "choose between two numbers with `where(condition, then, else)`, between more with \
+`match { condition -> value, else -> value }`, a teacher with `route`";
 
 /// `a if c else b`
 fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
@@ -130,7 +140,7 @@ fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
     Some(
         Diagnostic::error(Code::ForeignSyntax, place, "a choice between two values is written `where`")
             .label("a conditional expression, as in Python")
-            .help("`a if c else b` is `where(c, a, b)`"),
+            .help("`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`"),
     )
 }
 
@@ -157,6 +167,14 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
         );
     }
     if kind == Broken::Item {
+        if matches!(first, "term" | "trains" | "step") && !second.is_empty() {
+            let block = if first == "term" { "an `objective`" } else { "a `train` stage" };
+            return Some(
+                Diagnostic::error(Code::Syntax, place, format!("`{first}` can't stand on its own"))
+                    .label("a statement")
+                    .help(format!("it belongs inside the braces of {block}")),
+            );
+        }
         if !words::ITEMS.contains(&first) && rest.starts_with(['=', ':']) {
             return Some(
                 Diagnostic::error(Code::Syntax, place, "a setting stands inside a block")
@@ -164,7 +182,7 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
                     .fix("declare a constant", builder.span_at(start, start), "let "),
             );
         }
-        let known = |word: &str| words::ITEMS.contains(&word) || words::UNSUPPORTED_ITEMS.contains(&word) || word == "pub";
+        let known = |word: &str| words::ITEMS.contains(&word) || word == "pub";
         let mistyped = !known(first) && at <= first.len();
         if let Some(meant) = nearest(first, words::ITEMS.iter().copied()).filter(|_| mistyped && !first.is_empty()) {
             return Some(
@@ -187,12 +205,16 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
             );
         }
     }
-    if kind == Broken::Arm && !slice.contains("->") {
+    let arm = match kind {
+        Broken::Arm => {
+            Some(("an arm of a route needs `->` and a teacher", "`domain == math -> specialist[math]`, or `else -> generalist`"))
+        }
+        Broken::MatchArm => Some(("an arm of a `match` needs `->` and a value", "`correct -> 1`, or `else -> 0`")),
+        _ => None,
+    };
+    if let Some((message, example)) = arm.filter(|_| !slice.contains("->")) {
         let end = builder.span_at(start, start + slice.len());
-        return Some(
-            Diagnostic::error(Code::Syntax, end, "an arm of a route needs `->` and a teacher")
-                .help("for example `domain == math -> specialist[math]`, or `else -> generalist`"),
-        );
+        return Some(Diagnostic::error(Code::Syntax, end, message).help(format!("for example {example}")));
     }
     if kind == Broken::Statement
         && stuck == rest
@@ -205,6 +227,25 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
             Diagnostic::error(Code::Syntax, builder.span_at(start + at, start + at + token(stuck).len()), "`=` is missing")
                 .label(format!("a setting is written `{first} = value`"))
                 .fix("write `=`", gap, " ="),
+        );
+    }
+    if let Some(before) = slice[..at].trim_end().strip_suffix("match")
+        && !before.ends_with(words::is_word)
+        && (stuck.starts_with(words::is_word) || stuck.starts_with('"'))
+    {
+        let word = builder.span_at(start + before.len(), start + before.len() + "match".len());
+        return Some(
+            Diagnostic::error(Code::ForeignSyntax, word, "a `match` has no subject: its arms are conditions")
+                .label("expected `{` after it")
+                .help("write `match { condition -> value, else -> value }`"),
+        );
+    }
+    if stuck.starts_with('?') {
+        let span = builder.span_at(start + at, start + at + 1);
+        return Some(
+            Diagnostic::error(Code::ForeignSyntax, span, "a choice between two values is written `where`")
+                .label("a conditional expression, as in C")
+                .help("`c ? a : b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`"),
         );
     }
     if stuck.starts_with('@') && !slice[..at].trim_end().ends_with('=') {
@@ -228,12 +269,12 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
 pub fn is_item_head(slice: &str) -> bool {
     let (first, rest) = split_word(slice);
     let (second, _) = split_word(rest);
-    let known = words::ITEMS.contains(&first) || words::UNSUPPORTED_ITEMS.contains(&first) || first == "pub";
+    let known = words::ITEMS.contains(&first) || first == "pub";
     known && first != "let" && (!second.is_empty() && !words::RESERVED.contains(&second) || rest.starts_with('"'))
 }
 
 fn leading_operator(slice: &str) -> Option<&'static str> {
-    let operators = ["->", "==", "!=", "<=", ">=", "||", "&&", "^", "+", "-", "*", "/", "<", ">", "="];
+    let operators = ["->", "==", "!=", "<=", ">=", "||", "&&", "..=", "^", "+", "-", "*", "/", "<", ">", "="];
     let sign = operators.into_iter().find(|operator| slice.starts_with(operator));
     sign.or_else(|| ["and", "or", "then"].into_iter().find(|word| split_word(slice).0 == *word))
 }

@@ -44,8 +44,12 @@ impl<'a> Builder<'a> {
         let infix = match pair.as_rule() {
             Rule::then_operator => Infix::Then,
             Rule::arrow => Infix::Arrow,
-            Rule::pipe => Infix::Unsupported("|>"),
-            Rule::range => Infix::Unsupported(".."),
+            Rule::pipe => Infix::Pipe,
+            Rule::range => Infix::Range,
+            Rule::foreign_range => {
+                self.foreign(span, "a range holds both its ends and is written `..=`", "write `..=`", "..=");
+                Infix::Range
+            }
             Rule::versus => Infix::Versus,
             Rule::or_operator => Infix::Binary(Or),
             Rule::and_operator => Infix::Binary(And),
@@ -167,9 +171,8 @@ impl<'a> Builder<'a> {
                 ExprKind::Error
             }
             Rule::match_expression => {
-                let word = self.span_at(span.start as usize, span.start as usize + "match".len());
-                self.unsupported(word, "`match`");
-                ExprKind::Error
+                let arms = pair.into_inner().find(|part| part.as_rule() == Rule::match_arms);
+                ExprKind::Match { arms: arms.map(|arms| self.match_arms(arms)).unwrap_or_default() }
             }
             _ => ExprKind::Error,
         };

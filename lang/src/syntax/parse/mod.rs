@@ -1,12 +1,17 @@
 //! The parser: layout, then the grammar, then the tree, one item after another. It never fails; what it can't read it reports
 //! and passes over.
 
+mod arms;
 mod build;
 mod expected;
 mod explain;
 mod expression;
+#[cfg(test)]
+mod hostile;
 mod known;
 mod literal;
+#[cfg(test)]
+mod mistakes;
 mod operators;
 mod salvage;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Precedence: from a flat run of operands and operators to a tree.
 //!
-//! Lowest to highest: `then`; `->`; `||`; `or`; `and`; `not`; comparisons; `+ -`; `* /`; unary `-`; `^` (from the right); `live`.
+//! Lowest to highest: `then`; `->`; `|>`; `||`; `or`; `and`; `not`; comparisons; `..=`; `+ -`; `* /`; unary `-`; `^` (from the right); `live`.
 
 use super::build::Builder;
 use crate::diag::{Code, Diagnostic};
@@ -18,10 +18,10 @@ pub enum Prefix {
 pub enum Infix {
     Then,
     Arrow,
+    Pipe,
     Versus,
+    Range,
     Binary(BinaryOperator),
-    /// Part of the language, not of this version: `..`, `|>`.
-    Unsupported(&'static str),
 }
 
 pub enum Piece {
@@ -41,12 +41,12 @@ impl Infix {
         match self {
             Infix::Then => 1,
             Infix::Arrow => 2,
-            Infix::Unsupported("|>") => 3,
+            Infix::Pipe => 3,
             Infix::Versus => 4,
             Infix::Binary(Or) => 5,
             Infix::Binary(And) => 6,
             Infix::Binary(Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual) => 8,
-            Infix::Unsupported(_) => 9,
+            Infix::Range => 9,
             Infix::Binary(Add | Subtract) => 10,
             Infix::Binary(Multiply | Divide) => 11,
             Infix::Binary(Power) => POWER,
@@ -105,6 +105,7 @@ fn join(builder: &mut Builder, infix: Infix, operator_span: Span, left: Expr, ri
             Infix::Versus => Diagnostic::error(Code::Syntax, operator_span, "`||` stands between two distributions, once")
                 .label("a second `||`")
                 .help("for the logical or, write `or`"),
+            Infix::Range => Diagnostic::error(Code::Syntax, operator_span, "a range has two ends").label("a second `..=`"),
             _ => Diagnostic::error(Code::Syntax, operator_span, "comparisons can't be chained")
                 .label("a second comparison")
                 .help("write `a < b and b < c`"),
@@ -116,13 +117,10 @@ fn join(builder: &mut Builder, infix: Infix, operator_span: Span, left: Expr, ri
     let kind = match infix {
         Infix::Then => ExprKind::Then { first: left, second: right },
         Infix::Arrow => ExprKind::Arrow { from: left, to: right },
+        Infix::Pipe => ExprKind::Pipe { value: left, through: right },
         Infix::Versus => ExprKind::Versus { left, right },
+        Infix::Range => ExprKind::Range { low: left, high: right },
         Infix::Binary(operator) => ExprKind::Binary { operator, operator_span, left, right },
-        Infix::Unsupported(symbol) => {
-            let what = if symbol == "|>" { "a pipe `|>`" } else { "a range `..`" };
-            builder.unsupported(operator_span, what);
-            ExprKind::Error
-        }
     };
     Expr { span, kind }
 }
@@ -134,7 +132,7 @@ fn is_comparison(operator: BinaryOperator) -> bool {
 
 fn chains(before: Infix, infix: Infix) -> bool {
     match (before, infix) {
-        (Infix::Arrow, Infix::Arrow) | (Infix::Versus, Infix::Versus) => true,
+        (Infix::Arrow, Infix::Arrow) | (Infix::Versus, Infix::Versus) | (Infix::Range, Infix::Range) => true,
         (Infix::Binary(before), Infix::Binary(after)) => is_comparison(before) && is_comparison(after),
         _ => false,
     }
@@ -145,6 +143,7 @@ fn unparenthesised(expr: &Expr) -> Option<Infix> {
     let (first, infix) = match &expr.kind {
         ExprKind::Arrow { from, .. } => (from, Infix::Arrow),
         ExprKind::Versus { left, .. } => (left, Infix::Versus),
+        ExprKind::Range { low, .. } => (low, Infix::Range),
         ExprKind::Binary { left, operator, .. } => (left, Infix::Binary(*operator)),
         _ => return None,
     };

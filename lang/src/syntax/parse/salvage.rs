@@ -47,6 +47,7 @@ impl<'a> Builder<'a> {
         let kind = match keyword {
             "experiment" => ItemKind::Experiment { name: title, block: self.block_within(span) },
             "compare" => ItemKind::Compare { name: title, block: self.block_within(span) },
+            "sweep" => ItemKind::Sweep { span, axes: Vec::new() },
             _ if !named => return None,
             "let" => ItemKind::Let { name, value: lost },
             "fn" => ItemKind::Fn { name, parameters, body: lost },
@@ -54,7 +55,12 @@ impl<'a> Builder<'a> {
             "schedule" => ItemKind::Schedule { name, value: lost },
             "param" => ItemKind::Param(Parameter { name, annotation: None, default: Some(lost) }),
             "model" => ItemKind::Model(Binding { name, index, value: lost }),
-            "teacher" => ItemKind::Teacher(Binding { name, index, value: lost }),
+            "teacher" => ItemKind::Teacher { binding: Binding { name, index, value: lost }, parameters },
+            "template" => ItemKind::Template { name, parameters, text: lost },
+            "divergence" => ItemKind::Divergence { name, parameters, body: lost },
+            "rollout" => ItemKind::Rollout { name, parameters, body: lost },
+            "panel" => ItemKind::Panel { name, value: lost },
+            "eval" => ItemKind::Eval { name, block: self.block_within(span) },
             "stage" => ItemKind::Stage { name, parameters, body: lost },
             "domain" => ItemKind::Domain { name, block: self.block_within(span) },
             "objective" => ItemKind::Objective { name, parameters, body: self.block_within(span) },
@@ -116,7 +122,9 @@ impl<'a> Builder<'a> {
             return None;
         }
         let (word, at) = match first {
-            "let" | "term" => (split_word(rest).0, slice.len() - rest.len()),
+            "let" | "term" | "trains" | "step" if !split_word(rest).0.is_empty() => {
+                (split_word(rest).0, slice.len() - rest.len())
+            }
             _ => (first, 0),
         };
         if word.is_empty() || words::RESERVED.contains(&word) {
@@ -125,8 +133,10 @@ impl<'a> Builder<'a> {
         let start = span.start as usize + at;
         let name = Name { text: word.to_owned(), span: self.span_at(start, start + word.len()) };
         Some(match first {
-            "let" => Statement::Let { name, value: lost },
-            "term" => Statement::Term { name, value: lost, block: None },
+            "let" => Statement::Let { name, index: None, value: lost },
+            "term" => Statement::Term { name, index: None, value: lost, block: None },
+            "trains" if at > 0 => Statement::Trains { name, value: lost },
+            "step" if at > 0 => Statement::Step { name, block: self.block_within(span) },
             _ => Statement::Entry(Entry { key: name, value: lost, marks: Vec::new() }),
         })
     }

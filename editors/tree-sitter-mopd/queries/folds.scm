@@ -1,0 +1,10 @@
+[
+  (block)
+  (arms)
+  (axes)
+  (use_list)
+  (list)
+  (arguments)
+  (parameters)
+  (parenthesised)
+] @fold

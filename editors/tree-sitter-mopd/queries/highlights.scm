@@ -1,0 +1,124 @@
+; Later patterns win over earlier ones.
+; `tests/tests/editors.rs` holds the lists of words against the compiler's own.
+
+(identifier) @variable
+
+; ---- What the language knows by name ----
+
+((identifier) @variable.builtin
+  (#any-of? @variable.builtin
+    "student" "teacher" "sampler" "reference" "self"
+    "ratio" "reward" "correct" "position" "length" "remaining" "turn" "block" "head" "offset" "accepted" "masked" "truncated"
+    "span" "data" "progress" "step" "loss" "vocab_size" "domain" "domains"))
+
+((identifier) @constant.builtin
+  (#any-of? @constant.builtin
+    ; axes
+    "run" "batch" "group" "sequence" "turn" "block" "token" "vocab"
+    ; supports and masses
+    "full" "matched" "unmatched" "sampled" "generalized" "renormalized" "tail" "raw"
+    ; deviations
+    "population" "sample"
+    ; tokenizers, devices and number types
+    "bytes" "cpu" "cuda" "float32" "bfloat16"
+    ; rollouts that are kept, merges, teachers
+    "all" "average" "task_arithmetic" "ties" "dare" "same" "foreign" "dist" "text" "positions" "tokens" "without_padding" "shifted" "equal" "uniform"
+    ; budgets, metrics, ways to compare texts
+    "free" "charged" "steps" "sequences" "distinct" "edit" "rouge" "panel"))
+
+; ---- Numbers, texts, comments ----
+
+(number) @number
+(unit) @type
+(boolean) @boolean
+(string) @string
+(escape) @string.escape
+(slot) @string.special
+(comment) @comment
+(doc_comment) @comment.documentation
+(module_comment) @comment.documentation
+
+; ---- Types ----
+
+(type) @type
+((type) @type.builtin
+  (#any-of? @type.builtin
+    "model" "models" "teacher" "panel" "rollout" "template" "objective" "reward" "domain" "domains" "schedule" "text" "bool"
+    "count" "fraction" "real" "number" "nats" "ratio" "logp" "prob" "distribution"))
+
+; ---- Settings, arguments, parts ----
+
+(entry key: (identifier) @property)
+(label) @property
+(field_name) @property
+((field_name) @variable.builtin
+  (#any-of? @variable.builtin
+    "logp" "entropy" "top1" "rank" "dist" "end_logp" "mean" "deviation" "score" "confidence" "ema" "every" "initial"
+    "answer" "think" "tool" "final_turn"))
+
+; ---- Calls ----
+
+(call function: (identifier) @function)
+(application constructor: (identifier) @function)
+((call function: (identifier) @function.builtin)
+  (#any-of? @function.builtin
+    ; elementwise
+    "abs" "exp" "log" "log1p" "ln" "sqrt" "tanh" "sigmoid" "softplus" "relu" "cos" "floor" "min" "max" "clip" "where" "bucket"
+    ; statistics and scans
+    "mean" "sum" "first" "last" "any" "all" "count" "quantile" "zscore" "center" "rank" "softmax" "leave_one_out" "minmax" "winsor"
+    "top_fraction" "top_count" "sample_without_replacement" "balance" "chunks" "cumsum" "cumprod" "cummin" "cummax" "reward_to_go"
+    "ema" "previous" "next"
+    ; divergences, distributions and live losses
+    "kl" "jsd" "skew" "tv" "chi2" "hellinger" "alpha" "sorted_l1" "gaussian_kl" "blend" "detached" "nll" "dpo" "bradley_terry" "ranking" "mse" "bce"
+    ; supports and signals
+    "top_k" "nucleus" "union" "intersection" "size" "overlap" "mass" "in_nucleus" "agreement" "available"
+    ; schedules
+    "constant" "linear" "cosine" "exponential" "piecewise" "warmup" "ladder" "alternate" "learned"
+    ; rewards
+    "exact_match" "numeric" "regex" "command" "json_schema" "unit_tests" "http" "parts"
+    ; rollouts and their edits
+    "sample" "from" "data" "mix" "token_mix" "interleave" "refine" "snapshot" "replay" "speculative" "turns" "denoise" "derived" "first_of" "each_turn"
+    "rewrite" "keep" "retry" "best" "first_turns" "expert_turns" "through"
+    ; teachers and panels
+    "served" "logits" "mixture" "geometric" "debate" "integer" "env"
+    ; optimisers, comparisons, evaluations
+    "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "powers_of"
+    ; models and stages
+    "hf" "gguf" "checkpoint" "llama" "qwen2" "qwen3" "gemma" "sft" "grpo" "distill" "merge" "train"))
+((application constructor: (identifier) @function.builtin)
+  (#any-of? @function.builtin "llama" "qwen2" "qwen3" "gemma" "train"))
+
+; ---- Declarations ----
+
+(fn_item name: (identifier) @function)
+(stage_item name: (identifier) @function)
+(objective_item name: (identifier) @type)
+(divergence_item name: (identifier) @function)
+(use_item path: (identifier) @module)
+(use_item names: (use_list (identifier) @variable))
+(parameter name: (identifier) @variable.parameter)
+(for_head name: (identifier) @variable.parameter)
+(for_head carried: (identifier) @variable.parameter)
+(family name: (identifier) @variable.parameter)
+(mark "@" @attribute)
+(mark_name) @attribute
+
+; ---- Keywords ----
+
+[
+  "experiment" "domain" "model" "teacher" "route" "objective" "compare" "let" "fn" "stage" "schedule" "reward" "param" "use"
+  "sweep" "template" "panel" "eval" "divergence" "rollout"
+  "pub" "term" "trains" "step" "in" "for" "match" "where" "by"
+  (else)
+] @keyword
+
+; The mark of gradient stands out.
+"live" @keyword.modifier
+
+["and" "or" "not" "then"] @keyword.operator
+
+; ---- Signs ----
+
+["=" "->" "|>" "||" "==" "!=" "<=" ">=" "<" ">" "..=" "+" "-" "*" "/" "^"] @operator
+["(" ")" "[" "]" "{" "}"] @punctuation.bracket
+["," "." ":"] @punctuation.delimiter

@@ -1,0 +1,316 @@
+//! Calls: who is called, which argument goes where, and what comes of it.
+
+use std::rc::Rc;
+
+use crate::diag::{Code, Diagnostic, nearest};
+use crate::source::Span;
+use crate::syntax::ast::{Argument, Block, Expr, ExprKind, ItemKind, Name, Parameter};
+
+use super::Checker;
+use super::builtins::{self, Builtin, Kind};
+use super::evaluate::Env;
+use super::items::signature;
+use super::modules::ItemId;
+use super::value::{Callable, Value};
+
+/// Calls inside calls; more is a function that calls itself.
+const DEEPEST_CALL: usize = 64;
+
+/// The arguments of a call, by parameter.
+pub(super) struct Slots<'e> {
+    pub given: Vec<Option<&'e Expr>>,
+    /// Reported already.
+    pub misplaced: Vec<&'e Argument>,
+}
+
+impl Checker {
+    pub(super) fn call(
+        &mut self,
+        whole: &Expr,
+        callee: &Expr,
+        arguments: &[Argument],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Value {
+        if let ExprKind::Field { base, field } = &callee.kind
+            && matches!(&base.kind, ExprKind::Name(name) if name == "self" && env.local(name).is_none())
+        {
+            return self.student_copy(field, arguments, whole.span, env);
+        }
+        match self.callee(callee, env) {
+            Value::Builtin(builtin) => self.call_builtin(builtin, whole, arguments, block, env),
+            Value::Item { item, kind } => {
+                if let Some(block) = block {
+                    self.report(
+                        Diagnostic::error(Code::WrongKind, block.span, "settings in braces belong to a built-in stage")
+                            .label("no settings are expected here")
+                            .help("pass values as arguments: `name: value`"),
+                    );
+                }
+                self.call_item(item, kind, whole.span, arguments, env)
+            }
+            Value::Error => {
+                // Names inside are still checked.
+                for argument in arguments {
+                    self.evaluate(&argument.value, env);
+                }
+                Value::Error
+            }
+            // A template or rollout without parameters needs no parentheses, and bears them.
+            value @ (Value::Template(_) | Value::Rollout(_)) if arguments.is_empty() && block.is_none() => value,
+            other => self.wrong_kind(callee.span, "only functions, stages and objectives can be called", &other),
+        }
+    }
+
+    /// What a name in front of parentheses means. Values and functions do not compete: a parameter called `alpha` hides
+    /// neither the divergence nor is hidden by it.
+    fn callee(&mut self, callee: &Expr, env: &Env) -> Value {
+        let ExprKind::Name(name) = &callee.kind else { return self.evaluate(callee, env) };
+        let callable = |value: &Value| matches!(value, Value::Item { .. } | Value::Builtin(_));
+        if let Some(local) = env.local(name).filter(|local| callable(local)) {
+            return local.clone();
+        }
+        let builtin = builtins::find(name).map(Value::Builtin);
+        if env.local(name).is_some()
+            && let Some(builtin) = builtin
+        {
+            return builtin;
+        }
+        if let Some(declared) = self.modules.lookup(env.module, name) {
+            let value = self.item_value(declared.item, callee.span);
+            return match builtin {
+                Some(builtin) if !callable(&value) => builtin,
+                _ => value,
+            };
+        }
+        match builtin {
+            Some(builtin) => builtin,
+            None => self.evaluate(callee, env),
+        }
+    }
+
+    fn call_builtin(
+        &mut self,
+        builtin: &'static Builtin,
+        whole: &Expr,
+        arguments: &[Argument],
+        block: Option<&Block>,
+        env: &Env,
+    ) -> Value {
+        if let Some(block) = block
+            && !matches!(builtin.kind, Kind::Constructor(_) | Kind::Debate)
+        {
+            self.report(
+                Diagnostic::error(Code::WrongKind, block.span, format!("`{}` takes no settings in braces", builtin.name))
+                    .help(builtin.usage),
+            );
+        }
+        let span = whole.span;
+        match builtin.kind {
+            Kind::Blend => return self.blend(arguments, span, env),
+            Kind::Reward(builtins::RewardName::Parts) => {
+                return self
+                    .reward_call(builtins::RewardName::Parts, arguments, &[], span, env)
+                    .map_or(Value::Error, Value::Reward);
+            }
+            _ => {}
+        }
+        let Some(given) = self.builtin_arguments(builtin, arguments, span) else { return Value::Error };
+        match builtin.kind {
+            Kind::Constructor(constructor) => self.construct(builtin, constructor, span, &given, block, env),
+            Kind::Schedule(name) => self.schedule_call(name, &given, span, env),
+            Kind::Reward(name) => self.reward_call(name, arguments, &given, span, env).map_or(Value::Error, Value::Reward),
+            Kind::Rollout(name) => {
+                self.rollout_call(name, &given, span, env).map_or(Value::Error, |rollout| Value::Rollout(Rc::new(rollout)))
+            }
+            Kind::Edit(name) => self.edit_call(name, &given, span, env).map_or(Value::Error, Value::Edit),
+            Kind::Optimizer(name) => self.optimizer_call(name, &given, span, env).map_or(Value::Error, Value::Optimizer),
+            Kind::Detached => self.detached_side(given[0].expect("required"), span, env),
+            Kind::Support(name) => self.support_call(name, &given, span, env),
+            Kind::Divergence(name) => self.divergence_call(name, builtin, &given, span, env),
+            Kind::Measure(measure) => self.measure_call(measure, &given, span, env),
+            Kind::Served => self.served_call(&given, span, env),
+            Kind::Logits => self.logits_call(given[0].expect("required"), span, env),
+            Kind::Pooled(pool) => self.pooled(pool, &given, span, env),
+            Kind::Debate => self.debate_call(&given, block, span, env),
+            Kind::Integer => self.integer_call(&given, span, env),
+            Kind::Environment => self.env_call(&given, span, env),
+            Kind::PassAt => self.pass_at(&given, span, env),
+            Kind::Extrapolate => self.extrapolate_call(&given, span, env),
+            Kind::PowersOf => self.powers_of(&given, span, env),
+            Kind::Normalized => {
+                let text = format!("`{}` belongs in `score = ...` of a `compare`", builtin.name);
+                self.report(Diagnostic::error(Code::WrongKind, span, text));
+                Value::Error
+            }
+            _ => self.formula_call(builtin, &given, span, env),
+        }
+    }
+
+    /// Calls a `fn`, `stage`, `objective` or another item with parameters.
+    pub(super) fn call_item(&mut self, id: ItemId, kind: Callable, span: Span, arguments: &[Argument], env: &Env) -> Value {
+        if env.depth >= DEEPEST_CALL {
+            self.report(
+                Diagnostic::error(Code::Cycle, span, "this call ends up calling itself")
+                    .help("mopd has no recursion: functions are pasted in where they are used"),
+            );
+            return Value::Error;
+        }
+        let tree = self.modules.tree(id.module);
+        let item = &tree.items[id.index].kind;
+        let (name, parameters) = signature(item).expect("a callable item has a signature");
+        let mut inner = Env { module: id.module, locals: Vec::new(), depth: env.depth + 1, ..env.clone() };
+        if inner.model_name.is_empty() {
+            inner.model_name = name.text.clone();
+        }
+        if let ItemKind::Divergence { body, .. } = item {
+            return self.call_divergence(name, parameters, body, arguments, span, env, inner);
+        }
+        self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
+        match item {
+            ItemKind::Fn { body, .. } => self.evaluate(body, &inner),
+            ItemKind::Stage { body, .. } => match self.evaluate(body, &inner) {
+                value @ (Value::Model(_) | Value::Error) => value,
+                other => self.wrong_kind(body.span, "a stage must end in a model", &other),
+            },
+            ItemKind::Objective { name, body, .. } => {
+                self.objective_body(name, body, &inner).map_or(Value::Error, |objective| Value::Objective(Rc::new(objective)))
+            }
+            ItemKind::Template { name, text, .. } => self.template_item(name, text, &inner),
+            ItemKind::Rollout { body, .. } => self.rollout_value(body, &inner).map_or(Value::Error, Value::Rollout),
+            ItemKind::Teacher { binding, .. } => {
+                let called = self.sources.text(span).to_owned();
+                self.teacher_binding(&called, &binding.value, span, &inner)
+            }
+            _ => unreachable!("{kind:?} is callable, so it is one of these"),
+        }
+    }
+
+    pub(super) fn bind_parameters(
+        &mut self,
+        callee: &Name,
+        parameters: &[Parameter],
+        arguments: &[Argument],
+        span: Span,
+        env: &Env,
+        inner: &mut Env,
+    ) {
+        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
+        let Slots { given, misplaced } = self.slots(&callee.text, &names, arguments, Some(callee.span));
+        let complete = misplaced.is_empty();
+        for argument in misplaced {
+            // Names inside are still checked.
+            self.evaluate(&argument.value, env);
+        }
+        for (parameter, given) in parameters.iter().zip(given) {
+            let (value, place) = match (given, &parameter.default) {
+                (Some(expr), _) => {
+                    (self.evaluate(expr, &env.named(format!("{}.{}", env.model_name, parameter.name.text))), expr.span)
+                }
+                (None, Some(default)) => (self.evaluate(default, &Env::constant(inner.module)), default.span),
+                // What was misplaced may have been meant for it.
+                (None, None) if !complete => (Value::Error, span),
+                (None, None) => {
+                    self.report(
+                        Diagnostic::error(
+                            Code::MissingArgument,
+                            span,
+                            format!("`{}` needs `{}`", callee.text, parameter.name.text),
+                        )
+                        .label("not given here")
+                        .because(parameter.name.span, "has no default")
+                        .help(format!("add `{}: ...`", parameter.name.text)),
+                    );
+                    (Value::Error, span)
+                }
+            };
+            let value = match &parameter.annotation {
+                Some(annotation) => self.coerce(value, annotation, place),
+                None => value,
+            };
+            inner.bind(&parameter.name.text, value);
+        }
+    }
+
+    /// Puts arguments into the slots of `names`: by name, or in order into those that are not named. Reports what fits no slot
+    /// or one that is taken.
+    pub(super) fn slots<'e>(
+        &mut self,
+        callee: &str,
+        names: &[&str],
+        arguments: &'e [Argument],
+        declared: Option<Span>,
+    ) -> Slots<'e> {
+        let mut slots = Slots { given: vec![None; names.len()], misplaced: Vec::new() };
+        let named = |name: &str| arguments.iter().filter_map(|argument| argument.name.as_ref()).any(|given| given.text == name);
+        // `interleave(top_k: 25, sample(...))`: what is given by name leaves its place in the order to the next.
+        let mut order = (0..names.len()).filter(|slot| !named(names[*slot]));
+        for argument in arguments {
+            let slot = match &argument.name {
+                Some(name) => names.iter().position(|known| *known == name.text),
+                None => order.next(),
+            };
+            match slot {
+                Some(slot) if slots.given[slot].is_none() => slots.given[slot] = Some(&argument.value),
+                Some(slot) => {
+                    let text = format!("`{}` is given twice to `{callee}`", names[slot]);
+                    self.report(Diagnostic::error(Code::DuplicateKey, argument.value.span, text));
+                    slots.misplaced.push(argument);
+                }
+                None => {
+                    self.unknown_argument(callee, argument, names, declared);
+                    slots.misplaced.push(argument);
+                }
+            }
+        }
+        slots
+    }
+
+    pub(super) fn unknown_argument(&mut self, callee: &str, argument: &Argument, known: &[&str], declared: Option<Span>) {
+        let mut finding = match &argument.name {
+            Some(name) => {
+                let finding =
+                    Diagnostic::error(Code::UnknownArgument, name.span, format!("`{callee}` has no argument `{}`", name.text));
+                match nearest(&name.text, known.iter().copied()) {
+                    Some(near) => {
+                        finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near)
+                    }
+                    None if known.is_empty() => finding.help("it takes none"),
+                    None => finding.help(format!("it takes: {}", known.join(", "))),
+                }
+            }
+            None => Diagnostic::error(
+                Code::UnknownArgument,
+                argument.value.span,
+                format!("`{callee}` takes {} argument{}", known.len(), if known.len() == 1 { "" } else { "s" }),
+            )
+            .label("one too many"),
+        };
+        if let Some(declared) = declared {
+            finding = finding.because(declared, "declared here");
+        }
+        self.report(finding);
+    }
+
+    /// Binds the arguments of a built-in to its parameter names, in order; findings for what does not fit.
+    pub(super) fn builtin_arguments<'e>(
+        &mut self,
+        builtin: &'static Builtin,
+        arguments: &'e [Argument],
+        span: Span,
+    ) -> Option<Vec<Option<&'e Expr>>> {
+        let Slots { given, misplaced } = self.slots(builtin.name, builtin.parameters, arguments, None);
+        let mut good = misplaced.is_empty();
+        for (slot, parameter) in builtin.parameters.iter().enumerate().take(builtin.required) {
+            if given[slot].is_none() && good {
+                self.report(
+                    Diagnostic::error(Code::MissingArgument, span, format!("`{}` needs `{parameter}`", builtin.name))
+                        .label("not given here")
+                        .help(builtin.usage),
+                );
+                good = false;
+            }
+        }
+        good.then_some(given)
+    }
+}

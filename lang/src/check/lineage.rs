@@ -1,0 +1,229 @@
+//! Where weights come from: which checkpoint a model began with, and what that says about teacher and student.
+
+use crate::diag::{Code, Diagnostic};
+use crate::experiment::{Alignment, ModelId, Pretrained, Stage, TeacherId, TeacherWeights, Tokenizer, Train};
+use crate::formula::{Distribution, Divergence, DivergenceKind, FormulaKind, Live, Role, Signal, Support};
+use crate::source::Span;
+
+use super::Checker;
+use super::settings::Settings;
+use super::teachers::SaidOrigin;
+
+/// What the file says about a teacher and the student.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Descent {
+    /// They have a checkpoint in common.
+    Shared,
+    /// The weights were made elsewhere: the file can't know.
+    Unknown,
+    /// Both begin in this file, at different random weights.
+    Apart,
+}
+
+impl Checker {
+    /// The checkpoints that a model descends from: those that nothing in the file made.
+    fn roots(&self, model: ModelId, found: &mut Vec<ModelId>) {
+        match &self.model(model).stage {
+            Stage::Initialise(_) => add(found, model),
+            // The same file or name twice is one checkpoint.
+            Stage::Load(pretrained) => {
+                let same = |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
+                let first = self.models.iter().position(same).map_or(model, |index| ModelId(index as u32));
+                add(found, first);
+            }
+            Stage::Train(train) => self.roots(train.start, found),
+            Stage::Merge(merge) => {
+                for model in merge.base.iter().chain(&merge.models) {
+                    self.roots(*model, found);
+                }
+            }
+            Stage::Joint(joint) => self.roots(joint.members[0].start, found),
+            Stage::Member { joint, member } => {
+                if let Stage::Joint(joint) = &self.model(*joint).stage {
+                    self.roots(joint.members[*member].start, found);
+                }
+            }
+        }
+    }
+
+    fn descent_of_model(&self, model: ModelId, start: ModelId) -> Descent {
+        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+        self.roots(model, &mut theirs);
+        self.roots(start, &mut ours);
+        if theirs.iter().any(|root| ours.contains(root)) {
+            return Descent::Shared;
+        }
+        let made_here = |root: &ModelId| matches!(self.model(*root).stage, Stage::Initialise(_));
+        if theirs.iter().chain(&ours).all(made_here) { Descent::Apart } else { Descent::Unknown }
+    }
+
+    fn descent(&self, teacher: TeacherId, start: ModelId) -> Descent {
+        let of = |role: &Role| match role {
+            Role::Named { teacher, .. } => match self.said_origins.get(teacher) {
+                // Said once, it need not be said again of what is made of it.
+                Some((SaidOrigin::Same, _)) => Descent::Shared,
+                _ => self.descent(*teacher, start),
+            },
+            _ => Descent::Shared,
+        };
+        match &self.teacher(teacher).weights {
+            TeacherWeights::Model(model) => self.descent_of_model(*model, start),
+            TeacherWeights::Student(_) | TeacherWeights::Trained { .. } | TeacherWeights::Parameter => Descent::Shared,
+            TeacherWeights::Served { model, .. } => {
+                let mut ours = Vec::new();
+                self.roots(start, &mut ours);
+                let named = |root: &ModelId| matches!(&self.model(*root).stage, Stage::Load(Pretrained::HuggingFace { name, .. }) if name == model);
+                if ours.iter().any(named) { Descent::Shared } else { Descent::Unknown }
+            }
+            TeacherWeights::Composed { logits, .. } => logits.iter().map(|(_, role)| of(role)).max().unwrap_or(Descent::Shared),
+            TeacherWeights::Pooled { members, .. } => members.iter().map(|(_, role)| of(role)).max().unwrap_or(Descent::Shared),
+            TeacherWeights::Panelist { speaker, .. } => of(speaker),
+        }
+    }
+
+    /// The first checkpoint of a model, as a reader would name it.
+    fn root_name(&self, model: ModelId) -> String {
+        let mut roots = Vec::new();
+        self.roots(model, &mut roots);
+        let names: Vec<String> = roots.iter().map(|root| format!("`{}`", self.model(*root).name)).collect();
+        names.join(" and ")
+    }
+
+    /// Whether a teacher whose word is learnt from descends from the student's start, or is said not to.
+    pub(super) fn check_lineage(&mut self, teacher: TeacherId, train: &Train, stage: Span) -> bool {
+        let said = self.said_origins.get(&teacher).copied();
+        let descent = self.descent(teacher, train.start);
+        let (name, declared) = (self.teacher(teacher).name.clone(), self.span(self.teacher(teacher).origin));
+        let ours = self.root_name(train.start);
+        match (descent, said) {
+            (Descent::Shared, Some((SaidOrigin::Foreign, place))) => {
+                let text = format!("the teacher `{name}` is no foreigner: it descends from {ours}, as the student does");
+                self.report(
+                    Diagnostic::error(Code::ForeignTeacher, place, text)
+                        .because(stage, "trained here")
+                        .help("remove `origin = foreign`: it would hide a real stranger later"),
+                );
+                false
+            }
+            (Descent::Apart, Some((SaidOrigin::Same, place))) => {
+                let text = format!("the teacher `{name}` does not descend from {ours}, where the student begins");
+                self.report(
+                    Diagnostic::error(Code::ForeignTeacher, place, text)
+                        .because(stage, "trained here")
+                        .help("write `origin = foreign` if that is meant"),
+                );
+                false
+            }
+            (Descent::Shared, _) | (Descent::Unknown, Some((SaidOrigin::Same, _))) => true,
+            (Descent::Apart | Descent::Unknown, Some((SaidOrigin::Foreign, _))) => {
+                self.report(
+                    Diagnostic::warning(Code::ForeignTeacher, declared, format!("the teacher `{name}` has another origin than the student"))
+                        .label("its habits are not the student's")
+                        .because(stage, "trained here")
+                        .help("where this was measured, a stronger teacher of foreign origin lost most of the gain, and a direct top-k loss collapsed within 20 steps (arXiv:2606.30406): watch the divergence at the first steps"),
+                );
+                true
+            }
+            (descent, None) => {
+                let text = match descent {
+                    Descent::Apart => format!("the teacher `{name}` does not descend from {ours}, where the student begins"),
+                    _ => format!("nothing says whether the teacher `{name}` descends from {ours}, where the student begins"),
+                };
+                let help = match descent {
+                    Descent::Apart => "train it from the student's start, or write `{ origin = foreign }` after it",
+                    _ => {
+                        "write `{ origin = same }` after it if it was trained from that checkpoint, `{ origin = foreign }` if not"
+                    }
+                };
+                self.report(Diagnostic::error(Code::ForeignTeacher, declared, text).because(stage, "trained here").help(help));
+                false
+            }
+        }
+    }
+
+    /// How a model's text becomes tokens, where the file says it.
+    fn tokenizer_of(&self, model: ModelId) -> Option<&Tokenizer> {
+        self.architecture(model).map(|architecture| &architecture.tokenizer)
+    }
+
+    /// The models whose tokens a teacher speaks in, with the teacher that says how they are aligned.
+    fn speaks_in(&self, teacher: TeacherId, found: &mut Vec<(TeacherId, ModelId)>) {
+        let mut of = |role: &Role| {
+            if let Role::Named { teacher, .. } = role {
+                self.speaks_in(*teacher, found);
+            }
+        };
+        match &self.teacher(teacher).weights {
+            TeacherWeights::Composed { logits, .. } => logits.iter().for_each(|(_, role)| of(role)),
+            TeacherWeights::Pooled { members, .. } => members.iter().for_each(|(_, role)| of(role)),
+            TeacherWeights::Panelist { speaker, .. } => of(speaker),
+            TeacherWeights::Model(model) => found.push((teacher, *model)),
+            _ => {}
+        }
+    }
+
+    /// Whether the tokens of a teacher that is read as `role` are the student's.
+    pub(super) fn check_vocabulary(&mut self, teacher: TeacherId, role: &Role, train: &Train, settings: &Settings) -> bool {
+        if self.teacher(teacher).align == Alignment::Tokens || !compares_tokens(train, role) {
+            return true;
+        }
+        let mut models = Vec::new();
+        self.speaks_in(teacher, &mut models);
+        for (speaker, model) in models {
+            if self.teacher(speaker).align == Alignment::Tokens {
+                continue;
+            }
+            let (Some(theirs), Some(ours)) = (self.tokenizer_of(model), self.tokenizer_of(train.start)) else { continue };
+            if theirs == ours {
+                continue;
+            }
+            let text = format!("the teacher `{}` has another tokenizer than the student", self.teacher(teacher).name);
+            let label = format!("{} here, {} in the student", tokenizer_text(theirs), tokenizer_text(ours));
+            let declared = self.span(self.teacher(teacher).origin);
+            self.report(
+                Diagnostic::error(Code::VocabularyMismatch, declared, text)
+                    .label(label)
+                    .because(settings.span, "trained here")
+                    .help("write `{ align = tokens }` after it, or compare with `sorted_l1` or `support: matched`"),
+            );
+            return false;
+        }
+        true
+    }
+}
+
+fn add(found: &mut Vec<ModelId>, model: ModelId) {
+    if !found.contains(&model) {
+        found.push(model);
+    }
+}
+
+fn tokenizer_text(tokenizer: &Tokenizer) -> String {
+    match tokenizer {
+        Tokenizer::Bytes => "`bytes`".into(),
+        Tokenizer::File(path) => format!("{path:?}"),
+    }
+}
+
+/// Whether the objective compares `role` with the student entry by entry of one vocabulary.
+fn compares_tokens(train: &Train, role: &Role) -> bool {
+    let by_text = |divergence: &Divergence| {
+        matches!(divergence.kind, DivergenceKind::SortedL1)
+            || matches!(divergence.support, Support::Matched | Support::Unmatched)
+            || (!sides(&divergence.left, role) && !sides(&divergence.right, role))
+    };
+    train.objective.formulas().into_iter().any(|formula| {
+        formula.any(|node| match &node.kind {
+            FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+                divergence.roles().contains(role) && !by_text(divergence)
+            }
+            FormulaKind::Signal(signal) => signal.roles().contains(role),
+            FormulaKind::Live(live) => live.roles().contains(role),
+            _ => false,
+        })
+    })
+}
+
+fn sides(distribution: &Distribution, role: &Role) -> bool {
+    distribution.roles().contains(role)
+}

@@ -1,0 +1,179 @@
+//! Words of fixed lists, types and signals.
+
+use super::{SignalName, Word};
+
+const fn word(name: &'static str, doc: &'static str) -> Word {
+    Word { name, doc }
+}
+
+const fn seen(name: &'static str, shape: &'static str, doc: &'static str) -> SignalName {
+    SignalName { name, shape, doc }
+}
+
+pub static TOKENIZERS: &[Word] = &[word("bytes", "256 bytes, then begin, end and padding: 259 tokens")];
+
+pub static KEEPS: &[Word] = &[word("all", "every rollout"), word("correct", "only rollouts with reward 1")];
+
+pub static MERGES: &[Word] = &[
+    word("average", "the mean of the weights"),
+    word("task_arithmetic", "the base plus a scaled sum of differences"),
+    word("ties", "differences trimmed to the largest, then merged where their signs agree"),
+    word("dare", "differences thinned out at random and rescaled, then summed"),
+];
+
+pub static AXES: &[Word] = &[
+    word("token", "one number per token"),
+    word("block", "one number per block of tokens inside a turn"),
+    word("turn", "one number per turn of the student's"),
+    word("sequence", "one number per completion"),
+    word("group", "one number per prompt, over its samples"),
+    word("domain", "one number per domain in the batch"),
+    word("batch", "one number per step"),
+    word("run", "one number for the whole run"),
+];
+
+pub static REDUCTIONS: &[Word] = &[word("mean", "the mean along an axis"), word("sum", "the sum along an axis")];
+
+pub static DEVIATIONS: &[Word] = &[word("population", "divided by n"), word("sample", "divided by n - 1")];
+
+pub static MASSES: &[Word] = &[
+    word("generalized", "each summand gets `- left + right`: student = teacher stays a stationary point"),
+    word("renormalized", "both sides divided by their mass on the support"),
+    word("tail", "one more entry holds the rest"),
+    word("raw", "the bare partial sum"),
+];
+
+pub static FULL: &[Word] = &[
+    word("full", "the whole vocabulary"),
+    word("sampled", "the token taken"),
+    word("matched", "entries whose text both vocabularies have"),
+    word("unmatched", "entries whose text only one vocabulary has"),
+];
+
+pub static DEVICES: &[Word] = &[word("cpu", "the processor"), word("cuda", "an NVIDIA graphics card")];
+
+pub static DTYPES: &[Word] = &[word("float32", "32-bit numbers"), word("bfloat16", "16-bit numbers, master weights in 32")];
+
+pub static ORIGINS: &[Word] = &[
+    word("same", "it descends from the student's checkpoint"),
+    word("foreign", "it descends from another checkpoint, and the author knows"),
+];
+
+pub static ALIGNMENTS: &[Word] = &[
+    word("positions", "the same tokens at the end of both inputs"),
+    word("tokens", "another tokenizer: by the text that tokens stand for"),
+    word("without_padding", "padding inside the completion is taken out first"),
+    word("shifted", "the teacher predicts the next token where the student fills this one"),
+];
+
+pub static REVEALS: &[Word] = &[word("all", "the finished sequence")];
+
+pub static KEPT: &[Word] = &[word("rollouts", "completions as they were"), word("prompts", "prompts, which are answered anew")];
+
+pub static CAPABILITIES: &[Word] = &[
+    word("dist", "the whole next-token distribution"),
+    word("sampled", "the log-probability of the token taken"),
+    word("text", "completions only"),
+];
+
+pub static METRICS: &[Word] = &[
+    word("distinct", "share of different completions among the samples of a prompt"),
+    word("length", "mean number of completion tokens"),
+    word("entropy", "mean entropy of the next-token distribution"),
+];
+
+pub static BUDGETS: &[Word] =
+    &[word("steps", "optimiser steps"), word("sequences", "completions trained on"), word("tokens", "tokens trained on")];
+
+pub static CHARGES: &[Word] =
+    &[word("free", "what the teachers took is not counted"), word("charged", "what the teachers took counts as well")];
+
+pub static SIMILARITIES: &[Word] = &[word("edit", "1 minus the edit distance over the longer length"), word("rouge", "ROUGE-1")];
+
+pub static MISSING: &[Word] = &[word("uniform", "a member without a number counts as the mean of the others")];
+
+pub static TYPES: &[Word] = &[
+    word("model", "weights: the value of a stage"),
+    word("models", "a family or a list of models"),
+    word("teacher", "a frozen model in the role of a teacher"),
+    word("panel", "teachers that talk before they judge"),
+    word("rollout", "where completions come from"),
+    word("template", "a text with slots"),
+    word("objective", "what a stage is trained on"),
+    word("reward", "how a completion is judged"),
+    word("domain", "a source of prompts"),
+    word("domains", "a list of domains"),
+    word("text", "a text in quotes"),
+    word("bool", "`true` or `false`"),
+    word("eval", "a benchmark"),
+    word("count", "a whole number of things"),
+    word("counts", "a list of whole numbers"),
+    word("fraction", "a number from 0 to 1"),
+    word("real", "any number"),
+    word("number", "any number"),
+    word("nats", "a difference of log-probabilities, an entropy, a divergence"),
+    word("ratio", "a quotient of like things"),
+    word("logp", "the log of a probability"),
+    word("prob", "a probability"),
+    word("schedule", "a number or a schedule over the run"),
+];
+
+pub static SIGNALS: &[SignalName] = &[
+    seen("student", "role", "The model being trained."),
+    seen("teacher", "role", "Whatever the route chose for the prompt's domain."),
+    seen("reference", "role", "A frozen model that the stage names with `reference = ...`."),
+    seen("sampler", "role", "The policy that generated the tokens, at the temperature it used."),
+    seen(
+        "ratio",
+        "ratio[token]",
+        "`exp(student.logp - sampler.logp)`: how much likelier the token has become since it was sampled.",
+    ),
+    seen("reward", "real[sequence]", "The verifier's verdict on the completion; `reward.<part>` is one part of it."),
+    seen("correct", "bool[sequence]", "`reward >= 1`."),
+    seen("position", "count[token]", "Index of the token in its completion, from 0."),
+    seen("remaining", "count[token]", "Tokens that follow in the completion, this one included."),
+    seen("turn", "count[token]", "Index of the token's turn, from 0."),
+    seen("block", "count[token]", "Index of the token's block, from 0."),
+    seen("head", "count[token]", "The output head that wrote the token, from 0."),
+    seen("offset", "count[token]", "Tokens since the draft was first rejected, from 1."),
+    seen("accepted", "bool[token]", "Whether the target kept the drafted token."),
+    seen("masked", "bool[token]", "Whether the denoiser has not filled this position yet."),
+    seen("length", "count[sequence]", "Number of completion tokens."),
+    seen("truncated", "bool[sequence]", "Whether the completion was cut off before its end token."),
+    seen("progress", "fraction[run]", "step / steps, from 0 at the first step towards 1."),
+    seen("step", "count[run]", "The step, from 0."),
+    seen(
+        "loss",
+        "number[run]",
+        "The loss of the step before; `loss.<term>` is one term's, `loss.held_out` that on the held-out prompts.",
+    ),
+    seen("vocab_size", "count[run]", "Number of entries of the vocabulary."),
+];
+
+/// What follows a role and a dot.
+pub static PARTS: &[SignalName] = &[
+    seen("logp", "logp[token]", "Log-probability of the token taken."),
+    seen("entropy", "nats[token]", "Entropy of the next-token distribution."),
+    seen("top1", "prob[token]", "Largest probability of the next-token distribution."),
+    seen("rank", "count[token]", "Rank of the token taken, 1 for the most probable."),
+    seen("dist", "distribution[token]", "The next-token distribution: only divergences take it."),
+    seen("end_logp", "logp[token]", "Log-probability of ending here."),
+    seen("mean", "real[token]", "Mean of a continuous action or of a denoising step."),
+    seen("deviation", "real[token]", "Its standard deviation."),
+    seen("value", "real[token]", "What a critic's head expects from here on."),
+    seen("correct", "bool[sequence]", "The verdict on the completions of a model trained beside the student."),
+    seen("score", "real[sequence]", "What a scalar head says of the completion."),
+    seen(
+        "confidence",
+        "prob[token]",
+        "What an acceptance head says of the token; of a panel's member, what it states of its answer.",
+    ),
+];
+
+/// What follows `span.`
+pub static SPANS: &[SignalName] = &[
+    seen("answer", "bool[token]", "Inside the answer."),
+    seen("think", "bool[token]", "Inside the reasoning."),
+    seen("tool", "bool[token]", "Inside a call of a tool."),
+    seen("final_turn", "bool[token]", "Inside the last turn."),
+];

@@ -1,0 +1,258 @@
+//! `mopd bench check`: what a check costs as a whole process, and what a keystroke costs in an editor.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::{Value, json};
+
+use super::editor::{Editor, Keystroke};
+use super::generate;
+use crate::args::BenchCheck;
+use crate::figures;
+use crate::host::reason;
+use crate::output;
+use crate::problem::{Problem, Status};
+
+const SHORT: usize = 500;
+const LONG: usize = 5_000;
+/// Not counted: they bring files and programs into the system's caches.
+const WARM_UP: u32 = 3;
+
+/// Lines and bytes of a text.
+struct Size {
+    lines: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn of(text: &str) -> Size {
+        Size { lines: text.lines().count(), bytes: text.len() }
+    }
+}
+
+/// What was measured.
+struct Figures {
+    short: Size,
+    long: Size,
+    /// Of each `mopd check` of the short file, sorted.
+    checks: Vec<Duration>,
+    /// Of the hungriest of these, in bytes; none where the system does not tell.
+    peak_memory: Option<u64>,
+    /// What the system counts for a child begins with its parent's peak: no more than this can be told from nothing.
+    least_peak: Option<u64>,
+    /// From each keystroke in the long file to its findings, sorted.
+    keystrokes: Vec<Duration>,
+    edits: u32,
+    /// Of the server, before and after the edits.
+    memory: (Option<u64>, Option<u64>),
+}
+
+pub fn check(arguments: &BenchCheck) -> Result<Status, Problem> {
+    let folder = Folder::new()?;
+    let program = std::env::current_exe()
+        .map_err(|error| Problem::run("bench-failed", format!("mopd does not know where it lies: {}", reason(&error))))?;
+
+    // First, while this process is still small: a child's peak counts what its parent had when it was started.
+    let short = generate::experiment_with_five_errors(SHORT);
+    let file = folder.0.join("five-errors.mopd");
+    std::fs::write(&file, &short).map_err(|error| unwritable(&file, &error))?;
+    let mut checks = Vec::new();
+    let mut peak_memory = None;
+    for run in 0..WARM_UP + arguments.runs {
+        let (time, peak) = whole_process(&program, &file)?;
+        if run >= WARM_UP {
+            checks.push(time);
+            peak_memory = peak_memory.max(peak);
+        }
+    }
+    checks.sort();
+    let least_peak = own_peak();
+
+    let long = generate::experiment(LONG);
+    let mut editor = Editor::start(&program, &folder.0)?;
+    let findings = editor.open(&long)?;
+    if findings > 0 {
+        return Err(Problem::run(
+            "bench-failed",
+            format!("the generated experiment has {findings} findings; it should have none"),
+        ));
+    }
+    let mut keystrokes = press(&mut editor, &long, arguments.keystrokes)?;
+    keystrokes.sort();
+    let before = editor.memory();
+    press(&mut editor, &long, arguments.edits)?;
+    let memory = (before, editor.memory());
+
+    let figures = Figures {
+        short: Size::of(&short),
+        long: Size::of(&long),
+        checks,
+        peak_memory,
+        least_peak,
+        keystrokes,
+        edits: arguments.edits,
+        memory,
+    };
+    output::result(&if arguments.json { figures.json() } else { figures.table() });
+    Ok(Status::Good)
+}
+
+/// Types a character and takes it away again, at places spread over the whole text; so many keystrokes in all.
+fn press(editor: &mut Editor, text: &str, count: u32) -> Result<Vec<Duration>, Problem> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut times = Vec::new();
+    let turns = count.div_ceil(2) as usize;
+    for turn in 0..turns {
+        // A digit behind a line: a longer number or name, or one too many.
+        let line = turn * lines.len() / turns;
+        let column = lines[line].len();
+        for typed in [Some('1'), None] {
+            times.push(editor.press(Keystroke { line, column, typed })?);
+        }
+    }
+    Ok(times)
+}
+
+/// `mopd check`, from start to end: its time, and the most memory that it had in use.
+#[cfg(unix)]
+fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>), Problem> {
+    use std::process::{Command, Stdio};
+
+    let mut command = Command::new(program);
+    command.args(["check", "--format", "short"]).arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let started = Instant::now();
+    let child =
+        command.spawn().map_err(|error| Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error))))?;
+    let mut status = 0;
+    // SAFETY: `rusage` is plain numbers, for which zeros are a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the process is a child of ours that nobody else waits for, and both pointers are to values that live on.
+    let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) };
+    let time = started.elapsed();
+    // Five errors: status 1.
+    if waited < 0 || !libc::WIFEXITED(status) || libc::WEXITSTATUS(status) != 1 {
+        return Err(Problem::run("bench-failed", format!("`mopd check {}` did not end as it should", file.display())));
+    }
+    Ok((time, peak_of(&usage)))
+}
+
+/// In bytes; systems differ in what they count in.
+#[cfg(unix)]
+fn peak_of(usage: &libc::rusage) -> Option<u64> {
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    u64::try_from(usage.ru_maxrss).ok().map(|peak| peak * unit)
+}
+
+/// The most memory that this process had in use.
+#[cfg(unix)]
+fn own_peak() -> Option<u64> {
+    // SAFETY: `rusage` is plain numbers, for which zeros are a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a value that lives on.
+    let told = unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
+    peak_of(&usage).filter(|_| told == 0)
+}
+
+#[cfg(not(unix))]
+fn own_peak() -> Option<u64> {
+    None
+}
+
+#[cfg(not(unix))]
+fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>), Problem> {
+    let started = Instant::now();
+    let output = std::process::Command::new(program).args(["check", "--format", "short"]).arg(file).output();
+    output.map_err(|error| Problem::run("bench-failed", format!("mopd can't be started: {}", reason(&error))))?;
+    Ok((started.elapsed(), None))
+}
+
+/// The smallest of sorted times that a share of them does not exceed.
+fn quantile(sorted: &[Duration], share: f64) -> Duration {
+    let place = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(place.saturating_sub(1)).or(sorted.last()).copied().unwrap_or_default()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e5).round() / 100.0
+}
+
+impl Figures {
+    fn table(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+        table.set_header(["file", "what", "figure"]);
+        let size =
+            |size: &Size| format!("{} lines, {} bytes", figures::count(size.lines as u64), figures::count(size.bytes as u64));
+        let (short, long) = (format!("{}, five errors", size(&self.short)), size(&self.long));
+        let time = |sorted: &[Duration], share: f64| format!("{:.2} ms", milliseconds(quantile(sorted, share)));
+        let memory = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), figures::bytes);
+        let checks = format!("whole process `mopd check`, {} runs", self.checks.len());
+        for (share, name) in [(0.5, "median"), (0.95, "p95"), (1.0, "slowest")] {
+            table.add_row([short.clone(), format!("{checks}: {name}"), time(&self.checks, share)]);
+        }
+        let bound = if self.peak_memory.is_some() && self.peak_memory <= self.least_peak { "at most " } else { "" };
+        table.add_row([short, format!("{checks}: peak memory"), format!("{bound}{}", memory(self.peak_memory))]);
+        let keystrokes = format!("keystroke to findings in `mopd lsp`, {} keystrokes", self.keystrokes.len());
+        for (share, name) in [(0.5, "median"), (0.95, "p95"), (0.99, "p99"), (1.0, "slowest")] {
+            table.add_row([long.clone(), format!("{keystrokes}: {name}"), time(&self.keystrokes, share)]);
+        }
+        table.add_row([long.clone(), "memory of `mopd lsp` after these".to_owned(), memory(self.memory.0)]);
+        let edits = figures::count(u64::from(self.edits));
+        table.add_row([long, format!("memory of `mopd lsp` after {edits} edits more"), memory(self.memory.1)]);
+        if let Some(column) = table.column_mut(2) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        format!("{table}\n")
+    }
+
+    /// Times in milliseconds, memory in bytes.
+    fn json(&self) -> String {
+        let size = |size: &Size| json!({ "lines": size.lines, "bytes": size.bytes });
+        let times = |sorted: &[Duration]| -> Value {
+            let at = |share| milliseconds(quantile(sorted, share));
+            json!({ "count": sorted.len(), "median": at(0.5), "p95": at(0.95), "p99": at(0.99), "slowest": at(1.0) })
+        };
+        let figures = json!({
+            "check": { "file": size(&self.short), "errors": 5, "milliseconds": times(&self.checks), "peak_memory": self.peak_memory, "peak_memory_of_parent": self.least_peak },
+            "keystroke": { "file": size(&self.long), "milliseconds": times(&self.keystrokes) },
+            "memory": { "file": size(&self.long), "before": self.memory.0, "edits": self.edits, "after": self.memory.1 },
+        });
+        format!("{figures:#}\n")
+    }
+}
+
+/// A folder of our own among the temporary ones, gone at the end.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new() -> Result<Folder, Problem> {
+        let path = std::env::temp_dir().join(format!("mopd-bench-{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(|error| unwritable(&path, &error))?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left of it is for the system to clean.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_one_of_the_times() {
+        let times: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        let at = |share| quantile(&times, share).as_millis();
+        assert_eq!([at(0.5), at(0.95), at(0.99), at(1.0)], [100, 190, 198, 200]);
+        assert_eq!(quantile(&times[..1], 0.5), times[0]);
+    }
+}

@@ -1,0 +1,116 @@
+//! An editor for measuring: one server, one file, one keystroke after another.
+
+use std::io::{BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lsp_server::{Message, Notification, Request};
+use serde_json::json;
+
+use crate::problem::Problem;
+
+pub struct Editor {
+    server: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    uri: String,
+    version: i32,
+}
+
+/// One character typed or taken away; columns in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Keystroke {
+    pub line: usize,
+    pub column: usize,
+    /// None: the character behind the place is removed.
+    pub typed: Option<char>,
+}
+
+impl Editor {
+    /// Starts `mopd lsp`; `folder` takes what it writes.
+    pub fn start(program: &Path, folder: &Path) -> Result<Editor, Problem> {
+        let mut command = Command::new(program);
+        command.arg("lsp").env("XDG_CACHE_HOME", folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut server = command.spawn().map_err(|error| failed(&error.to_string()))?;
+        let input = server.stdin.take();
+        let output = BufReader::new(server.stdout.take().ok_or_else(|| failed("it has no standard output"))?);
+        let uri = format!("file://{}", folder.join("a.mopd").display());
+        let mut editor = Editor { server, input, output, uri, version: 1 };
+        // Columns in bytes: what is measured is the check, not how columns are counted.
+        let capabilities = json!({ "general": { "positionEncodings": ["utf-8"] } });
+        let params = json!({ "processId": null, "rootUri": null, "capabilities": capabilities });
+        editor.send(Request::new(0.into(), "initialize".to_owned(), params).into())?;
+        while !matches!(editor.receive()?, Message::Response(_)) {}
+        editor.notify("initialized", json!({}))?;
+        Ok(editor)
+    }
+
+    /// Opens a text; the number of its findings.
+    pub fn open(&mut self, text: &str) -> Result<usize, Problem> {
+        let document = json!({ "uri": self.uri, "languageId": "mopd", "version": self.version, "text": text });
+        self.notify("textDocument/didOpen", json!({ "textDocument": document }))?;
+        self.findings()
+    }
+
+    /// How long it takes from a keystroke to the findings of the text after it.
+    pub fn press(&mut self, key: Keystroke) -> Result<Duration, Problem> {
+        self.version += 1;
+        let column = key.column + usize::from(key.typed.is_none());
+        let range = json!({
+            "start": { "line": key.line, "character": key.column },
+            "end": { "line": key.line, "character": column },
+        });
+        let change = json!([{ "range": range, "text": key.typed.map(String::from).unwrap_or_default() }]);
+        let params = json!({ "textDocument": { "uri": self.uri, "version": self.version }, "contentChanges": change });
+        let pressed = Instant::now();
+        self.notify("textDocument/didChange", params)?;
+        self.findings()?;
+        Ok(pressed.elapsed())
+    }
+
+    /// The memory that the server has in use, in bytes; none where the system does not tell.
+    pub fn memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server.id())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+    }
+
+    /// The findings that are about the text as it is now.
+    fn findings(&mut self) -> Result<usize, Problem> {
+        loop {
+            let Message::Notification(notification) = self.receive()? else { continue };
+            let about_now = notification.params.get("version") == Some(&json!(self.version));
+            if notification.method == "textDocument/publishDiagnostics" && about_now {
+                return Ok(notification.params["diagnostics"].as_array().map_or(0, Vec::len));
+            }
+        }
+    }
+
+    fn notify(&mut self, method: &str, params: serde_json::Value) -> Result<(), Problem> {
+        self.send(Notification::new(method.to_owned(), params).into())
+    }
+
+    fn send(&mut self, message: Message) -> Result<(), Problem> {
+        let input = self.input.as_mut().ok_or_else(|| failed("it has no standard input"))?;
+        message.write(input).and_then(|()| input.flush()).map_err(|error| failed(&error.to_string()))
+    }
+
+    fn receive(&mut self) -> Result<Message, Problem> {
+        let message = Message::read(&mut self.output).map_err(|error| failed(&error.to_string()))?;
+        message.ok_or_else(|| failed("it has ended"))
+    }
+}
+
+impl Drop for Editor {
+    fn drop(&mut self) {
+        // With its input closed the server ends by itself; one that hangs is not waited for.
+        self.input = None;
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn failed(why: &str) -> Problem {
+    Problem::run("bench-failed", format!("the language server can't be measured: {why}"))
+}

@@ -1,0 +1,216 @@
+//! The word lists of the editors' grammars hold every word that the compiler knows.
+//!
+//! The grammars are regular expressions and tree patterns; they can't ask the compiler, so they repeat its words. A word that the
+//! language gains and a list lacks would be shown as a name of the program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use mopd_lang::check::functions;
+use mopd_lang::check::vocabulary::{self, SignalName, Takes, Word};
+use mopd_lang::syntax::{ITEMS, RESERVED};
+use serde_json::Value;
+
+type Words = BTreeSet<String>;
+
+/// The words of a grammar, by the scope or capture that they are given.
+struct Grammar {
+    file: &'static str,
+    words: BTreeMap<String, Words>,
+}
+
+impl Grammar {
+    /// `editors/vscode/syntaxes/mopd.tmLanguage.json`
+    fn textmate() -> Self {
+        let file = "editors/vscode/syntaxes/mopd.tmLanguage.json";
+        let mut words = BTreeMap::new();
+        let grammar: Value = serde_json::from_str(&read(file)).expect("the grammar is JSON");
+        collect_patterns(&grammar, &mut words);
+        Grammar { file, words }
+    }
+
+    /// `editors/tree-sitter-mopd/queries/highlights.scm`
+    fn tree_sitter() -> Self {
+        let file = "editors/tree-sitter-mopd/queries/highlights.scm";
+        let mut words: BTreeMap<String, Words> = BTreeMap::new();
+        // Texts belong to the capture after them (`["let" "fn"] @keyword`), in an `#any-of?` to the one before them.
+        let (mut waiting, mut any_of): (Words, Option<String>) = (Words::new(), None);
+        let mut starts_any_of = false;
+        for token in tokens(&read(file)) {
+            if let Some(text) = token.strip_prefix('"') {
+                match &any_of {
+                    Some(capture) => words.entry(capture.clone()).or_default().insert(text.to_owned()),
+                    None => waiting.insert(text.to_owned()),
+                };
+            } else if let Some(capture) = token.strip_prefix('@') {
+                if starts_any_of {
+                    any_of = Some(capture.to_owned());
+                } else {
+                    words.entry(capture.to_owned()).or_default().extend(std::mem::take(&mut waiting));
+                }
+            } else if token == ")" {
+                any_of = None;
+            }
+            starts_any_of = token == "#any-of?";
+        }
+        Grammar { file, words }
+    }
+
+    /// Words that no scope beginning with one of these has.
+    fn lacking<'a>(&self, scopes: &[&str], words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let has = |word: &str| {
+            let given = self.words.iter().filter(|(_, words)| words.contains(word));
+            given.map(|(scope, _)| scope).any(|scope| scopes.iter().any(|wanted| scope.starts_with(wanted)))
+        };
+        let missing = words.into_iter().filter(|word| !has(word));
+        missing.map(|word| format!("{}: `{word}` is not among {}\n", self.file, scopes.join(", "))).collect()
+    }
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(mopd_tests::root().join(file)).expect("a file of the repository")
+}
+
+/// The tokens of a query: texts (with the quote before them), captures, predicates, brackets.
+fn tokens(query: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in query.lines().map(|line| line.trim_start()).filter(|line| !line.starts_with(';')) {
+        let mut rest = line;
+        while let Some(first) = rest.chars().next() {
+            let length = match first {
+                '"' => 1 + rest[1..].find('"').expect("a text ends on its line") + 1,
+                _ if first.is_whitespace() || "()[]".contains(first) => 1,
+                _ => rest.find(|other: char| other.is_whitespace() || "()[]\"".contains(other)).unwrap_or(rest.len()),
+            };
+            let token = rest[..length].trim_end_matches('"');
+            if !token.trim().is_empty() || first == '"' {
+                found.push(if first == '"' { format!("\"{}", &rest[1..length - 1]) } else { token.to_owned() });
+            }
+            rest = &rest[length..];
+        }
+    }
+    found
+}
+
+/// The words of every pattern, under each scope that the pattern gives.
+fn collect_patterns(value: &Value, words: &mut BTreeMap<String, Words>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| collect_patterns(value, words)),
+        Value::Object(fields) => {
+            let pattern = fields.get("match").or(fields.get("begin")).and_then(Value::as_str);
+            if let Some(pattern) = pattern {
+                let captures = ["captures", "beginCaptures"].into_iter().filter_map(|key| fields.get(key)?.as_object());
+                let names = captures.flat_map(|captures| captures.values().filter_map(|capture| capture.get("name")));
+                for scope in names.chain(fields.get("name")).filter_map(Value::as_str) {
+                    words.entry(scope.to_owned()).or_default().extend(words_of(pattern));
+                }
+            }
+            fields.values().for_each(|value| collect_patterns(value, words));
+        }
+        _ => {}
+    }
+}
+
+/// The plain words of a regular expression.
+fn words_of(pattern: &str) -> Words {
+    let mut plain = String::new();
+    let mut characters = pattern.chars();
+    while let Some(character) = characters.next() {
+        if character == '\\' {
+            characters.next(); // `\b`, `\w`: no part of a word.
+            plain.push(' ');
+        } else {
+            plain.push(character);
+        }
+    }
+    let words = plain.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
+    words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// The words in quotes of a rule of the compiler's grammar, found by how its line begins.
+fn rule_words<'a>(grammar: &'a str, rule: &'a str) -> impl Iterator<Item = &'a str> {
+    let lines = grammar.lines().filter(move |line| line.starts_with(rule));
+    let words = lines.flat_map(|line| line.split('"').skip(1).step_by(2));
+    words.filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()))
+}
+
+fn names(words: &[Word]) -> impl Iterator<Item = &'static str> {
+    words.iter().map(|word| word.name)
+}
+
+fn signals(signals: &[SignalName]) -> impl Iterator<Item = &'static str> {
+    signals.iter().map(|signal| signal.name)
+}
+
+/// The words that settings and arguments know.
+fn fixed_words() -> BTreeSet<&'static str> {
+    let owners = ITEMS.iter().copied().chain(functions::names());
+    let settings = owners.filter_map(vocabulary::keys).flatten().map(|key| key.takes);
+    let arguments = functions::all().iter().flat_map(|function| {
+        let takes = |parameter: &&'static str| vocabulary::takes(function, parameter);
+        function.parameters.iter().map(takes)
+    });
+    let lists = settings.chain(arguments).filter_map(|takes| match takes {
+        Takes::Words(words) => Some(words),
+        _ => None,
+    });
+    lists.flat_map(names).collect()
+}
+
+#[test]
+fn the_colours_of_vs_code_know_every_word() {
+    let grammar = Grammar::textmate();
+    let pest = read("lang/grammar.pest");
+    let keywords = ["keyword", "storage.modifier", "constant.language"];
+    let known = ["support.constant", "variable.language", "support.function"];
+    let lacking = [
+        grammar.lacking(&keywords, ITEMS.iter().chain(RESERVED).copied()),
+        grammar.lacking(&keywords, rule_words(&pest, "kw_").filter(|word| *word != "lambda")),
+        grammar.lacking(&["keyword.other.unit"], rule_words(&pest, "suffix ")),
+        grammar.lacking(&["support.constant.axis"], names(vocabulary::AXES)),
+        grammar.lacking(&["support.type"], names(vocabulary::TYPES)),
+        grammar.lacking(&known[..2], signals(vocabulary::SIGNALS)),
+        grammar.lacking(&["support.variable.part"], signals(vocabulary::PARTS)),
+        grammar.lacking(&["support.function"], functions::names()),
+        grammar.lacking(&known, fixed_words()),
+    ]
+    .concat();
+    assert!(lacking.is_empty(), "{}", lacking.concat());
+}
+
+#[test]
+fn the_colours_of_tree_sitter_know_every_word() {
+    let grammar = Grammar::tree_sitter();
+    let pest = read("lang/grammar.pest");
+    // These are nodes of their own and named as such.
+    let node = |word: &&str| matches!(*word, "true" | "false" | "else" | "lambda");
+    let known = ["constant.builtin", "variable.builtin", "function.builtin"];
+    let lacking = [
+        grammar.lacking(&["keyword"], ITEMS.iter().chain(RESERVED).copied().filter(|word| !node(word))),
+        grammar.lacking(&["keyword"], rule_words(&pest, "kw_").filter(|word| !node(word))),
+        grammar.lacking(&["constant.builtin"], names(vocabulary::AXES)),
+        grammar.lacking(&["type.builtin"], names(vocabulary::TYPES)),
+        grammar.lacking(&known[..2], signals(vocabulary::SIGNALS)),
+        grammar.lacking(&["variable.builtin"], signals(vocabulary::PARTS)),
+        grammar.lacking(&["function.builtin"], functions::names()),
+        grammar.lacking(&known, fixed_words()),
+    ]
+    .concat();
+    assert!(lacking.is_empty(), "{}", lacking.concat());
+}
+
+/// What the tests above read is not empty, and a word that is missing is missed.
+#[test]
+fn a_missing_word_is_missed() {
+    for (grammar, types, axes) in [
+        (Grammar::textmate(), "support.type", "support.constant.axis"),
+        (Grammar::tree_sitter(), "type.builtin", "constant.builtin"),
+    ] {
+        assert_eq!(grammar.lacking(&[types], ["nats"]), Vec::<String>::new());
+        assert_eq!(grammar.lacking(&[types], ["nat"]).len(), 1);
+        assert_eq!(grammar.lacking(&[axes], ["nats"]).len(), 1, "of another list");
+        assert!(grammar.words.values().map(Words::len).sum::<usize>() > 200);
+    }
+    assert_eq!(rule_words(&read("lang/grammar.pest"), "kw_model ").collect::<Vec<_>>(), ["model"]);
+    assert!(fixed_words().contains("generalized") && fixed_words().contains("token"));
+}

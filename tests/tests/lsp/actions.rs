@@ -1,0 +1,111 @@
+//! Quick fixes: every fix of every code, and the comment that silences a warning.
+
+use std::collections::BTreeSet;
+
+use mopd_lang::diag::{Code, Severity};
+use mopd_lang::ide::ENTRY;
+use serde_json::{Value, json};
+
+use super::{GOOD, Workspace, apply, offset};
+
+fn actions(workspace: &mut Workspace, name: &str, finding: &Value) -> Vec<Value> {
+    let uri = workspace.uri(name);
+    let context = json!({ "diagnostics": [finding] });
+    let params = json!({ "textDocument": { "uri": uri }, "range": finding["range"], "context": context });
+    workspace.client.request("textDocument/codeAction", params).as_array().expect("actions").clone()
+}
+
+/// The programs of the language suite, each with the setup that its page gives it.
+fn programs() -> Vec<String> {
+    let mut programs = Vec::new();
+    for page in mopd_tests::files(&mopd_tests::root().join("tests/suite"), ".md") {
+        let mut setup = String::new();
+        for fence in mopd_tests::fences(&std::fs::read_to_string(page).expect("a page of the suite")) {
+            match fence.tag.as_str() {
+                "mopd setup" => setup = fence.text,
+                "mopd using setup" => programs.push(format!("{setup}{}", fence.text)),
+                _ => programs.push(fence.text),
+            }
+        }
+    }
+    programs
+}
+
+/// The edit of an action, applied.
+fn after(workspace: &Workspace, text: &str, action: &Value) -> String {
+    apply(text, &action["edit"]["changes"][workspace.uri("a.mopd")])
+}
+
+#[test]
+fn every_way_out_of_every_finding_of_the_suite_is_offered() {
+    let mut workspace = Workspace::new();
+    workspace.open("a.mopd", "");
+    let mut codes = BTreeSet::new();
+    for (version, text) in (2..).zip(programs()) {
+        let analysis = mopd_tests::check("a.mopd", &text);
+        let published = workspace.replace("a.mopd", version, &text);
+        for finding in analysis.diagnostics.iter().filter(|finding| finding.primary.span.file == ENTRY) {
+            let same = |shown: &&Value| {
+                let place = finding.primary.span.start as usize;
+                shown["code"] == finding.code.name()
+                    && offset(&text, &shown["range"]["start"]) == place
+                    && shown["message"].as_str().is_some_and(|message| message.starts_with(&finding.message))
+            };
+            let shown = published.iter().find(same).unwrap_or_else(|| panic!("{finding:?} is not shown:\n{text}"));
+            let offered = actions(&mut workspace, "a.mopd", shown);
+            let mut own = offered.iter().filter(|action| action["diagnostics"][0] == *shown);
+            if let Some(fix) = &finding.fix {
+                codes.insert(finding.code.name());
+                let action = own.next().unwrap_or_else(|| panic!("no action {:?} in {offered:?}", fix.title));
+                assert_eq!((&action["title"], &action["kind"]), (&json!(fix.title), &json!("quickfix")));
+                assert_eq!(action["isPreferred"], true);
+                let mut expected = text.clone();
+                expected.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
+                assert_eq!(after(&workspace, &text, action), expected);
+            }
+            // A warning can be silenced too; with a reason, it is gone.
+            if finding.severity == Severity::Warning && finding.code != Code::UnusedAllow {
+                let action = own.next().unwrap_or_else(|| panic!("no way to silence {finding:?}"));
+                let comment = format!("// allow({}): ", finding.code.name());
+                let silenced = after(&workspace, &text, action).replacen(&comment, &format!("{comment}meant"), 1);
+                let count = |text: &str| {
+                    let found = mopd_tests::check("a.mopd", text).diagnostics;
+                    found.iter().filter(|other| other.code == finding.code).count()
+                };
+                assert!(count(&silenced) < count(&text), "{finding:?} is not silenced in\n{silenced}");
+            }
+            assert_eq!(own.next(), None, "{text}");
+        }
+    }
+    assert!(codes.len() >= 8, "only {codes:?} have fixes in the suite");
+}
+
+#[test]
+fn a_fix_mends_what_it_is_offered_for() {
+    let mut workspace = Workspace::new();
+    let wrong = GOOD.replace("clip_at: 5", "clipat: 5");
+    let findings = workspace.open("a.mopd", &wrong);
+    let offered = actions(&mut workspace, "a.mopd", &findings[0]);
+    let [action] = offered.as_slice() else { panic!("{offered:?}") };
+    assert_eq!((&action["title"], &action["kind"]), (&json!("change to `clip_at`"), &json!("quickfix")));
+    assert_eq!(action["diagnostics"][0], findings[0]);
+    let uri = workspace.uri("a.mopd");
+    let fixed = apply(&wrong, &action["edit"]["changes"][&uri]);
+    assert_eq!(workspace.replace("a.mopd", 2, &fixed), [Value::Null; 0]);
+    let context = json!({ "diagnostics": [], "only": ["refactor"] });
+    let only = json!({ "textDocument": { "uri": uri }, "range": findings[0]["range"], "context": context });
+    assert_eq!(workspace.client.request("textDocument/codeAction", only), json!([]));
+}
+
+#[test]
+fn a_comment_that_silences_nothing_can_be_removed() {
+    let mut workspace = Workspace::new();
+    let text = GOOD.replace("/// How long", "// allow(unused-domain): 𝒜\n/// How long");
+    let findings = workspace.open("a.mopd", &text);
+    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+    assert_eq!((&finding["code"], &finding["severity"]), (&json!("unused-allow"), &json!(2)));
+    let offered = actions(&mut workspace, "a.mopd", finding);
+    let [action] = offered.as_slice() else { panic!("{offered:?}") };
+    let uri = workspace.uri("a.mopd");
+    assert_eq!(apply(&text, &action["edit"]["changes"][&uri]), GOOD);
+}
