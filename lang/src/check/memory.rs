@@ -2,9 +2,9 @@
 //! said.
 //!
 //! Most items are checked for their own sake: nothing else depends on it. Where such a check had nothing to report, it is not
-//! done again while neither the item nor anything that it names has changed. What an item names is read off its words: a change
-//! of an item concerns everything that mentions its name, and everything that mentions the name of one of those. That is more
-//! than needed, and needs no knowledge of how names are resolved.
+//! done again while neither the item nor anything that it looked up has changed. A change of an item concerns every check that
+//! looked up its name; where no check is kept, every item that mentions it in any sense; and so on, with the names of those. That
+//! is more than needed, and needs no knowledge of how names are resolved.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -39,6 +39,7 @@ struct RememberedFile {
 }
 
 struct RememberedItem {
+    text: String,
     /// Hashes of all words in it.
     words: Vec<u32>,
     effect: Effect,
@@ -71,6 +72,8 @@ struct Check {
     asked: Vec<Asked>,
     /// What it found out about names, by their place behind the beginning of the item.
     facts: Vec<(u32, u32, Worth)>,
+    /// Hashes of the names that it looked up, found or not.
+    consulted: Vec<u32>,
     /// It looked at the list of all domains.
     domains: bool,
 }
@@ -81,9 +84,11 @@ struct Asked {
 }
 
 /// A check under way.
+#[derive(Default)]
 pub struct Recording {
     asked: Vec<ItemId>,
     facts: Vec<(Span, Worth)>,
+    consulted: Vec<u32>,
     domains: bool,
     /// It did something that must be done again each time.
     spoilt: bool,
@@ -135,15 +140,31 @@ impl Memory {
         remembered.used = true;
         let (module, findings) = remembered.known.parse(file, text);
         let mut old: Vec<Option<RememberedItem>> = std::mem::take(&mut remembered.items).into_iter().map(Some).collect();
-        for (item, before) in module.items.iter().zip(remembered.known.before()) {
-            let kept = before.and_then(|before| old[before].take());
-            remembered.items.push(kept.unwrap_or_else(|| {
-                let new = RememberedItem::new(item, text);
-                self.changed.add(&new.effect);
-                new
-            }));
+        let mut items = Vec::with_capacity(module.items.len());
+        for before in remembered.known.before() {
+            items.push(before.and_then(|before| old[before].take()));
         }
-        old.iter().flatten().for_each(|gone| self.changed.add(&gone.effect));
+        let mut gone: Vec<Option<RememberedItem>> = old.into_iter().filter(Option::is_some).collect();
+        let mut next = 0;
+        for (item, kept) in module.items.iter().zip(&mut items).filter(|(_, kept)| kept.is_none()) {
+            let text = &text[item.span.start as usize..item.span.end as usize];
+            // Only the comments around it have changed, or it was read again because of its neighbour. What has changed places
+            // with another is another: of two with one name, the first counts.
+            let same = gone[next..].iter().position(|gone| gone.as_ref().is_some_and(|gone| gone.text == text));
+            *kept = match same {
+                Some(same) => {
+                    next += same + 1;
+                    gone[next - 1].take()
+                }
+                None => {
+                    let new = RememberedItem::new(item, text);
+                    self.changed.add(&new.effect);
+                    Some(new)
+                }
+            };
+        }
+        remembered.items = items.into_iter().flatten().collect();
+        gone.iter().flatten().for_each(|gone| self.changed.add(&gone.effect));
         (module, findings)
     }
 
@@ -177,7 +198,7 @@ impl Memory {
 
 impl RememberedItem {
     fn new(item: &Item, text: &str) -> RememberedItem {
-        let mut words = words(&text[item.span.start as usize..item.span.end as usize]);
+        let mut words = words(text);
         let concerned = match &item.kind {
             // Whatever it takes from elsewhere, and whatever it calls that here.
             ItemKind::Use(_) => Some(words.clone()),
@@ -191,7 +212,7 @@ impl RememberedItem {
         let effect = Effect { words: concerned.unwrap_or_default(), domains, everything };
         words.sort_unstable();
         words.dedup();
-        RememberedItem { words, effect, check: None }
+        RememberedItem { text: text.to_owned(), words, effect, check: None }
     }
 }
 
@@ -210,7 +231,13 @@ impl Changed {
         let some = |word: &u32| self.some[usize::from(*word as u16) / 64] & (1 << (word % 64)) != 0;
         self.everything
             || self.domains && item.check.as_ref().is_some_and(|check| check.domains)
-            || !self.some.is_empty() && item.words.iter().any(|word| some(word) && self.words.contains(word))
+            || !self.some.is_empty()
+                && item
+                    .check
+                    .as_ref()
+                    .map_or(&item.words, |check| &check.consulted)
+                    .iter()
+                    .any(|word| some(word) && self.words.contains(word))
     }
 }
 
@@ -220,7 +247,7 @@ fn words(text: &str) -> Vec<u32> {
 }
 
 /// FNV-1a
-fn hash(word: &str) -> u32 {
+pub fn hash(word: &str) -> u32 {
     word.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
@@ -236,7 +263,7 @@ impl Checker {
         {
             return;
         }
-        self.resume_recording(Some(Recording { asked: Vec::new(), facts: Vec::new(), domains: false, spoilt: false }));
+        self.resume_recording(Some(Recording::default()));
         self.check_item(id, item);
         let Some(recording) = self.pause_recording() else { return };
         let check = self.check_of(recording, item);
@@ -246,7 +273,9 @@ impl Checker {
     }
 
     fn check_of(&self, recording: Recording, item: &Item) -> Option<Check> {
-        let Recording { asked, facts, domains, spoilt } = recording;
+        let Recording { asked, facts, mut consulted, domains, spoilt } = recording;
+        consulted.sort_unstable();
+        consulted.dedup();
         if spoilt {
             return None;
         }
@@ -259,7 +288,7 @@ impl Checker {
             let inside = span.file == item.span.file && item.span.start <= span.start && span.end <= item.span.end;
             inside.then(|| (span.start - item.span.start, span.end - item.span.start, worth))
         });
-        Some(Check { asked: asked.collect::<Option<_>>()?, facts: facts.collect::<Option<_>>()?, domains })
+        Some(Check { asked: asked.collect::<Option<_>>()?, facts: facts.collect::<Option<_>>()?, consulted, domains })
     }
 
     /// Does again what the check of an item did besides finding nothing. False where that can't be done.
@@ -364,12 +393,14 @@ impl Checker {
         let (domains, spoilt) = self.touched();
         recording.domains |= domains;
         recording.spoilt |= spoilt;
+        recording.consulted.extend(self.modules.consulted.take().unwrap_or_default());
         Some(recording)
     }
 
     pub(super) fn resume_recording(&mut self, recording: Option<Recording>) {
         if recording.is_some() {
             self.touched();
+            self.modules.consulted.replace(Some(Vec::new()));
         }
         self.recording = recording;
     }
