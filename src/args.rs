@@ -92,9 +92,11 @@ pub struct Fmt {
 
 /// Show the stages of an experiment, their objectives in normal form, and what they cost
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json")]
+#[command(
+    after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json\n  mopd plan std.opd                       the objectives of a library module"
+)]
 pub struct Plan {
-    /// The experiment, a .mopd file
+    /// The experiment, a .mopd file; or a library, also as `std.opd`
     pub file: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,

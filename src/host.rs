@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 
 use mopd_lang::Analysis;
 use mopd_lang::check::analyse_with;
+use mopd_lang::diag::nearest;
 use mopd_lang::source::SourceFile;
 
 use crate::problem::Problem;
 
-/// Reads and checks a file with everything that it imports. `overrides` are the `--set` values.
+/// Reads and checks a file with everything that it imports. `overrides` are the `--set` values. `std.opd` stands for a module
+/// of the standard library, where no file is called so.
 pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analysis, Problem> {
-    let entry = read(path)?;
+    let entry = match module_name(path) {
+        Some(name) => standard(&["std", &name]).ok_or_else(|| no_module(&name))?,
+        None => read(path)?,
+    };
     // A module that is there but can't be read must not be reported as a module that does not exist.
     let unreadable = RefCell::new(None);
     let load = |name: &[&str]| -> Option<SourceFile> {
@@ -32,6 +37,21 @@ pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analy
     match unreadable.into_inner() {
         Some(problem) => Err(problem),
         None => Ok(analysis),
+    }
+}
+
+/// `opd` of `std.opd`.
+fn module_name(path: &Path) -> Option<String> {
+    let name = path.to_str()?.strip_prefix("std.")?;
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    (is_name && !path.exists()).then(|| name.to_owned())
+}
+
+fn no_module(name: &str) -> Problem {
+    let problem = Problem::usage("unknown-module", format!("the standard library has no module `std.{name}`"));
+    match nearest(name, mopd_std::MODULES.iter().map(|(module, _)| *module)) {
+        Some(meant) => problem.help(format!("did you mean `std.{meant}`?")),
+        None => problem.help("the book's page on the standard library lists them"),
     }
 }
 

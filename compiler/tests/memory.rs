@@ -2,7 +2,7 @@
 
 use mopd_compiler::expr::graph::{Graph, LiveId};
 use mopd_compiler::expr::jit::Program;
-use mopd_lang::formula::{Axis, Function, Reduction};
+use mopd_compiler::plan::{Axis, Function, Reduction};
 
 /// Resident memory of this process, in pages.
 #[cfg(target_os = "linux")]

@@ -855,17 +855,6 @@ impl Rollout {
         found
     }
 
-    /// The student wrote every token, at a probability that was recorded when it did.
-    pub fn student_wrote_all(&self) -> bool {
-        self.edits.iter().all(Edit::keeps_text)
-            && match &self.source {
-                RolloutSource::Sample(_) | RolloutSource::Parameter { .. } => true,
-                RolloutSource::From { .. } | RolloutSource::Data { .. } | RolloutSource::Refine { .. } => false,
-                RolloutSource::EachTurn { of, .. } => of.student_wrote_all(),
-                other => other.inner().into_iter().all(Rollout::student_wrote_all),
-            }
-    }
-
     fn inputs(&self, models: &mut Vec<ModelId>, teachers: &mut Vec<TeacherId>) {
         for rollout in self.all() {
             match &rollout.source {
@@ -1225,7 +1214,7 @@ impl Objective {
 pub struct Term {
     pub name: String,
     pub value: Formula,
-    /// Tokens and sequences that the term is about; the others take no part in its reduction.
+    /// Where the term applies: it is 0 elsewhere. Denominators count all the same, but in a `reduce` step that says `among: when`.
     pub when: Option<Formula>,
     /// Multiplies this term alone.
     pub weight: Option<Formula>,

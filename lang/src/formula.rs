@@ -537,6 +537,11 @@ impl DivergenceKind {
         }
     }
 
+    /// It is a sum over the entries of a vocabulary, so that a support and a mass mean something.
+    pub fn over_vocabulary(&self) -> bool {
+        !matches!(self, DivergenceKind::Gaussian { .. })
+    }
+
     /// Swapping the sides changes the value.
     pub fn directed(&self) -> bool {
         !matches!(

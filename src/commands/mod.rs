@@ -14,8 +14,8 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use mopd_compiler::plan::Plan;
-use mopd_lang::diag::{Code, Diagnostic, Severity, nearest};
-use mopd_lang::experiment::{Experiment, Objective};
+use mopd_lang::Analysis;
+use mopd_lang::diag::{Code, Diagnostic, nearest};
 use mopd_lang::source::{FileId, Sources, Span};
 
 use crate::args::Command;
@@ -66,37 +66,34 @@ struct Compiled {
 
 /// Checks and compiles; findings go to standard error. None where they forbid to go on.
 fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compiled>, Problem> {
-    let analysis = host::analyse_file(path, overrides)?;
-    let mut findings = analysis.diagnostics;
-    let wrong = findings.iter().any(|finding| finding.severity == Severity::Error);
-    let plan = match &analysis.experiment {
-        Some(experiment) if !wrong => compile_experiment(experiment, &analysis.origins, &analysis.sources, &mut findings),
-        None if !wrong => {
-            findings.push(no_experiment(&analysis.sources));
-            None
-        }
-        _ => None,
-    };
-    let style = Style::of_stderr();
-    output::error(&render::human::findings(&findings, &analysis.sources, style));
-    if !findings.is_empty() {
-        output::error(&render::human::summary(&findings, style));
+    let mut analysis = host::analyse_file(path, overrides)?;
+    let plan = plan_of(&mut analysis);
+    if analysis.experiment.is_none() && !analysis.has_errors() {
+        analysis.diagnostics.push(no_experiment(&analysis.sources));
     }
+    report(&analysis);
     Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
 }
 
-fn compile_experiment(
-    experiment: &Experiment<Objective>,
-    origins: &[Span],
-    sources: &Sources,
-    findings: &mut Vec<Diagnostic>,
-) -> Option<Plan> {
-    match mopd_compiler::compile(experiment, origins, sources) {
+/// The plan of a file that declares an experiment. What forbids it joins the findings: faults that the checker can't see, and
+/// what this version can't execute.
+fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
+    let experiment = analysis.experiment.as_ref()?;
+    match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources) {
         Ok(plan) => Some(plan),
-        Err(more) => {
-            findings.extend(more);
+        Err(found) => {
+            analysis.diagnostics.extend(found);
             None
         }
+    }
+}
+
+/// The findings, on standard error.
+fn report(analysis: &Analysis) {
+    let style = Style::of_stderr();
+    output::error(&render::human::findings(&analysis.diagnostics, &analysis.sources, style));
+    if !analysis.diagnostics.is_empty() {
+        output::error(&render::human::summary(&analysis.diagnostics, style));
     }
 }
 

@@ -15,7 +15,7 @@ use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::progress::{Progress, Speaker};
-use crate::render::{self, outline};
+use crate::render;
 use crate::table;
 use crate::worker::{self, Kill, Said, Worker};
 
@@ -44,7 +44,7 @@ pub fn run(arguments: &Run) -> Result<Status, Problem> {
         workers: arguments.workers,
     }));
 
-    let mut progress = Progress::new(outline::number_of_seeds(&compiled.plan.experiment) > 1);
+    let mut progress = Progress::new(compiled.plan.experiment.comparisons.iter().any(|comparison| comparison.seeds > 1));
     let speaker = progress.speaker();
     let worker = {
         let speaker = speaker.clone();

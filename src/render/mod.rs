@@ -3,6 +3,7 @@
 
 pub mod human;
 pub mod json;
+pub mod library;
 pub mod markdown;
 pub mod outline;
 pub mod sarif;

@@ -1,9 +1,14 @@
-//! A plan for people: stages in the order in which they run, what each is made from, its objective in normal form, its cost.
+//! An experiment for people: stages in the order in which they run, what each is made from, its objective in normal form, and,
+//! where there is a plan, its key and its cost.
 
-use mopd_compiler::plan::{
-    Comparison, Cost, DomainId, Experiment, Keep, MarkedSetting, Model, ModelId, NormalForm, Objective, Plan, Prefixes, Sampling,
-    Schedule, SettingMark, Share, Stage, Tokenizer, Train,
+use mopd_compiler::plan::{Cost, NormalForm, Plan};
+use mopd_lang::experiment::{
+    BatchSize, Benchmark, BudgetUnit, Comparison, DomainId, Evaluation, Experiment, Joint, Keep, Length, MarkedSetting, Metric,
+    Model, ModelId, Optimizer, Over, Pretrained, RolloutSource, Sampling, Schedule, SelfCopy, SettingMark, Share, Stage, Teacher,
+    TeacherChoice, TeacherWeights, Tokenizer, Train,
 };
+use mopd_lang::formula::{Formula, FormulaKind};
+use mopd_lang::formula_text as text;
 
 use crate::figures::{bytes, count, flops, percent, setting};
 use crate::output::{Style, counted};
@@ -11,46 +16,84 @@ use crate::output::{Style, counted};
 /// Characters of a hash that tell stages apart.
 const KEY: usize = 8;
 
-pub fn tree(plan: &Plan, style: Style) -> String {
-    let experiment = &plan.experiment;
+/// Longest formula that is shown, in characters.
+const QUOTED: usize = 100;
+
+pub type Rows = Vec<(&'static str, String)>;
+
+pub fn tree(experiment: &Experiment, plan: Option<&Plan>, style: Style) -> String {
     let mut out = format!(
-        "{}: {}, {}, {}, plan {}\n",
+        "{}: {}, {}, {}, {}\n",
         style.bold(&experiment.name),
         counted(experiment.models.len(), "stage"),
         counted(experiment.domains.len(), "domain"),
         seeds(experiment),
-        prefix(&plan.hash),
+        plan.map_or("not fit to run".to_owned(), |plan| format!("plan {}", prefix(&plan.hash))),
     );
-    let mut shown: Vec<(&str, &Objective)> = Vec::new();
-    for (model, facts) in experiment.models.iter().zip(&plan.stages) {
+    let mut shown: Vec<(&str, Rows)> = Vec::new();
+    for (index, model) in experiment.models.iter().enumerate() {
         let mut rows = settings(model, experiment);
-        if let Stage::Train(train) = &model.stage {
-            let objective = &train.objective;
+        for (step, train) in trained(&model.stage) {
+            if let Some(step) = step {
+                rows.push(("step", step.to_owned()));
+                rows.extend(training(train, experiment));
+            }
+            let objective = objective(train);
             // A family repeats its objective in every member.
-            let same = |(_, earlier): &&(&str, &Objective)| {
-                earlier.graph == objective.graph && earlier.normal_form == objective.normal_form
-            };
-            match shown.iter().find(same) {
-                Some((earlier, _)) => rows.push(("objective", format!("{}, as in {earlier}", objective.name))),
+            match shown.iter().find(|(_, earlier)| *earlier == objective) {
+                Some((earlier, _)) => rows.push(("objective", format!("{}, as in {earlier}", train.objective.name))),
                 None => {
-                    rows.push(("objective", objective.name.clone()));
-                    rows.extend(slots(&objective.normal_form));
+                    rows.extend(objective.iter().cloned());
                     shown.push((&model.name, objective));
                 }
             }
         }
-        rows.push(("cost", cost(&facts.cost)));
-        rows.push(("key", style.dim(prefix(&facts.key))));
+        if let Some(facts) = plan.and_then(|plan| plan.stages.get(index)) {
+            rows.push(("cost", cost(&facts.cost)));
+            rows.push(("key", style.dim(prefix(&facts.key))));
+        }
         out += &node(&format!("{} = {}", style.bold(&model.name), constructor(&model.stage, experiment)), &rows, style);
+    }
+    for benchmark in &experiment.benchmarks {
+        out += &node(&format!("{} {}", style.bold("eval"), style.bold(&benchmark.name)), &self::benchmark(benchmark), style);
     }
     for comparison in &experiment.comparisons {
         let head = format!("{} {}", style.bold("compare"), style.bold(&format!("{:?}", comparison.name)));
         out += &node(&head, &table(comparison, experiment), style);
     }
+    if !experiment.sweep.is_empty() {
+        let row = |values: &[f64]| values.iter().map(|value| setting(*value)).collect::<Vec<_>>().join(", ");
+        let rows: Rows =
+            experiment.sweep.iter().map(|axis| ("over", format!("{}: {}", axis.parameter, row(&axis.values)))).collect();
+        out += &node("sweep", &rows, style);
+    }
     if !experiment.marks.is_empty() {
         out += &node("marks", &marks(experiment), style);
     }
-    out + &totals(plan)
+    out + &match plan {
+        Some(plan) => totals(plan, number_of_seeds(experiment)),
+        None => "│\n└─ no keys and no costs: they belong to a plan, and there is none\n".to_owned(),
+    }
+}
+
+/// The objective's name and its nine slots.
+fn objective(train: &Train) -> Rows {
+    let mut rows = vec![("objective", train.objective.name.clone())];
+    rows.extend(slots(&normal_form(train)));
+    rows
+}
+
+fn normal_form(train: &Train) -> NormalForm {
+    mopd_compiler::normal_form(&train.objective, Some((&train.rollout, train.keep)))
+}
+
+/// The training loops of a stage, each with its name where there are several.
+fn trained(stage: &Stage) -> Vec<(Option<&str>, &Train)> {
+    match stage {
+        Stage::Train(train) => vec![(None, train)],
+        Stage::Joint(joint) => joint.steps.iter().map(|step| (Some(step.name.as_str()), &step.train)).collect(),
+        Stage::Initialise(_) | Stage::Load(_) | Stage::Merge(_) | Stage::Member { .. } => Vec::new(),
+    }
 }
 
 /// A line of the tree with its rows below.
@@ -62,27 +105,41 @@ fn node(head: &str, rows: &[(&str, String)], style: Style) -> String {
     out
 }
 
-fn constructor(stage: &Stage<Objective>, experiment: &Experiment<Objective>) -> String {
+fn constructor(stage: &Stage, experiment: &Experiment) -> String {
     let name = |id: ModelId| experiment.model(id).name.as_str();
     match stage {
-        Stage::Initialise(_) => "llama".to_owned(),
+        Stage::Initialise(shape) => shape.family.name().to_owned(),
+        Stage::Load(Pretrained::HuggingFace { name, revision }) => {
+            let revision = revision.as_ref().map(|revision| format!(", revision: {revision:?}")).unwrap_or_default();
+            format!("hf({name:?}{revision})")
+        }
+        Stage::Load(Pretrained::Gguf { file }) => format!("gguf({file:?})"),
+        Stage::Load(Pretrained::Checkpoint { folder }) => format!("checkpoint({folder:?})"),
         Stage::Train(train) => format!("{}({})", train.recipe.name(), name(train.start)),
         Stage::Merge(merge) => {
             let models: Vec<&str> = merge.models.iter().map(|id| name(*id)).collect();
             let base = merge.base.map(|id| format!("; base {}", name(id))).unwrap_or_default();
             format!("merge({}{base})", models.join(", "))
         }
+        Stage::Joint(joint) => {
+            let members: Vec<&str> = joint.members.iter().map(|member| name(member.start)).collect();
+            format!("train({})", members.join(", "))
+        }
+        Stage::Member { joint, .. } => format!("trained with {}", name(*joint)),
     }
 }
 
-fn settings(model: &Model<Objective>, experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
+fn settings(model: &Model, experiment: &Experiment) -> Rows {
     match &model.stage {
         Stage::Initialise(shape) => {
-            let Tokenizer::Bytes = shape.tokenizer;
+            let tokenizer = match &shape.tokenizer {
+                Tokenizer::Bytes => "bytes".to_owned(),
+                Tokenizer::File(file) => format!("{file:?}"),
+            };
             vec![(
                 "shape",
                 format!(
-                    "{}, width {}, {} ({} for keys and values), inner width {}, context {}, tokenizer bytes{}",
+                    "{}, width {}, {} ({} for keys and values), inner width {}, context {}, tokenizer {tokenizer}{}",
                     counted(shape.layers as usize, "layer"),
                     shape.width,
                     counted(shape.heads as usize, "head"),
@@ -95,7 +152,7 @@ fn settings(model: &Model<Objective>, experiment: &Experiment<Objective>) -> Vec
         }
         Stage::Train(train) => training(train, experiment),
         Stage::Merge(merge) => {
-            use mopd_compiler::plan::MergeMethod::*;
+            use mopd_lang::experiment::MergeMethod::*;
             let with = match &merge.method {
                 Average => String::new(),
                 TaskArithmetic { scale } => format!(", scale {}", setting(*scale)),
@@ -104,30 +161,142 @@ fn settings(model: &Model<Objective>, experiment: &Experiment<Objective>) -> Vec
             };
             vec![("method", format!("{}{with}", merge.method.name()))]
         }
+        Stage::Joint(joint) => members(joint, experiment),
+        Stage::Load(_) | Stage::Member { .. } => Vec::new(),
     }
 }
 
-fn training(train: &Train<Objective>, experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
+fn members(joint: &Joint, experiment: &Experiment) -> Rows {
+    let member = |member: &mopd_lang::experiment::Member| {
+        let start = &experiment.model(member.start).name;
+        let sees = member.sees.as_ref().map(|template| format!(", sees {}", template.name)).unwrap_or_default();
+        ("trains", format!("{} from {start}{sees}", member.name))
+    };
+    let step = |step: &mopd_lang::experiment::JointStep| {
+        let updates = joint.members.get(step.updates).map_or("?", |member| member.name.as_str());
+        let every = if step.every == 1 { "every step".to_owned() } else { format!("every {} steps", step.every) };
+        ("updates", format!("{updates} by {}, {every}", step.name))
+    };
+    joint.members.iter().map(member).chain(joint.steps.iter().map(step)).collect()
+}
+
+fn training(train: &Train, experiment: &Experiment) -> Rows {
     let domain = |id: DomainId| experiment.domain(id).name.as_str();
     let share = |share: &Share| format!("{} {}", domain(share.domain), percent(share.share));
-    let mut rows = vec![("domains", train.mixture.iter().map(share).collect::<Vec<_>>().join(", "))];
+    let mut rows = vec![("domains", joined(&train.mixture, share))];
     if !train.teachers.is_empty() {
-        let choice = |choice: &mopd_compiler::plan::TeacherChoice| {
-            let model = &experiment.model(choice.teacher).name;
-            let of = if *model == choice.name { String::new() } else { format!(" = {model}") };
-            format!("{} -> {}{of}", domain(choice.domain), choice.name)
+        let choice = |choice: &TeacherChoice| {
+            let when = choice.when.as_ref().map(|when| format!(" where {}", formula(when))).unwrap_or_default();
+            format!("{}{when} -> {}", domain(choice.domain), teacher(experiment.teacher(choice.teacher), experiment))
         };
-        rows.push(("teachers", train.teachers.iter().map(choice).collect::<Vec<_>>().join(", ")));
+        rows.push(("teachers", joined(&train.teachers, choice)));
     }
-    rows.push(("tokens from", prefixes(&train.prefixes)));
-    let adam = &train.optimizer;
-    rows.push((
-        "training",
-        format!("{}, learning rate {}", counted(train.steps as usize, "step"), schedule(&train.learning_rate)),
-    ));
-    rows.push((
-        "optimizer",
-        format!(
+    if !train.reference.is_empty() {
+        let one = |(id, model): &(DomainId, ModelId)| format!("{} -> {}", domain(*id), experiment.model(*model).name);
+        rows.push(("reference", joined(&train.reference, one)));
+    }
+    if let Some(template) = &train.sees {
+        rows.push(("student sees", template.name.clone()));
+    }
+    rows.push(("tokens from", tokens(train)));
+    for (name, condition) in [("trained on where", &train.filter), ("first by", &train.priority)] {
+        rows.extend(condition.as_ref().map(|condition| (name, formula(condition))));
+    }
+    let length = match train.length {
+        Length::Steps(steps) => counted(steps as usize, "step"),
+        Length::Epochs(epochs) => counted(epochs as usize, "epoch"),
+    };
+    let passes = if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
+    rows.push(("training", format!("{length}{passes}, learning rate {}", rate(&train.learning_rate))));
+    rows.push(("optimizer", optimizer(&train.optimizer)));
+    if let Some(extrapolation) = &train.extrapolation {
+        rows.push(("extrapolation", format!("factor {}, {} rounds", setting(extrapolation.factor), extrapolation.rounds)));
+    }
+    rows
+}
+
+fn joined<T>(parts: &[T], text: impl Fn(&T) -> String) -> String {
+    parts.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// A formula as it would be written, cut where it is long.
+fn formula(formula: &Formula) -> String {
+    text::formula(formula, QUOTED)
+}
+
+/// `specialist[sort] = expert[sort]`, `insider = self.ema(0.99), sees hint`
+fn teacher(teacher: &Teacher, experiment: &Experiment) -> String {
+    let weights = match &teacher.weights {
+        TeacherWeights::Model(model) => experiment.model(*model).name.clone(),
+        TeacherWeights::Student(SelfCopy::Current) => "self".to_owned(),
+        TeacherWeights::Student(SelfCopy::Initial) => "self.initial".to_owned(),
+        TeacherWeights::Student(SelfCopy::Ema { rate }) => format!("self.ema({})", setting(*rate)),
+        TeacherWeights::Student(SelfCopy::Every { steps }) => format!("self.every({steps} steps)"),
+        TeacherWeights::Trained { member } => format!("{member}, trained beside"),
+        TeacherWeights::Served { engine, model, .. } => format!("served({engine:?}, model: {model:?})"),
+        TeacherWeights::Composed { logits, .. } => {
+            joined(logits, |(share, role)| format!("{} * logits({})", formula(share), role.name())).replace(", ", " + ")
+        }
+        TeacherWeights::Pooled { pool, members } => {
+            format!("{}({})", pool.name(), joined(members, |(share, role)| format!("{} {}", percent(*share), role.name())))
+        }
+        TeacherWeights::Panelist { speaker, .. } => format!("{} in a panel", speaker.name()),
+        TeacherWeights::Parameter => teacher.name.clone(),
+    };
+    let of = if weights == teacher.name { String::new() } else { format!(" = {weights}") };
+    let sees = teacher.sees.as_ref().map(|template| format!(", sees {}", template.name)).unwrap_or_default();
+    let temperature = match teacher.temperature {
+        1.0 => String::new(),
+        temperature => format!(", at temperature {}", setting(temperature)),
+    };
+    format!("{}{of}{sees}{temperature}", teacher.name)
+}
+
+fn tokens(train: &Train) -> String {
+    let size = match train.size {
+        BatchSize::Prompts(prompts) => counted(prompts as usize, "prompt"),
+        BatchSize::Sequences(sequences) => counted(sequences as usize, "sequence"),
+    };
+    let edits = |text: String| train.rollout.edits.iter().fold(text, |text, edit| format!("{text}, then {}", edit.name()));
+    match &train.rollout.source {
+        RolloutSource::Data { field } => edits(format!("the data field `{field}`, {size} a step")),
+        RolloutSource::Sample(sampling) => edits(format!("the student: {size} a step, {}", samples(sampling))),
+        RolloutSource::From { teacher, sequences: Some(sequences), sampling, .. } => {
+            let whose = if teacher.name() == "teacher" { "the routed teachers" } else { teacher.name() };
+            let kept = match train.keep {
+                Keep::All => "",
+                Keep::Correct => ", the correct ones only",
+            };
+            let made = count(u64::from(*sequences));
+            let batch = size.trim_end_matches(" sequences").trim_end_matches(" sequence");
+            edits(format!("{whose}, once: {made} sequences{kept}, {}; {batch} a step", samples(sampling)))
+        }
+        // The layered ones are told as the normal form tells them.
+        _ => format!("{}; {size} a step", normal_form(train).prefixes),
+    }
+}
+
+fn samples(sampling: &Sampling) -> String {
+    let most = [
+        sampling.top_p.map(|p| format!(", top_p {}", setting(p))),
+        sampling.top_k.map(|k| format!(", top_k {k}")),
+        sampling.repetition_penalty.map(|penalty| format!(", repetition penalty {}", setting(penalty))),
+        sampling.heads.map(|heads| format!(", {} heads", heads.heads)),
+    ];
+    let most: String = most.into_iter().flatten().collect();
+    format!("{}{most}, at most {} tokens", drawn(sampling.n, sampling.temperature), formula(&sampling.max_tokens))
+}
+
+fn drawn(n: u32, temperature: f64) -> String {
+    match temperature {
+        0.0 => "greedy".to_owned(),
+        temperature => format!("{} each at temperature {}", counted(n as usize, "sample"), setting(temperature)),
+    }
+}
+
+fn optimizer(optimizer: &Optimizer) -> String {
+    match optimizer {
+        Optimizer::AdamW(adam) => format!(
             "AdamW, betas {} {}, epsilon {}, weight decay {}, gradient norm at most {}",
             setting(adam.beta1),
             setting(adam.beta2),
@@ -135,51 +304,49 @@ fn training(train: &Train<Objective>, experiment: &Experiment<Objective>) -> Vec
             setting(adam.weight_decay),
             setting(adam.clip_norm),
         ),
-    ));
-    rows
-}
-
-fn prefixes(prefixes: &Prefixes) -> String {
-    match prefixes {
-        Prefixes::Data { field, batch } => format!("the data field `{field}`, {} a step", counted(*batch as usize, "sequence")),
-        Prefixes::Student { prompts, sampling } => {
-            format!("the student: {} a step, {}", counted(*prompts as usize, "prompt"), samples(sampling))
+        Optimizer::Sgd { momentum, clip_norm, .. } => {
+            format!("SGD, momentum {}, gradient norm at most {}", setting(*momentum), setting(*clip_norm))
         }
-        Prefixes::Teacher { sequences, keep, batch, sampling } => {
-            let kept = match keep {
-                Keep::All => "",
-                Keep::Correct => ", the correct ones only",
-            };
-            format!(
-                "the routed teachers, once: {} sequences{kept}, {}; {batch} a step",
-                count(u64::from(*sequences)),
-                samples(sampling)
-            )
-        }
+        Optimizer::Private { clip, epsilon, delta, .. } => format!(
+            "private AdamW, each example's gradient at most {}, epsilon {}, delta {}",
+            setting(*clip),
+            setting(*epsilon),
+            setting(*delta),
+        ),
     }
 }
 
-fn samples(sampling: &Sampling) -> String {
-    let how = if sampling.temperature == 0.0 {
-        "greedy".to_owned()
-    } else {
-        format!("{} each at temperature {}", counted(sampling.n as usize, "sample"), setting(sampling.temperature))
-    };
-    format!("{how}, at most {} tokens", sampling.max_tokens)
+fn rate(rate: &Formula) -> String {
+    match &rate.0.kind {
+        FormulaKind::Number(value) => setting(*value),
+        FormulaKind::Schedule(schedule) => self::schedule(schedule),
+        _ => formula(rate),
+    }
 }
 
 fn schedule(schedule_: &Schedule) -> String {
-    let over = |steps: &Option<u32>| steps.map(|steps| format!(" over {steps} steps")).unwrap_or_default();
+    let over = |over: &Over| match over {
+        Over::Run => String::new(),
+        Over::Steps(steps) => format!(" over {steps} steps"),
+        Over::Share(share) => format!(" over {} of the run", percent(*share)),
+    };
     match schedule_ {
         Schedule::Constant { value } => setting(*value),
-        Schedule::Linear { from, to, steps } => format!("linear {} -> {}{}", setting(*from), setting(*to), over(steps)),
-        Schedule::Cosine { from, to, steps } => format!("cosine {} -> {}{}", setting(*from), setting(*to), over(steps)),
+        Schedule::Linear { from, to, over: by } => format!("linear {} -> {}{}", setting(*from), setting(*to), over(by)),
+        Schedule::Cosine { from, to, over: by } => format!("cosine {} -> {}{}", setting(*from), setting(*to), over(by)),
+        Schedule::Exponential { from, to, over: by } => {
+            format!("exponential {} -> {}{}", setting(*from), setting(*to), over(by))
+        }
+        Schedule::Piecewise { pieces } => joined(pieces, |(step, value)| format!("{} from step {step}", setting(*value))),
+        Schedule::Alternate { values, every } => {
+            format!("{} in turns of {every} steps", joined(values, |value| setting(*value)))
+        }
         Schedule::Warmup { steps, then } => format!("warm-up over {steps} steps, then {}", schedule(then)),
     }
 }
 
 /// The nine slots, indented below the objective's name.
-fn slots(form: &NormalForm) -> Vec<(&'static str, String)> {
+pub fn slots(form: &NormalForm) -> Rows {
     vec![
         ("  prefixes", form.prefixes.clone()),
         ("  sequence selection", form.sequence_selection.clone()),
@@ -206,27 +373,52 @@ fn cost(cost: &Cost) -> String {
     parts.join(", ")
 }
 
-fn table(comparison: &Comparison, experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
-    let domains: Vec<&str> = comparison.domains.iter().map(|id| experiment.domain(*id).name.as_str()).collect();
-    let rows: Vec<&str> = comparison.rows.iter().map(|row| row.label.as_str()).collect();
-    let mut out = vec![("rows", rows.join(", ")), ("columns", domains.join(", "))];
+fn table(comparison: &Comparison, experiment: &Experiment) -> Rows {
+    let domains = comparison.domains.iter().map(|id| experiment.domain(*id).name.as_str());
+    let benchmarks = comparison.benchmarks.iter().map(|id| experiment.benchmarks[id.0 as usize].name.as_str());
+    let columns: Vec<&str> = domains.chain(benchmarks).collect();
+    let mut out = vec![("rows", joined(&comparison.rows, |row| row.label.clone())), ("columns", columns.join(", "))];
     if let Some(normalized) = &comparison.normalized {
         let label = |models: &[ModelId]| {
             let row = comparison.rows.iter().find(|row| row.models == models).map(|row| row.label.clone());
-            row.unwrap_or_else(|| models.iter().map(|id| experiment.model(*id).name.as_str()).collect::<Vec<_>>().join(", "))
+            row.unwrap_or_else(|| joined(models, |id| experiment.model(*id).name.clone()))
         };
         out.push(("normalized", format!("0 is {}, 1 is {}", label(&normalized.zero), label(&normalized.one))));
     }
-    let prompts = match comparison.evaluation.prompts {
-        Some(n) => format!("the first {n} test prompts a domain"),
-        None => "every test prompt".to_owned(),
-    };
-    out.push(("evaluation", format!("{prompts}, {}", samples(&comparison.evaluation.sampling))));
+    out.push(("evaluation", evaluation(&comparison.evaluation)));
+    out.extend(metrics(&comparison.metrics));
+    if let Some(budget) = &comparison.budget {
+        let unit = match budget.unit {
+            BudgetUnit::Steps => "steps",
+            BudgetUnit::Sequences => "sequences",
+            BudgetUnit::Tokens => "tokens",
+        };
+        let charged = if budget.teachers_charged { "the teachers' own charged" } else { "the teachers' own not charged" };
+        out.push(("budget", format!("equal {unit} for every row, {charged}")));
+    }
     out.push(("seeds", comparison.seeds.to_string()));
     out
 }
 
-fn seeds(experiment: &Experiment<Objective>) -> String {
+fn benchmark(benchmark: &Benchmark) -> Rows {
+    let mut out = vec![("prompts", benchmark.prompts.clone()), ("evaluation", evaluation(&benchmark.evaluation))];
+    out.extend(metrics(&benchmark.metrics));
+    out
+}
+
+fn evaluation(evaluation: &Evaluation) -> String {
+    let prompts = match evaluation.prompts {
+        Some(n) => format!("the first {n} test prompts a domain"),
+        None => "every test prompt".to_owned(),
+    };
+    format!("{prompts}, {}, at most {} tokens", drawn(evaluation.samples, evaluation.temperature), evaluation.max_tokens)
+}
+
+fn metrics(metrics: &[Metric]) -> Option<(&'static str, String)> {
+    (!metrics.is_empty()).then(|| ("metrics", joined(metrics, Metric::to_string)))
+}
+
+fn seeds(experiment: &Experiment) -> String {
     match number_of_seeds(experiment) {
         1 => format!("seed {}", experiment.seed),
         n => format!("seeds {} to {}", experiment.seed, experiment.seed + n - 1),
@@ -234,12 +426,12 @@ fn seeds(experiment: &Experiment<Objective>) -> String {
 }
 
 /// How many times a stage is computed at most.
-pub fn number_of_seeds(experiment: &Experiment<Objective>) -> u64 {
+fn number_of_seeds(experiment: &Experiment) -> u64 {
     u64::from(experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1))
 }
 
 /// Where the author says that values come from.
-fn marks(experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
+fn marks(experiment: &Experiment) -> Rows {
     let row = |marked: &MarkedSetting| {
         let setting = format!("{} of {}", marked.setting, marked.owner);
         match &marked.mark {
@@ -251,11 +443,11 @@ fn marks(experiment: &Experiment<Objective>) -> Vec<(&'static str, String)> {
     experiment.marks.iter().map(row).collect()
 }
 
-fn totals(plan: &Plan) -> String {
+fn totals(plan: &Plan, seeds: u64) -> String {
     let sum = |of: fn(&Cost) -> u64| plan.stages.iter().map(|facts| of(&facts.cost)).fold(0, u64::saturating_add);
     let work = plan.stages.iter().fold(0.0, |work, facts| work + facts.cost.flops);
     let memory = plan.stages.iter().map(|facts| facts.cost.memory).max().unwrap_or(0);
-    let seeds = match number_of_seeds(&plan.experiment) {
+    let seeds = match seeds {
         1 => String::new(),
         n => format!(" a seed, {n} seeds"),
     };

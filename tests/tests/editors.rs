@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use mopd_lang::check::functions;
+use mopd_lang::check::builtins;
 use mopd_lang::check::vocabulary::{self, SignalName, Takes, Word};
 use mopd_lang::syntax::{ITEMS, RESERVED};
 use serde_json::Value;
@@ -142,11 +142,16 @@ fn signals(signals: &[SignalName]) -> impl Iterator<Item = &'static str> {
     signals.iter().map(|signal| signal.name)
 }
 
+/// What `live` stands before.
+fn losses() -> impl Iterator<Item = &'static str> {
+    builtins::losses().iter().map(|loss| loss.name)
+}
+
 /// The words that settings and arguments know.
 fn fixed_words() -> BTreeSet<&'static str> {
-    let owners = ITEMS.iter().copied().chain(functions::names());
+    let owners = ITEMS.iter().copied().chain(builtins::names());
     let settings = owners.filter_map(vocabulary::keys).flatten().map(|key| key.takes);
-    let arguments = functions::all().iter().flat_map(|function| {
+    let arguments = builtins::all().iter().flat_map(|function| {
         let takes = |parameter: &&'static str| vocabulary::takes(function, parameter);
         function.parameters.iter().map(takes)
     });
@@ -167,11 +172,11 @@ fn the_colours_of_vs_code_know_every_word() {
         grammar.lacking(&keywords, ITEMS.iter().chain(RESERVED).copied()),
         grammar.lacking(&keywords, rule_words(&pest, "kw_").filter(|word| *word != "lambda")),
         grammar.lacking(&["keyword.other.unit"], rule_words(&pest, "suffix ")),
-        grammar.lacking(&["support.constant.axis"], names(vocabulary::AXES)),
+        grammar.lacking(&["support.constant.axis", "variable.language"], names(vocabulary::AXES)),
         grammar.lacking(&["support.type"], names(vocabulary::TYPES)),
         grammar.lacking(&known[..2], signals(vocabulary::SIGNALS)),
         grammar.lacking(&["support.variable.part"], signals(vocabulary::PARTS)),
-        grammar.lacking(&["support.function"], functions::names()),
+        grammar.lacking(&["support.function"], builtins::names().chain(losses())),
         grammar.lacking(&known, fixed_words()),
     ]
     .concat();
@@ -188,11 +193,11 @@ fn the_colours_of_tree_sitter_know_every_word() {
     let lacking = [
         grammar.lacking(&["keyword"], ITEMS.iter().chain(RESERVED).copied().filter(|word| !node(word))),
         grammar.lacking(&["keyword"], rule_words(&pest, "kw_").filter(|word| !node(word))),
-        grammar.lacking(&["constant.builtin"], names(vocabulary::AXES)),
+        grammar.lacking(&known[..2], names(vocabulary::AXES)),
         grammar.lacking(&["type.builtin"], names(vocabulary::TYPES)),
         grammar.lacking(&known[..2], signals(vocabulary::SIGNALS)),
         grammar.lacking(&["variable.builtin"], signals(vocabulary::PARTS)),
-        grammar.lacking(&["function.builtin"], functions::names()),
+        grammar.lacking(&["function.builtin"], builtins::names().chain(losses())),
         grammar.lacking(&known, fixed_words()),
     ]
     .concat();

@@ -1,7 +1,7 @@
 //! Reductions and statistics over ragged axes, accumulated in f64 in the order of the elements, whatever the precision of
 //! the rest. The interpreter and the compiled program share them.
 
-use mopd_lang::formula::{Axis, Deviation, Reduction, Statistic};
+use crate::plan::{Axis, Deviation, Reduction, Statistic};
 
 use super::batch::Layout;
 use super::scalar::{maximum, minimum};

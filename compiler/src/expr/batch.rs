@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use mopd_lang::formula::{Axis, Signal};
+use crate::plan::{Axis, Signal};
 
 use super::graph::LiveId;
-use super::text;
 use super::values::EvaluationError;
 
 /// Which sequence each token belongs to, and which group each sequence. Tokens of a sequence are adjacent and in order;
@@ -97,10 +96,10 @@ impl Batch {
             return if values.len() == expected {
                 Ok(Cow::Borrowed(values))
             } else {
-                Err(EvaluationError::Length { what: text::signal(signal), found: values.len(), expected })
+                Err(EvaluationError::Length { what: format!("{signal:?}"), found: values.len(), expected })
             };
         }
-        let missing = || EvaluationError::MissingSignal { signal: text::signal(signal) };
+        let missing = || EvaluationError::MissingSignal { signal: format!("{signal:?}") };
         Ok(Cow::Owned(match signal {
             Signal::Position => {
                 let mut next = vec![0u32; self.layout.sequences()];

@@ -1,6 +1,6 @@
 //! Building graphs: axes are made to agree, constants are folded, and what IEEE arithmetic leaves unchanged is not computed.
 
-use mopd_lang::formula::{Axis, Function, Reduction, Signal, Statistic};
+use crate::plan::{Axis, Function, Reduction, Signal, Statistic};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 use super::scalar;
@@ -97,7 +97,7 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
-    use mopd_lang::formula::Role;
+    use crate::plan::Role;
 
     use super::*;
 

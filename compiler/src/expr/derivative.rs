@@ -4,7 +4,7 @@
 //! the gradient to the first; `clip` passes it inside and at its bounds; `abs` and `relu` have derivative 0 at 0; a minimum
 //! or maximum over an axis shares it among the elements that attain it; comparisons and logic pass none.
 
-use mopd_lang::formula::{Axis, Function, Reduction, Statistic};
+use crate::plan::{Axis, Function, Reduction, Statistic};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
@@ -234,6 +234,15 @@ fn through(
         (Where, 1) => choose(graph, x, Some(gradient), None),
         (Where, 2) => choose(graph, x, None, Some(gradient)),
         (Where, _) => return None,
+        (Cos, _) => {
+            // -sin(x) is cos(x + pi/2).
+            let quarter = constant(graph, std::f64::consts::FRAC_PI_2);
+            let shifted = graph.apply(Add, &[x, quarter]);
+            let slope = graph.apply(Cos, &[shifted]);
+            times(graph, slope)
+        }
+        // Flat but for its steps.
+        (Floor, _) => return None,
         (Not | Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual | And | Or, _) => return None,
     })
 }
@@ -250,7 +259,7 @@ fn statistic_name(statistic: Statistic) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use mopd_lang::formula::{Role, Signal};
+    use crate::plan::{Role, Signal};
 
     use super::*;
     use crate::expr::batch::Batch;

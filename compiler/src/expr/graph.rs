@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use mopd_lang::formula::{Axis, Function, Reduction, Signal, Statistic};
+use crate::plan::{Axis, Function, Reduction, Signal, Statistic};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Schedule;

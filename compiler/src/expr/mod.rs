@@ -10,5 +10,4 @@ pub mod jit;
 mod scalar;
 #[cfg(test)]
 mod testing;
-pub mod text;
 pub mod values;

@@ -4,7 +4,7 @@
 //! Transcendental functions come from `libm`, not from the system: its code is the same on every machine, so results are
 //! too. Single precision is double precision rounded once.
 
-use mopd_lang::formula::Function;
+use crate::plan::Function;
 
 /// Applies `function` to as many operands as it has.
 pub fn apply(function: Function, operands: &[f64]) -> f64 {
@@ -19,6 +19,8 @@ pub fn apply(function: Function, operands: &[f64]) -> f64 {
         (Sqrt, &[x]) => x.sqrt(),
         (Tanh, &[x]) => libm::tanh(x),
         (Sigmoid, &[x]) => 1.0 / (1.0 + libm::exp(-x)),
+        (Cos, &[x]) => libm::cos(x),
+        (Floor, &[x]) => x.floor(),
         (Relu, &[x]) => {
             if x < 0.0 {
                 0.0

@@ -1,12 +1,12 @@
 //! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
 
-use mopd_lang::formula::{Axis, Deviation, Function, Reduction, Role, Signal, Statistic};
+use crate::plan::{Axis, Deviation, Function, Reduction, Role, Signal, Statistic};
 
 use super::batch::{Batch, Layout};
 use super::graph::{Graph, LiveId, NodeId, Operation};
-use crate::plan::Schedule;
+use crate::plan::{Over, Schedule};
 
-pub const FUNCTIONS: [Function; 27] = [
+pub const FUNCTIONS: [Function; 29] = [
     Function::Negate,
     Function::Not,
     Function::Abs,
@@ -17,6 +17,8 @@ pub const FUNCTIONS: [Function; 27] = [
     Function::Tanh,
     Function::Sigmoid,
     Function::Relu,
+    Function::Cos,
+    Function::Floor,
     Function::Add,
     Function::Subtract,
     Function::Multiply,
@@ -110,7 +112,7 @@ impl Random {
                 let value = f64::from(self.number());
                 graph.constant(axis, value)
             }
-            1 => graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, steps: None }),
+            1 => graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: Over::Run }),
             2 => graph.signal(Signal::Reward),
             3 => graph.signal(Signal::Truncated),
             4 => graph.signal(Signal::Entropy { role: Role::Student }),

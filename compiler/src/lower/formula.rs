@@ -11,9 +11,9 @@ use mopd_lang::experiment::Origin;
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
 
 use super::Origins;
+use super::narrow::formula::{self as narrow, Compared, Kind, Reduced};
 use crate::expr::graph::{Graph, LiveId, NodeId};
-use crate::expr::text;
-use crate::plan::{Axis, Function, Live, Reduction, Statistic};
+use crate::plan::{Axis, Function, Live, Reduction, Signal, Statistic};
 
 /// A live primitive and the first place that reads it.
 pub(super) struct Primitive {
@@ -76,7 +76,7 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             let before = pending.len();
-            pending.extend(formula.operands().iter().filter(|operand| !self.known.contains_key(&Rc::as_ptr(&operand.0))));
+            pending.extend(operands(&formula.0).into_iter().filter(|operand| !self.known.contains_key(&Rc::as_ptr(&operand.0))));
             if pending.len() == before {
                 let lowered = self.node(&formula.0)?;
                 self.places.entry(lowered.node).or_insert(formula.0.origin);
@@ -95,30 +95,42 @@ impl<'a> Lowering<'a> {
     fn node(&mut self, formula: &FormulaNode) -> Result<Lowered, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let unmasked = |node| Lowered { node, mask: None };
-        Ok(match &formula.kind {
-            FormulaKind::Number(value) if !value.is_finite() => {
+        Ok(match narrow::kind(formula, span)? {
+            Kind::Number(value) if !value.is_finite() => {
                 return Err(Diagnostic::error(Code::OutOfRange, span, format!("the number {value} is not finite")).into());
             }
-            FormulaKind::Number(value) => unmasked(self.graph.constant(Axis::Run, *value)),
-            FormulaKind::Schedule(schedule) => {
-                if !super::numbers::schedule_is_finite(schedule) {
+            Kind::Number(value) => unmasked(self.graph.constant(Axis::Run, value)),
+            Kind::PerSequence(value) => unmasked(self.graph.constant(Axis::Sequence, value)),
+            Kind::Schedule(schedule) => {
+                if !super::numbers::schedule_is_finite(&schedule) {
                     return Err(Diagnostic::error(Code::OutOfRange, span, "a schedule has a bound that is not finite").into());
                 }
-                unmasked(self.graph.schedule(schedule.clone()))
+                unmasked(self.graph.schedule(schedule))
             }
-            FormulaKind::Signal(signal) => unmasked(self.graph.signal(signal.clone())),
-            FormulaKind::Live(live) => {
-                let known = self.primitives.iter().position(|primitive| primitive.live == *live);
+            Kind::Signal(signal) => unmasked(self.graph.signal(signal)),
+            Kind::Remaining => {
+                let (length, position) = (self.graph.signal(Signal::Length), self.graph.signal(Signal::Position));
+                let one = self.graph.constant(Axis::Run, 1.0);
+                let behind = self.graph.apply(Function::Add, &[position, one]);
+                unmasked(self.graph.apply(Function::Subtract, &[length, behind]))
+            }
+            Kind::Divergence { divergence, factor } => {
+                let node = self.graph.signal(Signal::Divergence(divergence));
+                unmasked(self.scaled(node, factor))
+            }
+            Kind::Live { live, factor } => {
+                let known = self.primitives.iter().position(|primitive| primitive.live == live);
                 let index = known.unwrap_or_else(|| {
-                    self.primitives.push(Primitive { live: live.clone(), origin: formula.origin });
+                    self.primitives.push(Primitive { live, origin: formula.origin });
                     self.primitives.len() - 1
                 });
-                unmasked(self.graph.live(LiveId(index as u32)))
+                let node = self.graph.live(LiveId(index as u32));
+                unmasked(self.scaled(node, factor))
             }
-            FormulaKind::Apply { function, operands } => {
-                let operands: Vec<Lowered> = operands.iter().map(|operand| self.lowered(operand)).collect();
+            Kind::Apply(function) => {
+                let operands: Vec<Lowered> = operands(formula).into_iter().map(|operand| self.lowered(operand)).collect();
                 let nodes: Vec<NodeId> = operands.iter().map(|operand| operand.node).collect();
-                let node = self.graph.apply(*function, &nodes);
+                let node = self.graph.apply(function, &nodes);
                 let axis = self.graph.axis(node);
                 let masks = operands.iter().filter_map(|operand| operand.mask).collect::<Vec<NodeId>>();
                 let mask = masks
@@ -127,41 +139,126 @@ impl<'a> Lowering<'a> {
                     .reduce(|left, right| if left == right { left } else { self.graph.apply(Function::And, &[left, right]) });
                 Lowered { node, mask: mask.map(|mask| self.graph.broadcast(mask, axis)) }
             }
-            FormulaKind::Reduce { reduction, operand } => {
-                let operand = self.lowered(operand);
-                if self.graph.axis(operand.node) <= formula.axis {
-                    let name = text::reduction(*reduction);
-                    let message =
-                        format!("`{name}` has nothing to put together: its argument is one number per {}", formula.axis.name());
+            Kind::Reduce { reduction, over } => {
+                let (operand, among) = self.compared(formula);
+                if self.graph.axis(operand.node) <= over {
+                    let name = name(formula);
+                    let message = format!("`{name}` has nothing to put together: its argument is one number per {}", over.name());
                     return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
                 }
-                let mask = self.mask(operand);
-                let node = self.graph.reduce(*reduction, operand.node, formula.axis, mask);
-                let any = mask.filter(|_| formula.axis > Axis::Batch);
-                let any = any.map(|mask| self.graph.reduce(Reduction::Maximum, mask, formula.axis, None));
+                let selected = self.mask(operand);
+                let mask = self.both(selected, among, self.graph.axis(operand.node));
+                let node = self.reduce(reduction, operand.node, over, mask);
+                // What `among` leaves out is this formula's business; what `select` leaves out is nobody's.
+                let any = selected.filter(|_| over > Axis::Batch);
+                let any = any.map(|mask| self.graph.reduce(Reduction::Maximum, mask, over, None));
                 Lowered { node, mask: any }
             }
-            FormulaKind::Statistic { statistic, operand, over } => {
-                let operand = self.lowered(operand);
-                if self.graph.axis(operand.node) <= *over {
-                    let message =
-                        format!("`{}` has no peers to compare with over one {}", text::statistic(*statistic), over.name());
+            Kind::Statistic { statistic, over } => {
+                let (operand, among) = self.compared(formula);
+                if self.graph.axis(operand.node) <= over {
+                    let message = format!("`{}` has no peers to compare with over one {}", name(formula), over.name());
                     return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
                 }
-                if let Statistic::Winsor { upper: fraction } | Statistic::TopFraction { keep: fraction } = statistic
-                    && !(0.0..=1.0).contains(fraction)
+                if let Compared::Plain(Statistic::Winsor { upper: fraction } | Statistic::TopFraction { keep: fraction }) =
+                    statistic
+                    && !(0.0..=1.0).contains(&fraction)
                 {
                     let message = format!("{fraction} is not a fraction: it must lie between 0 and 1");
                     return Err(Diagnostic::error(Code::OutOfRange, span, message).into());
                 }
-                let mask = self.mask(operand);
-                Lowered { node: self.graph.statistic(*statistic, operand.node, *over, mask), mask: operand.mask }
+                let selected = self.mask(operand);
+                let mask = self.both(selected, among, self.graph.axis(operand.node));
+                Lowered { node: self.statistic(statistic, operand.node, over, mask), mask: operand.mask }
             }
         })
+    }
+
+    /// The argument of a reduction or a statistic, and the node of its `among`.
+    fn compared(&self, formula: &FormulaNode) -> (Lowered, Option<NodeId>) {
+        let operands = operands(formula);
+        (self.lowered(operands[0]), operands.get(1).map(|among| self.lowered(among).node))
+    }
+
+    /// Both masks, on an axis that is at least as fine as either's.
+    fn both(&mut self, selected: Option<NodeId>, among: Option<NodeId>, axis: Axis) -> Option<NodeId> {
+        match (selected, among.map(|among| self.graph.broadcast(among, axis))) {
+            (Some(selected), Some(among)) => Some(self.graph.apply(Function::And, &[selected, among])),
+            (selected, among) => selected.or(among),
+        }
+    }
+
+    fn scaled(&mut self, node: NodeId, factor: f64) -> NodeId {
+        if factor == 1.0 {
+            return node;
+        }
+        let factor = self.graph.constant(Axis::Run, factor);
+        self.graph.apply(Function::Multiply, &[factor, node])
+    }
+
+    fn reduce(&mut self, reduction: Reduced, node: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+        match reduction {
+            Reduced::Plain(reduction) => self.graph.reduce(reduction, node, over, mask),
+            // None is false: so that nothing at all is true too, unlike the smallest of nothing.
+            Reduced::All => {
+                let falsehood = self.graph.apply(Function::Not, &[node]);
+                let any = self.graph.reduce(Reduction::Maximum, falsehood, over, mask);
+                self.graph.apply(Function::Not, &[any])
+            }
+        }
+    }
+
+    fn statistic(&mut self, statistic: Compared, node: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+        let axis = self.graph.axis(node);
+        let value = match statistic {
+            Compared::Plain(statistic) => return self.graph.statistic(statistic, node, over, mask),
+            Compared::Center => {
+                let mean = self.graph.reduce(Reduction::Mean, node, over, mask);
+                self.graph.apply(Function::Subtract, &[node, mean])
+            }
+            Compared::LeaveOneOut => {
+                let one = self.graph.constant(axis, 1.0);
+                let sum = self.graph.reduce(Reduction::Sum, node, over, mask);
+                let count = self.graph.reduce(Reduction::Sum, one, over, mask);
+                let others = self.graph.apply(Function::Subtract, &[count, one]);
+                // Alone, the sum of the others is 0, and so is their mean.
+                let others = self.graph.apply(Function::Maximum, &[others, one]);
+                let rest = self.graph.apply(Function::Subtract, &[sum, node]);
+                self.graph.apply(Function::Divide, &[rest, others])
+            }
+        };
+        // As for every statistic, what takes no part gets 0.
+        match mask {
+            Some(mask) => {
+                let zero = self.graph.constant(axis, 0.0);
+                self.graph.apply(Function::Where, &[mask, value, zero])
+            }
+            None => value,
+        }
     }
 
     /// Which elements of a number take part in a reduction or statistic of it.
     fn mask(&self, lowered: Lowered) -> Option<NodeId> {
         if self.graph.axis(lowered.node) == Axis::Token { self.selected } else { lowered.mask }
+    }
+}
+
+/// The parts of a formula that become nodes of their own. What a divergence holds is part of the primitive.
+fn operands(formula: &FormulaNode) -> Vec<&Formula> {
+    match &formula.kind {
+        FormulaKind::Apply { operands, .. } => operands.iter().collect(),
+        FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
+            std::iter::once(operand).chain(among).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A reduction or a statistic, as it is written.
+fn name(formula: &FormulaNode) -> &'static str {
+    match &formula.kind {
+        FormulaKind::Reduce { reduction, .. } => reduction.name(),
+        FormulaKind::Statistic { statistic, .. } => statistic.name(),
+        _ => "this",
     }
 }

@@ -1,8 +1,10 @@
-//! From a checked experiment to a plan: objectives become graphs with their derivatives, stages get their keys and costs.
+//! From a checked experiment to a plan: settings and formulas become what the runtime executes, objectives become graphs with
+//! their derivatives, stages get their keys and costs.
 
 mod cost;
 mod formula;
 mod key;
+mod narrow;
 mod normal_form;
 mod numbers;
 mod objective;
@@ -13,39 +15,49 @@ use mopd_lang::diag::Diagnostic;
 use mopd_lang::experiment::{self as checked, Origin};
 use mopd_lang::source::{Sources, Span};
 
-use crate::plan::{Experiment, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
+pub use normal_form::normal_form;
+
+use narrow::settings::Settings;
+
+use crate::plan::{Comparison, Domain, Experiment, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
 
 /// Compiles a checked experiment. `origins` is what its [`Origin`]s point into.
 ///
 /// # Errors
-/// What the checker can't see and a plan can't hold: `live` inside something without a derivative, a `reduce` that does
-/// not end in one number, numbers that are not finite.
-pub fn compile(
-    experiment: &Experiment<checked::Objective>,
-    origins: &[Span],
-    sources: &Sources,
-) -> Result<Plan, Vec<Diagnostic>> {
+/// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where it was asked for),
+/// `live` inside something without a derivative, a `reduce` that does not end in one number, numbers that are not finite.
+pub fn compile(experiment: &checked::Experiment, origins: &[Span], sources: &Sources) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins(origins);
-    let mut diagnostics = numbers::check(experiment, origins);
-    let mut models = Vec::with_capacity(experiment.models.len());
+    let mut settings = Settings::new(experiment, origins);
+    let domains: Vec<Domain> = experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
+    let models: Vec<Model<&checked::Train>> = experiment.models.iter().filter_map(|model| settings.model(model)).collect();
+    let comparisons: Vec<Comparison> =
+        experiment.comparisons.iter().filter_map(|comparison| settings.comparison(comparison)).collect();
+    let mut findings = Findings(settings.refusals);
+    findings.add(numbers::check(&domains, &models, &comparisons, origins));
     for model in &experiment.models {
-        match stage(&model.stage, origins) {
-            Ok(stage) => models.push(Model { name: model.name.clone(), stage, origin: model.origin }),
-            // The members of a family share their objective, and its faults.
-            Err(found) if diagnostics.contains(&found) => {}
-            Err(found) => diagnostics.push(*found),
+        if let checked::Stage::Train(train) = &model.stage {
+            findings.add(narrow::formula::refusals(&train.objective, origins));
         }
     }
-    if !diagnostics.is_empty() {
-        return Err(diagnostics);
+    let mut lowered = Vec::with_capacity(models.len());
+    for model in models {
+        match self::lowered(model, origins) {
+            Ok(model) => lowered.push(model),
+            Err(found) => findings.add([*found]),
+        }
+    }
+    if !findings.0.is_empty() {
+        findings.0.sort_by_key(|finding| (finding.primary.span, finding.code));
+        return Err(findings.0);
     }
     let experiment = Experiment {
         name: experiment.name.clone(),
         seed: experiment.seed,
         out: experiment.out.clone(),
-        domains: experiment.domains.clone(),
-        models,
-        comparisons: experiment.comparisons.clone(),
+        domains,
+        models: lowered,
+        comparisons,
         marks: experiment.marks.clone(),
     };
     let (keys, streams) = (key::keys(&experiment), key::streams(&experiment));
@@ -68,20 +80,39 @@ impl Origins<'_> {
     }
 }
 
-fn stage(stage: &Stage<checked::Objective>, origins: Origins) -> Result<Stage<Objective>, Box<Diagnostic>> {
-    Ok(match stage {
-        Stage::Initialise(architecture) => Stage::Initialise(architecture.clone()),
-        Stage::Merge(merge) => Stage::Merge(merge.clone()),
-        Stage::Train(train) => Stage::Train(Box::new(Train {
-            recipe: train.recipe,
-            start: train.start,
-            mixture: train.mixture.clone(),
-            teachers: train.teachers.clone(),
-            prefixes: train.prefixes.clone(),
-            objective: objective::lower(&train.objective, &train.prefixes, origins)?,
-            optimizer: train.optimizer.clone(),
-            steps: train.steps,
-            learning_rate: train.learning_rate.clone(),
-        })),
-    })
+struct Findings(Vec<Diagnostic>);
+
+impl Findings {
+    /// The members of a family share their objective, and its faults, which are one finding.
+    fn add(&mut self, found: impl IntoIterator<Item = Diagnostic>) {
+        for finding in found {
+            if !self.0.contains(&finding) {
+                self.0.push(finding);
+            }
+        }
+    }
+}
+
+fn lowered(model: Model<&checked::Train>, origins: Origins) -> Result<Model<Objective>, Box<Diagnostic>> {
+    let Model { name, stage, origin } = model;
+    let stage = match stage {
+        Stage::Initialise(architecture) => Stage::Initialise(architecture),
+        Stage::Merge(merge) => Stage::Merge(merge),
+        Stage::Train(train) => {
+            let checked = train.objective;
+            let normal_form = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
+            Stage::Train(Box::new(Train {
+                recipe: train.recipe,
+                start: train.start,
+                mixture: train.mixture,
+                teachers: train.teachers,
+                objective: objective::lower(&checked.objective, normal_form, origins)?,
+                prefixes: train.prefixes,
+                optimizer: train.optimizer,
+                steps: train.steps,
+                learning_rate: train.learning_rate,
+            }))
+        }
+    };
+    Ok(Model { name, stage, origin })
 }

@@ -1,12 +1,11 @@
 //! A plan is JSON, which has no infinity and no NaN: settings that are not finite are refused before there is a plan.
 
 use mopd_lang::diag::{Code, Diagnostic};
-use mopd_lang::experiment as checked;
 
 use super::Origins;
-use crate::plan::{Experiment, MergeMethod, Prefixes, Reward, Sampling, Schedule, Stage};
+use crate::plan::{Comparison, Domain, MergeMethod, Model, Prefixes, Reward, Sampling, Schedule, Stage};
 
-pub(super) fn check(experiment: &Experiment<checked::Objective>, origins: Origins) -> Vec<Diagnostic> {
+pub(super) fn check<O>(domains: &[Domain], models: &[Model<O>], comparisons: &[Comparison], origins: Origins) -> Vec<Diagnostic> {
     let mut diagnostics = Vec::new();
     let mut finite = |numbers: &[(&str, f64)], what: &str, origin| {
         for (name, number) in numbers.iter().filter(|(_, number)| !number.is_finite()) {
@@ -14,7 +13,7 @@ pub(super) fn check(experiment: &Experiment<checked::Objective>, origins: Origin
             diagnostics.push(Diagnostic::error(Code::OutOfRange, origins.span(origin), message));
         }
     };
-    for domain in &experiment.domains {
+    for domain in domains {
         let what = format!("domain `{}`", domain.name);
         finite(&[("share", domain.share)], &what, domain.origin);
         match domain.reward {
@@ -25,7 +24,7 @@ pub(super) fn check(experiment: &Experiment<checked::Objective>, origins: Origin
             Reward::ExactMatch { .. } | Reward::Regex { .. } => {}
         }
     }
-    for model in &experiment.models {
+    for model in models {
         let what = format!("model `{}`", model.name);
         match &model.stage {
             Stage::Initialise(architecture) => {
@@ -66,7 +65,7 @@ pub(super) fn check(experiment: &Experiment<checked::Objective>, origins: Origin
             }
         }
     }
-    for comparison in &experiment.comparisons {
+    for comparison in comparisons {
         let what = format!("comparison \"{}\"", comparison.name);
         finite(&[temperature(&comparison.evaluation.sampling)], &what, comparison.origin);
     }
@@ -80,7 +79,11 @@ fn temperature(sampling: &Sampling) -> (&'static str, f64) {
 pub(super) fn schedule_is_finite(schedule: &Schedule) -> bool {
     match schedule {
         Schedule::Constant { value } => value.is_finite(),
-        Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } => from.is_finite() && to.is_finite(),
+        Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } | Schedule::Exponential { from, to, .. } => {
+            from.is_finite() && to.is_finite()
+        }
+        Schedule::Piecewise { pieces } => pieces.iter().all(|(_, value)| value.is_finite()),
+        Schedule::Alternate { values, .. } => values.iter().all(|value| value.is_finite()),
         Schedule::Warmup { then, .. } => schedule_is_finite(then),
     }
 }

@@ -3,16 +3,20 @@
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment as checked;
 use mopd_lang::formula::Formula;
+use mopd_lang::source::Span;
 
 use super::Origins;
 use super::formula::{Lowering, Primitive};
-use super::normal_form::{self, Shape};
+use super::narrow::formula::{self as narrow, Reduced};
 use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
-use crate::expr::text;
-use crate::plan::{Axis, Function, Live, LivePrimitive, Objective, Prefixes, Reduction, Term};
+use crate::plan::{Axis, Function, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
 
-pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins: Origins) -> Result<Objective, Box<Diagnostic>> {
+pub(super) fn lower(
+    objective: &checked::Objective,
+    normal_form: NormalForm,
+    origins: Origins,
+) -> Result<Objective, Box<Diagnostic>> {
     let here = origins.span(objective.origin);
     let mut lowering = Lowering::new(origins);
 
@@ -34,16 +38,25 @@ pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins
         return Err(Diagnostic::error(Code::MissingTerm, here, message).into());
     };
     // Term by term, as the author reads it: weight * a + weight * b.
-    let weighted: Vec<NodeId> = match weight {
-        Some(weight) => {
-            let graph = &mut lowering.graph;
-            terms.iter().map(|term| graph.apply(Function::Multiply, &[weight, term.value])).collect()
-        }
-        None => terms.iter().map(|term| term.value).collect(),
-    };
-    let total = sum(&mut lowering.graph, weighted.into_iter()).unwrap_or(plain);
+    let mut weighted = Vec::with_capacity(terms.len());
+    for (checked, term) in objective.terms.iter().zip(&terms) {
+        let own = detached(&mut lowering, checked.weight.as_ref(), "weight", origins)?;
+        let when = detached(&mut lowering, checked.when.as_ref(), "when", origins)?;
+        let graph = &mut lowering.graph;
+        let weights = [weight, own].into_iter().flatten();
+        let value = weights.fold(term.value, |value, weight| graph.apply(Function::Multiply, &[weight, value]));
+        weighted.push(match when {
+            // Elsewhere the term is 0; whether such tokens are counted is said by each step of its reduction.
+            Some(when) => {
+                let (when, zero) = (graph.broadcast(when, Axis::Token), graph.constant(Axis::Token, 0.0));
+                Weighted { value: graph.apply(Function::Where, &[when, value, zero]), when: Some(when) }
+            }
+            None => Weighted { value, when: None },
+        });
+    }
+    let total = sum(&mut lowering.graph, weighted.iter().map(|term| term.value)).unwrap_or(plain);
 
-    let loss = reduced(&mut lowering.graph, total, selected, objective, origins)?;
+    let loss = loss(&mut lowering, &weighted, selected, objective, origins)?;
     let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
     let gradients = gradients(&mut lowering, loss, &live, origins, here)?;
     if gradients.iter().all(|gradient| lowering.graph.constant_value(*gradient) == Some(0.0)) {
@@ -81,17 +94,6 @@ pub(super) fn lower(objective: &checked::Objective, prefixes: &Prefixes, origins
     };
     let clipped = clipped(&mut lowering.graph, total);
 
-    let primitives: Vec<Live> = lowering.primitives.iter().map(|primitive| primitive.live.clone()).collect();
-    let shape = Shape {
-        graph: &lowering.graph,
-        primitives: &primitives,
-        terms: plain,
-        select,
-        weight,
-        reduce: &objective.reduce,
-        prefixes,
-    };
-    let normal_form = normal_form::normal_form(&shape);
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live.map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin }).collect();
@@ -129,39 +131,97 @@ fn sum(graph: &mut Graph, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId>
     nodes.reduce(|left, right| graph.apply(Function::Add, &[left, right]))
 }
 
-/// `reduce`, step by step. Tokens that are not selected take no part, nor do sequences and groups without any selected token.
-fn reduced(
-    graph: &mut Graph,
-    total: NodeId,
+/// A term, times its weights.
+struct Weighted {
+    value: NodeId,
+    /// Per token: where the term applies.
+    when: Option<NodeId>,
+}
+
+/// The sum of all terms, each reduced as it says. Terms with the same way to one number are added up before.
+fn loss(
+    lowering: &mut Lowering,
+    terms: &[Weighted],
     selected: Option<NodeId>,
     objective: &checked::Objective,
     origins: Origins,
 ) -> Result<NodeId, Box<Diagnostic>> {
-    let here = origins.span(objective.origin);
+    let mut together = Vec::new();
+    let mut losses = Vec::new();
+    for (checked, term) in objective.terms.iter().zip(terms) {
+        let Some(reduce) = checked.reduce.as_ref().or(objective.reduce.as_ref()) else {
+            let message = format!("nothing says how the term `{}` becomes one number", checked.name);
+            return Err(Diagnostic::error(Code::MissingReduce, origins.span(checked.origin), message).into());
+        };
+        let alone = checked.reduce.is_some() || (term.when.is_some() && reduce.steps.iter().any(|step| step.among_when));
+        if alone {
+            losses.push(reduced(lowering, term.value, (selected, term.when), reduce, &objective.name, origins)?);
+        } else {
+            together.push(term.value);
+        }
+    }
+    if let (Some(value), Some(reduce)) = (sum(&mut lowering.graph, together.into_iter()), &objective.reduce) {
+        losses.insert(0, reduced(lowering, value, (selected, None), reduce, &objective.name, origins)?);
+    }
+    let Some(loss) = sum(&mut lowering.graph, losses.into_iter()) else {
+        unreachable!("an objective without a term has been refused");
+    };
+    Ok(loss)
+}
+
+/// `reduce`, step by step. Tokens that are not selected take no part, nor do sequences and groups without any selected token.
+/// In a step `among: when`, neither do those where the term applies nowhere.
+fn reduced(
+    lowering: &mut Lowering,
+    total: NodeId,
+    (selected, when): (Option<NodeId>, Option<NodeId>),
+    reduce: &checked::Reduce,
+    name: &str,
+    origins: Origins,
+) -> Result<NodeId, Box<Diagnostic>> {
+    let here = origins.span(reduce.origin);
     let (mut value, mut mask) = (total, selected);
-    for step in &objective.reduce {
+    let mut applies = match (selected, when) {
+        (Some(selected), Some(when)) => Some(lowering.graph.apply(Function::And, &[selected, when])),
+        (_, when) => when,
+    };
+    for step in &reduce.steps {
+        let (elements, over) = (narrow::axis(step.elements, here)?, narrow::axis(step.over, here)?);
+        let Reduced::Plain(operation) = narrow::reduction(step.operation, here)? else {
+            let message = format!("`{}` of numbers is no number", step.operation.name());
+            return Err(Diagnostic::error(Code::UnitMismatch, here, message).into());
+        };
+        let graph = &mut lowering.graph;
         let axis = graph.axis(value);
-        if step.elements != axis || step.over >= axis {
-            let operation = text::reduction(step.operation);
+        if elements != axis || over >= axis {
             let message = format!(
-                "`{operation}({})` down to one number per {} does not follow: there is one number per {} at that point",
-                step.elements.name(),
-                step.over.name(),
+                "`{}({})` down to one number per {} does not follow: there is one number per {} at that point",
+                step.operation.name(),
+                elements.name(),
+                over.name(),
                 axis.name()
             );
             return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
         }
-        value = graph.reduce(step.operation, value, step.over, mask);
-        mask = mask.map(|mask| graph.reduce(Reduction::Maximum, mask, step.over, None));
+        value = graph.reduce(operation, value, over, if step.among_when { applies.or(mask) } else { mask });
+        let mut any = |mask: Option<NodeId>| mask.map(|mask| graph.reduce(Reduction::Maximum, mask, over, None));
+        (mask, applies) = (any(mask), any(applies));
     }
-    if graph.axis(value) != Axis::Batch {
-        let axis = graph.axis(value).name();
-        let message = format!("the `reduce` of `{}` ends in one number per {axis}, not in one number", objective.name);
+    let axis = lowering.graph.axis(value);
+    if axis != Axis::Batch {
+        let message = format!("the `reduce` of `{name}` ends in one number per {}, not in one number", axis.name());
         return Err(Diagnostic::error(Code::MissingReduce, here, message)
             .help("end it with `mean(sequence)`, or with `over: batch`")
             .into());
     }
-    Ok(value)
+    let Some(denominator) = detached(lowering, reduce.denominator.as_ref(), "the denominator", origins)? else {
+        return Ok(value);
+    };
+    if lowering.graph.axis(denominator) > Axis::Batch {
+        let message = format!("a loss is divided by one number, not by one per {}", lowering.graph.axis(denominator).name());
+        return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
+    }
+    Ok(lowering.graph.apply(Function::Divide, &[value, denominator]))
 }
 
 fn gradients(
@@ -169,7 +229,7 @@ fn gradients(
     of: NodeId,
     live: &[LiveId],
     origins: Origins,
-    here: mopd_lang::source::Span,
+    here: Span,
 ) -> Result<Vec<NodeId>, Box<Diagnostic>> {
     adjoints(&mut lowering.graph, of, live).map_err(|refused| {
         let place = lowering.place(refused.node).map_or(here, |origin| origins.span(origin));

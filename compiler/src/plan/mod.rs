@@ -2,17 +2,19 @@
 //! but a table of places to point at when something fails.
 
 pub mod events;
+mod formula;
 pub mod results;
+mod settings;
 
-pub use mopd_lang::experiment::{
-    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Keep, MarkedSetting, Merge, MergeMethod, Model,
-    ModelId, Normalized, Origin, Prefixes, Recipe, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage, TeacherChoice,
-    Tokenizer, Train,
-};
-pub use mopd_lang::formula::{
+pub use formula::{
     Axis, Deviation, Divergence, DivergenceKind, Function, Live, Mass, Reduction, Role, Signal, Statistic, Support,
 };
 use serde::{Deserialize, Serialize};
+pub use settings::{
+    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Keep, MarkedSetting, Merge, MergeMethod, Model,
+    ModelId, Normalized, Origin, Over, Prefixes, Recipe, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage,
+    TeacherChoice, Tokenizer, Train,
+};
 
 use crate::expr::graph::{Graph, NodeId};
 

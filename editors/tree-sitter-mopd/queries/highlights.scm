@@ -24,7 +24,7 @@
     ; rollouts that are kept, merges, teachers
     "all" "average" "task_arithmetic" "ties" "dare" "same" "foreign" "dist" "text" "positions" "tokens" "without_padding" "shifted" "equal" "uniform"
     ; budgets, metrics, ways to compare texts
-    "free" "charged" "steps" "sequences" "distinct" "edit" "rouge" "panel"))
+    "free" "charged" "steps" "sequences" "distinct" "edit" "rouge" "panel" "prompts" "rollouts"))
 
 ; ---- Numbers, texts, comments ----
 
@@ -43,8 +43,8 @@
 (type) @type
 ((type) @type.builtin
   (#any-of? @type.builtin
-    "model" "models" "teacher" "panel" "rollout" "template" "objective" "reward" "domain" "domains" "schedule" "text" "bool"
-    "count" "fraction" "real" "number" "nats" "ratio" "logp" "prob" "distribution"))
+    "model" "models" "teacher" "panel" "rollout" "template" "objective" "reward" "domain" "domains" "schedule" "eval" "text" "bool"
+    "count" "counts" "fraction" "real" "number" "nats" "ratio" "logp" "prob" "distribution"))
 
 ; ---- Settings, arguments, parts ----
 
@@ -53,7 +53,7 @@
 (field_name) @property
 ((field_name) @variable.builtin
   (#any-of? @variable.builtin
-    "logp" "entropy" "top1" "rank" "dist" "end_logp" "mean" "deviation" "score" "confidence" "ema" "every" "initial"
+    "logp" "entropy" "top1" "rank" "dist" "end_logp" "mean" "deviation" "score" "value" "confidence" "correct" "ema" "every" "initial"
     "answer" "think" "tool" "final_turn"))
 
 ; ---- Calls ----
@@ -71,7 +71,7 @@
     ; divergences, distributions and live losses
     "kl" "jsd" "skew" "tv" "chi2" "hellinger" "alpha" "sorted_l1" "gaussian_kl" "blend" "detached" "nll" "dpo" "bradley_terry" "ranking" "mse" "bce"
     ; supports and signals
-    "top_k" "nucleus" "union" "intersection" "size" "overlap" "mass" "in_nucleus" "agreement" "available"
+    "top_k" "nucleus" "union" "intersection" "size" "overlap" "mass" "in_nucleus" "agreement" "available" "score"
     ; schedules
     "constant" "linear" "cosine" "exponential" "piecewise" "warmup" "ladder" "alternate" "learned"
     ; rewards

@@ -444,7 +444,7 @@ impl Checker {
         let value = self.formula(value, body.span)?;
         let at = |u: f64| number_at(&value, &Bindings { step: 0, steps: 1, variable: Some((&symbol, u)) });
         if let Some(one) = at(1.0)
-            && !(one.abs() < 1e-9)
+            && (one.is_nan() || one.abs() >= 1e-9)
         {
             self.report(
                 Diagnostic::error(Code::NotADivergence, body.span, format!("`{}` is {one} where both sides agree", name.text))
@@ -460,7 +460,8 @@ impl Checker {
             let (a, b, c) = (PROBES[at - 1], PROBES[at], PROBES[at + 1]);
             let chord = values[at - 1] + (values[at + 1] - values[at - 1]) * (b - a) / (c - a);
             let scale = values[at - 1].abs().max(values[at + 1].abs()).max(1.0);
-            !(values[at] <= chord + 1e-9 * scale)
+            let above = values[at] - chord - 1e-9 * scale;
+            above.is_nan() || above > 0.0
         });
         if let Some(bend) = bend {
             let text = format!("`{}` is not convex near {} = {}", name.text, variable.name.text, PROBES[bend]);

@@ -9,6 +9,7 @@ use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, Index, Match
 use super::Checker;
 use super::builtins;
 use super::modules::ModuleId;
+use super::settings::undecided;
 use super::value::{Key, Value};
 use super::vocabulary;
 
@@ -222,6 +223,7 @@ impl Checker {
         match (from, to) {
             (Value::Text(from), Value::Text(to)) => Value::TextArrow { from, to },
             (Value::Error, _) | (_, Value::Error) => Value::Error,
+            (from, to) if undecided(&from) || undecided(&to) => Value::Error,
             (from, to) => {
                 let odd = if from.constant().is_some() { to } else { from };
                 self.wrong_kind(span, "a range `from -> to` needs two numbers known before the run", &odd)
@@ -239,7 +241,7 @@ impl Checker {
                 self.report(Diagnostic::error(Code::OutOfRange, span, text).help("write the lower end first: `0..=100`"));
                 Value::Error
             }
-            _ if low.is_error() || high.is_error() => Value::Error,
+            _ if low.is_error() || high.is_error() || undecided(&low) || undecided(&high) => Value::Error,
             _ => {
                 let odd = if low.constant().is_some() { high } else { low };
                 self.wrong_kind(span, "a range `low..=high` needs two numbers known before the run", &odd)

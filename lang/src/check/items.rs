@@ -180,7 +180,8 @@ impl Checker {
                 return Value::Panel(id);
             }
             "rollout" => {
-                let max_tokens = Formula::new(FormulaKind::Number(1.0), Unit::Count, Axis::Run, false, origin);
+                let max_tokens =
+                    Formula::new(FormulaKind::Variable(name.text.as_str().into()), Unit::Count, Axis::Run, false, origin);
                 let sampling = Sampling {
                     n: 2,
                     temperature: 1.0,

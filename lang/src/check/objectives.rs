@@ -263,15 +263,25 @@ impl Checker {
     }
 }
 
-/// Whether some formula of the objective compares the samples of one prompt; where it does.
+/// Whether some formula of the objective compares the samples of one prompt. What is multiplied by 0 decides nothing: a
+/// coefficient of 0 switches a comparison off.
 pub fn reads_group(objective: &Objective) -> bool {
-    objective.formulas().into_iter().any(|formula| {
-        formula.any(|node| match &node.kind {
-            FormulaKind::Statistic { over, .. } => *over == Axis::Group,
-            FormulaKind::Reduce { .. } => node.axis == Axis::Group,
-            _ => false,
-        })
-    })
+    use crate::formula::{FormulaKind, Function};
+    let zero = |formula: &&Formula| formula.constant() == Some(0.0);
+    let mut waiting = objective.formulas();
+    let mut seen = std::collections::HashSet::new();
+    while let Some(formula) = waiting.pop() {
+        if !seen.insert(std::rc::Rc::as_ptr(&formula.0)) {
+            continue;
+        }
+        match &formula.0.kind {
+            FormulaKind::Statistic { over: Axis::Group, .. } => return true,
+            FormulaKind::Reduce { .. } if formula.axis() == Axis::Group => return true,
+            FormulaKind::Apply { function: Function::Multiply, operands } if operands.iter().any(|operand| zero(&operand)) => {}
+            _ => waiting.extend(formula.operands()),
+        }
+    }
+    false
 }
 
 /// The first place where a formula of the objective passes the test.

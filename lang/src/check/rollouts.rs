@@ -37,7 +37,7 @@ impl Checker {
         let inside = |slot: usize| given[slot].expect("required");
         let source = match name {
             RolloutName::Sample => RolloutSource::Sample(self.sample(given, env)?),
-            RolloutName::From => self.from_teacher(given, span, env)?,
+            RolloutName::From => self.written_by(given, span, env)?,
             RolloutName::Data => RolloutSource::Data { field: self.data_field(first)? },
             RolloutName::Mix => {
                 let share = self.share(first, "the share", env);
@@ -186,7 +186,7 @@ impl Checker {
     }
 
     /// `from(teacher, sequences: 9600, ...)`: made once; `from(teacher, n: 1, ...)`: fresh every step.
-    fn from_teacher(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<RolloutSource> {
+    fn written_by(&mut self, given: &[Option<&Expr>], span: Span, env: &Env) -> Option<RolloutSource> {
         let teacher = self.speaker(given[0].expect("required"), env);
         let mut missing = false;
         for (slot, name) in [(2, "temperature"), (3, "max_tokens")] {
@@ -302,8 +302,10 @@ impl Checker {
             }
         };
         let (Some(rollout), Some(edit)) = (rollout, edit) else { return Value::Error };
+        let given_later = rollout.all().iter().any(|rollout| matches!(rollout.source, RolloutSource::Parameter { .. }));
         if let Edit::Best { of, .. } = edit
             && of > rollout.group()
+            && !given_later
         {
             let text = format!("`best` keeps {of} of {}", rollout.group());
             let drawn = self.span(rollout.origin);

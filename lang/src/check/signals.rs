@@ -115,10 +115,23 @@ impl Checker {
             return Value::Role(role);
         }
         let Some(part) = self.part(&role, &field.text) else {
+            if self.may_have(&role, field) {
+                let origin = self.origin(span);
+                let name = format!("{}.{}", role.name(), field.text);
+                let kind = FormulaKind::Variable(name.into());
+                return Value::Formula(Formula::new(kind, Unit::Number, Axis::Token, false, origin));
+            }
             self.unknown_part(&role, field);
             return Value::Error;
         };
         self.signal(Signal::Of { role, part }, span)
+    }
+
+    /// A teacher that is still a parameter may turn out to be composed, and its bindings have names of their own.
+    fn may_have(&self, role: &Role, field: &Name) -> bool {
+        let Role::Named { teacher, .. } = role else { return false };
+        self.teacher(*teacher).weights == TeacherWeights::Parameter
+            && nearest(&field.text, vocabulary::PARTS.iter().map(|part| part.name)).is_none()
     }
 
     fn part(&self, role: &Role, name: &str) -> Option<Part> {

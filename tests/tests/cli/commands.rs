@@ -24,6 +24,44 @@ fn a_plan_shows_stages_objectives_and_cost() {
     assert!(order.len() == 3 && order.is_sorted(), "{}", said.out);
 }
 
+/// What the language can say and this version can't run is shown, then refused by name.
+#[test]
+fn a_plan_that_is_refused_shows_what_is_known() {
+    let running = "objective running {\n  term pull = cumsum(teacher.logp - student.logp, over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let place = Place::with(&[("a.mopd", &format!("{}\n{running}", GOOD.replace("mopd(clip_at: 5)", "running()")))]);
+    place.mopd(&["check", "a.mopd"]).is(0, &[]);
+    let refusal = ["error[not-supported-yet]", "the scan `cumsum` is not supported yet", "a.mopd:26"];
+    let said = place.mopd(&["plan", "a.mopd"]).is(1, &refusal);
+    for part in [
+        "tiny: 4 stages, 1 domain, seed 1, not fit to run",
+        "objective            running",
+        "divergence         sampled log-ratio",
+        "shaping            cumsum over sequence",
+        "no keys and no costs",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    assert_eq!(place.mopd(&["plan", "--format", "json", "a.mopd"]).is(1, &refusal).out, "");
+    place.mopd(&["run", "a.mopd"]).is(1, &refusal);
+}
+
+#[test]
+fn a_library_shows_its_public_objectives() {
+    let own = "objective hidden {\n  term pull = -live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let place = Place::with(&[("own.mopd", &format!("{own}\n/// Imitation. And more.\npub {}", own.replace("hidden", "shown")))]);
+    let said = place.mopd(&["plan", "own.mopd"]).is(0, &[]);
+    assert!(said.out.starts_with("own.mopd: 1 public objective\n\nshown()\n  Imitation.\n"), "{}", said.out);
+    let said = place.mopd(&["plan", "std.tip"]).is(0, &[]);
+    for part in ["std:tip.mopd: ", "tip(keep: fraction = 0.5)\n  Tokens where the student is unsure", "KL(student || teacher)"] {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    let list = place.mopd(&["plan", "--format", "json", "std.tip"]).is(0, &[]).json();
+    assert_eq!(list[0]["name"], "tip");
+    assert_eq!(list[0]["normal_form"]["realisation"], "direct");
+    place.mopd(&["plan", "std.tpi"]).is(2, &["error[unknown-module]", "did you mean `std.tip`?"]);
+    place.mopd(&["run", "std.tip"]).is(1, &["error[missing-experiment]"]);
+}
+
 #[test]
 fn marks_are_listed_and_change_no_plan() {
     let steps = "steps = 2,";

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
+use crate::plan::{Axis, Function};
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{AbiParam, FuncRef, InstBuilder, MemFlagsData, Type, UserFuncName, Value, types};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
-use mopd_lang::formula::{Axis, Function};
 
 use super::groups::Group;
 use super::{Code, CompileError, Loop};
@@ -17,7 +17,16 @@ use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::scalar;
 
 /// Functions without a machine instruction: computed in f64 and rounded once.
-const CALLED: [Function; 6] = [Function::Exp, Function::Log, Function::Log1p, Function::Tanh, Function::Sigmoid, Function::Power];
+const CALLED: [Function; 8] = [
+    Function::Cos,
+    Function::Floor,
+    Function::Exp,
+    Function::Log,
+    Function::Log1p,
+    Function::Tanh,
+    Function::Sigmoid,
+    Function::Power,
+];
 
 macro_rules! callee {
     ($function:ident, $($operand:ident),*) => {{
@@ -34,6 +43,8 @@ fn callee(function: Function) -> Option<(&'static str, *const u8)> {
         Function::Exp => ("mopd_exp", callee!(Exp, x)),
         Function::Log => ("mopd_log", callee!(Log, x)),
         Function::Log1p => ("mopd_log1p", callee!(Log1p, x)),
+        Function::Cos => ("mopd_cos", callee!(Cos, x)),
+        Function::Floor => ("mopd_floor", callee!(Floor, x)),
         Function::Tanh => ("mopd_tanh", callee!(Tanh, x)),
         Function::Sigmoid => ("mopd_sigmoid", callee!(Sigmoid, x)),
         Function::Power => ("mopd_power", callee!(Power, x, y)),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mopd_lang::formula::Axis;
+use crate::plan::Axis;
 
 use crate::expr::graph::{Graph, NodeId, Operation};
 

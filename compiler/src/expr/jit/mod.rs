@@ -15,8 +15,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
+use crate::plan::Axis;
 use cranelift_jit::JITModule;
-use mopd_lang::formula::Axis;
 
 use self::groups::{Group, Schedule, Step};
 use super::aggregate;

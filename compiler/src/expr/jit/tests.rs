@@ -1,6 +1,6 @@
 //! The compiled program against the interpreter.
 
-use mopd_lang::formula::{Axis, Function, Reduction, Role, Signal};
+use crate::plan::{Axis, Function, Reduction, Role, Signal};
 
 use super::{CompileError, Program};
 use crate::expr::batch::{Batch, Layout};
@@ -123,13 +123,13 @@ fn what_the_batch_lacks_is_named() {
     let logp = graph.signal(Signal::Logp { role: Role::Teacher });
     let batch =
         Batch { layout: Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1 }, ..Batch::default() };
-    let missing = EvaluationError::MissingSignal { signal: "teacher.logp".into() };
+    let missing = EvaluationError::MissingSignal { signal: format!("{:?}", Signal::Logp { role: Role::Teacher }) };
     let program = Program::compile(&graph, &[logp]).expect("compiles");
     assert_eq!(program.run(&batch), Err(missing.clone()));
     assert_eq!(interpret(&graph, &[logp], &batch), Err(missing));
 
     let short = Batch { signals: vec![(Signal::Logp { role: Role::Teacher }, vec![0.0])], ..batch.clone() };
-    let length = EvaluationError::Length { what: "teacher.logp".into(), found: 1, expected: 2 };
+    let length = EvaluationError::Length { what: format!("{:?}", Signal::Logp { role: Role::Teacher }), found: 1, expected: 2 };
     assert_eq!(program.run(&short), Err(length));
 
     let layout = Layout { sequence_of_token: vec![0, 1], ..batch.layout.clone() };

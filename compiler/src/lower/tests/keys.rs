@@ -2,12 +2,19 @@
 
 use super::*;
 
-type Change = fn(&mut Experiment<checked::Objective>);
+type Change = fn(&mut Experiment);
 
-fn trained(experiment: &mut Experiment<checked::Objective>, model: usize) -> &mut Train<checked::Objective> {
+fn trained(experiment: &mut Experiment, model: usize) -> &mut Train {
     match &mut experiment.models[model].stage {
         Stage::Train(train) => train,
         _ => panic!("model {model} is trained"),
+    }
+}
+
+fn adam(experiment: &mut Experiment, model: usize) -> &mut AdamW {
+    match &mut trained(experiment, model).optimizer {
+        Optimizer::AdamW(adam) => adam,
+        _ => panic!("model {model} is trained with AdamW"),
     }
 }
 
@@ -42,8 +49,8 @@ fn names_and_places_are_not_meaning() {
         train.objective.name = "inline".into();
         train.objective.origin = Origin(1);
         train.objective.terms[0].name = "loss".into();
-        train.teachers.iter_mut().for_each(|choice| choice.name = "t".into());
     }
+    renamed.teachers.iter_mut().for_each(|teacher| teacher.name = "t".into());
     renamed.comparisons[0].name = "other".into();
     renamed.comparisons[0].rows.iter_mut().for_each(|row| row.label = "row".into());
     let after = compiled(&renamed);
@@ -73,14 +80,19 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
         }),
         all
     );
-    assert_eq!(changed(|experiment| trained(experiment, 1).steps = 11), all[1..]);
-    assert_eq!(changed(|experiment| trained(experiment, 2).optimizer.beta2 = 0.99), [2, 4, 5]);
+    assert_eq!(changed(|experiment| trained(experiment, 1).length = Length::Steps(11)), all[1..]);
+    assert_eq!(changed(|experiment| adam(experiment, 2).beta2 = 0.99), [2, 4, 5]);
     assert_eq!(changed(|experiment| trained(experiment, 4).objective = mopd(4.0)), [4]);
-    assert_eq!(changed(|experiment| trained(experiment, 4).objective.reduce = token_mean()), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).objective.reduce = Some(token_mean())), [4]);
     assert_eq!(changed(|experiment| trained(experiment, 4).mixture[0].share = 0.25), [4]);
-    assert_eq!(changed(|experiment| trained(experiment, 4).teachers[0].teacher = ModelId(3)), [4]);
-    assert_eq!(changed(|experiment| trained(experiment, 4).prefixes = student(64, 2)), [4]);
-    assert_eq!(changed(|experiment| trained(experiment, 4).learning_rate = Schedule::Constant { value: 1e-3 }), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).teachers[0].teacher = TeacherId(1)), [4]);
+    assert_eq!(
+        changed(|experiment| {
+            trained(experiment, 4).rollout.source = student(64, 2).0;
+        }),
+        [4]
+    );
+    assert_eq!(changed(|experiment| trained(experiment, 4).learning_rate = number(1e-3)), [4]);
     assert_eq!(changed(|experiment| experiment.domains[0].prompts = "other.jsonl".into()), all[1..]);
     assert_eq!(
         changed(|experiment| experiment.domains[1].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.1 }),
@@ -108,11 +120,11 @@ fn the_plan_hash_follows_stages_tables_and_the_seed() {
     let changes: [Change; 8] = [
         |_| (),
         |experiment| experiment.seed = 2,
-        |experiment| trained(experiment, 4).steps = 11,
+        |experiment| trained(experiment, 4).length = Length::Steps(11),
         |experiment| experiment.domains[0].tests = None,
         |experiment| experiment.comparisons[0].seeds = 3,
         |experiment| experiment.comparisons[0].normalized = None,
-        |experiment| experiment.comparisons[0].evaluation.sampling.temperature = 0.0,
+        |experiment| experiment.comparisons[0].evaluation.temperature = 0.0,
         |experiment| experiment.comparisons[0].rows.truncate(2),
     ];
     let mut hashes: Vec<String> = changes.into_iter().map(hash).collect();
@@ -132,8 +144,8 @@ fn stages_that_differ_in_objective_reward_optimiser_or_length_share_their_random
     let same: [Change; 4] = [
         |experiment| experiment.domains[0].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.5 },
         |experiment| trained(experiment, 4).objective = mopd_top_k(),
-        |experiment| trained(experiment, 1).steps = 99,
-        |experiment| trained(experiment, 2).optimizer.clip_norm = 9.0,
+        |experiment| trained(experiment, 1).length = Length::Steps(99),
+        |experiment| adam(experiment, 2).clip_norm = 9.0,
     ];
     for change in same {
         assert_eq!(streams(change), before);

@@ -3,12 +3,13 @@
 mod keys;
 mod objectives;
 mod plans;
+mod refusals;
 
-use mopd_lang::experiment::{self as checked, ReduceStep};
-use mopd_lang::formula::{Formula, FormulaKind, Unit};
+use mopd_lang::experiment::*;
+use mopd_lang::formula::*;
 use mopd_lang::source::{FileId, SourceFile, Sources, Span};
 
-use crate::plan::*;
+use crate::plan::{self, Plan};
 
 /// The formulas of the tests stand at origin 1, everything else at 0.
 pub fn sources() -> (Sources, Vec<Span>) {
@@ -34,7 +35,7 @@ pub fn signal(signal: Signal) -> Formula {
 }
 
 pub fn logp(role: Role) -> Formula {
-    signal(Signal::Logp { role })
+    signal(Signal::Of { role, part: Part::Logp })
 }
 
 pub fn live(primitive: Live) -> Formula {
@@ -48,44 +49,55 @@ pub fn apply<const N: usize>(function: Function, operands: [&Formula; N]) -> For
 }
 
 pub fn reduce(reduction: Reduction, operand: &Formula, over: Axis) -> Formula {
-    formula(FormulaKind::Reduce { reduction, operand: operand.clone() }, over, operand.live())
+    formula(FormulaKind::Reduce { reduction, operand: operand.clone(), among: None, on: None }, over, operand.live())
 }
 
 pub fn statistic(statistic: Statistic, operand: &Formula, over: Axis) -> Formula {
-    formula(FormulaKind::Statistic { statistic, operand: operand.clone(), over }, operand.axis(), operand.live())
+    formula(FormulaKind::Statistic { statistic, operand: operand.clone(), over, among: None }, operand.axis(), operand.live())
 }
 
 /// `live ratio`, as the checker spells it.
 pub fn live_ratio() -> Formula {
-    apply(Function::Exp, [&apply(Function::Subtract, [&live(Live::Logp), &logp(Role::Sampler)])])
+    apply(Function::Exp, [&apply(Function::Subtract, [&live(Live::Part(Part::Logp)), &logp(Role::Sampler)])])
+}
+
+pub fn step(elements: Axis, over: Axis) -> ReduceStep {
+    ReduceStep { operation: Reduction::Mean, elements, over, among_when: false }
+}
+
+pub fn by_steps(steps: Vec<ReduceStep>) -> Reduce {
+    Reduce { steps, denominator: None, balance: None, origin: HERE }
 }
 
 /// `mean(token) then mean(sequence)`
-pub fn sequence_mean() -> Vec<ReduceStep> {
-    let step = |elements, over| ReduceStep { operation: Reduction::Mean, elements, over };
-    vec![step(Axis::Token, Axis::Sequence), step(Axis::Sequence, Axis::Batch)]
+pub fn sequence_mean() -> Reduce {
+    by_steps(vec![step(Axis::Token, Axis::Sequence), step(Axis::Sequence, Axis::Batch)])
 }
 
 /// `mean(token, over: batch)`
-pub fn token_mean() -> Vec<ReduceStep> {
-    vec![ReduceStep { operation: Reduction::Mean, elements: Axis::Token, over: Axis::Batch }]
+pub fn token_mean() -> Reduce {
+    by_steps(vec![step(Axis::Token, Axis::Batch)])
 }
 
-pub fn objective(term: Formula, reduce: Vec<ReduceStep>) -> checked::Objective {
-    let terms = vec![checked::Term { name: "term".into(), value: term, origin: HERE }];
-    checked::Objective { name: "objective".into(), terms, select: None, weight: None, reduce, origin: HERE }
+pub fn term(name: &str, value: Formula) -> Term {
+    Term { name: name.into(), value, when: None, weight: None, reduce: None, data: None, origin: HERE }
+}
+
+pub fn objective(value: Formula, reduce: Reduce) -> Objective {
+    let terms = vec![term("term", value)];
+    Objective { name: "objective".into(), terms, select: None, weight: None, reduce: Some(reduce), origin: HERE }
 }
 
 /// `-clip(teacher.logp - student.logp, -at, at) * live student.logp`
-pub fn mopd(at: f64) -> checked::Objective {
+pub fn mopd(at: f64) -> Objective {
     let ratio = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Student)]);
     let advantage = apply(Function::Clip, [&ratio, &number(-at), &number(at)]);
     let negated = apply(Function::Negate, [&advantage]);
-    objective(apply(Function::Multiply, [&negated, &live(Live::Logp)]), sequence_mean())
+    objective(apply(Function::Multiply, [&negated, &live(Live::Part(Part::Logp))]), sequence_mean())
 }
 
 /// `-min(live ratio * advantage, clip(live ratio, 0.8, 1.28) * advantage)`
-pub fn grpo() -> checked::Objective {
+pub fn grpo() -> Objective {
     let advantage = statistic(Statistic::Zscore { deviation: Deviation::Sample }, &signal(Signal::Reward), Axis::Group);
     let ratio = live_ratio();
     let plain = apply(Function::Multiply, [&ratio, &advantage]);
@@ -96,16 +108,20 @@ pub fn grpo() -> checked::Objective {
 }
 
 /// `-live student.logp`
-pub fn nll() -> checked::Objective {
-    objective(apply(Function::Negate, [&live(Live::Logp)]), token_mean())
+pub fn nll() -> Objective {
+    objective(apply(Function::Negate, [&live(Live::Part(Part::Logp))]), token_mean())
 }
 
 /// `live kl(student || teacher, support: top_k(teacher, 64), mass: generalized)`
-pub fn mopd_top_k() -> checked::Objective {
+pub fn mopd_top_k() -> Objective {
     let support = Support::TopK { role: Role::Teacher, k: 64 };
-    let (left, right, mass) = (Role::Student, Role::Teacher, Mass::Generalized);
-    let divergence = Divergence { kind: DivergenceKind::Kl, left, right, support, mass };
-    objective(live(Live::Divergence(divergence)), sequence_mean())
+    objective(live(Live::Divergence(divergence(DivergenceKind::Kl, support))), sequence_mean())
+}
+
+/// Of the student from the teacher.
+pub fn divergence(kind: DivergenceKind, support: Support) -> Divergence {
+    let (left, right) = (Distribution::Role(Role::Student), Distribution::Role(Role::Teacher));
+    Divergence { kind, left, right, support, mass: Mass::Generalized, temperature: 1.0, clip_each: None }
 }
 
 fn domain(name: &str, share: f64) -> Domain {
@@ -115,32 +131,72 @@ fn domain(name: &str, share: f64) -> Domain {
         tests: Some(format!("{name}.test.jsonl")),
         reward: Reward::ExactMatch { field: "answer".into() },
         share,
+        limit: None,
         origin: HERE,
     }
 }
 
-fn train(recipe: Recipe, mixture: &[u32], prefixes: Prefixes, objective: checked::Objective) -> Train<checked::Objective> {
+fn train(recipe: Recipe, mixture: &[u32], (source, size): (RolloutSource, BatchSize), objective: Objective) -> Train {
     let share = 1.0 / mixture.len() as f64;
+    let learning_rate = Schedule::Cosine { from: 1e-3, to: 1e-4, over: Over::Run };
     Train {
         recipe,
         start: ModelId(1),
         mixture: mixture.iter().map(|id| Share { domain: DomainId(*id), share }).collect(),
         teachers: vec![],
-        prefixes,
+        reference: vec![],
+        sees: None,
+        passes: 1,
+        rollout: Rollout { source, edits: vec![], origin: HERE },
+        size,
+        keep: Keep::All,
+        filter: None,
+        priority: None,
+        refresh: None,
         objective,
-        optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
-        steps: 10,
-        learning_rate: Schedule::Cosine { from: 1e-3, to: 1e-4, steps: None },
+        optimizer: Optimizer::AdamW(AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 }),
+        length: Length::Steps(10),
+        learning_rate: schedule(learning_rate),
+        extrapolation: None,
     }
 }
 
-fn student(prompts: u32, n: u32) -> Prefixes {
-    Prefixes::Student { prompts, sampling: Sampling { n, temperature: 1.0, max_tokens: 16 } }
+pub fn schedule(schedule: Schedule) -> Formula {
+    formula(FormulaKind::Schedule(schedule), Axis::Run, false)
+}
+
+fn student(prompts: u32, n: u32) -> (RolloutSource, BatchSize) {
+    let sampling = Sampling {
+        n,
+        temperature: 1.0,
+        max_tokens: number(16.0),
+        top_p: None,
+        top_k: None,
+        repetition_penalty: None,
+        heads: None,
+    };
+    (RolloutSource::Sample(sampling), BatchSize::Prompts(prompts))
+}
+
+fn teacher(name: &str, weights: TeacherWeights) -> Teacher {
+    Teacher {
+        name: name.into(),
+        weights,
+        sees: None,
+        temperature: 1.0,
+        answers: Capability::Distribution,
+        foreign: false,
+        align: Alignment::Positions,
+        reveals: None,
+        feedback: None,
+        origin: HERE,
+    }
 }
 
 /// Models by index: base, start, expert[add], expert[sort], student, average.
-pub fn experiment() -> Experiment<checked::Objective> {
+pub fn experiment() -> Experiment {
     let architecture = Architecture {
+        family: Family::Llama,
         layers: 3,
         width: 96,
         heads: 4,
@@ -153,14 +209,11 @@ pub fn experiment() -> Experiment<checked::Objective> {
         norm_epsilon: 1e-5,
         initial_deviation: 0.02,
     };
-    let data = Prefixes::Data { field: "demonstration".into(), batch: 32 };
+    let data = (RolloutSource::Data { field: "demonstration".into() }, BatchSize::Sequences(32));
     let start = Train { start: ModelId(0), ..train(Recipe::Sft, &[0, 1], data, nll()) };
     let expert = |domain| train(Recipe::Grpo, &[domain], student(4, 8), grpo());
-    let choice = |domain, name: &str, teacher| TeacherChoice { domain: DomainId(domain), name: name.into(), teacher };
-    let distilled = Train {
-        teachers: vec![choice(0, "specialist[add]", ModelId(2)), choice(1, "specialist[sort]", ModelId(3))],
-        ..train(Recipe::Distill, &[0, 1], student(64, 1), mopd(5.0))
-    };
+    let choice = |id| TeacherChoice { domain: DomainId(id), when: None, teacher: TeacherId(id) };
+    let distilled = Train { teachers: vec![choice(0), choice(1)], ..train(Recipe::Distill, &[0, 1], student(64, 1), mopd(5.0)) };
     let average = Merge { method: MergeMethod::Average, base: None, models: vec![ModelId(2), ModelId(3)] };
     let train = |train| Stage::Train(Box::new(train));
     let models = [
@@ -176,23 +229,35 @@ pub fn experiment() -> Experiment<checked::Objective> {
         name: "table".into(),
         rows: vec![row("start", [1, 1]), row("expert", [2, 3]), row("student", [4, 4]), row("average", [5, 5])],
         domains: vec![DomainId(0), DomainId(1)],
+        benchmarks: vec![],
         normalized: Some(Normalized { zero: vec![ModelId(1); 2], one: vec![ModelId(2), ModelId(3)] }),
         seeds: 1,
-        evaluation: Evaluation { sampling: Sampling { n: 8, temperature: 1.0, max_tokens: 16 }, prompts: None },
+        evaluation: Evaluation { samples: 8, temperature: 1.0, max_tokens: 16, prompts: None },
+        metrics: vec![],
+        budget: None,
         origin: HERE,
     };
     Experiment {
         name: "test".into(),
         seed: 1,
         out: None,
+        device: None,
+        dtype: None,
         domains: vec![domain("add", 0.5), domain("sort", 0.5)],
+        teachers: vec![
+            teacher("specialist[add]", TeacherWeights::Model(ModelId(2))),
+            teacher("specialist[sort]", TeacherWeights::Model(ModelId(3))),
+        ],
+        panels: vec![],
         models: models.map(|(name, stage)| Model { name: name.into(), stage, origin: HERE }).into(),
+        benchmarks: vec![],
         comparisons: vec![comparison],
+        sweep: vec![],
         marks: Vec::new(),
     }
 }
 
-pub fn compiled(experiment: &Experiment<checked::Objective>) -> Plan {
+pub fn compiled(experiment: &Experiment) -> Plan {
     let (sources, origins) = sources();
     super::compile(experiment, &origins, &sources).expect("the experiment is sound")
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::expr::batch::{Batch, Layout};
 use crate::expr::interpret::interpret;
 use crate::expr::jit::Program;
-use crate::expr::text;
+use crate::lower::normal_form::normal_form;
 
 /// Two groups of two sequences, of 3, 1, 2 and 2 tokens.
 const SEQUENCE: [usize; 8] = [0, 0, 0, 1, 2, 2, 3, 3];
@@ -23,29 +23,35 @@ fn batch() -> Batch {
         group_of_sequence: vec![0, 0, 1, 1],
         groups: 2,
     };
-    let logp = |role, values: [f32; 8]| (Signal::Logp { role }, values.to_vec());
+    let logp = |role, values: [f32; 8]| (plan::Signal::Logp { role }, values.to_vec());
     let signals = vec![
-        logp(Role::Student, STUDENT),
-        logp(Role::Teacher, TEACHER),
-        logp(Role::Sampler, SAMPLER),
-        (Signal::Entropy { role: Role::Student }, ENTROPY.to_vec()),
-        (Signal::Reward, REWARD.to_vec()),
+        logp(plan::Role::Student, STUDENT),
+        logp(plan::Role::Teacher, TEACHER),
+        logp(plan::Role::Sampler, SAMPLER),
+        (plan::Signal::Entropy { role: plan::Role::Student }, ENTROPY.to_vec()),
+        (plan::Signal::Reward, REWARD.to_vec()),
+        (plan::Signal::Length, TOKENS.map(|length| length as f32).to_vec()),
+        (plan::Signal::Position, vec![0.0, 1.0, 2.0, 0.0, 0.0, 1.0, 0.0, 1.0]),
     ];
     Batch { layout, signals, live: vec![STUDENT.to_vec()], step: 0, steps: 10 }
 }
 
-fn lower(objective: &checked::Objective) -> Result<Objective, Box<Diagnostic>> {
+fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
-    let prefixes = student(4, 8);
-    super::super::objective::lower(objective, &prefixes, super::super::Origins(&origins))
+    super::super::objective::lower(
+        objective,
+        normal_form(objective, Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All))),
+        super::super::Origins(&origins),
+    )
 }
 
-fn lowered(objective: &checked::Objective) -> Objective {
+pub fn lowered(objective: &Objective) -> plan::Objective {
     lower(objective).expect("the objective is sound")
 }
 
 /// Interpreter and compiled program both give `expected` for `node`.
-fn assert_values(objective: &Objective, node: crate::expr::graph::NodeId, expected: &[f64]) {
+#[track_caller]
+pub fn assert_values(objective: &plan::Objective, node: crate::expr::graph::NodeId, expected: &[f64]) {
     let outputs = objective.outputs();
     assert!(outputs.contains(&node));
     let reference = interpret(&objective.graph, &outputs, &batch()).expect("the batch has everything");
@@ -59,7 +65,7 @@ fn assert_values(objective: &Objective, node: crate::expr::graph::NodeId, expect
     }
 }
 
-fn per_token(value: impl Fn(usize) -> f64) -> Vec<f64> {
+pub fn per_token(value: impl Fn(usize) -> f64) -> Vec<f64> {
     (0..SEQUENCE.len()).map(value).collect()
 }
 
@@ -76,7 +82,7 @@ fn mopd_is_the_policy_gradient_of_the_clipped_log_ratio() {
     let term = per_token(|token| -advantage(token) * f64::from(STUDENT[token]));
     assert_values(&objective, objective.terms[0].value, &term);
     assert_values(&objective, objective.loss, &[sequence_means(&term)]);
-    assert_eq!(objective.live[0].primitive, Live::Logp);
+    assert_eq!(objective.live[0].primitive, plan::Live::Logp);
     let adjoint = per_token(|token| -advantage(token) / TOKENS[SEQUENCE[token]] / 4.0);
     assert_values(&objective, objective.live[0].adjoint, &adjoint);
     assert_values(&objective, objective.signal, &per_token(|token| advantage(token).abs()));
@@ -84,7 +90,9 @@ fn mopd_is_the_policy_gradient_of_the_clipped_log_ratio() {
     assert_eq!(clipped.iter().sum::<f64>(), 3.0);
     assert_values(&objective, objective.clipped.expect("there is a clip"), &clipped);
     assert_eq!(objective.selected, None);
-    assert!(objective.reads(Role::Teacher) && objective.reads(Role::Student) && !objective.reads(Role::Sampler));
+    assert!(
+        objective.reads(plan::Role::Teacher) && objective.reads(plan::Role::Student) && !objective.reads(plan::Role::Sampler)
+    );
 }
 
 /// GRPO (arXiv:2402.03300, eq. 3) without a reference model: the clipped ratio is differentiated by the compiler.
@@ -114,7 +122,7 @@ fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
     let adjoint = per_token(|token| slope(token) / TOKENS[SEQUENCE[token]] / 4.0);
     assert_values(&objective, objective.live[0].adjoint, &adjoint);
     assert_values(&objective, objective.signal, &per_token(|token| slope(token).abs()));
-    assert!(objective.reads(Role::Sampler) && !objective.reads(Role::Teacher));
+    assert!(objective.reads(plan::Role::Sampler) && !objective.reads(plan::Role::Teacher));
 }
 
 #[test]
@@ -130,7 +138,7 @@ fn likelihood_weighs_every_token_alike() {
 #[test]
 fn the_signal_of_a_divergence_is_its_weighted_value() {
     let mut weighted = mopd_top_k();
-    weighted.weight = Some(signal(Signal::Entropy { role: Role::Student }));
+    weighted.weight = Some(signal(Signal::Of { role: Role::Student, part: Part::Entropy }));
     let objective = lowered(&weighted);
     // The batch's live values stand for the divergences.
     assert_values(&objective, objective.signal, &per_token(|token| f64::from(ENTROPY[token] * STUDENT[token]).abs()));
@@ -139,7 +147,7 @@ fn the_signal_of_a_divergence_is_its_weighted_value() {
 /// Means are conditional: over the selected tokens of a sequence, then over the sequences that have any.
 #[test]
 fn selection_gives_conditional_means() {
-    let entropy = signal(Signal::Entropy { role: Role::Student });
+    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
     let mut selective = mopd(5.0);
     selective.select = Some(apply(Function::Greater, [&entropy, &number(0.6)]));
     selective.weight = Some(entropy);
@@ -160,7 +168,7 @@ fn selection_gives_conditional_means() {
 /// Within terms and weights too, tokens that are not selected take no part; within `select` there is no selection yet.
 #[test]
 fn reductions_inside_a_weight_see_selected_tokens_only() {
-    let entropy = signal(Signal::Entropy { role: Role::Student });
+    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
     let relative = |over| apply(Function::Divide, [&entropy, &reduce(Reduction::Mean, &entropy, over)]);
     let mut selective = nll();
     selective.select = Some(apply(Function::Greater, [&relative(Axis::Batch), &number(1.0)]));
@@ -185,7 +193,7 @@ fn reductions_inside_a_weight_see_selected_tokens_only() {
 /// Gradient through a reduction inside a term reaches every token of it.
 #[test]
 fn a_live_mean_spreads_its_gradient() {
-    let mean = reduce(Reduction::Mean, &live(Live::Logp), Axis::Sequence);
+    let mean = reduce(Reduction::Mean, &live(Live::Part(Part::Logp)), Axis::Sequence);
     let advantage = signal(Signal::Reward);
     let term = apply(Function::Multiply, [&apply(Function::Negate, [&advantage]), &mean]);
     let objective = lowered(&objective(term, sequence_mean()));
@@ -203,7 +211,7 @@ fn a_live_mean_spreads_its_gradient() {
 #[test]
 fn several_terms_add_up_and_share_primitives() {
     let mut both = mopd(5.0);
-    both.terms.push(checked::Term { name: "imitate".into(), value: nll().terms[0].value.clone(), origin: HERE });
+    both.terms.push(term("imitate", nll().terms[0].value.clone()));
     let objective = lowered(&both);
     assert_eq!(objective.live.len(), 1);
     let coefficient = |token: usize| -f64::from(TEACHER[token] - STUDENT[token]).clamp(-5.0, 5.0) - 1.0;
@@ -214,14 +222,12 @@ fn several_terms_add_up_and_share_primitives() {
 
 #[test]
 fn shared_parts_are_lowered_once() {
-    let mut shared = live(Live::Logp);
+    let mut shared = live(Live::Part(Part::Logp));
     for _ in 0..60 {
         shared = apply(Function::Tanh, [&apply(Function::Add, [&shared, &shared])]);
     }
     let objective = lowered(&objective(shared, sequence_mean()));
     assert!(objective.graph.len() < 1000, "{} nodes", objective.graph.len());
-    let term = text::expression(&objective.graph, objective.terms[0].value, &[Live::Logp], 100);
-    assert!(term.len() < 2000, "{term}");
 }
 
 #[test]
@@ -250,9 +256,9 @@ fn normal_forms_say_what_the_papers_say() {
     assert_eq!((form.divergence.as_str(), form.evaluation.as_str()), ("KL(student || teacher)", "exact over the support"));
     assert_eq!(form.realisation, "direct");
 
-    let entropy = signal(Signal::Entropy { role: Role::Student });
+    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
     let top = statistic(Statistic::TopFraction { keep: 0.5 }, &entropy, Axis::Batch);
-    let custom = apply(Function::Multiply, [&apply(Function::Tanh, [&entropy]), &live(Live::Logp)]);
+    let custom = apply(Function::Multiply, [&apply(Function::Tanh, [&entropy]), &live(Live::Part(Part::Logp))]);
     let mut custom = objective(custom, token_mean());
     custom.select = Some(top);
     custom.weight = Some(apply(Function::Subtract, [&number(1.0), &entropy]));
@@ -260,17 +266,61 @@ fn normal_forms_say_what_the_papers_say() {
     assert_eq!((form.divergence.as_str(), form.shaping.as_str()), ("custom expression", "tanh"));
     assert_eq!(
         form.token_allocation,
-        "tokens where top_fraction 0.5(student.entropy, over: batch); weight 1 - student.entropy; \
+        "tokens where top_fraction(student.entropy, keep: 0.5, over: batch); weight 1 - student.entropy; \
          mean over the tokens of the batch"
     );
+
+    // The policy that wrote the tokens is the student of a moment ago.
+    let advantage = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Sampler)]);
+    let negated = apply(Function::Negate, [&advantage]);
+    let form = lowered(&objective(apply(Function::Multiply, [&negated, &live_ratio()]), token_mean())).normal_form;
+    assert_eq!((form.divergence.as_str(), form.realisation.as_str()), ("sampled log-ratio", "surrogate (ratio)"));
+
+    let mean = reduce(
+        Reduction::Mean,
+        &apply(Function::Subtract, [&live(Live::Part(Part::Logp)), &logp(Role::Sampler)]),
+        Axis::Sequence,
+    );
+    let sequence_ratio = apply(Function::Multiply, [&signal(Signal::Reward), &apply(Function::Exp, [&mean])]);
+    let form = lowered(&objective(sequence_ratio, sequence_mean())).normal_form;
+    assert_eq!((form.divergence.as_str(), form.realisation.as_str()), ("reward", "surrogate (sequence ratio)"));
 
     custom.select = Some(signal(Signal::Correct));
     let form = lowered(&custom).normal_form;
     assert_eq!(form.sequence_selection, "where correct");
 }
 
+/// A form describes what can't be lowered too: gradient through a statistic, a `reduce` that stops half way, no stage.
+#[test]
+fn what_can_t_be_lowered_has_a_normal_form() {
+    let ranked = statistic(Statistic::Minmax, &live(Live::Part(Part::Logp)), Axis::Batch);
+    let mut odd = objective(apply(Function::Multiply, [&signal(Signal::Reward), &ranked]), sequence_mean());
+    odd.reduce = Some(by_steps(vec![step(Axis::Token, Axis::Sequence)]));
+    assert!(lower(&odd).is_err());
+    let form = normal_form(&odd, None);
+    assert_eq!(form.prefixes, "the stage's choice");
+    assert_eq!(form.token_allocation, "all tokens; mean over the tokens of each sequence");
+    assert_eq!((form.divergence.as_str(), form.shaping.as_str()), ("reward", "minmax over batch"));
+    assert_eq!(form.realisation, "surrogate (custom expression)");
+
+    let detached = normal_form(&objective(signal(Signal::Reward), token_mean()), None);
+    assert_eq!((detached.divergence.as_str(), detached.realisation.as_str()), ("none", "none"));
+}
+
+/// Each summand has its own factors.
+#[test]
+fn a_coefficient_is_what_its_own_summand_multiplies() {
+    let ratio = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Student)]);
+    let policy = apply(Function::Multiply, [&ratio, &live(Live::Part(Part::Logp))]);
+    let exact = apply(Function::Multiply, [&signal(Signal::Reward), &mopd_top_k().terms[0].value]);
+    let form = normal_form(&objective(apply(Function::Subtract, [&policy, &exact]), token_mean()), None);
+    assert_eq!(form.divergence, "sampled log-ratio + KL(student || teacher)");
+    assert_eq!(form.realisation, "score + direct");
+    assert_eq!(form.support, "sampled token + top_k(teacher, 64)");
+}
+
 /// The code of the only finding, and the text that it points at.
-fn refused(objective: &checked::Objective) -> (Code, String, String) {
+fn refused(objective: &Objective) -> (Code, String, String) {
     let found = lower(objective).expect_err("the objective is unsound");
     let (sources, _) = sources();
     (found.code, sources.text(found.primary.span).to_string(), found.message.clone())
@@ -278,35 +328,35 @@ fn refused(objective: &checked::Objective) -> (Code, String, String) {
 
 #[test]
 fn what_has_no_gradient_is_refused_where_it_stands() {
-    let ranked = statistic(Statistic::Minmax, &live(Live::Logp), Axis::Batch);
+    let ranked = statistic(Statistic::Minmax, &live(Live::Part(Part::Logp)), Axis::Batch);
     let (code, place, message) = refused(&objective(ranked, token_mean()));
     assert_eq!((code, place.as_str()), (Code::NotDifferentiable, "formula"));
     assert_eq!(message, "`minmax` of something `live` has no derivative");
 
-    let compared = apply(Function::Greater, [&live(Live::Logp), &number(-1.0)]);
+    let compared = apply(Function::Greater, [&live(Live::Part(Part::Logp)), &number(-1.0)]);
     assert_eq!(refused(&objective(compared, token_mean())).0, Code::NothingLive);
     assert_eq!(refused(&objective(logp(Role::Student), token_mean())).0, Code::NothingLive);
 
     let mut weighted = nll();
-    weighted.weight = Some(live(Live::Logp));
+    weighted.weight = Some(live(Live::Part(Part::Logp)));
     assert_eq!(refused(&weighted).0, Code::LiveOutsideTerm);
 }
 
 #[test]
 fn what_does_not_end_in_one_number_is_refused() {
     let mut per_sequence = mopd(5.0);
-    per_sequence.reduce.pop();
+    per_sequence.reduce = Some(by_steps(vec![step(Axis::Token, Axis::Sequence)]));
     let (code, place, message) = refused(&per_sequence);
     assert_eq!((code, place.as_str()), (Code::MissingReduce, "everything"));
     assert_eq!(message, "the `reduce` of `objective` ends in one number per sequence, not in one number");
 
     let mut out_of_order = mopd(5.0);
-    out_of_order.reduce.swap(0, 1);
+    out_of_order.reduce = Some(by_steps(vec![step(Axis::Sequence, Axis::Batch), step(Axis::Token, Axis::Sequence)]));
     assert_eq!(refused(&out_of_order).0, Code::AxisMismatch);
     let upwards = reduce(Reduction::Mean, &number(1.0), Axis::Batch);
-    let upwards = apply(Function::Multiply, [&upwards, &live(Live::Logp)]);
+    let upwards = apply(Function::Multiply, [&upwards, &live(Live::Part(Part::Logp))]);
     assert_eq!(refused(&objective(upwards, token_mean())).0, Code::AxisMismatch);
-    let infinite = apply(Function::Multiply, [&number(f64::INFINITY), &live(Live::Logp)]);
+    let infinite = apply(Function::Multiply, [&number(f64::INFINITY), &live(Live::Part(Part::Logp))]);
     assert_eq!(refused(&objective(infinite, token_mean())).0, Code::OutOfRange);
     let mut empty = nll();
     empty.terms.clear();

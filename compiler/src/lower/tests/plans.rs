@@ -4,6 +4,7 @@ use mopd_lang::diag::Code;
 
 use super::*;
 use crate::lower::cost;
+use crate::plan::{Cost, Place, SCHEMA};
 
 #[test]
 fn a_plan_survives_json_exactly() {
@@ -13,18 +14,12 @@ fn a_plan_survives_json_exactly() {
     train.objective = mopd(0.1 + 0.2);
     train.objective.select = Some(statistic(
         Statistic::TopFraction { keep: 1.0 / 3.0 },
-        &signal(Signal::Entropy { role: Role::Teacher }),
+        &signal(Signal::Of { role: Role::Teacher, part: Part::Entropy }),
         Axis::Batch,
     ));
-    train.objective.weight = Some(formula(
-        FormulaKind::Schedule(Schedule::Warmup {
-            steps: 3,
-            then: Box::new(Schedule::Linear { from: 1e-300, to: 1.0 / 3.0, steps: Some(7) }),
-        }),
-        Axis::Run,
-        false,
-    ));
-    train.learning_rate = Schedule::Constant { value: 5e-324 };
+    let slow = Schedule::Linear { from: 1e-300, to: 1.0 / 3.0, over: Over::Share(1.0 / 7.0) };
+    train.objective.weight = Some(schedule(Schedule::Warmup { steps: 3, then: Box::new(slow) }));
+    train.learning_rate = number(5e-324);
     let plan = compiled(&experiment);
     let text = serde_json::to_string(&plan).expect("a plan is plain data");
     let read: Plan = serde_json::from_str(&text).expect("a plan reads its own text");
@@ -45,8 +40,9 @@ fn places_point_into_the_source() {
 fn numbers_without_json_are_refused_by_name() {
     let mut experiment = experiment();
     let Stage::Train(train) = &mut experiment.models[4].stage else { panic!("the student is trained") };
-    train.learning_rate = Schedule::Constant { value: f64::INFINITY };
-    train.optimizer.beta1 = f64::NAN;
+    train.learning_rate = number(f64::INFINITY);
+    let Optimizer::AdamW(adam) = &mut train.optimizer else { panic!("the student is trained with AdamW") };
+    adam.beta1 = f64::NAN;
     let (sources, origins) = sources();
     let found = super::super::compile(&experiment, &origins, &sources).expect_err("a plan can't hold these");
     let messages: Vec<&str> = found.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
@@ -66,7 +62,7 @@ fn a_fault_of_a_family_is_reported_once() {
     let mut experiment = experiment();
     for model in [2, 3] {
         let Stage::Train(train) = &mut experiment.models[model].stage else { panic!("experts are trained") };
-        train.objective.reduce.clear();
+        train.objective.reduce = Some(by_steps(vec![]));
     }
     let (sources, origins) = sources();
     let found = super::super::compile(&experiment, &origins, &sources).expect_err("nothing is reduced");
@@ -92,7 +88,7 @@ fn costs_are_counted_from_the_architecture() {
     assert_eq!((costs[4].sequences, costs[4].flops), (640, 10.0 * parameters as f64 * 640.0 * 64.0));
     assert_eq!((costs[5].sequences, costs[5].memory), (0, 4 * parameters));
 
-    let Stage::Initialise(architecture) = &experiment.models[0].stage else { panic!("random weights") };
-    let untied = Architecture { tied: false, ..architecture.clone() };
+    let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else { panic!("random weights") };
+    let untied = plan::Architecture { tied: false, ..architecture.clone() };
     assert_eq!(cost::parameters(&untied), parameters + 259 * 96);
 }

@@ -1,0 +1,103 @@
+//! Where the tokens of a stage come from.
+
+use mopd_lang::experiment::{self as wide, BatchSize, RolloutSource};
+
+use super::{Diagnostic, Narrowed, refused};
+use crate::lower::Origins;
+use crate::plan::{Keep, Prefixes, Sampling};
+
+/// The rollout of a stage, with everything in it that can't be executed.
+pub fn prefixes(train: &wide::Train, origins: Origins) -> Result<Prefixes, Vec<Diagnostic>> {
+    let at = origins.span(train.rollout.origin);
+    let mut refusals: Vec<Diagnostic> = train.rollout.edits.iter().map(|edit| *refused(at, edit_name(edit))).collect();
+    let prefixes = source(train, origins).map_err(|refusal| refusals.push(*refusal));
+    match prefixes {
+        Ok(prefixes) if refusals.is_empty() => Ok(prefixes),
+        _ => Err(refusals),
+    }
+}
+
+fn edit_name(edit: &wide::Edit) -> String {
+    format!("the edit `{}` of a rollout", edit.name())
+}
+
+fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {
+    let wide::Rollout { source, origin, .. } = &train.rollout;
+    let at = origins.span(*origin);
+    let keep = match train.keep {
+        wide::Keep::All => Keep::All,
+        wide::Keep::Correct => Keep::Correct,
+    };
+    let from_teacher = matches!(source, RolloutSource::From { .. });
+    if keep != Keep::All && !from_teacher {
+        return Err(refused(at, "`keep = correct` of anything but a teacher's rollouts"));
+    }
+    match source {
+        RolloutSource::Data { field } => {
+            // One completion a prompt: both count the same.
+            let (BatchSize::Prompts(batch) | BatchSize::Sequences(batch)) = train.size;
+            Ok(Prefixes::Data { field: field.clone(), batch })
+        }
+        RolloutSource::Parameter { name, .. } => Err(refused(at, &format!("the rollout `{name}`, which has no value,"))),
+        RolloutSource::Sample(of) => {
+            let sampling = sampling(of, origins, *origin)?;
+            match train.size {
+                BatchSize::Prompts(prompts) => Ok(Prefixes::Student { prompts, sampling }),
+                BatchSize::Sequences(sequences) if sequences % sampling.n.max(1) == 0 => {
+                    Ok(Prefixes::Student { prompts: sequences / sampling.n.max(1), sampling })
+                }
+                BatchSize::Sequences(_) => {
+                    Err(refused(at, "a batch that is not a whole number of prompts with all their samples"))
+                }
+            }
+        }
+        RolloutSource::From { teacher, sees, sequences, sampling: of } => {
+            if *teacher != mopd_lang::formula::Role::Teacher {
+                return Err(refused(at, format!("rollouts of one teacher by name (`{}`)", teacher.name())));
+            }
+            if sees.is_some() {
+                return Err(refused(at, "rollouts of a teacher that sees a template"));
+            }
+            let Some(sequences) = *sequences else {
+                return Err(refused(at, "fresh rollouts of the teacher at every step"));
+            };
+            let BatchSize::Sequences(batch) = train.size else {
+                return Err(refused(at, "a batch of a teacher's rollouts that is counted in prompts"));
+            };
+            Ok(Prefixes::Teacher { sequences, keep, batch, sampling: sampling(of, origins, *origin)? })
+        }
+        RolloutSource::Mix { .. }
+        | RolloutSource::TokenMix { .. }
+        | RolloutSource::Interleave { .. }
+        | RolloutSource::Refine { .. }
+        | RolloutSource::Snapshot { .. }
+        | RolloutSource::Replay { .. }
+        | RolloutSource::Speculative { .. }
+        | RolloutSource::Turns { .. }
+        | RolloutSource::Denoise { .. }
+        | RolloutSource::Derived { .. }
+        | RolloutSource::FirstOf { .. }
+        | RolloutSource::EachTurn { .. } => Err(refused(at, format!("the rollout `{}`", source.name()))),
+    }
+}
+
+fn sampling(sampling: &wide::Sampling, origins: Origins, origin: wide::Origin) -> Narrowed<Sampling> {
+    let at = origins.span(origin);
+    let wide::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads } = sampling;
+    if top_p.is_some_and(|p| p < 1.0) {
+        return Err(refused(at, "sampling with `top_p`"));
+    }
+    if top_k.is_some() {
+        return Err(refused(at, "sampling with `top_k`"));
+    }
+    if repetition_penalty.is_some() {
+        return Err(refused(at, "sampling with `repetition_penalty`"));
+    }
+    if heads.is_some() {
+        return Err(refused(at, "sampling with several output heads"));
+    }
+    let Some(limit) = max_tokens.constant() else {
+        return Err(refused(origins.span(max_tokens.0.origin), "a `max_tokens` that changes during the run"));
+    };
+    Ok(Sampling { n: *n, temperature: *temperature, max_tokens: limit as u32 })
+}

@@ -1,0 +1,259 @@
+//! Domains, stages and tables. A training stage keeps the checked one in place of its objective, which is lowered on its own.
+
+use std::fmt::Display;
+
+use mopd_lang::experiment as wide;
+use mopd_lang::formula::{Formula, FormulaKind};
+
+use super::{Diagnostic, refused, rollout, teacher};
+use crate::lower::Origins;
+use crate::plan::{
+    AdamW, Architecture, Comparison, Domain, Evaluation, Model, Normalized, Origin, Recipe, Reward, Row, Sampling, Schedule,
+    Share, Stage, Tokenizer, Train,
+};
+
+/// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a refusal, so that one
+/// look shows all of them.
+pub struct Settings<'a> {
+    experiment: &'a wide::Experiment,
+    origins: Origins<'a>,
+    pub refusals: Vec<Diagnostic>,
+}
+
+impl<'a> Settings<'a> {
+    pub fn new(experiment: &'a wide::Experiment, origins: Origins<'a>) -> Settings<'a> {
+        let mut settings = Settings { experiment, origins, refusals: Vec::new() };
+        settings.run();
+        settings
+    }
+
+    fn refuse<T>(&mut self, origin: Origin, construct: impl Display) -> Option<T> {
+        let refusal = *refused(self.origins.span(origin), construct);
+        self.note([refusal]);
+        None
+    }
+
+    /// The members of a family share what they ask for.
+    fn note(&mut self, refusals: impl IntoIterator<Item = Diagnostic>) {
+        for refusal in refusals {
+            if !self.refusals.contains(&refusal) {
+                self.refusals.push(refusal);
+            }
+        }
+    }
+
+    /// What is said of the run as a whole.
+    fn run(&mut self) {
+        let experiment = self.experiment;
+        if let Some((wide::Device::Cuda, origin)) = experiment.device {
+            self.refuse::<()>(origin, "a run on a GPU (`device = cuda`)");
+        }
+        if let Some((wide::Dtype::Bfloat16, origin)) = experiment.dtype {
+            self.refuse::<()>(origin, "a run in half precision (`dtype = bfloat16`)");
+        }
+        for axis in &experiment.sweep {
+            self.refuse::<()>(axis.origin, format!("a `sweep` over `{}`", axis.parameter));
+        }
+        for benchmark in &experiment.benchmarks {
+            self.refuse::<()>(benchmark.origin, format!("the benchmark `{}`", benchmark.name));
+        }
+    }
+
+    pub fn domain(&mut self, domain: &wide::Domain) -> Option<Domain> {
+        let wide::Domain { name, prompts, tests, reward, share, limit, origin } = domain;
+        if let Some((_, origin)) = limit {
+            self.refuse::<()>(*origin, "a limit of tokens for one domain");
+        }
+        let reward = self.reward(reward, *origin)?;
+        let (name, prompts, tests) = (name.clone(), prompts.clone(), tests.clone());
+        Some(Domain { name, prompts, tests, reward, share: *share, origin: *origin })
+    }
+
+    fn reward(&mut self, reward: &wide::Reward, origin: Origin) -> Option<Reward> {
+        Some(match reward {
+            wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
+            wide::Reward::Numeric { field, tolerance } => Reward::Numeric { field: field.clone(), tolerance: *tolerance },
+            wide::Reward::Regex { pattern, field } => Reward::Regex { pattern: pattern.clone(), field: field.clone() },
+            wide::Reward::Command { command, time_limit_seconds, batch } => {
+                Reward::Command { command: command.clone(), time_limit_seconds: *time_limit_seconds, batch: *batch }
+            }
+            wide::Reward::JsonSchema { .. } => return self.refuse(origin, "the reward `json_schema`"),
+            wide::Reward::UnitTests { .. } => return self.refuse(origin, "the reward `unit_tests`"),
+            wide::Reward::Http { .. } => return self.refuse(origin, "the reward `http`"),
+            wide::Reward::Parts(_) => return self.refuse(origin, "a reward of several parts"),
+        })
+    }
+
+    pub fn model(&mut self, model: &'a wide::Model) -> Option<Model<&'a wide::Train>> {
+        let wide::Model { name, stage, origin } = model;
+        let stage = match stage {
+            wide::Stage::Initialise(of) => Stage::Initialise(self.architecture(of, *origin)?),
+            wide::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin)?)),
+            wide::Stage::Merge(merge) => Stage::Merge(merge.clone()),
+            wide::Stage::Load(wide::Pretrained::HuggingFace { .. }) => {
+                return self.refuse(*origin, "a model from Hugging Face (`hf`)");
+            }
+            wide::Stage::Load(wide::Pretrained::Gguf { .. }) => return self.refuse(*origin, "a model from a GGUF file (`gguf`)"),
+            wide::Stage::Load(wide::Pretrained::Checkpoint { .. }) => {
+                return self.refuse(*origin, "a model from another run (`checkpoint`)");
+            }
+            wide::Stage::Joint(_) | wide::Stage::Member { .. } => {
+                return self.refuse(*origin, "training several models in turns (`train`)");
+            }
+        };
+        Some(Model { name: name.clone(), stage, origin: *origin })
+    }
+
+    fn architecture(&mut self, architecture: &wide::Architecture, origin: Origin) -> Option<Architecture> {
+        let family = match architecture.family {
+            wide::Family::Llama => Some(()),
+            other => self.refuse(origin, format!("the architecture `{}`", other.name())),
+        };
+        let tokenizer = match &architecture.tokenizer {
+            wide::Tokenizer::Bytes => Some(Tokenizer::Bytes),
+            wide::Tokenizer::File(_) => self.refuse(origin, "a tokenizer from a file"),
+        };
+        family?;
+        Some(Architecture {
+            layers: architecture.layers,
+            width: architecture.width,
+            heads: architecture.heads,
+            key_value_heads: architecture.key_value_heads,
+            hidden: architecture.hidden,
+            context: architecture.context,
+            tokenizer: tokenizer?,
+            tied: architecture.tied,
+            rope_theta: architecture.rope_theta,
+            norm_epsilon: architecture.norm_epsilon,
+            initial_deviation: architecture.initial_deviation,
+        })
+    }
+
+    fn train(&mut self, train: &'a wide::Train, origin: Origin) -> Option<Train<&'a wide::Train>> {
+        let wide::Train {
+            recipe,
+            start,
+            mixture,
+            teachers,
+            reference,
+            sees,
+            passes,
+            rollout: _,
+            size: _,
+            keep: _,
+            filter,
+            priority,
+            refresh,
+            objective: _,
+            optimizer,
+            length,
+            learning_rate,
+            extrapolation,
+        } = train;
+        let recipe = match recipe {
+            wide::Recipe::Sft => Some(Recipe::Sft),
+            wide::Recipe::Grpo => Some(Recipe::Grpo),
+            wide::Recipe::Distill => Some(Recipe::Distill),
+            wide::Recipe::Dpo => self.refuse(origin, "training on pairs (`dpo`)"),
+            wide::Recipe::Step => self.refuse(origin, "training several models in turns (`train`)"),
+        };
+        if sees.is_some() {
+            self.refuse::<()>(origin, "a student that sees a template");
+        }
+        if *passes != 1 {
+            self.refuse::<()>(origin, "several updates from one batch of rollouts (`passes`)");
+        }
+        if !reference.is_empty() {
+            self.refuse::<()>(origin, "a stage with a `reference` model");
+        }
+        for (formula, name) in [(filter, "filter"), (priority, "priority")] {
+            if let Some(formula) = formula {
+                self.refuse::<()>(formula.0.origin, format!("a choice of prompts by `{name}`"));
+            }
+        }
+        if refresh.is_some() && filter.is_none() && priority.is_none() {
+            self.refuse::<()>(origin, "`refresh`");
+        }
+        if let Some(extrapolation) = extrapolation {
+            self.refuse::<()>(extrapolation.origin, "`extrapolate`, longer steps between optimiser steps,");
+        }
+        let prefixes = rollout::prefixes(train, self.origins).map_err(|refusals| self.note(refusals)).ok();
+        let mut choices = Vec::with_capacity(teachers.len());
+        for arm in teachers {
+            match teacher::choice(arm, train, &self.experiment.teachers, self.origins) {
+                Ok(choice) => choices.push(choice),
+                Err(refusals) => self.note(refusals),
+            }
+        }
+        let optimizer = self.optimizer(optimizer);
+        let steps = match length {
+            wide::Length::Steps(steps) => Some(*steps),
+            wide::Length::Epochs(_) => self.refuse(origin, "a length in epochs"),
+        };
+        let learning_rate = self.schedule(learning_rate);
+        let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
+        Some(Train {
+            recipe: recipe?,
+            start: *start,
+            mixture: mixture.iter().map(share).collect(),
+            teachers: (choices.len() == teachers.len()).then_some(choices)?,
+            prefixes: prefixes?,
+            objective: train,
+            optimizer: optimizer?,
+            steps: steps?,
+            learning_rate: learning_rate?,
+        })
+    }
+
+    fn optimizer(&mut self, optimizer: &wide::Optimizer) -> Option<AdamW> {
+        match optimizer {
+            wide::Optimizer::AdamW(adam) => Some(adam.clone()),
+            wide::Optimizer::Sgd { origin, .. } => self.refuse(*origin, "the optimizer `sgd`"),
+            wide::Optimizer::Private { origin, .. } => self.refuse(*origin, "the optimizer `private_adamw`"),
+        }
+    }
+
+    fn schedule(&mut self, rate: &Formula) -> Option<Schedule> {
+        match &rate.0.kind {
+            FormulaKind::Number(value) => Some(Schedule::Constant { value: *value }),
+            FormulaKind::Schedule(schedule) => Some(schedule.clone()),
+            FormulaKind::Adaptive(_) => self.refuse(rate.0.origin, "a learning rate that the run itself moves"),
+            _ => self.refuse(rate.0.origin, "a learning rate that is computed from others"),
+        }
+    }
+
+    pub fn comparison(&mut self, comparison: &wide::Comparison) -> Option<Comparison> {
+        let wide::Comparison {
+            name,
+            rows,
+            domains,
+            // Refused as a whole, where they are declared.
+            benchmarks: _,
+            normalized,
+            seeds,
+            evaluation,
+            metrics,
+            budget,
+            origin,
+        } = comparison;
+        for metric in metrics.iter().filter(|metric| **metric != wide::Metric::PassAt(1)) {
+            self.refuse::<()>(*origin, format!("the metric `{metric}`"));
+        }
+        if budget.is_some() {
+            self.refuse::<()>(*origin, "a comparison at equal `budget`");
+        }
+        let row = |row: &wide::Row| Row { label: row.label.clone(), models: row.models.clone() };
+        let wide::Evaluation { samples: n, temperature, max_tokens, prompts } = *evaluation;
+        Some(Comparison {
+            name: name.clone(),
+            rows: rows.iter().map(row).collect(),
+            domains: domains.clone(),
+            normalized: normalized
+                .as_ref()
+                .map(|wide::Normalized { zero, one }| Normalized { zero: zero.clone(), one: one.clone() }),
+            seeds: *seeds,
+            evaluation: Evaluation { sampling: Sampling { n, temperature, max_tokens }, prompts },
+            origin: *origin,
+        })
+    }
+}

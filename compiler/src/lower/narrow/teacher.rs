@@ -1,0 +1,77 @@
+//! Teachers: a plan knows those that are a model of the run, as it is.
+
+use mopd_lang::experiment::{self as wide, Alignment, SelfCopy, TeacherWeights};
+
+use super::{Diagnostic, refused};
+use crate::lower::Origins;
+use crate::plan::{ModelId, TeacherChoice};
+
+/// One arm of a stage's route.
+pub fn choice(
+    choice: &wide::TeacherChoice,
+    train: &wide::Train,
+    teachers: &[wide::Teacher],
+    origins: Origins,
+) -> Result<TeacherChoice, Vec<Diagnostic>> {
+    let wide::TeacherChoice { domain, when, teacher } = choice;
+    let teacher = &teachers[teacher.0 as usize];
+    let mut refusals = Vec::new();
+    if let Some(when) = when {
+        refusals.push(*refused(origins.span(when.0.origin), "a route by the data of a prompt"));
+    }
+    let model = model(teacher, train.start, origins, &mut refusals);
+    match model {
+        Some(model) if refusals.is_empty() => Ok(TeacherChoice { domain: *domain, name: teacher.name.clone(), teacher: model }),
+        _ => Err(refusals),
+    }
+}
+
+fn model(teacher: &wide::Teacher, start: ModelId, origins: Origins, refusals: &mut Vec<Diagnostic>) -> Option<ModelId> {
+    // What it can answer only narrows what objectives may ask, and the checker has seen to that; so has it to `foreign`.
+    let wide::Teacher {
+        name: _,
+        weights,
+        sees,
+        temperature,
+        answers: _,
+        foreign: _,
+        align,
+        reveals,
+        // It fills a template, which is refused already.
+        feedback: _,
+        origin,
+    } = teacher;
+    let at = origins.span(*origin);
+    let mut refuse = |construct: &str| refusals.push(*refused(at, construct));
+    if sees.is_some() {
+        refuse("a teacher that sees a template");
+    }
+    if *temperature != 1.0 {
+        refuse("a teacher with a temperature of its own");
+    }
+    if reveals.is_some() {
+        refuse("a teacher that reads what a denoising student has not filled yet");
+    }
+    match align {
+        Alignment::Positions => {}
+        Alignment::Tokens => refuse("a teacher with another tokenizer (`align = tokens`)"),
+        Alignment::WithoutPadding => refuse("a teacher that is shown completions without their padding"),
+        Alignment::Shifted => refuse("a teacher whose positions are shifted by one"),
+    }
+    let construct = match weights {
+        TeacherWeights::Model(model) => return Some(*model),
+        // The weights before the first step are those that the stage starts from.
+        TeacherWeights::Student(SelfCopy::Initial) => return Some(start),
+        TeacherWeights::Student(SelfCopy::Current) => "the student at this step as its own teacher (`self`)".to_owned(),
+        TeacherWeights::Student(SelfCopy::Ema { .. }) => "a moving average of the student as teacher (`self.ema`)".to_owned(),
+        TeacherWeights::Student(SelfCopy::Every { .. }) => "a refreshed copy of the student as teacher (`self.every`)".to_owned(),
+        TeacherWeights::Trained { .. } => "a teacher that is trained in the same stage".to_owned(),
+        TeacherWeights::Served { .. } => "a teacher on a server (`served`)".to_owned(),
+        TeacherWeights::Composed { .. } => "a teacher composed of logits".to_owned(),
+        TeacherWeights::Pooled { pool, .. } => format!("a teacher pooled from several by `{}`", pool.name()),
+        TeacherWeights::Panelist { .. } => "a teacher that speaks in a panel (`debate`)".to_owned(),
+        TeacherWeights::Parameter => format!("the teacher `{}` without weights", teacher.name),
+    };
+    refuse(&construct);
+    None
+}

@@ -1,0 +1,472 @@
+//! What the language says and this version can't execute: refused by name, at the place that asks for it. And the constructs that
+//! graphs have no word for and that are executed all the same.
+
+use std::rc::Rc;
+
+use mopd_lang::diag::{Code, Diagnostic};
+
+use super::objectives::{assert_values, lowered, per_token};
+use super::*;
+
+/// The refusals of the experiment after a change, as messages.
+fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
+    let mut experiment = experiment();
+    change(&mut experiment);
+    found(&experiment).into_iter().map(|finding| finding.message).collect()
+}
+
+fn found(experiment: &Experiment) -> Vec<Diagnostic> {
+    let (sources, origins) = sources();
+    let found = super::super::compile(experiment, &origins, &sources).expect_err("it can't be executed");
+    assert!(found.iter().all(|finding| finding.code == Code::NotSupported), "{found:?}");
+    found
+}
+
+/// The student's stage.
+fn distilled(experiment: &mut Experiment) -> &mut Train {
+    match &mut experiment.models[4].stage {
+        Stage::Train(train) => train,
+        _ => panic!("the student is trained"),
+    }
+}
+
+fn supported(construct: &str) -> Vec<String> {
+    vec![format!("{construct} is not supported yet")]
+}
+
+/// The only refusal of a term that is `value` times `live student.logp`.
+#[track_caller]
+fn assert_refused(value: Formula, construct: &str) {
+    let term = apply(Function::Multiply, [&value, &live(Live::Part(Part::Logp))]);
+    let refused = refusals(|experiment| distilled(experiment).objective = objective(term, sequence_mean()));
+    assert_eq!(refused, supported(construct));
+}
+
+#[track_caller]
+fn assert_live_refused(primitive: Live, construct: &str) {
+    let refused = refusals(|experiment| distilled(experiment).objective = objective(live(primitive), sequence_mean()));
+    assert_eq!(refused, supported(construct));
+}
+
+fn entropy() -> Formula {
+    signal(Signal::Of { role: Role::Student, part: Part::Entropy })
+}
+
+#[test]
+fn a_refusal_points_at_the_construct() {
+    let mut experiment = experiment();
+    let scan = FormulaKind::Scan { scan: Scan::Sum, operand: entropy(), over: Axis::Sequence };
+    let term = apply(Function::Multiply, [&formula(scan, Axis::Token, false), &live(Live::Part(Part::Logp))]);
+    distilled(&mut experiment).objective = objective(term, sequence_mean());
+    let found = found(&experiment);
+    let (sources, _) = sources();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].message, "the scan `cumsum` is not supported yet");
+    assert_eq!(sources.text(found[0].primary.span), "formula");
+}
+
+#[test]
+fn formulas() {
+    for (scan, name) in [
+        (Scan::Product, "cumprod"),
+        (Scan::Minimum, "cummin"),
+        (Scan::Maximum, "cummax"),
+        (Scan::Next, "next"),
+        (Scan::RewardToGo { discount: number(1.0) }, "reward_to_go"),
+    ] {
+        let scan = FormulaKind::Scan { scan, operand: entropy(), over: Axis::Sequence };
+        assert_refused(formula(scan, Axis::Token, false), &format!("the scan `{name}`"));
+    }
+    let mean = reduce(Reduction::Mean, &entropy(), Axis::Batch);
+    let memory = |memory| formula(FormulaKind::Memory { memory, operand: mean.clone() }, Axis::Batch, false);
+    assert_refused(memory(Memory::Ema { rate: 0.9 }), "`ema`, a number carried from step to step,");
+    assert_refused(memory(Memory::Previous), "`previous`, a number carried from step to step,");
+    let ladder = Adaptive::Ladder { values: vec![1.0, 2.0], advance_if: apply(Function::Less, [&mean, &number(1.0)]), every: 1 };
+    assert_refused(formula(FormulaKind::Adaptive(ladder), Axis::Run, false), "a `ladder`, which the run itself moves on,");
+    let learned = Adaptive::Learned { gain: number(1.0), hold: 10, discount: 1.0 };
+    assert_refused(formula(FormulaKind::Adaptive(learned), Axis::Run, false), "a learned schedule");
+    for (reduction, name) in
+        [(Reduction::First, "first"), (Reduction::Last, "last"), (Reduction::Quantile { q: 0.9 }, "quantile")]
+    {
+        assert_refused(reduce(reduction, &entropy(), Axis::Sequence), &format!("the reduction `{name}`"));
+    }
+    assert_refused(reduce(Reduction::Mean, &entropy(), Axis::Turn), "one number per turn");
+    for (of, name) in [
+        (Statistic::Rank, "rank"),
+        (Statistic::TopCount { count: 2 }, "top_count"),
+        (Statistic::SampleWithoutReplacement { keep: 0.5 }, "sample_without_replacement"),
+        (Statistic::Balance, "balance"),
+        (Statistic::Chunks { most: 4, width: 20 }, "chunks"),
+    ] {
+        assert_refused(statistic(of, &entropy(), Axis::Batch), &format!("the statistic `{name}`"));
+    }
+    let across = FormulaKind::Across { members: vec![signal(Signal::Reward), signal(Signal::Length)], among: vec![], index: 0 };
+    assert_refused(formula(across, Axis::Sequence, false), "`softmax` across a panel");
+    let unset = FormulaKind::Variable("beta".into());
+    assert_refused(formula(unset, Axis::Run, false), "`beta` without a value");
+}
+
+#[test]
+fn signals_and_roles() {
+    let named = Role::Named { teacher: TeacherId(0), name: "big".into() };
+    assert_refused(logp(Role::Reference), "the role `reference`");
+    assert_refused(logp(named), "an objective that reads one teacher by name (`big`)");
+    let support = Support::TopK { role: Role::Teacher, k: 16 };
+    for (of, name) in [
+        (Signal::Of { role: Role::Student, part: Part::Rank }, "student.rank"),
+        (Signal::Overlap { left: Role::Student, right: Role::Teacher, k: 16 }, "overlap(student, teacher, k: 16)"),
+        (Signal::Mass { role: Role::Student, support }, "mass(student, support: top_k(teacher, 16))"),
+        (Signal::InNucleus { role: Role::Teacher, p: 0.95 }, "in_nucleus(teacher, p: 0.95)"),
+        (Signal::Turn, "turn"),
+        (Signal::Masked, "masked"),
+        (Signal::InSpan(NamedSpan::Tag("answer".into())), "span.answer"),
+        (Signal::RewardPart { part: "format".into() }, "reward.format"),
+        (Signal::Data { field: "level".into() }, "data.level"),
+        (Signal::DataIs { field: "level".into(), text: "hard".into() }, "data.level == \"hard\""),
+        (Signal::Loss, "loss"),
+        (Signal::TermLoss { term: "seek".into() }, "loss.seek"),
+    ] {
+        assert_refused(signal(of), &format!("the signal `{name}`"));
+    }
+}
+
+#[test]
+fn divergences_and_losses() {
+    let plain = |kind| Live::Divergence(divergence(kind, Support::Full));
+    for (kind, name) in [
+        (DivergenceKind::Skew { lambda: number(0.1) }, "skew"),
+        (DivergenceKind::ChiSquared, "chi2"),
+        (DivergenceKind::Hellinger, "hellinger"),
+        (DivergenceKind::Alpha { alpha: number(0.5) }, "alpha"),
+        (DivergenceKind::SortedL1, "sorted_l1"),
+        (DivergenceKind::Gaussian { dimensions: None }, "gaussian_kl"),
+    ] {
+        assert_live_refused(plain(kind), &format!("the divergence `{name}`"));
+    }
+    let own = Generator { name: "my".into(), value: formula(FormulaKind::Variable("u".into()), Axis::Run, false) };
+    assert_live_refused(plain(DivergenceKind::Custom(Rc::new(own))), "a divergence of your own (`my`)");
+    let moving = schedule(Schedule::Linear { from: 0.1, to: 0.9, over: Over::Run });
+    let jsd = DivergenceKind::Jsd { beta: moving, normalized: false };
+    assert_live_refused(plain(jsd), "a `beta` of `jsd` that changes during the run");
+    let nucleus = Support::Nucleus { role: Role::Teacher, p: 0.9 };
+    let of = |support| Live::Divergence(divergence(DivergenceKind::Kl, support));
+    assert_live_refused(of(nucleus.clone()), "the support `nucleus`");
+    assert_live_refused(of(Support::Union(vec![nucleus, Support::Full])), "the support `union`");
+    assert_live_refused(of(Support::Sampled), "the support `sampled`");
+    let mut hot = divergence(DivergenceKind::Kl, Support::Full);
+    hot.temperature = 2.0;
+    assert_live_refused(Live::Divergence(hot), "a divergence at a temperature of its own");
+    let mut bounded = divergence(DivergenceKind::Kl, Support::Full);
+    bounded.clip_each = Some(0.1);
+    assert_live_refused(Live::Divergence(bounded), "`clip_each`, a bound on every vocabulary entry's summand,");
+    let mut detached = divergence(DivergenceKind::Kl, Support::Full);
+    detached.right = Distribution::Detached(Box::new(detached.right));
+    assert_live_refused(Live::Divergence(detached), "a divergence with a `detached` side");
+    let mut blended = divergence(DivergenceKind::Kl, Support::Full);
+    blended.left = Distribution::Blend(vec![(number(0.1), Role::Teacher), (number(0.9), Role::Student)]);
+    assert_live_refused(Live::Divergence(blended), "a divergence from or to a `blend` of distributions");
+    assert_live_refused(Live::Part(Part::EndLogp), "`live student.end_logp`");
+    assert_live_refused(Live::Likelihood { of: Role::Teacher }, "`live nll` of a role's most probable token");
+    assert_live_refused(Live::BinaryCrossEntropy { part: Part::Confidence, target: number(1.0) }, "`live bce`");
+    assert_live_refused(Live::SquaredError { part: Part::Mean, target: number(1.0), dimensions: None }, "`live mse`");
+}
+
+#[test]
+fn the_ways_to_one_number() {
+    let balance = Balance { target: None, follow_gap: 1.0, clamp: None, observe: false, origin: Origin(1) };
+    let refused = refusals(|experiment| {
+        distilled(experiment).objective.reduce = Some(Reduce { balance: Some(balance), ..sequence_mean() });
+    });
+    assert_eq!(refused, supported("`by domain`, which gives each domain its share of the signal,"));
+    let data = Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    let refused = refusals(|experiment| distilled(experiment).objective.terms[0].data = Some(Rc::new(data)));
+    assert_eq!(refused, supported("a term with completions of its own (`data`)"));
+}
+
+#[test]
+fn teachers() {
+    let refused = |change: &dyn Fn(&mut Teacher)| refusals(|experiment| change(&mut experiment.teachers[0]));
+    let template = Rc::new(Template { name: "hint".into(), pieces: vec![], origin: HERE });
+    assert_eq!(refused(&|teacher| teacher.sees = Some(template.clone())), supported("a teacher that sees a template"));
+    assert_eq!(refused(&|teacher| teacher.temperature = 2.0), supported("a teacher with a temperature of its own"));
+    let align = "a teacher with another tokenizer (`align = tokens`)";
+    assert_eq!(refused(&|teacher| teacher.align = Alignment::Tokens), supported(align));
+    for (weights, construct) in [
+        (TeacherWeights::Student(SelfCopy::Current), "the student at this step as its own teacher (`self`)"),
+        (TeacherWeights::Student(SelfCopy::Ema { rate: 0.99 }), "a moving average of the student as teacher (`self.ema`)"),
+        (TeacherWeights::Student(SelfCopy::Every { steps: 10 }), "a refreshed copy of the student as teacher (`self.every`)"),
+        (TeacherWeights::Trained { member: "guide".into() }, "a teacher that is trained in the same stage"),
+        (TeacherWeights::Composed { logits: vec![], bindings: vec![] }, "a teacher composed of logits"),
+        (TeacherWeights::Pooled { pool: Pool::Geometric, members: vec![] }, "a teacher pooled from several by `geometric`"),
+    ] {
+        assert_eq!(refused(&|teacher| teacher.weights = weights.clone()), supported(construct));
+    }
+    let served = TeacherWeights::Served { engine: "vllm".into(), url: Secret::Text("x".into()), model: "m".into() };
+    assert_eq!(refused(&|teacher| teacher.weights = served.clone()), supported("a teacher on a server (`served`)"));
+    let when = |experiment: &mut Experiment| {
+        distilled(experiment).teachers[0].when = Some(signal(Signal::Correct));
+    };
+    assert_eq!(refusals(when), supported("a route by the data of a prompt"));
+    // A teacher that no stage asks for is nobody's concern here.
+    let mut unused = experiment();
+    unused.teachers.push(teacher("later", TeacherWeights::Student(SelfCopy::Current)));
+    compiled(&unused);
+}
+
+#[test]
+fn rollouts() {
+    fn rollout(change: impl FnOnce(&mut Train)) -> Vec<String> {
+        refusals(|experiment| change(distilled(experiment)))
+    }
+    let of = || Rc::new(Rollout { source: student(4, 1).0, edits: vec![], origin: HERE });
+    for (source, name) in [
+        (RolloutSource::Mix { share: number(0.5), first: of(), second: of() }, "mix"),
+        (RolloutSource::TokenMix { alpha: number(0.2), of: of() }, "token_mix"),
+        (RolloutSource::Interleave { top_k: 25, of: of() }, "interleave"),
+        (RolloutSource::Refine { by: Role::Teacher, sees: None, of: of() }, "refine"),
+        (RolloutSource::Snapshot { model: ModelId(1), of: of() }, "snapshot"),
+        (
+            RolloutSource::Replay {
+                capacity: 10,
+                share: number(0.25),
+                keeps: Keeps::Rollouts,
+                condition: None,
+                order: None,
+                of: of(),
+            },
+            "replay",
+        ),
+        (RolloutSource::Speculative { block: 16, of: of() }, "speculative"),
+        (RolloutSource::Turns { environment: "e".into(), at_most: number(3.0), of: of() }, "turns"),
+        (RolloutSource::Denoise { steps: 4, block: 4, of: of() }, "denoise"),
+    ] {
+        assert_eq!(rollout(|train| train.rollout.source = source), supported(&format!("the rollout `{name}`")));
+    }
+    let sampled = |change: &dyn Fn(&mut Sampling)| {
+        rollout(|train| {
+            let RolloutSource::Sample(sampling) = &mut train.rollout.source else { panic!("the student samples") };
+            change(sampling);
+        })
+    };
+    assert_eq!(sampled(&|sampling| sampling.top_p = Some(0.9)), supported("sampling with `top_p`"));
+    assert_eq!(sampled(&|sampling| sampling.top_k = Some(20)), supported("sampling with `top_k`"));
+    let growing = || schedule(Schedule::Linear { from: 8.0, to: 16.0, over: Over::Run });
+    assert_eq!(sampled(&|sampling| sampling.max_tokens = growing()), supported("a `max_tokens` that changes during the run"));
+    // All that is wrong with a rollout at once.
+    let edits = vec![Edit::Keep { condition: signal(Signal::Correct) }, Edit::FirstTurns { turns: number(1.0) }];
+    let all = rollout(|train| {
+        train.rollout.edits = edits;
+        train.rollout.source = RolloutSource::Speculative { block: 16, of: of() };
+    });
+    assert_eq!(
+        all,
+        [
+            "the edit `keep` of a rollout is not supported yet",
+            "the edit `first_turns` of a rollout is not supported yet",
+            "the rollout `speculative` is not supported yet",
+        ]
+    );
+    let teachers = |sequences| {
+        let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
+        RolloutSource::From { teacher: Role::Teacher, sees: None, sequences, sampling }
+    };
+    assert_eq!(
+        rollout(|train| (train.rollout.source, train.size) = (teachers(None), BatchSize::Sequences(8))),
+        supported("fresh rollouts of the teacher at every step")
+    );
+    assert_eq!(
+        rollout(|train| train.rollout.source = teachers(Some(64))),
+        supported("a batch of a teacher's rollouts that is counted in prompts")
+    );
+}
+
+#[test]
+fn stages() {
+    let stage = |change: &dyn Fn(&mut Train)| refusals(|experiment| change(distilled(experiment)));
+    assert_eq!(stage(&|train| train.length = Length::Epochs(2)), supported("a length in epochs"));
+    assert_eq!(stage(&|train| train.recipe = Recipe::Dpo), supported("training on pairs (`dpo`)"));
+    assert_eq!(stage(&|train| train.reference = vec![(DomainId(0), ModelId(1))]), supported("a stage with a `reference` model"));
+    assert_eq!(stage(&|train| train.passes = 2), supported("several updates from one batch of rollouts (`passes`)"));
+    assert_eq!(stage(&|train| train.filter = Some(signal(Signal::Correct))), supported("a choice of prompts by `filter`"));
+    let sgd = Optimizer::Sgd { momentum: 0.9, clip_norm: 1.0, origin: HERE };
+    assert_eq!(stage(&|train| train.optimizer = sgd.clone()), supported("the optimizer `sgd`"));
+    let product = apply(Function::Multiply, [&signal(Signal::Progress), &number(1e-3)]);
+    assert_eq!(stage(&|train| train.learning_rate = product.clone()), supported("a learning rate that is computed from others"));
+    let model = |stage: Stage| refusals(|experiment| experiment.models[0].stage = stage);
+    let gguf = Pretrained::Gguf { file: "m.gguf".into() };
+    assert_eq!(model(Stage::Load(gguf)), supported("a model from a GGUF file (`gguf`)"));
+    let Stage::Initialise(architecture) = &experiment().models[0].stage else { panic!("random weights") };
+    let qwen = Architecture { family: Family::Qwen3, tokenizer: Tokenizer::File("t.json".into()), ..architecture.clone() };
+    assert_eq!(
+        model(Stage::Initialise(qwen)),
+        ["the architecture `qwen3` is not supported yet", "a tokenizer from a file is not supported yet"]
+    );
+    // A family asks once, however many its members.
+    let family = refusals(|experiment| {
+        for model in [2, 3] {
+            let Stage::Train(train) = &mut experiment.models[model].stage else { panic!("experts are trained") };
+            train.length = Length::Epochs(1);
+        }
+    });
+    assert_eq!(family, supported("a length in epochs"));
+}
+
+#[test]
+fn the_run_its_domains_and_its_tables() {
+    assert_eq!(
+        refusals(|experiment| experiment.device = Some((Device::Cuda, HERE))),
+        supported("a run on a GPU (`device = cuda`)")
+    );
+    assert_eq!(
+        refusals(|experiment| experiment.dtype = Some((Dtype::Bfloat16, HERE))),
+        supported("a run in half precision (`dtype = bfloat16`)")
+    );
+    let axis = SweepAxis { parameter: "beta".into(), values: vec![0.1], origin: HERE };
+    assert_eq!(refusals(|experiment| experiment.sweep = vec![axis]), supported("a `sweep` over `beta`"));
+    assert_eq!(
+        refusals(|experiment| experiment.domains[0].limit = Some((16, HERE))),
+        supported("a limit of tokens for one domain")
+    );
+    let schema = Reward::JsonSchema { schema: "s.json".into() };
+    assert_eq!(refusals(|experiment| experiment.domains[0].reward = schema), supported("the reward `json_schema`"));
+    let metrics = vec![Metric::PassAt(1), Metric::PassAt(8), Metric::Distinct];
+    assert_eq!(
+        refusals(|experiment| experiment.comparisons[0].metrics = metrics),
+        ["the metric `pass_at(8)` is not supported yet", "the metric `distinct` is not supported yet"]
+    );
+    let budget = Budget { unit: BudgetUnit::Tokens, teachers_charged: true };
+    assert_eq!(
+        refusals(|experiment| experiment.comparisons[0].budget = Some(budget)),
+        supported("a comparison at equal `budget`")
+    );
+}
+
+/// `self.initial` is the model that the stage starts from; a run on the processor in single precision is what there is.
+#[test]
+fn what_is_executed_under_another_name() {
+    let mut plain = experiment();
+    for choice in &mut distilled(&mut plain).teachers {
+        choice.teacher = TeacherId(0);
+    }
+    plain.teachers[0].weights = TeacherWeights::Model(ModelId(1));
+    let mut initial = plain.clone();
+    initial.teachers[0].weights = TeacherWeights::Student(SelfCopy::Initial);
+    initial.device = Some((Device::Cpu, HERE));
+    initial.dtype = Some((Dtype::Float32, HERE));
+    distilled(&mut initial).size = BatchSize::Sequences(64);
+    initial.comparisons[0].metrics = vec![Metric::PassAt(1)];
+    assert_eq!(compiled(&plain).hash, compiled(&initial).hash);
+}
+
+fn weighted(weight: Formula) -> plan::Objective {
+    let mut objective = nll();
+    objective.weight = Some(weight);
+    lowered(&objective)
+}
+
+/// The weight of each token, read off the gradient of the mean over the eight tokens of the batch.
+#[track_caller]
+fn assert_weights(weight: Formula, expected: [f64; 8]) {
+    let objective = weighted(weight);
+    assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -expected[token] / 8.0));
+}
+
+/// Rewards are 1, 0 in the first group and 0.25, 0.75 in the second; sequences have 3, 1, 2 and 2 tokens.
+#[test]
+fn truths_are_counted() {
+    let good = apply(Function::Greater, [&signal(Signal::Reward), &number(0.5)]);
+    let over = |reduction, over| reduce(reduction, &good, over);
+    assert_weights(over(Reduction::Count, Axis::Batch), [2.0; 8]);
+    assert_weights(over(Reduction::Any, Axis::Group), [1.0; 8]);
+    assert_weights(over(Reduction::All, Axis::Group), [0.0; 8]);
+    let worst = apply(Function::GreaterEqual, [&signal(Signal::Reward), &number(0.25)]);
+    assert_weights(reduce(Reduction::All, &worst, Axis::Group), [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
+}
+
+#[test]
+fn only_those_among_which_it_holds_are_put_together() {
+    let reward = signal(Signal::Reward);
+    let good = apply(Function::Greater, [&reward, &number(0.5)]);
+    let mean = FormulaKind::Reduce { reduction: Reduction::Mean, operand: reward.clone(), among: Some(good.clone()), on: None };
+    assert_weights(formula(mean, Axis::Group, false), [1.0, 1.0, 1.0, 1.0, 0.75, 0.75, 0.75, 0.75]);
+    // Of tokens, by a condition on their sequence: the mean entropy of sequences 0 and 3.
+    let entropy = entropy();
+    let mean = FormulaKind::Reduce { reduction: Reduction::Mean, operand: entropy, among: Some(good.clone()), on: None };
+    assert_weights(formula(mean, Axis::Batch, false), [(0.5 + 1.5 + 2.0 + 0.75 + 2.5) / 5.0; 8]);
+    // All of none is true.
+    let none = apply(Function::Greater, [&reward, &number(2.0)]);
+    let all = FormulaKind::Reduce { reduction: Reduction::All, operand: good, among: Some(none), on: None };
+    assert_weights(formula(all, Axis::Batch, false), [1.0; 8]);
+}
+
+#[test]
+fn statistics_by_composition() {
+    let reward = signal(Signal::Reward);
+    let of = |kind| statistic(kind, &reward, Axis::Group);
+    assert_weights(of(Statistic::Center), [0.5, 0.5, 0.5, -0.5, -0.25, -0.25, 0.25, 0.25]);
+    assert_weights(of(Statistic::LeaveOneOut), [0.0, 0.0, 0.0, 1.0, 0.75, 0.75, 0.25, 0.25]);
+    // Alone among the good, the mean of the others is 0; so is what takes no part.
+    let good = apply(Function::Greater, [&reward, &number(0.5)]);
+    let kind =
+        |statistic| FormulaKind::Statistic { statistic, operand: reward.clone(), over: Axis::Group, among: Some(good.clone()) };
+    assert_weights(formula(kind(Statistic::LeaveOneOut), Axis::Sequence, false), [0.0; 8]);
+    let centered =
+        FormulaKind::Statistic { statistic: Statistic::Center, operand: reward.clone(), over: Axis::Batch, among: Some(good) };
+    assert_weights(formula(centered, Axis::Sequence, false), [0.125, 0.125, 0.125, 0.0, 0.0, 0.0, -0.125, -0.125]);
+}
+
+#[test]
+fn whole_numbers_and_what_remains() {
+    let floor = apply(Function::Floor, [&apply(Function::Multiply, [&signal(Signal::Reward), &number(3.0)])]);
+    assert_weights(floor, [3.0, 3.0, 3.0, 0.0, 0.0, 0.0, 2.0, 2.0]);
+    assert_weights(signal(Signal::Remaining), [2.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+    assert_weights(signal(Signal::VocabularySize), [259.0; 8]);
+    assert_weights(signal(Signal::Available { role: Role::Teacher }), [1.0; 8]);
+}
+
+/// Where a term does not apply it is 0, and such tokens count, unless a step says `among: when`.
+#[test]
+fn a_term_applies_where_it_says() {
+    let good = apply(Function::Greater, [&signal(Signal::Reward), &number(0.5)]);
+    let mut partial = nll();
+    partial.terms[0].when = Some(good);
+    partial.terms[0].weight = Some(number(2.0));
+    let objective = lowered(&partial);
+    let applies = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0];
+    assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -2.0 * applies[token] / 8.0));
+    assert_values(&objective, objective.signal, &per_token(|token| 2.0 * applies[token]));
+
+    // Sequences 0 and 3, of 3 and 2 tokens.
+    let mut steps = sequence_mean();
+    steps.steps[1].among_when = true;
+    partial.reduce = Some(steps);
+    let objective = lowered(&partial);
+    let lengths = [3.0, 3.0, 3.0, 1.0, 2.0, 2.0, 2.0, 2.0];
+    assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -2.0 * applies[token] / lengths[token] / 2.0));
+}
+
+/// Each term its own way to one number, and a denominator that is written.
+#[test]
+fn terms_reduce_on_their_own() {
+    let mut two = nll();
+    let sum = ReduceStep { operation: Reduction::Sum, ..step(Axis::Token, Axis::Batch) };
+    let mut own = term("second", nll().terms[0].value.clone());
+    own.reduce = Some(Reduce { denominator: Some(number(16.0)), ..by_steps(vec![sum]) });
+    two.terms.push(own);
+    let objective = lowered(&two);
+    assert_values(&objective, objective.live[0].adjoint, &[-1.0 / 8.0 - 1.0 / 16.0; 8]);
+    assert_eq!(objective.terms.len(), 2);
+}
+
+/// The normalised Jensen-Shannon divergence is the plain one times a constant.
+#[test]
+fn a_normalised_divergence_is_scaled() {
+    let jsd = |normalized| {
+        let kind = DivergenceKind::Jsd { beta: number(0.2), normalized };
+        lowered(&objective(live(Live::Divergence(divergence(kind, Support::Full))), token_mean()))
+    };
+    let (plain, scaled) = (jsd(false), jsd(true));
+    assert_eq!(plain.live[0].primitive, scaled.live[0].primitive);
+    assert_values(&plain, plain.live[0].adjoint, &[1.0 / 8.0; 8]);
+    assert_values(&scaled, scaled.live[0].adjoint, &[1.0 / (0.2 * 0.8) / 8.0; 8]);
+}

@@ -1,0 +1,248 @@
+//! What the runtime can execute, setting by setting. The language's own types say more; lowering refuses the rest by name.
+
+pub use mopd_lang::experiment::{
+    AdamW, DomainId, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Schedule, SettingMark,
+};
+use serde::{Deserialize, Serialize};
+
+/// One experiment. Models are in topological order: a model's inputs stand before it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Experiment<O> {
+    pub name: String,
+    /// The first seed; a comparison over `n` seeds runs `seed, seed + 1, ...`.
+    pub seed: u64,
+    /// Folder for results, relative to where the command runs.
+    pub out: Option<String>,
+    pub domains: Vec<Domain>,
+    pub models: Vec<Model<O>>,
+    pub comparisons: Vec<Comparison>,
+    /// Where values come from, as the author marked them. They change no result.
+    pub marks: Vec<MarkedSetting>,
+}
+
+impl<O> Experiment<O> {
+    pub fn domain(&self, id: DomainId) -> &Domain {
+        &self.domains[id.0 as usize]
+    }
+
+    pub fn model(&self, id: ModelId) -> &Model<O> {
+        &self.models[id.0 as usize]
+    }
+}
+
+/// A source of prompts with its verifier.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Domain {
+    pub name: String,
+    /// JSON lines with a `prompt` field; relative to the source file.
+    pub prompts: String,
+    /// Held-out prompts for evaluation, the same layout.
+    pub tests: Option<String>,
+    pub reward: Reward,
+    /// Share of prompts where several domains are mixed; the shares of all domains sum to 1.
+    pub share: f64,
+    pub origin: Origin,
+}
+
+/// How a completion is judged. Rewards are in [0, 1].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reward {
+    /// 1 where the completion equals the data field.
+    ExactMatch { field: String },
+    /// 1 where both parse as numbers that differ by at most `tolerance`.
+    Numeric { field: String, tolerance: f64 },
+    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals the data field.
+    Regex { pattern: String, field: String },
+    /// A worker process that speaks JSON lines (see the book, "Rewards").
+    Command { command: String, time_limit_seconds: f64, batch: u32 },
+}
+
+/// Weights: the value of a stage applied to other models.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model<O> {
+    /// As the author named it: `start`, `expert[sort]`.
+    pub name: String,
+    pub stage: Stage<O>,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "snake_case")]
+pub enum Stage<O> {
+    /// Random weights.
+    Initialise(Architecture),
+    Train(Box<Train<O>>),
+    Merge(Merge),
+}
+
+impl<O> Stage<O> {
+    /// The models that must exist before this stage can run, without repetition.
+    pub fn inputs(&self) -> Vec<ModelId> {
+        let mut inputs = match self {
+            Stage::Initialise(_) => Vec::new(),
+            Stage::Train(train) => {
+                std::iter::once(train.start).chain(train.teachers.iter().map(|choice| choice.teacher)).collect()
+            }
+            Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
+        };
+        inputs.sort();
+        inputs.dedup();
+        inputs
+    }
+}
+
+/// A decoder of the Llama family: RMSNorm, rotary positions, grouped heads, SwiGLU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Architecture {
+    pub layers: u32,
+    pub width: u32,
+    pub heads: u32,
+    pub key_value_heads: u32,
+    /// Inner width of SwiGLU.
+    pub hidden: u32,
+    /// Longest sequence, in tokens, prompt and completion together.
+    pub context: u32,
+    pub tokenizer: Tokenizer,
+    /// One matrix for embedding and output.
+    pub tied: bool,
+    pub rope_theta: f64,
+    pub norm_epsilon: f64,
+    /// Standard deviation of the initial weights.
+    pub initial_deviation: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tokenizer {
+    /// 256 bytes, then begin (256), end (257), padding (258).
+    Bytes,
+}
+
+impl Tokenizer {
+    pub fn vocabulary(self) -> u32 {
+        match self {
+            Tokenizer::Bytes => 259,
+        }
+    }
+}
+
+/// One training loop. SFT, GRPO and distillation differ in where prefixes come from and in the objective.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Train<O> {
+    pub recipe: Recipe,
+    /// Initial weights.
+    pub start: ModelId,
+    /// The domains trained on and their shares, which sum to 1.
+    pub mixture: Vec<Share>,
+    /// Which teacher scores the prompts of which domain; empty where the objective reads no teacher.
+    pub teachers: Vec<TeacherChoice>,
+    pub prefixes: Prefixes,
+    pub objective: O,
+    pub optimizer: AdamW,
+    pub steps: u32,
+    pub learning_rate: Schedule,
+}
+
+/// The constructor's name, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipe {
+    Sft,
+    Grpo,
+    Distill,
+}
+
+impl Recipe {
+    pub fn name(self) -> &'static str {
+        match self {
+            Recipe::Sft => "sft",
+            Recipe::Grpo => "grpo",
+            Recipe::Distill => "distill",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    pub domain: DomainId,
+    pub share: f64,
+}
+
+/// One arm of a total route, after evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TeacherChoice {
+    pub domain: DomainId,
+    /// `specialist[sort]`
+    pub name: String,
+    pub teacher: ModelId,
+}
+
+/// Where the tokens that the objective judges come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum Prefixes {
+    /// A field of the data; `batch` sequences a step.
+    Data { field: String, batch: u32 },
+    /// The student's own rollouts, fresh every step: `prompts` prompts, `sampling.n` samples each.
+    Student { prompts: u32, sampling: Sampling },
+    /// Rollouts of the routed teachers, made once before the first step: `sequences` in all, then `batch` a step.
+    Teacher { sequences: u32, keep: Keep, batch: u32, sampling: Sampling },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    All,
+    /// Only rollouts with reward 1.
+    Correct,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Samples of one prompt: the size of a group.
+    pub n: u32,
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Longest completion, in tokens, the end token included.
+    pub max_tokens: u32,
+}
+
+/// A table: rows of models, columns of domains.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    pub name: String,
+    pub rows: Vec<Row>,
+    /// Columns.
+    pub domains: Vec<DomainId>,
+    /// The rows that score 0 and 1, for `mean_d (s_d - zero_d) / (one_d - zero_d)`.
+    pub normalized: Option<Normalized>,
+    /// Number of seeds; every model of the table is trained once per seed.
+    pub seeds: u32,
+    pub evaluation: Evaluation,
+    pub origin: Origin,
+}
+
+/// One row. A family puts each member in its own domain's column.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub label: String,
+    /// One model per column, in the order of [`Comparison::domains`].
+    pub models: Vec<ModelId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normalized {
+    /// One model per column.
+    pub zero: Vec<ModelId>,
+    pub one: Vec<ModelId>,
+}
+
+/// How a model is judged on held-out prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// `n` samples a prompt; pass@1 is their mean reward. Temperature 0 is greedy, one sample.
+    pub sampling: Sampling,
+    /// At most this many test prompts a domain, the first ones of the file; all where absent.
+    pub prompts: Option<u32>,
+}

@@ -1,0 +1,569 @@
+//! Formulas as an author would write them, for people: normal forms, messages, hover.
+//!
+//! What the checker spelled out is folded back where the language has a word for it (`ratio`). Going from a coarse axis to a
+//! fine one is silent, as in the language.
+
+use crate::experiment::{Over, Schedule};
+use crate::formula::{
+    Adaptive, Deviation, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Function, Live, Mass, Memory, Part,
+    PreferenceKind, Reduction, Role, Scan, Signal, Similarity, Statistic, Support,
+};
+
+/// Longest formula that is quoted inside a name: the parameter of a divergence, a discount.
+const INNER: usize = 60;
+
+/// A formula in at most about `limit` characters; what does not fit is `...`.
+pub fn formula(formula: &Formula, limit: usize) -> String {
+    let mut writer = Writer { text: String::new(), limit, depth: 0, cut: false };
+    writer.write(formula, LOOSEST);
+    writer.text
+}
+
+/// A formula inside another one's name. Only one level of these is written, so that a long chain of them is no deep stack.
+fn inner(formula: &Formula) -> String {
+    let nested = formula.any(|node| match &node.kind {
+        FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+            !divergence.formulas().is_empty()
+        }
+        FormulaKind::Live(Live::SquaredError { .. } | Live::BinaryCrossEntropy { .. } | Live::Preference(_)) => true,
+        FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.is_some(),
+        FormulaKind::Scan { scan: Scan::RewardToGo { .. }, .. } | FormulaKind::Adaptive(_) => true,
+        _ => false,
+    });
+    if nested { "...".to_owned() } else { self::formula(formula, INNER) }
+}
+
+/// `student.logp`, `kl(student || teacher, support: full)`, `reward`
+pub fn signal(signal: &Signal) -> String {
+    match signal {
+        Signal::Of { role, part } => format!("{}.{}", role.name(), part.name()),
+        Signal::Divergence(divergence) => self::divergence(divergence),
+        Signal::Overlap { left, right, k } => format!("overlap({}, {}, k: {k})", left.name(), right.name()),
+        Signal::Mass { role, support } => format!("mass({}, support: {})", role.name(), self::support(support)),
+        Signal::InNucleus { role, p } => format!("in_nucleus({}, p: {})", role.name(), number(*p)),
+        Signal::SupportSize { support } => format!("size({})", self::support(support)),
+        Signal::SpanScore { role, span } => format!("score({}, on: span.{})", role.name(), span.name()),
+        Signal::Agreement { role, samples, by } => {
+            let by = match by {
+                Similarity::Edit => "edit",
+                Similarity::Rouge => "rouge",
+            };
+            format!("agreement({}, samples: {samples}, by: {by})", role.name())
+        }
+        Signal::Position => "position".into(),
+        Signal::Remaining => "remaining".into(),
+        Signal::Turn => "turn".into(),
+        Signal::Block => "block".into(),
+        Signal::Head => "head".into(),
+        Signal::Offset => "offset".into(),
+        Signal::Accepted => "accepted".into(),
+        Signal::Masked => "masked".into(),
+        Signal::InSpan(span) => format!("span.{}", span.name()),
+        Signal::Length => "length".into(),
+        Signal::Truncated => "truncated".into(),
+        Signal::Available { role } => format!("available({})", role.name()),
+        Signal::Reward => "reward".into(),
+        Signal::RewardPart { part } => format!("reward.{part}"),
+        Signal::Correct => "correct".into(),
+        Signal::Data { field } => format!("data.{field}"),
+        Signal::DataIs { field, text } => format!("data.{field} == {text:?}"),
+        Signal::Progress => "progress".into(),
+        Signal::Step => "step".into(),
+        Signal::Loss => "loss".into(),
+        Signal::TermLoss { term } => format!("loss.{term}"),
+        Signal::HeldOutLoss => "loss.held_out".into(),
+        Signal::VocabularySize => "vocab_size".into(),
+    }
+}
+
+/// `live student.logp`
+pub fn live(live: &Live) -> String {
+    match live {
+        Live::Part(part) => format!("live {}.{}", Role::Student.name(), part.name()),
+        Live::Divergence(divergence) => format!("live {}", self::divergence(divergence)),
+        Live::Likelihood { of } => format!("live nll({})", of.name()),
+        Live::Preference(preference) => {
+            let (chosen, rejected) = (preference.chosen.source.name(), preference.rejected.source.name());
+            let on = preference.on.as_ref().map(|span| format!(", on: span.{}", span.name())).unwrap_or_default();
+            let pair = format!("chosen: {chosen}(...), rejected: {rejected}(...){on}");
+            match &preference.kind {
+                PreferenceKind::Dpo { beta } => format!("live dpo({pair}, beta: {})", inner(beta)),
+                PreferenceKind::BradleyTerry => format!("live bradley_terry({pair})"),
+            }
+        }
+        Live::Ranking { order } => format!("live ranking(order: {})", support(order)),
+        Live::SquaredError { part, target, dimensions: of } => {
+            format!("live mse(student.{}, {}{})", part.name(), inner(target), dimensions(of))
+        }
+        Live::BinaryCrossEntropy { part, target } => format!("live bce(student.{}, {})", part.name(), inner(target)),
+    }
+}
+
+/// `kl(student || teacher, support: top_k(teacher, 64), mass: generalized)`
+pub fn divergence(divergence: &Divergence) -> String {
+    let mut text = format!("{}({}", divergence.kind.name(), sides(divergence));
+    match &divergence.kind {
+        DivergenceKind::Jsd { beta, normalized } => {
+            text += &format!(", beta: {}", inner(beta));
+            text += if *normalized { ", normalized: true" } else { "" };
+        }
+        DivergenceKind::Skew { lambda } => text += &format!(", lambda: {}", inner(lambda)),
+        DivergenceKind::Alpha { alpha } => text += &format!(", alpha: {}", inner(alpha)),
+        DivergenceKind::Gaussian { dimensions: of } => text += &dimensions(of),
+        _ => {}
+    }
+    if divergence.kind.over_vocabulary() {
+        text += &format!(", support: {}", support(&divergence.support));
+        if divergence.support != Support::Full {
+            text += &format!(", mass: {}", mass(divergence.mass));
+        }
+    }
+    if divergence.temperature != 1.0 {
+        text += &format!(", temperature: {}", number(divergence.temperature));
+    }
+    if let Some(bound) = divergence.clip_each {
+        text += &format!(", clip_each: {}", number(bound));
+    }
+    text + ")"
+}
+
+/// `student || teacher`; `student, teacher` where their order means nothing.
+pub fn sides(divergence: &Divergence) -> String {
+    let between = if divergence.kind.directed() { " || " } else { ", " };
+    format!("{}{between}{}", distribution(&divergence.left), distribution(&divergence.right))
+}
+
+fn dimensions(listed: &Option<Vec<u32>>) -> String {
+    let Some(listed) = listed else { return String::new() };
+    let listed: Vec<String> = listed.iter().map(u32::to_string).collect();
+    format!(", dimensions: [{}]", listed.join(", "))
+}
+
+/// `teacher`, `blend(teacher: 0.1, student: 0.9)`
+pub fn distribution(side: &Distribution) -> String {
+    match side {
+        Distribution::Role(role) => role.name().to_owned(),
+        Distribution::Blend(parts) => {
+            let parts: Vec<String> = parts.iter().map(|(share, role)| format!("{}: {}", role.name(), inner(share))).collect();
+            format!("blend({})", parts.join(", "))
+        }
+        Distribution::Detached(inner) => format!("detached({})", distribution(inner)),
+    }
+}
+
+/// `full`, `top_k(teacher, 64)`
+pub fn support(support: &Support) -> String {
+    let several =
+        |name: &str, parts: &[Support]| format!("{name}({})", parts.iter().map(self::support).collect::<Vec<_>>().join(", "));
+    match support {
+        Support::Full => "full".into(),
+        Support::TopK { role, k } => format!("top_k({}, {k})", role.name()),
+        Support::Nucleus { role, p } => format!("nucleus({}, {})", role.name(), number(*p)),
+        Support::Sampled => "sampled".into(),
+        Support::Matched => "matched".into(),
+        Support::Unmatched => "unmatched".into(),
+        Support::Union(parts) => several("union", parts),
+        Support::Intersection(parts) => several("intersection", parts),
+    }
+}
+
+pub fn mass(mass: Mass) -> &'static str {
+    match mass {
+        Mass::Renormalized => "renormalized",
+        Mass::Tail => "tail",
+        Mass::Generalized => "generalized",
+        Mass::Raw => "raw",
+    }
+}
+
+/// What a reduction is given besides its argument.
+fn reduction_arguments(reduction: Reduction) -> String {
+    match reduction {
+        Reduction::Quantile { q } => format!(", {}", number(q)),
+        _ => String::new(),
+    }
+}
+
+/// What a statistic is given besides its argument: the text before `over`, and the text after.
+fn statistic_arguments(statistic: Statistic) -> (String, String) {
+    let before = |text: String| (text, String::new());
+    match statistic {
+        Statistic::Zscore { deviation } => {
+            let deviation = match deviation {
+                Deviation::Sample => "sample",
+                Deviation::Population => "population",
+            };
+            (String::new(), format!(", deviation: {deviation}"))
+        }
+        Statistic::Winsor { upper } => before(format!(", upper: {}", number(upper))),
+        Statistic::TopFraction { keep } | Statistic::SampleWithoutReplacement { keep } => {
+            before(format!(", keep: {}", number(keep)))
+        }
+        Statistic::TopCount { count } => before(format!(", n: {count}")),
+        Statistic::Chunks { most, width } => before(format!(", most: {most}, width: {width}")),
+        Statistic::Center
+        | Statistic::Rank
+        | Statistic::LeaveOneOut
+        | Statistic::Minmax
+        | Statistic::Softmax
+        | Statistic::Balance => before(String::new()),
+    }
+}
+
+/// A call's name, or an operator.
+pub fn function(function: Function) -> &'static str {
+    use Function::*;
+    match function {
+        Negate => "-",
+        Not => "not ",
+        Abs => "abs",
+        Exp => "exp",
+        Log => "log",
+        Log1p => "log1p",
+        Sqrt => "sqrt",
+        Tanh => "tanh",
+        Sigmoid => "sigmoid",
+        Relu => "relu",
+        Cos => "cos",
+        Floor => "floor",
+        Add => "+",
+        Subtract => "-",
+        Multiply => "*",
+        Divide => "/",
+        Power => "^",
+        Minimum => "min",
+        Maximum => "max",
+        Equal => "==",
+        NotEqual => "!=",
+        Less => "<",
+        LessEqual => "<=",
+        Greater => ">",
+        GreaterEqual => ">=",
+        And => "and",
+        Or => "or",
+        Clip => "clip",
+        Where => "where",
+    }
+}
+
+/// `linear(0 -> 1, over: 100 steps)`
+pub fn schedule(schedule: &Schedule) -> String {
+    let change = |name: &str, from: f64, to: f64, over: Over| {
+        let over = match over {
+            Over::Run => String::new(),
+            Over::Steps(steps) => format!(", over: {steps} steps"),
+            Over::Share(share) => format!(", over: {}%", number(share * 100.0)),
+        };
+        format!("{name}({} -> {}{over})", number(from), number(to))
+    };
+    match schedule {
+        Schedule::Constant { value } => number(*value),
+        Schedule::Linear { from, to, over } => change("linear", *from, *to, *over),
+        Schedule::Cosine { from, to, over } => change("cosine", *from, *to, *over),
+        Schedule::Exponential { from, to, over } => change("exponential", *from, *to, *over),
+        Schedule::Piecewise { pieces } => {
+            let pieces: Vec<String> = pieces.iter().map(|(step, value)| format!("{step} -> {}", number(*value))).collect();
+            format!("piecewise([{}])", pieces.join(", "))
+        }
+        Schedule::Alternate { values, every } => format!("alternate([{}], every: {every} steps)", numbers(values)),
+        Schedule::Warmup { steps, then } => format!("warmup({steps} steps, then: {})", self::schedule(then)),
+    }
+}
+
+fn adaptive(adaptive: &Adaptive) -> String {
+    match adaptive {
+        Adaptive::Ladder { values, advance_if, every } => {
+            format!("ladder([{}], advance_if: {}, every: {every} steps)", numbers(values), inner(advance_if))
+        }
+        Adaptive::Learned { gain, hold, discount } => {
+            format!("learned(gain: {}, hold: {hold} steps, discount: {})", inner(gain), number(*discount))
+        }
+    }
+}
+
+fn numbers(values: &[f64]) -> String {
+    values.iter().copied().map(number).collect::<Vec<_>>().join(", ")
+}
+
+/// The shortest text that reads back as the number: `0.5`, `3e-6`.
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    if size != 0.0 && size.is_finite() && !(1e-4..1e9).contains(&size) { format!("{value:e}") } else { value.to_string() }
+}
+
+/// `exp(a - b)` of the two log-probabilities that `ratio` stands for, which is not a word of its own once checked.
+pub fn ratio(formula: &Formula) -> Option<&'static str> {
+    let FormulaKind::Apply { function: Function::Exp, operands } = &formula.0.kind else { return None };
+    let FormulaKind::Apply { function: Function::Subtract, operands } = &operands.first()?.0.kind else { return None };
+    let [above, below] = operands.as_slice() else { return None };
+    match (&above.0.kind, &below.0.kind) {
+        (
+            FormulaKind::Live(Live::Part(Part::Logp)),
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp }),
+        ) => Some("live ratio"),
+        (
+            FormulaKind::Signal(Signal::Of { role: Role::Student, part: Part::Logp }),
+            FormulaKind::Signal(Signal::Of { role: Role::Sampler, part: Part::Logp }),
+        ) => Some("ratio"),
+        _ => None,
+    }
+}
+
+/// `, among: correct`
+fn among(among: &Option<Formula>) -> String {
+    among.as_ref().map(|among| format!(", among: {}", inner(among))).unwrap_or_default()
+}
+
+const LOOSEST: u8 = 0;
+const CALL: u8 = 9;
+
+/// How tightly an operator binds; calls and names bind tightest.
+fn precedence(function: Function) -> u8 {
+    use Function::*;
+    match function {
+        Or => 1,
+        And => 2,
+        Not => 3,
+        Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual => 4,
+        Add | Subtract => 5,
+        Multiply | Divide => 6,
+        Negate => 7,
+        Power => 8,
+        _ => CALL,
+    }
+}
+
+/// Deepest nesting of operators and calls that is written: nobody reads further, and the stack is finite.
+const DEEPEST: usize = 60;
+
+struct Writer {
+    text: String,
+    limit: usize,
+    depth: usize,
+    /// The end is reached: nothing is written any more.
+    cut: bool,
+}
+
+impl Writer {
+    fn push(&mut self, text: &str) {
+        if !self.cut {
+            self.text.push_str(text);
+        }
+    }
+
+    fn write(&mut self, formula: &Formula, tighter_than: u8) {
+        if self.text.len() >= self.limit || self.depth >= DEEPEST {
+            self.push("...");
+            self.cut = true;
+        }
+        if self.cut {
+            return;
+        }
+        self.depth += 1;
+        self.kind(formula, tighter_than);
+        self.depth -= 1;
+    }
+
+    fn kind(&mut self, formula: &Formula, tighter_than: u8) {
+        if let Some(word) = ratio(formula) {
+            self.push(word);
+            return;
+        }
+        match &formula.0.kind {
+            FormulaKind::Number(value) if *value < 0.0 && tighter_than >= precedence(Function::Negate) => {
+                self.push(&format!("({})", number(*value)));
+            }
+            FormulaKind::Number(value) => self.push(&number(*value)),
+            FormulaKind::Schedule(schedule) => self.push(&self::schedule(schedule)),
+            FormulaKind::Signal(signal) => self.push(&self::signal(signal)),
+            FormulaKind::Live(live) => self.push(&self::live(live)),
+            FormulaKind::Adaptive(adaptive) => self.push(&self::adaptive(adaptive)),
+            FormulaKind::Variable(name) => self.push(name),
+            FormulaKind::Reduce { reduction, operand, among, on } => {
+                let rest = format!("{}, over: {}", reduction_arguments(*reduction), formula.axis().name());
+                let on = on.as_ref().map(|rollout| format!(", on: {}(...)", rollout.source.name())).unwrap_or_default();
+                self.call(reduction.name(), [operand], &(rest + &self::among(among) + &on));
+            }
+            FormulaKind::Statistic { statistic, operand, over, among } => {
+                let (before, after) = statistic_arguments(*statistic);
+                let rest = format!("{before}, over: {}{after}{}", over.name(), self::among(among));
+                self.call(statistic.name(), [operand], &rest);
+            }
+            FormulaKind::Scan { scan, operand, over } => {
+                let discount = match scan {
+                    Scan::RewardToGo { discount } => format!(", discount: {}", inner(discount)),
+                    _ => String::new(),
+                };
+                self.call(scan.name(), [operand], &format!("{discount}, over: {}", over.name()));
+            }
+            FormulaKind::Memory { memory: Memory::Ema { rate }, operand } => {
+                self.call("ema", [operand], &format!(", rate: {}", number(*rate)));
+            }
+            FormulaKind::Memory { memory: Memory::Previous, operand } => self.call("previous", [operand], ""),
+            FormulaKind::Across { members, index, .. } => match members.get(*index) {
+                Some(member) => self.call("softmax", [member], ", across: panel"),
+                None => self.push("softmax(..., across: panel)"),
+            },
+            FormulaKind::Apply { function, operands } if precedence(*function) == CALL => {
+                self.call(self::function(*function), operands, "");
+            }
+            FormulaKind::Apply { function, operands } => {
+                let open = precedence(*function) <= tighter_than;
+                self.push(if open { "(" } else { "" });
+                match operands.as_slice() {
+                    [operand] => {
+                        self.push(self::function(*function));
+                        self.write(operand, precedence(*function) - 1);
+                    }
+                    // A power leans right.
+                    [base, exponent] if *function == Function::Power => {
+                        self.write(base, precedence(Function::Power));
+                        self.push("^");
+                        self.write(exponent, precedence(Function::Power) - 1);
+                    }
+                    _ => self.chain(formula, precedence(*function)),
+                }
+                self.push(if open { ")" } else { "" });
+            }
+        }
+    }
+
+    /// `name(operand, ...rest)`
+    fn call<'a>(&mut self, name: &str, operands: impl IntoIterator<Item = &'a Formula>, rest: &str) {
+        self.push(name);
+        self.push("(");
+        for (position, operand) in operands.into_iter().enumerate() {
+            self.push(if position == 0 { "" } else { ", " });
+            self.write(operand, LOOSEST);
+        }
+        self.push(rest);
+        self.push(")");
+    }
+
+    /// Operators of one rank: they lean left, so only right operands need brackets around an operator of the same rank. The
+    /// first operand lies at the bottom of a spine that may be very long.
+    fn chain(&mut self, formula: &Formula, rank: u8) {
+        let mut rest = Vec::new();
+        let mut first = formula;
+        while let FormulaKind::Apply { function, operands } = &first.0.kind
+            && let [left, right] = operands.as_slice()
+            && precedence(*function) == rank
+        {
+            rest.push((*function, right));
+            first = left;
+        }
+        self.write(first, rank - 1);
+        for (function, right) in rest.into_iter().rev() {
+            if self.cut {
+                return;
+            }
+            self.push(&format!(" {} ", self::function(function)));
+            self.write(right, rank);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::Origin;
+    use crate::formula::{Axis, Unit};
+
+    fn part(kind: FormulaKind, axis: Axis) -> Formula {
+        Formula::new(kind, Unit::Number, axis, false, Origin(0))
+    }
+
+    fn signal(signal: Signal) -> Formula {
+        let axis = signal.axis();
+        part(FormulaKind::Signal(signal), axis)
+    }
+
+    fn apply(function: Function, operands: &[&Formula]) -> Formula {
+        let axis = operands.iter().map(|operand| operand.axis()).max().expect("functions have operands");
+        part(FormulaKind::Apply { function, operands: operands.iter().copied().cloned().collect() }, axis)
+    }
+
+    #[test]
+    fn brackets_stand_where_they_are_needed() {
+        let (a, b) = (signal(Signal::Reward), signal(Signal::Length));
+        let two = part(FormulaKind::Number(2.0), Axis::Run);
+        let minus_two = part(FormulaKind::Number(-2.0), Axis::Run);
+        let sum = apply(Function::Add, &[&a, &b]);
+        let difference = apply(Function::Subtract, &[&a, &b]);
+        let product = apply(Function::Multiply, &[&a, &b]);
+        let less = apply(Function::Less, &[&a, &b]);
+        let power = apply(Function::Power, &[&difference, &two]);
+        for (function, operands, expected) in [
+            (Function::Multiply, vec![&sum, &two], "(reward + length) * 2"),
+            (Function::Add, vec![&product, &two], "reward * length + 2"),
+            (Function::Subtract, vec![&a, &difference], "reward - (reward - length)"),
+            (Function::Subtract, vec![&difference, &a], "reward - length - reward"),
+            (Function::Negate, vec![&sum], "-(reward + length)"),
+            (Function::Negate, vec![&power], "-(reward - length)^2"),
+            (Function::Power, vec![&power, &two], "((reward - length)^2)^2"),
+            (Function::Power, vec![&minus_two, &two], "(-2)^2"),
+            (Function::Multiply, vec![&minus_two, &sum], "-2 * (reward + length)"),
+            (Function::Where, vec![&less, &sum, &two], "where(reward < length, reward + length, 2)"),
+            (Function::Not, vec![&less], "not reward < length"),
+            (Function::And, vec![&less, &less], "reward < length and reward < length"),
+        ] {
+            assert_eq!(formula(&apply(function, &operands), 100), expected);
+        }
+        let mean = part(FormulaKind::Reduce { reduction: Reduction::Mean, operand: sum, among: None, on: None }, Axis::Group);
+        assert_eq!(formula(&mean, 100), "mean(reward + length, over: group)");
+        assert_eq!(formula(&mean, 8), "mean(reward + ...");
+    }
+
+    #[test]
+    fn statistics_read_as_they_are_written() {
+        let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+        let of = |statistic| {
+            formula(
+                &part(
+                    FormulaKind::Statistic { statistic, operand: entropy.clone(), over: Axis::Batch, among: None },
+                    Axis::Token,
+                ),
+                100,
+            )
+        };
+        assert_eq!(of(Statistic::TopFraction { keep: 0.5 }), "top_fraction(student.entropy, keep: 0.5, over: batch)");
+        assert_eq!(of(Statistic::Winsor { upper: 0.98 }), "winsor(student.entropy, upper: 0.98, over: batch)");
+        let deviation = Deviation::Sample;
+        assert_eq!(of(Statistic::Zscore { deviation }), "zscore(student.entropy, over: batch, deviation: sample)");
+    }
+
+    #[test]
+    fn a_ratio_is_a_word() {
+        let of = |top: FormulaKind| {
+            let top = part(top, Axis::Token);
+            let sampler = signal(Signal::Of { role: Role::Sampler, part: Part::Logp });
+            formula(&apply(Function::Exp, &[&apply(Function::Subtract, &[&top, &sampler])]), 100)
+        };
+        assert_eq!(of(FormulaKind::Live(Live::Part(Part::Logp))), "live ratio");
+        assert_eq!(of(FormulaKind::Signal(Signal::Of { role: Role::Student, part: Part::Logp })), "ratio");
+        assert_eq!(
+            of(FormulaKind::Signal(Signal::Of { role: Role::Teacher, part: Part::Logp })),
+            "exp(teacher.logp - sampler.logp)"
+        );
+    }
+
+    #[test]
+    fn numbers_are_short_at_every_size() {
+        assert_eq!([0.5, -5.0, 3e-6, 1e300, 0.0, 1_000_000.0].map(number), ["0.5", "-5", "3e-6", "1e300", "0", "1000000"]);
+    }
+
+    /// Sharing makes few parts stand for very many: the text is cut, and so is the time.
+    #[test]
+    fn a_formula_of_many_paths_is_cut() {
+        let mut shared = signal(Signal::Reward);
+        for _ in 0..200 {
+            shared = apply(Function::Add, &[&shared, &shared]);
+        }
+        let text = formula(&shared, 60);
+        assert!(text.starts_with("reward + reward + (reward") && text.ends_with("...") && text.len() < 100, "{text}");
+        for _ in 0..20_000 {
+            shared = apply(Function::Tanh, &[&shared]);
+        }
+        assert!(formula(&shared, 1000).ends_with("tanh(..."));
+    }
+}
