@@ -10,4 +10,4 @@ pub mod ide;
 pub mod source;
 pub mod syntax;
 
-pub use check::{Analysis, analyse, analyse_with};
+pub use check::{Analysis, Memory, analyse, analyse_again, analyse_with};

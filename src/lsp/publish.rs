@@ -1,10 +1,11 @@
 //! Findings as the editor shows them: sent when they change, taken back when they are gone.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{
-    Diagnostic, DiagnosticRelatedInformation, DiagnosticSeverity, Location, NumberOrString, PublishDiagnosticsParams, Uri,
+    Diagnostic, DiagnosticRelatedInformation, DiagnosticSeverity, Location, NumberOrString, PublishDiagnosticsParams, Range, Uri,
 };
 use mopd_lang::check::Analysis;
 use mopd_lang::check::index::Target;
@@ -54,23 +55,25 @@ fn findings(path: &str, document: &Document, documents: &BTreeMap<String, Docume
     let mut found = Vec::new();
     let own = &document.analysis;
     let shown = |analysis: &Analysis, file: FileId| documents.contains_key(&analysis.sources.file(file).path);
+    let converter = Converter::new(own, documents, client);
     for finding in &own.diagnostics {
         let file = finding.primary.span.file;
         if file == ENTRY {
-            found.push(convert(finding, own, finding.primary.span, documents, client));
+            found.push(converter.convert(finding, finding.primary.span));
         } else if !shown(own, file) {
             // Its place is in a file that nobody sees: tell where that file comes in.
-            let mut elsewhere = convert(finding, own, import_of(own, file), documents, client);
+            let mut elsewhere = converter.convert(finding, import_of(own, file));
             elsewhere.message = format!("in {}: {}", own.sources.file(file).path, elsewhere.message);
             found.push(elsewhere);
         }
     }
     for other in documents.values().filter(|other| other.uri != document.uri) {
+        let converter = Converter::new(&other.analysis, documents, client);
         for finding in &other.analysis.diagnostics {
             let file = finding.primary.span.file;
             // Its text is this document's: analyses are refreshed together.
             if file != ENTRY && other.analysis.sources.file(file).path == path {
-                let theirs = convert(finding, &other.analysis, finding.primary.span, documents, client);
+                let theirs = converter.convert(finding, finding.primary.span);
                 if !found.iter().any(|known| (known.range, &known.message) == (theirs.range, &theirs.message)) {
                     found.push(theirs);
                 }
@@ -87,38 +90,52 @@ fn import_of(analysis: &Analysis, file: FileId) -> Span {
     import.map_or(Span::new(ENTRY, 0, 0), |import| import.span)
 }
 
-/// A finding, shown at `place` of the entry file or of the file it is about.
-pub fn convert(
-    finding: &diag::Diagnostic,
-    analysis: &Analysis,
-    place: Span,
-    documents: &BTreeMap<String, Document>,
-    client: &Client,
-) -> Diagnostic {
-    let range = |span: Span| Lines::of(&analysis.sources, span.file, client.encoding).range_of(span);
-    let mut message = finding.message.clone();
-    if !finding.primary.text.is_empty() {
-        message += &format!("\n{}", finding.primary.text);
+/// From the findings of one analysis to the editor's terms.
+pub struct Converter<'a> {
+    analysis: &'a Analysis,
+    documents: &'a BTreeMap<String, Document>,
+    client: &'a Client,
+    /// The lines of a file are looked for once, whatever the number of findings.
+    lines: RefCell<HashMap<FileId, Lines<'a>>>,
+}
+
+impl<'a> Converter<'a> {
+    pub fn new(analysis: &'a Analysis, documents: &'a BTreeMap<String, Document>, client: &'a Client) -> Converter<'a> {
+        Converter { analysis, documents, client, lines: RefCell::new(HashMap::new()) }
     }
-    if let Some(help) = &finding.help {
-        message += &format!("\nhelp: {help}");
+
+    /// A finding, shown at `place` of the entry file or of the file it is about.
+    pub fn convert(&self, finding: &diag::Diagnostic, place: Span) -> Diagnostic {
+        let mut message = finding.message.clone();
+        if !finding.primary.text.is_empty() {
+            message += &format!("\n{}", finding.primary.text);
+        }
+        if let Some(help) = &finding.help {
+            message += &format!("\nhelp: {help}");
+        }
+        let related = finding.related.iter().filter_map(|label| {
+            let uri = address(self.documents, &self.analysis.sources.file(label.span.file).path)?;
+            let location = Location { uri, range: self.range(label.span) };
+            Some(DiagnosticRelatedInformation { location, message: label.text.clone() })
+        });
+        let related: Vec<_> = related.filter(|_| self.client.related_information).collect();
+        Diagnostic {
+            range: self.range(place),
+            severity: Some(match finding.severity {
+                Severity::Error => DiagnosticSeverity::ERROR,
+                Severity::Warning => DiagnosticSeverity::WARNING,
+            }),
+            code: Some(NumberOrString::String(finding.code.name().to_owned())),
+            source: Some("mopd".to_owned()),
+            message,
+            related_information: (!related.is_empty()).then_some(related),
+            ..Diagnostic::default()
+        }
     }
-    let related = finding.related.iter().filter_map(|label| {
-        let uri = address(documents, &analysis.sources.file(label.span.file).path)?;
-        let location = Location { uri, range: range(label.span) };
-        Some(DiagnosticRelatedInformation { location, message: label.text.clone() })
-    });
-    let related: Vec<_> = related.filter(|_| client.related_information).collect();
-    Diagnostic {
-        range: range(place),
-        severity: Some(match finding.severity {
-            Severity::Error => DiagnosticSeverity::ERROR,
-            Severity::Warning => DiagnosticSeverity::WARNING,
-        }),
-        code: Some(NumberOrString::String(finding.code.name().to_owned())),
-        source: Some("mopd".to_owned()),
-        message,
-        related_information: (!related.is_empty()).then_some(related),
-        ..Diagnostic::default()
+
+    fn range(&self, span: Span) -> Range {
+        let mut lines = self.lines.borrow_mut();
+        let lines = lines.entry(span.file).or_insert_with(|| Lines::of(&self.analysis.sources, span.file, self.client.encoding));
+        lines.range_of(span)
     }
 }

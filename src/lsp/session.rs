@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{Analysis, analyse};
+use mopd_lang::check::{Analysis, Memory, analyse, analyse_again};
 use mopd_lang::ide::Library;
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde_json::json;
 
 use super::capabilities::Client;
 use super::convert::Lines;
-use super::publish::{self, Published};
+use super::publish::{Converter, Published};
 use super::{library, uri};
 use crate::host;
 
@@ -24,6 +24,8 @@ pub struct Document {
     pub version: i32,
     pub text: String,
     pub analysis: Analysis,
+    /// What the next analysis may take over from this one.
+    memory: Memory,
     /// The paths that the analysis asked for, whether there or not.
     imports: BTreeSet<String>,
 }
@@ -60,7 +62,8 @@ impl Session {
 
     pub fn open(&mut self, uri: Uri, version: i32, text: String) {
         let path = path_of(&uri);
-        let document = Document { uri, version, text, analysis: empty(&path), imports: BTreeSet::new() };
+        let document =
+            Document { uri, version, text, analysis: empty(&path), memory: Memory::default(), imports: BTreeSet::new() };
         self.documents.insert(path.clone(), document);
         self.mark_stale(&path);
     }
@@ -120,10 +123,13 @@ impl Session {
             return;
         }
         for path in std::mem::take(&mut self.stale) {
-            let Some(text) = self.documents.get(&path).map(|document| document.text.clone()) else { continue };
-            let (analysis, imports) = self.check(&path, text);
+            let Some(document) = self.documents.get_mut(&path) else { continue };
+            // The old analysis goes first: what it holds can't be changed in place.
+            document.analysis = empty(&path);
+            let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
+            let (analysis, imports) = self.check(&path, text, &mut memory);
             if let Some(document) = self.documents.get_mut(&path) {
-                (document.analysis, document.imports) = (analysis, imports);
+                (document.analysis, document.memory, document.imports) = (analysis, memory, imports);
             }
         }
         let news = self.published.update(&self.documents, &self.client);
@@ -135,15 +141,15 @@ impl Session {
         std::mem::take(&mut self.messages)
     }
 
-    fn check(&mut self, path: &str, text: String) -> (Analysis, BTreeSet<String>) {
-        let (analysis, imports, unreadable) = self.analyse(path, text);
+    fn check(&mut self, path: &str, text: String, memory: &mut Memory) -> (Analysis, BTreeSet<String>) {
+        let (analysis, imports, unreadable) = self.analyse(path, text, memory);
         let log = |text| Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into();
         self.messages.extend(unreadable.into_iter().map(log));
         (analysis, imports)
     }
 
     /// What is known of a text at a path, the paths that it imports, and what can't be read of these.
-    fn analyse(&self, path: &str, text: String) -> (Analysis, BTreeSet<String>, Vec<String>) {
+    fn analyse(&self, path: &str, text: String, memory: &mut Memory) -> (Analysis, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
         let load = |name: &[&str]| -> Option<SourceFile> {
@@ -160,7 +166,8 @@ impl Session {
         };
         let entry = SourceFile { path: path.to_owned(), text };
         // A bug in the checker must not end the session: the document stays without an analysis until its next change.
-        let analysis = catch_unwind(AssertUnwindSafe(|| analyse(entry, &load))).unwrap_or_else(|_| empty(path));
+        let again = AssertUnwindSafe(|| analyse_again(entry, &load, memory));
+        let analysis = catch_unwind(again).unwrap_or_else(|_| empty(path));
         (analysis, imports.into_inner(), unreadable.into_inner())
     }
 
@@ -181,7 +188,7 @@ impl Session {
     /// The analyses of files that are not open and may name what other files declare under this name.
     pub fn closed_naming(&self, name: &str) -> Vec<Analysis> {
         let naming = self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use "));
-        naming.map(|file| self.analyse(&file.path.clone(), file.text).0).collect()
+        naming.map(|file| self.analyse(&file.path.clone(), file.text, &mut Memory::default()).0).collect()
     }
 
     pub fn document(&self, uri: &Uri) -> Option<&Document> {
@@ -205,7 +212,7 @@ impl Session {
 
     /// A finding of a document, in the editor's terms.
     pub fn finding(&self, document: &Document, finding: &mopd_lang::diag::Diagnostic) -> lsp_types::Diagnostic {
-        publish::convert(finding, &document.analysis, finding.primary.span, &self.documents, &self.client)
+        Converter::new(&document.analysis, &self.documents, &self.client).convert(finding, finding.primary.span)
     }
 
     /// The modules that a `use` of a document may name: the standard library, and the files beside it.

@@ -142,3 +142,35 @@ pub fn settle(path: &Path, page: &str, made: &Generated) -> Vec<String> {
     let line = differs.unwrap_or_else(|| made.text.lines().count().min(page.lines().count())) + 1;
     vec![format!("{}:{line}: not what it is made from; MOPD_UPDATE=1 writes it anew", path.display())]
 }
+
+/// Source files and fences of pages, each with its name.
+pub fn texts(folders: &[&str], pages: &[&str]) -> Vec<(String, String)> {
+    let root = root();
+    let mut texts = Vec::new();
+    for path in folders.iter().flat_map(|folder| files(&root.join(folder), ".mopd")) {
+        texts.push((path.display().to_string(), std::fs::read_to_string(&path).expect("a file")));
+    }
+    for page in pages.iter().map(|page| root.join(page)) {
+        for page in if page.is_dir() { files(&page, ".md") } else { vec![page] } {
+            let shown = fences(&std::fs::read_to_string(&page).expect("a page"));
+            texts.extend(shown.into_iter().map(|fence| (format!("{}:{}", page.display(), fence.line), fence.text)));
+        }
+    }
+    texts
+}
+
+/// A small deterministic generator (xorshift), so that a failure comes back.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % sides
+    }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.roll(from.len())]
+    }
+}

@@ -2,28 +2,11 @@
 //! changes layout alone.
 
 use std::fmt::Write as _;
-use std::fs;
 
 use mopd_lang::fmt;
 use mopd_lang::source::FileId;
 use mopd_lang::syntax::parse;
-use mopd_tests::{fences, files};
-
-/// Source files and fences of pages, each with its name.
-fn texts(folders: &[&str], pages: &[&str]) -> Vec<(String, String)> {
-    let root = mopd_tests::root();
-    let mut texts = Vec::new();
-    for path in folders.iter().flat_map(|folder| files(&root.join(folder), ".mopd")) {
-        texts.push((path.display().to_string(), fs::read_to_string(&path).expect("a file")));
-    }
-    for page in pages.iter().map(|page| root.join(page)) {
-        for page in if page.is_dir() { files(&page, ".md") } else { vec![page] } {
-            let shown = fences(&fs::read_to_string(&page).expect("a page"));
-            texts.extend(shown.into_iter().map(|fence| (format!("{}:{}", page.display(), fence.line), fence.text)));
-        }
-    }
-    texts
-}
+use mopd_tests::{Dice, texts};
 
 /// Everything that the project shows as good style.
 fn shown() -> Vec<(String, String)> {
@@ -85,22 +68,6 @@ fn layout_alone_changes() {
     assert!(texts.len() > 200, "only {} programs were found", texts.len());
     let faults: String = texts.iter().map(|(name, text)| faults_of(name, text)).collect();
     assert!(faults.is_empty(), "{faults}");
-}
-
-/// A small deterministic generator (xorshift), so that a failure comes back.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % sides
-    }
-
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.roll(from.len())]
-    }
 }
 
 /// A line in parts that no blank may stand in: words and numbers, texts, comments, runs of marks, blanks.

@@ -7,6 +7,7 @@
 
 mod walk;
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -146,7 +147,7 @@ pub struct Worth {
 }
 
 impl Worth {
-    fn of(value: &Value) -> Option<Worth> {
+    pub(super) fn of(value: &Value) -> Option<Worth> {
         let (number, live) = match value {
             Value::Error => return None,
             Value::Formula(formula) => (Some((formula.unit(), formula.axis())), formula.live()),
@@ -164,8 +165,7 @@ pub struct Facts {
 
 impl Facts {
     /// A body is evaluated once per call; what differs between calls is no constant.
-    pub fn record(&mut self, declared: Span, value: &Value) {
-        let Some(mut worth) = Worth::of(value) else { return };
+    pub fn record(&mut self, declared: Span, mut worth: Worth) {
         if let Some(before) = self.worths.get(&declared)
             && before.constant != worth.constant
         {
@@ -204,6 +204,9 @@ pub struct Use {
     /// The name is declared here.
     pub declares: bool,
 }
+
+/// An index that is built when it is first asked for: findings are needed after every keystroke, names are not.
+pub type LazyIndex = LazyCell<Index, Box<dyn FnOnce() -> Index>>;
 
 /// Names and trees of one analysis.
 #[derive(Default)]
@@ -259,7 +262,11 @@ impl Index {
         (id.0 + 1..).map(SymbolId).take_while(of_it)
     }
 
-    pub(super) fn build(modules: &Modules, facts: Facts) -> Index {
+    pub(super) fn lazy(modules: Modules, facts: Facts) -> LazyIndex {
+        LazyCell::new(Box::new(move || Index::build(&modules, facts)))
+    }
+
+    fn build(modules: &Modules, facts: Facts) -> Index {
         let mut index = walk::walk(modules, facts);
         index.uses.sort_by_key(|a_use| a_use.span);
         index

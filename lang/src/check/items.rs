@@ -19,6 +19,7 @@ use super::{Checker, NamedObjective};
 impl Checker {
     /// The value of an item, evaluated when first asked for.
     pub(super) fn item_value(&mut self, id: ItemId, asked_at: Span) -> Value {
+        self.record_request(id);
         match self.modules.progress.get(&id) {
             Some(Progress::Done(value)) => return value.clone(),
             Some(Progress::Started) => {
@@ -31,7 +32,9 @@ impl Checker {
         }
         self.modules.progress.insert(id, Progress::Started);
         let tree = self.modules.tree(id.module);
+        let recording = self.pause_recording();
         let value = self.evaluate_item(id, &tree.items[id.index]);
+        self.resume_recording(recording);
         self.modules.progress.insert(id, Progress::Done(value.clone()));
         value
     }
@@ -106,10 +109,8 @@ impl Checker {
     }
 
     /// Checks an item for its own sake, used or not.
-    pub(super) fn check_item(&mut self, module: ModuleId, item: &Item) {
-        let tree = self.modules.tree(module);
-        let index = tree.items.iter().position(|other| other.span == item.span).expect("the item is of this file");
-        let id = ItemId { module, index };
+    pub(super) fn check_item(&mut self, id: ItemId, item: &Item) {
+        let module = id.module;
         match (&item.kind, callable(&item.kind)) {
             (_, Some(_)) => {
                 let (name, parameters) = signature(&item.kind).expect("what can be called has a signature");

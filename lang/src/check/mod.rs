@@ -22,6 +22,7 @@ mod items;
 mod joint;
 mod lineage;
 mod live;
+mod memory;
 mod modules;
 mod objectives;
 mod optimizers;
@@ -40,6 +41,7 @@ mod sweep;
 mod teachers;
 mod templates;
 mod training;
+mod unused;
 mod value;
 pub mod vocabulary;
 
@@ -53,8 +55,10 @@ use crate::experiment::{
 use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
 use items::callable;
+pub use memory::Memory;
+use memory::Watched;
 pub(crate) use modules::declared_name;
-use modules::{ModuleId, Modules};
+use modules::{ItemId, ModuleId, Modules};
 use value::Value;
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make sense of, and a
@@ -69,7 +73,7 @@ pub struct Analysis {
     /// What [`crate::experiment::Origin`] points into.
     pub origins: Vec<Span>,
     /// What every name refers to.
-    pub index: index::Index,
+    pub index: index::LazyIndex,
 }
 
 /// An objective as its file declares it.
@@ -99,34 +103,42 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
 
 /// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    let mut checker = Checker::new();
-    let entry = checker.load(entry, load);
-    checker.load_defaults(load);
-    checker.apply_overrides(entry, overrides);
-    let experiment = checker.experiment(entry);
-    checker.finish(experiment)
+    Checker::new(Memory::default()).analyse(entry, load, overrides).0
+}
+
+/// The same for a file that is being written: what has not changed since the last time is not done again. Findings and index
+/// are those of [`analyse`]; experiment and objectives are not put together. It is quickest where the last result has been dropped.
+pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
+    // Left empty should the checker panic: what it was about to change is not to be trusted.
+    let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[]);
+    *memory = kept;
+    // What was not checked again has left no trace in it.
+    Analysis { experiment: None, objectives: Vec::new(), ..analysis }
 }
 
 /// The state of one analysis.
 struct Checker {
+    memory: Memory,
+    /// What the check of an item does, where that may be kept.
+    recording: Option<memory::Recording>,
     sources: Sources,
     modules: Modules,
     diagnostics: Vec<Diagnostic>,
     origins: Vec<Span>,
     known_origins: HashMap<Span, Origin>,
-    domains: Vec<Domain>,
-    models: Vec<Model>,
-    teachers: Vec<Teacher>,
+    domains: Watched<Vec<Domain>>,
+    models: Watched<Vec<Model>>,
+    teachers: Watched<Vec<Teacher>>,
     /// By teacher: some route, objective or rollout asks for it.
-    used_teachers: Vec<bool>,
+    used_teachers: Watched<Vec<bool>>,
     /// What the author wrote about where teachers come from.
-    said_origins: teachers::SaidOrigins,
-    panels: Vec<Panel>,
-    benchmarks: Vec<Benchmark>,
-    sweep: Vec<SweepAxis>,
+    said_origins: Watched<teachers::SaidOrigins>,
+    panels: Watched<Vec<Panel>>,
+    benchmarks: Watched<Vec<Benchmark>>,
+    sweep: Watched<Vec<SweepAxis>>,
     objectives: Vec<NamedObjective>,
     /// The entry file's route, evaluated when a stage first asks for it.
-    route: route::RouteState,
+    route: Watched<route::RouteState>,
     marks: Vec<MarkedSetting>,
     facts: index::Facts,
     /// `--set seed=2`
@@ -138,23 +150,25 @@ struct Checker {
 }
 
 impl Checker {
-    fn new() -> Checker {
+    fn new(memory: Memory) -> Checker {
         Checker {
+            memory,
+            recording: None,
             sources: Sources::default(),
             modules: Modules::default(),
             diagnostics: Vec::new(),
             origins: Vec::new(),
             known_origins: HashMap::new(),
-            domains: Vec::new(),
-            models: Vec::new(),
-            teachers: Vec::new(),
-            used_teachers: Vec::new(),
-            said_origins: teachers::SaidOrigins::new(),
-            panels: Vec::new(),
-            benchmarks: Vec::new(),
-            sweep: Vec::new(),
+            domains: Watched::default(),
+            models: Watched::default(),
+            teachers: Watched::default(),
+            used_teachers: Watched::default(),
+            said_origins: Watched::default(),
+            panels: Watched::default(),
+            benchmarks: Watched::default(),
+            sweep: Watched::default(),
             objectives: Vec::new(),
-            route: route::RouteState::Unevaluated,
+            route: Watched::default(),
             marks: Vec::new(),
             facts: index::Facts::default(),
             seed: None,
@@ -163,7 +177,17 @@ impl Checker {
         }
     }
 
+    fn analyse(mut self, entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> (Analysis, Memory) {
+        let entry = self.load(entry, load);
+        self.load_defaults(load);
+        self.apply_overrides(entry, overrides);
+        self.memory.forget_what_changed();
+        let experiment = self.experiment(entry);
+        self.finish(experiment)
+    }
+
     fn report(&mut self, diagnostic: Diagnostic) {
+        self.spoil_recording();
         // The body of a function or objective is checked at every use; a mistake in it is still one mistake.
         let seen = |known: &Diagnostic| {
             (known.code, known.primary.span, &known.message) == (diagnostic.code, diagnostic.primary.span, &diagnostic.message)
@@ -210,19 +234,19 @@ impl Checker {
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
         let mut comparisons = Vec::new();
-        for item in &module.items {
+        for (index, item) in module.items.iter().enumerate() {
             if let ItemKind::Compare { name, block } = &item.kind {
                 comparisons.extend(self.comparison(entry, item, name, block));
             } else if callable(&item.kind).is_none() {
-                self.check_item(entry, item);
+                self.check_item(ItemId { module: entry, index }, item);
             }
         }
         self.file_route(entry);
         // Bodies are checked with any arguments, after everything that the experiment is made of: what they declare on the way
         // is no part of it.
         let real = (self.models.len(), self.teachers.len(), self.panels.len(), self.marks.len());
-        for item in module.items.iter().filter(|item| callable(&item.kind).is_some()) {
-            self.check_item(entry, item);
+        for (index, item) in module.items.iter().enumerate().filter(|(_, item)| callable(&item.kind).is_some()) {
+            self.check_item_once(ItemId { module: entry, index }, item);
         }
         self.models.truncate(real.0);
         self.teachers.truncate(real.1);
@@ -240,34 +264,34 @@ impl Checker {
             out: header.out,
             device: header.device,
             dtype: header.dtype,
-            domains: std::mem::take(&mut self.domains),
-            teachers: std::mem::take(&mut self.teachers),
-            panels: std::mem::take(&mut self.panels),
-            models: std::mem::take(&mut self.models),
-            benchmarks: std::mem::take(&mut self.benchmarks),
+            domains: self.domains.take(),
+            teachers: self.teachers.take(),
+            panels: self.panels.take(),
+            models: self.models.take(),
+            benchmarks: self.benchmarks.take(),
             comparisons,
             sweep: std::mem::take(&mut self.sweep),
             marks: std::mem::take(&mut self.marks),
         })
     }
 
-    fn finish(mut self, experiment: Option<Experiment>) -> Analysis {
-        let index = index::Index::build(&self.modules, std::mem::take(&mut self.facts));
+    fn finish(mut self, experiment: Option<Experiment>) -> (Analysis, Memory) {
         // Where something is wrong, a name may be unread because of it; and a file without an experiment has only begun.
         let sound = self.diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning);
         if sound && self.has_experiment {
-            self.warn_of_unused_names(&index);
+            self.warn_of_unused_names();
         }
         allow::silence(&self.sources, &mut self.diagnostics);
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-        Analysis {
+        let analysis = Analysis {
             sources: self.sources,
             diagnostics: self.diagnostics,
             experiment: experiment.filter(|_| !failed),
             objectives: self.objectives,
             origins: self.origins,
-            index,
-        }
+            index: index::Index::lazy(self.modules, self.facts),
+        };
+        (analysis, self.memory)
     }
 }

@@ -1,5 +1,6 @@
 //! Files, imports and the names each file sees.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -10,7 +11,7 @@ use crate::syntax::parse;
 
 use super::items::callable;
 use super::value::Value;
-use super::{Checker, Loader, builtins, signals};
+use super::{Checker, Loader, builtins, memory, signals};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModuleId(pub u32);
@@ -35,6 +36,8 @@ pub struct Modules {
     loaded: Vec<Loaded>,
     by_path: HashMap<Vec<String>, ModuleId>,
     pub progress: HashMap<ItemId, Progress>,
+    /// The names that are looked up, while the check of an item is recorded.
+    pub consulted: RefCell<Option<Vec<u32>>>,
 }
 
 struct Loaded {
@@ -58,6 +61,9 @@ impl Modules {
     }
 
     pub fn lookup(&self, id: ModuleId, name: &str) -> Option<Declared> {
+        if let Some(consulted) = self.consulted.borrow_mut().as_mut() {
+            consulted.push(memory::hash(name));
+        }
         self.loaded[id.0 as usize].names.get(name).copied()
     }
 
@@ -119,9 +125,9 @@ pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
 impl Checker {
     /// Parses a file and, through its imports, everything it needs.
     pub(super) fn load(&mut self, source: SourceFile, load: Loader) -> ModuleId {
-        let text = source.text.clone();
         let file = self.sources.add(source);
-        let (tree, findings) = parse(file, &text);
+        let source = self.sources.file(file);
+        let (tree, findings) = self.memory.parse(&source.path, file, &source.text);
         for finding in findings {
             self.report(finding);
         }

@@ -46,7 +46,7 @@ impl Checker {
                         None => self.evaluate(value, &outside),
                         Some(index) => self.indexed(name, index, value, &outside),
                     };
-                    self.facts.record(name.span, &value);
+                    self.record(name.span, &value);
                     outside.bind(&name.text, value);
                 }
                 Statement::Term { name, index, value, block } => {
@@ -202,7 +202,7 @@ impl Checker {
             None => Some(TermSettings::default()),
         };
         let formula = formula?;
-        self.facts.record(name.span, &Value::Formula(formula.clone()));
+        self.record(name.span, &Value::Formula(formula.clone()));
         if formula.unit() == Unit::Bool {
             self.unit_mismatch(value.span, "a term is a number, not a truth value", &[(value.span, &formula)], None);
             return None;

@@ -5,16 +5,12 @@ use crate::experiment::{Edit, Keep, Objective, Recipe, Rollout, RolloutSource, S
 use crate::formula::{
     Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Part, Role, Signal, Support,
 };
-use crate::source::{FileId, Span};
-use crate::syntax::ast::ItemKind;
 
 use super::Checker;
-use super::index::{Index, SymbolId, SymbolKind};
 use super::settings::Settings;
 use super::stage_checks::{is_score_function, reads_sampler, streams, term_reads, unrecorded};
 
 /// The file that is checked; the others are its imports.
-const ENTRY: FileId = FileId(0);
 
 /// What multiplies the gradient of the token's own log-probability.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,11 +148,6 @@ fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
         (Function::Clip, [value, low, _]) if at_least_zero(low) => Some(value),
         _ => None,
     }
-}
-
-/// Whether a text in quotes has the name in a slot, as `"{first(solution, exposure)}"` does: what stands in a text is not indexed.
-fn in_a_slot(source: &str, name: &str) -> bool {
-    source.split('"').skip(1).step_by(2).any(|text| text.contains('{') && text.contains(name))
 }
 
 /// `teacher.logp - sampler.logp`
@@ -320,43 +311,5 @@ impl Checker {
             }
         }
         found
-    }
-
-    /// Names of the entry file that nothing reads: a coefficient that changes nothing is the oldest silent mistake of all.
-    pub(super) fn warn_of_unused_names(&mut self, index: &Index) {
-        let Some(tree) = index.tree(ENTRY) else { return };
-        // To be swept over is not to be read.
-        let axes = tree.items.iter().flat_map(|item| match &item.kind {
-            ItemKind::Sweep { axes, .. } => axes.as_slice(),
-            _ => &[],
-        });
-        let swept: Vec<Span> = axes.map(|axis| axis.name.span).collect();
-        let read = |id: SymbolId, within: Span| {
-            index.places(id).any(|place| {
-                let inside = within.file == place.span.file && within.start <= place.span.start && place.span.end <= within.end;
-                inside && !place.declares && !swept.contains(&place.span)
-            })
-        };
-        let mut found = Vec::new();
-        for id in index.ids() {
-            let symbol = index.symbol(id);
-            if symbol.span.file != ENTRY {
-                continue;
-            }
-            let (what, within) = match (symbol.kind, symbol.owner) {
-                (SymbolKind::Param, _) => ("param", Span { start: 0, end: u32::MAX, ..symbol.span }),
-                (SymbolKind::LocalLet, Some(owner)) => ("let", index.symbol(owner).extent),
-                // Named in calls, it is read in the body only.
-                (SymbolKind::Parameter, Some(owner)) => ("parameter", index.symbol(owner).extent),
-                _ => continue,
-            };
-            if !read(id, within) && !in_a_slot(self.sources.text(index.symbol(symbol.owner.unwrap_or(id)).extent), &symbol.name) {
-                found.push((symbol.span, what, symbol.name.clone()));
-            }
-        }
-        for (span, what, name) in found {
-            let text = format!("the {what} `{name}` is never read: it changes nothing");
-            self.report(Diagnostic::warning(Code::UnusedName, span, text).help("use it where its value belongs, or remove it"));
-        }
     }
 }

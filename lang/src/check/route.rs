@@ -17,8 +17,9 @@ use super::value::{Callable, Value};
 const ENTRY: ModuleId = ModuleId(0);
 
 /// The file's own route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum RouteState {
+    #[default]
     Unevaluated,
     /// The file has none.
     Absent,
@@ -70,13 +71,13 @@ impl Checker {
 
     /// The file's own route, evaluated when first asked for.
     pub(super) fn file_route(&mut self, entry: ModuleId) -> RouteState {
-        if matches!(self.route, RouteState::Unevaluated) {
+        if matches!(*self.route, RouteState::Unevaluated) {
             let tree = self.modules.tree(entry);
             let route = tree.items.iter().find_map(|item| match &item.kind {
                 ItemKind::Route(route) => Some(route),
                 _ => None,
             });
-            self.route = match route {
+            *self.route = match route {
                 None => RouteState::Absent,
                 Some(route) => {
                     let domains: Vec<DomainId> = (0..self.domains.len() as u32).map(DomainId).collect();
@@ -294,7 +295,7 @@ impl Checker {
     /// Every stage that trains, those inside a `train` included.
     pub(super) fn trains(&self) -> Vec<&Train> {
         let mut found = Vec::new();
-        for model in &self.models {
+        for model in self.models.iter() {
             match &model.stage {
                 Stage::Train(train) => found.push(train.as_ref()),
                 Stage::Joint(joint) => found.extend(joint.steps.iter().map(|step| &step.train)),

@@ -220,7 +220,7 @@ impl Checker {
                 continue;
             }
             let value = self.evaluate(expr, &inner);
-            self.facts.record(name.span, &value);
+            self.record(name.span, &value);
             inner.bind(&name.text, value.clone());
             match self.formula(value, expr.span) {
                 Some(formula) => known.push((name.text.clone(), formula)),

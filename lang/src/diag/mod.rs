@@ -99,11 +99,18 @@ impl Diagnostic {
 
 /// The candidate nearest to a mistyped name, if one is near enough to be meant.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(1);
+    let length = name.chars().count();
+    let limit = (length / 3).max(1);
+    let plain = name.replace('_', "");
+    // Each character more or less is a step at least; most names of a long file are ruled out by that.
+    let possible = |candidate: &&str| {
+        candidate.chars().count().abs_diff(length) <= limit || candidate.chars().filter(|c| *c != '_').eq(plain.chars())
+    };
     candidates
         .into_iter()
+        .filter(possible)
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= limit || candidate.replace('_', "") == name.replace('_', ""))
+        .filter(|(distance, candidate)| *distance <= limit || candidate.replace('_', "") == plain)
         .min()
         .map(|(_, candidate)| candidate)
 }

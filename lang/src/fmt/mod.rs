@@ -64,7 +64,7 @@ fn same_meaning(one: &str, other: &str) -> bool {
 
 /// Where the items of a text stand.
 fn top_level_items(text: &str) -> Vec<Range<usize>> {
-    top_level(&layout::lay_out(FileId(0), text).text)
+    top_level(&layout::lay_out(text))
 }
 
 /// What the parser makes of a text, without the places.
@@ -79,7 +79,7 @@ fn meaning(module: &Module, findings: &[Diagnostic]) -> String {
 
 /// The text anew. `whole_items`: an item with a fault in it is left as it stands.
 fn arranged(text: &str, faults: &[usize], whole_items: bool) -> String {
-    let laid_out = layout::lay_out(FileId(0), text).text;
+    let laid_out = layout::lay_out(text);
     let tokens = lex::lex(text);
     let faults: Vec<usize> = faults.iter().map(|at| blamed(&tokens, *at)).collect();
     let is_left = |item: Range<usize>| whole_items && faults.iter().any(|at| item.start <= *at && *at <= item.end);

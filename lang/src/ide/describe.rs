@@ -1,5 +1,7 @@
 //! Symbols in words: how they are declared, what they are worth.
 
+use std::rc::Rc;
+
 use crate::check::Analysis;
 use crate::check::index::{Symbol, SymbolId, SymbolKind, Worth};
 use crate::formula::Axis;
@@ -76,7 +78,7 @@ pub fn signature(analysis: &Analysis, id: SymbolId) -> String {
 
 /// The item that a symbol was declared by.
 fn item<'a>(analysis: &'a Analysis, symbol: &Symbol) -> Option<&'a Item> {
-    analysis.index.tree(symbol.span.file)?.items.iter().find(|item| item.span == symbol.extent)
+    analysis.index.tree(symbol.span.file)?.items.iter().map(Rc::as_ref).find(|item| item.span == symbol.extent)
 }
 
 fn parameter<'a>(analysis: &'a Analysis, symbol: &Symbol) -> Option<&'a Parameter> {

@@ -1,5 +1,7 @@
 //! The syntax tree: what the author wrote, with a span on every node. Nothing is resolved or checked here.
 
+use std::rc::Rc;
+
 use crate::source::Span;
 
 /// A name as written.
@@ -14,7 +16,8 @@ pub struct Name {
 pub struct Module {
     /// The `//!` comment at the head of the file.
     pub doc: String,
-    pub items: Vec<Item>,
+    /// Shared with what keeps them from one parse of a changing text to the next.
+    pub items: Vec<Rc<Item>>,
 }
 
 #[derive(Clone, Debug)]

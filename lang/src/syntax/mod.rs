@@ -3,8 +3,9 @@
 pub mod ast;
 pub(crate) mod layout;
 mod parse;
+mod shift;
 pub(crate) mod words;
 
-pub use parse::parse;
 pub(crate) use parse::top_level;
+pub use parse::{KnownFile, parse};
 pub use words::{ITEMS, RESERVED};

@@ -18,27 +18,87 @@ const BOUNDARY: u8 = 1;
 /// Deepest tree that is accepted. It bounds the recursion of every pass over the tree.
 pub(crate) const MAX_DEPTH: usize = 256;
 
+/// A piece of a file, ready for the grammar: an item with the comments before it and whatever follows it up to the next item.
+/// All offsets count from the beginning of the piece, and nothing in it depends on what stands before.
 pub struct Layout {
     pub text: String,
     pub findings: Vec<Diagnostic>,
-    /// `//!` lines at the head of the file.
+    /// `//!` lines.
     pub module_doc: Vec<String>,
     /// `///` lines with their offsets.
     pub docs: Vec<(usize, String)>,
+    pub circumstances: Circumstances,
 }
 
-pub fn lay_out(file: FileId, text: &str) -> Layout {
-    let strict = Scanner::new(file, text, false).run();
-    if !strict.unclosed_brace {
-        return strict.layout;
+/// What a layout depends on, besides the text of the piece and the first words of the next one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances {
+    /// Whether items were to end the blocks around them, where that made a difference.
+    pub items_close: Option<bool>,
+    /// Something was looked for up to the end of the file, and was not there.
+    pub rest_of_file: bool,
+    /// The file ends inside a block that this piece opens.
+    pub unclosed_brace: bool,
+}
+
+/// A piece of a file.
+pub enum Piece {
+    New(Layout),
+    /// One that the caller has: its number.
+    Known(usize),
+}
+
+/// A piece that need not be laid out again.
+pub struct Known {
+    pub number: usize,
+    pub length: usize,
+    pub unclosed_brace: bool,
+}
+
+/// The prepared text of a whole file. It has the length of the file.
+pub fn lay_out(text: &str) -> String {
+    let (pieces, _) = pieces(FileId(0), text, |_, _| None);
+    let texts = pieces.into_iter().map(|piece| match piece {
+        Piece::New(layout) => layout.text,
+        Piece::Known(_) => unreachable!("none is known"),
+    });
+    texts.collect()
+}
+
+/// Cuts a file into pieces, and says whether items end the blocks around them. `known` tells which piece begins at an offset,
+/// if that is known for this rule.
+pub fn pieces(file: FileId, text: &str, known: impl Fn(usize, bool) -> Option<Known>) -> (Vec<Piece>, bool) {
+    let cut = |items_close: bool| {
+        let (mut pieces, mut at, mut unclosed_brace) = (Vec::new(), 0, false);
+        while at < text.len() {
+            let piece = match known(at, items_close) {
+                Some(known) => {
+                    at += known.length;
+                    unclosed_brace = known.unclosed_brace;
+                    Piece::Known(known.number)
+                }
+                None => {
+                    let layout = lay_out_piece(file, &text[at..], items_close);
+                    at += layout.text.len();
+                    unclosed_brace = layout.circumstances.unclosed_brace;
+                    Piece::New(layout)
+                }
+            };
+            pieces.push(piece);
+        }
+        (pieces, unclosed_brace)
+    };
+    let (pieces, unclosed_brace) = cut(false);
+    if !unclosed_brace {
+        return (pieces, false);
     }
     // Some `{` has no partner: now items that begin a line also end the blocks around them.
-    Scanner::new(file, text, true).run().layout
+    (cut(true).0, true)
 }
 
-struct Outcome {
-    layout: Layout,
-    unclosed_brace: bool,
+/// The first piece of `rest`, which goes on to the end of the file.
+pub fn lay_out_piece(file: FileId, rest: &str, items_close: bool) -> Layout {
+    Scanner::new(file, rest, items_close).run()
 }
 
 /// A bracket that waits for its partner, or the file itself.
@@ -70,8 +130,11 @@ struct Scanner<'a> {
     file: FileId,
     text: &'a str,
     bytes: &'a [u8],
+    /// The prepared text, as far as something in it has been replaced.
     out: Vec<u8>,
     at: usize,
+    /// The next item begins here.
+    complete: bool,
     open: Vec<Open>,
     depth: usize,
     last: Last,
@@ -79,7 +142,7 @@ struct Scanner<'a> {
     next_line: (usize, LineHead),
     /// Items that begin a line end the blocks around them.
     items_close: bool,
-    unclosed_brace: bool,
+    circumstances: Circumstances,
     findings: Vec<Diagnostic>,
     module_doc: Vec<String>,
     docs: Vec<(usize, String)>,
@@ -91,37 +154,45 @@ impl<'a> Scanner<'a> {
             file,
             text,
             bytes: text.as_bytes(),
-            out: text.as_bytes().to_vec(),
+            out: Vec::new(),
             at: 0,
+            complete: false,
             open: vec![Open { bracket: 0, at: 0, operators: 0, arms: false, led: false }],
             depth: 0,
             last: Last::Nothing,
             next_line: (0, LineHead::Other),
             items_close,
-            unclosed_brace: false,
+            circumstances: Circumstances::default(),
             findings: Vec::new(),
             module_doc: Vec::new(),
             docs: Vec::new(),
         }
     }
 
-    fn run(mut self) -> Outcome {
-        while self.at < self.bytes.len() {
+    fn run(mut self) -> Layout {
+        while self.at < self.bytes.len() && !self.complete {
             self.step();
         }
         let innermost_brace = self.open.iter().rposition(|open| open.bracket == b'{');
-        self.unclosed_brace |= innermost_brace.is_some();
+        self.circumstances.unclosed_brace = innermost_brace.is_some();
         // A bracket inside an unclosed block, or else the outermost block: one report for one slip.
         let open_paren = self.open.iter().rposition(|open| matches!(open.bracket, b'(' | b'['));
         if let Some(at) = open_paren.or(self.open.iter().position(|open| open.bracket == b'{')) {
             let open = &self.open[at];
             self.report_unclosed(open.bracket, open.at, None);
         }
+        self.replace(self.at, self.at);
         let text = String::from_utf8(self.out).expect("only whole characters are replaced, by ASCII");
-        Outcome {
-            layout: Layout { text, findings: self.findings, module_doc: self.module_doc, docs: self.docs },
-            unclosed_brace: self.unclosed_brace,
+        let Scanner { findings, module_doc, docs, circumstances, .. } = self;
+        Layout { text, findings, module_doc, docs, circumstances }
+    }
+
+    /// A range of the prepared text, to be written to.
+    fn replace(&mut self, start: usize, end: usize) -> &mut [u8] {
+        if self.out.len() < end {
+            self.out.extend_from_slice(&self.bytes[self.out.len()..end]);
         }
+        &mut self.out[start..end]
     }
 
     fn step(&mut self) {
@@ -203,19 +274,21 @@ impl<'a> Scanner<'a> {
                 _ => false,
             };
             if !unclosed {
-                self.out[at] = b' ';
+                self.replace(at, at + 1).fill(b' ');
                 return;
             }
             self.pop_parens(Some(next));
         }
 
+        if item && self.open.len() > 1 {
+            self.circumstances.items_close = Some(self.items_close);
+        }
         if item && self.items_close && self.open.len() > 1 {
-            self.unclosed_brace = true;
             let outermost = self.open[1].at;
             self.report_unclosed(b'{', outermost, Some(next));
             self.open.truncate(1);
             self.depth = self.open[0].operators;
-            self.out[at] = BOUNDARY;
+            self.replace(at, at + 1).fill(BOUNDARY);
         } else if head == LineHead::Brace && self.last == Last::Value {
             self.report(
                 Diagnostic::error(Code::Syntax, self.span(next, next + 1), "`{` belongs at the end of the line before")
@@ -227,9 +300,11 @@ impl<'a> Scanner<'a> {
             || self.last == Last::Where && matches!(head, LineHead::Other | LineHead::Entry)
             || self.last == Last::Value && head == LineHead::Tail
         {
-            self.out[at] = b' ';
+            self.replace(at, at + 1).fill(b' ');
             return;
         }
+        // Blank lines and comments go with the item after them. Between items nothing is open, so what comes has no past.
+        self.complete = item && self.open.len() == 1 && self.last != Last::Nothing;
         self.separate();
         self.last = Last::Nothing;
     }
@@ -312,7 +387,7 @@ impl<'a> Scanner<'a> {
                 .because(self.span(open_at, open_at + 1), "opened here")
                 .replace_with(format!("write `{}`", partner(top) as char), (partner(top) as char).to_string());
             self.report(finding);
-            self.out[here] = partner(top);
+            self.replace(here, here + 1).fill(partner(top));
         }
         if let Some(open) = self.open.pop() {
             self.depth -= 1 + open.operators;
@@ -436,7 +511,7 @@ impl<'a> Scanner<'a> {
         if ends_line {
             self.blank(at, at + 1);
         } else {
-            self.out[at] = if in_block { b',' } else { b'\n' };
+            self.replace(at, at + 1).fill(if in_block { b',' } else { b'\n' });
             self.separate();
             self.last = Last::Comma;
             self.at += 1;
@@ -451,7 +526,7 @@ impl<'a> Scanner<'a> {
 
     /// Replaces a range by spaces (its newlines too) and goes on after it.
     fn blank(&mut self, start: usize, end: usize) {
-        self.out[start..end].fill(b' ');
+        self.replace(start, end).fill(b' ');
         self.at = end;
     }
 

@@ -40,8 +40,8 @@ impl Scanner<'_> {
             (format!("`{character}` (U+{code:04X}) looks like `{meant}` but is another character"), format!("write `{meant}`"))
         };
         self.report(Diagnostic::error(Code::ForeignSyntax, span, shown).replace_with(title, meant));
-        self.out[at..at + length].fill(b' ');
-        self.out[at..at + meant.len()].copy_from_slice(meant.as_bytes());
+        self.replace(at, at + length).fill(b' ');
+        self.replace(at, at + meant.len()).copy_from_slice(meant.as_bytes());
         self.at += length;
         if meant == "," {
             self.separate();
@@ -125,20 +125,20 @@ impl Scanner<'_> {
             .label("a word processor may have put them here")
             .replace_with("write straight quotes", format!("\"{}\"", &rest[..length]));
         self.report(finding);
-        self.out[start..start + opening].fill(b' ');
-        self.out[close..end].fill(b' ');
+        self.replace(start, start + opening).fill(b' ');
+        self.replace(close, end).fill(b' ');
         self.quote(start + opening - 1, close, end);
     }
 
     /// Puts straight quotes around `start + 1..close`, so that the grammar sees a text.
     pub(super) fn quote(&mut self, start: usize, close: usize, end: usize) {
-        for byte in &mut self.out[start + 1..close] {
+        for byte in self.replace(start + 1, close) {
             if matches!(*byte, b'"' | b'\\') {
                 *byte = b' ';
             }
         }
-        self.out[start] = b'"';
-        self.out[close] = b'"';
+        self.replace(start, start + 1).fill(b'"');
+        self.replace(close, close + 1).fill(b'"');
         self.last = Last::Value;
         self.at = end;
     }
@@ -146,14 +146,15 @@ impl Scanner<'_> {
     pub(super) fn triple_quoted(&mut self) {
         let start = self.at;
         let rest = &self.text[start + 3..];
-        let end = rest.find("\"\"\"").map_or_else(|| self.line_end(), |length| start + 3 + length + 3);
+        let closed = rest.find("\"\"\"").map(|length| start + 3 + length + 3);
+        self.circumstances.rest_of_file |= closed.is_none();
+        let end = closed.unwrap_or_else(|| self.line_end());
         let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, start + 3), "`\"\"\"` does not open a text")
             .help("a text stands on one line, in double quotes; `\\n` inside it is a line break");
         self.report(finding);
         self.blank(start, end);
         // Stands in for the text, so that what is around it still parses.
-        self.out[start] = b'"';
-        self.out[start + 1] = b'"';
+        self.replace(start, start + 2).fill(b'"');
         self.last = Last::Value;
     }
 

@@ -26,23 +26,40 @@ pub struct Builder<'a> {
     file: FileId,
     source: &'a str,
     layout: &'a Layout,
-    /// Where the text that is being parsed begins in the file.
+    /// Where the text that is being parsed begins in the piece.
     base: usize,
-    pub findings: Vec<Diagnostic>,
+    findings: Vec<Diagnostic>,
     /// Documentation lines not yet given to an item.
     docs: std::iter::Peekable<std::slice::Iter<'a, (usize, String)>>,
-    /// Start of the last broken line, while nothing sound has followed it.
+    /// Documentation lines of the pieces before.
+    earlier_docs: Vec<String>,
+    /// Column of the last broken line, while nothing sound has followed it.
     pub last_broken: Option<usize>,
 }
 
+/// What one piece of a file leaves to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carry {
+    docs: Vec<String>,
+    last_broken: Option<usize>,
+}
+
 impl<'a> Builder<'a> {
-    pub fn new(file: FileId, source: &'a str, layout: &'a Layout) -> Self {
-        Builder { file, source, layout, base: 0, findings: Vec::new(), docs: layout.docs.iter().peekable(), last_broken: None }
+    pub fn new(file: FileId, source: &'a str, layout: &'a Layout, carry: Carry) -> Self {
+        let Carry { docs: earlier_docs, last_broken } = carry;
+        let docs = layout.docs.iter().peekable();
+        Builder { file, source, layout, base: 0, findings: Vec::new(), docs, earlier_docs, last_broken }
+    }
+
+    /// The findings, and what is left to the next piece.
+    pub fn finish(self) -> (Vec<Diagnostic>, Carry) {
+        let docs = self.earlier_docs.into_iter().chain(self.docs.map(|(_, line)| line.clone())).collect();
+        (self.findings, Carry { docs, last_broken: self.last_broken })
     }
 
     // ---- Places ----
 
-    /// Where a pair begins, in the file.
+    /// Where a pair begins, in the piece.
     pub fn offset(&self, pair: &Pair<Rule>) -> usize {
         self.base + pair.as_span().start()
     }
@@ -52,12 +69,12 @@ impl<'a> Builder<'a> {
         self.span_at(self.offset(pair), self.offset(pair) + length)
     }
 
-    /// A place of the file. A look-alike of an operator takes more bytes than the operator: it is in or out as a whole.
+    /// A place of the piece. A look-alike of an operator takes more bytes than the operator: it is in or out as a whole.
     pub fn span_at(&self, start: usize, end: usize) -> Span {
         Span::new(self.file, self.source.floor_char_boundary(start), self.source.ceil_char_boundary(end))
     }
 
-    /// The prepared text of the whole file.
+    /// The prepared text of the whole piece.
     pub fn text(&self) -> &'a str {
         &self.layout.text
     }
@@ -101,9 +118,9 @@ impl<'a> Builder<'a> {
 
     /// The documentation lines between the last item and this one.
     fn doc(&mut self, start: usize) -> String {
-        let mut lines = Vec::new();
+        let mut lines = std::mem::take(&mut self.earlier_docs);
         while let Some((_, line)) = self.docs.next_if(|(at, _)| *at < start) {
-            lines.push(line.as_str());
+            lines.push(line.clone());
         }
         lines.join("\n")
     }
@@ -379,14 +396,12 @@ impl<'a> Builder<'a> {
         let slice = pair.as_str().trim_end();
         // With the blanks at its end: a text that is never closed has been blanked.
         let end = start + pair.as_str().len();
-        let goes_on = self.last_broken.is_some_and(|last| {
-            let (column, last_column) = (self.column(start), self.column(last));
-            column > last_column || kind == Broken::Item && column == last_column && column > 0
-        });
+        let column = self.column(start);
+        let goes_on = self.last_broken.is_some_and(|last| column > last || kind == Broken::Item && column == last && column > 0);
         if goes_on {
             return;
         }
-        self.last_broken = Some(start);
+        self.last_broken = Some(column);
         let lexical = self.layout.findings.iter().any(|finding| {
             let at = finding.primary.span.start as usize;
             at >= start && at <= end
@@ -402,7 +417,7 @@ impl<'a> Builder<'a> {
         at - self.text()[..at].rfind(['\n', '\u{1}']).map_or(0, |newline| newline + 1)
     }
 
-    /// Parses a part of the file again, for what can be saved of it.
+    /// Parses a part of the piece again, for what can be saved of it.
     pub fn again<T>(
         &mut self,
         rule: Rule,

@@ -1,4 +1,5 @@
-//! The parser: layout, then the grammar, then the tree. It never fails; what it can't read it reports and passes over.
+//! The parser: layout, then the grammar, then the tree, one item after another. It never fails; what it can't read it reports
+//! and passes over.
 
 mod arms;
 mod build;
@@ -7,6 +8,7 @@ mod explain;
 mod expression;
 #[cfg(test)]
 mod hostile;
+mod known;
 mod literal;
 #[cfg(test)]
 mod mistakes;
@@ -22,10 +24,9 @@ use pest::iterators::Pair;
 use pest_derive::Parser;
 
 use super::ast::Module;
-use super::layout;
 use crate::diag::Diagnostic;
 use crate::source::FileId;
-use build::Builder;
+pub use known::KnownFile;
 
 #[derive(Parser)]
 #[grammar = "grammar.pest"]
@@ -34,21 +35,7 @@ struct Grammar;
 /// Reads one file. Findings are sorted by place; a broken item keeps its name in the tree where it has one, with
 /// [`super::ast::ExprKind::Error`] for what could not be read, so that nothing else is reported because of it.
 pub fn parse(file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
-    let laid_out = layout::lay_out(file, text);
-    let mut builder = Builder::new(file, text, &laid_out);
-    let items = match Grammar::parse(Rule::file, &laid_out.text) {
-        Ok(pairs) => pairs.flat_map(Pair::into_inner).filter_map(|pair| builder.top_level(pair)).collect(),
-        // The root rule takes any text; should the grammar ever lose that property, the file still gets its report.
-        Err(error) => {
-            builder.report_raw(&error);
-            Vec::new()
-        }
-    };
-    let mut findings = builder.findings;
-    let doc = laid_out.module_doc.join("\n");
-    findings.extend(laid_out.findings);
-    findings.sort_by_key(|finding| (finding.primary.span.start, finding.primary.span.end));
-    (Module { doc, items }, findings)
+    KnownFile::default().parse(file, text)
 }
 
 /// Where the items of a laid-out text stand, sound or broken.

@@ -1,0 +1,213 @@
+//! A file that is parsed again and again while it changes: the items around an edit are kept.
+//!
+//! The layout pass cuts the text at the items, and reads every piece without a look at what stands before it. So a piece whose
+//! text is the same, and the beginning of the next one, has the same tree and the same findings, at another place.
+
+use std::rc::Rc;
+
+use pest::Parser;
+use pest::iterators::Pair;
+
+use super::build::{Builder, Carry};
+use super::{Grammar, Rule};
+use crate::diag::Diagnostic;
+use crate::source::FileId;
+use crate::syntax::ast::{Item, Module};
+use crate::syntax::layout::{self, Circumstances, Known, Layout, Piece};
+use crate::syntax::shift::{Shift, Shifted};
+
+/// The last text of a file, with what was made of it. Trees are moved in place where nobody else holds them, so what was
+/// returned for the text before should be dropped first.
+#[derive(Default)]
+pub struct KnownFile {
+    file: Option<FileId>,
+    text: String,
+    chunks: Vec<Chunk>,
+    /// By item of the last tree: where it was in the tree before, unless it is new.
+    before: Vec<Option<usize>>,
+}
+
+/// A piece that has been parsed.
+struct Chunk {
+    start: usize,
+    end: usize,
+    circumstances: Circumstances,
+    /// What came in from the pieces before, and what goes out.
+    carried_in: Carry,
+    carried_out: Carry,
+    items: Vec<Rc<Item>>,
+    findings: Vec<Diagnostic>,
+    module_doc: Vec<String>,
+}
+
+impl KnownFile {
+    /// Reads the file anew. The result is that of [`super::parse`].
+    pub fn parse(&mut self, file: FileId, text: &str) -> (Module, Vec<Diagnostic>) {
+        let (pieces, items_close) = layout::pieces(file, text, self.same_pieces(text));
+        let mut old: Vec<Option<Chunk>> = std::mem::take(&mut self.chunks).into_iter().map(Some).collect();
+        let counts = old.iter().flatten().scan(0, |count, chunk| Some(std::mem::replace(count, *count + chunk.items.len())));
+        let first_items: Vec<usize> = counts.collect();
+        self.before.clear();
+        let mut carry = Carry::default();
+        let mut at = 0;
+        for piece in pieces {
+            let kept = match &piece {
+                Piece::Known(number) => old[*number].take().filter(|chunk| chunk.carried_in == carry),
+                Piece::New(_) => None,
+            };
+            let chunk = match kept {
+                Some(mut chunk) => {
+                    if let Piece::Known(number) = piece {
+                        self.before.extend((first_items[number]..).take(chunk.items.len()).map(Some));
+                    }
+                    chunk.move_to(file, at, self.file != Some(file));
+                    chunk
+                }
+                None => {
+                    let layout = match piece {
+                        Piece::New(layout) => layout,
+                        Piece::Known(_) => layout::lay_out_piece(file, &text[at..], items_close),
+                    };
+                    let chunk = Chunk::parse(file, text, at, layout, carry);
+                    self.before.extend(chunk.items.iter().map(|_| None));
+                    chunk
+                }
+            };
+            at = chunk.end;
+            carry = chunk.carried_out.clone();
+            self.chunks.push(chunk);
+        }
+        self.file = Some(file);
+        text.clone_into(&mut self.text);
+        self.result()
+    }
+
+    /// By item of the last tree: where it was in the tree before, unless it is new.
+    pub fn before(&self) -> &[Option<usize>] {
+        &self.before
+    }
+
+    /// Which of the pieces have not changed from the text before to this one. There is one gap of change, as there is when
+    /// someone types; what stands in both texts but has moved against its neighbours counts as changed.
+    fn same_pieces(&self, text: &str) -> impl Fn(usize, bool) -> Option<Known> {
+        let before = common_prefix(self.text.as_bytes(), text.as_bytes());
+        let after = common_suffix(&self.text.as_bytes()[before..], &text.as_bytes()[before..]);
+        let (old_length, new_length) = (self.text.len(), text.len());
+        let all = before == new_length && before == old_length;
+        move |at, items_close| {
+            let behind = all || at >= new_length - after;
+            let place = if behind { at + old_length - new_length } else { at };
+            let number = self.chunks.binary_search_by_key(&place, |chunk| chunk.start).ok()?;
+            let chunk = &self.chunks[number];
+            let Circumstances { items_close: rule, rest_of_file, unclosed_brace } = chunk.circumstances;
+            // Where a piece ends depends on how the next one begins. The last one may go on now.
+            let next_is_same =
+                || self.chunks.get(number + 1..).is_some_and(|next| next.len() > 1 && next[0].end <= before) && !rest_of_file;
+            let same = (behind || next_is_same()) && rule.is_none_or(|rule| rule == items_close);
+            same.then_some(Known { number, length: chunk.end - chunk.start, unclosed_brace })
+        }
+    }
+
+    fn result(&self) -> (Module, Vec<Diagnostic>) {
+        let doc: Vec<&str> = self.chunks.iter().flat_map(|chunk| &chunk.module_doc).map(String::as_str).collect();
+        let items = self.chunks.iter().flat_map(|chunk| &chunk.items).cloned().collect();
+        let findings = self.chunks.iter().flat_map(|chunk| &chunk.findings).cloned().collect();
+        (Module { doc: doc.join("\n"), items }, findings)
+    }
+}
+
+impl Chunk {
+    fn parse(file: FileId, text: &str, start: usize, layout: Layout, carried_in: Carry) -> Chunk {
+        let end = start + layout.text.len();
+        let mut builder = Builder::new(file, &text[start..end], &layout, carried_in.clone());
+        let items: Vec<Rc<Item>> = match Grammar::parse(Rule::file, &layout.text) {
+            Ok(pairs) => pairs.flat_map(Pair::into_inner).filter_map(|pair| builder.top_level(pair)).map(Rc::new).collect(),
+            // The root rule takes any text; should the grammar ever lose that property, the file still gets its report.
+            Err(error) => {
+                builder.report_raw(&error);
+                Vec::new()
+            }
+        };
+        let (mut findings, carried_out) = builder.finish();
+        findings.extend(layout.findings);
+        findings.sort_by_key(|finding| (finding.primary.span.start, finding.primary.span.end));
+        let (circumstances, module_doc) = (layout.circumstances, layout.module_doc);
+        let mut chunk = Chunk { start: 0, end: end - start, circumstances, carried_in, carried_out, items, findings, module_doc };
+        chunk.move_to(file, start, false);
+        chunk
+    }
+
+    fn move_to(&mut self, file: FileId, start: usize, other_file: bool) {
+        if start != self.start || other_file {
+            let shift = Shift::new(file, self.start, start);
+            self.items.shift(shift);
+            self.findings.shift(shift);
+            (self.start, self.end) = (start, start + self.end - self.start);
+        }
+    }
+}
+
+const BLOCK: usize = 256;
+
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let blocks = a.chunks_exact(BLOCK).zip(b.chunks_exact(BLOCK)).take_while(|(a, b)| a == b).count() * BLOCK;
+    blocks + a[blocks..].iter().zip(&b[blocks..]).take_while(|(a, b)| a == b).count()
+}
+
+fn common_suffix(a: &[u8], b: &[u8]) -> usize {
+    let blocks = a.rchunks_exact(BLOCK).zip(b.rchunks_exact(BLOCK)).take_while(|(a, b)| a == b).count() * BLOCK;
+    let (a, b) = (&a[..a.len() - blocks], &b[..b.len() - blocks]);
+    blocks + a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: FileId = FileId(0);
+    const FIVE: &str = "let a = 1\n/// two\nlet b = 2\nfn f(x) = x\n\nobjective o {\n  term t = live ratio\n}\nlet z = 9\n";
+
+    /// The items that are still those of `before` in the tree of `after`, which must be that of a new parse.
+    fn kept(before: &str, after: &str) -> usize {
+        let mut known = KnownFile::default();
+        let places = |module: &Module| module.items.iter().map(Rc::as_ptr).collect::<Vec<_>>();
+        let old = places(&known.parse(FILE, before).0);
+        let again = known.parse(FILE, after);
+        assert_eq!(format!("{again:?}"), format!("{:?}", super::super::parse(FILE, after)), "{before:?} to {after:?}");
+        places(&again.0).iter().filter(|item| old.contains(item)).count()
+    }
+
+    #[test]
+    fn a_keystroke_costs_its_item_and_the_one_before_at_most() {
+        assert_eq!(kept(FIVE, FIVE), 5);
+        assert_eq!(kept(FIVE, &FIVE.replace("x) = x", "x) = x + 1")), 3);
+        assert_eq!(kept(FIVE, &FIVE.replace("live ratio", "live ratio\n  weight = 2")), 3);
+        // A comment goes with the item after it.
+        assert_eq!(kept(FIVE, &FIVE.replace("let z", "// last\nlet z")), 3);
+    }
+
+    #[test]
+    fn an_open_block_leaves_the_items_after_it_alone() {
+        let open = FIVE.replace("let b = 2", "let b = f {");
+        assert_eq!(kept(FIVE, &open), 3);
+        // While it is open, and when it closes.
+        assert_eq!(kept(&open, &open.replace("z = 9", "z = 99")), 3);
+        assert_eq!(kept(&open, FIVE), 3);
+    }
+
+    #[test]
+    fn what_follows_decides_where_an_item_ends() {
+        // `let n` begins an item, `let not` goes on with the line before.
+        kept("let b = 0\nlet a = 1 +\nlet n", "let b = 0\nlet a = 1 +\nlet not");
+        // A quote closes one that stood open some items before.
+        let open = "let a = \"\"\"\nlet b = 2\nlet c = 3\nlet d = 4\n";
+        kept(open, &format!("{open}\"\"\"\n"));
+    }
+
+    #[test]
+    fn what_an_item_leaves_to_the_next_is_not_lost() {
+        // Documentation behind an item is that of the next one; a deeper line belongs to the broken one before it.
+        kept("let a = 1\nlet b = 2\nlet c = 3\n", "let a = 1 /// of b\nlet b = 2\nlet c = 3\n");
+        kept("let a = 1\n  let = 2\n  let = 3\nlet c = 3\n", "let = 1\n  let = 2\n  let = 3\nlet c = 3\n");
+    }
+}

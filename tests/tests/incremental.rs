@@ -1,0 +1,237 @@
+//! What is kept from one keystroke to the next changes nothing: after any edit, the results are those of a fresh start.
+
+use std::collections::BTreeMap;
+
+use mopd_lang::check::index::Index;
+use mopd_lang::source::{FileId, SourceFile};
+use mopd_lang::syntax::{KnownFile, parse};
+use mopd_lang::{Analysis, Memory, analyse, analyse_again};
+use mopd_tests::{Dice, texts};
+
+/// Everything in the repository that is written in the language, sound or not.
+fn corpus() -> Vec<(String, String)> {
+    let found = texts(&["examples", "stdlib", "src/starter"], &["README.md", "book/src", "tests/suite", "lang/codes"]);
+    assert!(found.len() > 200, "only {} programs were found", found.len());
+    found
+}
+
+/// Edits such as an author makes, and such as nobody does.
+struct Author {
+    dice: Dice,
+    clipboard: String,
+    before: String,
+}
+
+impl Author {
+    fn new(seed: u64) -> Author {
+        Author { dice: Dice(seed), clipboard: "let pasted = 1\n".to_owned(), before: String::new() }
+    }
+
+    fn edit(&mut self, text: &mut String) {
+        let before = text.clone();
+        let (start, end) = (self.place(text), self.place(text));
+        let (start, end) = (start.min(end), start.max(end));
+        let near = text.floor_char_boundary(end.min(start + 40));
+        match self.dice.roll(16) {
+            0..5 => text.insert_str(start, self.typed()),
+            5 | 6 => drop(text.replace_range(start..text.ceil_char_boundary((start + 1).min(text.len())), "")),
+            7 => text.replace_range(start..near, self.typed()),
+            8 => {
+                self.clipboard = text[start..near].to_owned();
+                text.replace_range(start..near, "");
+            }
+            9 => text.insert_str(start, &self.clipboard),
+            10 => {
+                // Lines move.
+                let line = |at: usize| text[..at].rfind('\n').map_or(0, |at| at + 1);
+                let (from, to) = (line(start), line(end));
+                let moved = text[from..to].to_owned();
+                text.insert_str(to, &moved);
+                text.replace_range(from..to, "");
+            }
+            11..15 => {
+                // A name becomes another one, a number another number.
+                let words: Vec<(usize, &str)> = words(text).collect();
+                if !words.is_empty() {
+                    let (from, to) = (words[self.dice.roll(words.len())], words[self.dice.roll(words.len())]);
+                    let to = to.1.to_owned();
+                    text.replace_range(from.0..from.0 + from.1.len(), &to);
+                }
+            }
+            _ => text.clone_from(&self.before),
+        }
+        self.before = before;
+    }
+
+    fn place(&mut self, text: &str) -> usize {
+        let at = self.dice.roll(text.len() + 1);
+        // Often where a line begins or ends.
+        match self.dice.roll(3) {
+            0 => text[..text.floor_char_boundary(at)].rfind('\n').map_or(0, |at| at + 1),
+            _ => text.floor_char_boundary(at),
+        }
+    }
+
+    fn typed(&mut self) -> &'static str {
+        const LETTERS: &[&str] = &["a", "e", "s", "1", "0", ".", "_", " ", "\n", "  ", "=", ",", ":", "-", "+", "/"];
+        const MARKS: &[&str] = &[
+            "(", ")", "[", "]", "{", "}", "\"", "\"\"\"", "'", "//", "///", "//!", "/*", "*/", "#", ";", "->", "@", "é", "“",
+            "−", "\r\n", "\u{1}", "\u{feff}", "\t", "%",
+        ];
+        const PARTS: &[&str] = &[
+            "let a = 1\n",
+            "model m",
+            "\ndomain d { ",
+            "term t = live ratio\n",
+            "  key = value\n",
+            "\nroute {\n",
+            "pub ",
+            "fn f(x) = x\n",
+            "/// said\n",
+            "\n  model indented = \n",
+            "else",
+            "import x",
+            "use std.opd.mopd\n",
+        ];
+        let from = match self.dice.roll(3) {
+            0 => LETTERS,
+            1 => MARKS,
+            _ => PARTS,
+        };
+        self.dice.pick(from)
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    words.map(|word| (word.as_ptr() as usize - text.as_ptr() as usize, word))
+}
+
+#[test]
+fn a_file_that_is_parsed_again_has_the_tree_and_the_findings_of_a_new_one() {
+    for (number, (name, original)) in corpus().into_iter().enumerate() {
+        let mut author = Author::new(number as u64 + 1);
+        let mut known = KnownFile::default();
+        let mut text = original.clone();
+        let mut held = None;
+        for round in 0..60 {
+            let file = FileId(round / 20);
+            let again = known.parse(file, &text);
+            assert_eq!(format!("{again:?}"), format!("{:?}", parse(file, &text)), "{name}, round {round}:\n{text}");
+            // Whether someone still holds the last tree makes no difference.
+            held = (round % 3 == 0).then_some(again);
+            author.edit(&mut text);
+            if text.len() > 4 * original.len() + 4_000 {
+                text.clone_from(&original);
+            }
+        }
+        drop(held);
+    }
+}
+
+/// All that an editor is told.
+fn told(analysis: &Analysis) -> String {
+    let index: &Index = &analysis.index;
+    let names: Vec<_> = analysis.sources.files().map(|(file, _)| index.uses_in(file)).collect();
+    format!("{:?}{:?}{names:?}", analysis.diagnostics, index.symbols)
+}
+
+/// Where the two begin to differ, for failure messages.
+fn difference(again: &str, fresh: &str) -> String {
+    let at = again.bytes().zip(fresh.bytes()).take_while(|(a, b)| a == b).count();
+    let around = |text: &str| text.chars().skip(at.saturating_sub(300)).take(600).collect::<String>();
+    format!("again:\n{}\n\nfresh:\n{}", around(again), around(fresh))
+}
+
+/// Edits one of the files, again and again, and compares. The first is the entry.
+fn write_on(name: &str, files: &BTreeMap<Vec<String>, String>, seed: u64, rounds: usize) {
+    let mut author = Author::new(seed);
+    let mut memory = Memory::default();
+    let mut now = files.clone();
+    let keys: Vec<&Vec<String>> = files.keys().collect();
+    for round in 0..rounds {
+        // Now and then, one of the files is not there.
+        let missing = (author.dice.roll(6) == 0).then(|| keys[author.dice.roll(keys.len())].clone());
+        let load = |module: &[&str]| {
+            let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
+            let text = now.get(&key).filter(|_| Some(&key) != missing.as_ref())?;
+            Some(SourceFile { path: key.join("."), text: text.clone() })
+        };
+        let entry = || SourceFile { path: "entry".to_owned(), text: now[&Vec::new()].clone() };
+        let (again, fresh) = (told(&analyse_again(entry(), &load, &mut memory)), told(&analyse(entry(), &load)));
+        assert!(again == fresh, "{name}, round {round}: {}\nin:\n{}", difference(&again, &fresh), now[&Vec::new()]);
+        if author.dice.roll(12) == 0 {
+            now.clone_from(files);
+            continue;
+        }
+        // Mostly the entry.
+        let key = if author.dice.roll(3) > 0 { &Vec::new() } else { keys[author.dice.roll(keys.len())] };
+        author.edit(now.get_mut(key).expect("one of the files"));
+    }
+}
+
+fn with_library(entry: &str) -> BTreeMap<Vec<String>, String> {
+    let library = mopd_std::MODULES.iter().map(|(name, text)| (vec!["std".to_owned(), (*name).to_owned()], (*text).to_owned()));
+    library.chain([(Vec::new(), entry.to_owned())]).collect()
+}
+
+#[test]
+fn a_file_that_is_checked_again_has_the_findings_and_the_names_of_a_new_one() {
+    for (number, (name, text)) in corpus().into_iter().enumerate() {
+        write_on(&name, &with_library(&text), 0x5eed + number as u64, 6);
+    }
+}
+
+#[test]
+fn what_bodies_name_may_change_in_any_file() {
+    const ENTRY: &str = "use mine.{half, scale, lone, mean_of, gentle}\n\nexperiment \"e\" { seed = 1 }\n\n\
+        domain sort { prompts = \"s\", tests = \"t\", reward = exact_match, share = 1/2 }\n\
+        domain other { prompts = \"s\", tests = \"t\", reward = exact_match, share = half }\n\n\
+        let bound = 2 * scale\nparam width: number = bound\n\n\
+        fn shrunk(x) = clip(x, -bound, bound) * half\nfn twice(x) = shrunk(x) + shrunk(x) * lone\n\n\
+        objective own(by: number = width) {\n  let gap = twice(teacher.logp - student.logp)\n  weight = gap * by\n\
+        \x20 term gap = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n\n\
+        stage opening(from: model) = distill(from) { objective = own(by: mean_of(1, 2)), rollout = sample(n: 1, temperature: 1.0, max_tokens: 4), \
+        prompts = 2, steps = 3, lr = 0.1 }\n\n\
+        model start = llama { layers = 1, width = 8, heads = 1, key_value_heads = 1, context = 8, tokenizer = bytes }\n\
+        model expert[d in domains] = grpo(start, on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = 4, lr = 0.1 }\n\
+        stage closing(by: number = 1) = distill(start) { objective = own(by: by), rollout = sample(n: 1, temperature: 1.0, max_tokens: 4), \
+        prompts = 2, steps = 3, lr = 0.1, route { else -> spare } }\nteacher spare = start\n\
+        teacher specialist[d in domains] = expert[d]\nroute { for d in domains: domain == d -> specialist[d] }\n\
+        model student_now = opening(start)\nmodel student_then = distill(start) { objective = gentle(), rollout = sample(n: 1, temperature: 1.0, \
+        max_tokens: 4), prompts = 2, steps = 3, lr = 0.1 }\n";
+    const MINE: &str = "pub let half = 1/2\npub let scale = 3\nlet hidden = half + scale\npub let lone = hidden\npub fn mean_of(a, b) = (a + b) * half\n\
+        pub objective gentle(clip_at: nats = hidden) {\n  weight = clip(teacher.logp - student.logp, -clip_at, clip_at)\n\
+        \x20 term push = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n";
+    let mut files = with_library(ENTRY);
+    files.insert(vec!["mine".to_owned()], MINE.to_owned());
+    let load = |module: &[&str]| {
+        let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
+        files.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
+    };
+    let sound = analyse(SourceFile { path: "entry".to_owned(), text: ENTRY.to_owned() }, &load);
+    assert!(sound.diagnostics.is_empty(), "{}", mopd_tests::listing(&sound));
+    for seed in 1..12 {
+        write_on("two files", &files, seed, 60);
+    }
+}
+
+#[test]
+fn a_body_that_goes_through_all_domains_is_checked_again_when_one_comes_or_goes() {
+    let one = "domain only { prompts = \"p\", tests = \"t\", reward = exact_match }\n";
+    let rest = "experiment \"e\" { seed = 1 }\nfn each(x) = for d in domains: nowhere\n";
+    let mut memory = Memory::default();
+    let mut counts = Vec::new();
+    for text in [rest.to_owned(), format!("{one}{rest}"), rest.to_owned()] {
+        let library = with_library(&text);
+        let load = |module: &[&str]| {
+            let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
+            library.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
+        };
+        let entry = || SourceFile { path: "entry".to_owned(), text: text.clone() };
+        let (again, fresh) = (analyse_again(entry(), &load, &mut memory), analyse(entry(), &load));
+        assert_eq!(again.diagnostics, fresh.diagnostics, "{text}");
+        counts.push(fresh.diagnostics.len());
+    }
+    assert_eq!(counts, [0, 1, 0]);
+}
