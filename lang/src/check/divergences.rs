@@ -282,7 +282,7 @@ impl Checker {
         // `answers = top_k(20)`: how many entries a teacher answers with, nobody's in particular.
         if let (SupportName::TopK, None) = (name, given[1]) {
             let k = self.count(first, "k", env, 1);
-            return k.map_or(Value::Error, |k| Value::Capability(crate::experiment::Capability::TopK(k)));
+            return k.map_or(Value::Error, |_| Value::Capability);
         }
         let value = self.evaluate(first, env);
         let usage = if name == SupportName::TopK { "top_k(teacher, 64)" } else { "nucleus(teacher, 0.95)" };

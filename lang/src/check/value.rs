@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use crate::experiment::{
-    BenchmarkId, Capability, DomainId, Edit, Extrapolation, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout,
-    Secret, SelfCopy, TeacherId, Template,
+    BenchmarkId, DomainId, Edit, Extrapolation, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret,
+    SelfCopy, TeacherId, Template,
 };
 use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
@@ -40,10 +40,7 @@ pub enum Value {
         to: f64,
     },
     /// `"Confidence: {_}" -> "Confidence: {mean(correct, over: group)}"`
-    TextArrow {
-        from: String,
-        to: String,
-    },
+    TextArrow,
     /// `0..=100`
     Range {
         low: f64,
@@ -60,7 +57,8 @@ pub enum Value {
     Logits(Vec<(Formula, Role)>),
     /// `self`, `self.ema(0.99)`
     Student(SelfCopy),
-    Capability(Capability),
+    /// `top_k(20)`, of no role: what a teacher answers. Read where it stands.
+    Capability,
     Secret(Secret),
     Optimizer(Optimizer),
     Metric(Metric),
@@ -148,7 +146,7 @@ impl Value {
             Value::Distribution(_) => "a blend of distributions".into(),
             Value::Versus { .. } => "a pair of distributions".into(),
             Value::Arrow { .. } => "a range `from -> to`".into(),
-            Value::TextArrow { .. } => "a change of text".into(),
+            Value::TextArrow => "a change of text".into(),
             Value::Range { .. } => "a range `low..=high`".into(),
             Value::Support(_) => "a support".into(),
             Value::Reward(_) => "a reward".into(),
@@ -158,7 +156,7 @@ impl Value {
             Value::Template(_) => "a template".into(),
             Value::Logits(_) => "a combination of logits".into(),
             Value::Student(_) => "the student itself".into(),
-            Value::Capability(_) => "what a teacher answers".into(),
+            Value::Capability => "what a teacher answers".into(),
             Value::Secret(_) => "a text of the environment".into(),
             Value::Optimizer(_) => "an optimizer".into(),
             Value::Metric(_) => "a metric".into(),
