@@ -34,7 +34,7 @@ impl Author {
         let near = text.floor_char_boundary(end.min(start + 40));
         match self.dice.roll(16) {
             0..5 => text.insert_str(start, self.typed()),
-            5 | 6 => drop(text.replace_range(start..text.ceil_char_boundary((start + 1).min(text.len())), "")),
+            5 | 6 => text.replace_range(start..text.ceil_char_boundary((start + 1).min(text.len())), ""),
             7 => text.replace_range(start..near, self.typed()),
             8 => {
                 self.clipboard = text[start..near].to_owned();
@@ -219,7 +219,7 @@ fn what_bodies_name_may_change_in_any_file() {
 #[test]
 fn a_body_that_goes_through_all_domains_is_checked_again_when_one_comes_or_goes() {
     let one = "domain only { prompts = \"p\", tests = \"t\", reward = exact_match }\n";
-    let rest = "experiment \"e\" { seed = 1 }\nfn each(x) = for d in domains: nowhere\n";
+    let rest = "experiment \"e\" { seed = 1 }\nfn each() = for d in domains: nowhere\n";
     let mut memory = Memory::default();
     let mut counts = Vec::new();
     for text in [rest.to_owned(), format!("{one}{rest}"), rest.to_owned()] {

@@ -273,7 +273,15 @@ fn every_objective_of_the_library_trains_or_is_refused_when_planned() {
         }
         // Refused for what this version can't run, or because the objective wants another stage than this one.
         let said = text(&plan);
-        let codes = ["not-supported-yet", "no-reference", "off-policy-ratio", "no-rollout", "group-of-one", "zero-gradient", "has no part"];
+        let codes = [
+            "not-supported-yet",
+            "no-reference",
+            "off-policy-ratio",
+            "no-rollout",
+            "group-of-one",
+            "zero-gradient",
+            "has no part",
+        ];
         let others = said.lines().filter(|line| line.starts_with("error[") || line.contains("Error: "));
         let other = others.clone().find(|line| !codes.iter().any(|code| line.contains(code)));
         if other.is_some() || others.count() == 0 {

@@ -10,8 +10,6 @@ use super::Checker;
 use super::settings::Settings;
 use super::stage_checks::{is_score_function, reads_sampler, streams, term_reads, unrecorded};
 
-/// The file that is checked; the others are its imports.
-
 /// What multiplies the gradient of the token's own log-probability.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Factor {

@@ -67,6 +67,22 @@ fn mentioned(text: &str, file: FileId, declared: &Declared, swept: &[Span]) -> b
         let (from, to) = (start + at, start + at + word.len());
         let whole = (from == 0 || !is_word_byte(bytes[from - 1])) && bytes.get(to).is_none_or(|byte| !is_word_byte(*byte));
         let here = Span::new(file, from, to);
-        whole && here != declared.span && !swept.contains(&here)
+        whole && here != declared.span && !swept.contains(&here) && !in_comment(&bytes[..from])
     })
+}
+
+/// Whether what follows `before` stands behind the `//` of its line.
+fn in_comment(before: &[u8]) -> bool {
+    let line = before.iter().rposition(|byte| *byte == b'\n').map_or(before, |newline| &before[newline + 1..]);
+    let (mut text, mut at) = (false, 0);
+    while at < line.len() {
+        match line[at] {
+            b'\\' if text => at += 1,
+            b'"' => text = !text,
+            b'/' if !text && line.get(at + 1) == Some(&b'/') => return true,
+            _ => {}
+        }
+        at += 1;
+    }
+    false
 }
