@@ -867,6 +867,9 @@ pub enum Adaptive {
     Learned { gain: Formula, hold: u32, discount: f64 },
 }
 
+/// Formulas with fewer parts than this are walked without a table.
+const FEW: usize = 48;
+
 /// A formula with its type. Cheap to clone: parts are shared.
 #[derive(Clone, PartialEq)]
 pub struct Formula(pub Rc<FormulaNode>);
@@ -999,9 +1002,19 @@ impl Formula {
     pub fn parts(&self) -> Vec<&Formula> {
         let mut seen: HashSet<*const FormulaNode> = HashSet::new();
         let mut waiting = vec![self];
-        let mut parts = Vec::new();
+        let mut parts: Vec<&Formula> = Vec::new();
         while let Some(formula) = waiting.pop() {
-            if seen.insert(Rc::as_ptr(&formula.0)) {
+            // Most formulas are small: looking through the list is quicker than hashing. Only a shared node can come again.
+            let again = Rc::strong_count(&formula.0) > 1
+                && if parts.len() < FEW {
+                    parts.iter().any(|part| Rc::ptr_eq(&part.0, &formula.0))
+                } else {
+                    if seen.is_empty() {
+                        seen.extend(parts.iter().map(|part| Rc::as_ptr(&part.0)));
+                    }
+                    !seen.insert(Rc::as_ptr(&formula.0))
+                };
+            if !again {
                 parts.push(formula);
                 waiting.extend(formula.operands());
             }

@@ -159,7 +159,7 @@ impl Checker {
         let tree = self.modules.tree(id.module);
         let item = &tree.items[id.index].kind;
         let (name, parameters) = signature(item).expect("a callable item has a signature");
-        let mut inner = Env { module: id.module, locals: Vec::new(), depth: env.depth + 1, ..env.clone() };
+        let mut inner = Env { module: id.module, locals: Rc::default(), depth: env.depth + 1, ..env.clone() };
         if inner.model_name.is_empty() {
             inner.model_name = name.text.clone();
         }

@@ -1,5 +1,7 @@
 //! The evaluator: expressions to values.
 
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{DomainId, SelfCopy, Stage, TeacherWeights};
 use crate::formula::{Axis, Distribution, Formula, FormulaKind, Function, Role, Signal, Unit};
@@ -17,7 +19,8 @@ use super::vocabulary;
 #[derive(Clone)]
 pub struct Env {
     pub module: ModuleId,
-    pub locals: Vec<(String, Value)>,
+    /// Shared until something is bound: an environment is copied for every call and every setting.
+    pub locals: Rc<Vec<(Rc<str>, Value)>>,
     pub context: Context,
     /// What a model made here is called.
     pub model_name: String,
@@ -38,11 +41,11 @@ pub enum Context {
 
 impl Env {
     pub fn constant(module: ModuleId) -> Env {
-        Env { module, locals: Vec::new(), context: Context::Constant, model_name: String::new(), depth: 0 }
+        Env { module, locals: Rc::default(), context: Context::Constant, model_name: String::new(), depth: 0 }
     }
 
     pub fn bind(&mut self, name: &str, value: Value) {
-        self.locals.push((name.to_owned(), value));
+        Rc::make_mut(&mut self.locals).push((name.into(), value));
     }
 
     pub fn with_context(&self, context: Context) -> Env {
@@ -54,7 +57,7 @@ impl Env {
     }
 
     pub fn local(&self, name: &str) -> Option<&Value> {
-        self.locals.iter().rev().find(|(local, _)| local == name).map(|(_, value)| value)
+        self.locals.iter().rev().find(|(local, _)| **local == *name).map(|(_, value)| value)
     }
 }
 
@@ -180,7 +183,7 @@ impl Checker {
             );
             return;
         }
-        let locals: Vec<String> = env.locals.iter().map(|(name, _)| name.clone()).collect();
+        let locals: Vec<String> = env.locals.iter().map(|(name, _)| name.to_string()).collect();
         let declared: Vec<String> = self.modules.names(env.module).map(str::to_owned).collect();
         let known = locals.iter().chain(&declared).map(String::as_str).chain(builtins::names()).chain(["domains", "self"]);
         let signals = if env.context == Context::Constant { &[][..] } else { vocabulary::SIGNALS };

@@ -1,5 +1,7 @@
 //! Numbers made of numbers: elementwise functions, reductions, statistics, scans, and what is carried from step to step.
 
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::formula::{Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Statistic, Unit};
 use crate::source::Span;
@@ -308,7 +310,7 @@ impl Checker {
     }
 
     /// The rollout of `on:`: other completions of the same prompts. What is known of them is a number per prompt at most.
-    fn elsewhere(&mut self, expr: &Expr, x: &Formula, over: Axis, env: &Env) -> Option<std::rc::Rc<crate::experiment::Rollout>> {
+    fn elsewhere(&mut self, expr: &Expr, x: &Formula, over: Axis, env: &Env) -> Option<Rc<crate::experiment::Rollout>> {
         let rollout = self.rollout_value(expr, env)?;
         if over > Axis::Group {
             let text = format!("another rollout has its own {}s: they can't be matched with these", over.name());
@@ -486,7 +488,7 @@ impl Checker {
         let (mut formulas, mut among) = (Vec::new(), Vec::new());
         for member in &members {
             let mut inner = env.clone();
-            inner.locals[current].1 = Value::Teacher(*member);
+            Rc::make_mut(&mut inner.locals)[current].1 = Value::Teacher(*member);
             let value = self.evaluate(x, &inner);
             let Some(formula) = self.formula(value, x.span) else { return Value::Error };
             formulas.push(formula);
