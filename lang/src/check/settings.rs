@@ -219,7 +219,10 @@ impl Checker {
     pub(super) fn at_least(&mut self, expr: &Expr, key: &str, env: &Env, least: f64) -> Option<f64> {
         let number = self.real(expr, key, env)?;
         if number < least {
-            let text = format!("`{key}` must be at least {least}");
+            let text = match least {
+                f64::MIN_POSITIVE => format!("`{key}` must be above 0"),
+                _ => format!("`{key}` must be at least {least}"),
+            };
             self.report(Diagnostic::error(Code::OutOfRange, expr.span, text).label(format!("this is {number}")));
             return None;
         }
