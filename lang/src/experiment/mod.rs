@@ -1,0 +1,172 @@
+//! The vocabulary of a checked experiment: every setting evaluated, every name resolved, every family spelled out.
+//!
+//! This is everything that the language can say. The plan's types are narrower: they hold what a run can execute, and the
+//! compiler says what does not fit.
+
+mod objectives;
+mod rollouts;
+mod schedules;
+mod stages;
+mod tables;
+mod teachers;
+
+use serde::{Deserialize, Serialize};
+
+pub use objectives::*;
+pub use rollouts::*;
+pub use schedules::*;
+pub use stages::*;
+pub use tables::*;
+pub use teachers::*;
+
+/// Where in the source a thing was asked for: an index into a table of places, so that a failure at run time can point there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin(pub u32);
+
+/// Index into [`Experiment::domains`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DomainId(pub u32);
+
+/// Index into [`Experiment::models`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModelId(pub u32);
+
+/// Index into [`Experiment::teachers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TeacherId(pub u32);
+
+/// Index into [`Experiment::panels`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PanelId(pub u32);
+
+/// Index into [`Experiment::benchmarks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BenchmarkId(pub u32);
+
+/// One experiment. Models are in topological order: a model's inputs stand before it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experiment {
+    pub name: String,
+    /// The first seed; a comparison over `n` seeds runs `seed, seed + 1, ...`.
+    pub seed: u64,
+    /// Folder for results, relative to where the command runs.
+    pub out: Option<String>,
+    pub device: Option<(Device, Origin)>,
+    pub dtype: Option<(Dtype, Origin)>,
+    pub domains: Vec<Domain>,
+    pub teachers: Vec<Teacher>,
+    pub panels: Vec<Panel>,
+    pub models: Vec<Model>,
+    pub benchmarks: Vec<Benchmark>,
+    pub comparisons: Vec<Comparison>,
+    /// The grid of experiments that this file stands for; empty for one.
+    pub sweep: Vec<SweepAxis>,
+    /// Where values come from, as the author marked them. They change no result.
+    pub marks: Vec<MarkedSetting>,
+}
+
+impl Experiment {
+    pub fn domain(&self, id: DomainId) -> &Domain {
+        &self.domains[id.0 as usize]
+    }
+
+    pub fn model(&self, id: ModelId) -> &Model {
+        &self.models[id.0 as usize]
+    }
+
+    pub fn teacher(&self, id: TeacherId) -> &Teacher {
+        &self.teachers[id.0 as usize]
+    }
+}
+
+/// Where a run computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+    Cuda,
+}
+
+/// The numbers that a run computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    Float32,
+    Bfloat16,
+}
+
+/// `beta in [0.1, 0.5]` of a `sweep`: values of a `param`, as written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SweepAxis {
+    pub parameter: String,
+    pub values: Vec<f64>,
+    pub origin: Origin,
+}
+
+/// A mark on a setting: `lr = 1e-6 @unpublished`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkedSetting {
+    /// The model, objective or block that the setting belongs to.
+    pub owner: String,
+    pub setting: String,
+    pub mark: SettingMark,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mark", rename_all = "snake_case")]
+pub enum SettingMark {
+    /// Nobody published this value: a reproduction can't be mistaken for the original.
+    Unpublished { note: Option<String> },
+    /// Who published it, and where.
+    Source { text: String },
+}
+
+/// A source of prompts with its verifier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Domain {
+    pub name: String,
+    /// JSON lines with a `prompt` field; relative to the source file.
+    pub prompts: String,
+    /// Held-out prompts for evaluation, the same layout.
+    pub tests: Option<String>,
+    pub reward: Reward,
+    /// Share of prompts where several domains are mixed; the shares of all domains sum to 1.
+    pub share: f64,
+    /// Longest completion in this domain, in tokens; the rollout's own limit where absent.
+    pub limit: Option<(u32, Origin)>,
+    pub origin: Origin,
+}
+
+/// How a completion is judged. Rewards are in [0, 1].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reward {
+    /// 1 where the completion equals the data field.
+    ExactMatch { field: String },
+    /// 1 where both parse as numbers that differ by at most `tolerance`.
+    Numeric { field: String, tolerance: f64 },
+    /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals the data field.
+    Regex { pattern: String, field: String },
+    /// A worker process that speaks JSON lines (see the book, "Rewards").
+    Command { command: String, time_limit_seconds: f64, batch: u32 },
+    /// 1 where the completion is JSON that the schema allows.
+    JsonSchema { schema: String },
+    /// The share of the tests in a data field that the completion passes.
+    UnitTests { field: String, time_limit_seconds: f64 },
+    /// A server that judges, by the same protocol as a command.
+    Http { url: Secret, time_limit_seconds: f64, batch: u32 },
+    /// Named parts and their weights; the verdict is the weighted sum.
+    Parts(Vec<RewardPart>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RewardPart {
+    pub name: String,
+    pub weight: f64,
+    pub reward: Reward,
+}
+
+/// A text that is written in the file or read from the environment when the run starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Secret {
+    Text(String),
+    /// `env("TEACHER_URL")`
+    Environment(String),
+}

@@ -1,0 +1,108 @@
+//! Objectives as the checker leaves them: typed formulas and the way to one number.
+
+use std::rc::Rc;
+
+use super::stages::named;
+use super::{Origin, Rollout, TeacherId};
+use crate::formula::{Axis, Formula, FormulaKind, Reduction, Role};
+
+/// What a checked objective is, before it becomes a graph. See [`crate::formula`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    pub name: String,
+    pub terms: Vec<Term>,
+    /// Per-token mask; tokens where it is false take no part in any reduction.
+    pub select: Option<Formula>,
+    /// Multiplies every term.
+    pub weight: Option<Formula>,
+    /// `mean(token) then mean(sequence)`: from the token axis to a single number. Absent only where every term has its own.
+    pub reduce: Option<Reduce>,
+    pub origin: Origin,
+}
+
+impl Objective {
+    /// Every formula in it, in source order.
+    pub fn formulas(&self) -> Vec<&Formula> {
+        let mut formulas: Vec<&Formula> = self.select.iter().chain(&self.weight).collect();
+        for term in &self.terms {
+            formulas.push(&term.value);
+            formulas.extend(term.when.iter().chain(&term.weight));
+            formulas.extend(term.reduce.iter().filter_map(|reduce| reduce.denominator.as_ref()));
+        }
+        formulas.extend(self.reduce.iter().filter_map(|reduce| reduce.denominator.as_ref()));
+        formulas
+    }
+
+    /// Whether some formula reads the distribution of `role`.
+    pub fn reads(&self, role: &Role) -> bool {
+        self.formulas().iter().any(|formula| formula.reads(role))
+    }
+
+    /// The declared teachers that it reads by name.
+    pub fn named_teachers(&self) -> Vec<TeacherId> {
+        let mut found = Vec::new();
+        for part in self.formulas().into_iter().flat_map(Formula::parts) {
+            let roles = match &part.0.kind {
+                FormulaKind::Signal(signal) => signal.roles(),
+                FormulaKind::Live(live) => live.roles(),
+                _ => continue,
+            };
+            for teacher in roles.iter().filter_map(named) {
+                if !found.contains(&teacher) {
+                    found.push(teacher);
+                }
+            }
+        }
+        found
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Term {
+    pub name: String,
+    pub value: Formula,
+    /// Where the term applies: it is 0 elsewhere. Denominators count all the same, but in a `reduce` step that says `among: when`.
+    pub when: Option<Formula>,
+    /// Multiplies this term alone.
+    pub weight: Option<Formula>,
+    /// Its own way to one number.
+    pub reduce: Option<Reduce>,
+    /// Its own completions.
+    pub data: Option<Rc<Rollout>>,
+    pub origin: Origin,
+}
+
+/// From one number per token to one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reduce {
+    pub steps: Vec<ReduceStep>,
+    /// `sum(token, over: batch) / 8192`
+    pub denominator: Option<Formula>,
+    pub balance: Option<Balance>,
+    pub origin: Origin,
+}
+
+/// One step of a `reduce`: collapses `elements` (the axis so far) to the next coarser one named, or to the batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReduceStep {
+    pub operation: Reduction,
+    /// The axis whose elements are put together: `token` in `mean(token)`.
+    pub elements: Axis,
+    /// The axis that is left: `sequence` after `mean(token)`, `batch` after `mean(token, over: batch)`.
+    pub over: Axis,
+    /// Only elements where the term's `when` holds somewhere.
+    pub among_when: bool,
+}
+
+/// `by domain { target = 1/3 }`: how much each domain's signal weighs (Open-MOPD, arXiv:2608.19098).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balance {
+    /// The share that each domain should have; its share of the prompts where absent.
+    pub target: Option<f64>,
+    /// Exponent of (target / share so far).
+    pub follow_gap: f64,
+    pub clamp: Option<(f64, f64)>,
+    /// Computed and recorded, and applied to nothing.
+    pub observe: bool,
+    pub origin: Origin,
+}

@@ -1,0 +1,264 @@
+//! Rollouts: where the tokens that an objective judges come from, and what is done to them.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::stages::named;
+use super::{ModelId, Origin, TeacherId, Template};
+use crate::formula::{Formula, Role};
+
+/// Where the tokens that an objective judges come from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rollout {
+    pub source: RolloutSource,
+    /// What is done to the completions, in order.
+    pub edits: Vec<Edit>,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum RolloutSource {
+    /// The student's own, fresh every step.
+    Sample(Sampling),
+    /// A parameter of an objective that has not been given a value: any rollout.
+    Parameter { name: String, sampling: Sampling },
+    /// A teacher's, made once before the first step where `sequences` is given.
+    From { teacher: Role, sees: Option<Rc<Template>>, sequences: Option<u32>, sampling: Sampling },
+    /// A field of the data.
+    Data { field: String },
+    /// Each sequence from `first` with probability `share`, else from `second`.
+    Mix { share: Formula, first: Rc<Rollout>, second: Rc<Rollout> },
+    /// Each token from alpha * teacher + (1 - alpha) * student.
+    TokenMix { alpha: Formula, of: Rc<Rollout> },
+    /// The student proposes; the teacher replaces tokens outside its own top k.
+    Interleave { top_k: u32, of: Rc<Rollout> },
+    /// A teacher rewrites the student's draft.
+    Refine { by: Role, sees: Option<Rc<Template>>, of: Rc<Rollout> },
+    /// A model as it is before the run, rolled out once.
+    Snapshot { model: ModelId, of: Rc<Rollout> },
+    /// Part of every batch comes from a buffer.
+    Replay {
+        capacity: u32,
+        share: Formula,
+        keeps: Keeps,
+        /// What enters and stays in the buffer; per group.
+        condition: Option<Formula>,
+        /// Smallest numbers first; oldest first where absent. Per group.
+        order: Option<Formula>,
+        of: Rc<Rollout>,
+    },
+    /// The student drafts blocks, the teacher verifies them.
+    Speculative { block: u32, of: Rc<Rollout> },
+    /// A program answers between the student's turns.
+    Turns { environment: String, at_most: Formula, of: Rc<Rollout> },
+    /// Blocks are filled over several denoising steps.
+    Denoise { steps: u32, block: u32, of: Rc<Rollout> },
+    /// Prompts made from a group's completions.
+    Derived { template: Rc<Template>, of: Rc<Rollout> },
+    /// Of each prompt, the first that has any completion.
+    FirstOf { choices: Vec<Rc<Rollout>> },
+    /// One prompt per turn of a recorded trajectory: the turns before it are given.
+    EachTurn { history: Rc<Rollout>, of: Rc<Rollout> },
+}
+
+/// What a buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    Rollouts,
+    Prompts,
+}
+
+/// What is done to completions after they are drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Edit {
+    /// A text pattern becomes another text.
+    Rewrite {
+        from: Rc<Template>,
+        to: Rc<Template>,
+    },
+    /// Completions where it does not hold are left out.
+    Keep {
+        condition: Formula,
+    },
+    /// Drawn again until it holds.
+    Retry {
+        until: Formula,
+        at_most: u32,
+    },
+    /// Of one prompt's completions, the `of` with the largest number.
+    Best {
+        by: Formula,
+        of: u32,
+    },
+    FirstTurns {
+        turns: Formula,
+    },
+    /// So many turns are the expert's, from the data; then the student acts.
+    ExpertTurns {
+        turns: ExpertTurns,
+    },
+    /// A program of the author's: nothing is known about what it does.
+    Through {
+        command: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExpertTurns {
+    First(Formula),
+    /// All that were recorded but the last so many.
+    AllBut(Formula),
+}
+
+impl Edit {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Edit::Rewrite { .. } => "rewrite",
+            Edit::Keep { .. } => "keep",
+            Edit::Retry { .. } => "retry",
+            Edit::Best { .. } => "best",
+            Edit::FirstTurns { .. } => "first_turns",
+            Edit::ExpertTurns { .. } => "expert_turns",
+            Edit::Through { .. } => "through",
+        }
+    }
+
+    /// The text of a completion stays what the sampler wrote.
+    pub fn keeps_text(&self) -> bool {
+        !matches!(self, Edit::Rewrite { .. } | Edit::Through { .. })
+    }
+}
+
+impl RolloutSource {
+    /// As it is written.
+    pub fn name(&self) -> &'static str {
+        match self {
+            RolloutSource::Sample(_) | RolloutSource::Parameter { .. } => "sample",
+            RolloutSource::From { .. } => "from",
+            RolloutSource::Data { .. } => "data",
+            RolloutSource::Mix { .. } => "mix",
+            RolloutSource::TokenMix { .. } => "token_mix",
+            RolloutSource::Interleave { .. } => "interleave",
+            RolloutSource::Refine { .. } => "refine",
+            RolloutSource::Snapshot { .. } => "snapshot",
+            RolloutSource::Replay { .. } => "replay",
+            RolloutSource::Speculative { .. } => "speculative",
+            RolloutSource::Turns { .. } => "turns",
+            RolloutSource::Denoise { .. } => "denoise",
+            RolloutSource::Derived { .. } => "derived",
+            RolloutSource::FirstOf { .. } => "first_of",
+            RolloutSource::EachTurn { .. } => "each_turn",
+        }
+    }
+
+    /// The rollouts inside.
+    pub fn inner(&self) -> Vec<&Rollout> {
+        match self {
+            RolloutSource::Sample(_)
+            | RolloutSource::Parameter { .. }
+            | RolloutSource::From { .. }
+            | RolloutSource::Data { .. } => Vec::new(),
+            RolloutSource::Mix { first, second, .. } => vec![first, second],
+            RolloutSource::TokenMix { of, .. }
+            | RolloutSource::Interleave { of, .. }
+            | RolloutSource::Refine { of, .. }
+            | RolloutSource::Snapshot { of, .. }
+            | RolloutSource::Replay { of, .. }
+            | RolloutSource::Speculative { of, .. }
+            | RolloutSource::Turns { of, .. }
+            | RolloutSource::Denoise { of, .. }
+            | RolloutSource::Derived { of, .. } => vec![of],
+            RolloutSource::FirstOf { choices } => choices.iter().map(Rc::as_ref).collect(),
+            RolloutSource::EachTurn { history, of } => vec![of, history],
+        }
+    }
+}
+
+impl Rollout {
+    /// How completions are drawn at the bottom of it; none where they come from data alone.
+    pub fn sampling(&self) -> Option<&Sampling> {
+        match &self.source {
+            RolloutSource::Sample(sampling)
+            | RolloutSource::Parameter { sampling, .. }
+            | RolloutSource::From { sampling, .. } => Some(sampling),
+            other => other.inner().into_iter().find_map(Rollout::sampling),
+        }
+    }
+
+    /// Who else than the student writes some of the tokens.
+    pub fn writer(&self) -> Option<&Role> {
+        match &self.source {
+            RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => Some(role),
+            _ => None,
+        }
+    }
+
+    /// Samples of one prompt.
+    pub fn group(&self) -> u32 {
+        let drawn = self.sampling().map_or(1, |sampling| sampling.n);
+        self.edits.iter().fold(drawn, |n, edit| if let Edit::Best { of, .. } = edit { n.min(*of) } else { n })
+    }
+
+    /// This rollout and those inside it.
+    pub fn all(&self) -> Vec<&Rollout> {
+        let mut found = vec![self];
+        let mut at = 0;
+        while at < found.len() {
+            found.extend(found[at].source.inner());
+            at += 1;
+        }
+        found
+    }
+
+    pub(super) fn inputs(&self, models: &mut Vec<ModelId>, teachers: &mut Vec<TeacherId>) {
+        for rollout in self.all() {
+            match &rollout.source {
+                RolloutSource::Snapshot { model, .. } => models.push(*model),
+                RolloutSource::From { teacher: role, .. } | RolloutSource::Refine { by: role, .. } => {
+                    teachers.extend(named(role))
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    All,
+    /// Only rollouts with reward 1.
+    Correct,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Samples of one prompt: the size of a group.
+    pub n: u32,
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Longest completion, in tokens, the end token included: a number or a schedule.
+    pub max_tokens: Formula,
+    /// Only the most probable entries that together hold this much are drawn.
+    pub top_p: Option<f64>,
+    /// Only so many entries are drawn.
+    pub top_k: Option<u32>,
+    /// Logits of tokens already written are divided (positive) or multiplied (negative) by it.
+    pub repetition_penalty: Option<f64>,
+    /// Several tokens a step, each by a head of its own; later ones stay where their confidence reaches `accept`.
+    pub heads: Option<Heads>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    pub heads: u32,
+    pub accept: f64,
+}
+
+impl Sampling {
+    /// Completions are drawn from less than the whole distribution: the model's own log-probability is not the sampler's.
+    pub fn truncated(&self) -> bool {
+        self.top_p.is_some_and(|p| p < 1.0) || self.top_k.is_some()
+    }
+}

@@ -1,0 +1,352 @@
+//! Models and the stages that make them: where weights come from, how they are trained, how they are merged.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BenchmarkId, DomainId, Keep, ModelId, Objective, Origin, Rollout, Teacher, TeacherId, TeacherWeights, Template};
+use crate::formula::{Formula, Role};
+
+/// Weights: the value of a stage applied to other models.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// As the author named it: `start`, `expert[sort]`.
+    pub name: String,
+    pub stage: Stage,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stage {
+    /// Random weights.
+    Initialise(Architecture),
+    /// Weights that exist already.
+    Load(Pretrained),
+    Train(Box<Train>),
+    Merge(Merge),
+    /// Several models trained together; this is the first of them.
+    Joint(Box<Joint>),
+    /// Another model of a joint stage, by its place in [`Joint::members`].
+    Member {
+        joint: ModelId,
+        member: usize,
+    },
+    /// A parameter of a stage, teacher or rollout that has not been given a value: any model. No experiment has one.
+    Parameter,
+}
+
+/// Where existing weights come from. Architecture and tokenizer are read with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pretrained {
+    /// A folder, or a name on the hub with a revision.
+    HuggingFace {
+        name: String,
+        revision: Option<String>,
+    },
+    Gguf {
+        file: String,
+    },
+    Checkpoint {
+        folder: String,
+    },
+}
+
+/// Several models trained in turns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Joint {
+    pub members: Vec<Member>,
+    pub steps: Vec<JointStep>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    pub name: String,
+    pub start: ModelId,
+    pub sees: Option<Rc<Template>>,
+    pub origin: Origin,
+}
+
+/// One kind of update.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JointStep {
+    pub name: String,
+    /// Index into [`Joint::members`].
+    pub updates: usize,
+    /// Every so many steps; 1 for each.
+    pub every: u32,
+    pub train: Train,
+}
+
+impl Stage {
+    /// The models that must exist before this stage can run, without repetition. Teachers are looked up in `teachers`.
+    pub fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
+        let mut inputs = match self {
+            Stage::Initialise(_) | Stage::Load(_) | Stage::Parameter => Vec::new(),
+            Stage::Train(train) => train.inputs(teachers),
+            Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
+            Stage::Joint(joint) => {
+                let starts = joint.members.iter().map(|member| member.start);
+                starts.chain(joint.steps.iter().flat_map(|step| step.train.inputs(teachers))).collect()
+            }
+            Stage::Member { joint, .. } => vec![*joint],
+        };
+        inputs.sort();
+        inputs.dedup();
+        inputs
+    }
+}
+
+/// A decoder: RMSNorm, rotary positions, grouped heads, SwiGLU.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Architecture {
+    pub family: Family,
+    pub layers: u32,
+    pub width: u32,
+    pub heads: u32,
+    pub key_value_heads: u32,
+    /// Inner width of SwiGLU.
+    pub hidden: u32,
+    /// Longest sequence, in tokens, prompt and completion together.
+    pub context: u32,
+    pub tokenizer: Tokenizer,
+    /// One matrix for embedding and output.
+    pub tied: bool,
+    pub rope_theta: f64,
+    pub norm_epsilon: f64,
+    /// Standard deviation of the initial weights.
+    pub initial_deviation: f64,
+}
+
+/// Which published family a decoder is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Llama,
+    Qwen2,
+    Qwen3,
+    Gemma,
+}
+
+impl Family {
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Llama => "llama",
+            Family::Qwen2 => "qwen2",
+            Family::Qwen3 => "qwen3",
+            Family::Gemma => "gemma",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tokenizer {
+    /// 256 bytes, then begin (256), end (257), padding (258).
+    Bytes,
+    /// A `tokenizer.json`.
+    File(String),
+}
+
+/// One training loop. The recipes differ in where prefixes come from and in the objective.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Train {
+    pub recipe: Recipe,
+    /// Initial weights.
+    pub start: ModelId,
+    /// The domains trained on and their shares, which sum to 1.
+    pub mixture: Vec<Share>,
+    /// Which teacher scores which prompts, in order: the first that holds decides. Empty where nothing reads the routed teacher.
+    pub teachers: Vec<TeacherChoice>,
+    /// The role `reference` by domain; empty where there is none.
+    pub reference: Vec<(DomainId, ModelId)>,
+    /// What the student sees in place of the plain prompt.
+    pub sees: Option<Rc<Template>>,
+    /// Updates from each batch of rollouts.
+    pub passes: u32,
+    pub rollout: Rollout,
+    pub size: BatchSize,
+    /// Which rollouts of teachers are imitated; everything else is trained on whole.
+    pub keep: Keep,
+    /// Prompts are trained on where this holds; per group.
+    pub filter: Option<Formula>,
+    /// Prompts with larger numbers come first; per group.
+    pub priority: Option<Formula>,
+    /// Steps after which filter and priority are computed again; never where absent.
+    pub refresh: Option<u32>,
+    pub objective: Objective,
+    pub optimizer: Optimizer,
+    pub length: Length,
+    pub learning_rate: Formula,
+    pub extrapolation: Option<Extrapolation>,
+}
+
+impl Train {
+    /// The models that must exist before.
+    pub(super) fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {
+        let mut inputs = vec![self.start];
+        inputs.extend(self.reference.iter().map(|(_, model)| *model));
+        let mut waiting: Vec<TeacherId> = self.teachers.iter().map(|choice| choice.teacher).collect();
+        waiting.extend(self.objective.named_teachers());
+        self.rollout.inputs(&mut inputs, &mut waiting);
+        for term in &self.objective.terms {
+            if let Some(data) = &term.data {
+                data.inputs(&mut inputs, &mut waiting);
+            }
+        }
+        let mut seen = Vec::new();
+        while let Some(id) = waiting.pop() {
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            match &teachers[id.0 as usize].weights {
+                TeacherWeights::Model(model) => inputs.push(*model),
+                TeacherWeights::Composed { logits, .. } => waiting.extend(logits.iter().filter_map(|(_, role)| named(role))),
+                TeacherWeights::Pooled { members, .. } => waiting.extend(members.iter().filter_map(|(_, role)| named(role))),
+                TeacherWeights::Panelist { speaker, .. } => waiting.extend(named(speaker)),
+                _ => {}
+            }
+        }
+        inputs
+    }
+}
+
+pub(super) fn named(role: &Role) -> Option<TeacherId> {
+    match role {
+        Role::Named { teacher, .. } => Some(*teacher),
+        _ => None,
+    }
+}
+
+/// How long a stage trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    Steps(u32),
+    /// Times through the prompts.
+    Epochs(u32),
+}
+
+/// How much a step trains on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    Prompts(u32),
+    Sequences(u32),
+}
+
+/// Longer steps between optimiser steps, kept while a benchmark improves (arXiv:2605.11739).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Extrapolation {
+    pub factor: f64,
+    pub rounds: u32,
+    /// At steps that are powers of this.
+    pub powers_of: u32,
+    pub judged_by: BenchmarkId,
+    /// Only these weights; all where empty.
+    pub weights: Vec<WeightGroup>,
+    pub origin: Origin,
+}
+
+/// A part of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightGroup {
+    Attention,
+    FeedForward,
+    Embedding,
+    Norm,
+}
+
+/// The constructor's name, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipe {
+    Sft,
+    Grpo,
+    Distill,
+    Dpo,
+    /// A step of `train`.
+    Step,
+}
+
+impl Recipe {
+    pub fn name(self) -> &'static str {
+        match self {
+            Recipe::Sft => "sft",
+            Recipe::Grpo => "grpo",
+            Recipe::Distill => "distill",
+            Recipe::Dpo => "dpo",
+            Recipe::Step => "train",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    pub domain: DomainId,
+    pub share: f64,
+}
+
+/// One arm of a total route, after evaluation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TeacherChoice {
+    pub domain: DomainId,
+    /// A condition on the prompt's data; the last choice of every domain has none.
+    pub when: Option<Formula>,
+    pub teacher: TeacherId,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Optimizer {
+    AdamW(AdamW),
+    Sgd {
+        momentum: f64,
+        clip_norm: f64,
+        origin: Origin,
+    },
+    /// Gradients clipped per example and noised (arXiv:1607.00133), until the budget is spent.
+    Private {
+        clip: f64,
+        epsilon: f64,
+        delta: f64,
+        origin: Origin,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamW {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+    /// Largest global gradient norm.
+    pub clip_norm: f64,
+}
+
+/// Weights computed from weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Merge {
+    pub method: MergeMethod,
+    /// The common ancestor that differences are taken from.
+    pub base: Option<ModelId>,
+    pub models: Vec<ModelId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum MergeMethod {
+    /// The mean of the weights.
+    Average,
+    /// base + scale * sum of (model - base) (arXiv:2212.04089).
+    TaskArithmetic { scale: f64 },
+    /// Trim to the `density` largest changes, elect a sign, average what agrees (arXiv:2306.01708).
+    Ties { scale: f64, density: f64 },
+    /// Drop a fraction of the changes at random, rescale the rest by 1 / (1 - drop) (arXiv:2311.03099).
+    Dare { scale: f64, drop: f64 },
+}
+
+impl MergeMethod {
+    pub fn name(&self) -> &'static str {
+        match self {
+            MergeMethod::Average => "average",
+            MergeMethod::TaskArithmetic { .. } => "task_arithmetic",
+            MergeMethod::Ties { .. } => "ties",
+            MergeMethod::Dare { .. } => "dare",
+        }
+    }
+}

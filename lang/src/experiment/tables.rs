@@ -1,0 +1,100 @@
+//! Comparisons and benchmarks.
+
+use super::{BenchmarkId, DomainId, ModelId, Origin, Reward};
+
+/// A table: rows of models, columns of domains and benchmarks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    pub name: String,
+    pub rows: Vec<Row>,
+    /// Columns judged on the domains' own tests.
+    pub domains: Vec<DomainId>,
+    /// Columns judged on benchmarks.
+    pub benchmarks: Vec<BenchmarkId>,
+    /// The rows that score 0 and 1, for `mean_d (s_d - zero_d) / (one_d - zero_d)`.
+    pub normalized: Option<Normalized>,
+    /// Number of seeds; every model of the table is trained once per seed.
+    pub seeds: u32,
+    pub evaluation: Evaluation,
+    pub metrics: Vec<Metric>,
+    /// What every row may spend the same of.
+    pub budget: Option<Budget>,
+    pub origin: Origin,
+}
+
+/// One row. A family puts each member in its own domain's column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    pub label: String,
+    /// One model per column, in the order of [`Comparison::domains`].
+    pub models: Vec<ModelId>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalized {
+    /// One model per column.
+    pub zero: Vec<ModelId>,
+    pub one: Vec<ModelId>,
+}
+
+/// How a model is judged on held-out prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Samples of each prompt; pass@1 is their mean reward.
+    pub samples: u32,
+    /// 0 is greedy, one sample.
+    pub temperature: f64,
+    pub max_tokens: u32,
+    /// At most this many test prompts a domain, the first ones of the file; all where absent.
+    pub prompts: Option<u32>,
+}
+
+/// Held-out prompts with a verifier of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Benchmark {
+    pub name: String,
+    pub prompts: String,
+    pub reward: Reward,
+    pub evaluation: Evaluation,
+    pub metrics: Vec<Metric>,
+    pub origin: Origin,
+}
+
+/// One number of a table's cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// The chance that at least one of `k` samples is right, unbiased (arXiv:2107.03374).
+    PassAt(u32),
+    /// The share of different completions among the samples of a prompt.
+    Distinct,
+    /// Mean number of completion tokens.
+    Length,
+    /// Mean entropy of the next-token distribution.
+    Entropy,
+}
+
+impl std::fmt::Display for Metric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Metric::PassAt(k) => write!(f, "pass_at({k})"),
+            Metric::Distinct => f.write_str("distinct"),
+            Metric::Length => f.write_str("length"),
+            Metric::Entropy => f.write_str("entropy"),
+        }
+    }
+}
+
+/// What rows of one table must have spent alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    pub unit: BudgetUnit,
+    /// What training the teachers took counts as well.
+    pub teachers_charged: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BudgetUnit {
+    Steps,
+    Sequences,
+    Tokens,
+}

@@ -1,0 +1,286 @@
+//! Divergences, their supports and masses, and everything that gradient can flow through.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Axis, Formula, NamedSpan, Part, Role, Unit};
+use crate::experiment::Rollout;
+
+/// One side of a divergence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Distribution {
+    Role(Role),
+    /// `blend(teacher: a, student: 1 - a)`: a weighted sum of distributions. Where the student takes part, its share carries
+    /// gradient if the whole divergence is `live`.
+    Blend(Vec<(Formula, Role)>),
+    /// `detached(blend(...))`: no gradient flows through this side, even where the student is in it.
+    Detached(Box<Distribution>),
+}
+
+impl Distribution {
+    pub fn roles(&self) -> Vec<Role> {
+        match self {
+            Distribution::Role(role) => vec![role.clone()],
+            Distribution::Blend(parts) => parts.iter().map(|(_, role)| role.clone()).collect(),
+            Distribution::Detached(inner) => inner.roles(),
+        }
+    }
+
+    pub fn role(&self) -> Option<&Role> {
+        match self {
+            Distribution::Role(role) => Some(role),
+            Distribution::Blend(_) | Distribution::Detached(_) => None,
+        }
+    }
+
+    /// Gradient flows through it where the divergence is `live`.
+    fn carries_gradient(&self) -> bool {
+        !matches!(self, Distribution::Detached(_)) && self.roles().contains(&Role::Student)
+    }
+
+    fn formulas(&self) -> Vec<&Formula> {
+        match self {
+            Distribution::Role(_) => Vec::new(),
+            Distribution::Blend(parts) => parts.iter().map(|(coefficient, _)| coefficient).collect(),
+            Distribution::Detached(inner) => inner.formulas(),
+        }
+    }
+}
+
+/// A divergence between next-token distributions, as `kl(left || right, support: ..., mass: ...)` says it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Divergence {
+    pub kind: DivergenceKind,
+    pub left: Distribution,
+    pub right: Distribution,
+    pub support: Support,
+    pub mass: Mass,
+    /// Logits of both sides are divided by it; 1 if not written.
+    pub temperature: f64,
+    /// Upper bound of every vocabulary entry's summand.
+    pub clip_each: Option<f64>,
+}
+
+impl Divergence {
+    /// Whether gradient can reach the student through one of the sides.
+    pub fn reaches_student(&self) -> bool {
+        self.left.carries_gradient() || self.right.carries_gradient()
+    }
+
+    pub fn roles(&self) -> Vec<Role> {
+        let mut roles = self.left.roles();
+        for role in self.right.roles() {
+            add(&mut roles, role);
+        }
+        self.support.roles(&mut roles);
+        roles
+    }
+
+    /// The formulas in it: the kind's parameter and the coefficients of blends.
+    pub fn formulas(&self) -> Vec<&Formula> {
+        let mut formulas = match &self.kind {
+            DivergenceKind::Jsd { beta, .. } => vec![beta],
+            DivergenceKind::Skew { lambda } => vec![lambda],
+            DivergenceKind::Alpha { alpha } => vec![alpha],
+            _ => Vec::new(),
+        };
+        formulas.extend(self.left.formulas());
+        formulas.extend(self.right.formulas());
+        formulas
+    }
+}
+
+fn add(roles: &mut Vec<Role>, role: Role) {
+    if !roles.contains(&role) {
+        roles.push(role);
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum DivergenceKind {
+    /// sum of left * log(left / right)
+    Kl,
+    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right. `normalized` divides by
+    /// beta * (1 - beta), whose limits are the two directions of KL.
+    Jsd { beta: Formula, normalized: bool },
+    /// KL(left || lambda * left + (1 - lambda) * right) (arXiv:2402.03898)
+    Skew { lambda: Formula },
+    /// half the sum of |left - right|
+    TotalVariation,
+    /// sum of (left - right)^2 / right
+    ChiSquared,
+    /// 1 - sum of sqrt(left * right)
+    Hellinger,
+    /// (sum of left^alpha * right^(1 - alpha) - 1) / (alpha * (alpha - 1))
+    Alpha { alpha: Formula },
+    /// half the L1 distance of the sorted probabilities: vocabularies need not agree (arXiv:2402.12030)
+    SortedL1,
+    /// KL between two normal distributions, summed over components: continuous actions, denoising steps. All of them, or the
+    /// ones listed.
+    Gaussian { dimensions: Option<Vec<u32>> },
+    /// sum of right * f(left / right), f declared by the author.
+    Custom(Rc<Generator>),
+}
+
+impl DivergenceKind {
+    /// As a function is written.
+    pub fn name(&self) -> &str {
+        match self {
+            DivergenceKind::Kl => "kl",
+            DivergenceKind::Jsd { .. } => "jsd",
+            DivergenceKind::Skew { .. } => "skew",
+            DivergenceKind::TotalVariation => "tv",
+            DivergenceKind::ChiSquared => "chi2",
+            DivergenceKind::Hellinger => "hellinger",
+            DivergenceKind::Alpha { .. } => "alpha",
+            DivergenceKind::SortedL1 => "sorted_l1",
+            DivergenceKind::Gaussian { .. } => "gaussian_kl",
+            DivergenceKind::Custom(generator) => &generator.name,
+        }
+    }
+
+    /// It is a sum over the entries of a vocabulary, so that a support and a mass mean something.
+    pub fn over_vocabulary(&self) -> bool {
+        !matches!(self, DivergenceKind::Gaussian { .. })
+    }
+
+    /// Swapping the sides changes the value.
+    pub fn directed(&self) -> bool {
+        !matches!(
+            self,
+            DivergenceKind::Jsd { .. } | DivergenceKind::TotalVariation | DivergenceKind::Hellinger | DivergenceKind::SortedL1
+        )
+    }
+}
+
+/// The generator of an f-divergence: convex, 0 at 1. Its only variable is [`FormulaKind::Variable`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generator {
+    pub name: String,
+    pub value: Formula,
+}
+
+/// Which vocabulary entries take part.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Support {
+    Full,
+    /// The `k` entries that `role` finds most probable.
+    TopK {
+        role: Role,
+        k: u32,
+    },
+    /// The most probable entries that together hold `p`.
+    Nucleus {
+        role: Role,
+        p: f64,
+    },
+    /// The token taken alone; with `mass: tail`, it and everything else.
+    Sampled,
+    /// Entries whose text both vocabularies have.
+    Matched,
+    /// Entries whose text only one vocabulary has.
+    Unmatched,
+    Union(Vec<Support>),
+    Intersection(Vec<Support>),
+}
+
+impl Support {
+    pub(super) fn roles(&self, roles: &mut Vec<Role>) {
+        match self {
+            Support::TopK { role, .. } | Support::Nucleus { role, .. } => add(roles, role.clone()),
+            Support::Union(parts) | Support::Intersection(parts) => parts.iter().for_each(|part| part.roles(roles)),
+            Support::Full | Support::Sampled | Support::Matched | Support::Unmatched => {}
+        }
+    }
+}
+
+/// What is done about the probability outside the support.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mass {
+    /// Both sides divided by their mass on the support.
+    Renormalized,
+    /// One more entry holds the rest.
+    Tail,
+    /// Each summand of the divergence gets `- left + right`, so that left = right is a stationary point (arXiv:2606.30406, eq. 5).
+    Generalized,
+    /// The bare partial sum.
+    Raw,
+}
+
+/// What gradient flows through.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Live {
+    /// `live student.logp`, `live student.score`: a number of the student's own.
+    Part(Part),
+    /// `live kl(...)`: exact over its support. Per token.
+    Divergence(Divergence),
+    /// `live nll(teacher)`: minus the student's log-probability of the role's most probable token. Per token.
+    Likelihood { of: Role },
+    /// `live ranking(order: top_k(teacher, 8))`: minus the Plackett-Luce log-likelihood, under the student, of the order in which
+    /// the support's role ranks its entries. Per token.
+    Ranking { order: Support },
+    /// A pair of completions of one prompt. Per group.
+    Preference(Rc<Preference>),
+    /// `live mse(student.mean, teacher.mean)`
+    SquaredError { part: Part, target: Formula, dimensions: Option<Vec<u32>> },
+    /// `live bce(student.confidence, target)`
+    BinaryCrossEntropy { part: Part, target: Formula },
+}
+
+/// A loss on a chosen and a rejected completion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Preference {
+    pub kind: PreferenceKind,
+    pub chosen: Rollout,
+    pub rejected: Rollout,
+    /// Scores of one stretch only.
+    pub on: Option<NamedSpan>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum PreferenceKind {
+    /// -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected)) against the reference (arXiv:2305.18290).
+    Dpo { beta: Formula },
+    /// -log sigmoid(score of chosen - score of rejected)
+    BradleyTerry,
+}
+
+impl Live {
+    pub fn axis(&self) -> Axis {
+        match self {
+            Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => part.axis(),
+            Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } => Axis::Token,
+            Live::Preference(_) => Axis::Group,
+        }
+    }
+
+    pub fn unit(&self) -> Unit {
+        match self {
+            Live::Part(part) => part.unit(),
+            Live::Divergence(_)
+            | Live::Likelihood { .. }
+            | Live::Ranking { .. }
+            | Live::Preference(_)
+            | Live::BinaryCrossEntropy { .. } => Unit::Nats,
+            Live::SquaredError { .. } => Unit::Number,
+        }
+    }
+
+    pub fn roles(&self) -> Vec<Role> {
+        match self {
+            Live::Divergence(divergence) => divergence.roles(),
+            Live::Likelihood { of } => vec![Role::Student, of.clone()],
+            Live::Ranking { order } => {
+                let mut roles = vec![Role::Student];
+                order.roles(&mut roles);
+                roles
+            }
+            Live::Preference(preference) if matches!(preference.kind, PreferenceKind::Dpo { .. }) => {
+                vec![Role::Student, Role::Reference]
+            }
+            _ => vec![Role::Student],
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! Typed formulas: what a term, weight or selection computes, with the unit and axis of every part.
+//!
+//! A formula is a tree with shared parts (`let` binds once, is read often). Names, functions and constants are gone:
+//! the checker has resolved, inlined and evaluated them.
+
+mod divergences;
+mod signals;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+pub use divergences::*;
+pub use signals::*;
+
+use crate::experiment::{Origin, Rollout, Schedule};
+
+/// What a number measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// A plain number: a literal or a product. It takes the unit of what it is added to.
+    Number,
+    /// The log of a probability.
+    Logp,
+    Prob,
+    /// A quotient of like things.
+    Ratio,
+    /// A difference of log-probabilities, an entropy, a divergence.
+    Nats,
+    /// A reward, a score, a data field.
+    Real,
+    /// In [0, 1].
+    Fraction,
+    /// A whole number of things.
+    Count,
+    Bool,
+}
+
+impl Unit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Number => "number",
+            Unit::Logp => "logp",
+            Unit::Prob => "prob",
+            Unit::Ratio => "ratio",
+            Unit::Nats => "nats",
+            Unit::Real => "real",
+            Unit::Fraction => "fraction",
+            Unit::Count => "count",
+            Unit::Bool => "bool",
+        }
+    }
+}
+
+/// Along what a number varies, coarse to fine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Axis {
+    Run,
+    Batch,
+    /// The prompts of one domain in the batch.
+    Domain,
+    /// The samples of one prompt.
+    Group,
+    Sequence,
+    /// A contiguous run of the student's own tokens; "step" in papers on agents.
+    Turn,
+    /// A run of tokens inside a turn: a denoiser's block, a chunk judged as one.
+    Block,
+    Token,
+    /// The entries of a next-token distribution. Only divergences consume it.
+    Vocab,
+}
+
+impl Axis {
+    /// Coarse to fine.
+    pub const ALL: &'static [Axis] =
+        &[Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token, Axis::Vocab];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Axis::Run => "run",
+            Axis::Batch => "batch",
+            Axis::Domain => "domain",
+            Axis::Group => "group",
+            Axis::Sequence => "sequence",
+            Axis::Turn => "turn",
+            Axis::Block => "block",
+            Axis::Token => "token",
+            Axis::Vocab => "vocab",
+        }
+    }
+}
+
+/// Elementwise operations. Truth is 1, falsehood 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Function {
+    Negate,
+    Not,
+    Abs,
+    Exp,
+    Log,
+    Log1p,
+    Sqrt,
+    Tanh,
+    Sigmoid,
+    Relu,
+    Cos,
+    /// The largest whole number below or at it.
+    Floor,
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Power,
+    Minimum,
+    Maximum,
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    And,
+    Or,
+    /// `clip(x, low, high)`: NaN stays NaN.
+    Clip,
+    /// `where(condition, then, else)`
+    Where,
+}
+
+impl Function {
+    pub fn operands(self) -> usize {
+        use Function::*;
+        match self {
+            Negate | Not | Abs | Exp | Log | Log1p | Sqrt | Tanh | Sigmoid | Relu | Cos | Floor => 1,
+            Clip | Where => 3,
+            _ => 2,
+        }
+    }
+}
+
+/// Many numbers to one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reduction {
+    Sum,
+    Mean,
+    Minimum,
+    Maximum,
+    First,
+    Last,
+    /// True where some element is.
+    Any,
+    /// True where every element is.
+    All,
+    /// How many elements are true.
+    Count,
+    Quantile {
+        q: f64,
+    },
+}
+
+impl Reduction {
+    pub fn name(self) -> &'static str {
+        match self {
+            Reduction::Sum => "sum",
+            Reduction::Mean => "mean",
+            Reduction::Minimum => "min",
+            Reduction::Maximum => "max",
+            Reduction::First => "first",
+            Reduction::Last => "last",
+            Reduction::Any => "any",
+            Reduction::All => "all",
+            Reduction::Count => "count",
+            Reduction::Quantile { .. } => "quantile",
+        }
+    }
+}
+
+/// Each number compared with its peers over an axis; the axis of the argument is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Statistic {
+    /// (x - mean) / (deviation + epsilon); 0 where all are equal.
+    Zscore { deviation: Deviation },
+    /// x - mean
+    Center,
+    /// Share of the others that are smaller, from 0 to 1; equal values share their mean rank.
+    Rank,
+    /// The mean of the others.
+    LeaveOneOut,
+    /// (x - min) / (max - min); 0 where all are equal.
+    Minmax,
+    /// Values above the `upper` quantile are set to it.
+    Winsor { upper: f64 },
+    /// True for the `keep` fraction with the largest values, ties broken by position.
+    TopFraction { keep: f64 },
+    /// True for the `count` largest values, ties broken by position.
+    TopCount { count: u32 },
+    /// exp(x) / sum of exp(x)
+    Softmax,
+    /// True for a `keep` fraction drawn with probabilities proportional to x.
+    SampleWithoutReplacement { keep: f64 },
+    /// True for as many true elements as false ones, the larger side thinned at random.
+    Balance,
+    /// True in windows of `width` tokens around the `most` largest values.
+    Chunks { most: u32, width: u32 },
+}
+
+impl Statistic {
+    pub fn name(self) -> &'static str {
+        match self {
+            Statistic::Zscore { .. } => "zscore",
+            Statistic::Center => "center",
+            Statistic::Rank => "rank",
+            Statistic::LeaveOneOut => "leave_one_out",
+            Statistic::Minmax => "minmax",
+            Statistic::Winsor { .. } => "winsor",
+            Statistic::TopFraction { .. } => "top_fraction",
+            Statistic::TopCount { .. } => "top_count",
+            Statistic::Softmax => "softmax",
+            Statistic::SampleWithoutReplacement { .. } => "sample_without_replacement",
+            Statistic::Balance => "balance",
+            Statistic::Chunks { .. } => "chunks",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deviation {
+    /// Divided by n.
+    Population,
+    /// Divided by n - 1.
+    Sample,
+}
+
+/// A running value along an axis; the axis of the argument is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scan {
+    Sum,
+    Product,
+    Minimum,
+    Maximum,
+    /// The element after this one; 0 after the last.
+    Next,
+    /// The sum of this and what follows, each step discounted: sum over u >= t of discount^(u - t) * x_u.
+    RewardToGo {
+        discount: Formula,
+    },
+}
+
+impl Scan {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scan::Sum => "cumsum",
+            Scan::Product => "cumprod",
+            Scan::Minimum => "cummin",
+            Scan::Maximum => "cummax",
+            Scan::Next => "next",
+            Scan::RewardToGo { .. } => "reward_to_go",
+        }
+    }
+}
+
+/// A number carried from one step of the run to the next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Memory {
+    /// rate * what it was + (1 - rate) * x
+    Ema { rate: f64 },
+    /// x of the step before.
+    Previous,
+}
+
+/// A schedule that the run itself moves: it can't be known before.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Adaptive {
+    /// The first value; the next one when the condition holds, which is looked at every `every` steps.
+    Ladder { values: Vec<f64>, advance_if: Formula, every: u32 },
+    /// Drawn from a learned Beta distribution, held for `hold` steps, trained to raise the discounted `gain` (arXiv:2605.11458).
+    Learned { gain: Formula, hold: u32, discount: f64 },
+}
+
+/// Formulas with fewer parts than this are walked without a table.
+const FEW: usize = 48;
+
+/// A formula with its type. Cheap to clone: parts are shared.
+#[derive(Clone, PartialEq)]
+pub struct Formula(pub Rc<FormulaNode>);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FormulaNode {
+    pub kind: FormulaKind,
+    pub unit: Unit,
+    pub axis: Axis,
+    /// Gradient flows through some part of it.
+    pub live: bool,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum FormulaKind {
+    Number(f64),
+    Schedule(Schedule),
+    Adaptive(Adaptive),
+    Signal(Signal),
+    Live(Live),
+    /// The variable of a generator, or a parameter that has no value yet.
+    Variable(Rc<str>),
+    Apply {
+        function: Function,
+        operands: Vec<Formula>,
+    },
+    /// Puts the elements of the argument's axis together within each element of `over`, which is this formula's axis. With
+    /// `among`, only those where it is true; with `on`, those of another rollout of the same prompts.
+    Reduce {
+        reduction: Reduction,
+        operand: Formula,
+        among: Option<Formula>,
+        on: Option<Rc<Rollout>>,
+    },
+    /// Compares elements of the argument's axis within each element of `over`. With `among`, only those where it is true; the
+    /// others' value is 0.
+    Statistic {
+        statistic: Statistic,
+        operand: Formula,
+        over: Axis,
+        among: Option<Formula>,
+    },
+    /// Runs along the argument's axis within each element of `over`.
+    Scan {
+        scan: Scan,
+        operand: Formula,
+        over: Axis,
+    },
+    Memory {
+        memory: Memory,
+        operand: Formula,
+    },
+    /// `softmax(x, across: panel, missing: uniform)`: one member's share among all members' values, of those where `among` holds.
+    Across {
+        members: Vec<Formula>,
+        among: Vec<Formula>,
+        index: usize,
+    },
+}
+
+impl fmt::Debug for Formula {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Formula {
+    pub fn new(kind: FormulaKind, unit: Unit, axis: Axis, live: bool, origin: Origin) -> Formula {
+        Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin }))
+    }
+
+    /// A signal, with its own unit and axis.
+    pub fn signal(signal: Signal, origin: Origin) -> Formula {
+        let (unit, axis) = (signal.unit(), signal.axis());
+        Formula::new(FormulaKind::Signal(signal), unit, axis, false, origin)
+    }
+
+    pub fn unit(&self) -> Unit {
+        self.0.unit
+    }
+
+    pub fn axis(&self) -> Axis {
+        self.0.axis
+    }
+
+    pub fn live(&self) -> bool {
+        self.0.live
+    }
+
+    /// A number known before the run.
+    pub fn constant(&self) -> Option<f64> {
+        match self.0.kind {
+            FormulaKind::Number(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Its direct parts, those inside divergences included.
+    pub fn operands(&self) -> Vec<&Formula> {
+        match &self.0.kind {
+            FormulaKind::Apply { operands, .. } => operands.iter().collect(),
+            FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
+                std::iter::once(operand).chain(among).collect()
+            }
+            FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => vec![operand, discount],
+            FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => vec![operand],
+            FormulaKind::Across { members, among, .. } => members.iter().chain(among).collect(),
+            FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+                divergence.formulas()
+            }
+            FormulaKind::Live(Live::SquaredError { target, .. } | Live::BinaryCrossEntropy { target, .. }) => vec![target],
+            FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
+                PreferenceKind::Dpo { beta } => vec![beta],
+                PreferenceKind::BradleyTerry => Vec::new(),
+            },
+            FormulaKind::Adaptive(Adaptive::Ladder { advance_if: formula, .. } | Adaptive::Learned { gain: formula, .. }) => {
+                vec![formula]
+            }
+            FormulaKind::Number(_)
+            | FormulaKind::Schedule(_)
+            | FormulaKind::Signal(_)
+            | FormulaKind::Live(_)
+            | FormulaKind::Variable(_) => Vec::new(),
+        }
+    }
+
+    /// Every part, itself included, each once. Shared parts are looked at once: a chain of `let`s that each use the last one
+    /// twice has few parts but very many paths.
+    pub fn parts(&self) -> Vec<&Formula> {
+        let mut seen: HashSet<*const FormulaNode> = HashSet::new();
+        let mut waiting = vec![self];
+        let mut parts: Vec<&Formula> = Vec::new();
+        while let Some(formula) = waiting.pop() {
+            // Most formulas are small: looking through the list is quicker than hashing. Only a shared node can come again.
+            let again = Rc::strong_count(&formula.0) > 1
+                && if parts.len() < FEW {
+                    parts.iter().any(|part| Rc::ptr_eq(&part.0, &formula.0))
+                } else {
+                    if seen.is_empty() {
+                        seen.extend(parts.iter().map(|part| Rc::as_ptr(&part.0)));
+                    }
+                    !seen.insert(Rc::as_ptr(&formula.0))
+                };
+            if !again {
+                parts.push(formula);
+                waiting.extend(formula.operands());
+            }
+        }
+        parts
+    }
+
+    /// Whether some part passes the test.
+    pub fn any(&self, test: impl Fn(&FormulaNode) -> bool) -> bool {
+        self.parts().iter().any(|part| test(&part.0))
+    }
+
+    /// Whether some part reads the distribution of `role`.
+    pub fn reads(&self, role: &Role) -> bool {
+        self.any(|node| match &node.kind {
+            FormulaKind::Signal(signal) => signal.roles().contains(role),
+            FormulaKind::Live(live) => live.roles().contains(role),
+            _ => false,
+        })
+    }
+}

@@ -1,0 +1,319 @@
+//! What can be read: roles, their parts, and the numbers of tokens, completions and the run.
+
+use std::rc::Rc;
+
+use super::{Axis, Divergence, Support, Unit};
+use crate::experiment::TeacherId;
+
+/// Whose probabilities.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    Student,
+    /// Whatever the route chose for the prompt.
+    Teacher,
+    /// The policy that generated the tokens, at the temperature it used.
+    Sampler,
+    /// A frozen model that the student is held near; the stage names it.
+    Reference,
+    /// One declared teacher, or a parameter that stands for one.
+    Named {
+        teacher: TeacherId,
+        name: Rc<str>,
+    },
+}
+
+impl Role {
+    pub fn name(&self) -> &str {
+        match self {
+            Role::Student => "student",
+            Role::Teacher => "teacher",
+            Role::Sampler => "sampler",
+            Role::Reference => "reference",
+            Role::Named { name, .. } => name,
+        }
+    }
+}
+
+/// A number that a model computes about a token or a completion.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// Log-probability of the token taken. Per token, logp.
+    Logp,
+    /// Entropy of the next-token distribution. Per token, nats.
+    Entropy,
+    /// Largest probability of the next-token distribution. Per token, prob.
+    Top1,
+    /// Rank of the token taken, 1 for the most probable. Per token, count.
+    Rank,
+    /// Log-probability of ending here. Per token, logp.
+    EndLogp,
+    /// Mean of a continuous action or of a denoising step. Per token, real.
+    Mean,
+    /// Its standard deviation. Per token, real.
+    Deviation,
+    /// What a scalar head says of the completion: a reward model, a discriminator. Per sequence, real.
+    Score,
+    /// What a critic's head expects from here on. Per token, real.
+    Value,
+    /// The verdict on the completions of a model trained beside the student. Per sequence, bool.
+    Correct,
+    /// What an acceptance head says of the token. Per token, prob.
+    Confidence,
+    /// What a member of a panel says of its own answer. Per sequence, real.
+    StatedConfidence,
+}
+
+impl Part {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Part::Logp => "logp",
+            Part::Entropy => "entropy",
+            Part::Top1 => "top1",
+            Part::Rank => "rank",
+            Part::EndLogp => "end_logp",
+            Part::Mean => "mean",
+            Part::Deviation => "deviation",
+            Part::Score => "score",
+            Part::Value => "value",
+            Part::Correct => "correct",
+            Part::Confidence | Part::StatedConfidence => "confidence",
+        }
+    }
+
+    pub fn unit(&self) -> Unit {
+        match self {
+            Part::Logp | Part::EndLogp => Unit::Logp,
+            Part::Entropy => Unit::Nats,
+            Part::Top1 | Part::Confidence => Unit::Prob,
+            Part::Rank => Unit::Count,
+            Part::Mean | Part::Deviation | Part::Score | Part::Value | Part::StatedConfidence => Unit::Real,
+            Part::Correct => Unit::Bool,
+        }
+    }
+
+    pub fn axis(&self) -> Axis {
+        match self {
+            Part::Score | Part::StatedConfidence | Part::Correct => Axis::Sequence,
+            _ => Axis::Token,
+        }
+    }
+}
+
+/// A stretch of a completion.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NamedSpan {
+    /// The last run of the student's own tokens.
+    FinalTurn,
+    /// The text between `<tag>` and `</tag>`, as in `span.think`.
+    Tag(String),
+}
+
+impl NamedSpan {
+    /// The usual names, `final_turn` first.
+    pub const USUAL: &'static [&'static str] = &["final_turn", "answer", "think", "tool"];
+
+    pub fn name(&self) -> &str {
+        match self {
+            NamedSpan::FinalTurn => "final_turn",
+            NamedSpan::Tag(tag) => tag,
+        }
+    }
+}
+
+/// How texts are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Similarity {
+    /// 1 minus the edit distance over the longer length.
+    Edit,
+    /// ROUGE-1.
+    Rouge,
+}
+
+/// A number already computed: it carries no gradient.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Signal {
+    Of {
+        role: Role,
+        part: Part,
+    },
+    /// A divergence between two distributions at this prefix. Per token, nats.
+    Divergence(Divergence),
+    /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
+    Overlap {
+        left: Role,
+        right: Role,
+        k: u32,
+    },
+    /// Probability that `role` gives to a support. Per token, prob.
+    Mass {
+        role: Role,
+        support: Support,
+    },
+    /// The token taken is among the most probable entries that together hold `p`. Per token, bool.
+    InNucleus {
+        role: Role,
+        p: f64,
+    },
+    /// A scalar head's number for one stretch of the completion. Per sequence, real.
+    SpanScore {
+        role: Role,
+        span: NamedSpan,
+    },
+    /// Number of entries of a support. Per token, count.
+    SupportSize {
+        support: Support,
+    },
+    /// How many of `samples` continuations by the teacher match the student's, as a sum of similarities. Per block, real.
+    Agreement {
+        role: Role,
+        samples: u32,
+        by: Similarity,
+    },
+    /// Index of the token in its completion, from 0. Per token, count.
+    Position,
+    /// Tokens that follow in the completion: 0 for the last. Per token, count.
+    Remaining,
+    /// Index of the token's turn, from 0. Per token, count.
+    Turn,
+    /// Index of the token's block, from 0. Per token, count.
+    Block,
+    /// The output head that wrote the token, from 0. Per token, count.
+    Head,
+    /// Tokens since the draft was first rejected, from 1. Per token, count.
+    Offset,
+    /// The target kept the drafted token. Per token, bool.
+    Accepted,
+    /// The denoiser has not filled this position yet. Per token, bool.
+    Masked,
+    InSpan(NamedSpan),
+    /// Number of completion tokens. Per sequence, count.
+    Length,
+    /// The completion was cut off before its end token. Per sequence, bool.
+    Truncated,
+    /// The teacher answered for this completion. Per sequence, bool.
+    Available {
+        role: Role,
+    },
+    /// The verifier's verdict. Per sequence, real.
+    Reward,
+    /// One part of it. Per sequence, real.
+    RewardPart {
+        part: String,
+    },
+    /// `reward >= 1`. Per sequence, bool.
+    Correct,
+    /// A field of the data. Per sequence, real.
+    Data {
+        field: String,
+    },
+    /// A field of the data equals a text. Per sequence, bool.
+    DataIs {
+        field: String,
+        text: String,
+    },
+    /// step / steps. Run, fraction.
+    Progress,
+    /// The step, from 0. Run, count.
+    Step,
+    /// The loss of the step before. Run, number.
+    Loss,
+    /// One term's part of it, before coefficients that move. Run, number.
+    TermLoss {
+        term: String,
+    },
+    /// The loss on the domains' held-out prompts, when it was last computed. Run, number.
+    HeldOutLoss,
+    /// Run, count.
+    VocabularySize,
+}
+
+impl Signal {
+    pub fn axis(&self) -> Axis {
+        match self {
+            Signal::Of { part, .. } => part.axis(),
+            Signal::Divergence(_)
+            | Signal::Overlap { .. }
+            | Signal::Mass { .. }
+            | Signal::InNucleus { .. }
+            | Signal::SupportSize { .. }
+            | Signal::Position
+            | Signal::Remaining
+            | Signal::Turn
+            | Signal::Block
+            | Signal::Head
+            | Signal::Offset
+            | Signal::Accepted
+            | Signal::Masked
+            | Signal::InSpan(_) => Axis::Token,
+            Signal::Agreement { .. } => Axis::Block,
+            Signal::Length
+            | Signal::Truncated
+            | Signal::Available { .. }
+            | Signal::Reward
+            | Signal::RewardPart { .. }
+            | Signal::Correct
+            | Signal::SpanScore { .. }
+            | Signal::Data { .. }
+            | Signal::DataIs { .. } => Axis::Sequence,
+            Signal::Progress
+            | Signal::Step
+            | Signal::Loss
+            | Signal::TermLoss { .. }
+            | Signal::HeldOutLoss
+            | Signal::VocabularySize => Axis::Run,
+        }
+    }
+
+    pub fn unit(&self) -> Unit {
+        match self {
+            Signal::Of { part, .. } => part.unit(),
+            Signal::Divergence(_) => Unit::Nats,
+            Signal::Overlap { .. } | Signal::Progress => Unit::Fraction,
+            Signal::Mass { .. } => Unit::Prob,
+            Signal::InNucleus { .. }
+            | Signal::Accepted
+            | Signal::Masked
+            | Signal::InSpan(_)
+            | Signal::Truncated
+            | Signal::Available { .. }
+            | Signal::Correct
+            | Signal::DataIs { .. } => Unit::Bool,
+            Signal::Position
+            | Signal::Remaining
+            | Signal::Turn
+            | Signal::Block
+            | Signal::Head
+            | Signal::Offset
+            | Signal::Length
+            | Signal::Step
+            | Signal::SupportSize { .. }
+            | Signal::VocabularySize => Unit::Count,
+            Signal::Reward | Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } => Unit::Real,
+            Signal::Agreement { .. } | Signal::Loss | Signal::TermLoss { .. } | Signal::HeldOutLoss => Unit::Number,
+        }
+    }
+
+    /// The roles whose distributions must be known.
+    pub fn roles(&self) -> Vec<Role> {
+        match self {
+            Signal::Of { role, .. }
+            | Signal::InNucleus { role, .. }
+            | Signal::Agreement { role, .. }
+            | Signal::SpanScore { role, .. }
+            | Signal::Available { role } => vec![role.clone()],
+            Signal::SupportSize { support } => {
+                let mut roles = Vec::new();
+                support.roles(&mut roles);
+                roles
+            }
+            Signal::Mass { role, support } => {
+                let mut roles = vec![role.clone()];
+                support.roles(&mut roles);
+                roles
+            }
+            Signal::Overlap { left, right, .. } => vec![left.clone(), right.clone()],
+            Signal::Divergence(divergence) => divergence.roles(),
+            _ => Vec::new(),
+        }
+    }
+}
