@@ -46,7 +46,9 @@ impl Checker {
             } else {
                 Unit::Number
             }),
-            Equal | NotEqual | Less | LessEqual | Greater | GreaterEqual => common_unit(l, r).map(|_| Unit::Bool),
+            Equal | NotEqual => common_unit(l, r).map(|_| Unit::Bool),
+            // Truth has no order.
+            Less | LessEqual | Greater | GreaterEqual => common_unit(l, r).filter(|unit| *unit != Unit::Bool).map(|_| Unit::Bool),
             And | Or => (l == Unit::Bool && r == Unit::Bool).then_some(Unit::Bool),
         };
         let Some(unit) = unit else {
