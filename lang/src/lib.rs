@@ -5,7 +5,6 @@ pub mod diag;
 pub mod experiment;
 pub mod fmt;
 pub mod formula;
-pub mod formula_text;
 pub mod ide;
 pub mod source;
 pub mod syntax;

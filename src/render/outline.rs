@@ -7,8 +7,8 @@ use mopd_lang::experiment::{
     Model, ModelId, Optimizer, Over, Pretrained, RolloutSource, Sampling, Schedule, SelfCopy, SettingMark, Share, Stage, Teacher,
     TeacherChoice, TeacherWeights, Tokenizer, Train,
 };
+use mopd_lang::formula::text;
 use mopd_lang::formula::{Formula, FormulaKind};
-use mopd_lang::formula_text as text;
 
 use crate::figures::{bytes, count, flops, percent, setting};
 use crate::output::{Style, counted};

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use mopd_lang::experiment::{Keep, Objective, Reduce, Rollout, RolloutSource, Sampling, Term};
+use mopd_lang::formula::text;
 use mopd_lang::formula::{
     Axis, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Memory, Part, PreferenceKind, Reduction,
     Role, Signal, Support,
 };
-use mopd_lang::formula_text as text;
 
 use crate::plan::NormalForm;
 

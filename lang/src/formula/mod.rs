@@ -5,6 +5,7 @@
 
 mod divergences;
 mod signals;
+pub mod text;
 
 use std::collections::HashSet;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Parts of formulas. `at` is the place of the formula that reads the part.
 
 use mopd_lang::experiment::{Objective, Reduce, Schedule};
+use mopd_lang::formula::text;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
-use mopd_lang::formula_text as text;
 use mopd_lang::source::Span;
 
 use super::{Diagnostic, Narrowed, refused};
