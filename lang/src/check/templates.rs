@@ -293,6 +293,21 @@ impl Checker {
         }
     }
 
+    /// Whether the data has a field is known when the data is read; that a name is nearly another slot's is known now.
+    fn warn_of_near_slot(&mut self, field: &str, span: Span) {
+        if let Some(near) = nearest(field, ["prompt", "completion", "draft", "transcript", "feedback"]) {
+            self.report(
+                Diagnostic::warning(
+                    Code::TemplateSlot,
+                    span,
+                    format!("`{{{field}}}` is a field of the data, and nearly `{{{near}}}`"),
+                )
+                .help(format!("did you mean `{near}`? For the field write `{{data.{field}}}`"))
+                .replace_with(format!("change to `{near}`"), near),
+            );
+        }
+    }
+
     /// A slot where only a slot can stand.
     fn inner_slot(&mut self, expr: &Expr, env: &Env) -> Option<Slot> {
         match self.slot_of(expr, Purpose::Shown, env)? {
@@ -325,7 +340,10 @@ impl Checker {
                     "feedback" => Slot::Feedback,
                     _ if purpose == Purpose::Written && vocabulary::signal(name).is_some() => return Some(None),
                     // Whether the data has it is known when the data is read.
-                    field => Slot::Data(field.to_owned()),
+                    field => {
+                        self.warn_of_near_slot(field, expr.span);
+                        Slot::Data(field.to_owned())
+                    }
                 })))
             }
             ExprKind::Field { base, field } => match &base.kind {
