@@ -13,6 +13,7 @@ use crate::syntax::ast::{Binding, Item, ItemKind, Name, Parameter};
 
 use super::evaluate::{Context, Env};
 use super::modules::{ItemId, ModuleId, Progress};
+use super::settings::unit_of_type;
 use super::value::{Callable, Family, Value};
 use super::{Checker, NamedObjective};
 
@@ -157,16 +158,12 @@ impl Checker {
     /// A stand-in for a parameter that has a type and no default.
     fn any_value(&mut self, name: &Name, annotation: &Name) -> Value {
         let origin = self.origin(name.span);
-        let unit = match annotation.text.as_str() {
-            "count" => Unit::Count,
-            "fraction" => Unit::Fraction,
-            "real" | "number" | "schedule" => Unit::Number,
-            "nats" => Unit::Nats,
-            "ratio" => Unit::Ratio,
-            "logp" => Unit::Logp,
-            "prob" => Unit::Prob,
-            "bool" => Unit::Bool,
-            "teacher" => return self.any_teacher(&name.text, origin),
+        if let Some(unit) = unit_of_type(&annotation.text) {
+            let variable = FormulaKind::Variable(name.text.as_str().into());
+            return Value::Formula(Formula::new(variable, unit, Axis::Run, false, origin));
+        }
+        match annotation.text.as_str() {
+            "teacher" => self.any_teacher(&name.text, origin),
             "panel" => {
                 let id = PanelId(self.panels.len() as u32);
                 let members = ["first", "second"].map(|which| self.any_teacher(&format!("{} {which}", name.text), origin));
@@ -177,7 +174,7 @@ impl Checker {
                 let members = members.collect();
                 let (rounds, confidence) = (1, Some((0, 100)));
                 self.panels.push(Panel { name: name.text.clone(), members, rounds, sees: None, confidence, origin });
-                return Value::Panel(id);
+                Value::Panel(id)
             }
             "rollout" => {
                 let max_tokens =
@@ -192,22 +189,21 @@ impl Checker {
                     heads: None,
                 };
                 let source = RolloutSource::Parameter { name: name.text.clone(), sampling };
-                return Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }));
+                Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }))
             }
             "template" => {
                 let pieces = vec![Piece::Slot(Slot::Prompt)];
-                return Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }));
+                Value::Template(Rc::new(Template { name: name.text.clone(), pieces, origin }))
             }
             "counts" => {
                 let one = Formula::new(FormulaKind::Number(1.0), Unit::Count, Axis::Run, false, origin);
-                return Value::List(vec![Value::Formula(one)]);
+                Value::List(vec![Value::Formula(one)])
             }
-            "text" => return Value::Text(name.text.clone()),
-            "model" => return Value::Model(self.declare_model(&name.text, Stage::Parameter, name.span)),
+            "text" => Value::Text(name.text.clone()),
+            "model" => Value::Model(self.declare_model(&name.text, Stage::Parameter, name.span)),
             // Domains, families and objectives: whatever is done with one is checked where the item is used.
-            _ => return Value::Error,
-        };
-        Value::Formula(Formula::new(FormulaKind::Variable(name.text.as_str().into()), unit, Axis::Run, false, origin))
+            _ => Value::Error,
+        }
     }
 
     fn any_teacher(&mut self, name: &str, origin: Origin) -> Value {

@@ -330,16 +330,8 @@ impl Checker {
     }
 
     fn coerce_number(&mut self, formula: Formula, annotation: &Name, span: Span) -> Value {
-        let unit = match annotation.text.as_str() {
-            "count" => Unit::Count,
-            "fraction" => Unit::Fraction,
-            "real" | "number" | "schedule" => Unit::Number,
-            "nats" => Unit::Nats,
-            "ratio" => Unit::Ratio,
-            "logp" => Unit::Logp,
-            "prob" => Unit::Prob,
-            "bool" => Unit::Bool,
-            _ => return self.mistyped(span, annotation, &Value::Formula(formula).describe()),
+        let Some(unit) = unit_of_type(&annotation.text) else {
+            return self.mistyped(span, annotation, &Value::Formula(formula).describe());
         };
         let found = formula.unit();
         let convertible = found == unit
@@ -377,4 +369,19 @@ pub fn undecided(value: &Value) -> bool {
 
 pub fn open(formula: &Formula) -> bool {
     formula.any(|node| matches!(node.kind, FormulaKind::Variable(_)))
+}
+
+/// What a number of a declared type measures; none for types of other things.
+pub(super) fn unit_of_type(annotation: &str) -> Option<Unit> {
+    Some(match annotation {
+        "count" => Unit::Count,
+        "fraction" => Unit::Fraction,
+        "real" | "number" | "schedule" => Unit::Number,
+        "nats" => Unit::Nats,
+        "ratio" => Unit::Ratio,
+        "logp" => Unit::Logp,
+        "prob" => Unit::Prob,
+        "bool" => Unit::Bool,
+        _ => return None,
+    })
 }
