@@ -11,7 +11,7 @@ use super::builtins::{self, Builtin, Kind};
 use super::evaluate::Env;
 use super::items::signature;
 use super::modules::ItemId;
-use super::value::{Callable, Value};
+use super::value::Value;
 
 /// Calls inside calls; more is a function that calls itself.
 const DEEPEST_CALL: usize = 64;
@@ -39,7 +39,7 @@ impl Checker {
         }
         match self.callee(callee, env) {
             Value::Builtin(builtin) => self.call_builtin(builtin, whole, arguments, block, env),
-            Value::Item { item, kind } => {
+            Value::Item { item, .. } => {
                 if let Some(block) = block {
                     self.report(
                         Diagnostic::error(Code::WrongKind, block.span, "settings in braces belong to a built-in stage")
@@ -47,7 +47,7 @@ impl Checker {
                             .help("pass values as arguments: `name: value`"),
                     );
                 }
-                self.call_item(item, kind, whole.span, arguments, env)
+                self.call_item(item, whole.span, arguments, env)
             }
             Value::Error => {
                 // Names inside are still checked.
@@ -148,17 +148,18 @@ impl Checker {
     }
 
     /// Calls a `fn`, `stage`, `objective` or another item with parameters.
-    pub(super) fn call_item(&mut self, id: ItemId, kind: Callable, span: Span, arguments: &[Argument], env: &Env) -> Value {
-        if env.depth >= DEEPEST_CALL {
+    pub(super) fn call_item(&mut self, id: ItemId, span: Span, arguments: &[Argument], env: &Env) -> Value {
+        let tree = self.modules.tree(id.module);
+        let item = &tree.items[id.index].kind;
+        let (name, parameters) = signature(item).expect("a callable item has a signature");
+        // At once, not at some depth: a body that calls itself twice would be evaluated 2^depth times.
+        if env.depth >= DEEPEST_CALL || self.calling.contains(&name.span) {
             self.report(
                 Diagnostic::error(Code::Cycle, span, "this call ends up calling itself")
                     .help("mopd has no recursion: functions are pasted in where they are used"),
             );
             return Value::Error;
         }
-        let tree = self.modules.tree(id.module);
-        let item = &tree.items[id.index].kind;
-        let (name, parameters) = signature(item).expect("a callable item has a signature");
         let mut inner = Env { module: id.module, locals: Rc::default(), depth: env.depth + 1, ..env.clone() };
         if inner.model_name.is_empty() {
             inner.model_name = name.text.clone();
@@ -167,22 +168,30 @@ impl Checker {
             return self.call_divergence(name, parameters, body, arguments, span, env, inner);
         }
         self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
+        self.calling.push(name.span);
+        let value = self.called(item, span, &inner);
+        self.calling.pop();
+        value
+    }
+
+    /// The value of a body whose parameters are bound in `inner`.
+    fn called(&mut self, item: &ItemKind, span: Span, inner: &Env) -> Value {
         match item {
-            ItemKind::Fn { body, .. } => self.evaluate(body, &inner),
-            ItemKind::Stage { body, .. } => match self.evaluate(body, &inner) {
+            ItemKind::Fn { body, .. } => self.evaluate(body, inner),
+            ItemKind::Stage { body, .. } => match self.evaluate(body, inner) {
                 value @ (Value::Model(_) | Value::Error) => value,
                 other => self.wrong_kind(body.span, "a stage must end in a model", &other),
             },
             ItemKind::Objective { name, body, .. } => {
-                self.objective_body(name, body, &inner).map_or(Value::Error, |objective| Value::Objective(Rc::new(objective)))
+                self.objective_body(name, body, inner).map_or(Value::Error, |objective| Value::Objective(Rc::new(objective)))
             }
-            ItemKind::Template { name, text, .. } => self.template_item(name, text, &inner),
-            ItemKind::Rollout { body, .. } => self.rollout_value(body, &inner).map_or(Value::Error, Value::Rollout),
+            ItemKind::Template { name, text, .. } => self.template_item(name, text, inner),
+            ItemKind::Rollout { body, .. } => self.rollout_value(body, inner).map_or(Value::Error, Value::Rollout),
             ItemKind::Teacher { binding, .. } => {
                 let called = self.sources.text(span).to_owned();
-                self.teacher_binding(&called, &binding.value, span, &inner)
+                self.teacher_binding(&called, &binding.value, span, inner)
             }
-            _ => unreachable!("{kind:?} is callable, so it is one of these"),
+            _ => unreachable!("divergences are called with their sides; nothing else is callable"),
         }
     }
 
@@ -207,7 +216,12 @@ impl Checker {
                 (Some(expr), _) => {
                     (self.evaluate(expr, &env.named(format!("{}.{}", env.model_name, parameter.name.text))), expr.span)
                 }
-                (None, Some(default)) => (self.evaluate(default, &Env::constant(inner.module)), default.span),
+                (None, Some(default)) => {
+                    self.calling.push(callee.span);
+                    let value = self.evaluate(default, &Env::constant(inner.module));
+                    self.calling.pop();
+                    (value, default.span)
+                }
                 // What was misplaced may have been meant for it.
                 (None, None) if !complete => (Value::Error, span),
                 (None, None) => {

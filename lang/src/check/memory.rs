@@ -346,6 +346,7 @@ impl Checker {
             // Set before the first check, by items that concern everything.
             seed: _,
             has_experiment: _,
+            calling: _,
             // As it was before, once a check is over.
             any_numbers: _,
         } = self;

@@ -141,6 +141,8 @@ struct Checker {
     route: Watched<route::RouteState>,
     marks: Vec<MarkedSetting>,
     facts: index::Facts,
+    /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never ends.
+    calling: Vec<Span>,
     /// `--set seed=2`
     seed: Option<u64>,
     /// The entry file is an experiment, not a library.
@@ -171,6 +173,7 @@ impl Checker {
             route: Watched::default(),
             marks: Vec::new(),
             facts: index::Facts::default(),
+            calling: Vec::new(),
             seed: None,
             has_experiment: false,
             any_numbers: false,

@@ -21,7 +21,7 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Rollout(rollout) => Some(rollout),
             // A bare name: every parameter has its default.
-            Value::Item { item, kind: Callable::Rollout } => match self.call_item(item, Callable::Rollout, expr.span, &[], env) {
+            Value::Item { item, kind: Callable::Rollout } => match self.call_item(item, expr.span, &[], env) {
                 Value::Rollout(rollout) => Some(rollout),
                 _ => None,
             },

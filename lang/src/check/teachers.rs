@@ -105,7 +105,7 @@ impl Checker {
             Value::Student(copy) => TeacherWeights::Student(copy),
             Value::Logits(logits) => self.composed_of(logits, Vec::new(), inner.span)?,
             Value::Item { item, kind: Callable::Teacher } => {
-                let called = self.call_item(item, Callable::Teacher, inner.span, &[], env);
+                let called = self.call_item(item, inner.span, &[], env);
                 return self.renamed(called, before, name, span);
             }
             teacher @ Value::Teacher(_) => return self.renamed(teacher, before, name, span),
@@ -425,7 +425,7 @@ impl Checker {
                 self.teacher_of_model(&name, model, span)
             }
             Value::Student(copy) => self.student_as_teacher("self", copy, span),
-            Value::Item { item, kind: Callable::Teacher } => self.call_item(item, Callable::Teacher, span, &[], env),
+            Value::Item { item, kind: Callable::Teacher } => self.call_item(item, span, &[], env),
             other => other,
         };
         self.role_of(value, span, wanted)

@@ -46,12 +46,10 @@ impl Checker {
     pub(super) fn template_value(&mut self, expr: &Expr, env: &Env) -> Option<Rc<Template>> {
         match self.evaluate(expr, env) {
             Value::Template(template) => Some(template),
-            Value::Item { item, kind: Callable::Template } => {
-                match self.call_item(item, Callable::Template, expr.span, &[], env) {
-                    Value::Template(template) => Some(template),
-                    _ => None,
-                }
-            }
+            Value::Item { item, kind: Callable::Template } => match self.call_item(item, expr.span, &[], env) {
+                Value::Template(template) => Some(template),
+                _ => None,
+            },
             other => {
                 self.wrong_kind(expr.span, "a template is needed here: `template shown = \"{prompt}\\n\\n{hint}\"`", &other);
                 None

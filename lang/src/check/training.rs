@@ -409,7 +409,7 @@ impl Checker {
                     ));
                     return None;
                 };
-                match self.call_item(item, Callable::Objective, span, &[], env) {
+                match self.call_item(item, span, &[], env) {
                     Value::Objective(objective) => Some(objective),
                     _ => None,
                 }
@@ -421,12 +421,10 @@ impl Checker {
         match self.evaluate(expr, env) {
             Value::Objective(objective) => Some(objective),
             // A bare name: every parameter has its default.
-            Value::Item { item, kind: Callable::Objective } => {
-                match self.call_item(item, Callable::Objective, expr.span, &[], env) {
-                    Value::Objective(objective) => Some(objective),
-                    _ => None,
-                }
-            }
+            Value::Item { item, kind: Callable::Objective } => match self.call_item(item, expr.span, &[], env) {
+                Value::Objective(objective) => Some(objective),
+                _ => None,
+            },
             other => {
                 self.wrong_kind(expr.span, "an objective is needed here", &other);
                 None
