@@ -4,17 +4,35 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::Span;
-use crate::syntax::ast::{Argument, Block, Expr, ExprKind, ItemKind, Name, Parameter};
+use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
 
 use super::Checker;
 use super::builtins::{self, Builtin, Kind};
 use super::evaluate::Env;
 use super::items::signature;
-use super::modules::ItemId;
+use super::modules::{ItemId, declared_name};
 use super::value::Value;
 
-/// Calls inside calls; more is a function that calls itself.
+/// Calls inside calls: a bound on how deep the evaluator goes.
 const DEEPEST_CALL: usize = 64;
+
+/// Calls and turns that one item may take. Functions are pasted in, so a chain of them, each using the last one twice, doubles with
+/// every link.
+const MOST_WORK: usize = 50_000;
+
+/// What an item has taken so far.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Work {
+    spent: usize,
+    /// Where the item is: at its name, if it has one.
+    item: Option<Span>,
+}
+
+impl Work {
+    pub fn of(item: &Item) -> Work {
+        Work { spent: 0, item: Some(declared_name(&item.kind).map_or(item.span, |name| name.span)) }
+    }
+}
 
 /// The arguments of a call, by parameter.
 pub(super) struct Slots<'e> {
@@ -153,14 +171,22 @@ impl Checker {
         let item = &tree.items[id.index].kind;
         let (name, parameters) = signature(item).expect("a callable item has a signature");
         // At once, not at some depth: a body that calls itself twice would be evaluated 2^depth times.
-        if env.depth >= DEEPEST_CALL || self.calling.contains(&name.span) {
+        if self.calling.contains(&name.span) {
             self.report(
                 Diagnostic::error(Code::Cycle, span, "this call ends up calling itself")
                     .help("mopd has no recursion: functions are pasted in where they are used"),
             );
             return Value::Error;
         }
-        let mut inner = Env { module: id.module, locals: Rc::default(), depth: env.depth + 1, ..env.clone() };
+        if self.calling.len() >= DEEPEST_CALL {
+            let text = format!("calls are nested more than {DEEPEST_CALL} deep");
+            self.report(Diagnostic::error(Code::NestingTooDeep, span, text).help("let one function do the work of several"));
+            return Value::Error;
+        }
+        if !self.spend(1, span) {
+            return Value::Error;
+        }
+        let mut inner = Env { module: id.module, locals: Rc::default(), ..env.clone() };
         if inner.model_name.is_empty() {
             inner.model_name = name.text.clone();
         }
@@ -172,6 +198,25 @@ impl Checker {
         let value = self.called(item, span, &inner);
         self.calling.pop();
         value
+    }
+
+    /// Whether so many more calls or turns are within what an item may take; the first item that takes too many is reported.
+    pub(super) fn spend(&mut self, work: usize, span: Span) -> bool {
+        let within = self.work.spent <= MOST_WORK;
+        self.work.spent = self.work.spent.saturating_add(work);
+        if self.work.spent <= MOST_WORK {
+            return true;
+        }
+        self.spoil_recording();
+        // Whatever uses something too large is too large as well: once is enough.
+        if within && !std::mem::replace(&mut self.overworked, true) {
+            let text = format!("working this out takes more than {MOST_WORK} calls and turns");
+            self.report(
+                Diagnostic::error(Code::OutOfRange, self.work.item.unwrap_or(span), text)
+                    .help("a function is pasted in wherever it is used: name what is used twice with `let`"),
+            );
+        }
+        false
     }
 
     /// The value of a body whose parameters are bound in `inner`.

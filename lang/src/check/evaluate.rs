@@ -24,7 +24,6 @@ pub struct Env {
     pub context: Context,
     /// What a model made here is called.
     pub model_name: String,
-    pub depth: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ pub enum Context {
 
 impl Env {
     pub fn constant(module: ModuleId) -> Env {
-        Env { module, locals: Rc::default(), context: Context::Constant, model_name: String::new(), depth: 0 }
+        Env { module, locals: Rc::default(), context: Context::Constant, model_name: String::new() }
     }
 
     pub fn bind(&mut self, name: &str, value: Value) {
@@ -276,6 +275,14 @@ impl Checker {
             );
             return Value::Error;
         }
+        for arm in arms {
+            let marks = self.marks(&arm.marks);
+            let setting = match &arm.condition {
+                Condition::When(condition) => self.sources.text(condition.span).to_owned(),
+                Condition::Else => "else".to_owned(),
+            };
+            self.record_marks("a `match`", &setting, marks);
+        }
         let mut conditions: Vec<Option<Formula>> = Vec::new();
         for arm in &arms[..otherwise] {
             let Condition::When(condition) = &arm.condition else { continue };
@@ -319,6 +326,9 @@ impl Checker {
 
     /// One environment per element of `d in domains`, `r in 0..=26`, `t in panel`.
     pub(super) fn turns(&mut self, index: &Index, env: &Env) -> Vec<(Option<Key>, Env)> {
+        if !self.spend(0, index.over.span) {
+            return Vec::new();
+        }
         let items = match self.evaluate(&index.over, env) {
             Value::List(items) => items,
             Value::Panel(panel) => {
@@ -326,8 +336,8 @@ impl Checker {
                 members.into_iter().map(Value::Teacher).collect()
             }
             Value::Range { low, high } => {
-                if low.fract() != 0.0 || high - low >= 100_000.0 {
-                    let text = "a range to go through has whole numbers, at most 100,000 of them";
+                if low.fract() != 0.0 || high - low >= 10_000.0 {
+                    let text = "a range to go through has whole numbers, at most 10,000 of them";
                     self.report(Diagnostic::error(Code::OutOfRange, index.over.span, text));
                     return Vec::new();
                 }
@@ -340,6 +350,9 @@ impl Checker {
                 return Vec::new();
             }
         };
+        if !self.spend(items.len(), index.over.span) {
+            return Vec::new();
+        }
         let turn = |item: Value| {
             let key = Key::of(&item);
             let mut inner = env.clone();

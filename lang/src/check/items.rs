@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    Alignment, Capability, Objective, Origin, Panel, PanelId, Piece, Rollout, RolloutSource, Sampling, Slot, Stage, Teacher,
-    TeacherWeights, Template,
+    Objective, Panel, PanelId, Piece, Rollout, RolloutSource, Sampling, Slot, Stage, TeacherWeights, Template,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Binding, Item, ItemKind, Name, Parameter};
 
+use super::calls::Work;
 use super::evaluate::{Context, Env};
 use super::modules::{ItemId, ModuleId, Progress};
 use super::settings::unit_of_type;
@@ -33,8 +33,11 @@ impl Checker {
         }
         self.modules.progress.insert(id, Progress::Started);
         let tree = self.modules.tree(id.module);
+        let item = &tree.items[id.index];
         let recording = self.pause_recording();
-        let value = self.evaluate_item(id, &tree.items[id.index]);
+        let work = std::mem::replace(&mut self.work, Work::of(item));
+        let value = self.evaluate_item(id, item);
+        self.work = work;
         self.resume_recording(recording);
         self.modules.progress.insert(id, Progress::Done(value.clone()));
         value
@@ -111,6 +114,7 @@ impl Checker {
 
     /// Checks an item for its own sake, used or not.
     pub(super) fn check_item(&mut self, id: ItemId, item: &Item) {
+        self.work = Work::of(item);
         let module = id.module;
         match (&item.kind, callable(&item.kind)) {
             (_, Some(_)) => {
@@ -163,10 +167,10 @@ impl Checker {
             return Value::Formula(Formula::new(variable, unit, Axis::Run, false, origin));
         }
         match annotation.text.as_str() {
-            "teacher" => self.any_teacher(&name.text, origin),
+            "teacher" => self.any_teacher(&name.text, name.span),
             "panel" => {
                 let id = PanelId(self.panels.len() as u32);
-                let members = ["first", "second"].map(|which| self.any_teacher(&format!("{} {which}", name.text), origin));
+                let members = ["first", "second"].map(|which| self.any_teacher(&format!("{} {which}", name.text), name.span));
                 let members = members.into_iter().filter_map(|member| match member {
                     Value::Teacher(teacher) => Some(teacher),
                     _ => None,
@@ -206,19 +210,9 @@ impl Checker {
         }
     }
 
-    fn any_teacher(&mut self, name: &str, origin: Origin) -> Value {
-        let value = self.declare_teacher(Teacher {
-            name: name.to_owned(),
-            weights: TeacherWeights::Parameter,
-            sees: None,
-            temperature: 1.0,
-            answers: Capability::Distribution,
-            foreign: false,
-            align: Alignment::Positions,
-            reveals: None,
-            feedback: None,
-            origin,
-        });
+    fn any_teacher(&mut self, name: &str, span: Span) -> Value {
+        let teacher = self.plain_teacher(name, TeacherWeights::Parameter, span);
+        let value = self.declare_teacher(teacher);
         if let Value::Teacher(teacher) = value {
             self.used_teachers[teacher.0 as usize] = true;
         }

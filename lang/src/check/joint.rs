@@ -1,7 +1,7 @@
 //! `train`: several models trained together, in turns.
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::experiment::{Alignment, Capability, Joint, JointStep, Member, Recipe, Stage, Teacher, TeacherWeights};
+use crate::experiment::{Joint, JointStep, Member, Recipe, Stage, Teacher, TeacherWeights};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, Name, Statement};
 
@@ -38,19 +38,10 @@ impl Checker {
         let mut inner = env.clone();
         // A faulty one is known all the same: whatever names it is not wrong because of it.
         for Trained { name, place, member } in &members {
-            let origin = self.origin(*place);
-            let teacher = self.declare_teacher(Teacher {
-                name: name.clone(),
-                weights: TeacherWeights::Trained { member: name.clone() },
-                sees: member.as_ref().and_then(|member| member.sees.clone()),
-                temperature: 1.0,
-                answers: Capability::Distribution,
-                foreign: false,
-                align: Alignment::Positions,
-                reveals: None,
-                feedback: None,
-                origin,
-            });
+            let weights = TeacherWeights::Trained { member: name.clone() };
+            let plain = self.plain_teacher(name, weights, *place);
+            let sees = member.as_ref().and_then(|member| member.sees.clone());
+            let teacher = self.declare_teacher(Teacher { sees, ..plain });
             inner.bind(name, teacher);
         }
         let steps: Vec<(&Name, &Block)> = statements

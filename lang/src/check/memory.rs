@@ -347,6 +347,10 @@ impl Checker {
             seed: _,
             has_experiment: _,
             calling: _,
+            // Begins anew with every item.
+            work: _,
+            // Whoever sets it spoils the recording.
+            overworked: _,
             // As it was before, once a check is over.
             any_numbers: _,
         } = self;

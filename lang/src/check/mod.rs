@@ -143,6 +143,10 @@ struct Checker {
     facts: index::Facts,
     /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never ends.
     calling: Vec<Span>,
+    /// Of the item that is being evaluated.
+    work: calls::Work,
+    /// It has been said that an item takes too many.
+    overworked: bool,
     /// `--set seed=2`
     seed: Option<u64>,
     /// The entry file is an experiment, not a library.
@@ -174,6 +178,8 @@ impl Checker {
             marks: Vec::new(),
             facts: index::Facts::default(),
             calling: Vec::new(),
+            work: calls::Work::default(),
+            overworked: false,
             seed: None,
             has_experiment: false,
             any_numbers: false,
@@ -239,6 +245,7 @@ impl Checker {
         let mut comparisons = Vec::new();
         for (index, item) in module.items.iter().enumerate() {
             if let ItemKind::Compare { name, block } = &item.kind {
+                self.work = calls::Work::of(item);
                 comparisons.extend(self.comparison(entry, item, name, block));
             } else if callable(&item.kind).is_none() {
                 self.check_item(ItemId { module: entry, index }, item);

@@ -92,7 +92,7 @@ impl Checker {
     }
 
     fn objective_entry<'a>(&mut self, owner: &Name, entry: &'a Entry, env: &Env, parts: &mut Parts<'a>) {
-        let marks = self.marks(entry);
+        let marks = self.marks(&entry.marks);
         self.record_marks(&format!("objective {}", owner.text), &entry.key.text, marks);
         if let Some(first) = parts.seen.iter().find(|first| first.text == entry.key.text) {
             let text = format!("`{}` is set twice", entry.key.text);

@@ -4,7 +4,7 @@ use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{MarkedSetting, SettingMark, TeacherWeights};
 use crate::formula::{Formula, FormulaKind, Role, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Name, Route, Statement};
+use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Name, Route, Statement};
 
 use super::Checker;
 use super::evaluate::Env;
@@ -107,7 +107,7 @@ impl Checker {
     }
 
     fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], settings: &mut Settings<'a>) {
-        let marks = self.marks(entry);
+        let marks = self.marks(&entry.marks);
         settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
         if let Some(first) = settings.entries.iter().find(|known| known.key.text == entry.key.text).map(|known| known.key.span) {
             self.report(
@@ -124,10 +124,10 @@ impl Checker {
     }
 
     /// What the author says about where a value comes from.
-    pub(super) fn marks(&mut self, entry: &Entry) -> Vec<SettingMark> {
+    pub(super) fn marks(&mut self, written: &[Mark]) -> Vec<SettingMark> {
         const MARKS: &[&str] = &["unpublished", "source"];
         let mut found = Vec::new();
-        for mark in &entry.marks {
+        for mark in written {
             let argument = mark.argument.as_ref().map(|text| text.text.clone());
             match (mark.name.text.as_str(), argument) {
                 ("unpublished", note) => found.push(SettingMark::Unpublished { note }),

@@ -131,7 +131,8 @@ impl Checker {
         Some(teacher)
     }
 
-    fn plain_teacher(&mut self, name: &str, weights: TeacherWeights, span: Span) -> Teacher {
+    /// A teacher of which nothing more is said.
+    pub(super) fn plain_teacher(&mut self, name: &str, weights: TeacherWeights, span: Span) -> Teacher {
         Teacher {
             name: name.to_owned(),
             answers: self.natural_answers(&weights),
