@@ -114,18 +114,13 @@ impl<'a> Lowering<'a> {
                 let behind = self.graph.apply(Function::Add, &[position, one]);
                 unmasked(self.graph.apply(Function::Subtract, &[length, behind]))
             }
-            Kind::Divergence { divergence, factor } => {
-                let node = self.graph.signal(Signal::Divergence(divergence));
-                unmasked(self.scaled(node, factor))
-            }
-            Kind::Live { live, factor } => {
+            Kind::Live(live) => {
                 let known = self.primitives.iter().position(|primitive| primitive.live == live);
                 let index = known.unwrap_or_else(|| {
                     self.primitives.push(Primitive { live, origin: formula.origin });
                     self.primitives.len() - 1
                 });
-                let node = self.graph.live(LiveId(index as u32));
-                unmasked(self.scaled(node, factor))
+                unmasked(self.graph.live(LiveId(index as u32)))
             }
             Kind::Apply(function) => {
                 let operands: Vec<Lowered> = operands(formula).into_iter().map(|operand| self.lowered(operand)).collect();
@@ -186,14 +181,6 @@ impl<'a> Lowering<'a> {
             (Some(selected), Some(among)) => Some(self.graph.apply(Function::And, &[selected, among])),
             (selected, among) => selected.or(among),
         }
-    }
-
-    fn scaled(&mut self, node: NodeId, factor: f64) -> NodeId {
-        if factor == 1.0 {
-            return node;
-        }
-        let factor = self.graph.constant(Axis::Run, factor);
-        self.graph.apply(Function::Multiply, &[factor, node])
     }
 
     fn reduce(&mut self, reduction: Reduced, node: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
