@@ -106,19 +106,8 @@ impl Forward {
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
         let (hidden, matrix) = (self.hidden.detach(), model.matrix().detach());
-        let mut by_hidden = Vec::new();
-        let mut by_matrix: Option<Tensor> = None;
-        self.vocabulary.gradient(&live, self.reads_teacher, |first, by_logits| {
-            let _guard = no_grad_guard();
-            let rows = hidden.narrow(0, first, by_logits.size()[0]);
-            by_hidden.push(by_logits.mm(&matrix));
-            match &mut by_matrix {
-                Some(sum) => drop(sum.addmm_(&by_logits.tr(), &rows)),
-                None => by_matrix = Some(by_logits.tr().mm(&rows)),
-            }
-        });
-        let by_matrix = by_matrix.unwrap_or_else(|| matrix.zeros_like());
-        Ok(model.gradient(&self.hidden, &Tensor::cat(&by_hidden, 0), &by_matrix))
+        let [by_hidden, by_matrix] = self.vocabulary.projected_gradient(&live, self.reads_teacher, &hidden, &matrix);
+        Ok(model.gradient(&self.hidden, &by_hidden, &by_matrix))
     }
 }
 

@@ -23,7 +23,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use mopd_compiler::plan::Role;
-use tch::{Device, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
@@ -117,17 +117,20 @@ impl Vocabulary {
     /// Each quantity of every token, `[tokens]` each. `reads_teacher` is whether some quantity does.
     pub fn values(&self, quantities: &[Quantity], reads_teacher: bool) -> Vec<Tensor> {
         let _guard = no_grad_guard();
-        let mut parts: Vec<Vec<Tensor>> = quantities.iter().map(|_| Vec::new()).collect();
+        // Made before the chunks: small tensors that stay between large ones that go would break up the heap until none of the
+        // next chunk's fits into what the last left.
+        let values: Vec<Tensor> =
+            quantities.iter().map(|_| Tensor::empty([self.tokens()], (Kind::Float, self.targets.device()))).collect();
         for (first, count) in self.blocks() {
             let block = self.block(first, count, reads_teacher);
             for rows in self.chunks(&block) {
-                for (quantity, parts) in quantities.iter().zip(&mut parts) {
-                    parts.push(quantity.values(&rows));
+                for (quantity, values) in quantities.iter().zip(&values) {
+                    values.narrow(0, rows.first, rows.len()).copy_(&quantity.values(&rows));
                 }
             }
             self.keep(block);
         }
-        parts.iter().map(|parts| Tensor::cat(parts, 0)).collect()
+        values
     }
 
     /// d loss / d logits of the student, for d loss / d primitive `[tokens]`: `give` gets the first token of each block and
@@ -149,6 +152,29 @@ impl Vocabulary {
             }
             give(first, &block.student);
         }
+    }
+
+    /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, and output matrix, `[vocabulary, width]`: d loss / d
+    /// either.
+    pub fn projected_gradient(
+        self,
+        live: &[(Primitive, Tensor)],
+        reads_teacher: bool,
+        hidden: &Tensor,
+        matrix: &Tensor,
+    ) -> [Tensor; 2] {
+        let _guard = no_grad_guard();
+        let mut by_hidden = Vec::new();
+        let mut by_matrix: Option<Tensor> = None;
+        self.gradient(live, reads_teacher, |first, by_logits| {
+            let rows = hidden.narrow(0, first, by_logits.size()[0]);
+            by_hidden.push(by_logits.mm(matrix));
+            match &mut by_matrix {
+                Some(sum) => drop(sum.addmm_(&by_logits.tr(), &rows)),
+                None => by_matrix = Some(by_logits.tr().mm(&rows)),
+            }
+        });
+        [Tensor::cat(&by_hidden, 0), by_matrix.unwrap_or_else(|| matrix.zeros_like())]
     }
 
     fn blocks(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
