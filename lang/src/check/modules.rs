@@ -1,7 +1,7 @@
 //! Files, imports and the names each file sees.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
@@ -9,6 +9,7 @@ use crate::source::{FileId, SourceFile, Span};
 use crate::syntax::ast::{Expr, ItemKind, Module, Name};
 use crate::syntax::parse;
 
+use super::index::Worth;
 use super::items::callable;
 use super::value::Value;
 use super::{Checker, Loader, builtins, memory, signals};
@@ -29,12 +30,20 @@ pub enum Progress {
     /// Being evaluated: meeting it again is a cycle.
     Started,
     Done(Value),
+    /// A model whose value nobody has needed yet: its check was repeated in outline. With the names that its models were given, and
+    /// what it is worth to editors.
+    Repeated {
+        names: VecDeque<String>,
+        worth: Option<Worth>,
+    },
 }
 
 #[derive(Default)]
 pub struct Modules {
     loaded: Vec<Loaded>,
     by_path: HashMap<Vec<String>, ModuleId>,
+    /// The first module of each file: one that imports itself is loaded twice.
+    by_file: HashMap<Rc<str>, ModuleId>,
     pub progress: HashMap<ItemId, Progress>,
     /// The names that are looked up, while the check of an item is recorded.
     pub consulted: RefCell<Option<Vec<u32>>>,
@@ -42,6 +51,7 @@ pub struct Modules {
 
 struct Loaded {
     file: FileId,
+    path: Rc<str>,
     tree: Rc<Module>,
     names: HashMap<String, Declared>,
     /// Values from `--set`, by the name of the `param`.
@@ -77,6 +87,22 @@ impl Modules {
 
     pub fn files(&self) -> impl Iterator<Item = (ModuleId, FileId)> {
         self.loaded.iter().enumerate().map(|(index, loaded)| (ModuleId(index as u32), loaded.file))
+    }
+
+    /// The path of a module's file, and the first module of that file.
+    pub fn path(&self, id: ModuleId) -> (Rc<str>, ModuleId) {
+        let path = self.loaded[id.0 as usize].path.clone();
+        let first = self.by_file.get(&path).copied().unwrap_or(id);
+        (path, first)
+    }
+
+    /// The first module of a file.
+    pub fn at_file(&self, path: &str) -> Option<ModuleId> {
+        self.by_file.get(path).copied()
+    }
+
+    pub fn item_span(&self, id: ItemId) -> Span {
+        self.loaded[id.module.0 as usize].tree.items[id.index].span
     }
 
     /// The module that a `use` names.
@@ -127,13 +153,15 @@ impl Checker {
     pub(super) fn load(&mut self, source: SourceFile, load: Loader) -> ModuleId {
         let file = self.sources.add(source);
         let source = self.sources.file(file);
-        let (tree, findings) = self.memory.parse(&source.path, file, &source.text);
+        let path: Rc<str> = Rc::from(source.path.as_str());
+        let (tree, findings) = self.memory.parse(&path, file, &source.text);
         for finding in findings {
             self.report(finding);
         }
         let id = ModuleId(self.modules.loaded.len() as u32);
         let tree = Rc::new(tree);
-        self.modules.loaded.push(Loaded { file, tree: tree.clone(), names: HashMap::new(), set: HashMap::new() });
+        self.modules.by_file.entry(Rc::clone(&path)).or_insert(id);
+        self.modules.loaded.push(Loaded { file, path, tree: tree.clone(), names: HashMap::new(), set: HashMap::new() });
         for (index, item) in tree.items.iter().enumerate() {
             if let Some(name) = declared_name(&item.kind) {
                 self.declare(id, name, ItemId { module: id, index });

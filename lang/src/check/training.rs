@@ -409,6 +409,7 @@ impl Checker {
                     ));
                     return None;
                 };
+                self.record_request(item);
                 match self.call_item(item, span, &[], env) {
                     Value::Objective(objective) => Some(objective),
                     _ => None,
