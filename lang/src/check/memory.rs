@@ -15,7 +15,7 @@ use crate::source::FileId;
 use crate::syntax::KnownFile;
 use crate::syntax::ast::{Item, ItemKind, Module};
 
-use super::modules::declared_name;
+use super::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, declared_name};
 use super::recording::Check;
 
 /// Belongs to whoever analyses the same file again and again. It knows the files of the last analysis and no others, so it grows
@@ -38,7 +38,7 @@ struct RememberedFile {
 
 struct RememberedItem {
     text: String,
-    /// Hashes of all words in it.
+    /// Hashes of all words in it, and of what it may look up besides.
     words: Vec<u32>,
     effect: Effect,
     /// What its check came to, if it may be repeated.
@@ -151,6 +151,8 @@ impl RememberedItem {
         };
         let everything = concerned.is_none();
         let effect = Effect { words: concerned.unwrap_or_default(), everything };
+        // Looked up without being mentioned.
+        words.extend([SFT_OBJECTIVE, GRPO_OBJECTIVE].map(|(_, name)| hash(name)));
         words.sort_unstable();
         words.dedup();
         RememberedItem { text: text.to_owned(), words, effect, check: None }

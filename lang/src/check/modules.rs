@@ -14,6 +14,10 @@ use super::items::callable;
 use super::value::Value;
 use super::{Checker, Loader, builtins, memory, signals};
 
+/// The objectives that `sft` and `grpo` have where nothing is said: a module of the standard library, and a name in it.
+pub const SFT_OBJECTIVE: (&str, &str) = ("sft", "nll");
+pub const GRPO_OBJECTIVE: (&str, &str) = ("rl", "grpo_loss");
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModuleId(pub u32);
 
@@ -71,10 +75,14 @@ impl Modules {
     }
 
     pub fn lookup(&self, id: ModuleId, name: &str) -> Option<Declared> {
+        self.consult(name);
+        self.loaded[id.0 as usize].names.get(name).copied()
+    }
+
+    fn consult(&self, name: &str) {
         if let Some(consulted) = self.consulted.borrow_mut().as_mut() {
             consulted.push(memory::hash(name));
         }
-        self.loaded[id.0 as usize].names.get(name).copied()
     }
 
     pub fn names(&self, id: ModuleId) -> impl Iterator<Item = &str> {
@@ -114,6 +122,7 @@ impl Modules {
 
     /// An item of `std.<module>`, whether the file imports it or not.
     pub fn standard_item(&self, module: &str, name: &str) -> Option<ItemId> {
+        self.consult(name); // Should there be no such module: one may come.
         let &module = self.by_path.get(&vec!["std".to_owned(), module.to_owned()])?;
         Some(self.lookup(module, name)?.item)
     }
@@ -233,7 +242,7 @@ impl Checker {
 
     /// The modules that built-in stages take their objectives from.
     pub(super) fn load_defaults(&mut self, load: Loader) {
-        for module in ["rl", "sft"] {
+        for (module, _) in [GRPO_OBJECTIVE, SFT_OBJECTIVE] {
             self.find_file(&["std", module], load);
         }
     }
