@@ -7,8 +7,8 @@ pub mod results;
 mod settings;
 
 pub use formula::{
-    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Live, Mass, Parameter, Reduction,
-    Role, Signal, Statistic, Support,
+    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Live, Mass, Memory, Parameter,
+    Reduction, Role, Scan, Signal, Statistic, Support,
 };
 use serde::{Deserialize, Serialize};
 pub use settings::{
@@ -95,8 +95,14 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// Every node whose value the runtime asks for.
+    /// Every node whose value the runtime asks for: what it trains on and reports, and what is carried over to the next step.
     pub fn outputs(&self) -> Vec<NodeId> {
+        let mut outputs = self.results();
+        outputs.extend(self.graph.carried(&outputs).into_iter().map(|(_, source)| source));
+        outputs
+    }
+
+    fn results(&self) -> Vec<NodeId> {
         let adjoints = self.live.iter().map(|live| live.adjoint);
         let terms = self.terms.iter().map(|term| term.value);
         std::iter::once(self.loss)

@@ -7,6 +7,7 @@
 
 mod batches;
 mod diagnostics;
+mod noise;
 mod non_finite;
 mod objective;
 mod optimizer;
@@ -18,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{Event, FailureKind};
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
 use tch::Device;
@@ -95,6 +97,8 @@ struct Trainer<'a> {
     program: Program<'a>,
     optimizer: Optimizer,
     batches: Batches,
+    /// The numbers that the objective carries over from the step before.
+    carried: HashMap<NodeId, f64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -117,7 +121,7 @@ impl<'a> Trainer<'a> {
         let optimizer = Optimizer::new(&stage.train.optimizer, &model);
         let routed: Vec<_> = stage.sources.iter().map(|source| teachers.get(&source.teacher_model?)).collect();
         let batches = Batches::new(stage, &routed)?;
-        Ok(Trainer { stage, model, teachers, reads_teacher, program, optimizer, batches })
+        Ok(Trainer { stage, model, teachers, reads_teacher, program, optimizer, batches, carried: HashMap::new() })
     }
 
     /// One update of the weights. An error says whether the numbers were finite so far.
@@ -128,11 +132,15 @@ impl<'a> Trainer<'a> {
         control.check().map_err(plain)?;
         let sequences = self.batches.next(self.stage, &self.model, step).map_err(non_finite::classify)?;
         let packed = PackedBatch::new(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
-        let (batch, forward) = score(self, &sequences, &packed, step).map_err(plain)?;
+        let (mut batch, forward) = score(self, &sequences, &packed, step).map_err(plain)?;
         non_finite::check_signals(self.stage, &sequences, &batch)?;
+        noise::add(self.stage, &train.objective, step, &mut batch);
+        batch.carried = std::mem::take(&mut self.carried);
         let outputs = self.program.run(&batch).map_err(plain)?;
         let loss = f64::from(outputs.get(train.objective.loss)[0]);
         non_finite::check(self.stage, &sequences, &outputs)?;
+        let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
+        self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
 
         let adjoints: Vec<&[f32]> = train.objective.live.iter().map(|live| outputs.get(live.adjoint)).collect();
         let gradient = forward.gradient(&self.model, &train.objective, &batch, &adjoints).map_err(plain)?;

@@ -128,6 +128,7 @@ fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Resul
         Signal::Correct => {
             per_sequence(|sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))), "reward")
         }
+        Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
         _ => Ok(None),
     }
 }

@@ -76,7 +76,11 @@ pub fn of_one_variable(graph: &Graph, output: NodeId, variable: &Tensor, time: (
             Operation::Signal { signal: mopd_compiler::plan::Signal::Progress } => {
                 number(f64::from(step) / f64::from(steps.max(1)))
             }
-            Operation::Signal { .. } | Operation::Reduce { .. } | Operation::Statistic { .. } => {
+            Operation::Signal { .. }
+            | Operation::Reduce { .. }
+            | Operation::Statistic { .. }
+            | Operation::Scan { .. }
+            | Operation::Memory { .. } => {
                 unreachable!("a generator is computed from its variable and the step")
             }
         }));

@@ -150,8 +150,14 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: Span) -> Narrowed<NodeId> 
             let behind = graph.apply(Function::Add, &[position, one]);
             graph.apply(Function::Subtract, &[length, behind])
         }
-        Kind::Live(_) | Kind::Apply(_) | Kind::Reduce { .. } | Kind::Statistic { .. } => {
-            return Err(refused(at, "a number inside a divergence that is computed from other tokens"));
+        Kind::Live(_)
+        | Kind::Apply(_)
+        | Kind::Reduce(_)
+        | Kind::Statistic { .. }
+        | Kind::Scan { .. }
+        | Kind::Memory(_)
+        | Kind::Across { .. } => {
+            return Err(refused(at, "a number inside a divergence that is computed from other tokens or steps"));
         }
     })
 }

@@ -37,7 +37,9 @@ impl Parameters<'_> {
             | Signal::Reward
             | Signal::Correct
             | Signal::Progress
-            | Signal::Step => return Ok(None),
+            | Signal::Step
+            | Signal::Uniform { .. }
+            | Signal::Other { .. } => return Ok(None),
         }))
     }
 
@@ -48,6 +50,7 @@ impl Parameters<'_> {
             Live::Divergence(divergence) => Primitive::Divergence(self.divergence(divergence)?),
             Live::Likelihood { of } => Primitive::Likelihood { of: *of },
             Live::Ranking { role, k } => Primitive::Ranking { role: *role, k: *k },
+            Live::Other { text } => return Err(EvaluationError::MissingSignal { signal: text.clone() }),
         })
     }
 

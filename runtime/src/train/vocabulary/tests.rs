@@ -96,7 +96,7 @@ fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Optio
 }
 
 fn batch(tokens: usize) -> Batch {
-    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1 };
+    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     Batch { layout, step: 3, steps: 10, ..Batch::default() }
 }
 
@@ -523,7 +523,7 @@ fn parameters_move_with_the_run_and_with_the_token() {
     };
     let spec = blended(share, Parameter::Number(0.25));
     assert_eq!(spec.signals(), [Signal::Reward]);
-    let layout = Layout { sequence_of_token: vec![0, 1, 1], group_of_sequence: vec![0, 0], groups: 1 };
+    let layout = Layout { sequence_of_token: vec![0, 1, 1], group_of_sequence: vec![0, 0], groups: 1, ..Layout::default() };
     let batch = Batch { layout, signals: vec![(Signal::Reward, vec![0.5, 0.75])], ..Batch::default() };
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let quantity = Quantity::Primitive(Primitive::Divergence(parameters.divergence(&spec).unwrap()));
