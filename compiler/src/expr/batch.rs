@@ -60,7 +60,11 @@ impl Layout {
 
     /// Whether every parent exists.
     pub fn check(&self) -> Result<(), EvaluationError> {
-        let inside = |parents: &[u32], limit: usize| parents.iter().all(|parent| (*parent as usize) < limit);
+        // Without a way out in the middle: that can be done for several at a time.
+        let inside = |parents: &[u32], limit: usize| {
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+            parents.iter().fold(true, |inside, parent| inside & (*parent < limit))
+        };
         if !inside(&self.sequence_of_token, self.sequences()) {
             return Err(EvaluationError::Layout { element: "token", parent: "sequence" });
         }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::Axis;
+use crate::plan::{Axis, Signal};
 
-use crate::expr::graph::{Graph, NodeId, Operation};
+use crate::expr::graph::{Graph, Node, NodeId, Operation};
 
 /// The order of work.
 pub(super) struct Schedule {
@@ -13,6 +13,8 @@ pub(super) struct Schedule {
     pub steps: Vec<Step>,
     /// Some loop over tokens reads a per-group number.
     pub reads_group_of_token: bool,
+    /// Something reads across axes: which element lies in which matters.
+    pub reads_layout: bool,
 }
 
 pub(super) enum Step {
@@ -92,20 +94,24 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
     let leaves = leaves.filter(|id| in_memory[id.0 as usize] && place[id.0 as usize].is_none()).collect();
     let mut steps = Vec::new();
     let mut reads_group_of_token = false;
+    let derived = |node: &Node| matches!(node.operation, Operation::Signal { signal: Signal::Position | Signal::Length });
+    let mut reads_layout = graph.nodes().any(|(id, node)| needed[id.0 as usize] && derived(node));
     for (here, nodes) in at {
         let Some(axis) = here.loop_axis else {
             steps.extend(nodes.into_iter().map(Step::Aggregate));
+            reads_layout = true;
             continue;
         };
         let mut inputs = Vec::new();
         for operand in nodes.iter().flat_map(|id| graph.operands(*id)) {
             if place[operand.0 as usize] != Some(here) && graph.constant_value(operand).is_none() && !inputs.contains(&operand) {
                 reads_group_of_token |= axis == Axis::Token && graph.axis(operand) == Axis::Group;
+                reads_layout |= graph.axis(operand) != axis && matches!(graph.axis(operand), Axis::Sequence | Axis::Group);
                 inputs.push(operand);
             }
         }
         let stored = nodes.iter().copied().filter(|id| in_memory[id.0 as usize]).collect();
         steps.push(Step::Fused(Group { axis, nodes, inputs, stored }));
     }
-    Schedule { leaves, steps, reads_group_of_token }
+    Schedule { leaves, steps, reads_group_of_token, reads_layout }
 }
