@@ -19,14 +19,21 @@ pub use normal_form::normal_form;
 
 use narrow::settings::Settings;
 
-use crate::plan::{Comparison, Domain, Experiment, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
+use crate::expr::graph::{Graph, NodeId};
+use crate::plan::{Comparison, Domain, Experiment, Live, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
 
-/// Compiles a checked experiment. `origins` is what its [`Origin`]s point into.
+/// Compiles a checked experiment. `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
+/// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is fast here.
 ///
 /// # Errors
 /// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where it was asked for),
 /// `live` inside something without a derivative, a `reduce` that does not end in one number, numbers that are not finite.
-pub fn compile(experiment: &checked::Experiment, origins: &[Span], sources: &Sources) -> Result<Plan, Vec<Diagnostic>> {
+pub fn compile(
+    experiment: &checked::Experiment,
+    origins: &[Span],
+    sources: &Sources,
+    fused: bool,
+) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins(origins);
     let mut settings = Settings::new(experiment, origins);
     let domains: Vec<Domain> = experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
@@ -42,7 +49,7 @@ pub fn compile(experiment: &checked::Experiment, origins: &[Span], sources: &Sou
     }
     let mut lowered = Vec::with_capacity(models.len());
     for model in models {
-        match self::lowered(model, origins) {
+        match self::lowered(model, origins, fused) {
             Ok(model) => lowered.push(model),
             Err(found) => findings.add([*found]),
         }
@@ -70,6 +77,40 @@ pub fn compile(experiment: &checked::Experiment, origins: &[Span], sources: &Sou
     Ok(Plan { schema: SCHEMA, hash, experiment, stages, places: places.collect() })
 }
 
+/// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime does not supply
+/// have a place of their own ([`Signal::Other`](crate::plan::Signal), [`Live::Other`](crate::plan::Live)).
+#[derive(Clone, Debug)]
+pub struct Expressions {
+    pub graph: Graph,
+    /// What the graph's [`LiveId`](crate::expr::graph::LiveId)s stand for.
+    pub live: Vec<Live>,
+    /// Per token.
+    pub select: Option<NodeId>,
+    /// The weight of all terms, on its own axis.
+    pub weight: Option<NodeId>,
+    pub terms: Vec<TermExpressions>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TermExpressions {
+    pub name: String,
+    /// Per token, without weights.
+    pub value: NodeId,
+    /// The term's own weight, on its own axis.
+    pub weight: Option<NodeId>,
+    /// Per token: where the term applies.
+    pub when: Option<NodeId>,
+}
+
+/// The expressions of an objective as a graph, for whoever wants to evaluate them without a run. `origins` is what its
+/// [`Origin`]s point into.
+///
+/// # Errors
+/// What graphs have no word for: schedules that the run itself moves, preference pairs, reductions over another rollout.
+pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<Expressions, Box<Diagnostic>> {
+    objective::expressions(objective, Origins(origins))
+}
+
 /// The table that origins point into.
 #[derive(Clone, Copy)]
 struct Origins<'a>(&'a [Span]);
@@ -93,7 +134,7 @@ impl Findings {
     }
 }
 
-fn lowered(model: Model<&checked::Train>, origins: Origins) -> Result<Model<Objective>, Box<Diagnostic>> {
+fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Result<Model<Objective>, Box<Diagnostic>> {
     let Model { name, stage, origin } = model;
     let stage = match stage {
         Stage::Initialise(architecture) => Stage::Initialise(architecture),
@@ -106,7 +147,7 @@ fn lowered(model: Model<&checked::Train>, origins: Origins) -> Result<Model<Obje
                 start: train.start,
                 mixture: train.mixture,
                 teachers: train.teachers,
-                objective: objective::lower(&checked.objective, normal_form, origins)?,
+                objective: objective::lower(&checked.objective, normal_form, origins, fused)?,
                 prefixes: train.prefixes,
                 optimizer: train.optimizer,
                 steps: train.steps,

@@ -1,30 +1,7 @@
 //! What graphs are made of: the signals, divergences and statistics that the runtime can compute.
 
-pub use mopd_lang::formula::{Deviation, Function, Mass};
+pub use mopd_lang::formula::{Axis, Deviation, Function, Mass, Memory, Reduction, Scan, Statistic};
 use serde::{Deserialize, Serialize};
-
-/// Along what a number varies, coarse to fine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Axis {
-    Run,
-    Batch,
-    Group,
-    Sequence,
-    Token,
-}
-
-impl Axis {
-    pub fn name(self) -> &'static str {
-        match self {
-            Axis::Run => "run",
-            Axis::Batch => "batch",
-            Axis::Group => "group",
-            Axis::Sequence => "sequence",
-            Axis::Token => "token",
-        }
-    }
-}
 
 /// Whose probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -73,6 +50,10 @@ pub enum Signal {
     Progress,
     /// The step, from 0. Run, count.
     Step,
+    /// A number drawn uniformly from [0, 1) for each element, another for each `draw`: what random selections are made by.
+    Uniform { draw: u32, axis: Axis },
+    /// A signal of the language, as it is written there, that the runtime does not supply: no plan that runs has one.
+    Other { text: String, axis: Axis },
 }
 
 impl Signal {
@@ -82,6 +63,7 @@ impl Signal {
             Signal::Divergence(_) | Signal::Position => Axis::Token,
             Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct => Axis::Sequence,
             Signal::Progress | Signal::Step => Axis::Run,
+            Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
     }
 
@@ -153,30 +135,6 @@ pub enum Live {
     Logp,
     /// `live kl(...)`: exact over the vocabulary.
     Divergence(Divergence),
-}
-
-/// Many numbers to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reduction {
-    Sum,
-    Mean,
-    Minimum,
-    Maximum,
-}
-
-/// Each number compared with its peers over an axis; the axis of the argument is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "statistic", rename_all = "snake_case")]
-pub enum Statistic {
-    /// (x - mean) / (deviation + epsilon); 0 where all are equal.
-    Zscore { deviation: Deviation },
-    /// (x - min) / (max - min); 0 where all are equal.
-    Minmax,
-    /// Values above the `upper` quantile are set to it.
-    Winsor { upper: f64 },
-    /// True for the `keep` fraction with the largest values, ties broken by position.
-    TopFraction { keep: f64 },
-    /// exp(x) / sum of exp(x)
-    Softmax,
+    /// A primitive of the language, as it is written there, that the runtime does not supply: no plan that runs has one.
+    Other { text: String },
 }

@@ -8,6 +8,7 @@
 mod batches;
 mod diagnostics;
 mod divergence;
+mod noise;
 mod non_finite;
 mod objective;
 mod optimizer;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{Event, FailureKind};
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
 use tch::{Device, Kind, Tensor};
@@ -93,6 +95,8 @@ struct Trainer<'a> {
     program: Program<'a>,
     optimizer: Optimizer,
     batches: Batches,
+    /// The numbers that the objective carries over from the step before.
+    carried: HashMap<NodeId, f64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -115,7 +119,7 @@ impl<'a> Trainer<'a> {
         let optimizer = Optimizer::new(&stage.train.optimizer, &model);
         let routed: Vec<_> = stage.sources.iter().map(|source| teachers.get(&source.teacher_model?)).collect();
         let batches = Batches::new(stage, &routed)?;
-        Ok(Trainer { stage, model, teachers, reads_teacher, program, optimizer, batches })
+        Ok(Trainer { stage, model, teachers, reads_teacher, program, optimizer, batches, carried: HashMap::new() })
     }
 
     /// One update of the weights. An error says whether the numbers were finite so far.
@@ -129,10 +133,14 @@ impl<'a> Trainer<'a> {
         let logits = self.model.logits(&packed);
         let scores = Scores::new(self, &sequences, &packed, &logits).map_err(plain)?;
         let live = scores.live(&train.objective).map_err(plain)?;
-        let batch = scores.batch(&train.objective, &sequences, &live, step, train.steps).map_err(plain)?;
+        let mut batch = scores.batch(&train.objective, &sequences, &live, step, train.steps).map_err(plain)?;
+        noise::add(self.stage, &train.objective, step, &mut batch);
+        batch.carried = std::mem::take(&mut self.carried);
         let outputs = self.program.run(&batch).map_err(plain)?;
         let loss = f64::from(outputs.get(train.objective.loss)[0]);
         non_finite::check(self.stage, &sequences, &batch, &outputs)?;
+        let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
+        self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
 
         let gradient = self.model.gradient(&surrogate(&train.objective, &live, &outputs, self.stage.device));
         let norm = gradient_norm(&gradient);

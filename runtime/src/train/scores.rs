@@ -61,6 +61,7 @@ impl Scores {
         let live = objective.live.iter().map(|primitive| match &primitive.primitive {
             Live::Logp => Ok(self.taken.shallow_clone()),
             Live::Divergence(divergence) => self.divergence(divergence, objective),
+            Live::Other { text } => Err(missing(text, "this version can't compute it", objective)),
         });
         live.collect()
     }
@@ -69,7 +70,7 @@ impl Scores {
     pub fn batch(&self, objective: &Objective, sequences: &Sequences, live: &[Tensor], step: u32, steps: u32) -> Result<Batch> {
         let _guard = no_grad_guard();
         let mut batch =
-            Batch { layout: sequences.layout.clone(), signals: Vec::new(), live: live.iter().map(to_vec).collect(), step, steps };
+            Batch { layout: sequences.layout.clone(), live: live.iter().map(to_vec).collect(), step, steps, ..Batch::default() };
         for signal in objective.graph.signals(&objective.outputs()) {
             let per_sequence = |value: fn(&Sequence) -> Option<f32>, what: &str| {
                 let values: Option<Vec<f32>> = sequences.list.iter().map(value).collect();
@@ -95,6 +96,9 @@ impl Scores {
                 Signal::Reward => per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward")?,
                 // These follow from the layout, the step and the rewards.
                 Signal::Position | Signal::Length | Signal::Progress | Signal::Step => continue,
+                // The trainer draws them.
+                Signal::Uniform { .. } => continue,
+                Signal::Other { text, .. } => return Err(missing(text, "this version can't compute it", objective)),
                 Signal::Correct => {
                     per_sequence(|sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))), "reward")?
                 }

@@ -171,14 +171,8 @@ enum Source {
     Once(Value),
     /// An array of the group's own axis.
     Here(Value),
-    /// An array of a coarser axis, and which of the parent arrays holds the indices into it.
-    Through(Value, Parent),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Parent {
-    Sequence,
-    Group,
+    /// An array of a coarser axis.
+    Through(Value, Axis),
 }
 
 impl Emitter<'_> {
@@ -211,8 +205,7 @@ impl Emitter<'_> {
             let base = self.load(self.pointer, inputs, position as i32 * size);
             let source = match self.graph.axis(*id) {
                 axis if axis == self.group.axis => Source::Here(base),
-                Axis::Sequence => Source::Through(base, Parent::Sequence),
-                Axis::Group => Source::Through(base, Parent::Group),
+                axis if axis > Axis::Batch => Source::Through(base, axis),
                 _ => {
                     let number = self.load(types::F32, base, 0);
                     Source::Once(self.vector.builder.ins().splat(NUMBERS, number))
@@ -220,7 +213,9 @@ impl Emitter<'_> {
             };
             sources.push((*id, source));
         }
-        let [sequences, groups] = [0, size].map(|offset| self.load(self.pointer, parents, offset));
+        let parents: HashMap<Axis, Value> = (self.group.coarser_axes(self.graph))
+            .map(|axis| (axis, self.load(self.pointer, parents, axis as i32 * size)))
+            .collect();
         let targets: Vec<Value> =
             (0..self.group.stored.len()).map(|position| self.load(self.pointer, outputs, position as i32 * size)).collect();
         let last = self.vector.builder.ins().iadd_imm_s(end, -(WIDTH as i64));
@@ -229,7 +224,7 @@ impl Emitter<'_> {
         let index = self.vector.builder.append_block_param(body, self.pointer);
         self.vector.builder.switch_to_block(body);
         let offset = self.vector.builder.ins().ishl_imm_u(index, 2);
-        self.through(&sources, [sequences, groups], offset);
+        self.through(&sources, &parents, offset);
         self.offset = offset;
         self.sources = sources.into_iter().collect();
         for id in &self.group.nodes {
@@ -259,20 +254,17 @@ impl Emitter<'_> {
 
     /// Loads what lies on coarser axes. Tokens of a sequence stand next to each other, so that most often all lanes read the
     /// same element: that is one load.
-    fn through(&mut self, sources: &[(NodeId, Source)], [sequences, groups]: [Value; 2], offset: Value) {
-        let coarse: Vec<(NodeId, Value, Parent)> = sources
+    fn through(&mut self, sources: &[(NodeId, Source)], parents: &HashMap<Axis, Value>, offset: Value) {
+        let coarse: Vec<(NodeId, Value, Axis)> = sources
             .iter()
             .filter_map(|(id, source)| match source {
-                Source::Through(base, parent) => Some((*id, *base, *parent)),
+                Source::Through(base, axis) => Some((*id, *base, *axis)),
                 _ => None,
             })
             .collect();
-        let Some((_, _, finest)) = coarse.iter().find(|(_, _, parent)| *parent == Parent::Sequence).or(coarse.first()) else {
-            return;
-        };
-        // Elements in the same sequence are in the same group.
-        let array = if *finest == Parent::Sequence { sequences } else { groups };
-        let address = self.vector.builder.ins().iadd(array, offset);
+        // Elements in the same element of that are in the same element of all that are coarser.
+        let Some(finest) = coarse.iter().map(|(_, _, axis)| *axis).max() else { return };
+        let address = self.vector.builder.ins().iadd(parents[&finest], offset);
         let indices = self.load_lanes(INTEGERS, address);
         let first = self.vector.builder.ins().extractlane(indices[0], 0);
         let together = self.vector.uniform(indices, first);
@@ -281,11 +273,11 @@ impl Emitter<'_> {
 
         self.vector.builder.switch_to_block(one);
         let mut values = Vec::new();
-        for (_, base, parent) in &coarse {
-            let index = if parent == finest {
+        for (_, base, axis) in &coarse {
+            let index = if *axis == finest {
                 first
             } else {
-                let address = self.vector.builder.ins().iadd(groups, offset);
+                let address = self.vector.builder.ins().iadd(parents[axis], offset);
                 self.load(types::I32, address, 0)
             };
             let number = self.element(*base, index);
@@ -296,11 +288,11 @@ impl Emitter<'_> {
 
         self.vector.builder.switch_to_block(each);
         let mut values = Vec::new();
-        for (_, base, parent) in &coarse {
-            let indices = if parent == finest {
+        for (_, base, axis) in &coarse {
+            let indices = if *axis == finest {
                 indices
             } else {
-                let address = self.vector.builder.ins().iadd(groups, offset);
+                let address = self.vector.builder.ins().iadd(parents[axis], offset);
                 self.load_lanes(INTEGERS, address)
             };
             for indices in indices {

@@ -11,8 +11,6 @@ pub(super) struct Schedule {
     /// Nodes whose values are there before the first step, or are constants that some step or output reads from memory.
     pub leaves: Vec<NodeId>,
     pub steps: Vec<Step>,
-    /// Some loop over tokens reads a per-group number.
-    pub reads_group_of_token: bool,
     /// Something reads across axes: which element lies in which matters.
     pub reads_layout: bool,
 }
@@ -20,7 +18,7 @@ pub(super) struct Schedule {
 pub(super) enum Step {
     /// One generated loop.
     Fused(Group),
-    /// One reduction or statistic.
+    /// One node that is not elementwise.
     Aggregate(NodeId),
 }
 
@@ -33,6 +31,13 @@ pub(super) struct Group {
     pub inputs: Vec<NodeId>,
     /// The nodes of the group that something outside of it reads.
     pub stored: Vec<NodeId>,
+}
+
+impl Group {
+    /// The axes that inputs come from through the array that says which of its elements each element lies in.
+    pub fn coarser_axes(&self, graph: &Graph) -> impl Iterator<Item = Axis> {
+        self.inputs.iter().map(|input| graph.axis(*input)).filter(|axis| Axis::Batch < *axis && *axis < self.axis)
+    }
 }
 
 impl Schedule {
@@ -48,7 +53,7 @@ impl Schedule {
 /// and read earlier rounds; loops go from coarse to fine, so that a fine one can read a coarse one of its own round.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    /// Number of reductions and statistics on the longest way from the leaves.
+    /// Number of aggregates on the longest way from the leaves.
     round: u32,
     /// None for an aggregate.
     loop_axis: Option<Axis>,
@@ -65,10 +70,12 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
             Operation::Apply { .. } | Operation::Broadcast { .. } => {
                 Place { round: round.unwrap_or(0), loop_axis: Some(node.axis) }
             }
-            Operation::Reduce { .. } | Operation::Statistic { .. } => {
+            Operation::Reduce { .. } | Operation::Statistic { .. } | Operation::Scan { .. } | Operation::Memory { .. } => {
                 Place { round: round.map_or(0, |round| round + 1), loop_axis: None }
             }
-            _ => continue,
+            Operation::Constant { .. } | Operation::Schedule { .. } | Operation::Signal { .. } | Operation::Live { .. } => {
+                continue;
+            }
         };
         place[id.0 as usize] = Some(here);
         at.entry(here).or_default().push(id);
@@ -93,7 +100,6 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
     let leaves = graph.nodes().map(|(id, _)| id);
     let leaves = leaves.filter(|id| in_memory[id.0 as usize] && place[id.0 as usize].is_none()).collect();
     let mut steps = Vec::new();
-    let mut reads_group_of_token = false;
     let derived = |node: &Node| matches!(node.operation, Operation::Signal { signal: Signal::Position | Signal::Length });
     let mut reads_layout = graph.nodes().any(|(id, node)| needed[id.0 as usize] && derived(node));
     for (here, nodes) in at {
@@ -105,13 +111,13 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
         let mut inputs = Vec::new();
         for operand in nodes.iter().flat_map(|id| graph.operands(*id)) {
             if place[operand.0 as usize] != Some(here) && graph.constant_value(operand).is_none() && !inputs.contains(&operand) {
-                reads_group_of_token |= axis == Axis::Token && graph.axis(operand) == Axis::Group;
-                reads_layout |= graph.axis(operand) != axis && matches!(graph.axis(operand), Axis::Sequence | Axis::Group);
                 inputs.push(operand);
             }
         }
         let stored = nodes.iter().copied().filter(|id| in_memory[id.0 as usize]).collect();
-        steps.push(Step::Fused(Group { axis, nodes, inputs, stored }));
+        let group = Group { axis, nodes, inputs, stored };
+        reads_layout |= group.coarser_axes(graph).next().is_some();
+        steps.push(Step::Fused(group));
     }
-    Schedule { leaves, steps, reads_group_of_token, reads_layout }
+    Schedule { leaves, steps, reads_layout }
 }

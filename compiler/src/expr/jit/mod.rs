@@ -2,7 +2,7 @@
 //!
 //! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's elements, four at
 //! a time, and keeps everything but its results in registers ([`groups`], [`emit`], [`vector`]). What a function computes is
-//! said in [`super::single`]. Reductions and statistics run in between, in Rust and in f64 ([`super::aggregate`]). A number
+//! said in [`super::single`]. Reductions, statistics and scans run in between, in Rust and in f64 ([`super::aggregate`]). A number
 //! from a coarser axis is read inside the loop through the array that says which coarse element each element lies in, which
 //! the batch has anyway: gathering it first would cost a pass over memory and a copy per fine element.
 
@@ -13,6 +13,8 @@ mod tests;
 mod vector;
 mod workspace;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
 use crate::plan::Axis;
@@ -52,7 +54,8 @@ pub struct Program {
 }
 
 /// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`, writes `outputs`.
-/// `parents` holds, for the sequence and the group axis, the array that says which of its elements each element lies in.
+/// `parents` holds, for every coarser axis
+/// that is read, at its place among the axes, the array that says which of its elements each element lies in.
 type Loop = unsafe extern "C" fn(
     inputs: *const *const f32,
     parents: *const *const u32,
@@ -158,22 +161,20 @@ impl Program {
                 Operation::Constant { value } => workspace.fill(*id, layout.len(node.axis), *value as f32),
                 Operation::Schedule { schedule } => workspace.fill(*id, 1, schedule.at(batch.step, batch.steps) as f32),
                 Operation::Signal { signal } => match batch.values(signal)? {
-                    std::borrow::Cow::Borrowed(values) => *leaf = Some(values),
-                    std::borrow::Cow::Owned(values) => workspace.keep(*id, values),
+                    Cow::Borrowed(values) => *leaf = Some(values),
+                    Cow::Owned(values) => workspace.keep(*id, values),
                 },
                 Operation::Live { live } => *leaf = Some(batch.live_values(*live)?),
                 _ => unreachable!("a leaf has no operands"),
             }
         }
-        if self.schedule.reads_group_of_token {
-            workspace.find_groups(layout);
-        }
+        let parents = Parents::of(batch, &self.schedule, &self.graph);
         let mut loops = self.loops.iter();
         for step in &self.schedule.steps {
             match step {
                 Step::Fused(group) => {
                     let generated: &(Loop, Constants) = loops.next().expect("one function per fused step");
-                    self.run_loop(group, generated, batch, &given, workspace);
+                    self.run_loop(group, generated, batch, &parents, &given, workspace);
                 }
                 Step::Aggregate(id) => {
                     let values = self.aggregate(*id, batch, &given, workspace);
@@ -194,6 +195,7 @@ impl Program {
         group: &Group,
         generated: &(Loop, Constants),
         batch: &Batch,
+        parents: &Parents,
         given: &[Option<&[f32]>],
         workspace: &mut Workspace,
     ) {
@@ -201,14 +203,14 @@ impl Program {
         // Taken out, so that the workspace can be read meanwhile.
         let mut results: Vec<Vec<f32>> = group.stored.iter().map(|id| workspace.room(*id, count)).collect();
         let inputs: Vec<&[f32]> = group.inputs.iter().map(|id| workspace.value(*id, given)).collect();
-        let parents = workspace.parents(&batch.layout, group.axis);
+        let parents = parents.for_elements_of(group.axis);
         if count < WIDTH {
             self.run_few(group, generated, count, &inputs, parents, &mut results);
         } else {
             let arguments = Arguments {
                 generated,
                 inputs: inputs.iter().map(|input| input.as_ptr()).collect(),
-                parents: parents.map(<[u32]>::as_ptr),
+                parents: parents.map(|parents| parents.as_ptr()),
                 outputs: results.iter_mut().map(|result| result.as_mut_ptr()).collect(),
             };
             let threads = workspace.threads().min(count / ELEMENTS_PER_THREAD).max(1);
@@ -247,7 +249,7 @@ impl Program {
         generated: &(Loop, Constants),
         count: usize,
         inputs: &[&[f32]],
-        parents: [&[u32]; 2],
+        parents: [&[u32]; AXES],
         results: &mut [Vec<f32>],
     ) {
         const FULL: usize = WIDTH;
@@ -282,34 +284,40 @@ impl Program {
     }
 
     fn aggregate(&self, id: NodeId, batch: &Batch, given: &[Option<&[f32]>], workspace: &Workspace) -> Vec<f32> {
-        let axis = self.graph.axis(id);
-        let value = |of: NodeId| {
-            let values = workspace.value(of, given);
-            move |index: usize| f64::from(values[index])
-        };
-        let passes = |mask: Option<NodeId>| {
-            let mask = mask.map(|mask| workspace.value(mask, given));
-            move |index: usize| mask.is_none_or(|mask| mask[index] != 0.0)
-        };
-        let results = match self.graph.node(id).operation {
-            Operation::Reduce { reduction, operand, mask } => {
-                let axes = (self.graph.axis(operand), axis);
-                aggregate::reduce(reduction, &batch.layout, axes, value(operand), passes(mask))
-            }
-            Operation::Statistic { statistic, operand, over, mask } => {
-                aggregate::statistic(statistic, &batch.layout, (axis, over), value(operand), passes(mask))
-            }
-            _ => unreachable!("only reductions and statistics are aggregates"),
-        };
+        let value = |of: NodeId, index: usize| f64::from(workspace.value(of, given)[index]);
+        let results = aggregate::evaluate(&self.graph, id, batch, value);
         results.into_iter().map(|x| x as f32).collect()
     }
 }
+
+/// For each axis that loops run over, and each coarser one that they read numbers of: which element of the coarser each element
+/// lies in.
+struct Parents<'a>(HashMap<(Axis, Axis), Cow<'a, [u32]>>);
+
+impl Parents<'_> {
+    fn of<'a>(batch: &'a Batch, schedule: &Schedule, graph: &Graph) -> Parents<'a> {
+        let mut parents = HashMap::new();
+        for group in schedule.groups() {
+            for coarse in group.coarser_axes(graph) {
+                parents.entry((group.axis, coarse)).or_insert_with(|| batch.layout.parents(group.axis, coarse));
+            }
+        }
+        Parents(parents)
+    }
+
+    /// By coarser axis; empty where there is none, or none is read.
+    fn for_elements_of(&self, axis: Axis) -> [&[u32]; AXES] {
+        std::array::from_fn(|coarse| self.0.get(&(axis, Axis::ALL[coarse])).map_or(&[][..], |parents| parents))
+    }
+}
+
+const AXES: usize = Axis::ALL.len();
 
 /// What a generated function is called with.
 struct Arguments<'a> {
     generated: &'a (Loop, Constants),
     inputs: Vec<*const f32>,
-    parents: [*const u32; 2],
+    parents: [*const u32; AXES],
     outputs: Vec<*mut f32>,
 }
 

@@ -82,7 +82,7 @@ fn every_function_agrees_on_special_numbers() {
         }
     }
     let tokens = combinations[0].len();
-    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1 };
+    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let roles = [Role::Student, Role::Teacher, Role::Sampler];
     let signals = roles.map(|role| Signal::Logp { role }).into_iter().zip(combinations).collect();
     let batch = Batch { layout, signals, ..Batch::default() };
@@ -104,7 +104,7 @@ fn every_function_agrees_on_special_numbers() {
 fn every_function_agrees_on_the_whole_range() {
     let count = 1 << 16;
     let values: Vec<f32> = (0..count).map(|index: u32| f32::from_bits(index * 65_537)).collect();
-    let layout = Layout { sequence_of_token: vec![0; values.len()], group_of_sequence: vec![0], groups: 1 };
+    let layout = Layout { sequence_of_token: vec![0; values.len()], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let batch = Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
     for function in FUNCTIONS.into_iter().filter(|function| function.operands() == 1) {
         for fused in [true, false] {
@@ -124,7 +124,7 @@ fn clip_keeps_nan() {
     let logp = graph.signal(Signal::Logp { role: Role::Teacher });
     let (low, high) = (graph.constant(Axis::Run, -5.0), graph.constant(Axis::Run, 5.0));
     let clipped = graph.apply(Function::Clip, &[logp, low, high]);
-    let layout = Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1 };
+    let layout = Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7.0, -0.0];
     let batch = Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
     let result = Program::compile(&graph, &[clipped]).expect("compiles").run(&batch).expect("runs");
@@ -165,8 +165,10 @@ fn smooth_expressions_are_close_to_double_precision() {
 fn what_the_batch_lacks_is_named() {
     let mut graph = Graph::default();
     let logp = graph.signal(Signal::Logp { role: Role::Teacher });
-    let batch =
-        Batch { layout: Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1 }, ..Batch::default() };
+    let batch = Batch {
+        layout: Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1, ..Layout::default() },
+        ..Batch::default()
+    };
     let missing = EvaluationError::MissingSignal { signal: format!("{:?}", Signal::Logp { role: Role::Teacher }) };
     let program = Program::compile(&graph, &[logp]).expect("compiles");
     assert_eq!(program.run(&batch), Err(missing.clone()));
@@ -227,6 +229,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         sequence_of_token: (0..tokens as u32).map(|token| token / 1000).collect(),
         group_of_sequence: (0..sequences as u32).map(|sequence| sequence / 3).collect(),
         groups: sequences.div_ceil(3) as u32,
+        ..Layout::default()
     };
     let batch = random.batch(layout, 0, Random::wild_number);
     let mut graph = Graph::default();

@@ -2,17 +2,14 @@
 
 use std::collections::HashMap;
 
-use crate::expr::batch::Layout;
 use crate::expr::graph::NodeId;
 use crate::expr::values::Values;
-use crate::plan::Axis;
 
 /// The values that a run of a [`super::Program`] computes. One workspace serves any programs and batches, one run at a time.
 #[derive(Debug, Default)]
 pub struct Workspace {
     /// One per node, empty where the value lies in the batch or nowhere.
     values: Vec<Vec<f32>>,
-    group_of_token: Vec<u32>,
     threads: Option<usize>,
 }
 
@@ -64,24 +61,9 @@ impl Workspace {
         values.extend_from_slice(from);
     }
 
-    pub(super) fn find_groups(&mut self, layout: &Layout) {
-        self.group_of_token.clear();
-        let groups = layout.sequence_of_token.iter().map(|sequence| layout.group_of_sequence[*sequence as usize]);
-        self.group_of_token.extend(groups);
-    }
-
     /// The value of a node: given by the batch, or computed.
     pub(super) fn value<'a>(&'a self, node: NodeId, given: &[Option<&'a [f32]>]) -> &'a [f32] {
         given[node.0 as usize].unwrap_or(&self.values[node.0 as usize])
-    }
-
-    /// The sequence and the group that each element of `axis` lies in; empty where there is no such thing.
-    pub(super) fn parents<'a>(&'a self, layout: &'a Layout, axis: Axis) -> [&'a [u32]; 2] {
-        match axis {
-            Axis::Token => [&layout.sequence_of_token, &self.group_of_token],
-            Axis::Sequence => [&[], &layout.group_of_sequence],
-            _ => [&[], &[]],
-        }
     }
 
     pub(super) fn into_values(mut self, outputs: &[NodeId]) -> Values<f32> {

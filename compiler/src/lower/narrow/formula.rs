@@ -7,7 +7,7 @@ use mopd_lang::source::Span;
 
 use super::{Diagnostic, Narrowed, refused};
 use crate::lower::Origins;
-use crate::plan::{Axis, Divergence, DivergenceKind, Function, Live, Reduction, Role, Signal, Statistic, Support};
+use crate::plan::{Axis, Divergence, DivergenceKind, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic, Support};
 
 /// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes of theirs.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,30 +29,20 @@ pub enum Kind {
         factor: f64,
     },
     Apply(Function),
-    Reduce {
-        reduction: Reduced,
-        over: Axis,
-    },
+    Reduce(Reduction),
     Statistic {
-        statistic: Compared,
+        statistic: Statistic,
         over: Axis,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Reduced {
-    Plain(Reduction),
-    /// 1 where every element is, also where there is none.
-    All,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Compared {
-    Plain(Statistic),
-    /// x - mean
-    Center,
-    /// The mean of the others; 0 where there are none.
-    LeaveOneOut,
+    Scan {
+        scan: Scan<Formula>,
+        over: Axis,
+    },
+    Memory(Memory),
+    /// One member's share among all of a panel.
+    Across {
+        index: usize,
+    },
 }
 
 /// Everything in an objective that this version can't execute: each construct once, at the first place that asks for it.
@@ -65,7 +55,6 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     for Reduce { steps, balance, origin, .. } in reduces.flatten() {
         let at = origins.span(*origin);
         for step in steps {
-            found.extend(reduction(step.operation, at).err().map(|refusal| *refusal));
             found.extend([step.elements, step.over].into_iter().filter_map(|of| axis(of, at).err()).map(|refusal| *refusal));
         }
         if let Some(balance) = balance {
@@ -86,7 +75,7 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
 }
 
 pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
-    let own_axis = axis(formula.axis, at)?;
+    axis(formula.axis, at)?;
     Ok(match &formula.kind {
         FormulaKind::Number(value) => Kind::Number(*value),
         FormulaKind::Schedule(schedule) => Kind::Schedule(schedule.clone()),
@@ -99,32 +88,20 @@ pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
         FormulaKind::Apply { function, .. } => Kind::Apply(*function),
         FormulaKind::Reduce { on: Some(_), .. } => return Err(refused(at, "a reduction over another rollout (`on`)")),
-        FormulaKind::Reduce { reduction: of, .. } => Kind::Reduce { reduction: reduction(*of, at)?, over: own_axis },
-        FormulaKind::Statistic { statistic: of, over, .. } => {
-            Kind::Statistic { statistic: statistic(*of, at)?, over: axis(*over, at)? }
-        }
-        FormulaKind::Scan { scan, .. } => return Err(refused(at, format!("the scan `{}`", scan.name()))),
-        FormulaKind::Memory { memory: wide::Memory::Ema { .. }, .. } => {
-            return Err(refused(at, "`ema`, a number carried from step to step,"));
-        }
-        FormulaKind::Memory { memory: wide::Memory::Previous, .. } => {
-            return Err(refused(at, "`previous`, a number carried from step to step,"));
-        }
-        FormulaKind::Across { .. } => return Err(refused(at, "`softmax` across a panel")),
+        FormulaKind::Reduce { reduction, .. } => Kind::Reduce(*reduction),
+        FormulaKind::Statistic { statistic, over, .. } => Kind::Statistic { statistic: *statistic, over: axis(*over, at)? },
+        FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: axis(*over, at)? },
+        FormulaKind::Memory { memory, .. } => Kind::Memory(*memory),
+        FormulaKind::Across { index, .. } => Kind::Across { index: *index },
     })
 }
 
-pub fn axis(axis: wide::Axis, at: Span) -> Narrowed<Axis> {
-    Ok(match axis {
-        wide::Axis::Run => Axis::Run,
-        wide::Axis::Batch => Axis::Batch,
-        wide::Axis::Group => Axis::Group,
-        wide::Axis::Sequence => Axis::Sequence,
-        wide::Axis::Token => Axis::Token,
-        wide::Axis::Domain | wide::Axis::Turn | wide::Axis::Block | wide::Axis::Vocab => {
-            return Err(refused(at, format!("one number per {}", axis.name())));
-        }
-    })
+/// Refuses an axis that the runtime's batches do not have.
+pub fn axis(axis: Axis, at: Span) -> Narrowed<Axis> {
+    match axis {
+        Axis::Run | Axis::Batch | Axis::Domain | Axis::Group | Axis::Sequence | Axis::Turn | Axis::Token => Ok(axis),
+        Axis::Block | Axis::Vocab => Err(refused(at, format!("one number per {}", axis.name()))),
+    }
 }
 
 pub fn role(role: &wide::Role, at: Span) -> Narrowed<Role> {
@@ -275,37 +252,4 @@ fn support(support: &wide::Support, at: Span) -> Narrowed<Support> {
         wide::Support::Union(_) => unknown("union"),
         wide::Support::Intersection(_) => unknown("intersection"),
     }
-}
-
-pub fn reduction(reduction: wide::Reduction, at: Span) -> Narrowed<Reduced> {
-    Ok(Reduced::Plain(match reduction {
-        wide::Reduction::Sum => Reduction::Sum,
-        wide::Reduction::Mean => Reduction::Mean,
-        wide::Reduction::Minimum => Reduction::Minimum,
-        wide::Reduction::Maximum => Reduction::Maximum,
-        // Truth is 1 and falsehood 0: the largest is true where any is, the sum counts.
-        wide::Reduction::Any => Reduction::Maximum,
-        wide::Reduction::Count => Reduction::Sum,
-        wide::Reduction::All => return Ok(Reduced::All),
-        wide::Reduction::First | wide::Reduction::Last | wide::Reduction::Quantile { .. } => {
-            return Err(refused(at, format!("the reduction `{}`", reduction.name())));
-        }
-    }))
-}
-
-fn statistic(statistic: wide::Statistic, at: Span) -> Narrowed<Compared> {
-    Ok(Compared::Plain(match statistic {
-        wide::Statistic::Zscore { deviation } => Statistic::Zscore { deviation },
-        wide::Statistic::Minmax => Statistic::Minmax,
-        wide::Statistic::Winsor { upper } => Statistic::Winsor { upper },
-        wide::Statistic::TopFraction { keep } => Statistic::TopFraction { keep },
-        wide::Statistic::Softmax => Statistic::Softmax,
-        wide::Statistic::Center => return Ok(Compared::Center),
-        wide::Statistic::LeaveOneOut => return Ok(Compared::LeaveOneOut),
-        wide::Statistic::Rank
-        | wide::Statistic::TopCount { .. }
-        | wide::Statistic::SampleWithoutReplacement { .. }
-        | wide::Statistic::Balance
-        | wide::Statistic::Chunks { .. } => return Err(refused(at, format!("the statistic `{}`", statistic.name()))),
-    }))
 }

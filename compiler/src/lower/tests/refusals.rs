@@ -17,7 +17,7 @@ fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
 
 fn found(experiment: &Experiment) -> Vec<Diagnostic> {
     let (sources, origins) = sources();
-    let found = super::super::compile(experiment, &origins, &sources).expect_err("it can't be executed");
+    let found = super::super::compile(experiment, &origins, &sources, true).expect_err("it can't be executed");
     assert!(found.iter().all(|finding| finding.code == Code::NotSupported), "{found:?}");
     found
 }
@@ -55,53 +55,23 @@ fn entropy() -> Formula {
 #[test]
 fn a_refusal_points_at_the_construct() {
     let mut experiment = experiment();
-    let scan = FormulaKind::Scan { scan: Scan::Sum, operand: entropy(), over: Axis::Sequence };
-    let term = apply(Function::Multiply, [&formula(scan, Axis::Token, false), &live(Live::Part(Part::Logp))]);
+    let term = apply(Function::Multiply, [&signal(Signal::Loss), &live(Live::Part(Part::Logp))]);
     distilled(&mut experiment).objective = objective(term, sequence_mean());
     let found = found(&experiment);
     let (sources, _) = sources();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].message, "the scan `cumsum` is not supported yet");
+    assert_eq!(found[0].message, "the signal `loss` is not supported yet");
     assert_eq!(sources.text(found[0].primary.span), "formula");
 }
 
 #[test]
 fn formulas() {
-    for (scan, name) in [
-        (Scan::Product, "cumprod"),
-        (Scan::Minimum, "cummin"),
-        (Scan::Maximum, "cummax"),
-        (Scan::Next, "next"),
-        (Scan::RewardToGo { discount: number(1.0) }, "reward_to_go"),
-    ] {
-        let scan = FormulaKind::Scan { scan, operand: entropy(), over: Axis::Sequence };
-        assert_refused(formula(scan, Axis::Token, false), &format!("the scan `{name}`"));
-    }
     let mean = reduce(Reduction::Mean, &entropy(), Axis::Batch);
-    let memory = |memory| formula(FormulaKind::Memory { memory, operand: mean.clone() }, Axis::Batch, false);
-    assert_refused(memory(Memory::Ema { rate: 0.9 }), "`ema`, a number carried from step to step,");
-    assert_refused(memory(Memory::Previous), "`previous`, a number carried from step to step,");
     let ladder = Adaptive::Ladder { values: vec![1.0, 2.0], advance_if: apply(Function::Less, [&mean, &number(1.0)]), every: 1 };
     assert_refused(formula(FormulaKind::Adaptive(ladder), Axis::Run, false), "a `ladder`, which the run itself moves on,");
     let learned = Adaptive::Learned { gain: number(1.0), hold: 10, discount: 1.0 };
     assert_refused(formula(FormulaKind::Adaptive(learned), Axis::Run, false), "a learned schedule");
-    for (reduction, name) in
-        [(Reduction::First, "first"), (Reduction::Last, "last"), (Reduction::Quantile { q: 0.9 }, "quantile")]
-    {
-        assert_refused(reduce(reduction, &entropy(), Axis::Sequence), &format!("the reduction `{name}`"));
-    }
-    assert_refused(reduce(Reduction::Mean, &entropy(), Axis::Turn), "one number per turn");
-    for (of, name) in [
-        (Statistic::Rank, "rank"),
-        (Statistic::TopCount { count: 2 }, "top_count"),
-        (Statistic::SampleWithoutReplacement { keep: 0.5 }, "sample_without_replacement"),
-        (Statistic::Balance, "balance"),
-        (Statistic::Chunks { most: 4, width: 20 }, "chunks"),
-    ] {
-        assert_refused(statistic(of, &entropy(), Axis::Batch), &format!("the statistic `{name}`"));
-    }
-    let across = FormulaKind::Across { members: vec![signal(Signal::Reward), signal(Signal::Length)], among: vec![], index: 0 };
-    assert_refused(formula(across, Axis::Sequence, false), "`softmax` across a panel");
+    assert_refused(reduce(Reduction::Mean, &entropy(), Axis::Block), "one number per block");
     let unset = FormulaKind::Variable("beta".into());
     assert_refused(formula(unset, Axis::Run, false), "`beta` without a value");
 }
