@@ -13,6 +13,7 @@ mod sample;
 use std::ffi::OsString;
 use std::path::Path;
 
+use mopd_compiler::expr::jit;
 use mopd_compiler::plan::Plan;
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, nearest};
@@ -79,7 +80,7 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
 /// what this version can't execute.
 fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     let experiment = analysis.experiment.as_ref()?;
-    match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources) {
+    match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()) {
         Ok(plan) => Some(plan),
         Err(found) => {
             analysis.diagnostics.extend(found);

@@ -187,7 +187,7 @@ impl Divergence<'_> {
                 Some(outside) => logps.masked_fill(outside, f64::NEG_INFINITY),
                 None => logps.shallow_clone(),
             };
-            logps = logps - taking_part.logsumexp([-1].as_slice(), true);
+            logps = &logps - taking_part.logsumexp([-1].as_slice(), true);
         }
         if let Some(outside) = outside {
             // Any number that both sides have does; sorting wants them last.
