@@ -102,7 +102,7 @@ fn table(arguments: &BenchDivergence, all: &[Figures]) -> String {
     table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
     table.set_header(["vocabulary", "version", "peak memory beyond what is given", "median time", "values", "gradients"]);
     let memory = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), figures::bytes);
-    let ratio = |plain: f64, chunked: f64| format!("{:.2}", chunked / plain);
+    let ratio = |plain: f64, chunked: f64| format!("{:.3}", chunked / plain);
     for figures in all {
         let vocabulary = figures::count(u64::from(figures.vocabulary));
         let (plain, chunked) = (median(&figures.plain_seconds), median(&figures.chunked_seconds));
@@ -127,7 +127,12 @@ fn table(arguments: &BenchDivergence, all: &[Figures]) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    format!("{}, gradients included; {}, one thread, {} runs in turn\n\n{table}\n", name(arguments.of), given(arguments), arguments.runs)
+    format!(
+        "{}, gradients included; {}, one thread, {} runs in turn\n\n{table}\n",
+        name(arguments.of),
+        given(arguments),
+        arguments.runs
+    )
 }
 
 fn name(of: DivergenceName) -> &'static str {

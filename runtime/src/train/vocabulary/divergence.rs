@@ -73,7 +73,8 @@ impl Divergence<'_> {
                 Pairing::Sorted => sorted_slopes(&own.logps, &other.logps, compared.tail),
             };
             if let Some(clipped) = &clipped {
-                let clipped = if matches!(self.pairing, Pairing::Sorted) { &unsorted(clipped, own, compared.tail) } else { clipped };
+                let clipped =
+                    if matches!(self.pairing, Pairing::Sorted) { &unsorted(clipped, own, compared.tail) } else { clipped };
                 let _ = on_side.masked_fill_(clipped, 0.0);
             }
             compared.blank(&mut on_side);
@@ -181,14 +182,12 @@ impl Divergence<'_> {
             let weighted = side.parts.iter().zip(&parts).map(|((weight, _), part)| weighted(part, weight, rows));
             weighted.reduce(|sum, part| sum.logaddexp(&part)).expect("a side has at least one part")
         });
-        let mut logps = blended.as_ref().unwrap_or(&parts[0]).shallow_clone();
-        if renormalized {
-            let taking_part = match outside {
-                Some(outside) => logps.masked_fill(outside, f64::NEG_INFINITY),
-                None => logps.shallow_clone(),
-            };
-            logps = &logps - taking_part.logsumexp([-1].as_slice(), true);
-        }
+        let whole = blended.as_ref().unwrap_or(&parts[0]);
+        let mut logps = match (renormalized, outside) {
+            (false, _) => whole.shallow_clone(),
+            (true, None) => whole - whole.logsumexp([-1].as_slice(), true),
+            (true, Some(outside)) => whole - whole.masked_fill(outside, f64::NEG_INFINITY).logsumexp([-1].as_slice(), true),
+        };
         if let Some(outside) = outside {
             // Any number that both sides have does; sorting wants them last.
             let filler = if matches!(self.pairing, Pairing::Sorted) { f64::NEG_INFINITY } else { 0.0 };

@@ -227,15 +227,15 @@ impl<'a> Own<'a> {
     }
 
     fn value(&self) -> Tensor {
-        tensor_graph::of_one_variable(&self.generator.graph, self.generator.value, &self.u, self.time)
+        tensor_graph::elementwise(&self.generator.graph, self.generator.value, &[&self.u], self.time)
     }
 
     fn derivative(&self) -> Tensor {
-        tensor_graph::of_one_variable(&self.generator.graph, self.generator.derivative, &self.u, self.time)
+        tensor_graph::elementwise(&self.generator.graph, self.generator.derivative, &[&self.u], self.time)
     }
 
     fn slope_at_1(&self) -> f64 {
         let one = Tensor::ones([1], (Kind::Double, self.u.device()));
-        tensor_graph::of_one_variable(&self.generator.graph, self.generator.derivative, &one, self.time).double_value(&[0])
+        tensor_graph::elementwise(&self.generator.graph, self.generator.derivative, &[&one], self.time).double_value(&[0])
     }
 }
