@@ -1,6 +1,6 @@
 //! One file a command.
 
-pub mod audit;
+mod audit;
 mod bench;
 mod check;
 mod doctor;

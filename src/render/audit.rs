@@ -1,14 +1,13 @@
 //! What the gradient audit found, for people and programs.
 
-use mopd_compiler::audit::sum;
+use mopd_compiler::audit::{Audited, sum};
 
-use crate::commands::audit::Entry;
 use crate::output::Style;
 
 /// Models that are named in one line; the rest are counted.
 const NAMED: usize = 4;
 
-pub fn text(entries: &[Entry], style: Style) -> String {
+pub fn text(entries: &[Audited], style: Style) -> String {
     let mut out = String::new();
     for (place, entry) in entries.iter().enumerate() {
         if place > 0 {
@@ -20,17 +19,10 @@ pub fn text(entries: &[Entry], style: Style) -> String {
         }
         out += "\n";
         for term in &entry.audit.terms {
-            let several = term.findings.len() > 1 && term.findings.iter().any(|finding| finding.on != term.findings[0].on);
-            let mut name = term.term.clone();
-            for finding in &term.findings {
-                let mut lines = finding.lines();
-                if several {
-                    lines[0] = format!("on {}: {}", finding.on, lines[0]);
-                }
-                for line in lines {
-                    out += &format!("  {} {line}\n", style.cyan(&format!("{name:12}")));
-                    name.clear();
-                }
+            let mut name = term.term.as_str();
+            for line in term.lines() {
+                out += &format!("  {} {line}\n", style.cyan(&format!("{name:12}")));
+                name = "";
             }
         }
         if let Some(whole) = &entry.audit.whole {
@@ -49,6 +41,6 @@ fn models(names: &[String]) -> String {
 }
 
 /// A list of objectives.
-pub fn json(entries: &[Entry]) -> String {
+pub fn json(entries: &[Audited]) -> String {
     serde_json::to_string_pretty(entries).expect("strings and numbers can always be written") + "\n"
 }

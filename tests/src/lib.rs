@@ -25,7 +25,8 @@ pub fn check(path: &str, text: &str) -> mopd_lang::Analysis {
         ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
         _ => None,
     };
-    mopd_lang::analyse(SourceFile { path: path.to_owned(), text: text.to_owned() }, &load)
+    let entry = SourceFile { path: path.to_owned(), text: text.to_owned() };
+    mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::findings)
 }
 
 /// The findings of an analysis, one a line, for failure messages.

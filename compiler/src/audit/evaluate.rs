@@ -9,6 +9,10 @@ use super::dual::{self, Dual, sum};
 use super::program::Program;
 use super::world::{Size, World};
 
+/// So many tokens of a real completion one token stands for where positions and lengths are counted: a condition on positions then holds
+/// for some tokens and not for others.
+const STRETCH: usize = 100;
+
 /// One drawing of all tokens of a world.
 pub(super) struct Scene<'a> {
     pub world: &'a World,
@@ -342,10 +346,11 @@ impl<'a> Scene<'a> {
                 truth(place.members(&support)?[taken])
             }
             Signal::SupportSize { support } => place.members(support)?.into_iter().filter(|member| *member).count() as f64,
-            Signal::Position => position as f64,
-            Signal::Remaining => (self.world.size.length - 1 - position) as f64,
+            Signal::Position => (position * STRETCH) as f64,
+            Signal::Remaining => ((self.world.size.length - 1 - position) * STRETCH) as f64,
             Signal::Offset => position as f64 + 1.0,
-            Signal::Turn | Signal::Block | Signal::Head => 0.0,
+            Signal::Head => position as f64,
+            Signal::Turn | Signal::Block => 0.0,
             Signal::Accepted => truth(chance("accepted", &[prefix, taken]) > 0.4),
             Signal::InSpan(span) => truth(chance(span.name(), &[prefix]) > 0.5),
             _ => return Err("it is no number of a token in a small world".into()),
@@ -362,17 +367,15 @@ impl<'a> Scene<'a> {
         Ok(match signal {
             Signal::Reward => reward(self.world, prompt, tokens),
             Signal::Correct => truth(reward(self.world, prompt, tokens) >= 1.0),
-            Signal::RewardPart { part } => chance(part, &text),
             Signal::Data { field } => chance(field, &[prompt]),
             Signal::DataIs { field, text } => truth(chance(&format!("{field} {text}"), &[prompt]) > 0.5),
             Signal::Available { role } => truth(chance(&format!("available {}", role.name()), &[prompt]) > 0.25),
-            Signal::Length => size.length as f64,
+            Signal::Length => (size.length * STRETCH) as f64,
             Signal::Truncated => truth(chance("truncated", &text) > 0.7),
-            Signal::SpanScore { role, span } => chance(&format!("score of {} on {}", role.name(), span.name()), &text),
-            Signal::Of { role, part: Part::Score } => chance(&format!("score of {}", role.name()), &text),
             Signal::Of { role, part: Part::Correct } => truth(chance(&format!("correct {}", role.name()), &text) > 0.5),
             Signal::Of { role, part: Part::StatedConfidence } => chance(&format!("confidence of {}", role.name()), &[prompt]) * 100.0,
-            Signal::Agreement { role, samples, .. } => chance(&format!("agreement with {}", role.name()), &text) * f64::from(*samples),
+            Signal::Agreement { samples, .. } => judged(self.world, signal, prompt, tokens).unwrap_or_default() * f64::from(*samples),
+            signal if judgement(signal).is_some() => judged(self.world, signal, prompt, tokens).unwrap_or_default(),
             _ => return Err("it is no number of a completion in a small world".into()),
         })
     }
@@ -396,8 +399,24 @@ pub(super) fn reward(world: &World, prompt: usize, tokens: &[usize]) -> f64 {
     [1.0, 0.0, 0.4][(place + prompt + world.seed as usize) % 3]
 }
 
+/// A number that somebody gives a whole completion, by name.
+pub(super) fn judgement(signal: &Signal) -> Option<String> {
+    match signal {
+        Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Agreement { .. } | Signal::Of { part: Part::Score, .. } => {
+            Some(mopd_lang::formula::text::signal(signal))
+        }
+        _ => None,
+    }
+}
+
+/// What it is for a completion, in (0, 1).
+pub(super) fn judged(world: &World, signal: &Signal, prompt: usize, tokens: &[usize]) -> Option<f64> {
+    let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
+    judgement(signal).map(|name| world.chance(&name, &text))
+}
+
 /// A value for a parameter that nobody has given one: small or large where its name says so, and as usual for what it measures.
-fn stand_in(name: &str, unit: Unit) -> f64 {
+pub(super) fn stand_in(name: &str, unit: Unit) -> f64 {
     let is = |words: &[&str]| words.iter().any(|word| name.split('_').any(|part| part == *word));
     let (low, high) = (is(&["low", "least", "min", "floor"]), is(&["high", "most", "max", "cap"]));
     match unit {

@@ -1,9 +1,10 @@
 //! From gradients to a verdict.
 
-use mopd_lang::formula::{Formula, FormulaKind, Role, Signal, text};
+use mopd_lang::formula::{Axis, Formula, FormulaKind, Part as Number, Role, Signal, text};
 
 use super::divergence::Refusal;
 use super::drawn::Drawn;
+use super::evaluate::stand_in;
 use super::expectation::{ALL, Compiled, Counting};
 use super::fit::{coefficients, cosine, difference, distance, norm, per_block};
 use super::named::{Named, candidates};
@@ -73,6 +74,19 @@ impl<'a> Inquiry<'a> {
         self.measure(&self.view, ALL, Variation::Usual)
     }
 
+    pub fn worlds(&self) -> Vec<World> {
+        self.recipe.worlds(Variation::Usual)
+    }
+
+    pub fn is_one_prefix(&self) -> bool {
+        self.recipe.size.prefixes() == 1
+    }
+
+    /// Logits after one prefix.
+    pub fn block(&self) -> usize {
+        self.recipe.size.vocabulary
+    }
+
     /// Whether some condition of the formula may keep all gradient away here, though it would not elsewhere.
     pub fn may_be_silent(&self) -> bool {
         self.view.conditions()
@@ -80,7 +94,7 @@ impl<'a> Inquiry<'a> {
 
     /// Named divergences whose values could be what the term's value estimates, with these values.
     pub fn estimated(&self, measured: &Measured, named: &[Named], worlds: &[World]) -> Option<usize> {
-        if self.recipe.size.prefixes() != 1 || measured.values.iter().all(|value| value.abs() < 1e-12) {
+        if !self.is_one_prefix() || measured.values.iter().all(|value| value.abs() < 1e-12) {
             return None;
         }
         named.iter().position(|named| {
@@ -95,15 +109,7 @@ impl<'a> Inquiry<'a> {
     }
 
     pub fn finding(&self, when: When) -> Finding {
-        let on = self.recipe.drawn.text();
-        self.judged(when).unwrap_or_else(|why| Finding {
-            when,
-            on,
-            verdict: Verdict::NotAudited { why },
-            value_estimates: None,
-            stationary_at_teacher: None,
-            notes: Vec::new(),
-        })
+        self.judged(when).unwrap_or_else(|why| Finding::not_audited(when, self.recipe.drawn.text(), why))
     }
 
     fn judged(&self, when: When) -> Result<Finding, Refusal> {
@@ -114,9 +120,9 @@ impl<'a> Inquiry<'a> {
                 return Err(format!("it depends on the tokens taken, and {why}"));
             }
         }
-        let worlds = self.recipe.worlds(Variation::Usual);
+        let worlds = self.worlds();
         let named = self.candidates();
-        let known = Known::of(&named, &worlds, self.recipe.size.vocabulary)?;
+        let known = Known::of(&named, &worlds, self.block())?;
         let value_estimates = self.estimated(&usual, &named, &worlds).map(|index| named[index].name.clone());
         let verdict = self.verdict(&usual, &known)?;
         let mut notes = self.notes();
@@ -137,6 +143,21 @@ impl<'a> Inquiry<'a> {
             matches!(node.kind, FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct))
         };
         !self.view.others().is_empty() && !self.view.any(other) && self.recipe.drawn.is_on_policy()
+    }
+
+    /// Whether the term reads what a teacher says.
+    pub fn reads_teacher(&self) -> bool {
+        let teaches = |role: &Role| matches!(role, Role::Teacher | Role::Named { .. });
+        self.view.any(|node| match &node.kind {
+            // Verdicts and critics judge what was written: they are no teachers, whoever gives them.
+            FormulaKind::Signal(Signal::Of { part, role }) => {
+                teaches(role) && matches!(part, Number::Logp | Number::Entropy | Number::Top1 | Number::Rank | Number::EndLogp)
+            }
+            FormulaKind::Signal(Signal::Available { .. } | Signal::SpanScore { .. } | Signal::Agreement { .. }) => false,
+            FormulaKind::Signal(signal) => signal.roles().iter().any(teaches),
+            FormulaKind::Live(live) => live.roles().iter().any(teaches),
+            _ => false,
+        })
     }
 
     fn verdict(&self, usual: &Measured, known: &Known) -> Result<Verdict, Refusal> {
@@ -165,14 +186,15 @@ impl<'a> Inquiry<'a> {
 
     /// What stays the same whoever teaches is split off: the rest may have a name.
     fn beside_task(&self, gradient: &[f64], known: &Known) -> Result<Option<Verdict>, Refusal> {
+        let task = |gradient: &[f64]| Task { reads_teacher: self.reads_teacher(), ..known.task(gradient) };
         if self.recipe.roles.is_empty() {
-            return Ok(Some(Verdict::Task(known.task(gradient))));
+            return Ok(Some(Verdict::Task(task(gradient))));
         }
         let others = self.recipe.worlds(Variation::OtherTeachers);
         let elsewhere = measure(&self.view, ALL, &others)?.gradient;
         let change = difference(gradient, &elsewhere);
         if norm(&change) <= 1e-9 * norm(gradient) {
-            return Ok(Some(Verdict::Task(known.task(gradient))));
+            return Ok(Some(Verdict::Task(task(gradient))));
         }
         for (named, own) in known.named.iter().zip(&known.gradients).filter(|(named, _)| named.teaches) {
             let theirs = gradients(named, &others)?;
@@ -180,7 +202,7 @@ impl<'a> Inquiry<'a> {
             let scaled: Vec<f64> = own.iter().map(|slope| slope * times[0]).collect();
             let rest = difference(gradient, &scaled);
             let parts = vec![Part { of: named.name.clone(), times: times[0] }];
-            return Ok(Some(Verdict::WithTask { parts, task: known.task(&rest) }));
+            return Ok(Some(Verdict::WithTask { parts, task: task(&rest) }));
         }
         Ok(None)
     }
@@ -266,7 +288,25 @@ impl<'a> Inquiry<'a> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = Vec::new();
+        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
+            if let FormulaKind::Variable(name) = &part.0.kind {
+                let note = format!("`{name}` has no value: taken to be {}", text::number(stand_in(name, part.unit())));
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            }
+        }
+        for axis in [Axis::Turn, Axis::Block] {
+            let over = |node: &mopd_lang::formula::FormulaNode| match &node.kind {
+                FormulaKind::Reduce { .. } => node.axis == axis,
+                FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } => *over == axis,
+                _ => false,
+            };
+            if self.view.any(over) {
+                notes.push(format!("a whole completion is one {} here", axis.name()));
+            }
+        }
         for (written, entries) in &self.recipe.supports {
             if *written as usize != *entries {
                 notes.push(format!("the top {written} are the top {entries} of {} here", self.recipe.size.vocabulary));
@@ -341,6 +381,12 @@ impl<'a> Known<'a> {
         single.or_else(pair).or_else(weighted).or_else(triple)
     }
 
+    /// The one named gradient that this is a multiple of.
+    pub fn single(&self, gradient: &[f64]) -> Option<String> {
+        let own = self.named.iter().zip(&self.gradients).find(|(_, own)| coefficients(gradient, &[own.as_slice()]).is_some());
+        own.map(|(named, _)| named.name.clone())
+    }
+
     fn nearest(&self, gradient: &[f64]) -> (String, f64) {
         let all = self.named.iter().zip(&self.gradients).map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
         all.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default()
@@ -350,8 +396,10 @@ impl<'a> Known<'a> {
     fn task(&self, gradient: &[f64]) -> Task {
         let own = self.named.iter().zip(&self.gradients).filter(|(named, _)| !named.teaches);
         let near = own.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
+        // Less than this is no resemblance.
+        let near = near.filter(|(_, cosine)| cosine.abs() > 0.5);
         let (nearest, cosine) = near.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default();
-        Task { nearest, cosine }
+        Task { reads_teacher: false, nearest, cosine }
     }
 }
 

@@ -12,6 +12,7 @@ mod drawn;
 mod dual;
 mod evaluate;
 mod expectation;
+mod findings;
 mod fit;
 mod judge;
 mod named;
@@ -20,9 +21,11 @@ mod variants;
 mod verdict;
 mod world;
 
-use mopd_lang::experiment::{Keep, Length, Objective, Train};
+use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Stage, Train};
+use serde::Serialize;
 
 pub use drawn::Drawn;
+pub use findings::findings;
 pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
 pub use world::World;
 
@@ -36,7 +39,7 @@ const USUAL_STEPS: u32 = 1_000;
 /// What the stage that uses an objective says of it.
 #[derive(Clone, Debug)]
 pub struct Use {
-    /// Who draws the tokens of a term without data of its own.
+    /// Who draws the tokens of a term without data of its own; not known where empty.
     pub drawn: Vec<Drawn>,
     /// Only completions that the verifier accepts are trained on.
     pub kept: bool,
@@ -44,9 +47,10 @@ pub struct Use {
 }
 
 impl Use {
-    /// An objective that no stage uses yet is taken to be trained on what the student draws itself.
-    pub fn on_policy() -> Use {
-        Use { drawn: vec![Drawn::ON_POLICY], kept: false, steps: USUAL_STEPS }
+    /// No stage uses it yet. Its terms are taken to be trained on what the student draws itself, and on data as well where they would be
+    /// lost on that.
+    pub fn unknown() -> Use {
+        Use { drawn: Vec::new(), kept: false, steps: USUAL_STEPS }
     }
 
     pub fn of(train: &Train) -> Use {
@@ -56,6 +60,39 @@ impl Use {
         };
         Use { drawn: Drawn::of(&train.rollout), kept: train.keep == Keep::Correct, steps }
     }
+}
+
+/// An audited objective and where it is used. Fields are only ever added.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Audited {
+    /// The models that are trained on it, in the order of the experiment; none for an objective that no stage uses.
+    pub models: Vec<String>,
+    #[serde(flatten)]
+    pub audit: Audit,
+}
+
+/// Every objective of an experiment, as its stages use it.
+pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
+    let mut found: Vec<Audited> = Vec::new();
+    let mut add = |name: String, train: &Train| {
+        let audit = audit(&train.objective, &Use::of(train));
+        match found.iter_mut().find(|known| known.audit == audit) {
+            Some(known) => known.models.push(name),
+            None => found.push(Audited { models: vec![name], audit }),
+        }
+    };
+    for model in &experiment.models {
+        match &model.stage {
+            Stage::Train(train) => add(model.name.clone(), train),
+            Stage::Joint(joint) => {
+                for step in &joint.steps {
+                    add(format!("{}, step {}", model.name, step.name), &step.train);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// What every term of an objective follows.
@@ -68,37 +105,39 @@ pub fn audit(objective: &Objective, usage: &Use) -> Audit {
 /// What one term of an objective follows, by its place among the terms.
 pub fn audit_term(objective: &Objective, term: usize, usage: &Use) -> TermAudit {
     let own = &objective.terms[term];
-    let streams = own.data.as_deref().map_or_else(|| usage.drawn.clone(), Drawn::of);
     let view = || View::of(objective, own, usage.kept && own.data.is_none());
-    let mut findings: Vec<Finding> = Vec::new();
-    for drawn in &streams {
-        let moments: Vec<(When, u32)> = if view().moves() {
-            vec![(When::Start, 0), (When::Middle, usage.steps / 2), (When::End, usage.steps.saturating_sub(1))]
-        } else {
-            vec![(When::Throughout, 0)]
-        };
-        let at = |(when, step): &(When, u32)| match Inquiry::of(view(), drawn, (*step, usage.steps)) {
-            Ok(inquiry) => inquiry.finding(*when),
-            Err(why) => Finding {
-                when: *when,
-                on: drawn.text(),
-                verdict: Verdict::NotAudited { why },
-                value_estimates: None,
-                stationary_at_teacher: None,
-                notes: Vec::new(),
-            },
-        };
-        let mut found: Vec<Finding> = moments.iter().map(at).collect();
-        let same = found.iter().all(|finding| {
-            finding.verdict.text() == found[0].verdict.text() && finding.stationary_at_teacher == found[0].stationary_at_teacher
-        });
-        if same {
-            found.truncate(1);
-            found[0].when = When::Throughout;
-        }
-        findings.extend(found);
+    let streams = own.data.as_deref().map_or_else(|| usage.drawn.clone(), Drawn::of);
+    if !streams.is_empty() {
+        let findings = streams.iter().flat_map(|drawn| on(&view, drawn, usage.steps)).collect();
+        return TermAudit { term: own.name.clone(), findings };
+    }
+    let mut findings = on(&view, &Drawn::ON_POLICY, usage.steps);
+    if findings.iter().all(|finding| finding.verdict == Verdict::Zero) {
+        findings.extend(on(&view, &Drawn::Elsewhere { name: "data" }, usage.steps));
     }
     TermAudit { term: own.name.clone(), findings }
+}
+
+/// What a term follows on tokens that are drawn in one way.
+fn on<'a>(view: &dyn Fn() -> View<'a>, drawn: &Drawn, steps: u32) -> Vec<Finding> {
+    let moments: Vec<(When, u32)> = if view().moves() {
+        vec![(When::Start, 0), (When::Middle, steps / 2), (When::End, steps.saturating_sub(1))]
+    } else {
+        vec![(When::Throughout, 0)]
+    };
+    let at = |(when, step): &(When, u32)| match Inquiry::of(view(), drawn, (*step, steps)) {
+        Ok(inquiry) => inquiry.finding(*when),
+        Err(why) => Finding::not_audited(*when, drawn.text(), why),
+    };
+    let mut found: Vec<Finding> = moments.iter().map(at).collect();
+    let same = found.iter().all(|finding| {
+        finding.verdict.text() == found[0].verdict.text() && finding.stationary_at_teacher == found[0].stationary_at_teacher
+    });
+    if same {
+        found.truncate(1);
+        found[0].when = When::Throughout;
+    }
+    found
 }
 
 /// The sum of all terms, where one can be told.

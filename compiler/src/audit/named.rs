@@ -1,13 +1,13 @@
 //! The gradients that have a name: what a term's own is compared with.
 
 use mopd_lang::formula::{
-    Distribution, Divergence, DivergenceKind, FormulaKind, Live, Mass, Role, Signal, Support, text,
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, Mass, Role, Signal, Support, text,
 };
 
 use super::divergence::{Place, Refusal};
 use super::drawn::Drawn;
 use super::dual::{Dual, sum};
-use super::evaluate::reward;
+use super::evaluate::{judged, judgement, reward, stand_in};
 use super::program::View;
 use super::world::World;
 
@@ -34,10 +34,12 @@ pub(super) enum Source {
 }
 
 /// A number of a completion.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub(super) enum Outcome {
     Reward,
     Correct,
+    /// What somebody gives it.
+    Judged(Signal),
 }
 
 pub(super) struct Named {
@@ -89,10 +91,15 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
     }
     give("the student's entropy".into(), Source::Entropy, false);
     if drawn.is_on_policy() || length == 1 {
-        for outcome in [Outcome::Reward, Outcome::Correct] {
-            if view.any(|node| outcome.is_read(&node.kind)) {
-                give(outcome.name().into(), Source::Policy(outcome), false);
-            }
+        for part in view.formulas().into_iter().flat_map(Formula::parts) {
+            let FormulaKind::Signal(signal) = &part.0.kind else { continue };
+            let outcome = match signal {
+                Signal::Reward => Outcome::Reward,
+                Signal::Correct => Outcome::Correct,
+                signal if judgement(signal).is_some() => Outcome::Judged(signal.clone()),
+                _ => continue,
+            };
+            give(outcome.name(), Source::Policy(outcome), false);
         }
         if length > 1 {
             for role in &others {
@@ -100,6 +107,17 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
                 give(name, Source::Sequences(role.clone()), true);
             }
         }
+    }
+    for role in &others {
+        let constants = [
+            (DivergenceKind::TotalVariation, "TV", ", "),
+            (DivergenceKind::Hellinger, "squared Hellinger", ", "),
+        ];
+        for (kind, name, between) in constants {
+            give(named(name, role, &student, between), Source::Divergence(plain(kind, role, &student), vec![]), true);
+        }
+        give(named("chi2", role, &student, " || "), Source::Divergence(plain(DivergenceKind::ChiSquared, role, &student), vec![]), true);
+        give(named("chi2", &student, role, " || "), Source::Divergence(plain(DivergenceKind::ChiSquared, &student, role), vec![]), true);
     }
     let own = view.divergences();
     for divergence in &own {
@@ -117,7 +135,7 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
                 give(name, Source::Divergence(variant, parameters.clone()), true);
             }
         }
-        if !matches!(divergence.support, Support::Full | Support::Sampled) {
+        if divergence.support != Support::Full && !reads_token(&divergence.support) {
             give(format!("the student's mass on {}", text::support(&divergence.support)), Source::Mass(divergence.support.clone()), false);
         }
     }
@@ -127,15 +145,6 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
         }
     }
     for role in &others {
-        let constants = [
-            (DivergenceKind::TotalVariation, "TV", ", "),
-            (DivergenceKind::Hellinger, "squared Hellinger", ", "),
-        ];
-        for (kind, name, between) in constants {
-            give(named(name, role, &student, between), Source::Divergence(plain(kind, role, &student), vec![]), true);
-        }
-        give(named("chi2", role, &student, " || "), Source::Divergence(plain(DivergenceKind::ChiSquared, role, &student), vec![]), true);
-        give(named("chi2", &student, role, " || "), Source::Divergence(plain(DivergenceKind::ChiSquared, &student, role), vec![]), true);
         let half = half();
         let jsd = DivergenceKind::Jsd { beta: half, normalized: false };
         give(format!("JSD({}, student)", role.name()), Source::Divergence(plain(jsd, role, &student), vec![0.5]), true);
@@ -144,42 +153,39 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
     found
 }
 
-fn half() -> mopd_lang::formula::Formula {
+fn half() -> Formula {
     use mopd_lang::experiment::Origin;
-    use mopd_lang::formula::{Axis, Formula, Unit};
+    use mopd_lang::formula::{Axis, Unit};
     Formula::new(FormulaKind::Number(0.5), Unit::Number, Axis::Run, false, Origin(0))
 }
 
 /// The numbers of a divergence's formulas, where they are the same at every token.
 fn parameters(divergence: &Divergence, step: (u32, u32)) -> Option<Vec<f64>> {
-    let worth = |formula: &&mopd_lang::formula::Formula| match &formula.0.kind {
+    let worth = |formula: &&Formula| match &formula.0.kind {
         FormulaKind::Number(value) => Some(*value),
         FormulaKind::Schedule(schedule) => Some(schedule.at(step.0, step.1)),
+        FormulaKind::Variable(name) => Some(stand_in(name, formula.unit())),
         _ => None,
     };
     divergence.formulas().iter().map(worth).collect()
 }
 
 impl Outcome {
-    fn name(self) -> &'static str {
+    fn name(&self) -> String {
         match self {
-            Outcome::Reward => "minus the expected reward",
-            Outcome::Correct => "minus the share of correct completions",
+            Outcome::Reward => "minus the expected reward".into(),
+            Outcome::Correct => "minus the share of correct completions".into(),
+            Outcome::Judged(signal) => format!("minus the expected {}", text::signal(signal)),
         }
     }
 
-    fn is_read(self, kind: &FormulaKind) -> bool {
-        match self {
-            Outcome::Reward => matches!(kind, FormulaKind::Signal(Signal::Reward)),
-            Outcome::Correct => matches!(kind, FormulaKind::Signal(Signal::Correct)),
-        }
-    }
-
-    fn of(self, world: &World, prompt: usize, tokens: &[usize]) -> f64 {
+    fn of(&self, world: &World, prompt: usize, tokens: &[usize]) -> f64 {
         let reward = reward(world, prompt, tokens);
         match self {
             Outcome::Reward => reward,
-            Outcome::Correct => if reward >= 1.0 { 1.0 } else { 0.0 },
+            Outcome::Correct if reward >= 1.0 => 1.0,
+            Outcome::Correct => 0.0,
+            Outcome::Judged(signal) => judged(world, signal, prompt, tokens).unwrap_or_default(),
         }
     }
 }
@@ -211,6 +217,14 @@ impl Named {
                 for prefix in 0..size.prefixes() {
                     let place = here(prefix);
                     let local: Dual = match source {
+                        Source::Divergence(divergence, parameters) if reads_token(&divergence.support) => {
+                            let mut mean = Dual::plain(0.0);
+                            for (token, logp) in world.drawn(prefix).iter().enumerate() {
+                                let taken = Place { token: Some(token), ..place };
+                                mean = mean.add(&taken.divergence(divergence, parameters, true)?.scale(logp.exp()));
+                            }
+                            mean
+                        }
                         Source::Divergence(divergence, parameters) => place.divergence(divergence, parameters, true)?,
                         Source::Entropy => place.entropy()?,
                         Source::Ranking(support) => place.ranking(support)?,
@@ -246,6 +260,14 @@ impl Named {
             }
             _ => None,
         }
+    }
+}
+
+fn reads_token(support: &Support) -> bool {
+    match support {
+        Support::Sampled => true,
+        Support::Union(parts) | Support::Intersection(parts) => parts.iter().any(reads_token),
+        _ => false,
     }
 }
 

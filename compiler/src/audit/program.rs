@@ -154,7 +154,7 @@ impl<'a> View<'a> {
                     *over
                 }
                 FormulaKind::Scan { .. } => Axis::Sequence,
-                FormulaKind::Signal(Signal::Position | Signal::Remaining | Signal::Offset) => Axis::Sequence,
+                FormulaKind::Signal(Signal::Position | Signal::Remaining | Signal::Offset | Signal::Head) => Axis::Sequence,
                 _ => continue,
             };
             match over {

@@ -36,6 +36,8 @@ pub struct Part {
 /// What a gradient without a teacher is nearest to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Task {
+    /// The term reads a teacher all the same.
+    pub reads_teacher: bool,
     pub nearest: String,
     pub cosine: f64,
 }
@@ -77,6 +79,11 @@ pub struct Finding {
 }
 
 impl Finding {
+    pub(super) fn not_audited(when: When, on: String, why: String) -> Finding {
+        let verdict = Verdict::NotAudited { why };
+        Finding { when, on, verdict, value_estimates: None, stationary_at_teacher: None, notes: Vec::new() }
+    }
+
     /// The value is of one divergence, the gradient of another: who watches the loss sees something else than what is learnt.
     pub fn misleads(&self) -> Option<(&str, &str)> {
         let value = self.value_estimates.as_deref()?;
@@ -112,6 +119,22 @@ pub struct TermAudit {
     pub findings: Vec<Finding>,
 }
 
+impl TermAudit {
+    /// One line for each thing to say.
+    pub fn lines(&self) -> Vec<String> {
+        let several = self.findings.iter().any(|finding| finding.on != self.findings[0].on);
+        let mut lines = Vec::new();
+        for finding in &self.findings {
+            let first = lines.len();
+            lines.extend(finding.lines());
+            if several {
+                lines[first] = format!("on {}: {}", finding.on, lines[first]);
+            }
+        }
+        lines
+    }
+}
+
 /// What every term of an objective follows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Audit {
@@ -137,8 +160,9 @@ impl Verdict {
                 let parts: Vec<String> = parts.iter().map(Verdict::text).collect();
                 format!("mixture: {}", parts.join("; and "))
             }
-            Verdict::WithTask { parts, task } => format!("mixture: follows {}, and {}", sum(parts), task.text()),
-            Verdict::Task(task) => format!("carries no teacher signal: {}", task.text()),
+            Verdict::WithTask { parts, task } => format!("mixture: follows {}, and a part without a teacher, {}", sum(parts), task.text()),
+            Verdict::Task(task) if task.reads_teacher => format!("carries no teacher signal, though it reads one: {}", task.text()),
+            Verdict::Task(task) => format!("no teacher is in it: {}", task.text()),
             Verdict::Biased { of, by, distance, cosine } => format!(
                 "biased: without {by} it {}; with it, {}% away (cosine {cosine:.3})",
                 of.text().replacen("follows", "would follow", 1),
@@ -153,7 +177,10 @@ impl Verdict {
 
 impl Task {
     fn text(&self) -> String {
-        format!("a part without a teacher, nearest to the gradient of {} (cosine {:.3})", self.nearest, self.cosine)
+        if self.nearest.is_empty() {
+            return "nothing with a name is near".into();
+        }
+        format!("nearest to grad {} (cosine {:.3})", self.nearest, self.cosine)
     }
 }
 
