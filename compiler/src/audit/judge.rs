@@ -1,14 +1,14 @@
 //! From gradients to a verdict.
 
-use mopd_lang::formula::{Axis, Formula, FormulaKind, Part as Number, Role, Signal, text};
+use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Part as Number, Role, Signal, text};
 
 use super::divergence::Refusal;
 use super::drawn::Drawn;
-use super::evaluate::stand_in;
+use super::evaluate::{Scene, stand_in};
 use super::expectation::{ALL, Compiled, Counting};
 use super::fit::{coefficients, cosine, difference, distance, norm, per_block};
 use super::named::{Named, candidates};
-use super::program::View;
+use super::program::{Program, View};
 use super::variants;
 use super::verdict::{Finding, Part, Task, Verdict, When};
 use super::world::{Recipe, Variation, World};
@@ -126,11 +126,13 @@ impl<'a> Inquiry<'a> {
         let value_estimates = self.estimated(&usual, &named, &worlds).map(|index| named[index].name.clone());
         let verdict = self.verdict(&usual, &known)?;
         let mut notes = self.notes();
-        notes.extend(self.steep(&verdict)?);
+        notes.extend(self.untried(&worlds));
+        // Where models are very far apart, or all the same, some formulas have no value: then there is nothing to add.
+        notes.extend(self.steep(&verdict).unwrap_or_default());
         let stationary_at_teacher = match &verdict {
             Verdict::Follows { .. } | Verdict::Weighted { .. } | Verdict::Sum { .. } | Verdict::Unnamed { .. } if self.compares() => {
-                let agreed = self.measure(&self.view, ALL, Variation::Agreed)?;
-                Some(norm(&agreed.gradient) <= 1e-9 * norm(&usual.gradient))
+                let agreed = self.measure(&self.view, ALL, Variation::Agreed);
+                agreed.ok().map(|agreed| norm(&agreed.gradient) <= 1e-9 * norm(&usual.gradient))
             }
             _ => None,
         };
@@ -287,24 +289,52 @@ impl<'a> Inquiry<'a> {
         Ok(Some(note))
     }
 
-    fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = Vec::new();
+    /// Conditions of cases that never differ in these worlds: of what they choose between, only one was looked at.
+    fn untried(&self, worlds: &[World]) -> Vec<String> {
+        let mut conditions: Vec<&Formula> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
-            if let FormulaKind::Variable(name) = &part.0.kind {
-                let note = format!("`{name}` has no value: taken to be {}", text::number(stand_in(name, part.unit())));
-                if !notes.contains(&note) {
-                    notes.push(note);
+            let FormulaKind::Apply { function: Function::Where, operands } = &part.0.kind else { continue };
+            if operands[0].axis() > Axis::Run && !conditions.contains(&&operands[0]) {
+                conditions.push(&operands[0]);
+            }
+        }
+        let (program, roots) = Program::of(&conditions);
+        let mut seen = vec![[false; 2]; roots.len()];
+        for world in worlds {
+            for tokens in world.size.outcomes() {
+                let Ok(values) = Scene::of(world, &tokens, true).run(&program, None) else { return Vec::new() };
+                for (seen, root) in seen.iter_mut().zip(&roots) {
+                    values[*root].elements.iter().for_each(|element| seen[usize::from(element.truth())] = true);
                 }
             }
         }
-        for axis in [Axis::Turn, Axis::Block] {
+        let same = conditions.iter().zip(seen).filter(|(_, seen)| *seen != [true; 2]);
+        same.map(|(condition, seen)| format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" })).collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = Vec::new();
+        let mut open: Vec<String> = Vec::new();
+        for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
+            if let FormulaKind::Variable(name) = &part.0.kind {
+                let taken = format!("{name} = {}", text::number(stand_in(name, part.unit())));
+                if !open.contains(&taken) {
+                    open.push(taken);
+                }
+            }
+        }
+        if !open.is_empty() {
+            notes.push(format!("with {} for want of a value", open.join(", ")));
+        }
+        for axis in [Axis::Turn, Axis::Block, Axis::Domain] {
             let over = |node: &mopd_lang::formula::FormulaNode| match &node.kind {
                 FormulaKind::Reduce { .. } => node.axis == axis,
                 FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } => *over == axis,
                 _ => false,
             };
             if self.view.any(over) {
-                notes.push(format!("a whole completion is one {} here", axis.name()));
+                let whole = if axis == Axis::Domain { "batch" } else { "completion" };
+                notes.push(format!("a whole {whole} is one {} here", axis.name()));
             }
         }
         for (written, entries) in &self.recipe.supports {
