@@ -67,7 +67,11 @@ fn both_directions_have_the_known_values_and_gradients() {
 
 #[test]
 fn k1_differentiated_has_no_gradient() {
-    for k1 in ["live student.logp - teacher.logp", "-(teacher.logp - live student.logp)", "-log(exp(teacher.logp) / exp(live student.logp))"] {
+    for k1 in [
+        "live student.logp - teacher.logp",
+        "-(teacher.logp - live student.logp)",
+        "-log(exp(teacher.logp) / exp(live student.logp))",
+    ] {
         close(&here(k1).gradient, &[0.0; 5], 1e-15);
         says(k1, "carries no signal: the mean gradient is exactly 0");
     }
@@ -212,7 +216,10 @@ fn the_jensen_shannon_family_vanishes_at_its_ends() {
     // With the weights of the two parts exchanged it goes over into the forward divergence.
     let exchanged = |beta: f64| {
         let rest = 1.0 - beta;
-        here(&format!("{rest} * live skew(teacher || student, lambda: {beta}) + {beta} * live skew(student || teacher, lambda: {rest})")).value
+        here(&format!(
+            "{rest} * live skew(teacher || student, lambda: {beta}) + {beta} * live skew(student || teacher, lambda: {rest})"
+        ))
+        .value
     };
     close(&[exchanged(0.001)], &[0.097703], 1e-6);
     close(&[exchanged(0.5), usual(0.5)], &[0.024269; 2], 1e-6);
@@ -225,7 +232,9 @@ fn the_jensen_shannon_family_vanishes_at_its_ends() {
 #[test]
 fn gradient_through_the_advantage_cancels_the_teacher() {
     let other = [0.10, 0.20, 0.30, 0.15, 0.25];
-    for (value, detached) in [("live student.logp - teacher.logp", false), ("(student.logp - teacher.logp) * live student.logp", true)] {
+    for (value, detached) in
+        [("live student.logp - teacher.logp", false), ("(student.logp - teacher.logp) * live student.logp", true)]
+    {
         let [one, two] = [TEACHER, other].map(|teacher| at(value, &STUDENT, &teacher).gradient);
         let same = one.iter().zip(&two).all(|(a, b)| (a - b).abs() < 1e-15);
         assert_eq!(same, !detached, "{value}");
@@ -239,14 +248,19 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
     let objective = |value: &str| objective(&format!("term t = {value}"));
     let sample = objective("live kl(student || first) + live kl(student || second)");
     // The parameters' teachers as the checker numbers them.
-    let named: Vec<Role> = sample.terms[0].value.parts().iter().flat_map(|part| match &part.0.kind {
-        mopd_lang::formula::FormulaKind::Live(live) => live.roles(),
-        _ => Vec::new(),
-    }).filter(|role| matches!(role, Role::Named { .. })).collect();
+    let named: Vec<Role> = sample.terms[0]
+        .value
+        .parts()
+        .iter()
+        .flat_map(|part| match &part.0.kind {
+            mopd_lang::formula::FormulaKind::Live(live) => live.roles(),
+            _ => Vec::new(),
+        })
+        .filter(|role| matches!(role, Role::Named { .. }))
+        .collect();
     let find = |name: &str| named.iter().find(|role| role.name() == name).cloned().unwrap_or_else(|| role(0, name));
-    let world = |student: &[f64], pooled: &[f64]| {
-        World::of(student, pooled).with(find("first"), &TEACHER).with(find("second"), &second)
-    };
+    let world =
+        |student: &[f64], pooled: &[f64]| World::of(student, pooled).with(find("first"), &TEACHER).with(find("second"), &second);
     let geometric = {
         let product: Vec<f64> = TEACHER.iter().zip(&second).map(|(a, b)| (a * b).sqrt()).collect();
         let sum: f64 = product.iter().sum();
@@ -276,7 +290,9 @@ fn three_ways_to_pool_teachers_are_three_objectives() {
 #[test]
 fn a_baseline_must_not_read_the_token() {
     let with = |baseline: &str| verdict(&format!("-(teacher.logp - student.logp + {baseline}) * live student.logp"));
-    for blind in ["kl(student || teacher)", "kl(student || teacher, support: top_k(student, 2), mass: renormalized)", "student.entropy"] {
+    for blind in
+        ["kl(student || teacher)", "kl(student || teacher, support: top_k(student, 2), mass: renormalized)", "student.entropy"]
+    {
         assert_eq!(with(blind), "follows 1.00 * grad KL(student || teacher)", "{blind}");
     }
     let reads = with("kl(student || teacher, support: sampled, mass: tail)");
@@ -326,7 +342,8 @@ fn rewards_are_told_from_teachers() {
     says("-(reward - leave_one_out(reward, over: group)) * live student.logp", "follows 1.00 * grad minus the expected reward");
     // The own sample is in the mean: of three here, a third of the gradient is lost.
     says("-(reward - mean(reward, over: group)) * live student.logp", "follows 0.67 * grad minus the expected reward");
-    let mixed = verdict("-(teacher.logp - student.logp + 0.5 * zscore(reward, over: group, deviation: sample)) * live student.logp");
+    let mixed =
+        verdict("-(teacher.logp - student.logp + 0.5 * zscore(reward, over: group, deviation: sample)) * live student.logp");
     assert!(mixed.starts_with("mixture: follows 1.00 * grad KL(student || teacher), and a part without a teacher"), "{mixed}");
 }
 
@@ -358,6 +375,9 @@ fn what_cant_be_enumerated_is_named() {
 fn an_audit_reads_the_same_as_json() {
     let json = serde_json::to_value(audited("live kl(student || teacher)")).expect("plain data");
     let finding = &json["terms"][0]["findings"][0];
-    assert_eq!((finding["verdict"].as_str(), finding["parts"][0]["of"].as_str()), (Some("follows"), Some("KL(student || teacher)")));
+    assert_eq!(
+        (finding["verdict"].as_str(), finding["parts"][0]["of"].as_str()),
+        (Some("follows"), Some("KL(student || teacher)"))
+    );
     assert_eq!(finding["stationary_at_teacher"].as_bool(), Some(true));
 }

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_compiler::audit::{Use, Verdict, audit};
+use mopd_lang::diag::{Code, Diagnostic, Severity};
 use mopd_tests::{check, files, generate, listing, root, settle};
 
 #[test]

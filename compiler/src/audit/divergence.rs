@@ -38,6 +38,13 @@ impl Place<'_> {
         Ok((0..p.len()).map(|i| Dual { value: p[i], gradient: (0..p.len()).map(|j| slope(i, j)).collect() }).collect())
     }
 
+    /// The student's log-probability of an entry.
+    pub fn log_probability(&self, entry: usize) -> Result<Dual, Refusal> {
+        let logp = self.world.logp(&Role::Student, self.prefix).ok_or("there is no student")?;
+        let slope = |(other, logp): (usize, &f64)| if other == entry { 1.0 } else { 0.0 } - logp.exp();
+        Ok(Dual { value: logp[entry], gradient: logp.iter().enumerate().map(slope).collect() })
+    }
+
     fn side(
         &self,
         side: &Distribution,
@@ -89,9 +96,7 @@ impl Place<'_> {
                 let token = self.token.ok_or("no token is drawn here")?;
                 Ok(chosen(entries, &[token]))
             }
-            Support::Matched | Support::Unmatched => {
-                Err("which entries two vocabularies share is not known here".into())
-            }
+            Support::Matched | Support::Unmatched => Err("which entries two vocabularies share is not known here".into()),
             Support::Union(parts) => several(parts, |a, b| a || b, false),
             Support::Intersection(parts) => several(parts, |a, b| a && b, true),
         }
@@ -147,9 +152,8 @@ impl Place<'_> {
         let right = self.side(&of.right, of.temperature, live, &mut parameters)?;
         let members = self.members(&of.support)?;
         let full = members.iter().all(|member| *member);
-        let inside = |p: &[Dual]| -> Vec<Dual> {
-            p.iter().zip(&members).filter(|(_, member)| **member).map(|(p, _)| p.clone()).collect()
-        };
+        let inside =
+            |p: &[Dual]| -> Vec<Dual> { p.iter().zip(&members).filter(|(_, member)| **member).map(|(p, _)| p.clone()).collect() };
         let outside = |p: &[Dual]| sum(p.iter().zip(&members).filter(|(_, member)| !**member).map(|(p, _)| p));
         let (mut l, mut r) = (inside(&left), inside(&right));
         let mut generalized = false;

@@ -10,14 +10,27 @@ use super::world::{World, normalised, scores};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Drawn {
     /// By the student of this step.
-    Student { temperature: f64, top_p: Option<f64>, top_k: Option<u32> },
-    By { role: Role, temperature: f64 },
+    Student {
+        temperature: f64,
+        top_p: Option<f64>,
+        top_k: Option<u32>,
+    },
+    By {
+        role: Role,
+        temperature: f64,
+    },
     /// From `teacher` times a share plus the student times the rest.
-    Mixture { teacher: f64 },
+    Mixture {
+        teacher: f64,
+    },
     /// From a distribution that has nothing to do with the models: data, or the student as it once was.
-    Elsewhere { name: &'static str },
+    Elsewhere {
+        name: &'static str,
+    },
     /// Nothing is known of them: what is said must hold whoever wrote them.
-    Unknown { why: String },
+    Unknown {
+        why: String,
+    },
 }
 
 impl Drawn {
@@ -58,8 +71,12 @@ impl Drawn {
                 text
             }
             Drawn::By { role, temperature: 1.0 } => format!("tokens that {} drew", role.name()),
-            Drawn::By { role, temperature } => format!("tokens that {} drew at temperature {}", role.name(), text::number(*temperature)),
-            Drawn::Mixture { teacher } => format!("tokens drawn from {} of the teacher and the rest of the student", text::number(*teacher)),
+            Drawn::By { role, temperature } => {
+                format!("tokens that {} drew at temperature {}", role.name(), text::number(*temperature))
+            }
+            Drawn::Mixture { teacher } => {
+                format!("tokens drawn from {} of the teacher and the rest of the student", text::number(*teacher))
+            }
             Drawn::Elsewhere { name } => format!("tokens of {name}"),
             Drawn::Unknown { why } => format!("tokens of which nothing is known ({why})"),
         }

@@ -168,7 +168,8 @@ mod tests {
             apply(function, &operands[..function.operands().min(2)])
         };
         for function in [
-            Negate, Abs, Exp, Log, Log1p, Sqrt, Tanh, Sigmoid, Relu, Cos, Add, Subtract, Multiply, Divide, Power, Minimum, Maximum,
+            Negate, Abs, Exp, Log, Log1p, Sqrt, Tanh, Sigmoid, Relu, Cos, Add, Subtract, Multiply, Divide, Power, Minimum,
+            Maximum,
         ] {
             for (x, y) in [(0.7, 1.3), (2.1, 0.4)] {
                 for seeds in [[1.0, 0.0], [0.0, 1.0]] {

@@ -6,7 +6,7 @@ use mopd_lang::formula::{
 
 use super::divergence::{Place, Refusal};
 use super::dual::{self, Dual, sum};
-use super::program::Program;
+use super::program::{Program, Step};
 use super::world::{Size, World};
 
 /// So many tokens of a real completion one token stands for where positions and lengths are counted: a condition on positions then holds
@@ -81,14 +81,15 @@ impl<'a> Scene<'a> {
     pub fn run(&self, program: &Program, selected: Option<&[bool]>) -> Result<Vec<Value>, Refusal> {
         let mut values: Vec<Value> = Vec::with_capacity(program.steps.len());
         for step in &program.steps {
-            let operands: Vec<&Value> = step.operands.iter().map(|operand| &values[*operand]).collect();
-            let value = self.step(step.formula, &operands, selected)?;
+            let operands: Vec<&Value> = step.operands.iter().map(|(operand, _)| &values[*operand]).collect();
+            let value = self.step(step, &operands, selected)?;
             values.push(value);
         }
         Ok(values)
     }
 
-    fn step(&self, formula: &Formula, operands: &[&Value], selected: Option<&[bool]>) -> Result<Value, Refusal> {
+    fn step(&self, step: &Step, operands: &[&Value], selected: Option<&[bool]>) -> Result<Value, Refusal> {
+        let formula = step.formula;
         let size = self.world.size;
         let axis = formula.axis();
         let one = |value: f64| vec![Dual::plain(value)];
@@ -107,9 +108,8 @@ impl<'a> Scene<'a> {
             FormulaKind::Live(live) => self.live(live, operands)?,
             FormulaKind::Apply { function, .. } => {
                 let mut mask: Option<Vec<bool>> = None;
-                let axes: Vec<Axis> = formula.operands().iter().map(|operand| operand.axis()).collect();
                 if axis != Axis::Token {
-                    for (operand, from) in operands.iter().zip(&axes) {
+                    for (operand, (_, from)) in operands.iter().zip(&step.operands) {
                         let Some(own) = &operand.mask else { continue };
                         let spread = (0..count(size, axis)).map(|index| own[parent(size, axis, *from, index)]);
                         mask = Some(match mask {
@@ -119,8 +119,9 @@ impl<'a> Scene<'a> {
                     }
                 }
                 let elements = (0..count(size, axis)).map(|index| {
+                    let given = operands.iter().zip(&step.operands);
                     let parts: Vec<&Dual> =
-                        operands.iter().zip(&axes).map(|(operand, from)| &operand.elements[parent(size, axis, *from, index)]).collect();
+                        given.map(|(operand, (_, from))| &operand.elements[parent(size, axis, *from, index)]).collect();
                     self.unbounded(formula, &parts).unwrap_or_else(|| dual::apply(*function, &parts))
                 });
                 return Ok(Value { elements: elements.collect(), mask });
@@ -157,7 +158,8 @@ impl<'a> Scene<'a> {
             }
             FormulaKind::Across { members, among, index } => {
                 let (values, conditions) = operands.split_at(members.len());
-                let at = |operand: &Value, of: &Formula, index: usize| operand.elements[parent(size, axis, of.axis(), index)].value;
+                let at =
+                    |operand: &Value, of: &Formula, index: usize| operand.elements[parent(size, axis, of.axis(), index)].value;
                 each(axis, &|element| {
                     let present: Vec<bool> = (0..members.len())
                         .map(|member| match (conditions.get(member), among.get(member)) {
@@ -168,7 +170,8 @@ impl<'a> Scene<'a> {
                     if !present.iter().any(|present| *present) {
                         return 1.0 / members.len() as f64;
                     }
-                    let weight = |member: usize| if present[member] { at(values[member], &members[member], element).exp() } else { 0.0 };
+                    let weight =
+                        |member: usize| if present[member] { at(values[member], &members[member], element).exp() } else { 0.0 };
                     weight(*index) / (0..members.len()).map(weight).sum::<f64>()
                 })
             }
@@ -260,17 +263,19 @@ impl<'a> Scene<'a> {
             .map(|token| {
                 let place = self.place(token);
                 let local = match live {
-                    Live::Part(Part::Logp) => student(&place)?[self.tokens[token]].log(),
-                    Live::Part(Part::EndLogp) => student(&place)?[self.world.size.vocabulary - 1].log(),
+                    Live::Part(Part::Logp) => place.log_probability(self.tokens[token])?,
+                    Live::Part(Part::EndLogp) => place.log_probability(self.world.size.vocabulary - 1)?,
                     Live::Part(Part::Entropy) => place.entropy()?,
                     Live::Part(Part::Top1) => {
                         let best = place.order(&Role::Student)?.0[0];
                         student(&place)?[best].clone()
                     }
-                    Live::Divergence(divergence) => place.divergence(divergence, &self.parameters(divergence.formulas(), operands, token), true)?,
+                    Live::Divergence(divergence) => {
+                        place.divergence(divergence, &self.parameters(divergence.formulas(), operands, token), true)?
+                    }
                     Live::Likelihood { of } => {
                         let best = place.order(of)?.0[0];
-                        student(&place)?[best].log().scale(-1.0)
+                        place.log_probability(best)?.scale(-1.0)
                     }
                     Live::Ranking { order } => place.ranking(order)?,
                     _ => return Err("it is no number of a distribution over tokens".into()),
@@ -293,7 +298,9 @@ impl<'a> Scene<'a> {
 
     /// The numbers of a divergence's formulas at a token.
     fn parameters(&self, formulas: Vec<&Formula>, operands: &[&Value], token: usize) -> Vec<f64> {
-        let at = |(formula, value): (&&Formula, &&Value)| value.elements[parent(self.world.size, Axis::Token, formula.axis(), token)].value;
+        let at = |(formula, value): (&&Formula, &&Value)| {
+            value.elements[parent(self.world.size, Axis::Token, formula.axis(), token)].value
+        };
         formulas.iter().zip(operands).map(at).collect()
     }
 
@@ -318,11 +325,14 @@ impl<'a> Scene<'a> {
                 Part::Value => chance(&format!("value of {}", role.name()), &[prefix]),
                 Part::Confidence => chance(&format!("confidence of {}", role.name()), &[prefix, taken]),
                 part => {
-                    let logp = self.world.logp(role, prefix).ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
+                    let logp =
+                        self.world.logp(role, prefix).ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
                     match part {
                         Part::Logp => logp[taken],
                         Part::EndLogp => logp[logp.len() - 1],
-                        Part::Entropy => -logp.iter().map(|logp| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp }).sum::<f64>(),
+                        Part::Entropy => {
+                            -logp.iter().map(|logp| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp }).sum::<f64>()
+                        }
                         Part::Top1 => logp.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp(),
                         Part::Rank => 1.0 + logp.iter().filter(|other| **other > logp[taken]).count() as f64,
                         _ => return Err(format!("`{}.{}` can't be enumerated", role.name(), part.name())),
@@ -339,7 +349,13 @@ impl<'a> Scene<'a> {
             }
             Signal::Mass { role, support } => {
                 let members = place.members(support)?;
-                place.probabilities(role, 1.0, false)?.iter().zip(members).filter(|(_, member)| *member).map(|(p, _)| p.value).sum()
+                place
+                    .probabilities(role, 1.0, false)?
+                    .iter()
+                    .zip(members)
+                    .filter(|(_, member)| *member)
+                    .map(|(p, _)| p.value)
+                    .sum()
             }
             Signal::InNucleus { role, p } => {
                 let support = mopd_lang::formula::Support::Nucleus { role: role.clone(), p: *p };
@@ -373,8 +389,12 @@ impl<'a> Scene<'a> {
             Signal::Length => (size.length * STRETCH) as f64,
             Signal::Truncated => truth(chance("truncated", &text) > 0.7),
             Signal::Of { role, part: Part::Correct } => truth(chance(&format!("correct {}", role.name()), &text) > 0.5),
-            Signal::Of { role, part: Part::StatedConfidence } => chance(&format!("confidence of {}", role.name()), &[prompt]) * 100.0,
-            Signal::Agreement { samples, .. } => judged(self.world, signal, prompt, tokens).unwrap_or_default() * f64::from(*samples),
+            Signal::Of { role, part: Part::StatedConfidence } => {
+                chance(&format!("confidence of {}", role.name()), &[prompt]) * 100.0
+            }
+            Signal::Agreement { samples, .. } => {
+                judged(self.world, signal, prompt, tokens).unwrap_or_default() * f64::from(*samples)
+            }
             signal if judgement(signal).is_some() => judged(self.world, signal, prompt, tokens).unwrap_or_default(),
             _ => return Err("it is no number of a completion in a small world".into()),
         })
@@ -402,9 +422,10 @@ pub(super) fn reward(world: &World, prompt: usize, tokens: &[usize]) -> f64 {
 /// A number that somebody gives a whole completion, by name.
 pub(super) fn judgement(signal: &Signal) -> Option<String> {
     match signal {
-        Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Agreement { .. } | Signal::Of { part: Part::Score, .. } => {
-            Some(mopd_lang::formula::text::signal(signal))
-        }
+        Signal::RewardPart { .. }
+        | Signal::SpanScore { .. }
+        | Signal::Agreement { .. }
+        | Signal::Of { part: Part::Score, .. } => Some(mopd_lang::formula::text::signal(signal)),
         _ => None,
     }
 }

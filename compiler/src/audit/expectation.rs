@@ -115,7 +115,8 @@ impl<'a> Compiled<'a> {
                 return true;
             }
             let sequence = parent(size, self.axis.max(Axis::Sequence), Axis::Sequence, index);
-            reward(scene.world, sequence / size.samples, &scene.tokens[sequence * size.length..(sequence + 1) * size.length]) >= 1.0
+            reward(scene.world, sequence / size.samples, &scene.tokens[sequence * size.length..(sequence + 1) * size.length])
+                >= 1.0
         };
         let at = |(root, axis): (usize, Axis), index: usize| &values[root].elements[parent(size, self.axis, axis, index)];
         // A coarse term that is spread over finer elements counts once.
@@ -125,13 +126,16 @@ impl<'a> Compiled<'a> {
         for index in 0..elements {
             let chosen = match &selected {
                 Some(selected) if self.axis == Axis::Token => selected[index],
-                Some(selected) => (0..size.tokens()).any(|token| selected[token] && parent(size, Axis::Token, self.axis, token) == index),
+                Some(selected) => {
+                    (0..size.tokens()).any(|token| selected[token] && parent(size, Axis::Token, self.axis, token) == index)
+                }
                 None => true,
             };
             if !chosen || !kept(index) || self.when.is_some_and(|when| !at(when, index).truth()) {
                 continue;
             }
-            let weighted = self.factors.iter().fold(at(self.value, index).scale(share), |value, factor| value.multiply(at(*factor, index)));
+            let weighted =
+                self.factors.iter().fold(at(self.value, index).scale(share), |value, factor| value.multiply(at(*factor, index)));
             total = total.add(&weighted);
         }
         Ok(total)

@@ -42,9 +42,10 @@ impl<'a> Looking<'a> {
                 None => (&train.rollout, usage.kept),
             };
             for drawn in Drawn::of(rollout) {
-                let again = self.seen.iter().any(|(known, term, how, only)| {
-                    (*term, how, *only) == (place, &drawn, kept) && **known == train.objective
-                });
+                let again = self
+                    .seen
+                    .iter()
+                    .any(|(known, term, how, only)| (*term, how, *only) == (place, &drawn, kept) && **known == train.objective);
                 if again || matches!(drawn, Drawn::Unknown { .. }) {
                     continue;
                 }
@@ -59,18 +60,18 @@ impl<'a> Looking<'a> {
         }
     }
 
-    /// Single tokens pull, and all of them together don't: at the start of the run, in its middle and at its end.
+    /// Single tokens pull, and all of them together don't: in the middle of the run, at its start and at its end.
     fn is_zero(&self, view: &dyn Fn() -> View<'a>, drawn: &Drawn, steps: u32) -> bool {
         let moments: &[u32] = if view().moves() { &[steps / 2, 0, steps.saturating_sub(1)] } else { &[0] };
-        let mut moved = false;
+        let mut moves = false;
         for step in moments {
-            let Ok(inquiry) = Inquiry::of(view(), drawn, (*step, steps)) else { return false };
-            match inquiry.usual() {
-                Ok(usual) if usual.is_zero() => moved |= usual.largest > 1e-12,
+            match Inquiry::of(view(), drawn, (*step, steps)).and_then(|inquiry| inquiry.vanishes()) {
+                // A coefficient that is 0 for a while is a coefficient, and no mistake.
+                Ok((true, moved)) => moves |= moved,
                 _ => return false,
             }
         }
-        moved
+        moves
     }
 
     fn zero(&mut self, term: &Term, rollout: Origin, drawn: &Drawn) {
@@ -89,7 +90,9 @@ impl<'a> Looking<'a> {
         let text = format!("the value of this term estimates {value}, its gradient is that of {gradient}");
         let finding = Diagnostic::warning(Code::OtherGradient, self.span(term.origin), text)
             .label("whoever watches this loss sees something else than what is learnt")
-            .help(format!("write the divergence that is meant, `live kl(...)`; if {gradient} is, say so: `// allow(other-gradient): why`"));
+            .help(format!(
+                "write the divergence that is meant, `live kl(...)`; if {gradient} is, say so: `// allow(other-gradient): why`"
+            ));
         self.add(finding);
     }
 
@@ -107,14 +110,16 @@ impl<'a> Looking<'a> {
 impl Inquiry<'_> {
     /// The divergence that the mean value is a multiple of, and the other one that the gradient follows.
     fn misleading(&self) -> Option<(String, String)> {
-        if !self.is_one_prefix() {
+        if !self.is_one_token() {
             return None;
         }
-        let usual = self.usual().ok()?;
-        let worlds = self.worlds();
-        // The two directions of each: few terms come as far as being compared with all the others.
+        // The two directions of each, in a few worlds: hardly any term comes as far as being compared with all the others.
         let named = self.candidates();
         let directions = named.iter().take_while(|named| named.name.starts_with("KL(")).count();
+        let worlds = self.worlds();
+        let first = &worlds[..worlds.len().min(2)];
+        self.estimated(&self.within(first).ok()?, &named[..directions], first)?;
+        let usual = self.usual().ok()?;
         let value = self.estimated(&usual, &named[..directions], &worlds)?;
         let known = Known::of(&named, &worlds, self.block()).ok()?;
         let gradient = known.single(&usual.gradient)?;

@@ -53,9 +53,8 @@ fn solve(mut rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
         }
         for below in column + 1..count {
             let factor = rows[below][column] / rows[column][column];
-            for place in column..=count {
-                rows[below][place] -= factor * rows[column][place];
-            }
+            let pivot = rows[column].clone();
+            rows[below].iter_mut().zip(&pivot).skip(column).for_each(|(place, pivot)| *place -= factor * pivot);
         }
     }
     let mut found = vec![0.0; count];

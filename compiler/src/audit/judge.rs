@@ -69,17 +69,39 @@ impl<'a> Inquiry<'a> {
         measure(view, counting, &self.recipe.worlds(variation))
     }
 
+    /// Whether the mean gradient is 0 in all usual worlds, and whether single outcomes have any all the same. One world that is smaller still
+    /// tells in most cases.
+    pub fn vanishes(&self) -> Result<(bool, bool), Refusal> {
+        let mut moved = false;
+        let smallest = Recipe { size: self.recipe.size.smallest(), ..self.recipe.clone() };
+        let usual = (0..self.recipe.worlds).map(|seed| self.recipe.world(seed, Variation::Usual));
+        for world in std::iter::once(smallest.world(1, Variation::Usual)).chain(usual) {
+            let measured = measure(&self.view, ALL, &[world])?;
+            if !measured.is_zero() {
+                return Ok((false, true));
+            }
+            moved |= measured.largest > 1e-12;
+        }
+        Ok((true, moved))
+    }
+
     /// The gradient and the values as written, in the usual worlds.
     pub fn usual(&self) -> Result<Measured, Refusal> {
         self.measure(&self.view, ALL, Variation::Usual)
+    }
+
+    /// The same in these worlds.
+    pub fn within(&self, worlds: &[World]) -> Result<Measured, Refusal> {
+        measure(&self.view, ALL, worlds)
     }
 
     pub fn worlds(&self) -> Vec<World> {
         self.recipe.worlds(Variation::Usual)
     }
 
-    pub fn is_one_prefix(&self) -> bool {
-        self.recipe.size.prefixes() == 1
+    /// One token is all there is: the mean value is of one prefix.
+    pub fn is_one_token(&self) -> bool {
+        self.recipe.size.tokens() == 1
     }
 
     /// Logits after one prefix.
@@ -94,7 +116,7 @@ impl<'a> Inquiry<'a> {
 
     /// Named divergences whose values could be what the term's value estimates, with these values.
     pub fn estimated(&self, measured: &Measured, named: &[Named], worlds: &[World]) -> Option<usize> {
-        if !self.is_one_prefix() || measured.values.iter().all(|value| value.abs() < 1e-12) {
+        if !self.is_one_token() || measured.values.iter().all(|value| value.abs() < 1e-12) {
             return None;
         }
         named.iter().position(|named| {
@@ -130,7 +152,9 @@ impl<'a> Inquiry<'a> {
         // Where models are very far apart, or all the same, some formulas have no value: then there is nothing to add.
         notes.extend(self.steep(&verdict).unwrap_or_default());
         let stationary_at_teacher = match &verdict {
-            Verdict::Follows { .. } | Verdict::Weighted { .. } | Verdict::Sum { .. } | Verdict::Unnamed { .. } if self.compares() => {
+            Verdict::Follows { .. } | Verdict::Weighted { .. } | Verdict::Sum { .. } | Verdict::Unnamed { .. }
+                if self.compares() =>
+            {
                 let agreed = self.measure(&self.view, ALL, Variation::Agreed);
                 agreed.ok().map(|agreed| norm(&agreed.gradient) <= 1e-9 * norm(&usual.gradient))
             }
@@ -176,10 +200,10 @@ impl<'a> Inquiry<'a> {
         if let Some(found) = self.beside_task(gradient, known)? {
             return Ok(found);
         }
-        if let Some(found) = self.by_summands(known)? {
+        if let Some(found) = self.by_summands(known) {
             return Ok(found);
         }
-        if let Some(found) = self.biased(gradient, known)? {
+        if let Some(found) = self.biased(gradient, known) {
             return Ok(found);
         }
         let (nearest, cosine) = known.nearest(gradient);
@@ -210,27 +234,27 @@ impl<'a> Inquiry<'a> {
     }
 
     /// Each summand by itself, where all of them have names.
-    fn by_summands(&self, known: &Known) -> Result<Option<Verdict>, Refusal> {
+    fn by_summands(&self, known: &Known) -> Option<Verdict> {
         let summands = variants::summands(self.view.value);
         if summands.len() < 2 {
-            return Ok(None);
+            return None;
         }
         let mut parts: Vec<Verdict> = Vec::new();
         for summand in &summands {
-            let measured = self.measure(&self.view.with_value(summand), ALL, Variation::Usual)?;
+            let Ok(measured) = self.measure(&self.view.with_value(summand), ALL, Variation::Usual) else { return None };
             if measured.is_zero() {
                 continue;
             }
             match known.identify(&measured.gradient) {
                 Some(found) => parts.push(found),
-                None => return Ok(None),
+                None => return None,
             }
         }
-        Ok((parts.len() > 1).then_some(Verdict::Sum { parts }))
+        (parts.len() > 1).then_some(Verdict::Sum { parts })
     }
 
     /// Without a bound, a mask, a weight or a summand it may have a name: then that part biases.
-    fn biased(&self, gradient: &[f64], known: &Known) -> Result<Option<Verdict>, Refusal> {
+    fn biased(&self, gradient: &[f64], known: &Known) -> Option<Verdict> {
         let bounded = variants::has_bounds(&self.view);
         let gates = self.view.gates();
         let mut gated: Vec<&str> = gates.iter().map(|(name, _)| *name).collect();
@@ -245,9 +269,10 @@ impl<'a> Inquiry<'a> {
             if !possible {
                 continue;
             }
-            let plain = self.measure(&self.view, counting, Variation::Usual)?;
+            // Not every formula has a value without its bounds.
+            let Ok(plain) = self.measure(&self.view, counting, Variation::Usual) else { continue };
             if let Some(of) = known.identify(&plain.gradient).filter(|_| !plain.is_zero()) {
-                return Ok(Some(bias(gradient, &plain.gradient, of, by)));
+                return Some(bias(gradient, &plain.gradient, of, by));
             }
         }
         // With and without bounds: a weight that depends on the token often stands inside them.
@@ -256,7 +281,8 @@ impl<'a> Inquiry<'a> {
                 break;
             }
             for (left_out, value) in variants::without_parts(self.view.value) {
-                let plain = self.measure(&self.view.with_value(&value), Counting { bounds, gates: true }, Variation::Usual)?;
+                let counting = Counting { bounds, gates: true };
+                let Ok(plain) = self.measure(&self.view.with_value(&value), counting, Variation::Usual) else { continue };
                 if plain.is_zero() {
                     continue;
                 }
@@ -266,16 +292,19 @@ impl<'a> Inquiry<'a> {
                 });
                 if let Some(of) = single {
                     let by = format!("`{left_out}`{}", if bounds { "" } else { " and its bounds" });
-                    return Ok(Some(bias(gradient, &plain.gradient, of, by)));
+                    return Some(bias(gradient, &plain.gradient, of, by));
                 }
             }
         }
-        Ok(None)
+        None
     }
 
     /// What bounds do where models differ by many nats, if they do nothing where they differ little.
     fn steep(&self, verdict: &Verdict) -> Result<Option<String>, Refusal> {
-        let named = matches!(verdict, Verdict::Follows { .. } | Verdict::Weighted { .. } | Verdict::WithTask { .. } | Verdict::Sum { .. });
+        let named = matches!(
+            verdict,
+            Verdict::Follows { .. } | Verdict::Weighted { .. } | Verdict::WithTask { .. } | Verdict::Sum { .. }
+        );
         if !named || !variants::has_bounds(&self.view) || self.recipe.roles.is_empty() {
             return Ok(None);
         }
@@ -285,7 +314,10 @@ impl<'a> Inquiry<'a> {
             return Ok(None);
         }
         let (far, angle) = (distance(&bound, &free), cosine(&bound, &free));
-        let note = format!("where models differ by many nats its bounds act: {}% away from that (cosine {angle:.3})", (far * 100.0).round());
+        let note = format!(
+            "where models differ by many nats its bounds act: {}% away from that (cosine {angle:.3})",
+            (far * 100.0).round()
+        );
         Ok(Some(note))
     }
 
@@ -309,7 +341,8 @@ impl<'a> Inquiry<'a> {
             }
         }
         let same = conditions.iter().zip(seen).filter(|(_, seen)| *seen != [true; 2]);
-        same.map(|(condition, seen)| format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" })).collect()
+        same.map(|(condition, seen)| format!("`{}` {} holds here", quoted(condition), if seen[1] { "always" } else { "never" }))
+            .collect()
     }
 
     fn notes(&self) -> Vec<String> {

@@ -73,7 +73,8 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
             found.push(Named { name, source, teaches });
         }
     };
-    let named = |kind: &str, left: &Role, right: &Role, between: &str| format!("{kind}({}{between}{})", left.name(), right.name());
+    let named =
+        |kind: &str, left: &Role, right: &Role, between: &str| format!("{kind}({}{between}{})", left.name(), right.name());
     let student = Role::Student;
     for role in &others {
         give(named("KL", &student, role, " || "), Source::Divergence(plain(DivergenceKind::Kl, &student, role), vec![]), true);
@@ -109,15 +110,20 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
         }
     }
     for role in &others {
-        let constants = [
-            (DivergenceKind::TotalVariation, "TV", ", "),
-            (DivergenceKind::Hellinger, "squared Hellinger", ", "),
-        ];
+        let constants = [(DivergenceKind::TotalVariation, "TV", ", "), (DivergenceKind::Hellinger, "squared Hellinger", ", ")];
         for (kind, name, between) in constants {
             give(named(name, role, &student, between), Source::Divergence(plain(kind, role, &student), vec![]), true);
         }
-        give(named("chi2", role, &student, " || "), Source::Divergence(plain(DivergenceKind::ChiSquared, role, &student), vec![]), true);
-        give(named("chi2", &student, role, " || "), Source::Divergence(plain(DivergenceKind::ChiSquared, &student, role), vec![]), true);
+        give(
+            named("chi2", role, &student, " || "),
+            Source::Divergence(plain(DivergenceKind::ChiSquared, role, &student), vec![]),
+            true,
+        );
+        give(
+            named("chi2", &student, role, " || "),
+            Source::Divergence(plain(DivergenceKind::ChiSquared, &student, role), vec![]),
+            true,
+        );
     }
     let own = view.divergences();
     for divergence in &own {
@@ -136,7 +142,11 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
             }
         }
         if divergence.support != Support::Full && !reads_token(&divergence.support) {
-            give(format!("the student's mass on {}", text::support(&divergence.support)), Source::Mass(divergence.support.clone()), false);
+            give(
+                format!("the student's mass on {}", text::support(&divergence.support)),
+                Source::Mass(divergence.support.clone()),
+                false,
+            );
         }
     }
     for part in view.value.parts() {

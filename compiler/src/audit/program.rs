@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use mopd_lang::experiment::{Objective, Term};
 use mopd_lang::formula::{
-    Adaptive, Axis, Divergence, Formula, FormulaKind, FormulaNode, Function, Live, Part, Reduction, Role, Signal, Statistic, Support,
+    Adaptive, Axis, Divergence, Formula, FormulaKind, FormulaNode, Function, Live, Part, Reduction, Role, Signal, Statistic,
+    Support,
 };
 
 use super::divergence::Refusal;
@@ -16,8 +17,8 @@ const MOST_PARTS: usize = 2_000;
 
 pub(super) struct Step<'a> {
     pub formula: &'a Formula,
-    /// In the order of [`Formula::operands`].
-    pub operands: Vec<usize>,
+    /// In the order of [`Formula::operands`], with the axis of each.
+    pub operands: Vec<(usize, Axis)>,
 }
 
 /// Some formulas, flattened.
@@ -42,7 +43,8 @@ impl<'a> Program<'a> {
                 let waiting: Vec<&Formula> =
                     operands.iter().copied().filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0))).collect();
                 if waiting.is_empty() {
-                    let operands = operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
+                    let place = |operand: &&Formula| (known[&Rc::as_ptr(&operand.0)], operand.axis());
+                    let operands = operands.iter().map(place).collect();
                     known.insert(address, steps.len());
                     steps.push(Step { formula, operands });
                     pending.pop();
@@ -174,7 +176,9 @@ impl<'a> View<'a> {
             (true, false, true) => (size(3, 2, 1, 2), 3),
             (false, true, true) => (size(3, 2, 2, 1), 4),
             (true, true, true) => {
-                return Err("it compares within completions, within groups and across the batch at once: too much to enumerate".into());
+                return Err(
+                    "it compares within completions, within groups and across the batch at once: too much to enumerate".into()
+                );
             }
         })
     }
@@ -243,7 +247,10 @@ impl<'a> View<'a> {
             || self.when.is_some()
             || self.any(|node| match &node.kind {
                 FormulaKind::Apply { function, .. } => {
-                    matches!(function, Where | Clip | Minimum | Maximum | Relu | Less | LessEqual | Greater | GreaterEqual | Equal | NotEqual)
+                    matches!(
+                        function,
+                        Where | Clip | Minimum | Maximum | Relu | Less | LessEqual | Greater | GreaterEqual | Equal | NotEqual
+                    )
                 }
                 _ => false,
             })
@@ -254,9 +261,13 @@ fn refusal(node: &FormulaNode) -> Option<Refusal> {
     let whole = |text: &str| Some(text.to_owned());
     match &node.kind {
         FormulaKind::Adaptive(Adaptive::Learned { .. }) => whole("`learned(...)` is a number that the run itself finds"),
-        FormulaKind::Live(Live::Preference(_)) => whole("a preference is about pairs of completions, not about tokens that one policy draws"),
+        FormulaKind::Live(Live::Preference(_)) => {
+            whole("a preference is about pairs of completions, not about tokens that one policy draws")
+        }
         FormulaKind::Live(Live::SquaredError { .. }) => whole("`mse` is between numbers, not between distributions"),
-        FormulaKind::Live(Live::BinaryCrossEntropy { .. }) => whole("`bce` is of a head of its own, not of a distribution over tokens"),
+        FormulaKind::Live(Live::BinaryCrossEntropy { .. }) => {
+            whole("`bce` is of a head of its own, not of a distribution over tokens")
+        }
         FormulaKind::Live(Live::Part(part)) => match part {
             Part::Logp | Part::EndLogp | Part::Entropy | Part::Top1 => None,
             other => Some(format!("`live student.{}` is a number of its own, not a probability of a token", other.name())),
@@ -268,11 +279,11 @@ fn refusal(node: &FormulaNode) -> Option<Refusal> {
         FormulaKind::Reduce { on: Some(rollout), .. } => {
             Some(format!("`{}(...)` inside a reduction are other completions than those trained on", rollout.source.name()))
         }
-        FormulaKind::Reduce { reduction: Reduction::Quantile { .. } | Reduction::Count | Reduction::Any | Reduction::All, operand, .. }
-            if operand.live() =>
-        {
-            whole("a count or a quantile of something `live` has no derivative")
-        }
+        FormulaKind::Reduce {
+            reduction: Reduction::Quantile { .. } | Reduction::Count | Reduction::Any | Reduction::All,
+            operand,
+            ..
+        } if operand.live() => whole("a count or a quantile of something `live` has no derivative"),
         FormulaKind::Statistic { statistic: Statistic::SampleWithoutReplacement { .. } | Statistic::Balance, .. } => {
             whole("which elements it draws is left to chance")
         }

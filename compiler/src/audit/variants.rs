@@ -75,7 +75,8 @@ fn expand(formula: &Formula, depth: usize) -> Vec<Formula> {
         }
         (Function::Where, [condition, then, otherwise]) if formula.live() => {
             let zero = Formula::new(FormulaKind::Number(0.0), formula.unit(), Axis::Run, false, formula.0.origin);
-            let case = |then: Formula, otherwise: Formula| rebuilt(formula, Function::Where, vec![condition.clone(), then, otherwise]);
+            let case =
+                |then: Formula, otherwise: Formula| rebuilt(formula, Function::Where, vec![condition.clone(), then, otherwise]);
             let taken = inner(then).into_iter().map(|summand| case(summand, zero.clone()));
             let left = inner(otherwise).into_iter().map(|summand| case(zero.clone(), summand));
             live(taken.chain(left).collect())

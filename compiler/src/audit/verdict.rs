@@ -7,23 +7,44 @@ use serde::Serialize;
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
     /// The gradient is a sum of multiples of named ones, the same everywhere; one in most cases.
-    Follows { parts: Vec<Part> },
+    Follows {
+        parts: Vec<Part>,
+    },
     /// The gradient is a named one times a number of each prefix, which lies between the two.
-    Weighted { of: String, least: f64, most: f64 },
+    Weighted {
+        of: String,
+        least: f64,
+        most: f64,
+    },
     /// A sum of such.
-    Sum { parts: Vec<Verdict> },
+    Sum {
+        parts: Vec<Verdict>,
+    },
     /// Multiples of named gradients, and a part that no teacher has to do with.
-    WithTask { parts: Vec<Part>, task: Task },
+    WithTask {
+        parts: Vec<Part>,
+        task: Task,
+    },
     /// No teacher has to do with it.
     Task(Task),
     /// Without the parts of the formula that are quoted it would follow `of`. How far it is from that, as a share, and the cosine of
     /// the angle between.
-    Biased { of: Box<Verdict>, by: String, distance: f64, cosine: f64 },
+    Biased {
+        of: Box<Verdict>,
+        by: String,
+        distance: f64,
+        cosine: f64,
+    },
     /// The mean gradient is exactly 0.
     Zero,
     /// No named gradient, nor a sum of some.
-    Unnamed { nearest: String, cosine: f64 },
-    NotAudited { why: String },
+    Unnamed {
+        nearest: String,
+        cosine: f64,
+    },
+    NotAudited {
+        why: String,
+    },
 }
 
 /// `times` the gradient of `of`.
@@ -160,8 +181,12 @@ impl Verdict {
                 let parts: Vec<String> = parts.iter().map(Verdict::text).collect();
                 format!("mixture: {}", parts.join("; and "))
             }
-            Verdict::WithTask { parts, task } => format!("mixture: follows {}, and a part without a teacher, {}", sum(parts), task.text()),
-            Verdict::Task(task) if task.reads_teacher => format!("carries no teacher signal, though it reads one: {}", task.text()),
+            Verdict::WithTask { parts, task } => {
+                format!("mixture: follows {}, and a part without a teacher, {}", sum(parts), task.text())
+            }
+            Verdict::Task(task) if task.reads_teacher => {
+                format!("carries no teacher signal, though it reads one: {}", task.text())
+            }
             Verdict::Task(task) => format!("no teacher is in it: {}", task.text()),
             Verdict::Biased { of, by, distance, cosine } => format!(
                 "biased: without {by} it {}; with it, {}% away (cosine {cosine:.3})",

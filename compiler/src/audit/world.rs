@@ -24,6 +24,13 @@ impl Size {
         self.sequences() * self.length
     }
 
+    /// No more of anything than it takes to differ.
+    pub fn smallest(self) -> Size {
+        let (prompts, samples) = (self.prompts.min(2), self.samples.min(2));
+        let vocabulary = if prompts * samples * self.length > 2 { 2 } else { 3 };
+        Size { vocabulary, prompts, samples, ..self }
+    }
+
     /// Prefixes that a token can follow, in all prompts.
     pub fn prefixes(self) -> usize {
         self.prompts * self.prefixes_of_prompt()
@@ -194,7 +201,8 @@ impl Recipe {
         (0..self.worlds).map(|seed| self.world(seed, variation)).collect()
     }
 
-    fn world(&self, seed: u64, variation: Variation) -> World {
+    /// One of them.
+    pub fn world(&self, seed: u64, variation: Variation) -> World {
         let mut world = World {
             size: self.size,
             roles: Vec::new(),
