@@ -1,6 +1,6 @@
 //! From a checked experiment to a plan.
 
-pub use lower::{compile, normal_form};
+pub use lower::{Expressions, TermExpressions, compile, expressions, normal_form};
 pub use mopd_lang::diag::nearest;
 
 pub mod audit;

@@ -15,6 +15,8 @@ pub enum Purpose {
     Drop = 6,
     Sample = 7,
     Bootstrap = 8,
+    /// What an objective chooses at random.
+    Select = 9,
 }
 
 /// A family of streams: one per pair of indices.

@@ -1,10 +1,11 @@
 //! The numbers that a graph is evaluated on: one training batch, ragged, without padding.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use crate::plan::{Axis, Signal};
 
-use super::graph::LiveId;
+use super::graph::{LiveId, NodeId};
 use super::values::EvaluationError;
 
 /// Which sequence each token belongs to, and which group each sequence. Tokens of a sequence are adjacent and in order;
@@ -14,6 +15,27 @@ pub struct Layout {
     pub sequence_of_token: Vec<u32>,
     pub group_of_sequence: Vec<u32>,
     pub groups: u32,
+    /// Absent where all prompts are of one domain.
+    pub domains: Option<Domains>,
+    /// Absent where every sequence is one turn.
+    pub turns: Option<Runs>,
+    /// Absent where every turn is one block.
+    pub blocks: Option<Runs>,
+}
+
+/// Which domain each group's prompt is of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Domains {
+    pub of_group: Vec<u32>,
+    pub count: u32,
+}
+
+/// A division of the tokens into runs, each inside one element of the next coarser axis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runs {
+    pub of_token: Vec<u32>,
+    /// The sequence of a turn, the turn of a block.
+    pub parent: Vec<u32>,
 }
 
 impl Layout {
@@ -29,9 +51,13 @@ impl Layout {
     pub fn len(&self, axis: Axis) -> usize {
         match axis {
             Axis::Run | Axis::Batch => 1,
+            Axis::Domain => self.domains.as_ref().map_or(1, |domains| domains.count as usize),
             Axis::Group => self.groups as usize,
             Axis::Sequence => self.sequences(),
+            Axis::Turn => self.turns.as_ref().map_or(self.sequences(), |turns| turns.parent.len()),
+            Axis::Block => self.blocks.as_ref().map_or_else(|| self.len(Axis::Turn), |blocks| blocks.parent.len()),
             Axis::Token => self.tokens(),
+            Axis::Vocab => unreachable!("a checked graph has no number per vocabulary entry"),
         }
     }
 
@@ -40,11 +66,18 @@ impl Layout {
         if fine == coarse {
             return index;
         }
+        let of = |parents: &[u32], index: usize| parents[index] as usize;
+        let through = |runs: &Option<Runs>| runs.as_ref().map_or(index, |runs| of(&runs.parent, index));
         match (fine, coarse) {
             (_, Axis::Run | Axis::Batch) => 0,
-            (Axis::Token, Axis::Sequence) => self.sequence_of_token[index] as usize,
-            (Axis::Token, Axis::Group) => self.group_of_sequence[self.sequence_of_token[index] as usize] as usize,
-            (Axis::Sequence, Axis::Group) => self.group_of_sequence[index] as usize,
+            (Axis::Token, Axis::Block) if let Some(blocks) = &self.blocks => of(&blocks.of_token, index),
+            (Axis::Token, Axis::Block | Axis::Turn) if let Some(turns) = &self.turns => of(&turns.of_token, index),
+            (Axis::Token, Axis::Block | Axis::Turn | Axis::Sequence) => of(&self.sequence_of_token, index),
+            (Axis::Token, _) => self.parent(Axis::Sequence, coarse, of(&self.sequence_of_token, index)),
+            (Axis::Block, _) => self.parent(Axis::Turn, coarse, through(&self.blocks)),
+            (Axis::Turn, _) => self.parent(Axis::Sequence, coarse, through(&self.turns)),
+            (Axis::Sequence, _) => self.parent(Axis::Group, coarse, of(&self.group_of_sequence, index)),
+            (Axis::Group, Axis::Domain) => self.domains.as_ref().map_or(0, |domains| of(&domains.of_group, index)),
             _ => unreachable!("the compiler never asks for a finer parent"),
         }
     }
@@ -59,13 +92,33 @@ impl Layout {
     }
 
     /// Whether every parent exists.
+    ///
+    /// # Errors
+    /// Where one does not, or where tokens are divided into runs that do not fit their sequences.
     pub fn check(&self) -> Result<(), EvaluationError> {
+        let missing = |element, parent| Err(EvaluationError::Layout { element, parent });
         let inside = |parents: &[u32], limit: usize| parents.iter().all(|parent| (*parent as usize) < limit);
         if !inside(&self.sequence_of_token, self.sequences()) {
-            return Err(EvaluationError::Layout { element: "token", parent: "sequence" });
+            return missing("token", "sequence");
         }
         if !inside(&self.group_of_sequence, self.groups as usize) {
-            return Err(EvaluationError::Layout { element: "sequence", parent: "group" });
+            return missing("sequence", "group");
+        }
+        if let Some(Domains { of_group, count }) = &self.domains
+            && (of_group.len() != self.groups as usize || !inside(of_group, *count as usize))
+        {
+            return missing("group", "domain");
+        }
+        for (runs, axis, coarser) in [(&self.turns, Axis::Turn, Axis::Sequence), (&self.blocks, Axis::Block, Axis::Turn)] {
+            let Some(Runs { of_token, parent }) = runs else { continue };
+            if of_token.len() != self.tokens() || !inside(of_token, parent.len()) {
+                return missing("token", axis.name());
+            }
+            // A block without a parent turn would be read out of bounds; one whose tokens are elsewhere would be averaged wrongly.
+            let fits = |(token, run): (usize, &u32)| parent[*run as usize] as usize == self.parent(Axis::Token, coarser, token);
+            if !inside(parent, self.len(coarser)) || !of_token.iter().enumerate().all(fits) {
+                return missing(axis.name(), coarser.name());
+            }
         }
         Ok(())
     }
@@ -82,6 +135,8 @@ pub struct Batch {
     /// The step (from 0) and the number of steps, for schedules, `step` and `progress`.
     pub step: u32,
     pub steps: u32,
+    /// What memory nodes carry over from the step before, see [`super::graph::Graph::carried`]; nothing at the first step.
+    pub carried: HashMap<NodeId, f64>,
 }
 
 impl Batch {

@@ -1,10 +1,9 @@
 //! Building graphs: axes are made to agree, constants are folded, and what IEEE arithmetic leaves unchanged is not computed.
 
-use crate::plan::{Axis, Function, Reduction, Signal, Statistic};
+use crate::plan::{Axis, Function, Memory, Reduction, Scan, Schedule, Signal, Statistic};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 use super::scalar;
-use crate::plan::Schedule;
 
 impl Graph {
     pub fn constant(&mut self, axis: Axis, value: f64) -> NodeId {
@@ -61,10 +60,25 @@ impl Graph {
             (Divide, &[x, _], [_, Some(1.0)]) | (Power, &[x, _], [_, Some(1.0)]) => Some(x),
             (Add, &[x, _], [_, Some(0.0)]) | (Add, &[_, x], [Some(0.0), _]) | (Subtract, &[x, _], [_, Some(0.0)]) => Some(x),
             (Where, &[_, then, otherwise], [Some(condition), ..]) => Some(if *condition != 0.0 { then } else { otherwise }),
+            // What both differences are taken from cancels, and with it may go a model's whole forward pass.
+            (Subtract, &[left, right], _) => {
+                let (a, b) = self.difference(left)?;
+                let (c, d) = self.difference(right)?;
+                let cancels = b == d && matches!(self.node(b).operation, Operation::Signal { .. });
+                cancels.then(|| self.apply(Subtract, &[a, c]))
+            }
             (Negate, &[x], _) => match self.node(x).operation {
                 Operation::Apply { function: Negate, ref operands } => Some(operands[0]),
                 _ => None,
             },
+            _ => None,
+        }
+    }
+
+    /// The operands of a subtraction.
+    fn difference(&self, id: NodeId) -> Option<(NodeId, NodeId)> {
+        match &self.node(id).operation {
+            Operation::Apply { function: Function::Subtract, operands } => Some((operands[0], operands[1])),
             _ => None,
         }
     }
@@ -88,10 +102,34 @@ impl Graph {
         self.add(over, Operation::Reduce { reduction, operand, mask })
     }
 
-    /// `mask` as in [`Operation::Statistic`].
+    /// `mask` as in [`Operation::Statistic`]. For a statistic that does not choose at random.
     pub fn statistic(&mut self, statistic: Statistic, operand: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
         let axis = self.axis(operand);
-        self.add(axis, Operation::Statistic { statistic, operand, over, mask })
+        self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise: None })
+    }
+
+    /// A statistic that chooses at random, by the uniform numbers in `noise`.
+    pub fn random_choice(
+        &mut self,
+        statistic: Statistic,
+        operand: NodeId,
+        over: Axis,
+        mask: Option<NodeId>,
+        noise: NodeId,
+    ) -> NodeId {
+        let axis = self.axis(operand);
+        self.add(axis, Operation::Statistic { statistic, operand, over, mask, noise: Some(noise) })
+    }
+
+    /// `mask` as in [`Operation::Scan`].
+    pub fn scan(&mut self, scan: Scan<NodeId>, operand: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
+        let axis = self.axis(operand);
+        self.add(axis, Operation::Scan { scan, operand, over, mask })
+    }
+
+    pub fn memory(&mut self, memory: Memory, operand: NodeId) -> NodeId {
+        let axis = self.axis(operand);
+        self.add(axis, Operation::Memory { memory, operand })
     }
 }
 
@@ -142,6 +180,11 @@ mod tests {
         let negated = graph.apply(Function::Negate, &[x]);
         assert_eq!(graph.apply(Function::Multiply, &[minus_one, x]), negated);
         assert_eq!(graph.apply(Function::Negate, &[negated]), x);
+        // What is subtracted on both sides is not computed.
+        let (y, z) = (graph.signal(Signal::Logp { role: Role::Student }), graph.signal(Signal::Logp { role: Role::Sampler }));
+        let (first, second) = (graph.apply(Function::Subtract, &[x, z]), graph.apply(Function::Subtract, &[y, z]));
+        let direct = graph.apply(Function::Subtract, &[x, y]);
+        assert_eq!(graph.apply(Function::Subtract, &[first, second]), direct);
         // 0 * infinity is NaN, which must be seen.
         let product = graph.apply(Function::Multiply, &[zero, x]);
         assert_eq!(graph.constant_value(product), None);

@@ -2,9 +2,9 @@
 //!
 //! Where a function has no derivative, one is chosen, as automatic differentiation does: `min`, `max` of two equals pass
 //! the gradient to the first; `clip` passes it inside and at its bounds; `abs` and `relu` have derivative 0 at 0; a minimum
-//! or maximum over an axis shares it among the elements that attain it; comparisons and logic pass none.
+//! or maximum over an axis shares it among the elements that attain it; comparisons, logic and counts pass none.
 
-use crate::plan::{Axis, Function, Reduction, Statistic};
+use crate::plan::{Axis, Function, Reduction, Scan};
 
 use super::graph::{Graph, LiveId, NodeId, Operation};
 
@@ -22,7 +22,7 @@ pub struct NotDifferentiable {
 /// on it differentiably.
 ///
 /// # Errors
-/// Where `of` depends on one of them through a statistic.
+/// Where `of` depends on one of them through a quantile, a statistic, a scan or memory.
 pub fn adjoints(graph: &mut Graph, of: NodeId, with_respect_to: &[LiveId]) -> Result<Vec<NodeId>, NotDifferentiable> {
     debug_assert!(graph.axis(of) <= Axis::Batch, "only a single number has a gradient");
     let depends = dependents(graph, with_respect_to);
@@ -76,6 +76,10 @@ impl Reverse {
         }
     }
 
+    fn refuse(&self, node: NodeId, operand: NodeId, operation: &'static str) -> Result<(), NotDifferentiable> {
+        if self.wants(operand) { Err(NotDifferentiable { node, operation }) } else { Ok(()) }
+    }
+
     fn propagate(&mut self, graph: &mut Graph, node: NodeId, gradient: NodeId) -> Result<(), NotDifferentiable> {
         let axis = graph.axis(node);
         match graph.node(node).operation.clone() {
@@ -97,6 +101,26 @@ impl Reverse {
             Operation::Reduce { reduction, operand, mask } => {
                 let fine = graph.axis(operand);
                 let (share, takes_part) = match reduction {
+                    Reduction::Any | Reduction::All | Reduction::Count => return Ok(()),
+                    Reduction::Quantile { .. } if self.wants(operand) => {
+                        return Err(NotDifferentiable { node, operation: reduction.name() });
+                    }
+                    Reduction::Quantile { .. } => return Ok(()),
+                    Reduction::First | Reduction::Last => {
+                        // The first is where the count of elements so far is 1, the last where that of the elements to come is.
+                        let ones = graph.constant(fine, 1.0);
+                        let scan = match reduction {
+                            Reduction::First => Scan::Sum,
+                            _ => Scan::RewardToGo { discount: graph.constant(Axis::Run, 1.0) },
+                        };
+                        let place = graph.scan(scan, ones, axis, mask);
+                        let chosen = graph.apply(Function::Equal, &[place, ones]);
+                        let chosen = match mask {
+                            Some(mask) => graph.apply(Function::And, &[chosen, mask]),
+                            None => chosen,
+                        };
+                        (gradient, Some(chosen))
+                    }
                     Reduction::Sum => (gradient, mask),
                     Reduction::Mean => {
                         let ones = graph.constant(fine, 1.0);
@@ -117,11 +141,9 @@ impl Reverse {
                 }
                 self.give(graph, operand, fine_gradient);
             }
-            Operation::Statistic { statistic, operand, .. } => {
-                if self.wants(operand) {
-                    return Err(NotDifferentiable { node, operation: statistic_name(statistic) });
-                }
-            }
+            Operation::Statistic { statistic, operand, .. } => self.refuse(node, operand, statistic.name())?,
+            Operation::Scan { scan, operand, .. } => self.refuse(node, operand, scan.name())?,
+            Operation::Memory { memory, operand } => self.refuse(node, operand, memory.name())?,
         }
         Ok(())
     }
@@ -247,19 +269,9 @@ fn through(
     })
 }
 
-fn statistic_name(statistic: Statistic) -> &'static str {
-    match statistic {
-        Statistic::Zscore { .. } => "zscore",
-        Statistic::Minmax => "minmax",
-        Statistic::Winsor { .. } => "winsor",
-        Statistic::TopFraction { .. } => "top_fraction",
-        Statistic::Softmax => "softmax",
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::plan::{Role, Signal};
+    use crate::plan::{Role, Signal, Statistic};
 
     use super::*;
     use crate::expr::batch::Batch;
@@ -328,7 +340,7 @@ mod tests {
             }
             _ => {
                 let axis = graph.axis(a);
-                let over = random.pick(&[Axis::Batch, Axis::Group, Axis::Sequence]);
+                let over = random.pick(&[Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block]);
                 if over >= axis {
                     return graph.apply(Negate, &[a]);
                 }
@@ -426,7 +438,12 @@ mod tests {
             let y = graph.broadcast(y, Axis::Token);
             let loss = graph.reduce(Reduction::Sum, y, Axis::Batch, None);
             let node = adjoints(&mut graph, loss, &[LiveId(0)]).expect("differentiable")[0];
-            let layout = crate::expr::batch::Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1 };
+            let layout = crate::expr::batch::Layout {
+                sequence_of_token: vec![0, 0],
+                group_of_sequence: vec![0],
+                groups: 1,
+                ..Default::default()
+            };
             let batch = Batch { layout, live: vec![vec![at, at]], ..Batch::default() };
             interpret(&graph, &[node], &batch).expect("runs").get(node).to_vec()
         };

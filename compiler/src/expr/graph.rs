@@ -7,10 +7,9 @@
 
 use std::collections::HashMap;
 
-use crate::plan::{Axis, Function, Reduction, Signal, Statistic};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Schedule;
+use crate::plan::{Axis, Function, Memory, Reduction, Scan, Schedule, Signal, Statistic};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeId(pub u32);
@@ -67,6 +66,24 @@ pub enum Operation {
         operand: NodeId,
         over: Axis,
         mask: Option<NodeId>,
+        /// One number drawn uniformly from [0, 1) per element, for those that choose at random.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        noise: Option<NodeId>,
+    },
+    /// Runs along the operand's elements within each element of `over`; keeps the axis. With a `mask` (same axis), the others are
+    /// passed over: what has run up to them is their value.
+    Scan {
+        #[serde(flatten)]
+        scan: Scan<NodeId>,
+        operand: NodeId,
+        over: Axis,
+        mask: Option<NodeId>,
+    },
+    /// A single number that remembers the step before: see [`Graph::carried`].
+    Memory {
+        #[serde(flatten)]
+        memory: Memory,
+        operand: NodeId,
     },
 }
 
@@ -137,11 +154,19 @@ impl Graph {
     pub fn operands(&self, id: NodeId) -> Vec<NodeId> {
         match &self.node(id).operation {
             Operation::Apply { operands, .. } => operands.clone(),
-            Operation::Broadcast { operand } => vec![*operand],
-            Operation::Reduce { operand, mask, .. } | Operation::Statistic { operand, mask, .. } => {
-                std::iter::once(*operand).chain(*mask).collect()
+            Operation::Broadcast { operand } | Operation::Memory { operand, .. } => vec![*operand],
+            Operation::Reduce { operand, mask, .. } => std::iter::once(*operand).chain(*mask).collect(),
+            Operation::Statistic { operand, mask, noise, .. } => std::iter::once(*operand).chain(*mask).chain(*noise).collect(),
+            Operation::Scan { scan, operand, mask, .. } => {
+                let discount = match scan {
+                    Scan::RewardToGo { discount } => Some(*discount),
+                    _ => None,
+                };
+                std::iter::once(*operand).chain(*mask).chain(discount).collect()
             }
-            _ => Vec::new(),
+            Operation::Constant { .. } | Operation::Schedule { .. } | Operation::Signal { .. } | Operation::Live { .. } => {
+                Vec::new()
+            }
         }
     }
 
@@ -176,11 +201,27 @@ impl Graph {
         signals
     }
 
+    /// The memory nodes that `roots` need, each with the node whose value at one step is what it carries over to the next.
+    pub fn carried(&self, roots: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+        let needed = self.reachable(roots);
+        let nodes = self.nodes().filter(|(id, _)| needed[id.0 as usize]);
+        nodes
+            .filter_map(|(id, node)| match node.operation {
+                Operation::Memory { memory: Memory::Ema { .. }, .. } => Some((id, id)),
+                Operation::Memory { memory: Memory::Previous, operand } => Some((id, operand)),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Whether the graph keeps the rules at the top of this module. Evaluation relies on them: generated code reads
     /// memory where they say it may.
     pub fn check(&self) -> Result<(), MalformedGraph> {
         for (node, Node { axis, operation }) in self.nodes() {
             let problem = |problem| Err(MalformedGraph { node, problem });
+            if *axis == Axis::Vocab {
+                return problem("is one number per vocabulary entry");
+            }
             let operands = self.operands(node);
             if operands.iter().any(|operand| operand.0 >= node.0) {
                 return problem("reads a node that does not stand before it");
@@ -207,7 +248,12 @@ impl Graph {
                         return problem("broadcasts to an axis that is not finer");
                     }
                 }
-                Operation::Reduce { operand, .. } => {
+                Operation::Reduce { reduction, operand, .. } => {
+                    if let Reduction::Quantile { q } = reduction
+                        && !(0.0..=1.0).contains(q)
+                    {
+                        return problem("has a fraction outside [0, 1]");
+                    }
                     if self.axis(*operand) <= *axis {
                         return problem("reduces to an axis that is not coarser");
                     }
@@ -215,17 +261,36 @@ impl Graph {
                         return problem("has a mask off its operand's axis");
                     }
                 }
-                Operation::Statistic { statistic, over, .. } => {
+                Operation::Statistic { statistic, over, noise, .. } => {
                     if *over >= *axis {
                         return problem("compares within an axis that is not coarser");
                     }
                     if !all(*axis) {
                         return problem("compares across axes");
                     }
-                    if let Statistic::Winsor { upper: fraction } | Statistic::TopFraction { keep: fraction } = statistic
-                        && !(0.0..=1.0).contains(fraction)
-                    {
+                    if statistic_fraction(*statistic).is_some_and(|fraction| !(0.0..=1.0).contains(&fraction)) {
                         return problem("has a fraction outside [0, 1]");
+                    }
+                    if noise.is_some() != chooses_at_random(*statistic) {
+                        return problem("chooses at random without random numbers, or has them for nothing");
+                    }
+                }
+                Operation::Scan { scan, operand, over, mask } => {
+                    if *over >= *axis {
+                        return problem("runs within an axis that is not coarser");
+                    }
+                    if self.axis(*operand) != *axis || mask.is_some_and(|mask| self.axis(mask) != *axis) {
+                        return problem("runs across axes");
+                    }
+                    if let Scan::RewardToGo { discount } = scan
+                        && self.axis(*discount) != Axis::Run
+                    {
+                        return problem("has a discount off the run axis");
+                    }
+                }
+                Operation::Memory { operand, .. } => {
+                    if *axis > Axis::Batch || self.axis(*operand) != *axis {
+                        return problem("carries more than one number to the next step");
                     }
                 }
             }
@@ -237,4 +302,27 @@ impl Graph {
     pub fn has(&self, ids: &[NodeId]) -> bool {
         ids.iter().all(|id| (id.0 as usize) < self.nodes.len())
     }
+}
+
+/// The share of elements that a statistic is about.
+pub fn statistic_fraction(statistic: Statistic) -> Option<f64> {
+    match statistic {
+        Statistic::Winsor { upper: fraction }
+        | Statistic::TopFraction { keep: fraction }
+        | Statistic::SampleWithoutReplacement { keep: fraction } => Some(fraction),
+        Statistic::Zscore { .. }
+        | Statistic::Center
+        | Statistic::Rank
+        | Statistic::LeaveOneOut
+        | Statistic::Minmax
+        | Statistic::TopCount { .. }
+        | Statistic::Softmax
+        | Statistic::Balance
+        | Statistic::Chunks { .. } => None,
+    }
+}
+
+/// Whether a statistic reads random numbers.
+pub fn chooses_at_random(statistic: Statistic) -> bool {
+    matches!(statistic, Statistic::SampleWithoutReplacement { .. } | Statistic::Balance)
 }

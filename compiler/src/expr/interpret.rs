@@ -33,7 +33,6 @@ pub(super) fn evaluate(
             continue;
         }
         let of = |id: &NodeId| &values[id.0 as usize];
-        let passes = |mask: &Option<NodeId>, index: usize| mask.is_none_or(|mask| of(&mask)[index] != 0.0);
         let widen = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
         let mut computed = match &node.operation {
             Operation::Constant { value } => vec![*value; layout.len(node.axis)],
@@ -54,13 +53,8 @@ pub(super) fn evaluate(
                 let coarse = graph.axis(*operand);
                 (0..layout.len(node.axis)).map(|index| of(operand)[layout.parent(node.axis, coarse, index)]).collect()
             }
-            Operation::Reduce { reduction, operand, mask } => {
-                let axes = (graph.axis(*operand), node.axis);
-                aggregate::reduce(*reduction, layout, axes, |index| of(operand)[index], |index| passes(mask, index))
-            }
-            Operation::Statistic { statistic, operand, over, mask } => {
-                let axes = (node.axis, *over);
-                aggregate::statistic(*statistic, layout, axes, |index| of(operand)[index], |index| passes(mask, index))
+            Operation::Reduce { .. } | Operation::Statistic { .. } | Operation::Scan { .. } | Operation::Memory { .. } => {
+                aggregate::evaluate(graph, id, batch, |operand, index| of(&operand)[index])
             }
         };
         computed.iter_mut().for_each(|x| *x = round(*x));

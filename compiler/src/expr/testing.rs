@@ -1,10 +1,9 @@
 //! Random graphs and batches for the tests: deterministic, so that a failure can be repeated from its number.
 
-use crate::plan::{Axis, Deviation, Function, Reduction, Role, Signal, Statistic};
+use crate::plan::{Axis, Deviation, Function, Memory, Over, Reduction, Role, Scan, Schedule, Signal, Statistic};
 
-use super::batch::{Batch, Layout};
-use super::graph::{Graph, LiveId, NodeId, Operation};
-use crate::plan::{Over, Schedule};
+use super::batch::{Batch, Domains, Layout, Runs};
+use super::graph::{Graph, LiveId, NodeId, Operation, chooses_at_random};
 
 pub const FUNCTIONS: [Function; 29] = [
     Function::Negate,
@@ -38,7 +37,25 @@ pub const FUNCTIONS: [Function; 29] = [
     Function::Where,
 ];
 
-pub const REDUCTIONS: [Reduction; 4] = [Reduction::Sum, Reduction::Mean, Reduction::Minimum, Reduction::Maximum];
+/// All that have a derivative, and those that are flat.
+pub const REDUCTIONS: [Reduction; 9] = [
+    Reduction::Sum,
+    Reduction::Mean,
+    Reduction::Minimum,
+    Reduction::Maximum,
+    Reduction::First,
+    Reduction::Last,
+    Reduction::Any,
+    Reduction::All,
+    Reduction::Count,
+];
+
+/// The axes that a number can have, coarse to fine.
+pub const AXES: [Axis; 8] =
+    [Axis::Run, Axis::Batch, Axis::Domain, Axis::Group, Axis::Sequence, Axis::Turn, Axis::Block, Axis::Token];
+
+/// Draws of random numbers that batches have, for every axis.
+const DRAWS: u32 = 2;
 
 /// SplitMix64.
 pub struct Random(pub u64);
@@ -80,7 +97,7 @@ impl Random {
         }
     }
 
-    /// Ragged: 1 to 4 groups of 1 to 4 sequences of 1 to 7 tokens.
+    /// Ragged: 1 to 4 groups of 1 to 4 sequences of 1 to 7 tokens. Domains, turns and blocks are there in half of them.
     pub fn layout(&mut self) -> Layout {
         let mut layout = Layout { groups: 1 + self.below(4) as u32, ..Layout::default() };
         for group in 0..layout.groups {
@@ -90,25 +107,57 @@ impl Random {
                 layout.sequence_of_token.extend((0..1 + self.below(7)).map(|_| sequence));
             }
         }
+        if self.below(2) == 0 {
+            let count = 1 + self.below(3) as u32;
+            let of_group = (0..layout.groups).map(|_| self.below(count as usize) as u32).collect();
+            layout.domains = Some(Domains { of_group, count });
+        }
+        if self.below(2) == 0 {
+            layout.turns = Some(self.runs(&layout, Axis::Sequence));
+        }
+        if self.below(2) == 0 {
+            layout.blocks = Some(self.runs(&layout, Axis::Turn));
+        }
         layout
+    }
+
+    /// Cuts the tokens in each element of `coarser` into runs.
+    fn runs(&mut self, layout: &Layout, coarser: Axis) -> Runs {
+        let mut runs = Runs { of_token: Vec::new(), parent: Vec::new() };
+        for token in 0..layout.tokens() {
+            let parent = layout.parent(Axis::Token, coarser, token) as u32;
+            if runs.parent.last() != Some(&parent) || self.below(3) == 0 {
+                runs.parent.push(parent);
+            }
+            runs.of_token.push(runs.parent.len() as u32 - 1);
+        }
+        runs
     }
 
     pub fn batch(&mut self, layout: Layout, live: usize, mut number: impl FnMut(&mut Random) -> f32) -> Batch {
         let signals =
             [Signal::Logp { role: Role::Teacher }, Signal::Entropy { role: Role::Student }, Signal::Reward, Signal::Truncated];
-        let signals = signals.map(|signal| {
-            let values = (0..layout.len(signal.axis())).map(|_| number(self)).collect();
-            (signal, values)
-        });
+        let mut signals: Vec<(Signal, Vec<f32>)> = signals
+            .into_iter()
+            .map(|signal| {
+                let values = (0..layout.len(signal.axis())).map(|_| number(self)).collect();
+                (signal, values)
+            })
+            .collect();
+        for (draw, axis) in (0..DRAWS).flat_map(|draw| AXES.map(|axis| (draw, axis))) {
+            let values = (0..layout.len(axis)).map(|_| self.below(1024) as f32 / 1024.0).collect();
+            signals.push((Signal::Uniform { draw, axis }, values));
+        }
         let live = (0..live).map(|_| (0..layout.tokens()).map(|_| number(self)).collect()).collect();
-        Batch { layout, signals: signals.into(), live, step: 3, steps: 10 }
+        let carried = (0..64).step_by(1 + self.below(3)).map(|node| (NodeId(node), f64::from(number(self)))).collect();
+        Batch { layout, signals, live, step: 3, steps: 10, carried }
     }
 
     /// A leaf of any kind.
     fn leaf(&mut self, graph: &mut Graph, live: usize) -> NodeId {
         match self.below(10) {
             0 => {
-                let axis = self.pick(&[Axis::Run, Axis::Batch, Axis::Group, Axis::Sequence, Axis::Token]);
+                let axis = self.pick(&AXES);
                 let value = f64::from(self.number());
                 graph.constant(axis, value)
             }
@@ -125,13 +174,34 @@ impl Random {
     }
 
     fn statistic(&mut self) -> Statistic {
-        match self.below(6) {
+        match self.below(13) {
             0 => Statistic::Zscore { deviation: Deviation::Sample },
             1 => Statistic::Zscore { deviation: Deviation::Population },
             2 => Statistic::Minmax,
             3 => Statistic::Winsor { upper: self.below(5) as f64 / 4.0 },
             4 => Statistic::TopFraction { keep: self.below(5) as f64 / 4.0 },
+            5 => Statistic::Center,
+            6 => Statistic::Rank,
+            7 => Statistic::LeaveOneOut,
+            8 => Statistic::TopCount { count: self.below(4) as u32 },
+            9 => Statistic::SampleWithoutReplacement { keep: self.below(5) as f64 / 4.0 },
+            10 => Statistic::Balance,
+            11 => Statistic::Chunks { most: self.below(3) as u32, width: 1 + self.below(3) as u32 },
             _ => Statistic::Softmax,
+        }
+    }
+
+    fn scan(&mut self, graph: &mut Graph) -> Scan<NodeId> {
+        match self.below(6) {
+            0 => Scan::Sum,
+            1 => Scan::Product,
+            2 => Scan::Minimum,
+            3 => Scan::Maximum,
+            4 => Scan::Next,
+            _ => {
+                let discount = self.below(5) as f64 / 4.0;
+                Scan::RewardToGo { discount: graph.constant(Axis::Run, discount) }
+            }
         }
     }
 
@@ -152,13 +222,38 @@ impl Random {
                     let over = self.pick(&coarser);
                     let mask = (self.below(2) == 0).then(|| self.pick(&nodes));
                     let mask = mask.filter(|mask| graph.axis(*mask) <= axis).map(|mask| graph.broadcast(mask, axis));
-                    if self.below(2) == 0 {
-                        let reduction = self.pick(&REDUCTIONS);
-                        graph.reduce(reduction, operand, over, mask)
-                    } else {
-                        let statistic = self.statistic();
-                        graph.statistic(statistic, operand, over, mask)
+                    match self.below(5) {
+                        0 => {
+                            let q = self.below(5) as f64 / 4.0;
+                            graph.reduce(Reduction::Quantile { q }, operand, over, mask)
+                        }
+                        1 => {
+                            let reduction = self.pick(&REDUCTIONS);
+                            graph.reduce(reduction, operand, over, mask)
+                        }
+                        2 => {
+                            let scan = self.scan(&mut graph);
+                            graph.scan(scan, operand, over, mask)
+                        }
+                        _ => {
+                            let statistic = self.statistic();
+                            if chooses_at_random(statistic) {
+                                let draw = self.below(DRAWS as usize) as u32;
+                                let noise = graph.signal(Signal::Uniform { draw, axis });
+                                graph.random_choice(statistic, operand, over, mask, noise)
+                            } else {
+                                graph.statistic(statistic, operand, over, mask)
+                            }
+                        }
                     }
+                }
+                3 => {
+                    let operand = self.pick(&nodes);
+                    if graph.axis(operand) > Axis::Batch {
+                        continue;
+                    }
+                    let memory = self.pick(&[Memory::Ema { rate: 0.75 }, Memory::Previous]);
+                    graph.memory(memory, operand)
                 }
                 _ => {
                     let function = self.pick(&FUNCTIONS);
@@ -179,5 +274,3 @@ impl Random {
         (graph, outputs)
     }
 }
-
-const AXES: [Axis; 5] = [Axis::Run, Axis::Batch, Axis::Group, Axis::Sequence, Axis::Token];

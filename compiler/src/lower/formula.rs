@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, text};
 
 use super::Origins;
-use super::narrow::formula::{self as narrow, Compared, Kind, Reduced};
-use crate::expr::graph::{Graph, LiveId, NodeId};
-use crate::plan::{Axis, Function, Live, Reduction, Signal, Statistic};
+use super::narrow::formula::{self as narrow, Kind};
+use crate::expr::graph::{Graph, LiveId, NodeId, chooses_at_random, statistic_fraction};
+use crate::plan::{Axis, Function, Live, Reduction, Scan, Signal};
 
 /// A live primitive and the first place that reads it.
 pub(super) struct Primitive {
@@ -31,7 +31,19 @@ pub(super) struct Lowering<'a> {
     known: HashMap<*const FormulaNode, Lowered>,
     /// Where the formula stands that a node was first made for.
     places: HashMap<NodeId, Origin>,
+    /// By address of a formula that chooses at random: its random numbers, which are the same wherever it is lowered.
+    draws: HashMap<*const FormulaNode, u32>,
+    supply: Supply,
     origins: Origins<'a>,
+}
+
+/// Which signals and live primitives there will be numbers for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Supply {
+    /// Those that the runtime computes; what reads others is refused.
+    Runtime,
+    /// All of the language.
+    Anything,
 }
 
 #[derive(Clone, Copy)]
@@ -43,13 +55,15 @@ struct Lowered {
 }
 
 impl<'a> Lowering<'a> {
-    pub fn new(origins: Origins<'a>) -> Lowering<'a> {
+    pub fn new(supply: Supply, origins: Origins<'a>) -> Lowering<'a> {
         Lowering {
             graph: Graph::default(),
             primitives: Vec::new(),
             selected: None,
             known: HashMap::new(),
             places: HashMap::new(),
+            draws: HashMap::new(),
+            supply,
             origins,
         }
     }
@@ -95,7 +109,16 @@ impl<'a> Lowering<'a> {
     fn node(&mut self, formula: &FormulaNode) -> Result<Lowered, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let unmasked = |node| Lowered { node, mask: None };
-        Ok(match narrow::kind(formula, span)? {
+        let kind = match (narrow::kind(formula, span), &formula.kind, self.supply) {
+            (Err(_), FormulaKind::Signal(signal), Supply::Anything) => {
+                Kind::Signal(Signal::Other { text: text::signal(signal), axis: formula.axis })
+            }
+            (Err(_), FormulaKind::Live(live), Supply::Anything) if formula.axis == Axis::Token => {
+                Kind::Live(Live::Other { text: text::live(live) })
+            }
+            (kind, ..) => kind?,
+        };
+        Ok(match kind {
             Kind::Number(value) if !value.is_finite() => {
                 return Err(Diagnostic::error(Code::OutOfRange, span, format!("the number {value} is not finite")).into());
             }
@@ -114,19 +137,16 @@ impl<'a> Lowering<'a> {
                 let behind = self.graph.apply(Function::Add, &[position, one]);
                 unmasked(self.graph.apply(Function::Subtract, &[length, behind]))
             }
-            Kind::Divergence { divergence, factor } => {
-                let node = self.graph.signal(Signal::Divergence(divergence));
-                unmasked(self.scaled(node, factor))
-            }
-            Kind::Live { live, factor } => {
+            Kind::Live(live) => {
                 let known = self.primitives.iter().position(|primitive| primitive.live == live);
                 let index = known.unwrap_or_else(|| {
                     self.primitives.push(Primitive { live, origin: formula.origin });
                     self.primitives.len() - 1
                 });
-                let node = self.graph.live(LiveId(index as u32));
-                unmasked(self.scaled(node, factor))
+                unmasked(self.graph.live(LiveId(index as u32)))
             }
+            // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
+            Kind::Apply(Function::Multiply) if switched_off(formula) => unmasked(self.graph.constant(formula.axis, 0.0)),
             Kind::Apply(function) => {
                 let operands: Vec<Lowered> = operands(formula).into_iter().map(|operand| self.lowered(operand)).collect();
                 let nodes: Vec<NodeId> = operands.iter().map(|operand| operand.node).collect();
@@ -139,45 +159,114 @@ impl<'a> Lowering<'a> {
                     .reduce(|left, right| if left == right { left } else { self.graph.apply(Function::And, &[left, right]) });
                 Lowered { node, mask: mask.map(|mask| self.graph.broadcast(mask, axis)) }
             }
-            Kind::Reduce { reduction, over } => {
-                let (operand, among) = self.compared(formula);
-                if self.graph.axis(operand.node) <= over {
-                    let name = name(formula);
-                    let message = format!("`{name}` has nothing to put together: its argument is one number per {}", over.name());
-                    return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
-                }
-                let selected = self.mask(operand);
-                let mask = self.both(selected, among, self.graph.axis(operand.node));
-                let node = self.reduce(reduction, operand.node, over, mask);
+            Kind::Reduce(reduction) => {
+                let over = formula.axis;
+                let (operand, mask) = self.peers(formula, over, reduction.name())?;
+                let node = self.graph.reduce(reduction, operand.node, over, mask);
                 // What `among` leaves out is this formula's business; what `select` leaves out is nobody's.
-                let any = selected.filter(|_| over > Axis::Batch);
-                let any = any.map(|mask| self.graph.reduce(Reduction::Maximum, mask, over, None));
+                let any = self.mask(operand).filter(|_| over > Axis::Batch);
+                let any = any.map(|mask| self.graph.reduce(Reduction::Any, mask, over, None));
                 Lowered { node, mask: any }
             }
             Kind::Statistic { statistic, over } => {
-                let (operand, among) = self.compared(formula);
-                if self.graph.axis(operand.node) <= over {
-                    let message = format!("`{}` has no peers to compare with over one {}", name(formula), over.name());
-                    return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
-                }
-                if let Compared::Plain(Statistic::Winsor { upper: fraction } | Statistic::TopFraction { keep: fraction }) =
-                    statistic
-                    && !(0.0..=1.0).contains(&fraction)
-                {
+                let (operand, mask) = self.peers(formula, over, statistic.name())?;
+                if let Some(fraction) = statistic_fraction(statistic).filter(|fraction| !(0.0..=1.0).contains(fraction)) {
                     let message = format!("{fraction} is not a fraction: it must lie between 0 and 1");
                     return Err(Diagnostic::error(Code::OutOfRange, span, message).into());
                 }
-                let selected = self.mask(operand);
-                let mask = self.both(selected, among, self.graph.axis(operand.node));
-                Lowered { node: self.statistic(statistic, operand.node, over, mask), mask: operand.mask }
+                let node = if chooses_at_random(statistic) {
+                    let axis = self.graph.axis(operand.node);
+                    let draws = self.draws.len() as u32;
+                    let draw = *self.draws.entry(std::ptr::from_ref(formula)).or_insert(draws);
+                    let noise = self.graph.signal(Signal::Uniform { draw, axis });
+                    self.graph.random_choice(statistic, operand.node, over, mask, noise)
+                } else {
+                    self.graph.statistic(statistic, operand.node, over, mask)
+                };
+                Lowered { node, mask: operand.mask }
+            }
+            Kind::Scan { scan, over } => {
+                let name = scan.name();
+                let discount = match &scan {
+                    Scan::RewardToGo { discount } => Some(self.lowered(discount).node),
+                    _ => None,
+                };
+                if discount.is_some_and(|discount| self.graph.axis(discount) != Axis::Run) {
+                    return Err(Diagnostic::error(Code::AxisMismatch, span, "a discount is one number for the whole run").into());
+                }
+                let scan = scan.with_discount(|discount| self.lowered(&discount).node);
+                let (operand, mask) = self.peers(formula, over, name)?;
+                Lowered { node: self.graph.scan(scan, operand.node, over, mask), mask: operand.mask }
+            }
+            Kind::Memory(memory) => {
+                let operand = self.lowered(operands(formula)[0]).node;
+                if self.graph.axis(operand) > Axis::Batch {
+                    let message = format!("`{}` carries a single number to the next step", memory.name());
+                    return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
+                }
+                unmasked(self.graph.memory(memory, operand))
+            }
+            Kind::Across { index } => {
+                let FormulaKind::Across { members, among, .. } = &formula.kind else {
+                    unreachable!("only such a formula is narrowed to it")
+                };
+                let nodes = |formulas: &[Formula]| formulas.iter().map(|part| self.lowered(part).node).collect::<Vec<NodeId>>();
+                let (members, among) = (nodes(members), nodes(among));
+                unmasked(self.across(&members, &among, index))
             }
         })
     }
 
+    /// What is put together, compared or run along, and which of its elements take part.
+    fn peers(&mut self, formula: &FormulaNode, over: Axis, name: &str) -> Result<(Lowered, Option<NodeId>), Box<Diagnostic>> {
+        let (operand, among) = self.compared(formula);
+        if self.graph.axis(operand.node) <= over {
+            let span = self.origins.span(formula.origin);
+            let message = format!("`{name}` has nothing to go through: its argument is one number per {}", over.name());
+            return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
+        }
+        let selected = self.mask(operand);
+        Ok((operand, self.both(selected, among, self.graph.axis(operand.node))))
+    }
+
+    /// The softmax of `members[index]` among those members that `among` lets pass; 0 for the others. Where one of them says
+    /// nothing, which is NaN, all that pass count alike.
+    fn across(&mut self, members: &[NodeId], among: &[NodeId], index: usize) -> NodeId {
+        use Function::*;
+        let graph = &mut self.graph;
+        let [zero, one, lowest] = [0.0, 1.0, f64::from(f32::MIN)].map(|value| graph.constant(Axis::Run, value));
+        let sum = |graph: &mut Graph, nodes: &[NodeId]| {
+            nodes.iter().copied().reduce(|left, right| graph.apply(Add, &[left, right])).unwrap_or(zero)
+        };
+        let passes = |graph: &mut Graph, at: usize, then: NodeId, otherwise: NodeId| match among.get(at) {
+            Some(passes) => graph.apply(Where, &[*passes, then, otherwise]),
+            None => then,
+        };
+        let values: Vec<NodeId> = (0..members.len()).map(|at| passes(graph, at, members[at], lowest)).collect();
+        let highest = values.iter().copied().reduce(|left, right| graph.apply(Maximum, &[left, right])).unwrap_or(zero);
+        let shares: Vec<NodeId> = (0..members.len())
+            .map(|at| {
+                let below = graph.apply(Subtract, &[values[at], highest]);
+                let share = graph.apply(Exp, &[below]);
+                passes(graph, at, share, zero)
+            })
+            .collect();
+        let counted: Vec<NodeId> = (0..members.len()).map(|at| passes(graph, at, one, zero)).collect();
+        let (total, count) = (sum(graph, &shares), sum(graph, &counted));
+        let alike = graph.apply(Divide, &[one, count]);
+        let missing = graph.apply(NotEqual, &[total, total]);
+        let share = graph.apply(Divide, &[shares[index], total]);
+        let stated = graph.apply(Where, &[missing, alike, share]);
+        passes(graph, index, stated, zero)
+    }
+
     /// The argument of a reduction or a statistic, and the node of its `among`.
     fn compared(&self, formula: &FormulaNode) -> (Lowered, Option<NodeId>) {
-        let operands = operands(formula);
-        (self.lowered(operands[0]), operands.get(1).map(|among| self.lowered(among).node))
+        let among = match &formula.kind {
+            FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.as_ref(),
+            _ => None,
+        };
+        (self.lowered(operands(formula)[0]), among.map(|among| self.lowered(among).node))
     }
 
     /// Both masks, on an axis that is at least as fine as either's.
@@ -185,55 +274,6 @@ impl<'a> Lowering<'a> {
         match (selected, among.map(|among| self.graph.broadcast(among, axis))) {
             (Some(selected), Some(among)) => Some(self.graph.apply(Function::And, &[selected, among])),
             (selected, among) => selected.or(among),
-        }
-    }
-
-    fn scaled(&mut self, node: NodeId, factor: f64) -> NodeId {
-        if factor == 1.0 {
-            return node;
-        }
-        let factor = self.graph.constant(Axis::Run, factor);
-        self.graph.apply(Function::Multiply, &[factor, node])
-    }
-
-    fn reduce(&mut self, reduction: Reduced, node: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
-        match reduction {
-            Reduced::Plain(reduction) => self.graph.reduce(reduction, node, over, mask),
-            // None is false: so that nothing at all is true too, unlike the smallest of nothing.
-            Reduced::All => {
-                let falsehood = self.graph.apply(Function::Not, &[node]);
-                let any = self.graph.reduce(Reduction::Maximum, falsehood, over, mask);
-                self.graph.apply(Function::Not, &[any])
-            }
-        }
-    }
-
-    fn statistic(&mut self, statistic: Compared, node: NodeId, over: Axis, mask: Option<NodeId>) -> NodeId {
-        let axis = self.graph.axis(node);
-        let value = match statistic {
-            Compared::Plain(statistic) => return self.graph.statistic(statistic, node, over, mask),
-            Compared::Center => {
-                let mean = self.graph.reduce(Reduction::Mean, node, over, mask);
-                self.graph.apply(Function::Subtract, &[node, mean])
-            }
-            Compared::LeaveOneOut => {
-                let one = self.graph.constant(axis, 1.0);
-                let sum = self.graph.reduce(Reduction::Sum, node, over, mask);
-                let count = self.graph.reduce(Reduction::Sum, one, over, mask);
-                let others = self.graph.apply(Function::Subtract, &[count, one]);
-                // Alone, the sum of the others is 0, and so is their mean.
-                let others = self.graph.apply(Function::Maximum, &[others, one]);
-                let rest = self.graph.apply(Function::Subtract, &[sum, node]);
-                self.graph.apply(Function::Divide, &[rest, others])
-            }
-        };
-        // As for every statistic, what takes no part gets 0.
-        match mask {
-            Some(mask) => {
-                let zero = self.graph.constant(axis, 0.0);
-                self.graph.apply(Function::Where, &[mask, value, zero])
-            }
-            None => value,
         }
     }
 
@@ -246,19 +286,28 @@ impl<'a> Lowering<'a> {
 /// The parts of a formula that become nodes of their own. What a divergence holds is part of the primitive.
 fn operands(formula: &FormulaNode) -> Vec<&Formula> {
     match &formula.kind {
-        FormulaKind::Apply { operands, .. } => operands.iter().collect(),
-        FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
-            std::iter::once(operand).chain(among).collect()
-        }
-        _ => Vec::new(),
+        FormulaKind::Apply { .. } if switched_off(formula) => Vec::new(),
+        FormulaKind::Apply { .. }
+        | FormulaKind::Reduce { .. }
+        | FormulaKind::Statistic { .. }
+        | FormulaKind::Scan { .. }
+        | FormulaKind::Memory { .. }
+        | FormulaKind::Across { .. } => formula.operands(),
+        FormulaKind::Number(_)
+        | FormulaKind::Schedule(_)
+        | FormulaKind::Adaptive(_)
+        | FormulaKind::Signal(_)
+        | FormulaKind::Live(_)
+        | FormulaKind::Variable(_) => Vec::new(),
     }
 }
 
-/// A reduction or a statistic, as it is written.
-fn name(formula: &FormulaNode) -> &'static str {
+/// A product with the number 0.
+fn switched_off(formula: &FormulaNode) -> bool {
     match &formula.kind {
-        FormulaKind::Reduce { reduction, .. } => reduction.name(),
-        FormulaKind::Statistic { statistic, .. } => statistic.name(),
-        _ => "this",
+        FormulaKind::Apply { function: Function::Multiply, operands } => {
+            operands.iter().any(|operand| operand.constant() == Some(0.0))
+        }
+        _ => false,
     }
 }

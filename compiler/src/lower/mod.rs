@@ -19,7 +19,8 @@ pub use normal_form::normal_form;
 
 use narrow::settings::Settings;
 
-use crate::plan::{Comparison, Domain, Experiment, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
+use crate::expr::graph::{Graph, NodeId};
+use crate::plan::{Comparison, Domain, Experiment, Live, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
 
 /// Compiles a checked experiment. `origins` is what its [`Origin`]s point into.
 ///
@@ -68,6 +69,40 @@ pub fn compile(experiment: &checked::Experiment, origins: &[Span], sources: &Sou
     let places =
         origins.0.iter().map(|span| Place { file: sources.file(span.file).path.clone(), start: span.start, end: span.end });
     Ok(Plan { schema: SCHEMA, hash, experiment, stages, places: places.collect() })
+}
+
+/// What an objective computes for each token, before `reduce`. Signals and live primitives that the runtime does not supply
+/// have a place of their own ([`Signal::Other`](crate::plan::Signal), [`Live::Other`](crate::plan::Live)).
+#[derive(Clone, Debug)]
+pub struct Expressions {
+    pub graph: Graph,
+    /// What the graph's [`LiveId`](crate::expr::graph::LiveId)s stand for.
+    pub live: Vec<Live>,
+    /// Per token.
+    pub select: Option<NodeId>,
+    /// The weight of all terms, on its own axis.
+    pub weight: Option<NodeId>,
+    pub terms: Vec<TermExpressions>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TermExpressions {
+    pub name: String,
+    /// Per token, without weights.
+    pub value: NodeId,
+    /// The term's own weight, on its own axis.
+    pub weight: Option<NodeId>,
+    /// Per token: where the term applies.
+    pub when: Option<NodeId>,
+}
+
+/// The expressions of an objective as a graph, for whoever wants to evaluate them without a run. `origins` is what its
+/// [`Origin`]s point into.
+///
+/// # Errors
+/// What graphs have no word for: schedules that the run itself moves, preference pairs, reductions over another rollout.
+pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<Expressions, Box<Diagnostic>> {
+    objective::expressions(objective, Origins(origins))
 }
 
 /// The table that origins point into.

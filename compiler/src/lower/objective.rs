@@ -6,8 +6,9 @@ use mopd_lang::formula::Formula;
 use mopd_lang::source::Span;
 
 use super::Origins;
-use super::formula::{Lowering, Primitive};
-use super::narrow::formula::{self as narrow, Reduced};
+use super::formula::{Lowering, Primitive, Supply};
+use super::narrow::formula as narrow;
+use super::{Expressions, TermExpressions};
 use crate::expr::derivative::adjoints;
 use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::plan::{Axis, Function, Live, LivePrimitive, NormalForm, Objective, Reduction, Term};
@@ -18,43 +19,9 @@ pub(super) fn lower(
     origins: Origins,
 ) -> Result<Objective, Box<Diagnostic>> {
     let here = origins.span(objective.origin);
-    let mut lowering = Lowering::new(origins);
-
-    let select = detached(&mut lowering, objective.select.as_ref(), "select", origins)?;
-    let selected = select.map(|select| lowering.graph.broadcast(select, Axis::Token));
-    if let Some(selected) = selected {
-        lowering.select(selected);
-    }
-    let weight = detached(&mut lowering, objective.weight.as_ref(), "weight", origins)?;
-
-    let mut terms = Vec::new();
-    for term in &objective.terms {
-        let value = lowering.lower(&term.value)?;
-        let value = lowering.graph.broadcast(value, Axis::Token);
-        terms.push(Term { name: term.name.clone(), value, origin: term.origin });
-    }
-    let Some(plain) = sum(&mut lowering.graph, terms.iter().map(|term| term.value)) else {
-        let message = format!("the objective `{}` has no term", objective.name);
-        return Err(Diagnostic::error(Code::MissingTerm, here, message).into());
-    };
-    // Term by term, as the author reads it: weight * a + weight * b.
-    let mut weighted = Vec::with_capacity(terms.len());
-    for (checked, term) in objective.terms.iter().zip(&terms) {
-        let own = detached(&mut lowering, checked.weight.as_ref(), "weight", origins)?;
-        let when = detached(&mut lowering, checked.when.as_ref(), "when", origins)?;
-        let graph = &mut lowering.graph;
-        let weights = [weight, own].into_iter().flatten();
-        let value = weights.fold(term.value, |value, weight| graph.apply(Function::Multiply, &[weight, value]));
-        weighted.push(match when {
-            // Elsewhere the term is 0; whether such tokens are counted is said by each step of its reduction.
-            Some(when) => {
-                let (when, zero) = (graph.broadcast(when, Axis::Token), graph.constant(Axis::Token, 0.0));
-                Weighted { value: graph.apply(Function::Where, &[when, value, zero]), when: Some(when) }
-            }
-            None => Weighted { value, when: None },
-        });
-    }
-    let total = sum(&mut lowering.graph, weighted.iter().map(|term| term.value)).unwrap_or(plain);
+    let Pieces { mut lowering, selected, terms, weighted, .. } = pieces(objective, Supply::Runtime, origins)?;
+    let nothing = "an objective has a term";
+    let total = sum(&mut lowering.graph, weighted.iter().map(|term| term.value)).expect(nothing);
 
     let loss = loss(&mut lowering, &weighted, selected, objective, origins)?;
     let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
@@ -77,11 +44,11 @@ pub(super) fn lower(
         .into_iter()
         .zip(&live)
         .map(|(coefficient, &live)| {
-            // A log-probability's coefficient is its advantage. A divergence brings a size of its own: where student and
-            // teacher agree it pulls at nothing, whatever its coefficient.
+            // A log-probability's coefficient is its advantage. A divergence or a loss brings a size of its own: where student
+            // and teacher agree it pulls at nothing, whatever its coefficient.
             let size = match lowering.primitives[live.0 as usize].live {
-                Live::Logp => coefficient,
-                Live::Divergence(_) => {
+                Live::Logp | Live::EndLogp => coefficient,
+                Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } | Live::Other { .. } => {
                     let value = lowering.graph.add(Axis::Token, Operation::Live { live });
                     lowering.graph.apply(Function::Multiply, &[coefficient, value])
                 }
@@ -111,6 +78,73 @@ pub(super) fn lower(
     })
 }
 
+/// An objective's `select`, weights and terms, before they are reduced to a loss.
+struct Pieces<'a> {
+    lowering: Lowering<'a>,
+    /// Per token.
+    selected: Option<NodeId>,
+    weight: Option<NodeId>,
+    terms: Vec<Term>,
+    /// In the same order.
+    weighted: Vec<Weighted>,
+}
+
+fn pieces<'a>(objective: &checked::Objective, supply: Supply, origins: Origins<'a>) -> Result<Pieces<'a>, Box<Diagnostic>> {
+    let here = origins.span(objective.origin);
+    let mut lowering = Lowering::new(supply, origins);
+
+    let select = detached(&mut lowering, objective.select.as_ref(), "select", origins)?;
+    let selected = select.map(|select| lowering.graph.broadcast(select, Axis::Token));
+    if let Some(selected) = selected {
+        lowering.select(selected);
+    }
+    let weight = detached(&mut lowering, objective.weight.as_ref(), "weight", origins)?;
+
+    let mut terms = Vec::new();
+    for term in &objective.terms {
+        let value = lowering.lower(&term.value)?;
+        let value = lowering.graph.broadcast(value, Axis::Token);
+        terms.push(Term { name: term.name.clone(), value, origin: term.origin });
+    }
+    if terms.is_empty() {
+        let message = format!("the objective `{}` has no term", objective.name);
+        return Err(Diagnostic::error(Code::MissingTerm, here, message).into());
+    }
+    // Term by term, as the author reads it: weight * a + weight * b.
+    let mut weighted = Vec::with_capacity(terms.len());
+    for (checked, term) in objective.terms.iter().zip(&terms) {
+        let own = detached(&mut lowering, checked.weight.as_ref(), "weight", origins)?;
+        let when = detached(&mut lowering, checked.when.as_ref(), "when", origins)?;
+        let graph = &mut lowering.graph;
+        let weights = [weight, own].into_iter().flatten();
+        let value = weights.fold(term.value, |value, weight| graph.apply(Function::Multiply, &[weight, value]));
+        weighted.push(match when {
+            // Elsewhere the term is 0; whether such tokens are counted is said by each step of its reduction.
+            Some(when) => {
+                let (when, zero) = (graph.broadcast(when, Axis::Token), graph.constant(Axis::Token, 0.0));
+                Weighted { value: graph.apply(Function::Where, &[when, value, zero]), weight: own, when: Some(when) }
+            }
+            None => Weighted { value, weight: own, when: None },
+        });
+    }
+    Ok(Pieces { lowering, selected, weight, terms, weighted })
+}
+
+/// What an objective computes for each token, before `reduce`, as a graph: whether or not the runtime supplies what it reads.
+pub(super) fn expressions(objective: &checked::Objective, origins: Origins) -> Result<Expressions, Box<Diagnostic>> {
+    let Pieces { lowering, selected, weight, terms, weighted } = pieces(objective, Supply::Anything, origins)?;
+    let terms = terms.into_iter().zip(weighted);
+    let terms =
+        terms.map(|(term, Weighted { weight, when, .. })| TermExpressions { name: term.name, value: term.value, weight, when });
+    Ok(Expressions {
+        terms: terms.collect(),
+        select: selected,
+        weight,
+        live: lowering.primitives.into_iter().map(|primitive| primitive.live).collect(),
+        graph: lowering.graph,
+    })
+}
+
 /// The node of `select` or `weight`, which carry no gradient.
 fn detached(
     lowering: &mut Lowering,
@@ -134,6 +168,8 @@ fn sum(graph: &mut Graph, nodes: impl Iterator<Item = NodeId>) -> Option<NodeId>
 /// A term, times its weights.
 struct Weighted {
     value: NodeId,
+    /// The term's own, on its own axis.
+    weight: Option<NodeId>,
     /// Per token: where the term applies.
     when: Option<NodeId>,
 }
@@ -187,10 +223,6 @@ fn reduced(
     };
     for step in &reduce.steps {
         let (elements, over) = (narrow::axis(step.elements, here)?, narrow::axis(step.over, here)?);
-        let Reduced::Plain(operation) = narrow::reduction(step.operation, here)? else {
-            let message = format!("`{}` of numbers is no number", step.operation.name());
-            return Err(Diagnostic::error(Code::UnitMismatch, here, message).into());
-        };
         let graph = &mut lowering.graph;
         let axis = graph.axis(value);
         if elements != axis || over >= axis {
@@ -203,8 +235,8 @@ fn reduced(
             );
             return Err(Diagnostic::error(Code::AxisMismatch, here, message).into());
         }
-        value = graph.reduce(operation, value, over, if step.among_when { applies.or(mask) } else { mask });
-        let mut any = |mask: Option<NodeId>| mask.map(|mask| graph.reduce(Reduction::Maximum, mask, over, None));
+        value = graph.reduce(step.operation, value, over, if step.among_when { applies.or(mask) } else { mask });
+        let mut any = |mask: Option<NodeId>| mask.map(|mask| graph.reduce(Reduction::Any, mask, over, None));
         (mask, applies) = (any(mask), any(applies));
     }
     let axis = lowering.graph.axis(value);

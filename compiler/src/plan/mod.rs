@@ -7,7 +7,8 @@ pub mod results;
 mod settings;
 
 pub use formula::{
-    Axis, Deviation, Divergence, DivergenceKind, Function, Live, Mass, Reduction, Role, Signal, Statistic, Support,
+    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Live, Mass, Memory, Parameter,
+    Reduction, Role, Scan, Signal, Statistic, Support,
 };
 use serde::{Deserialize, Serialize};
 pub use settings::{
@@ -94,8 +95,14 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// Every node whose value the runtime asks for.
+    /// Every node whose value the runtime asks for: what it trains on and reports, and what is carried over to the next step.
     pub fn outputs(&self) -> Vec<NodeId> {
+        let mut outputs = self.results();
+        outputs.extend(self.graph.carried(&outputs).into_iter().map(|(_, source)| source));
+        outputs
+    }
+
+    fn results(&self) -> Vec<NodeId> {
         let adjoints = self.live.iter().map(|live| live.adjoint);
         let terms = self.terms.iter().map(|term| term.value);
         std::iter::once(self.loss)
@@ -109,10 +116,7 @@ impl Objective {
 
     /// The roles whose distributions must be computed, the student's aside.
     pub fn reads(&self, role: Role) -> bool {
-        let live = self.live.iter().any(|live| match &live.primitive {
-            Live::Logp => role == Role::Student,
-            Live::Divergence(divergence) => divergence.roles().contains(&role),
-        });
+        let live = self.live.iter().any(|live| role == Role::Student || live.primitive.roles().contains(&role));
         live || self.graph.signals(&self.outputs()).iter().any(|signal| signal.roles().contains(&role))
     }
 }

@@ -1,7 +1,7 @@
 //! The functions that need no import: one table, from which the checker binds arguments, editors help and the book lists.
 
 use crate::experiment::{Family, Pool};
-use crate::formula::{Function, Reduction, Scan};
+use crate::formula::{Formula, Function, Reduction, Scan};
 
 /// One built-in name.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub enum ScanName {
 
 impl ScanName {
     /// The scans that need nothing but their argument.
-    pub fn plain(self) -> Option<Scan> {
+    pub fn plain(self) -> Option<Scan<Formula>> {
         Some(match self {
             ScanName::Sum => Scan::Sum,
             ScanName::Product => Scan::Product,

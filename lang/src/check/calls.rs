@@ -18,7 +18,10 @@ const DEEPEST_CALL: usize = 64;
 
 /// Calls and turns that one item may take. Functions are pasted in, so a chain of them, each using the last one twice, doubles with
 /// every link.
-const MOST_WORK: usize = 50_000;
+const MOST_WORK: usize = 20_000;
+
+/// The same in a file in which that was too much for some item: others like it are given up sooner.
+const MOST_WORK_AFTERWARDS: usize = 1_000;
 
 /// What an item has taken so far.
 #[derive(Clone, Copy, Default)]
@@ -202,14 +205,14 @@ impl Checker {
 
     /// Whether so many more calls or turns are within what an item may take; the first item that takes too many is reported.
     pub(super) fn spend(&mut self, work: usize, span: Span) -> bool {
-        let within = self.work.spent <= MOST_WORK;
+        let most = if self.overworked { MOST_WORK_AFTERWARDS } else { MOST_WORK };
         self.work.spent = self.work.spent.saturating_add(work);
-        if self.work.spent <= MOST_WORK {
+        if self.work.spent <= most {
             return true;
         }
         self.spoil_recording();
         // Whatever uses something too large is too large as well: once is enough.
-        if within && !std::mem::replace(&mut self.overworked, true) {
+        if !std::mem::replace(&mut self.overworked, true) {
             let text = format!("working this out takes more than {MOST_WORK} calls and turns");
             self.report(
                 Diagnostic::error(Code::OutOfRange, self.work.item.unwrap_or(span), text)

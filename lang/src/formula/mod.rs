@@ -56,7 +56,8 @@ impl Unit {
 }
 
 /// Along what a number varies, coarse to fine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Axis {
     Run,
     Batch,
@@ -143,8 +144,9 @@ impl Function {
     }
 }
 
-/// Many numbers to one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Many numbers to one; of none, 0, but `all` of none is true.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reduction {
     Sum,
     Mean,
@@ -158,6 +160,7 @@ pub enum Reduction {
     All,
     /// How many elements are true.
     Count,
+    /// Interpolated linearly between the two elements around `q * (n - 1)`.
     Quantile {
         q: f64,
     },
@@ -181,7 +184,8 @@ impl Reduction {
 }
 
 /// Each number compared with its peers over an axis; the axis of the argument is kept.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "statistic", rename_all = "snake_case")]
 pub enum Statistic {
     /// (x - mean) / (deviation + epsilon); 0 where all are equal.
     Zscore { deviation: Deviation },
@@ -205,7 +209,7 @@ pub enum Statistic {
     SampleWithoutReplacement { keep: f64 },
     /// True for as many true elements as false ones, the larger side thinned at random.
     Balance,
-    /// True in windows of `width` tokens around the `most` largest values.
+    /// True in windows of `width` tokens that begin at the `most` largest values.
     Chunks { most: u32, width: u32 },
 }
 
@@ -238,8 +242,9 @@ pub enum Deviation {
 }
 
 /// A running value along an axis; the axis of the argument is kept.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Scan {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "scan", rename_all = "snake_case")]
+pub enum Scan<Discount> {
     Sum,
     Product,
     Minimum,
@@ -248,11 +253,23 @@ pub enum Scan {
     Next,
     /// The sum of this and what follows, each step discounted: sum over u >= t of discount^(u - t) * x_u.
     RewardToGo {
-        discount: Formula,
+        discount: Discount,
     },
 }
 
-impl Scan {
+impl<Discount> Scan<Discount> {
+    /// The same scan with another kind of discount.
+    pub fn with_discount<Other>(self, discount: impl FnOnce(Discount) -> Other) -> Scan<Other> {
+        match self {
+            Scan::Sum => Scan::Sum,
+            Scan::Product => Scan::Product,
+            Scan::Minimum => Scan::Minimum,
+            Scan::Maximum => Scan::Maximum,
+            Scan::Next => Scan::Next,
+            Scan::RewardToGo { discount: own } => Scan::RewardToGo { discount: discount(own) },
+        }
+    }
+
     pub fn name(&self) -> &'static str {
         match self {
             Scan::Sum => "cumsum",
@@ -266,12 +283,22 @@ impl Scan {
 }
 
 /// A number carried from one step of the run to the next.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "memory", rename_all = "snake_case")]
 pub enum Memory {
     /// rate * what it was + (1 - rate) * x
     Ema { rate: f64 },
     /// x of the step before.
     Previous,
+}
+
+impl Memory {
+    pub fn name(self) -> &'static str {
+        match self {
+            Memory::Ema { .. } => "ema",
+            Memory::Previous => "previous",
+        }
+    }
 }
 
 /// A schedule that the run itself moves: it can't be known before.
@@ -331,7 +358,7 @@ pub enum FormulaKind {
     },
     /// Runs along the argument's axis within each element of `over`.
     Scan {
-        scan: Scan,
+        scan: Scan<Formula>,
         operand: Formula,
         over: Axis,
     },
@@ -345,6 +372,37 @@ pub enum FormulaKind {
         among: Vec<Formula>,
         index: usize,
     },
+}
+
+impl FormulaNode {
+    /// Its direct parts, those inside divergences included.
+    pub fn operands(&self) -> Vec<&Formula> {
+        match &self.kind {
+            FormulaKind::Apply { operands, .. } => operands.iter().collect(),
+            FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
+                std::iter::once(operand).chain(among).collect()
+            }
+            FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => vec![operand, discount],
+            FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => vec![operand],
+            FormulaKind::Across { members, among, .. } => members.iter().chain(among).collect(),
+            FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+                divergence.formulas()
+            }
+            FormulaKind::Live(Live::SquaredError { target, .. } | Live::BinaryCrossEntropy { target, .. }) => vec![target],
+            FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
+                PreferenceKind::Dpo { beta } => vec![beta],
+                PreferenceKind::BradleyTerry => Vec::new(),
+            },
+            FormulaKind::Adaptive(Adaptive::Ladder { advance_if: formula, .. } | Adaptive::Learned { gain: formula, .. }) => {
+                vec![formula]
+            }
+            FormulaKind::Number(_)
+            | FormulaKind::Schedule(_)
+            | FormulaKind::Signal(_)
+            | FormulaKind::Live(_)
+            | FormulaKind::Variable(_) => Vec::new(),
+        }
+    }
 }
 
 impl fmt::Debug for Formula {
@@ -386,31 +444,7 @@ impl Formula {
 
     /// Its direct parts, those inside divergences included.
     pub fn operands(&self) -> Vec<&Formula> {
-        match &self.0.kind {
-            FormulaKind::Apply { operands, .. } => operands.iter().collect(),
-            FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
-                std::iter::once(operand).chain(among).collect()
-            }
-            FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => vec![operand, discount],
-            FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => vec![operand],
-            FormulaKind::Across { members, among, .. } => members.iter().chain(among).collect(),
-            FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
-                divergence.formulas()
-            }
-            FormulaKind::Live(Live::SquaredError { target, .. } | Live::BinaryCrossEntropy { target, .. }) => vec![target],
-            FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
-                PreferenceKind::Dpo { beta } => vec![beta],
-                PreferenceKind::BradleyTerry => Vec::new(),
-            },
-            FormulaKind::Adaptive(Adaptive::Ladder { advance_if: formula, .. } | Adaptive::Learned { gain: formula, .. }) => {
-                vec![formula]
-            }
-            FormulaKind::Number(_)
-            | FormulaKind::Schedule(_)
-            | FormulaKind::Signal(_)
-            | FormulaKind::Live(_)
-            | FormulaKind::Variable(_) => Vec::new(),
-        }
+        self.0.operands()
     }
 
     /// Every part, itself included, each once. Shared parts are looked at once: a chain of `let`s that each use the last one

@@ -1,6 +1,6 @@
 //! What a step trains on: sequences from the data, from the student, or from the teachers.
 
-use mopd_compiler::expr::batch::Layout;
+use mopd_compiler::expr::batch::{Domains, Layout};
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Keep, Objective, Prefixes, Sampling, Signal};
 
@@ -35,8 +35,11 @@ pub struct Sequences {
 }
 
 impl Sequences {
-    fn new(list: Vec<Sequence>, group_size: usize) -> Sequences {
+    /// `domains` is the number of the stage's sources.
+    fn new(list: Vec<Sequence>, group_size: usize, domains: usize) -> Sequences {
         let mut layout = Layout { groups: list.len().div_ceil(group_size) as u32, ..Layout::default() };
+        let of_group = list.iter().step_by(group_size).map(|sequence| sequence.source as u32).collect();
+        layout.domains = Some(Domains { of_group, count: domains as u32 });
         for (index, sequence) in list.iter().enumerate() {
             layout.group_of_sequence.push((index / group_size) as u32);
             layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.completion.len(), index as u32);
@@ -104,14 +107,16 @@ impl Batches {
     pub fn next(&mut self, stage: &Stage, model: &Decoder, step: u32) -> Result<Sequences> {
         let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
         match &self.kind {
-            Kind::Fixed(sequences) => {
-                Ok(Sequences::new(draws.iter().map(|draw| sequences[draw.source][draw.record].clone()).collect(), 1))
-            }
+            Kind::Fixed(sequences) => Ok(Sequences::new(
+                draws.iter().map(|draw| sequences[draw.source][draw.record].clone()).collect(),
+                1,
+                stage.sources.len(),
+            )),
             Kind::Student(sampling) => {
                 let key = Key::new(stage.seed, stage.stream, Purpose::Rollout, u64::from(step));
                 let mut list = sample(stage, model, &draws, 0, sampling, key)?;
                 judge(stage, &mut list)?;
-                Ok(Sequences::new(list, sampling.n.max(1) as usize))
+                Ok(Sequences::new(list, sampling.n.max(1) as usize, stage.sources.len()))
             }
         }
     }

@@ -112,7 +112,7 @@ mod tests {
         let compiled = Program::new(&objective, &Control::new(Vec::new()));
         assert!(matches!(compiled, Program::Compiled(..)));
         let interpreted = Program::Interpreted(&objective);
-        let layout = Layout { sequence_of_token: vec![0, 0, 1], group_of_sequence: vec![0, 1], groups: 2 };
+        let layout = Layout { sequence_of_token: vec![0, 0, 1], group_of_sequence: vec![0, 1], groups: 2, ..Layout::default() };
         let batch = Batch { layout, live: vec![vec![-1.0, -2.0, -0.5]], steps: 1, ..Batch::default() };
         let (compiled, interpreted) = (compiled.run(&batch).unwrap(), interpreted.run(&batch).unwrap());
         for node in objective.outputs() {

@@ -177,9 +177,8 @@ impl Emitter<'_, '_> {
                 let base = self.load(self.pointer, inputs, position as i32 * size);
                 let source = match self.graph.axis(*id) {
                     axis if axis == self.group.axis => Source::Here(base),
-                    Axis::Sequence => Source::Through(base, self.load(self.pointer, parents, 0)),
-                    Axis::Group => Source::Through(base, self.load(self.pointer, parents, size)),
-                    _ => Source::Once(self.load(types::F32, base, 0)),
+                    Axis::Run | Axis::Batch => Source::Once(self.load(types::F32, base, 0)),
+                    axis => Source::Through(base, self.load(self.pointer, parents, axis as i32 * size)),
                 };
                 (*id, source)
             })

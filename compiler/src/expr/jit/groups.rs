@@ -11,14 +11,12 @@ pub(super) struct Schedule {
     /// Nodes whose values are there before the first step, or are constants that some step or output reads from memory.
     pub leaves: Vec<NodeId>,
     pub steps: Vec<Step>,
-    /// Some loop over tokens reads a per-group number.
-    pub reads_group_of_token: bool,
 }
 
 pub(super) enum Step {
     /// One generated loop.
     Fused(Group),
-    /// One reduction or statistic.
+    /// One node that is not elementwise.
     Aggregate(NodeId),
 }
 
@@ -46,7 +44,7 @@ impl Schedule {
 /// and read earlier rounds; loops go from coarse to fine, so that a fine one can read a coarse one of its own round.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    /// Number of reductions and statistics on the longest way from the leaves.
+    /// Number of aggregates on the longest way from the leaves.
     round: u32,
     /// None for an aggregate.
     loop_axis: Option<Axis>,
@@ -63,10 +61,12 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
             Operation::Apply { .. } | Operation::Broadcast { .. } => {
                 Place { round: round.unwrap_or(0), loop_axis: Some(node.axis) }
             }
-            Operation::Reduce { .. } | Operation::Statistic { .. } => {
+            Operation::Reduce { .. } | Operation::Statistic { .. } | Operation::Scan { .. } | Operation::Memory { .. } => {
                 Place { round: round.map_or(0, |round| round + 1), loop_axis: None }
             }
-            _ => continue,
+            Operation::Constant { .. } | Operation::Schedule { .. } | Operation::Signal { .. } | Operation::Live { .. } => {
+                continue;
+            }
         };
         place[id.0 as usize] = Some(here);
         at.entry(here).or_default().push(id);
@@ -91,7 +91,6 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
     let leaves = graph.nodes().map(|(id, _)| id);
     let leaves = leaves.filter(|id| in_memory[id.0 as usize] && place[id.0 as usize].is_none()).collect();
     let mut steps = Vec::new();
-    let mut reads_group_of_token = false;
     for (here, nodes) in at {
         let Some(axis) = here.loop_axis else {
             steps.extend(nodes.into_iter().map(Step::Aggregate));
@@ -100,12 +99,11 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
         let mut inputs = Vec::new();
         for operand in nodes.iter().flat_map(|id| graph.operands(*id)) {
             if place[operand.0 as usize] != Some(here) && graph.constant_value(operand).is_none() && !inputs.contains(&operand) {
-                reads_group_of_token |= axis == Axis::Token && graph.axis(operand) == Axis::Group;
                 inputs.push(operand);
             }
         }
         let stored = nodes.iter().copied().filter(|id| in_memory[id.0 as usize]).collect();
         steps.push(Step::Fused(Group { axis, nodes, inputs, stored }));
     }
-    Schedule { leaves, steps, reads_group_of_token }
+    Schedule { leaves, steps }
 }

@@ -1,7 +1,7 @@
 //! Graphs as machine code, in f32: the only module that knows Cranelift.
 //!
 //! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's elements and
-//! keeps everything but its results in registers ([`groups`], [`emit`]). Reductions and statistics run in between, in Rust
+//! keeps everything but its results in registers ([`groups`], [`emit`]). Reductions, statistics and scans run in between, in Rust
 //! and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the loop through the array that says which
 //! coarse element each element lies in, which the batch has anyway: gathering it first would cost a pass over memory and a
 //! copy per fine element. No fused multiply-add is generated, so results are the same on every machine.
@@ -48,8 +48,8 @@ pub struct Program {
     _code: Code,
 }
 
-/// A generated function: for each of `count` elements, reads `inputs`, writes `outputs`. `parents` holds, for the sequence
-/// and the group axis, the array that says which of its elements each element lies in.
+/// A generated function: for each of `count` elements, reads `inputs`, writes `outputs`. `parents` holds, for every coarser axis
+/// that is read, at its place in [`Axis::ALL`], the array that says which of its elements each element lies in.
 type Loop = unsafe extern "C" fn(inputs: *const *const f32, parents: *const *const u32, outputs: *const *mut f32, count: usize);
 
 /// Executable memory. Dropping a `JITModule` leaks it on purpose, since function pointers may still be around.
@@ -95,7 +95,7 @@ impl Program {
                 _ => unreachable!("a leaf has no operands"),
             };
         }
-        let parents = Parents::of(batch, &self.schedule);
+        let parents = Parents::of(batch, &self.schedule, &self.graph);
         let mut loops = self.loops.iter();
         for step in &self.schedule.steps {
             match step {
@@ -129,45 +129,30 @@ impl Program {
     }
 
     fn aggregate(&self, id: NodeId, batch: &Batch, values: &[Cow<[f32]>]) -> Vec<f32> {
-        let axis = self.graph.axis(id);
-        let value = |of: NodeId| move |index: usize| f64::from(values[of.0 as usize][index]);
-        let passes = |mask: Option<NodeId>| move |index: usize| mask.is_none_or(|mask| values[mask.0 as usize][index] != 0.0);
-        let results = match self.graph.node(id).operation {
-            Operation::Reduce { reduction, operand, mask } => {
-                let axes = (self.graph.axis(operand), axis);
-                aggregate::reduce(reduction, &batch.layout, axes, value(operand), passes(mask))
-            }
-            Operation::Statistic { statistic, operand, over, mask } => {
-                aggregate::statistic(statistic, &batch.layout, (axis, over), value(operand), passes(mask))
-            }
-            _ => unreachable!("only reductions and statistics are aggregates"),
-        };
+        let results = aggregate::evaluate(&self.graph, id, batch, |of, index| f64::from(values[of.0 as usize][index]));
         results.into_iter().map(|x| x as f32).collect()
     }
 }
 
-/// The parent arrays that generated code reads.
-struct Parents<'a> {
-    sequence_of_token: &'a [u32],
-    group_of_token: Cow<'a, [u32]>,
-    group_of_sequence: &'a [u32],
-}
+/// For each axis that loops run over, and each coarser one that they read numbers of: which element of the coarser each element
+/// lies in.
+struct Parents<'a>(HashMap<(Axis, Axis), Cow<'a, [u32]>>);
 
 impl Parents<'_> {
-    fn of<'a>(batch: &'a Batch, schedule: &Schedule) -> Parents<'a> {
-        let layout = &batch.layout;
-        let group_of_token =
-            if schedule.reads_group_of_token { layout.parents(Axis::Token, Axis::Group) } else { Cow::Borrowed(&[][..]) };
-        Parents { sequence_of_token: &layout.sequence_of_token, group_of_token, group_of_sequence: &layout.group_of_sequence }
+    fn of<'a>(batch: &'a Batch, schedule: &Schedule, graph: &Graph) -> Parents<'a> {
+        let mut parents = HashMap::new();
+        for group in schedule.groups() {
+            for coarse in
+                group.inputs.iter().map(|input| graph.axis(*input)).filter(|coarse| Axis::Batch < *coarse && *coarse < group.axis)
+            {
+                parents.entry((group.axis, coarse)).or_insert_with(|| batch.layout.parents(group.axis, coarse));
+            }
+        }
+        Parents(parents)
     }
 
-    /// The sequence and the group that each element of `axis` lies in; empty where there is no such thing.
-    fn for_elements_of(&self, axis: Axis) -> [*const u32; 2] {
-        let (sequences, groups): (&[u32], &[u32]) = match axis {
-            Axis::Token => (self.sequence_of_token, &self.group_of_token),
-            Axis::Sequence => (&[], self.group_of_sequence),
-            _ => (&[], &[]),
-        };
-        [sequences.as_ptr(), groups.as_ptr()]
+    /// By coarser axis; null where there is none, or none is read.
+    fn for_elements_of(&self, axis: Axis) -> [*const u32; Axis::ALL.len()] {
+        std::array::from_fn(|coarse| self.0.get(&(axis, Axis::ALL[coarse])).map_or(std::ptr::null(), |parents| parents.as_ptr()))
     }
 }

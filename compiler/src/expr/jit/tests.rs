@@ -61,7 +61,7 @@ fn every_function_agrees_on_special_numbers() {
         }
     }
     let tokens = combinations[0].len();
-    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1 };
+    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let roles = [Role::Student, Role::Teacher, Role::Sampler];
     let signals = roles.map(|role| Signal::Logp { role }).into_iter().zip(combinations).collect();
     let batch = Batch { layout, signals, ..Batch::default() };
@@ -80,7 +80,7 @@ fn clip_keeps_nan() {
     let logp = graph.signal(Signal::Logp { role: Role::Teacher });
     let (low, high) = (graph.constant(Axis::Run, -5.0), graph.constant(Axis::Run, 5.0));
     let clipped = graph.apply(Function::Clip, &[logp, low, high]);
-    let layout = Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1 };
+    let layout = Layout { sequence_of_token: vec![0; 5], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
     let values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 7.0, -0.0];
     let batch = Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
     let result = Program::compile(&graph, &[clipped]).expect("compiles").run(&batch).expect("runs");
@@ -121,8 +121,10 @@ fn smooth_expressions_are_close_to_double_precision() {
 fn what_the_batch_lacks_is_named() {
     let mut graph = Graph::default();
     let logp = graph.signal(Signal::Logp { role: Role::Teacher });
-    let batch =
-        Batch { layout: Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1 }, ..Batch::default() };
+    let batch = Batch {
+        layout: Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1, ..Layout::default() },
+        ..Batch::default()
+    };
     let missing = EvaluationError::MissingSignal { signal: format!("{:?}", Signal::Logp { role: Role::Teacher }) };
     let program = Program::compile(&graph, &[logp]).expect("compiles");
     assert_eq!(program.run(&batch), Err(missing.clone()));

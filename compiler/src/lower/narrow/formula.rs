@@ -5,9 +5,10 @@ use mopd_lang::formula::text;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 use mopd_lang::source::Span;
 
+use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused};
 use crate::lower::Origins;
-use crate::plan::{Axis, Divergence, DivergenceKind, Function, Live, Reduction, Role, Signal, Statistic, Support};
+use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 
 /// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes of theirs.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,40 +20,22 @@ pub enum Kind {
     PerSequence(f64),
     /// `length - position - 1`
     Remaining,
-    /// A primitive and a constant factor.
-    Live {
-        live: Live,
-        factor: f64,
-    },
-    Divergence {
-        divergence: Divergence,
-        factor: f64,
-    },
+    Live(Live),
     Apply(Function),
-    Reduce {
-        reduction: Reduced,
-        over: Axis,
-    },
+    Reduce(Reduction),
     Statistic {
-        statistic: Compared,
+        statistic: Statistic,
         over: Axis,
     },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Reduced {
-    Plain(Reduction),
-    /// 1 where every element is, also where there is none.
-    All,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Compared {
-    Plain(Statistic),
-    /// x - mean
-    Center,
-    /// The mean of the others; 0 where there are none.
-    LeaveOneOut,
+    Scan {
+        scan: Scan<Formula>,
+        over: Axis,
+    },
+    Memory(Memory),
+    /// One member's share among all of a panel.
+    Across {
+        index: usize,
+    },
 }
 
 /// Everything in an objective that this version can't execute: each construct once, at the first place that asks for it.
@@ -65,7 +48,6 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     for Reduce { steps, balance, origin, .. } in reduces.flatten() {
         let at = origins.span(*origin);
         for step in steps {
-            found.extend(reduction(step.operation, at).err().map(|refusal| *refusal));
             found.extend([step.elements, step.over].into_iter().filter_map(|of| axis(of, at).err()).map(|refusal| *refusal));
         }
         if let Some(balance) = balance {
@@ -86,7 +68,7 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
 }
 
 pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
-    let own_axis = axis(formula.axis, at)?;
+    axis(formula.axis, at)?;
     Ok(match &formula.kind {
         FormulaKind::Number(value) => Kind::Number(*value),
         FormulaKind::Schedule(schedule) => Kind::Schedule(schedule.clone()),
@@ -99,32 +81,20 @@ pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
         FormulaKind::Apply { function, .. } => Kind::Apply(*function),
         FormulaKind::Reduce { on: Some(_), .. } => return Err(refused(at, "a reduction over another rollout (`on`)")),
-        FormulaKind::Reduce { reduction: of, .. } => Kind::Reduce { reduction: reduction(*of, at)?, over: own_axis },
-        FormulaKind::Statistic { statistic: of, over, .. } => {
-            Kind::Statistic { statistic: statistic(*of, at)?, over: axis(*over, at)? }
-        }
-        FormulaKind::Scan { scan, .. } => return Err(refused(at, format!("the scan `{}`", scan.name()))),
-        FormulaKind::Memory { memory: wide::Memory::Ema { .. }, .. } => {
-            return Err(refused(at, "`ema`, a number carried from step to step,"));
-        }
-        FormulaKind::Memory { memory: wide::Memory::Previous, .. } => {
-            return Err(refused(at, "`previous`, a number carried from step to step,"));
-        }
-        FormulaKind::Across { .. } => return Err(refused(at, "`softmax` across a panel")),
+        FormulaKind::Reduce { reduction, .. } => Kind::Reduce(*reduction),
+        FormulaKind::Statistic { statistic, over, .. } => Kind::Statistic { statistic: *statistic, over: axis(*over, at)? },
+        FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: axis(*over, at)? },
+        FormulaKind::Memory { memory, .. } => Kind::Memory(*memory),
+        FormulaKind::Across { index, .. } => Kind::Across { index: *index },
     })
 }
 
-pub fn axis(axis: wide::Axis, at: Span) -> Narrowed<Axis> {
-    Ok(match axis {
-        wide::Axis::Run => Axis::Run,
-        wide::Axis::Batch => Axis::Batch,
-        wide::Axis::Group => Axis::Group,
-        wide::Axis::Sequence => Axis::Sequence,
-        wide::Axis::Token => Axis::Token,
-        wide::Axis::Domain | wide::Axis::Turn | wide::Axis::Block | wide::Axis::Vocab => {
-            return Err(refused(at, format!("one number per {}", axis.name())));
-        }
-    })
+/// Refuses an axis that the runtime's batches do not have.
+pub fn axis(axis: Axis, at: Span) -> Narrowed<Axis> {
+    match axis {
+        Axis::Run | Axis::Batch | Axis::Domain | Axis::Group | Axis::Sequence | Axis::Turn | Axis::Token => Ok(axis),
+        Axis::Block | Axis::Vocab => Err(refused(at, format!("one number per {}", axis.name()))),
+    }
 }
 
 pub fn role(role: &wide::Role, at: Span) -> Narrowed<Role> {
@@ -149,9 +119,9 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
                 wide::Part::Logp => Signal::Logp { role },
                 wide::Part::Entropy => Signal::Entropy { role },
                 wide::Part::Top1 => Signal::Top1 { role },
-                wide::Part::Rank
-                | wide::Part::EndLogp
-                | wide::Part::Mean
+                wide::Part::Rank => Signal::Rank { role },
+                wide::Part::EndLogp => Signal::EndLogp { role },
+                wide::Part::Mean
                 | wide::Part::Deviation
                 | wide::Part::Score
                 | wide::Part::Value
@@ -160,10 +130,11 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
                 | wide::Part::StatedConfidence => return unknown(),
             }
         }
-        Wide::Divergence(of) => {
-            let (divergence, factor) = divergence(of, at)?;
-            return Ok(Kind::Divergence { divergence, factor });
-        }
+        Wide::Divergence(of) => Signal::Divergence(divergence(of, at)?),
+        Wide::Overlap { left, right, k } => Signal::Overlap { left: role(left, at)?, right: role(right, at)?, k: *k },
+        Wide::Mass { role: of, support: on } => Signal::Mass { role: role(of, at)?, support: support(on, at)? },
+        Wide::InNucleus { role: of, p } => Signal::InNucleus { role: role(of, at)?, p: *p },
+        Wide::SupportSize { support: of } => Signal::SupportSize { support: support(of, at)? },
         Wide::Position => Signal::Position,
         Wide::Remaining => return Ok(Kind::Remaining),
         Wide::Length => Signal::Length,
@@ -179,11 +150,7 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
         }
         // Only architectures of this tokenizer are executed.
         Wide::VocabularySize => return Ok(Kind::Number(f64::from(crate::plan::Tokenizer::Bytes.vocabulary()))),
-        Wide::Overlap { .. }
-        | Wide::Mass { .. }
-        | Wide::InNucleus { .. }
-        | Wide::SupportSize { .. }
-        | Wide::SpanScore { .. }
+        Wide::SpanScore { .. }
         | Wide::Agreement { .. }
         | Wide::Turn
         | Wide::Block
@@ -203,109 +170,19 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
 
 fn live(live: &wide::Live, at: Span) -> Narrowed<Kind> {
     let unknown = |what: &str| Err(refused(at, what));
-    Ok(match live {
-        wide::Live::Part(wide::Part::Logp) => Kind::Live { live: Live::Logp, factor: 1.0 },
-        wide::Live::Divergence(of) => {
-            let (divergence, factor) = divergence(of, at)?;
-            Kind::Live { live: Live::Divergence(divergence), factor }
-        }
+    Ok(Kind::Live(match live {
+        wide::Live::Part(wide::Part::Logp) => Live::Logp,
+        wide::Live::Part(wide::Part::EndLogp) => Live::EndLogp,
+        wide::Live::Divergence(of) => Live::Divergence(divergence(of, at)?),
+        wide::Live::Likelihood { of } => Live::Likelihood { of: role(of, at)? },
+        wide::Live::Ranking { order: wide::Support::TopK { role: of, k } } => Live::Ranking { role: role(of, at)?, k: *k },
+        wide::Live::Ranking { .. } => return unknown("`live ranking` of anything but `top_k`"),
         wide::Live::Part(part) => return unknown(&format!("`live student.{}`", part.name())),
-        wide::Live::Ranking { .. } => return unknown("`live ranking`"),
-        wide::Live::Likelihood { .. } => return unknown("`live nll` of a role's most probable token"),
         wide::Live::Preference(preference) => match preference.kind {
             wide::PreferenceKind::Dpo { .. } => return unknown("`live dpo`"),
             wide::PreferenceKind::BradleyTerry => return unknown("`live bradley_terry`"),
         },
         wide::Live::SquaredError { .. } => return unknown("`live mse`"),
         wide::Live::BinaryCrossEntropy { .. } => return unknown("`live bce`"),
-    })
-}
-
-/// A divergence, and the constant that it is multiplied by.
-fn divergence(divergence: &wide::Divergence, at: Span) -> Narrowed<(Divergence, f64)> {
-    let wide::Divergence { kind, left, right, support: of, mass, temperature, clip_each } = divergence;
-    let side = |side: &wide::Distribution| match side {
-        wide::Distribution::Role(of) => role(of, at),
-        wide::Distribution::Blend(_) => Err(refused(at, "a divergence from or to a `blend` of distributions")),
-        wide::Distribution::Detached(_) => Err(refused(at, "a divergence with a `detached` side")),
-    };
-    let (kind, factor) = divergence_kind(kind, at)?;
-    let (left, right) = (side(left)?, side(right)?);
-    if *temperature != 1.0 {
-        return Err(refused(at, "a divergence at a temperature of its own"));
-    }
-    if clip_each.is_some() {
-        return Err(refused(at, "`clip_each`, a bound on every vocabulary entry's summand,"));
-    }
-    Ok((Divergence { kind, left, right, support: support(of, at)?, mass: *mass }, factor))
-}
-
-fn divergence_kind(kind: &wide::DivergenceKind, at: Span) -> Narrowed<(DivergenceKind, f64)> {
-    Ok(match kind {
-        wide::DivergenceKind::Kl => (DivergenceKind::Kl, 1.0),
-        wide::DivergenceKind::Jsd { beta, normalized } => {
-            let Some(beta) = beta.constant() else {
-                return Err(refused(at, "a `beta` of `jsd` that changes during the run"));
-            };
-            let factor = if *normalized { 1.0 / (beta * (1.0 - beta)) } else { 1.0 };
-            (DivergenceKind::Jsd { beta }, factor)
-        }
-        wide::DivergenceKind::TotalVariation => (DivergenceKind::TotalVariation, 1.0),
-        wide::DivergenceKind::Skew { .. }
-        | wide::DivergenceKind::ChiSquared
-        | wide::DivergenceKind::Hellinger
-        | wide::DivergenceKind::Alpha { .. }
-        | wide::DivergenceKind::SortedL1
-        | wide::DivergenceKind::Gaussian { .. } => return Err(refused(at, format!("the divergence `{}`", kind.name()))),
-        wide::DivergenceKind::Custom(generator) => {
-            return Err(refused(at, format!("a divergence of your own (`{}`)", generator.name)));
-        }
-    })
-}
-
-fn support(support: &wide::Support, at: Span) -> Narrowed<Support> {
-    let unknown = |name: &str| Err(refused(at, format!("the support `{name}`")));
-    match support {
-        wide::Support::Full => Ok(Support::Full),
-        wide::Support::TopK { role: of, k } => Ok(Support::TopK { role: role(of, at)?, k: *k }),
-        wide::Support::Nucleus { .. } => unknown("nucleus"),
-        wide::Support::Sampled => unknown("sampled"),
-        wide::Support::Matched => unknown("matched"),
-        wide::Support::Unmatched => unknown("unmatched"),
-        wide::Support::Union(_) => unknown("union"),
-        wide::Support::Intersection(_) => unknown("intersection"),
-    }
-}
-
-pub fn reduction(reduction: wide::Reduction, at: Span) -> Narrowed<Reduced> {
-    Ok(Reduced::Plain(match reduction {
-        wide::Reduction::Sum => Reduction::Sum,
-        wide::Reduction::Mean => Reduction::Mean,
-        wide::Reduction::Minimum => Reduction::Minimum,
-        wide::Reduction::Maximum => Reduction::Maximum,
-        // Truth is 1 and falsehood 0: the largest is true where any is, the sum counts.
-        wide::Reduction::Any => Reduction::Maximum,
-        wide::Reduction::Count => Reduction::Sum,
-        wide::Reduction::All => return Ok(Reduced::All),
-        wide::Reduction::First | wide::Reduction::Last | wide::Reduction::Quantile { .. } => {
-            return Err(refused(at, format!("the reduction `{}`", reduction.name())));
-        }
-    }))
-}
-
-fn statistic(statistic: wide::Statistic, at: Span) -> Narrowed<Compared> {
-    Ok(Compared::Plain(match statistic {
-        wide::Statistic::Zscore { deviation } => Statistic::Zscore { deviation },
-        wide::Statistic::Minmax => Statistic::Minmax,
-        wide::Statistic::Winsor { upper } => Statistic::Winsor { upper },
-        wide::Statistic::TopFraction { keep } => Statistic::TopFraction { keep },
-        wide::Statistic::Softmax => Statistic::Softmax,
-        wide::Statistic::Center => return Ok(Compared::Center),
-        wide::Statistic::LeaveOneOut => return Ok(Compared::LeaveOneOut),
-        wide::Statistic::Rank
-        | wide::Statistic::TopCount { .. }
-        | wide::Statistic::SampleWithoutReplacement { .. }
-        | wide::Statistic::Balance
-        | wide::Statistic::Chunks { .. } => return Err(refused(at, format!("the statistic `{}`", statistic.name()))),
     }))
 }

@@ -22,6 +22,7 @@ fn batch() -> Batch {
         sequence_of_token: SEQUENCE.iter().map(|sequence| *sequence as u32).collect(),
         group_of_sequence: vec![0, 0, 1, 1],
         groups: 2,
+        ..Layout::default()
     };
     let logp = |role, values: [f32; 8]| (plan::Signal::Logp { role }, values.to_vec());
     let signals = vec![
@@ -33,7 +34,7 @@ fn batch() -> Batch {
         (plan::Signal::Length, TOKENS.map(|length| length as f32).to_vec()),
         (plan::Signal::Position, vec![0.0, 1.0, 2.0, 0.0, 0.0, 1.0, 0.0, 1.0]),
     ];
-    Batch { layout, signals, live: vec![STUDENT.to_vec()], step: 0, steps: 10 }
+    Batch { layout, signals, live: vec![STUDENT.to_vec()], step: 0, steps: 10, ..Batch::default() }
 }
 
 fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
@@ -188,6 +189,73 @@ fn reductions_inside_a_weight_see_selected_tokens_only() {
     let objective = lowered(&selective);
     let weight = ((1.5 + 2.0) / 2.0 + 3.0 + 2.5) / 3.0 * 0.5;
     assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -weight / 4.0 * selected[token]));
+}
+
+/// Prune-OPD (the recipe in the standard library): a weight that falls with what has run up to a token.
+#[test]
+fn scans_run_along_selected_tokens_only() {
+    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let scan = FormulaKind::Scan { scan: Scan::Sum, operand: entropy.clone(), over: Axis::Sequence };
+    let mut selective = nll();
+    selective.select = Some(apply(Function::Greater, [&entropy, &number(0.6)]));
+    selective.weight = Some(formula(scan, Axis::Token, false));
+    let objective = lowered(&selective);
+    let running = [0.0, 1.5, 3.5, 0.0, 1.25, 4.25, 0.75, 3.25];
+    assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -running[token] / 6.0));
+}
+
+#[test]
+fn what_is_carried_is_an_output() {
+    let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Batch);
+    let memory = FormulaKind::Memory { memory: Memory::Previous, operand: mean };
+    let mut remembering = nll();
+    remembering.weight = Some(formula(memory, Axis::Batch, false));
+    let objective = lowered(&remembering);
+    let [(memory, source)] = objective.graph.carried(&objective.outputs())[..] else { panic!("one number is carried") };
+    // At the first step the number of the step before is that of this one.
+    assert_values(&objective, source, &[0.5]);
+    assert_values(&objective, objective.live[0].adjoint, &[-0.5 / 8.0; 8]);
+    let later = Batch { carried: [(memory, 4.0)].into(), ..batch() };
+    let adjoint = objective.live[0].adjoint;
+    assert_eq!(interpret(&objective.graph, &[adjoint], &later).expect("the batch has everything").get(adjoint), [-0.5; 8]);
+}
+
+/// One choice at random is one choice, wherever it is read; another is another.
+#[test]
+fn a_random_choice_is_the_same_wherever_it_is_read() {
+    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let sample = || statistic(Statistic::SampleWithoutReplacement { keep: 0.5 }, &entropy, Axis::Batch);
+    let (chosen, other) = (sample(), sample());
+    let mut selective = nll();
+    selective.select = Some(chosen.clone());
+    selective.weight = Some(apply(Function::Add, [&chosen, &other]));
+    let objective = lowered(&selective);
+    let signals = objective.graph.signals(&objective.outputs());
+    let draws: Vec<&plan::Signal> = signals.iter().filter(|signal| matches!(signal, plan::Signal::Uniform { .. })).collect();
+    assert_eq!(draws, [0, 1].map(|draw| plan::Signal::Uniform { draw, axis: Axis::Token }).iter().collect::<Vec<_>>());
+}
+
+/// G-OPD at a scale of 1: the reference cancels. At a coefficient of 0, so does what it multiplies.
+#[test]
+fn what_plays_no_part_is_not_computed() {
+    let beyond = |scale: f64| {
+        let scaled = apply(Function::Subtract, [&logp(Role::Teacher), &logp(Role::Sampler)]);
+        let scaled = if scale == 1.0 { scaled } else { apply(Function::Multiply, [&number(scale), &scaled]) };
+        apply(Function::Subtract, [&scaled, &apply(Function::Subtract, [&logp(Role::Student), &logp(Role::Sampler)])])
+    };
+    let of = |advantage: Formula| {
+        lowered(&objective(apply(Function::Multiply, [&advantage, &live(Live::Part(Part::Logp))]), token_mean()))
+    };
+    assert!(of(beyond(1.25)).reads(plan::Role::Sampler));
+    let plain = of(beyond(1.0));
+    assert!(plain.reads(plan::Role::Teacher) && !plain.reads(plan::Role::Sampler));
+    let off = apply(Function::Multiply, [&number(0.0), &logp(Role::Sampler)]);
+    assert!(!of(apply(Function::Add, [&logp(Role::Teacher), &off])).reads(plan::Role::Sampler));
+    let mut both = nll();
+    let divergence = Live::Divergence(divergence(DivergenceKind::Kl, Support::Full));
+    both.terms.push(term("off", apply(Function::Multiply, [&number(0.0), &live(divergence)])));
+    let both = lowered(&both);
+    assert!(both.live.len() == 1 && !both.reads(plan::Role::Teacher));
 }
 
 /// Gradient through a reduction inside a term reaches every token of it.

@@ -1,0 +1,33 @@
+//! Random numbers for objectives that choose at random.
+
+use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::plan::{Axis, Objective, Signal};
+
+use super::Stage;
+use crate::random::{Key, Purpose};
+
+/// Adds the numbers of every draw that the objective makes: the same for the same seed, stage, step and place in the batch.
+pub fn add(stage: &Stage, objective: &Objective, step: u32, batch: &mut Batch) {
+    for signal in objective.graph.signals(&objective.outputs()) {
+        let Signal::Uniform { draw, axis } = signal else { continue };
+        let key = Key::new(stage.seed, stage.stream, Purpose::Select, u64::from(draw) << 32 | u64::from(step));
+        let values = match axis {
+            // A sequence's numbers do not depend on how long the others are.
+            Axis::Token => {
+                let sequences = batch.layout.sequence_of_token.chunk_by(|one, next| one == next);
+                let values = sequences.flat_map(|tokens| {
+                    let mut uniforms = key.row(tokens[0], 0);
+                    std::iter::repeat_with(move || uniforms.uniform()).take(tokens.len())
+                });
+                values.map(below_one).collect()
+            }
+            _ => (0..batch.layout.len(axis)).map(|index| below_one(key.row(index as u32, 0).uniform())).collect(),
+        };
+        batch.signals.push((signal, values));
+    }
+}
+
+/// Rounding to single precision may reach 1, which is not a number below it.
+fn below_one(uniform: f64) -> f32 {
+    (uniform as f32).min(1.0f32.next_down())
+}
