@@ -230,6 +230,29 @@ fn the_jensen_shannon_family_vanishes_at_its_ends() {
 }
 
 #[test]
+fn families_meet_where_they_should() {
+    let same = |one: &str, other: &str, factor: f64| {
+        let (one, other) = (here(one), here(other));
+        close(&[one.value], &[other.value * factor], 1e-6);
+        close(&one.gradient, &other.gradient.iter().map(|slope| slope * factor).collect::<Vec<f64>>(), 1e-6);
+    };
+    same("live alpha(teacher || student, alpha: 2)", "live chi2(teacher || student)", 0.5);
+    same("live alpha(teacher || student, alpha: 0.5)", "live hellinger(teacher, student)", 4.0);
+    same("live alpha(teacher || student, alpha: 1.0000001)", "live kl(teacher || student)", 1.0);
+    same("live alpha(teacher || student, alpha: 0.0000001)", "live kl(student || teacher)", 1.0);
+    // Each of them stands still at the teacher on a support that is not everything.
+    for divergence in [
+        "hellinger(student, teacher",
+        "alpha(student || teacher, alpha: 0.3",
+        "chi2(student || teacher",
+        "skew(student || teacher, lambda: 0.2",
+    ] {
+        let value = format!("live {divergence}, {TOP_2}, mass: generalized)");
+        close(&at(&value, &TEACHER, &TEACHER).gradient, &[0.0; 5], 1e-12);
+    }
+}
+
+#[test]
 fn gradient_through_the_advantage_cancels_the_teacher() {
     let other = [0.10, 0.20, 0.30, 0.15, 0.25];
     for (value, detached) in

@@ -90,11 +90,12 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
         };
         let signals = objective.graph.signals(&outputs).into_iter().map(|signal| (signal.clone(), vec![worth(&signal) as f32]));
         let batch = Batch {
-            layout: Layout { sequence_of_token: vec![0], group_of_sequence: vec![0], groups: 1 },
+            layout: Layout { sequence_of_token: vec![0], group_of_sequence: vec![0], groups: 1, ..Layout::default() },
             signals: signals.collect(),
             live: vec![vec![STUDENT[token].ln() as f32]; objective.live.len()],
             step: 0,
             steps: 10,
+            ..Batch::default()
         };
         let values = interpret(&objective.graph, &outputs, &batch).expect("everything is given");
         let slope: f64 = objective.live.iter().map(|live| values.get(live.adjoint)[0]).sum();

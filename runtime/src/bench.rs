@@ -26,7 +26,11 @@ pub fn bench(job: &BenchJob, device: Device, control: &Control) -> Result<()> {
     match job.measure {
         Measure::Memory { plain } => {
             let before = reset_peak_memory();
-            if plain { drop(inputs.plain()) } else { drop(inputs.chunked(inputs.student.shallow_clone())) };
+            if plain {
+                drop(inputs.plain())
+            } else {
+                drop(inputs.chunked(inputs.student.shallow_clone()))
+            };
             let bytes = before.map(|before| peak_memory().saturating_sub(before));
             control.emit(&Event::MeasuredMemory { bytes });
         }

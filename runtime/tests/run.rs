@@ -281,9 +281,8 @@ fn weights_that_explode_are_noticed() {
 #[test]
 fn the_sampler_at_temperature_1_is_the_student() {
     let folder = folder();
-    let between = |left, right| {
-        Signal::Divergence(Divergence::between(DivergenceKind::Kl, left, right, Support::Full, Mass::Raw))
-    };
+    let between =
+        |left, right| Signal::Divergence(Divergence::between(DivergenceKind::Kl, left, right, Support::Full, Mass::Raw));
     let student = |of: fn(Role) -> Signal| of(Role::Student);
     let sampler = |of: fn(Role) -> Signal| of(Role::Sampler);
     let entropy: fn(Role) -> Signal = |role| Signal::Entropy { role };

@@ -148,8 +148,15 @@ impl Place<'_> {
             }
             _ => None,
         };
-        let left = self.side(&of.left, of.temperature, live, &mut parameters)?;
-        let right = self.side(&of.right, of.temperature, live, &mut parameters)?;
+        let mut left = self.side(&of.left, of.temperature, live, &mut parameters)?;
+        let mut right = self.side(&of.right, of.temperature, live, &mut parameters)?;
+        let mut kind = &of.kind;
+        if let Some(reversed) = limit(kind, parameter) {
+            kind = &DivergenceKind::Kl;
+            if reversed {
+                std::mem::swap(&mut left, &mut right);
+            }
+        }
         let members = self.members(&of.support)?;
         let full = members.iter().all(|member| *member);
         let inside =
@@ -171,7 +178,7 @@ impl Place<'_> {
                 r = r.iter().map(|p| p.divide(&in_right)).collect();
             }
         }
-        if matches!(of.kind, DivergenceKind::SortedL1) {
+        if matches!(kind, DivergenceKind::SortedL1) {
             for side in [&mut l, &mut r] {
                 side.sort_by(|a, b| b.value.total_cmp(&a.value));
             }
@@ -179,25 +186,33 @@ impl Place<'_> {
         let bound = of.clip_each.filter(|_| self.bounds).map(Dual::plain);
         let mut total = Dual::plain(0.0);
         for (l, r) in l.iter().zip(&r) {
-            let mut summand = summand(&of.kind, parameter, l, r)?;
+            let mut summand = summand(kind, parameter, l, r)?;
             if generalized {
                 // r * (f(u) - f'(1) (u - 1)) in place of r * f(u), u = l / r: arXiv:2606.30406, eq. 5, for any generator.
-                summand = summand.subtract(&l.subtract(r).scale(slope_at_one(&of.kind, parameter)?));
-                summand = summand.add(&r.scale(constant(&of.kind, parameter)));
+                summand = summand.subtract(&l.subtract(r).scale(slope_at_one(kind, parameter)?));
             }
             if let Some(bound) = &bound {
                 summand = summand.minimum(bound);
             }
             total = total.add(&summand);
         }
-        Ok(match (&of.kind, parameter) {
+        Ok(match (kind, parameter) {
             (DivergenceKind::Jsd { normalized: true, .. }, Some(beta)) => total.scale(1.0 / (beta * (1.0 - beta))),
-            // Their definitions subtract from, or are subtracted from, a sum over all entries, which is 1.
-            (DivergenceKind::Hellinger | DivergenceKind::Alpha { .. }, _) if !generalized => {
-                total.add(&Dual::plain(constant(&of.kind, parameter)))
-            }
             _ => total,
         })
+    }
+}
+
+/// The members of a family at its ends, where its formula is 0 / 0: KL in one direction or the other. True where the sides change
+/// places.
+fn limit(kind: &DivergenceKind, parameter: Option<f64>) -> Option<bool> {
+    let near = |end: f64| parameter.is_some_and(|parameter| (parameter - end).abs() < 1e-6);
+    match kind {
+        DivergenceKind::Jsd { normalized: true, .. } if near(0.0) => Some(false),
+        DivergenceKind::Jsd { normalized: true, .. } if near(1.0) => Some(true),
+        DivergenceKind::Alpha { .. } if near(1.0) => Some(false),
+        DivergenceKind::Alpha { .. } if near(0.0) => Some(true),
+        _ => None,
     }
 }
 
@@ -205,7 +220,7 @@ fn chosen(entries: usize, which: &[usize]) -> Vec<bool> {
     (0..entries).map(|entry| which.contains(&entry)).collect()
 }
 
-/// What one entry adds: `right * f(left / right)`, up to what adds up to a constant over a whole distribution.
+/// What one entry adds: `right * f(left / right)`.
 fn summand(kind: &DivergenceKind, parameter: Option<f64>, l: &Dual, r: &Dual) -> Result<Dual, Refusal> {
     let parameter = parameter.unwrap_or(f64::NAN);
     Ok(match kind {
@@ -217,23 +232,14 @@ fn summand(kind: &DivergenceKind, parameter: Option<f64>, l: &Dual, r: &Dual) ->
         DivergenceKind::Skew { .. } => l.times_log_ratio(&l.scale(parameter).add(&r.scale(1.0 - parameter))),
         DivergenceKind::TotalVariation | DivergenceKind::SortedL1 => l.subtract(r).abs().scale(0.5),
         DivergenceKind::ChiSquared => l.subtract(r).power(&Dual::plain(2.0)).divide(r),
-        DivergenceKind::Hellinger => l.multiply(r).sqrt().scale(-1.0),
+        DivergenceKind::Hellinger => l.add(r).scale(0.5).subtract(&l.multiply(r).sqrt()),
         DivergenceKind::Alpha { .. } => {
             let product = l.power(&Dual::plain(parameter)).multiply(&r.power(&Dual::plain(1.0 - parameter)));
-            product.scale(1.0 / (parameter * (parameter - 1.0)))
+            product.subtract(r).scale(1.0 / (parameter * (parameter - 1.0)))
         }
         DivergenceKind::Custom(generator) => r.multiply(&generated(generator, &l.divide(r))?),
         DivergenceKind::Gaussian { .. } => return Err("`gaussian_kl` has no vocabulary".into()),
     })
-}
-
-/// What `summand` leaves out of the generator, because it adds up to a constant.
-fn constant(kind: &DivergenceKind, parameter: Option<f64>) -> f64 {
-    match (kind, parameter) {
-        (DivergenceKind::Hellinger, _) => 1.0,
-        (DivergenceKind::Alpha { .. }, Some(alpha)) => -1.0 / (alpha * (alpha - 1.0)),
-        _ => 0.0,
-    }
 }
 
 /// The derivative of the generator where both sides agree.
@@ -242,7 +248,6 @@ fn slope_at_one(kind: &DivergenceKind, parameter: Option<f64>) -> Result<f64, Re
     Ok(match kind {
         DivergenceKind::Kl => 1.0,
         DivergenceKind::Skew { .. } => 1.0 - parameter,
-        DivergenceKind::Hellinger => -0.5,
         DivergenceKind::Alpha { .. } => 1.0 / (parameter - 1.0),
         DivergenceKind::Custom(generator) => {
             let at_one = generated(generator, &Dual { value: 1.0, gradient: vec![1.0] })?;

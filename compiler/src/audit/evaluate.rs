@@ -225,7 +225,7 @@ impl<'a> Scene<'a> {
         Value { elements, mask: mask.filter(|_| to > Axis::Batch).map(any) }
     }
 
-    fn scan(&self, scan: &Scan, axis: Axis, over: Axis, operands: &[&Value]) -> Vec<Dual> {
+    fn scan(&self, scan: &Scan<Formula>, axis: Axis, over: Axis, operands: &[&Value]) -> Vec<Dual> {
         let size = self.world.size;
         let values = &operands[0].elements;
         let mut results = values.clone();

@@ -176,9 +176,8 @@ fn gradient_equals_finite_differences() {
         let weights = lively(&Architecture { tied, ..tiny() }, 5);
         let sequences = sequences();
         let batch = batch(&sequences);
-        let loss = |logits: &Tensor| {
-            logits.log_softmax(-1, Kind::Float).gather(1, &batch.targets.unsqueeze(1), false).mean(Kind::Float)
-        };
+        let loss =
+            |logits: &Tensor| logits.log_softmax(-1, Kind::Float).gather(1, &batch.targets.unsqueeze(1), false).mean(Kind::Float);
         let decoder = Decoder::trainable(&weights, Device::Cpu);
         let hidden = decoder.hidden(&batch);
         let logits = hidden.detach().linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);

@@ -41,7 +41,8 @@ pub fn score(trainer: &Trainer, sequences: &Sequences, packed: &PackedBatch, ste
     let mut wanted = objective.graph.signals(&objective.outputs());
     // Formulas inside divergences are worked out before the divergences are.
     let inside = wanted.iter().filter_map(|signal| if let Signal::Divergence(of) = signal { Some(of) } else { None });
-    let inside_live = objective.live.iter().filter_map(|live| if let Live::Divergence(of) = &live.primitive { Some(of) } else { None });
+    let inside_live =
+        objective.live.iter().filter_map(|live| if let Live::Divergence(of) = &live.primitive { Some(of) } else { None });
     let first: Vec<Signal> = inside.chain(inside_live).flat_map(|divergence| divergence.signals()).collect();
     forward.read(&first, &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
@@ -83,7 +84,8 @@ impl Forward {
             }
         }
         for live in live {
-            quantities.push(Quantity::Primitive(parameters.primitive(&live.primitive).map_err(|error| failed(error, objective))?));
+            quantities
+                .push(Quantity::Primitive(parameters.primitive(&live.primitive).map_err(|error| failed(error, objective))?));
         }
         if quantities.is_empty() {
             return Ok(());
@@ -125,9 +127,7 @@ fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Resul
         }
         Signal::Truncated => per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated"),
         Signal::Reward => per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward"),
-        Signal::Correct => {
-            per_sequence(|sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))), "reward")
-        }
+        Signal::Correct => per_sequence(|sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))), "reward"),
         Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
         _ => Ok(None),
     }

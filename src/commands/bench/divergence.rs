@@ -127,7 +127,12 @@ fn table(arguments: &BenchDivergence, all: &[Figures]) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    format!("{}, gradients included; {}, one thread, {} runs in turn\n\n{table}\n", name(arguments.of), given(arguments), arguments.runs)
+    format!(
+        "{}, gradients included; {}, one thread, {} runs in turn\n\n{table}\n",
+        name(arguments.of),
+        given(arguments),
+        arguments.runs
+    )
 }
 
 fn name(of: DivergenceName) -> &'static str {

@@ -73,7 +73,8 @@ impl Divergence<'_> {
                 Pairing::Sorted => sorted_slopes(&own.logps, &other.logps, compared.tail),
             };
             if let Some(clipped) = &clipped {
-                let clipped = if matches!(self.pairing, Pairing::Sorted) { &unsorted(clipped, own, compared.tail) } else { clipped };
+                let clipped =
+                    if matches!(self.pairing, Pairing::Sorted) { &unsorted(clipped, own, compared.tail) } else { clipped };
                 let _ = on_side.masked_fill_(clipped, 0.0);
             }
             compared.blank(&mut on_side);

@@ -57,9 +57,7 @@ impl Parameters<'_> {
     pub fn divergence<'p>(&self, divergence: &'p plan::Divergence) -> Result<Divergence<'p>, EvaluationError> {
         let entrywise = match &divergence.kind {
             DivergenceKind::Kl => Some(Summand::Kl),
-            DivergenceKind::Jsd { beta, normalized } => {
-                Some(Summand::Jsd { beta: self.number(beta)?, normalized: *normalized })
-            }
+            DivergenceKind::Jsd { beta, normalized } => Some(Summand::Jsd { beta: self.number(beta)?, normalized: *normalized }),
             DivergenceKind::Skew { lambda } => Some(Summand::Skew { lambda: self.number(lambda)? }),
             DivergenceKind::TotalVariation => Some(Summand::TotalVariation),
             DivergenceKind::ChiSquared => Some(Summand::ChiSquared),

@@ -28,7 +28,9 @@ fn kl(left: Role, right: Role, support: Support, mass: Mass) -> plan::Divergence
     plan::Divergence::between(DivergenceKind::Kl, left, right, support, mass)
 }
 
-fn generator(build: impl Fn(&mut Graph, mopd_compiler::expr::graph::NodeId) -> mopd_compiler::expr::graph::NodeId) -> DivergenceKind {
+fn generator(
+    build: impl Fn(&mut Graph, mopd_compiler::expr::graph::NodeId) -> mopd_compiler::expr::graph::NodeId,
+) -> DivergenceKind {
     let mut graph = Graph::default();
     let u = graph.live(LiveId(0));
     let value = build(&mut graph, u);
@@ -158,9 +160,7 @@ mod reference {
                     .collect()
             }
             Support::Union { of } => (0..5).filter(|entry| among(of).iter().any(|part| part.contains(entry))).collect(),
-            Support::Intersection { of } => {
-                (0..5).filter(|entry| among(of).iter().all(|part| part.contains(entry))).collect()
-            }
+            Support::Intersection { of } => (0..5).filter(|entry| among(of).iter().all(|part| part.contains(entry))).collect(),
         }
     }
 
@@ -291,9 +291,7 @@ fn published_numbers() {
     let of = |kind, left, right| plan::Divergence::between(kind, left, right, Support::Full, Mass::Raw);
     let (_, gradient) = on(of(DivergenceKind::TotalVariation, Student, Teacher));
     close(&gradient.iter().map(|g| 2.0 * g).collect::<Vec<_>>(), &[-0.42, 0.18, 0.12, 0.09, 0.03], 1e-6);
-    let jsd = |beta, normalized| {
-        on(of(DivergenceKind::Jsd { beta: Parameter::Number(beta), normalized }, Teacher, Student)).0
-    };
+    let jsd = |beta, normalized| on(of(DivergenceKind::Jsd { beta: Parameter::Number(beta), normalized }, Teacher, Student)).0;
     close(&[jsd(0.5, false), jsd(0.001, false), jsd(0.01, false)], &[0.024269, 0.000098, 0.00097], 1e-6);
     // Continuous up to both ends, where the other one is 0.
     close(&[jsd(0.0, true), jsd(1e-6, true), jsd(1.0, true), jsd(1.0 - 1e-6, true)], &[forward, forward, reverse, reverse], 2e-6);
@@ -452,17 +450,17 @@ fn an_empty_support_compares_nothing() {
 fn losses_that_are_no_divergence() {
     let logits: Vec<f64> = DISTINCT.iter().map(|p| p.ln()).collect();
     let check = |live: Live, value: &dyn Fn(&[f64]) -> f64| {
-        let (got, expected) =
-            (value_and_gradient(&live, &DISTINCT, &TEACHER), reference::finite_differences(&logits, |moved| value(&softmax(moved))));
+        let (got, expected) = (
+            value_and_gradient(&live, &DISTINCT, &TEACHER),
+            reference::finite_differences(&logits, |moved| value(&softmax(moved))),
+        );
         close(&[got.0], &[expected.0], 1e-6);
         close(&got.1, &expected.1, 2e-6);
     };
     check(Live::Logp, &|p| p[TAKEN as usize].ln());
     check(Live::Likelihood { of: Teacher }, &|p| -p[0].ln());
     // The teacher's order is that of the vocabulary.
-    let ranking = |p: &[f64], k: usize| {
-        (0..k).map(|i| p[i..k].iter().sum::<f64>().ln() - p[i].ln()).sum::<f64>()
-    };
+    let ranking = |p: &[f64], k: usize| (0..k).map(|i| p[i..k].iter().sum::<f64>().ln() - p[i].ln()).sum::<f64>();
     check(Live::Ranking { role: Teacher, k: 3 }, &|p| ranking(p, 3));
     check(Live::Ranking { role: Teacher, k: 9 }, &|p| ranking(p, 5));
 }
@@ -527,11 +525,11 @@ fn parameters_move_with_the_run_and_with_the_token() {
     let batch = Batch { layout, signals: vec![(Signal::Reward, vec![0.5, 0.75])], ..Batch::default() };
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let quantity = Quantity::Primitive(Primitive::Divergence(parameters.divergence(&spec).unwrap()));
-    let vocabulary = given(rows(&[DISTINCT; 3]), Some(rows(&[TEACHER; 3])), &[TAKEN; 3], Some(Sizes { chunk: 5, block: 10, kept: 0 }));
+    let vocabulary =
+        given(rows(&[DISTINCT; 3]), Some(rows(&[TEACHER; 3])), &[TAKEN; 3], Some(Sizes { chunk: 5, block: 10, kept: 0 }));
     let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity], true)[0]).into_iter().map(f64::from).collect();
-    let expected = [0.5, 0.75, 0.75].map(|share| {
-        of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0
-    });
+    let expected = [0.5, 0.75, 0.75]
+        .map(|share| of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0);
     close(&got, &expected, 1e-6);
 }
 
@@ -563,7 +561,13 @@ fn plain(spec: &plan::Divergence, student: &Tensor, teacher: &Tensor, adjoint: &
     (values.detach(), gradient)
 }
 
-fn chunked(spec: &plan::Divergence, student: &Tensor, teacher: &Tensor, adjoint: &Tensor, sizes: Option<Sizes>) -> (Tensor, Tensor) {
+fn chunked(
+    spec: &plan::Divergence,
+    student: &Tensor,
+    teacher: &Tensor,
+    adjoint: &Tensor,
+    sizes: Option<Sizes>,
+) -> (Tensor, Tensor) {
     let tokens = student.size()[0] as usize;
     let batch = batch(tokens);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
@@ -640,10 +644,10 @@ fn logits_in_half_precision_are_computed_with_in_single() {
     let adjoint = Tensor::ones([6], (Kind::Float, Device::Cpu));
     for temperature in [1.0, 3.0] {
         for kind in [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.5), normalized: false }] {
-            let spec = plan::Divergence { temperature, ..plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw) };
+            let spec =
+                plan::Divergence { temperature, ..plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw) };
             let half = chunked(&spec, &student, &teacher, &adjoint, None);
-            let single =
-                chunked(&spec, &student.to_kind(Kind::Float), &teacher.to_kind(Kind::Float), &adjoint, None);
+            let single = chunked(&spec, &student.to_kind(Kind::Float), &teacher.to_kind(Kind::Float), &adjoint, None);
             assert_eq!(half.0, single.0);
             assert_eq!((half.1.kind(), &half.1), (Kind::BFloat16, &single.1.to_kind(Kind::BFloat16)));
             assert!(half.0.min().double_value(&[]) > 0.0);
@@ -661,6 +665,10 @@ fn no_gradient_comes_from_a_token_without_a_share() {
     let sizes = Some(Sizes { chunk: 5, block: 10, kept: 0 });
     let (values, gradient) = chunked(&spec, &rows(&[STUDENT, STUDENT]), &teacher, &adjoint, sizes);
     assert!(values.get(1).isnan().int64_value(&[]) == 1);
-    close(&to_vec(&gradient.get(0)).into_iter().map(f64::from).collect::<Vec<_>>(), &[-0.18290, 0.02504, 0.03777, 0.09949, 0.02060], 1e-5);
+    close(
+        &to_vec(&gradient.get(0)).into_iter().map(f64::from).collect::<Vec<_>>(),
+        &[-0.18290, 0.02504, 0.03777, 0.09949, 0.02060],
+        1e-5,
+    );
     assert_eq!(to_vec(&gradient.get(1)), [0.0; 5]);
 }
