@@ -63,7 +63,7 @@ model student = distill(base) {{
     };
     let analysis = mopd_lang::analyse(SourceFile { path: "e.mopd".into(), text }, &load);
     let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{value}: {:?}", analysis.diagnostics));
-    let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources)
+    let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false)
         .unwrap_or_else(|findings| panic!("{value}: {findings:?}"));
     let planned = plan.experiment.models.into_iter().find(|model| model.name == "student").expect("it is declared");
     let Stage::Train(planned) = planned.stage else { panic!("the student is trained") };
