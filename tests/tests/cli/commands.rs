@@ -27,10 +27,10 @@ fn a_plan_shows_stages_objectives_and_cost() {
 /// What the language can say and this version can't run is shown, then refused by name.
 #[test]
 fn a_plan_that_is_refused_shows_what_is_known() {
-    let running = "objective running {\n  term pull = cumsum(student.end_logp - teacher.end_logp, over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let running = "objective running {\n  term pull = cumsum(loss * (student.logp - teacher.logp), over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
     let place = Place::with(&[("a.mopd", &format!("{}\n{running}", GOOD.replace("mopd(clip_at: 5)", "running()")))]);
     place.mopd(&["check", "a.mopd"]).is(0, &[]);
-    let refusal = ["error[not-supported-yet]", "the signal `student.end_logp` is not supported yet", "a.mopd:26"];
+    let refusal = ["error[not-supported-yet]", "the signal `loss` is not supported yet", "a.mopd:26"];
     let said = place.mopd(&["plan", "a.mopd"]).is(1, &refusal);
     for part in [
         "tiny: 4 stages, 1 domain, seed 1, not fit to run",
@@ -200,4 +200,5 @@ fn a_measurement_says_of_what_it_is_and_what_came_out() {
     place.mopd(&["bench", "distill"]).is(2, &["error[not-supported-yet]"]);
     place.mopd(&["bench", "chek"]).is(2, &["error[unknown-command]", "mopd bench check"]);
     place.mopd(&["bench", "check", "--runs", "0"]).is(2, &["--runs"]);
+    place.mopd(&["bench", "divergence", "--vocabulary", "64"]).is(2, &["--vocabulary"]);
 }
