@@ -30,6 +30,7 @@ pub enum Command {
     Check(Check),
     Fmt(Fmt),
     Plan(Plan),
+    Audit(Audit),
     Run(Run),
     Explain(Explain),
     Sample(Sample),
@@ -114,6 +115,31 @@ pub enum PlanFormat {
     /// Answered with "not supported yet".
     #[value(hide = true)]
     Dot,
+}
+
+/// Say which divergence the gradient of each term follows
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd audit a.mopd
+  mopd audit std.estimators              the objectives of a library module
+  mopd audit --format json a.mopd | jq '.[].terms[].findings[].verdict'
+
+Every term is evaluated over all that can be drawn in worlds of a few tokens, with its exact gradient. The book's page on the audit
+says what each answer means.")]
+pub struct Audit {
+    /// The experiment, a .mopd file; or a library, also as `std.opd`
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    #[arg(long, value_enum, default_value_t = AuditFormat::Human)]
+    pub format: AuditFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    Human,
+    Json,
 }
 
 /// Run an experiment; stages that are finished already are not run again

@@ -17,9 +17,11 @@ pub(super) fn lower(
     objective: &checked::Objective,
     normal_form: NormalForm,
     origins: Origins,
+    fused: bool,
 ) -> Result<Objective, Box<Diagnostic>> {
     let here = origins.span(objective.origin);
     let Pieces { mut lowering, selected, terms, weighted, .. } = pieces(objective, Supply::Runtime, origins)?;
+    lowering.graph.set_fused(fused);
     let nothing = "an objective has a term";
     let total = sum(&mut lowering.graph, weighted.iter().map(|term| term.value)).expect(nothing);
 

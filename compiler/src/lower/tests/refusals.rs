@@ -17,7 +17,7 @@ fn refusals(change: impl FnOnce(&mut Experiment)) -> Vec<String> {
 
 fn found(experiment: &Experiment) -> Vec<Diagnostic> {
     let (sources, origins) = sources();
-    let found = super::super::compile(experiment, &origins, &sources).expect_err("it can't be executed");
+    let found = super::super::compile(experiment, &origins, &sources, true).expect_err("it can't be executed");
     assert!(found.iter().all(|finding| finding.code == Code::NotSupported), "{found:?}");
     found
 }
