@@ -267,6 +267,43 @@ fn a_loss_that_is_not_finite_names_step_domain_and_term() {
     assert!(folder.path().join("out/metrics.parquet").exists());
 }
 
+/// A comparison with NaN is false: without a look at the log-probabilities themselves, a teacher that says nothing would give
+/// every token the weight 1.
+#[test]
+fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
+    let folder = folder();
+    let mut b = Builder::new();
+    let domain = b.domain("copy", 1.0);
+    let base = b.model("base", Stage::Initialise(tiny()));
+    let broken = b.model("broken", Stage::Initialise(Architecture { initial_deviation: 3e38, ..tiny() }));
+    let forgiving = objective("forgiving", Live::Logp, |graph, logp| {
+        let teacher = graph.signal(Signal::Logp { role: Role::Teacher });
+        let low = graph.constant(Axis::Run, -5.0);
+        let unlikely = graph.apply(Function::Less, &[teacher, low]);
+        let likely = graph.apply(Function::Not, &[unlikely]);
+        (graph.apply(Function::Multiply, &[likely, logp]), None)
+    });
+    b.train(
+        "student",
+        Recipe::Distill,
+        Training {
+            start: base,
+            domains: &[domain],
+            teachers: &[broken],
+            prefixes: Prefixes::Data { field: "answer".into(), batch: 4 },
+            objective: forgiving,
+            steps: 2,
+            learning_rate: 1e-3,
+        },
+    );
+    let (events, code) = run(&job(&b.plan, folder.path(), "out"));
+    let failure = failure(&events, code);
+    assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(0)));
+    let message =
+        "the log-probability of the token taken, of the teacher `teacher0`, is not finite for the domain `copy`: first at";
+    assert!(failure.message.starts_with(message) && failure.message.ends_with("12 of 12 tokens"), "{}", failure.message);
+}
+
 #[test]
 fn weights_that_explode_are_noticed() {
     let folder = folder();

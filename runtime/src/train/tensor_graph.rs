@@ -1,5 +1,6 @@
 //! Elementwise expression graphs on tensors: what authors' formulas over the vocabulary are computed by.
 
+use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::{Graph, NodeId, Operation};
 use mopd_compiler::plan::{Function, Signal};
 use tch::Tensor;
@@ -22,7 +23,8 @@ pub fn apply(function: Function, operands: &[Tensor]) -> Tensor {
         (Sigmoid, [x]) => x.sigmoid(),
         (Cos, [x]) => x.cos(),
         (Floor, [x]) => x.floor(),
-        (Relu, [x]) => x.relu(),
+        // NaN passes no gradient.
+        (Relu, [x]) => x.where_self(&x.gt(0.0), &x.detach().clamp_min(0.0)),
         (Add, [a, b]) => a + b,
         (Subtract, [a, b]) => a - b,
         (Multiply, [a, b]) => a * b,
@@ -72,8 +74,10 @@ pub fn elementwise(graph: &Graph, output: NodeId, live: &[&Tensor], time: (u32, 
             Operation::Apply { function, operands } => apply(*function, &operands.iter().map(of).collect::<Vec<Tensor>>()),
             // One element is as good as many of it.
             Operation::Broadcast { operand } => of(operand),
-            Operation::Signal { signal: Signal::Step } => number(f64::from(step)),
-            Operation::Signal { signal: Signal::Progress } => number(f64::from(step) / f64::from(steps.max(1))),
+            Operation::Signal { signal: signal @ (Signal::Step | Signal::Progress) } => {
+                let batch = Batch { step, steps, ..Batch::default() };
+                number(f64::from(batch.values(signal).expect("they follow from the step")[0]))
+            }
             Operation::Signal { .. }
             | Operation::Reduce { .. }
             | Operation::Statistic { .. }
@@ -88,7 +92,7 @@ pub fn elementwise(graph: &Graph, output: NodeId, live: &[&Tensor], time: (u32, 
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::expr::batch::{Batch, Layout};
+    use mopd_compiler::expr::batch::Layout;
     use mopd_compiler::expr::derivative::adjoints;
     use mopd_compiler::expr::graph::LiveId;
     use mopd_compiler::expr::interpret::interpret;
@@ -177,7 +181,12 @@ mod tests {
                 1 => nodes[nodes.len() - 1],
                 _ => nodes[random.below(nodes.len())],
             };
-            let operands: Vec<NodeId> = (0..function.operands()).map(&mut pick).collect();
+            let mut operands: Vec<NodeId> = (0..function.operands()).map(&mut pick).collect();
+            if let (Function::Clip, &[x, one, other]) = (function, operands.as_slice()) {
+                // Bounds that cross are no bounds.
+                let bounds = [Function::Minimum, Function::Maximum].map(|of| graph.apply(of, &[one, other]));
+                operands = vec![x, bounds[0], bounds[1]];
+            }
             nodes.push(graph.apply(function, &operands));
         }
         let output = nodes[nodes.len() - 1];
@@ -235,9 +244,10 @@ mod tests {
             let gradients = adjoints(&mut graph, sum, &[LiveId(0), LiveId(1), LiveId(2)]).expect("nothing is put together");
             let outputs: Vec<NodeId> = std::iter::once(output).chain(gradients.iter().copied()).collect();
             let expected = interpret(&graph, &outputs, &batch).unwrap();
+            let of_output = expected.get(output);
             let tensors = live(&batch, true);
             let got = elementwise(&graph, output, &tensors.iter().collect::<Vec<_>>(), (3, 10));
-            for (got, expected) in values(&got.detach()).into_iter().zip(expected.get(output)) {
+            for (got, expected) in values(&got.detach()).into_iter().zip(of_output) {
                 assert!(agree(got, *expected), "seed {seed}: {got} {expected}");
             }
             if !got.requires_grad() {
@@ -249,8 +259,8 @@ mod tests {
                 let found = if gradient.defined() { values(&gradient) } else { vec![0.0; TOKENS] };
                 for (token, (got, expected)) in found.into_iter().zip(expected.get(*node)).enumerate() {
                     // Where one side multiplies 0 by infinity the other may have left out the product.
-                    if got.is_finite() && expected.is_finite() {
-                        assert!(agree(got, *expected), "seed {seed}, token {token}: {got} {expected} {graph:?}");
+                    if got.is_finite() && expected.is_finite() && of_output[token].is_finite() {
+                        assert!(agree(got, *expected), "seed {seed}, token {token}: {got} {expected}");
                         compared += 1;
                     }
                 }

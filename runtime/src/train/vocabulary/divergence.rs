@@ -43,6 +43,9 @@ pub enum Weight {
 /// Log-probability of a tail that holds no entry: `exp` is 0, and differences of two are.
 const NOTHING: f64 = -1e4;
 
+/// A sum of weights times probabilities, relative to the largest, has lost its digits below this.
+const VANISHING: f64 = 1e-30;
+
 impl Divergence<'_> {
     /// In nats (total variation and sorted L1: probabilities), `[rows]`.
     ///
@@ -178,10 +181,7 @@ impl Divergence<'_> {
             if tail { Tensor::cat(&[on_entries, self::tail(&full, entries)], -1) } else { on_entries }
         };
         let parts: Vec<Tensor> = side.parts.iter().map(|(_, role)| part(*role)).collect();
-        let blended = (parts.len() > 1).then(|| {
-            let weighted = side.parts.iter().zip(&parts).map(|((weight, _), part)| weighted(part, weight, rows));
-            weighted.reduce(|sum, part| sum.logaddexp(&part)).expect("a side has at least one part")
-        });
+        let blended = (parts.len() > 1).then(|| blend(side, &parts, rows));
         let whole = blended.as_ref().unwrap_or(&parts[0]);
         let mut logps = match (renormalized, outside) {
             (false, _) => whole.shallow_clone(),
@@ -236,6 +236,23 @@ fn weighted(part: &Tensor, weight: &Weight, rows: &Rows) -> Tensor {
         Weight::Number(weight) => part + weight.ln(),
         Weight::PerToken(weights) => part + rows.column(weights).log(),
     }
+}
+
+/// Log-probabilities of a weighted sum: exactly those of its parts where these are equal and weights add up to 1.
+fn blend(side: &Side, parts: &[Tensor], rows: &Rows) -> Tensor {
+    let highest = parts[1..].iter().fold(parts[0].shallow_clone(), |highest, part| highest.maximum(part));
+    let shares = side.parts.iter().zip(parts).map(|((weight, _), part)| {
+        let relative = (part - &highest).exp_();
+        match weight {
+            Weight::Number(weight) => relative * *weight,
+            Weight::PerToken(weights) => relative * rows.column(weights),
+        }
+    });
+    let sum = shares.reduce(|sum, share| sum + share).expect("a side has at least one part");
+    // The highest may have no weight, and the others vanish beside it.
+    let logs = side.parts.iter().zip(parts).map(|((weight, _), part)| weighted(part, weight, rows));
+    let in_logs = logs.reduce(|sum, part| sum.logaddexp(&part)).expect("a side has at least one part");
+    in_logs.where_self(&sum.lt(VANISHING), &(highest + sum.log()))
 }
 
 /// Log of the probability outside the support, `[rows, 1]`. Summed over the complement rather than taken from 1, where

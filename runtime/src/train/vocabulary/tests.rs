@@ -313,6 +313,11 @@ fn truncated_divergences_where_student_equals_teacher() {
 /// Not almost: an optimiser that normalises gradients makes full steps of what rounding leaves.
 #[test]
 fn where_student_equals_teacher_there_is_no_gradient() {
+    let number = Parameter::Number;
+    let blend = plan::Distribution::Blend(vec![(number(0.25), Teacher), (number(0.75), Student)]);
+    let blended = plan::Divergence { left: blend, ..kl(Student, Teacher, TOP_2, Mass::Tail) };
+    let (value, gradient) = of_divergence(&blended, &TEACHER, &TEACHER);
+    assert!(value == 0.0 && gradient.iter().all(|g| *g == 0.0), "{value} {gradient:?}");
     for kind in kinds() {
         for (left, right) in [(Student, Teacher), (Teacher, Student)] {
             for support in supports() {
@@ -373,6 +378,19 @@ fn temperatures_bounds_and_blends_equal_their_definitions() {
             }
         }
     }
+}
+
+/// The likelier part of a blend may have no weight at all.
+#[test]
+fn a_blend_whose_likelier_part_has_no_weight_is_the_other_part() {
+    let sharp = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
+    let of = |left| plan::Divergence { left, ..kl(Student, Teacher, Support::Full, Mass::Raw) };
+    let number = Parameter::Number;
+    let blend = plan::Distribution::Blend(vec![(number(0.0), Teacher), (number(1.0), Student)]);
+    let (got, expected) =
+        (of_divergence(&of(blend), &sharp, &TEACHER), of_divergence(&of(plan::Distribution::Role(Student)), &sharp, &TEACHER));
+    close(&[got.0], &[expected.0], 1e-6);
+    close(&got.1, &expected.1, 1e-6);
 }
 
 /// What a detached side holds of the student is a constant: the gradient is that of a teacher with these probabilities.
