@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod doctor;
 mod explain;
+mod expr;
 mod fmt;
 mod new;
 mod plan;
@@ -25,10 +26,10 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "lsp", "bench", "help"];
+const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "lsp", "bench", "expr", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["audit", "watch", "report", "compare", "eval", "export", "serve", "expr"];
+const LATER: &[&str] = &["audit", "watch", "report", "compare", "eval", "export", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -42,6 +43,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Lsp(_) => crate::lsp::serve(),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Expr(arguments) => expr::expr(&arguments),
         Command::Other(words) => Err(other(&words)),
     }
 }
