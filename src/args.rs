@@ -37,6 +37,7 @@ pub enum Command {
     Doctor(Doctor),
     Lsp(Lsp),
     Bench(Bench),
+    Expr(Expr),
     /// Every other word: a command that is not built yet, or a slip.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -266,6 +267,7 @@ pub struct Bench {
 pub enum BenchWhat {
     Check(BenchCheck),
     Divergence(BenchDivergence),
+    Expr(BenchExpr),
     /// Every other word: a measurement that is not built yet, or a slip.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -317,6 +319,47 @@ pub enum DivergenceName {
     Jsd,
     /// kl(student || teacher, support: top_k(teacher, 64), mass: generalized)
     TopK,
+}
+
+/// Measure a per-token weight, interpreted and compiled, against a plain pass over the same memory
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  mopd bench expr --tokens 65536 --runs 50\n\nThe ways are measured in turn, run by run; each figure is a median."
+)]
+pub struct BenchExpr {
+    /// Tokens of a batch; may be given several times [default: 65536 and 4194304]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
+    pub tokens: Vec<u32>,
+    /// How often each way is measured; the interpreter, which is slow, three times at most
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// For programs: times in seconds
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Show what becomes of the weight and the terms of an objective
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd expr a.mopd my_objective                       the graph of all that it computes for each token
+  mopd expr a.mopd my_objective.weight --emit asm     the machine code of its weight
+  mopd expr std.opd reverse_kl --emit clif")]
+pub struct Expr {
+    /// The file; or a module of the standard library, as `std.opd`
+    pub file: PathBuf,
+    /// OBJECTIVE, OBJECTIVE.weight, OBJECTIVE.select, or OBJECTIVE.TERM
+    pub name: String,
+    /// `ir` is the graph, `clif` what the code generator is given, `asm` the instructions for this machine
+    #[arg(long, value_enum, default_value_t = Emit::Ir)]
+    pub emit: Emit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    Ir,
+    Clif,
+    Asm,
 }
 
 #[cfg(test)]

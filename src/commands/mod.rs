@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod doctor;
 mod explain;
+mod expr;
 mod fmt;
 mod new;
 mod plan;
@@ -26,10 +27,11 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] = &["new", "check", "fmt", "plan", "audit", "run", "explain", "sample", "doctor", "lsp", "bench", "help"];
+const BUILT: &[&str] =
+    &["new", "check", "fmt", "plan", "audit", "run", "explain", "sample", "doctor", "lsp", "bench", "expr", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["watch", "report", "compare", "eval", "export", "serve", "expr"];
+const LATER: &[&str] = &["watch", "report", "compare", "eval", "export", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -44,6 +46,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Lsp(_) => crate::lsp::serve(),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Expr(arguments) => expr::expr(&arguments),
         Command::Other(words) => Err(other(&words)),
     }
 }

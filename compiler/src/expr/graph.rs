@@ -312,6 +312,30 @@ impl Graph {
         Ok(())
     }
 
+    /// What `roots` need, one node a line.
+    pub fn listing(&self, roots: &[NodeId]) -> String {
+        let needed = self.reachable(roots);
+        let mut text = String::new();
+        for (id, node) in self.nodes().filter(|(id, _)| needed[id.0 as usize]) {
+            let operands: String = self.operands(id).iter().map(|operand| format!(" %{}", operand.0)).collect();
+            let what = match &node.operation {
+                Operation::Constant { value } => format!("constant {value}"),
+                Operation::Live { live } => format!("live {}", live.0),
+                Operation::Signal { signal } => {
+                    format!("signal {}", serde_json::to_string(signal).unwrap_or_else(|_| format!("{signal:?}")))
+                }
+                Operation::Broadcast { .. } => format!("broadcast{operands}"),
+                Operation::Apply { function, .. } => match serde_json::to_value(function) {
+                    Ok(serde_json::Value::String(name)) => format!("{name}{operands}"),
+                    _ => format!("{function:?}{operands}"),
+                },
+                operation => serde_json::to_string(operation).unwrap_or_else(|_| format!("{operation:?}")),
+            };
+            text += &format!("%{}: {} = {what}\n", id.0, node.axis.name());
+        }
+        text
+    }
+
     /// Whether every one of `ids` is a node.
     pub fn has(&self, ids: &[NodeId]) -> bool {
         ids.iter().all(|id| (id.0 as usize) < self.nodes.len())

@@ -225,7 +225,37 @@ fn a_measurement_says_of_what_it_is_and_what_came_out() {
     assert!(figures["keystroke"]["file"]["lines"].as_u64().is_some_and(|lines| lines >= 5_000), "{figures}");
     assert_eq!((&figures["check"]["milliseconds"]["count"], &figures["memory"]["edits"]), (&2.into(), &2.into()));
     assert_eq!(std::fs::read_dir(place.path(".")).expect("a folder").count(), 0, "nothing is left behind");
+    let expr = place.mopd(&["bench", "expr", "--tokens", "1000", "--runs", "2", "--json"]).is(0, &[]).json();
+    assert_eq!(expr["sizes"][0]["tokens"], 1000);
+    for way in ["memory_pass", "compiled_one_thread", "compiled", "interpreted"] {
+        assert!(expr["sizes"][0][way].as_f64().is_some_and(|time| time > 0.0), "{expr}");
+    }
+    place.mopd(&["bench", "expr", "--tokens", "1000", "--runs", "1"]).is(0, &[]);
+    place.mopd(&["bench", "expr", "--tokens", "0"]).is(2, &["--tokens"]);
     place.mopd(&["bench", "distill"]).is(2, &["error[not-supported-yet]"]);
     place.mopd(&["bench", "chek"]).is(2, &["error[unknown-command]", "mopd bench check"]);
     place.mopd(&["bench", "check", "--runs", "0"]).is(2, &["--runs"]);
+}
+
+/// `mopd expr`: the graph, what the code generator is given, and the instructions.
+#[test]
+fn expr_shows_what_becomes_of_a_weight() {
+    let source = "\
+objective capped(most: ratio = 5) {
+  weight = clip(exp(teacher.logp - student.logp), 0, most)
+  term imitate = -live student.logp
+  reduce = mean(token) then mean(sequence)
+}
+";
+    let place = Place::with(&[("a.mopd", source), ("broken.mopd", "objective {")]);
+    let graph = place.mopd(&["expr", "a.mopd", "capped.weight"]).is(0, &[]).out;
+    assert!(graph.contains("exp %") && graph.contains("; weight is %"), "{graph}");
+    assert!(!graph.contains("live 0") && place.mopd(&["expr", "a.mopd", "capped"]).is(0, &[]).out.contains("live 0"));
+    let clif = place.mopd(&["expr", "a.mopd", "capped.weight", "--emit", "clif"]).is(0, &[]).out;
+    assert!(clif.contains("; for each token:") && clif.contains("f32x4"), "{clif}");
+    let assembly = place.mopd(&["expr", "a.mopd", "capped.imitate", "--emit", "asm"]).is(0, &[]).out;
+    assert!(assembly.contains("block0:"), "{assembly}");
+    place.mopd(&["expr", "a.mopd", "caped"]).is(2, &["error[unknown-name]", "did you mean `capped`?"]);
+    place.mopd(&["expr", "a.mopd", "capped.select"]).is(2, &["error[unknown-name]", "it has: weight, imitate"]);
+    place.mopd(&["expr", "broken.mopd", "capped"]).is(1, &["error"]);
 }

@@ -5,7 +5,8 @@ use crate::plan::{Axis, Function, Reduction, Role, Signal};
 use super::emit::Target;
 use super::{CompileError, Program, Workspace};
 use crate::expr::batch::{Batch, Layout};
-use crate::expr::graph::{Graph, NodeId, Operation};
+use crate::expr::derivative::adjoints;
+use crate::expr::graph::{Graph, LiveId, NodeId, Operation};
 use crate::expr::interpret::{evaluate, interpret};
 use crate::expr::single::model::Model;
 use crate::expr::testing::{FUNCTIONS, Random};
@@ -50,12 +51,20 @@ fn results_do_not_depend_on_the_instructions_of_the_machine() {
 
 #[test]
 fn random_graphs_agree_to_the_last_bit() {
-    let mut operations = 0;
+    let (mut operations, mut derivatives) = (0, 0);
     for seed in 0..8000 {
         let mut random = Random(seed);
         let size = 1 + random.below(24);
-        let (mut graph, outputs) = random.graph(size, 2);
+        let (mut graph, mut outputs) = random.graph(size, 2);
         graph.set_fused(seed % 2 == 0);
+        let last = graph.broadcast(outputs[0], Axis::Token);
+        let loss = graph.reduce(Reduction::Mean, last, Axis::Batch, None);
+        // Some have none, such as ranks.
+        let gradients = adjoints(&mut graph, loss, &[LiveId(0), LiveId(1)]).unwrap_or_default();
+        let moving = gradients.into_iter().filter(|gradient| graph.constant_value(*gradient).is_none());
+        let before = outputs.len();
+        outputs.extend(moving);
+        derivatives += outputs.len() - before;
         graph.check().expect("generated graphs keep the rules");
         operations += graph.len();
         for _ in 0..2 {
@@ -64,6 +73,7 @@ fn random_graphs_agree_to_the_last_bit() {
             assert_same(&graph, &outputs, &batch, &format!("graph {seed}"));
         }
     }
+    assert!(derivatives > 2_000, "{derivatives} derivatives were compiled");
     assert!(operations > 80_000, "the generator makes graphs worth compiling");
 }
 
@@ -268,31 +278,4 @@ fn one_workspace_serves_different_programs_and_batches() {
             assert_eq!(bits(workspace.get(*output)), bits(fresh.get(*output)), "graph {seed}");
         }
     }
-}
-
-/// Bytes of this process in memory.
-#[cfg(target_os = "linux")]
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it says how much memory is in use");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") * 1024
-}
-
-/// Code, constants and tables of a program go with it.
-#[cfg(target_os = "linux")]
-#[test]
-fn ten_thousand_compilations_leave_the_process_no_larger() {
-    let mut random = Random(17);
-    let (graph, outputs) = random.graph(6, 2);
-    let compile = |times: usize| {
-        for _ in 0..times {
-            Program::compile(&graph, &outputs).expect("compiles");
-        }
-    };
-    compile(500);
-    let before = resident();
-    compile(10_000);
-    let grown = resident().saturating_sub(before);
-    // A leak of one page each would be 40 MB. Other tests run at the same time, and have their own memory.
-    assert!(grown < 24 << 20, "{grown} bytes more than before");
 }

@@ -1,6 +1,7 @@
 //! Memory for the values of a program, used again from run to run.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use crate::expr::graph::NodeId;
 use crate::expr::values::Values;
@@ -28,7 +29,10 @@ impl Workspace {
     }
 
     pub(super) fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        // Asking the system takes as long as a small batch.
+        static OF_THE_MACHINE: OnceLock<usize> = OnceLock::new();
+        self.threads
+            .unwrap_or_else(|| *OF_THE_MACHINE.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)))
     }
 
     pub(super) fn prepare(&mut self, nodes: usize) {

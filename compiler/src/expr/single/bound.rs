@@ -115,6 +115,20 @@ mod tests {
         worst
     }
 
+    /// The table of the book is this one.
+    #[test]
+    fn the_book_says_the_same() {
+        let page = include_str!("../../../../book/src/expressions.md");
+        for function in FUNCTIONS {
+            let bound = units_in_the_last_place(function);
+            let name = serde_json::to_value(function).expect("a name");
+            let name = name.as_str().expect("a name");
+            let row = page.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{name}`")));
+            let row = row.unwrap_or_else(|| panic!("the book has no row for `{name}`"));
+            assert!(row.split('|').any(|cell| cell.trim() == format!("{bound}")), "`{name}` is {bound}, not what {row} says");
+        }
+    }
+
     #[test]
     fn every_function_keeps_its_bound() {
         let mut broken = Vec::new();
