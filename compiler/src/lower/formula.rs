@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, text};
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
 
 use super::Origins;
 use super::narrow::formula::{self as narrow, Kind};
@@ -109,14 +109,9 @@ impl<'a> Lowering<'a> {
     fn node(&mut self, formula: &FormulaNode) -> Result<Lowered, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let unmasked = |node| Lowered { node, mask: None };
-        let kind = match (narrow::kind(formula, span), &formula.kind, self.supply) {
-            (Err(_), FormulaKind::Signal(signal), Supply::Anything) => {
-                Kind::Signal(Signal::Other { text: text::signal(signal), axis: formula.axis })
-            }
-            (Err(_), FormulaKind::Live(live), Supply::Anything) if formula.axis == Axis::Token => {
-                Kind::Live { live: Live::Other { text: text::live(live) }, factor: 1.0 }
-            }
-            (kind, ..) => kind?,
+        let kind = match self.supply {
+            Supply::Runtime => narrow::kind(formula, span)?,
+            Supply::Anything => narrow::kind_of_anything(formula, span)?,
         };
         Ok(match kind {
             Kind::Number(value) if !value.is_finite() => {
