@@ -51,3 +51,22 @@ fn nothing_about_the_runtime_is_taken_for_granted() {
     // The last block has no selected token.
     assert_eq!(values.get(weight), [-0.25, -0.75, 0.0]);
 }
+
+/// Names are cut to a readable length. What they leave out still tells two primitives apart.
+#[test]
+fn two_primitives_of_one_name_are_two() {
+    let target = |rate: f64| {
+        let clipped = reduce(Reduction::Mean, &apply(Function::Multiply, [&number(rate), &logp(Role::Teacher)]), Axis::Sequence);
+        let among =
+            FormulaKind::Reduce { reduction: Reduction::Mean, operand: clipped, among: Some(signal(Signal::Correct)), on: None };
+        live(Live::SquaredError { part: Part::Value, target: formula(among, Axis::Group, false), dimensions: None })
+    };
+    let (first, second) = (target(0.25), target(0.75));
+    let doubled = apply(Function::Add, [&first, &first]);
+    let mut objective = objective(signal(Signal::Masked), number(1.0));
+    objective.terms[0].value = apply(Function::Add, [&doubled, &second]);
+    let (_, origins) = sources();
+    let lowered = expressions(&objective, &origins).expect("all of it is the language's");
+    let names = ["live mse(student.value, ...)", "live mse(student.value, ...) (number 2)"];
+    assert_eq!(lowered.live, names.map(|text| Primitive::Other { text: text.into() }));
+}
