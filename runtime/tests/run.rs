@@ -251,7 +251,11 @@ fn a_loss_that_is_not_finite_names_step_domain_and_term() {
     let (events, code) = run(&job(&fine_tuning(5, poisoned(3.0)).plan, folder.path(), "out"));
     let failure = failure(&events, code);
     assert_eq!(failure.kind, FailureKind::NonFinite);
-    assert_eq!(failure.message, "the term `distill` is not finite for the domain `copy`");
+    let message = failure.message.strip_prefix("the term `distill` is not finite for the domain `copy`: first at sequence 0 ");
+    let (place, count) = message.expect("the message names term, domain and sequence").split_once("; ").unwrap();
+    assert!(place.contains("copy.train.jsonl:") && place.ends_with(", position 0"), "{place}");
+    // The whole batch: eight answers of two letters and an end.
+    assert_eq!(count, "24 of 24 tokens");
     assert_eq!((failure.stage.as_deref(), failure.seed, failure.step), (Some("start"), Some(1), Some(3)));
     let kept = fs::read_dir(folder.path().join("store"))
         .unwrap()
@@ -277,10 +281,8 @@ fn weights_that_explode_are_noticed() {
 #[test]
 fn the_sampler_at_temperature_1_is_the_student() {
     let folder = folder();
-    let between = |left, right| {
-        let (kind, mass) = (DivergenceKind::Kl, Mass::Raw);
-        Signal::Divergence(Divergence { kind, left, right, support: Support::Full, mass })
-    };
+    let between =
+        |left, right| Signal::Divergence(Divergence::between(DivergenceKind::Kl, left, right, Support::Full, Mass::Raw));
     let student = |of: fn(Role) -> Signal| of(Role::Student);
     let sampler = |of: fn(Role) -> Signal| of(Role::Sampler);
     let entropy: fn(Role) -> Signal = |role| Signal::Entropy { role };

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod audit;
 mod bench;
 mod check;
 mod doctor;
@@ -13,6 +14,7 @@ mod sample;
 use std::ffi::OsString;
 use std::path::Path;
 
+use mopd_compiler::expr::jit;
 use mopd_compiler::plan::Plan;
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, nearest};
@@ -24,10 +26,10 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "lsp", "bench", "help"];
+const BUILT: &[&str] = &["new", "check", "fmt", "plan", "audit", "run", "explain", "sample", "doctor", "lsp", "bench", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["audit", "watch", "report", "compare", "eval", "export", "serve", "expr"];
+const LATER: &[&str] = &["watch", "report", "compare", "eval", "export", "serve", "expr"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -35,6 +37,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Check(arguments) => check::check(&arguments),
         Command::Fmt(arguments) => fmt::fmt(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Audit(arguments) => audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
@@ -79,7 +82,7 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
 /// what this version can't execute.
 fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     let experiment = analysis.experiment.as_ref()?;
-    match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources) {
+    match mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, jit::fuses()) {
         Ok(plan) => Some(plan),
         Err(found) => {
             analysis.diagnostics.extend(found);

@@ -217,6 +217,58 @@ fn what_bodies_name_may_change_in_any_file() {
 }
 
 #[test]
+fn what_models_and_tables_name_may_change_in_any_file() {
+    // Many that depend on each other: families, routes by domain and by data, teachers that nobody declared, tables with stages of
+    // their own, names that are taken, weights that are loaded twice, an `eval`, a budget, a joint stage, a panel.
+    const ENTRY: &str = "use std.opd.mopd\nuse std.baselines.{mix_rl, cascade_rl}\nuse mine.{longer, from_library, soft}\n\nexperiment \"e\" { seed = 1 }\n\n\
+        domain sort { prompts = \"s\", tests = \"t\", reward = exact_match, share = 1/2 }\n\
+        domain other { prompts = \"s\", tests = \"t\", reward = parts(format: regex(\"a\"), answer: exact_match, weights: [0.5, 0.5]), share = half, limits = 6 }\n\
+        let half = 1/2\nlet rate = 0.1\nparam width: count = 8\n\n\
+        eval held { prompts = \"h\", reward = exact_match, samples = 2, temperature = 1.0, max_tokens = 4 }\n\
+        model start = llama { layers = 1, width = width, heads = 1, key_value_heads = 1, context = 16, tokenizer = bytes }\n\
+        model loaded = hf(\"some/base\")\nmodel again = hf(\"some/base\")\n\
+        model expert[d in domains] = grpo(start, on: d) { steps = 2, prompts = 2, samples = 2, max_tokens = longer, lr = rate }\n\
+        model warm = sft(again, on: sort) { target = answer, steps = 2, batch = 2, lr = rate }\n\
+        teacher specialist[d in domains] = expert[d]\nteacher elder = loaded { origin = same }\n\
+        teacher both = logits(specialist[sort]) + w * logits(specialist[other]) where w = 2\n\
+        route { for d in domains: domain == d -> specialist[d] }\n\n\
+        /// Clipped.\nobjective clipped(bound: nats = 2, share = 5%) {\n  let gap = clip(teacher.logp - student.logp, -bound, bound)\n\
+        \x20 let fair = zscore(reward, over: group, deviation: sample)\n  weight = 1 - share + share * fair\n  term gap = -gap * live student.logp\n\
+        \x20 reduce = mean(token) then mean(sequence)\n}\n\
+        objective both_of(a: teacher, by: number = 1) {\n  let far = by * (a.logp - student.logp)\n  weight = far\n  term t = live student.logp\n\
+        \x20 reduce = mean(token) then mean(sequence)\n}\n\
+        model first = distill(start) { objective = clipped(bound: 3), rollout = sample(n: 2, temperature: 1.0, max_tokens: longer), prompts = 2, steps = 3, lr = rate }\n\
+        model second = distill(first) { objective = clipped, rollout = sample(n: 2, temperature: 1.0, max_tokens: longer), prompts = 2, steps = 3, lr = rate }\n\
+        model third[n in [1, 2]] = distill(start) { objective = mopd(clip_at: n), rollout = sample(n: 1, temperature: 1.0, max_tokens: longer), prompts = 2, steps = 3, lr = rate }\n\
+        model own = distill(first) { objective = both_of(both), rollout = sample(n: 2, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = rate }\n\
+        model aged = distill(warm) { objective = both_of(elder, by: 2), rollout = sample(n: 2, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = rate }\n\
+        model mirror = distill(start) { objective = both_of(self.ema(0.9)), rollout = sample(n: 2, temperature: 1.0, max_tokens: 4), prompts = 2, steps = 3, lr = rate }\n\
+        model late = from_library(second)\n\
+        model merged = merge([first, second]) { method = average }\n\n\
+        compare \"one\" { models = [start, expert, first, second], score = normalized(zero: start, one: expert), samples = 2, temperature = 1.0, max_tokens = 4 }\n\
+        compare \"two\" { models = [first, from_library(start), mix_rl(start, steps: 2, prompts: 2, samples: 2, max_tokens: longer, lr: rate)], samples = 2, temperature = 1.0, max_tokens = 4 }\n\
+        compare \"three\" { models = [from_library(start), mix_rl(start, steps: 2, prompts: 2, samples: 2, max_tokens: longer, lr: rate), late], samples = 2, temperature = 1.0, max_tokens = 4 }\n\
+        compare \"four\" { models = [first, mirror], on = [held], budget = steps, teachers = free }\n\
+        compare \"five\" { models = [start, third[1], third[2], aged, own, merged], on = [sort], samples = 1, temperature = 0, max_tokens = 4 }\n";
+    const MINE: &str = "use std.opd.mopd\npub let longer = 4 + two\nlet two = 2\n\
+        pub objective soft(by: number = two) {\n  let near = by * (teacher.logp - student.logp)\n  weight = near\n  term push = live student.logp\n\
+        \x20 reduce = mean(token) then mean(sequence)\n}\n\
+        pub stage from_library(from: model) = distill(from) { objective = soft(by: 3), rollout = sample(n: 1, temperature: 1.0, max_tokens: longer), \
+        prompts = 2, steps = two, lr = 0.1 }\n";
+    let mut files = with_library(ENTRY);
+    files.insert(vec!["mine".to_owned()], MINE.to_owned());
+    let load = |module: &[&str]| {
+        let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
+        files.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
+    };
+    let sound = analyse(SourceFile { path: "entry".to_owned(), text: ENTRY.to_owned() }, &load);
+    assert!(sound.diagnostics.is_empty(), "{}", mopd_tests::listing(&sound));
+    for seed in 1..24 {
+        write_on("two files with many models", &files, seed, 60);
+    }
+}
+
+#[test]
 fn a_body_that_goes_through_all_domains_is_checked_again_when_one_comes_or_goes() {
     let one = "domain only { prompts = \"p\", tests = \"t\", reward = exact_match }\n";
     let rest = "experiment \"e\" { seed = 1 }\nfn each() = for d in domains: nowhere\n";

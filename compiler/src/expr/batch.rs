@@ -97,7 +97,11 @@ impl Layout {
     /// Where one does not, or where tokens are divided into runs that do not fit their sequences.
     pub fn check(&self) -> Result<(), EvaluationError> {
         let missing = |element, parent| Err(EvaluationError::Layout { element, parent });
-        let inside = |parents: &[u32], limit: usize| parents.iter().all(|parent| (*parent as usize) < limit);
+        // Without a way out in the middle: that can be done for several at a time.
+        let inside = |parents: &[u32], limit: usize| {
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+            parents.iter().fold(true, |inside, parent| inside & (*parent < limit))
+        };
         if !inside(&self.sequence_of_token, self.sequences()) {
             return missing("token", "sequence");
         }

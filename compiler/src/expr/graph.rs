@@ -87,10 +87,13 @@ pub enum Operation {
     },
 }
 
-/// Equality is equality of nodes, in order.
+/// Equality is equality of nodes, in order, and of arithmetic.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Graph {
     nodes: Vec<Node>,
+    /// See [`Graph::fused`].
+    #[serde(default)]
+    fused: bool,
     /// Finds a node that exists already; keyed by the node's canonical text. Empty in a graph read from JSON, which is
     /// only evaluated.
     #[serde(skip)]
@@ -99,7 +102,7 @@ pub struct Graph {
 
 impl PartialEq for Graph {
     fn eq(&self, other: &Graph) -> bool {
-        self.nodes == other.nodes
+        self.nodes == other.nodes && self.fused == other.fused
     }
 }
 
@@ -112,6 +115,17 @@ pub struct MalformedGraph {
 }
 
 impl Graph {
+    /// Whether a multiplication and an addition within a function of f32 numbers are rounded once (a fused multiply-add) or
+    /// twice. Results differ in the last bit, so the graph says it and every lowering in f32 obeys, on any machine.
+    pub fn fused(&self) -> bool {
+        self.fused
+    }
+
+    /// See [`Graph::fused`].
+    pub fn set_fused(&mut self, fused: bool) {
+        self.fused = fused;
+    }
+
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0 as usize]
     }

@@ -6,17 +6,20 @@ use super::batch::Batch;
 use super::graph::{Graph, NodeId, Operation};
 use super::values::{EvaluationError, Values};
 use super::{aggregate, scalar};
+use crate::plan::Function;
 
 /// The values of `outputs` on `batch`. Fails where the batch lacks something that they read.
 pub fn interpret(graph: &Graph, outputs: &[NodeId], batch: &Batch) -> Result<Values<f64>, EvaluationError> {
-    evaluate(graph, outputs, batch, |x| x)
+    evaluate(graph, outputs, batch, scalar::apply, |x| x)
 }
 
-/// `round` is applied to the value of every node: with rounding to f32, this is what a program in single precision computes.
+/// With other elementwise functions, and with `round` applied to the value of every node: so a program in single precision
+/// can be followed.
 pub(super) fn evaluate(
     graph: &Graph,
     outputs: &[NodeId],
     batch: &Batch,
+    apply: impl Fn(Function, &[f64]) -> f64,
     round: fn(f64) -> f64,
 ) -> Result<Values<f64>, EvaluationError> {
     graph.check()?;
@@ -45,7 +48,7 @@ pub(super) fn evaluate(
                     for (argument, operand) in arguments.iter_mut().zip(operands) {
                         *argument = of(operand)[index];
                     }
-                    scalar::apply(*function, &arguments)
+                    apply(*function, &arguments)
                 });
                 elements.collect()
             }

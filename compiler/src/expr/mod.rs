@@ -8,6 +8,7 @@ pub mod graph;
 pub mod interpret;
 pub mod jit;
 mod scalar;
+pub mod single;
 #[cfg(test)]
 mod testing;
 pub mod values;

@@ -118,9 +118,7 @@ impl<'a> Lowering<'a> {
                 Kind::Signal(Signal::Other { text, axis }) => {
                     Kind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
                 }
-                Kind::Live { live: Live::Other { text }, factor } => {
-                    Kind::Live { live: Live::Other { text: self.distinct(text, formula) }, factor }
-                }
+                Kind::Live(Live::Other { text }) => Kind::Live(Live::Other { text: self.distinct(text, formula) }),
                 kind => kind,
             },
         };
@@ -143,18 +141,13 @@ impl<'a> Lowering<'a> {
                 let behind = self.graph.apply(Function::Add, &[position, one]);
                 unmasked(self.graph.apply(Function::Subtract, &[length, behind]))
             }
-            Kind::Divergence { divergence, factor } => {
-                let node = self.graph.signal(Signal::Divergence(divergence));
-                unmasked(self.scaled(node, factor))
-            }
-            Kind::Live { live, factor } => {
+            Kind::Live(live) => {
                 let known = self.primitives.iter().position(|primitive| primitive.live == live);
                 let index = known.unwrap_or_else(|| {
                     self.primitives.push(Primitive { live, origin: formula.origin });
                     self.primitives.len() - 1
                 });
-                let node = self.graph.live(LiveId(index as u32));
-                unmasked(self.scaled(node, factor))
+                unmasked(self.graph.live(LiveId(index as u32)))
             }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
             Kind::Apply(Function::Multiply) if switched_off(formula) => unmasked(self.graph.constant(formula.axis, 0.0)),
@@ -300,14 +293,6 @@ impl<'a> Lowering<'a> {
             (Some(selected), Some(among)) => Some(self.graph.apply(Function::And, &[selected, among])),
             (selected, among) => selected.or(among),
         }
-    }
-
-    fn scaled(&mut self, node: NodeId, factor: f64) -> NodeId {
-        if factor == 1.0 {
-            return node;
-        }
-        let factor = self.graph.constant(Axis::Run, factor);
-        self.graph.apply(Function::Multiply, &[factor, node])
     }
 
     /// Which elements of a number take part in a reduction or statistic of it.

@@ -22,12 +22,18 @@ use narrow::settings::Settings;
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{Comparison, Domain, Experiment, Live, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
 
-/// Compiles a checked experiment. `origins` is what its [`Origin`]s point into.
+/// Compiles a checked experiment. `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
+/// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is fast here.
 ///
 /// # Errors
 /// What the checker can't see and a plan can't hold: what this version can't execute (refused by name, where it was asked for),
 /// `live` inside something without a derivative, a `reduce` that does not end in one number, numbers that are not finite.
-pub fn compile(experiment: &checked::Experiment, origins: &[Span], sources: &Sources) -> Result<Plan, Vec<Diagnostic>> {
+pub fn compile(
+    experiment: &checked::Experiment,
+    origins: &[Span],
+    sources: &Sources,
+    fused: bool,
+) -> Result<Plan, Vec<Diagnostic>> {
     let origins = Origins(origins);
     let mut settings = Settings::new(experiment, origins);
     let domains: Vec<Domain> = experiment.domains.iter().filter_map(|domain| settings.domain(domain)).collect();
@@ -43,7 +49,7 @@ pub fn compile(experiment: &checked::Experiment, origins: &[Span], sources: &Sou
     }
     let mut lowered = Vec::with_capacity(models.len());
     for model in models {
-        match self::lowered(model, origins) {
+        match self::lowered(model, origins, fused) {
             Ok(model) => lowered.push(model),
             Err(found) => findings.add([*found]),
         }
@@ -129,7 +135,7 @@ impl Findings {
     }
 }
 
-fn lowered(model: Model<&checked::Train>, origins: Origins) -> Result<Model<Objective>, Box<Diagnostic>> {
+fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Result<Model<Objective>, Box<Diagnostic>> {
     let Model { name, stage, origin } = model;
     let stage = match stage {
         Stage::Initialise(architecture) => Stage::Initialise(architecture),
@@ -142,7 +148,7 @@ fn lowered(model: Model<&checked::Train>, origins: Origins) -> Result<Model<Obje
                 start: train.start,
                 mixture: train.mixture,
                 teachers: train.teachers,
-                objective: objective::lower(&checked.objective, normal_form, origins)?,
+                objective: objective::lower(&checked.objective, normal_form, origins, fused)?,
                 prefixes: train.prefixes,
                 optimizer: train.optimizer,
                 steps: train.steps,

@@ -66,7 +66,7 @@ impl Checker {
         found.push(model);
         let stage = &self.model(model).stage;
         if teachers {
-            for input in stage.inputs(&self.teachers) {
+            for input in stage.inputs(self.teachers.known()) {
                 self.ancestry(input, teachers, found);
             }
             return;

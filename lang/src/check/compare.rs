@@ -30,6 +30,9 @@ impl Checker {
         let settings = self.settings(Some(block), "compare", name.span, vocabulary::COMPARE, false);
         self.keep_marks(&settings, &format!("compare {:?}", name.text));
         let columns = self.columns_of_table(&settings, &env)?;
+        if !columns.benchmarks.is_empty() {
+            self.spoil_recording(); // They count as used by the table that is made.
+        }
         let rows = self.required(&settings, "models").and_then(|expr| self.rows(expr, &columns, &env));
         let normalized = match settings.get("score") {
             None => Some(None),

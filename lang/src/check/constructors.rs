@@ -1,7 +1,7 @@
 //! The stages that make models: who is called, and those that train nothing.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Architecture, Family, Merge, MergeMethod, Model, ModelId, Pretrained, Recipe, Stage, Tokenizer};
+use crate::experiment::{Architecture, Family, Merge, MergeMethod, ModelId, Pretrained, Recipe, Stage, Tokenizer};
 use crate::formula::Unit;
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind};
@@ -48,19 +48,6 @@ impl Checker {
     pub(super) fn declare_stage(&mut self, stage_name: &str, stage: Stage, span: Span, env: &Env) -> ModelId {
         let name = if env.model_name.is_empty() { stage_name } else { &env.model_name };
         self.declare_model(name, stage, span)
-    }
-
-    pub(super) fn declare_model(&mut self, name: &str, stage: Stage, span: Span) -> ModelId {
-        let taken = |checker: &Checker, name: &str| checker.models.iter().any(|model| model.name == name);
-        let mut unique = name.to_owned();
-        let mut number = 2;
-        while taken(self, &unique) {
-            unique = format!("{name}.{number}");
-            number += 1;
-        }
-        let origin = self.origin(span);
-        self.models.push(Model { name: unique, stage, origin });
-        ModelId(self.models.len() as u32 - 1)
     }
 
     /// The shape that a model's weights have; known where they begin in this file.

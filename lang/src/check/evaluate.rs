@@ -554,7 +554,7 @@ impl Checker {
             return Value::Error;
         };
         let wanted = Stage::Member { joint: model, member };
-        let found = self.models.iter().position(|model| model.stage == wanted);
+        let found = self.models.known().iter().position(|model| model.stage == wanted);
         // The first member is the stage's own value.
         Value::Model(found.map_or(model, |index| crate::experiment::ModelId(index as u32)))
     }

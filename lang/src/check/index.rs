@@ -165,7 +165,8 @@ pub struct Facts {
 
 impl Facts {
     /// A body is evaluated once per call; what differs between calls is no constant.
-    pub fn record(&mut self, declared: Span, mut worth: Worth) {
+    pub fn record(&mut self, declared: Span, worth: &Worth) {
+        let mut worth = worth.clone();
         if let Some(before) = self.worths.get(&declared)
             && before.constant != worth.constant
         {

@@ -21,29 +21,27 @@ impl Checker {
     /// The value of an item, evaluated when first asked for.
     pub(super) fn item_value(&mut self, id: ItemId, asked_at: Span) -> Value {
         self.record_request(id);
-        match self.modules.progress.get(&id) {
+        let names = match self.modules.progress.get_mut(&id) {
             Some(Progress::Done(value)) => return value.clone(),
             Some(Progress::Started) => {
+                self.cycles += 1;
                 self.report(
                     Diagnostic::error(Code::Cycle, asked_at, "this definition needs itself").label("asked for again here"),
                 );
                 return Value::Error;
             }
-            None => {}
-        }
+            Some(Progress::Repeated { names, .. }) => Some(std::mem::take(names)),
+            None => None,
+        };
         self.modules.progress.insert(id, Progress::Started);
         let tree = self.modules.tree(id.module);
         let item = &tree.items[id.index];
-        let recording = self.pause_recording();
-        let work = std::mem::replace(&mut self.work, Work::of(item));
-        let value = self.evaluate_item(id, item);
-        self.work = work;
-        self.resume_recording(recording);
+        let value = self.evaluate_once(id, item, names);
         self.modules.progress.insert(id, Progress::Done(value.clone()));
         value
     }
 
-    fn evaluate_item(&mut self, id: ItemId, item: &Item) -> Value {
+    pub(super) fn evaluate_item(&mut self, id: ItemId, item: &Item) -> Value {
         let env = Env::constant(id.module);
         if let Some(kind) = callable(&item.kind) {
             return Value::Item { item: id, kind };

@@ -28,7 +28,7 @@ impl Checker {
             // The same file or name twice is one checkpoint.
             Stage::Load(pretrained) => {
                 let same = |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
-                let first = self.models.iter().position(same).map_or(model, |index| ModelId(index as u32));
+                let first = self.models.known().iter().position(same).map_or(model, |index| ModelId(index as u32));
                 add(found, first);
             }
             Stage::Train(train) => self.roots(train.start, found),
@@ -61,7 +61,7 @@ impl Checker {
 
     fn descent(&self, teacher: TeacherId, start: ModelId) -> Descent {
         let of = |role: &Role| match role {
-            Role::Named { teacher, .. } => match self.said_origins.get(teacher) {
+            Role::Named { teacher, .. } => match self.said_origins.known().get(teacher) {
                 // Said once, it need not be said again of what is made of it.
                 Some((SaidOrigin::Same, _)) => Descent::Shared,
                 _ => self.descent(*teacher, start),
@@ -94,7 +94,7 @@ impl Checker {
 
     /// Whether a teacher whose word is learnt from descends from the student's start, or is said not to.
     pub(super) fn check_lineage(&mut self, teacher: TeacherId, train: &Train, stage: Span) -> bool {
-        let said = self.said_origins.get(&teacher).copied();
+        let said = self.said_origins.known().get(&teacher).copied();
         let descent = self.descent(teacher, train.start);
         let (name, declared) = (self.teacher(teacher).name.clone(), self.span(self.teacher(teacher).origin));
         let ours = self.root_name(train.start);

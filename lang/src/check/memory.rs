@@ -1,32 +1,30 @@
 //! What is kept of one analysis for the next, while a file is being written: the trees of its items, and what checking them
-//! said.
+//! came to.
 //!
-//! Most items are checked for their own sake: nothing else depends on it. Where such a check had nothing to report, it is not
-//! done again while neither the item nor anything that it looked up has changed. A change of an item concerns every check that
+//! Where the check of an item had nothing to report, it is repeated in outline ([`super::recording`]) while neither the item nor
+//! anything that it looked up has changed. A change of an item concerns every check that
 //! looked up its name; where no check is kept, every item that mentions it in any sense; and so on, with the names of those. That
 //! is more than needed, and needs no knowledge of how names are resolved.
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use crate::diag::Diagnostic;
-use crate::source::{FileId, Span};
+use crate::experiment::{Domain, Origin, Reward, RewardPart};
+use crate::source::FileId;
 use crate::syntax::KnownFile;
 use crate::syntax::ast::{Item, ItemKind, Module};
 
-use super::Checker;
-use super::index::Worth;
-use super::items::callable;
-use super::modules::{ItemId, declared_name};
-use super::value::Value;
+use super::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE, declared_name};
+use super::recording::Check;
 
 /// Belongs to whoever analyses the same file again and again. It knows the files of the last analysis and no others, so it grows
 /// with them alone.
 #[derive(Default)]
 pub struct Memory {
     files: HashMap<String, RememberedFile>,
+    /// All domains, as far as a check can tell them from others.
+    domains: Vec<Domain>,
     changed: Changed,
 }
 
@@ -40,7 +38,7 @@ struct RememberedFile {
 
 struct RememberedItem {
     text: String,
-    /// Hashes of all words in it.
+    /// Hashes of all words in it, and of what it may look up besides.
     words: Vec<u32>,
     effect: Effect,
     /// What its check came to, if it may be repeated.
@@ -52,8 +50,6 @@ struct RememberedItem {
 struct Effect {
     /// Items that mention one of these words.
     words: Vec<u32>,
-    /// Checks that looked at the list of all domains.
-    domains: bool,
     everything: bool,
 }
 
@@ -62,72 +58,9 @@ struct Changed {
     words: HashSet<u32>,
     /// By the lower half of the hash, for a quick no.
     some: Vec<u64>,
+    /// Checks that looked at the list of all domains.
     domains: bool,
     everything: bool,
-}
-
-/// A check without findings.
-struct Check {
-    /// The items whose values it asked for, in order: evaluating them has effects of its own.
-    asked: Vec<Asked>,
-    /// What it found out about names, by their place behind the beginning of the item.
-    facts: Vec<(u32, u32, Worth)>,
-    /// Hashes of the names that it looked up, found or not.
-    consulted: Vec<u32>,
-    /// It looked at the list of all domains.
-    domains: bool,
-}
-
-struct Asked {
-    path: String,
-    name: String,
-}
-
-/// A check under way.
-#[derive(Default)]
-pub struct Recording {
-    asked: Vec<ItemId>,
-    facts: Vec<(Span, Worth)>,
-    consulted: Vec<u32>,
-    domains: bool,
-    /// It did something that must be done again each time.
-    spoilt: bool,
-}
-
-/// A part of the checker's state that notes whether someone had to do with it.
-#[derive(Default)]
-pub struct Watched<T> {
-    value: T,
-    touched: Cell<bool>,
-}
-
-impl<T> Watched<T> {
-    fn touched(&self) -> bool {
-        self.touched.replace(false)
-    }
-
-    pub fn take(&mut self) -> T
-    where
-        T: Default,
-    {
-        std::mem::take(self)
-    }
-}
-
-impl<T> Deref for Watched<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        self.touched.set(true);
-        &self.value
-    }
-}
-
-impl<T> DerefMut for Watched<T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.touched.set(true);
-        &mut self.value
-    }
 }
 
 impl Memory {
@@ -168,8 +101,11 @@ impl Memory {
         (module, findings)
     }
 
-    /// All files have been read: forgets the checks that a change concerns.
-    pub(super) fn forget_what_changed(&mut self) {
+    /// All files have been read, and these are all domains: forgets the checks that a change concerns.
+    pub(super) fn forget_what_changed(&mut self, domains: &[Domain]) {
+        let domains: Vec<Domain> = domains.iter().map(as_checks_see_it).collect();
+        self.changed.domains = domains != self.domains;
+        self.domains = domains;
         let unused = self.files.values().filter(|file| !file.used);
         unused.flat_map(|file| &file.items).for_each(|item| self.changed.add(&item.effect));
         self.files.retain(|_, file| std::mem::take(&mut file.used));
@@ -191,8 +127,15 @@ impl Memory {
         self.changed = Changed::default();
     }
 
-    fn item(&mut self, path: &str, index: usize) -> Option<&mut RememberedItem> {
-        self.files.get_mut(path)?.items.get_mut(index)
+    /// What the check of an item came to, where it may be repeated.
+    pub(super) fn check(&self, path: &str, index: usize) -> Option<Rc<Check>> {
+        self.files.get(path)?.items.get(index)?.check.clone()
+    }
+
+    pub(super) fn keep(&mut self, path: &str, index: usize, check: Option<Check>) {
+        if let Some(item) = self.files.get_mut(path).and_then(|file| file.items.get_mut(index)) {
+            item.check = check.map(Rc::new);
+        }
     }
 }
 
@@ -207,9 +150,9 @@ impl RememberedItem {
             kind => declared_name(kind).map(|name| vec![hash(&name.text)]),
         };
         let everything = concerned.is_none();
-        // An import may bring a domain.
-        let domains = matches!(item.kind, ItemKind::Domain { .. } | ItemKind::Use(_));
-        let effect = Effect { words: concerned.unwrap_or_default(), domains, everything };
+        let effect = Effect { words: concerned.unwrap_or_default(), everything };
+        // Looked up without being mentioned.
+        words.extend([SFT_OBJECTIVE, GRPO_OBJECTIVE].map(|(_, name)| hash(name)));
         words.sort_unstable();
         words.dedup();
         RememberedItem { text: text.to_owned(), words, effect, check: None }
@@ -219,7 +162,6 @@ impl RememberedItem {
 impl Changed {
     fn add(&mut self, effect: &Effect) {
         self.everything |= effect.everything;
-        self.domains |= effect.domains;
         self.some.resize(1 << 10, 0);
         for word in &effect.words {
             self.some[usize::from(*word as u16) / 64] |= 1 << (word % 64);
@@ -241,6 +183,30 @@ impl Changed {
     }
 }
 
+/// A domain without what no other item's check depends on. Places are told in findings, and a check with findings is not kept.
+fn as_checks_see_it(domain: &Domain) -> Domain {
+    let Domain { name, prompts: _, tests, reward, share, limit, origin: _ } = domain;
+    let nothing = || Reward::ExactMatch { field: String::new() };
+    Domain {
+        name: name.clone(),
+        // Files are read when it runs.
+        prompts: String::new(),
+        tests: tests.as_ref().map(|_| String::new()),
+        // Objectives name the parts of a reward.
+        reward: match reward {
+            Reward::Parts(parts) => {
+                let named = |part: &RewardPart| RewardPart { name: part.name.clone(), weight: 0.0, reward: nothing() };
+                Reward::Parts(parts.iter().map(named).collect())
+            }
+            _ => nothing(),
+        },
+        // Whether there is anything to train on; how much is a matter of the run.
+        share: f64::from(u8::from(*share > 0.0)),
+        limit: limit.map(|(limit, _)| (limit, Origin(0))),
+        origin: Origin(0),
+    }
+}
+
 /// Hashes of the words of a text. Two words with one hash cost a check too many, no more.
 fn words(text: &str) -> Vec<u32> {
     text.split(|character: char| !crate::syntax::words::is_word(character)).filter(|word| !word.is_empty()).map(hash).collect()
@@ -249,166 +215,4 @@ fn words(text: &str) -> Vec<u32> {
 /// FNV-1a
 pub fn hash(word: &str) -> u32 {
     word.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
-impl Checker {
-    /// Checks an item for its own sake, unless it is known that there is nothing to report.
-    pub(super) fn check_item_once(&mut self, id: ItemId, item: &Item) {
-        if callable(&item.kind).is_none() {
-            return self.check_item(id, item);
-        }
-        let path = self.path(id).to_owned();
-        if let Some(check) = self.memory.item(&path, id.index).and_then(|item| item.check.clone())
-            && self.repeat(&check, item)
-        {
-            return;
-        }
-        self.resume_recording(Some(Recording::default()));
-        self.check_item(id, item);
-        let Some(recording) = self.pause_recording() else { return };
-        let check = self.check_of(recording, item);
-        if let Some(remembered) = self.memory.item(&path, id.index) {
-            remembered.check = check.map(Rc::new);
-        }
-    }
-
-    fn check_of(&self, recording: Recording, item: &Item) -> Option<Check> {
-        let Recording { asked, facts, mut consulted, domains, spoilt } = recording;
-        consulted.sort_unstable();
-        consulted.dedup();
-        if spoilt {
-            return None;
-        }
-        let asked = asked.into_iter().map(|id| {
-            let tree = self.modules.tree(id.module);
-            let name = declared_name(&tree.items[id.index].kind)?.text.clone();
-            Some(Asked { path: self.path(id).to_owned(), name })
-        });
-        let facts = facts.into_iter().map(|(span, worth)| {
-            let inside = span.file == item.span.file && item.span.start <= span.start && span.end <= item.span.end;
-            inside.then(|| (span.start - item.span.start, span.end - item.span.start, worth))
-        });
-        Some(Check { asked: asked.collect::<Option<_>>()?, facts: facts.collect::<Option<_>>()?, consulted, domains })
-    }
-
-    /// Does again what the check of an item did besides finding nothing. False where that can't be done.
-    fn repeat(&mut self, check: &Check, item: &Item) -> bool {
-        let ids = check.asked.iter().map(|asked| {
-            let files = self.modules.files().find(|(_, file)| self.sources.file(*file).path == asked.path);
-            let module = files?.0;
-            let declared = self.modules.lookup(module, &asked.name)?;
-            (declared.item.module == module).then_some(declared.item)
-        });
-        let Some(ids) = ids.collect::<Option<Vec<ItemId>>>() else { return false };
-        for id in ids {
-            self.item_value(id, item.span);
-        }
-        for (start, end, worth) in &check.facts {
-            let span = Span { file: item.span.file, start: item.span.start + start, end: item.span.start + end };
-            self.facts.record(span, worth.clone());
-        }
-        true
-    }
-
-    fn path(&self, id: ItemId) -> &str {
-        &self.sources.file(self.modules.file(id.module)).path
-    }
-
-    /// What has been touched since the last time: the list of domains, and what spoils a recording. A part of the checker's state
-    /// that is not named here does not compile: it must be said whether a check that reads or changes it may be left out.
-    fn touched(&self) -> (bool, bool) {
-        let Checker {
-            memory: _,
-            recording: _,
-            sources: _,
-            // Values of items are asked for again.
-            modules: _,
-            // A check with findings is not kept.
-            diagnostics: _,
-            // Their numbers matter to nobody, only that they lead to the same places.
-            origins: _,
-            known_origins: _,
-            domains,
-            models,
-            teachers,
-            used_teachers,
-            said_origins,
-            panels,
-            benchmarks,
-            sweep,
-            // For those who ask for the experiment.
-            objectives: _,
-            route,
-            // Of the experiment, which is not put together.
-            marks: _,
-            // Told again.
-            facts: _,
-            // Set before the first check, by items that concern everything.
-            seed: _,
-            has_experiment: _,
-            calling: _,
-            // Begins anew with every item.
-            work: _,
-            // Whoever sets it spoils the recording.
-            overworked: _,
-            // As it was before, once a check is over.
-            any_numbers: _,
-        } = self;
-        let spoilt = [
-            models.touched(),
-            teachers.touched(),
-            used_teachers.touched(),
-            said_origins.touched(),
-            panels.touched(),
-            benchmarks.touched(),
-            sweep.touched(),
-            route.touched(),
-        ];
-        (domains.touched(), spoilt.contains(&true))
-    }
-
-    // ---- What a check does while it is recorded ----
-
-    /// It can't be left out next time.
-    pub(super) fn spoil_recording(&mut self) {
-        if let Some(recording) = &mut self.recording {
-            recording.spoilt = true;
-        }
-    }
-
-    /// It asks for the value of an item.
-    pub(super) fn record_request(&mut self, id: ItemId) {
-        if let Some(recording) = &mut self.recording
-            && !recording.asked.contains(&id)
-        {
-            recording.asked.push(id);
-        }
-    }
-
-    /// It has found out what a name is worth.
-    pub(super) fn record(&mut self, declared: Span, value: &Value) {
-        let Some(worth) = Worth::of(value) else { return };
-        if let Some(recording) = &mut self.recording {
-            recording.facts.push((declared, worth.clone()));
-        }
-        self.facts.record(declared, worth);
-    }
-
-    /// The value of another item is evaluated: what happens now is that item's affair.
-    pub(super) fn pause_recording(&mut self) -> Option<Recording> {
-        let mut recording = self.recording.take()?;
-        let (domains, spoilt) = self.touched();
-        recording.domains |= domains;
-        recording.spoilt |= spoilt;
-        recording.consulted.extend(self.modules.consulted.take().unwrap_or_default());
-        Some(recording)
-    }
-
-    pub(super) fn resume_recording(&mut self, recording: Option<Recording>) {
-        if recording.is_some() {
-            self.touched();
-            self.modules.consulted.replace(Some(Vec::new()));
-        }
-        self.recording = recording;
-    }
 }

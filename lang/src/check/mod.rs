@@ -29,6 +29,7 @@ mod optimizers;
 mod panels;
 mod pitfalls;
 mod ranges;
+mod recording;
 mod reduce;
 mod rewards;
 mod rollouts;
@@ -56,9 +57,9 @@ use crate::source::{SourceFile, Sources, Span};
 use crate::syntax::ast::ItemKind;
 use items::callable;
 pub use memory::Memory;
-use memory::Watched;
 pub(crate) use modules::declared_name;
 use modules::{ItemId, ModuleId, Modules};
+use recording::Watched;
 use value::Value;
 
 /// Everything known about one file and what it imports. Checking never fails: it returns what it could make sense of, and a
@@ -103,14 +104,22 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
 
 /// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    Checker::new(Memory::default()).analyse(entry, load, overrides).0
+    Checker::new(Memory::default()).analyse(entry, load, overrides, None).0
+}
+
+/// Says what else is wrong with an experiment that is sound as far as its text goes. The places of its parts come with it.
+pub type Auditor<'a> = &'a dyn Fn(&Experiment, &[Span]) -> Vec<Diagnostic>;
+
+/// The same, with what `audit` finds where nothing else is an error.
+pub fn analyse_audited(entry: SourceFile, load: Loader, overrides: &[(String, String)], audit: Auditor) -> Analysis {
+    Checker::new(Memory::default()).analyse(entry, load, overrides, Some(audit)).0
 }
 
 /// The same for a file that is being written: what has not changed since the last time is not done again. Findings and index
 /// are those of [`analyse`]; experiment and objectives are not put together. It is quickest where the last result has been dropped.
 pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
     // Left empty should the checker panic: what it was about to change is not to be trusted.
-    let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[]);
+    let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[], None);
     *memory = kept;
     // What was not checked again has left no trace in it.
     Analysis { experiment: None, objectives: Vec::new(), ..analysis }
@@ -120,7 +129,7 @@ pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> An
 struct Checker {
     memory: Memory,
     /// What the check of an item does, where that may be kept.
-    recording: Option<memory::Recording>,
+    recording: Option<recording::Recording>,
     sources: Sources,
     modules: Modules,
     diagnostics: Vec<Diagnostic>,
@@ -128,6 +137,9 @@ struct Checker {
     known_origins: HashMap<Span, Origin>,
     domains: Watched<Vec<Domain>>,
     models: Watched<Vec<Model>>,
+    model_names: recording::ModelNames,
+    /// By what was checked in outline alone.
+    uses: recording::Uses,
     teachers: Watched<Vec<Teacher>>,
     /// By teacher: some route, objective or rollout asks for it.
     used_teachers: Watched<Vec<bool>>,
@@ -138,7 +150,7 @@ struct Checker {
     sweep: Watched<Vec<SweepAxis>>,
     objectives: Vec<NamedObjective>,
     /// The entry file's route, evaluated when a stage first asks for it.
-    route: Watched<route::RouteState>,
+    route: route::RouteState,
     marks: Vec<MarkedSetting>,
     facts: index::Facts,
     /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never ends.
@@ -153,6 +165,8 @@ struct Checker {
     has_experiment: bool,
     /// An objective is being checked for its own sake: a number that its parameters leave open has some value.
     any_numbers: bool,
+    /// How often a definition was found to need itself.
+    cycles: usize,
 }
 
 impl Checker {
@@ -167,6 +181,8 @@ impl Checker {
             known_origins: HashMap::new(),
             domains: Watched::default(),
             models: Watched::default(),
+            model_names: recording::ModelNames::default(),
+            uses: recording::Uses::default(),
             teachers: Watched::default(),
             used_teachers: Watched::default(),
             said_origins: Watched::default(),
@@ -174,7 +190,7 @@ impl Checker {
             benchmarks: Watched::default(),
             sweep: Watched::default(),
             objectives: Vec::new(),
-            route: Watched::default(),
+            route: route::RouteState::default(),
             marks: Vec::new(),
             facts: index::Facts::default(),
             calling: Vec::new(),
@@ -183,16 +199,22 @@ impl Checker {
             seed: None,
             has_experiment: false,
             any_numbers: false,
+            cycles: 0,
         }
     }
 
-    fn analyse(mut self, entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> (Analysis, Memory) {
+    fn analyse(
+        mut self,
+        entry: SourceFile,
+        load: Loader,
+        overrides: &[(String, String)],
+        audit: Option<Auditor>,
+    ) -> (Analysis, Memory) {
         let entry = self.load(entry, load);
         self.load_defaults(load);
         self.apply_overrides(entry, overrides);
-        self.memory.forget_what_changed();
         let experiment = self.experiment(entry);
-        self.finish(experiment)
+        self.finish(experiment, audit)
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
@@ -223,11 +245,11 @@ impl Checker {
     }
 
     fn model(&self, id: ModelId) -> &Model {
-        &self.models[id.0 as usize]
+        &self.models.known()[id.0 as usize]
     }
 
     fn teacher(&self, id: TeacherId) -> &Teacher {
-        &self.teachers[id.0 as usize]
+        &self.teachers.known()[id.0 as usize]
     }
 
     fn declare_teacher(&mut self, teacher: Teacher) -> Value {
@@ -240,21 +262,25 @@ impl Checker {
     fn experiment(&mut self, entry: ModuleId) -> Option<Experiment> {
         self.has_experiment = self.modules.tree(entry).items.iter().any(|item| matches!(item.kind, ItemKind::Experiment { .. }));
         self.declare_domains(entry);
+        self.memory.forget_what_changed(&self.domains);
         let module = self.modules.tree(entry);
         let header = self.experiment_header(&module, entry);
         let mut comparisons = Vec::new();
         for (index, item) in module.items.iter().enumerate() {
+            let id = ItemId { module: entry, index };
             if let ItemKind::Compare { name, block } = &item.kind {
                 self.work = calls::Work::of(item);
-                comparisons.extend(self.comparison(entry, item, name, block));
+                let comparison = self.check_once(id, item, |checker| checker.comparison(entry, item, name, block));
+                comparisons.extend(comparison.flatten());
             } else if callable(&item.kind).is_none() {
-                self.check_item(ItemId { module: entry, index }, item);
+                self.check_item_once(id, item);
             }
         }
         self.file_route(entry);
         // Bodies are checked with any arguments, after everything that the experiment is made of: what they declare on the way
         // is no part of it.
         let real = (self.models.len(), self.teachers.len(), self.panels.len(), self.marks.len());
+        let uses = self.uses.clone();
         for (index, item) in module.items.iter().enumerate().filter(|(_, item)| callable(&item.kind).is_some()) {
             self.check_item_once(ItemId { module: entry, index }, item);
         }
@@ -264,6 +290,7 @@ impl Checker {
         self.said_origins.retain(|teacher, _| (teacher.0 as usize) < real.1);
         self.panels.truncate(real.2);
         self.marks.truncate(real.3);
+        self.uses = uses;
         self.check_routes(entry);
         self.check_use_of_domains();
         self.check_use_of_benchmarks(&comparisons);
@@ -285,13 +312,20 @@ impl Checker {
         })
     }
 
-    fn finish(mut self, experiment: Option<Experiment>) -> (Analysis, Memory) {
+    fn finish(mut self, experiment: Option<Experiment>, audit: Option<Auditor>) -> (Analysis, Memory) {
         // Where something is wrong, a name may be unread because of it; and a file without an experiment has only begun.
         let sound = self.diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning);
         if sound && self.has_experiment {
             self.warn_of_unused_names();
         }
-        allow::silence(&self.sources, &mut self.diagnostics);
+        let audited = match (&experiment, audit) {
+            (Some(experiment), Some(audit)) if sound => {
+                self.diagnostics.extend(audit(experiment, &self.origins));
+                true
+            }
+            _ => false,
+        };
+        allow::silence(&self.sources, &mut self.diagnostics, audited);
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let analysis = Analysis {

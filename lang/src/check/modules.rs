@@ -1,7 +1,7 @@
 //! Files, imports and the names each file sees.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
@@ -9,9 +9,14 @@ use crate::source::{FileId, SourceFile, Span};
 use crate::syntax::ast::{Expr, ItemKind, Module, Name};
 use crate::syntax::parse;
 
+use super::index::Worth;
 use super::items::callable;
 use super::value::Value;
 use super::{Checker, Loader, builtins, memory, signals};
+
+/// The objectives that `sft` and `grpo` have where nothing is said: a module of the standard library, and a name in it.
+pub const SFT_OBJECTIVE: (&str, &str) = ("sft", "nll");
+pub const GRPO_OBJECTIVE: (&str, &str) = ("rl", "grpo_loss");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModuleId(pub u32);
@@ -29,12 +34,20 @@ pub enum Progress {
     /// Being evaluated: meeting it again is a cycle.
     Started,
     Done(Value),
+    /// A model whose value nobody has needed yet: its check was repeated in outline. With the names that its models were given, and
+    /// what it is worth to editors.
+    Repeated {
+        names: VecDeque<String>,
+        worth: Option<Worth>,
+    },
 }
 
 #[derive(Default)]
 pub struct Modules {
     loaded: Vec<Loaded>,
     by_path: HashMap<Vec<String>, ModuleId>,
+    /// The first module of each file: one that imports itself is loaded twice.
+    by_file: HashMap<Rc<str>, ModuleId>,
     pub progress: HashMap<ItemId, Progress>,
     /// The names that are looked up, while the check of an item is recorded.
     pub consulted: RefCell<Option<Vec<u32>>>,
@@ -42,6 +55,7 @@ pub struct Modules {
 
 struct Loaded {
     file: FileId,
+    path: Rc<str>,
     tree: Rc<Module>,
     names: HashMap<String, Declared>,
     /// Values from `--set`, by the name of the `param`.
@@ -61,10 +75,14 @@ impl Modules {
     }
 
     pub fn lookup(&self, id: ModuleId, name: &str) -> Option<Declared> {
+        self.consult(name);
+        self.loaded[id.0 as usize].names.get(name).copied()
+    }
+
+    fn consult(&self, name: &str) {
         if let Some(consulted) = self.consulted.borrow_mut().as_mut() {
             consulted.push(memory::hash(name));
         }
-        self.loaded[id.0 as usize].names.get(name).copied()
     }
 
     pub fn names(&self, id: ModuleId) -> impl Iterator<Item = &str> {
@@ -79,6 +97,22 @@ impl Modules {
         self.loaded.iter().enumerate().map(|(index, loaded)| (ModuleId(index as u32), loaded.file))
     }
 
+    /// The path of a module's file, and the first module of that file.
+    pub fn path(&self, id: ModuleId) -> (Rc<str>, ModuleId) {
+        let path = self.loaded[id.0 as usize].path.clone();
+        let first = self.by_file.get(&path).copied().unwrap_or(id);
+        (path, first)
+    }
+
+    /// The first module of a file.
+    pub fn at_file(&self, path: &str) -> Option<ModuleId> {
+        self.by_file.get(path).copied()
+    }
+
+    pub fn item_span(&self, id: ItemId) -> Span {
+        self.loaded[id.module.0 as usize].tree.items[id.index].span
+    }
+
     /// The module that a `use` names.
     pub fn at_path(&self, path: &[&str]) -> Option<(ModuleId, FileId)> {
         let key: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
@@ -88,6 +122,7 @@ impl Modules {
 
     /// An item of `std.<module>`, whether the file imports it or not.
     pub fn standard_item(&self, module: &str, name: &str) -> Option<ItemId> {
+        self.consult(name); // Should there be no such module: one may come.
         let &module = self.by_path.get(&vec!["std".to_owned(), module.to_owned()])?;
         Some(self.lookup(module, name)?.item)
     }
@@ -127,13 +162,15 @@ impl Checker {
     pub(super) fn load(&mut self, source: SourceFile, load: Loader) -> ModuleId {
         let file = self.sources.add(source);
         let source = self.sources.file(file);
-        let (tree, findings) = self.memory.parse(&source.path, file, &source.text);
+        let path: Rc<str> = Rc::from(source.path.as_str());
+        let (tree, findings) = self.memory.parse(&path, file, &source.text);
         for finding in findings {
             self.report(finding);
         }
         let id = ModuleId(self.modules.loaded.len() as u32);
         let tree = Rc::new(tree);
-        self.modules.loaded.push(Loaded { file, tree: tree.clone(), names: HashMap::new(), set: HashMap::new() });
+        self.modules.by_file.entry(Rc::clone(&path)).or_insert(id);
+        self.modules.loaded.push(Loaded { file, path, tree: tree.clone(), names: HashMap::new(), set: HashMap::new() });
         for (index, item) in tree.items.iter().enumerate() {
             if let Some(name) = declared_name(&item.kind) {
                 self.declare(id, name, ItemId { module: id, index });
@@ -205,7 +242,7 @@ impl Checker {
 
     /// The modules that built-in stages take their objectives from.
     pub(super) fn load_defaults(&mut self, load: Loader) {
-        for module in ["rl", "sft"] {
+        for (module, _) in [GRPO_OBJECTIVE, SFT_OBJECTIVE] {
             self.find_file(&["std", module], load);
         }
     }

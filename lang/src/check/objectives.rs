@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, Reduce, Rollout, Term};
-use crate::formula::{Axis, Formula, FormulaKind, Live, Unit};
+use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
 
@@ -286,17 +286,15 @@ pub fn reads_group(objective: &Objective) -> bool {
     false
 }
 
-/// The first place where a formula of the objective passes the test.
-pub fn first_place(
-    objective: &Objective,
-    test: impl Fn(&crate::formula::FormulaNode) -> bool,
-) -> Option<crate::experiment::Origin> {
-    objective.formulas().into_iter().flat_map(Formula::parts).filter(|part| test(&part.0)).map(|part| part.0.origin).min()
-}
-
 impl Checker {
+    /// The first place where a formula of the objective passes the test.
+    pub(super) fn first_place(&self, objective: &Objective, test: impl Fn(&FormulaNode) -> bool) -> Option<Span> {
+        let parts = objective.formulas().into_iter().flat_map(Formula::parts).filter(|part| test(&part.0));
+        parts.map(|part| self.span(part.0.origin)).min()
+    }
+
     /// Where an origin points, for a finding's label.
-    pub(super) fn place_of(&self, objective: &Objective, test: impl Fn(&crate::formula::FormulaNode) -> bool) -> Span {
-        self.span(first_place(objective, test).unwrap_or(objective.origin))
+    pub(super) fn place_of(&self, objective: &Objective, test: impl Fn(&FormulaNode) -> bool) -> Span {
+        self.first_place(objective, test).unwrap_or_else(|| self.span(objective.origin))
     }
 }

@@ -7,6 +7,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Condition, Expr, ItemKind, Route};
 
 use super::Checker;
+use super::calls::Work;
 use super::evaluate::{Context, Env};
 use super::modules::ModuleId;
 use super::settings::open;
@@ -14,7 +15,7 @@ use super::stage_checks::all_rollouts;
 use super::value::{Callable, Value};
 
 /// The entry file: the first that was loaded. Its route serves stages wherever they are written.
-const ENTRY: ModuleId = ModuleId(0);
+pub(super) const ENTRY: ModuleId = ModuleId(0);
 
 /// The file's own route.
 #[derive(Clone, Debug, Default)]
@@ -71,18 +72,18 @@ impl Checker {
 
     /// The file's own route, evaluated when first asked for.
     pub(super) fn file_route(&mut self, entry: ModuleId) -> RouteState {
-        if matches!(*self.route, RouteState::Unevaluated) {
+        if matches!(self.route_of_file(), RouteState::Unevaluated) {
             let tree = self.modules.tree(entry);
             let route = tree.items.iter().find_map(|item| match &item.kind {
                 ItemKind::Route(route) => Some(route),
                 _ => None,
             });
-            *self.route = match route {
+            self.route = match route {
                 None => RouteState::Absent,
-                Some(route) => {
-                    let domains: Vec<DomainId> = (0..self.domains.len() as u32).map(DomainId).collect();
-                    RouteState::Evaluated(self.evaluate_route(route, &Env::constant(entry), &domains))
-                }
+                Some(route) => self.apart(Work::default(), |checker| {
+                    let domains: Vec<DomainId> = (0..checker.domains.len() as u32).map(DomainId).collect();
+                    RouteState::Evaluated(checker.evaluate_route(route, &Env::constant(entry), &domains))
+                }),
             };
         }
         self.route.clone()
@@ -258,6 +259,11 @@ impl Checker {
                 used[teacher.0 as usize] = true;
             }
         }
+        if let RouteState::Evaluated(choices) = &self.route {
+            for choice in choices.iter().filter(|choice| self.uses.routed.contains(&choice.domain)) {
+                used[choice.teacher.0 as usize] = true;
+            }
+        }
         let asked_for_themselves = |weights: &TeacherWeights| {
             matches!(weights, TeacherWeights::Parameter | TeacherWeights::Trained { .. } | TeacherWeights::Panelist { .. })
         };
@@ -306,12 +312,15 @@ impl Checker {
     }
 
     pub(super) fn check_use_of_domains(&mut self) {
-        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error) || self.models.is_empty() {
+        if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error)
+            || (self.models.is_empty() && !self.uses.models)
+        {
             return;
         }
         for index in 0..self.domains.len() as u32 {
             let id = DomainId(index);
-            if !self.trains().iter().any(|train| train.mixture.iter().any(|share| share.domain == id)) {
+            let trained = |train: &&Train| train.mixture.iter().any(|share| share.domain == id);
+            if !self.uses.trained.contains(&id) && !self.trains().iter().any(trained) {
                 let (name, span) = (self.domain(id).name.clone(), self.span(self.domain(id).origin));
                 self.report(
                     Diagnostic::error(Code::UnusedDomain, span, format!("no model is trained on the domain `{name}`"))

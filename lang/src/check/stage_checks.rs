@@ -9,7 +9,7 @@ use crate::experiment::{
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal};
 
 use super::Checker;
-use super::objectives::{first_place, reads_group};
+use super::objectives::reads_group;
 use super::settings::{Settings, open};
 
 /// A term and the completions that it is trained on.
@@ -276,8 +276,8 @@ impl Checker {
             FormulaKind::Signal(Signal::Loss) => true,
             _ => false,
         };
-        let Some(found) = first_place(&train.objective, across) else { return true };
-        let (span, optimizer) = (self.span(found), self.span(origin));
+        let Some(span) = self.first_place(&train.objective, across) else { return true };
+        let optimizer = self.span(origin);
         self.report(
             Diagnostic::error(Code::PrivateStatistics, optimizer, "a private stage can't compare examples with each other")
                 .label("promises that no example shows")

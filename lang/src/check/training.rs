@@ -14,6 +14,7 @@ use crate::syntax::ast::{Block, Expr};
 
 use super::Checker;
 use super::evaluate::Env;
+use super::modules::{GRPO_OBJECTIVE, SFT_OBJECTIVE};
 use super::settings::Settings;
 use super::value::{Callable, Key, Value};
 use super::vocabulary;
@@ -262,7 +263,7 @@ impl Checker {
 
     fn sft(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
         let size = self.size(settings, "batch", env);
-        let objective = self.objective_setting(settings.get("objective"), ("sft", "nll"), settings.span, env);
+        let objective = self.objective_setting(settings.get("objective"), SFT_OBJECTIVE, settings.span, env);
         let mut keep = Keep::All;
         let rollout = match (settings.get("target"), settings.get("rollout")) {
             (Some(target), None) => {
@@ -307,7 +308,7 @@ impl Checker {
 
     fn grpo(&mut self, settings: &Settings, start: Option<ModelId>, mixture: Option<Vec<Share>>, env: &Env) -> Parts {
         let size = self.size(settings, "prompts", env);
-        let objective = self.objective_setting(settings.get("objective"), ("rl", "grpo_loss"), settings.span, env);
+        let objective = self.objective_setting(settings.get("objective"), GRPO_OBJECTIVE, settings.span, env);
         let rollout = match settings.get("rollout") {
             Some(expr) => {
                 for key in ["samples", "max_tokens", "temperature"] {
@@ -409,6 +410,7 @@ impl Checker {
                     ));
                     return None;
                 };
+                self.record_request(item);
                 match self.call_item(item, span, &[], env) {
                     Value::Objective(objective) => Some(objective),
                     _ => None,

@@ -1,6 +1,7 @@
 //! `mopd bench`: the figures that the manual quotes, on this machine.
 
 mod check;
+mod divergence;
 mod editor;
 mod generate;
 
@@ -10,13 +11,14 @@ use crate::problem::{Problem, Status};
 pub fn bench(arguments: &Bench) -> Result<Status, Problem> {
     match &arguments.what {
         BenchWhat::Check(arguments) => check::check(arguments),
+        BenchWhat::Divergence(arguments) => divergence::divergence(arguments),
         BenchWhat::Other(words) => {
             let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
             if ["expr", "distill"].contains(&word.as_str()) {
-                return Err(Problem::not_supported(&format!("`mopd bench {word}`")).help("this version has: check"));
+                return Err(Problem::not_supported(&format!("`mopd bench {word}`")).help("this version has: check, divergence"));
             }
             Err(Problem::usage("unknown-command", format!("there is nothing to measure named `{word}`"))
-                .help("`mopd bench check` measures the checker and the language server"))
+                .help("`mopd bench check` measures the checker and the language server, `mopd bench divergence` the work over a vocabulary"))
         }
     }
 }

@@ -1,18 +1,19 @@
 //! An objective of the library, what its paper says that it computes, and the comparison of the two.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::derivative::adjoints;
 use mopd_compiler::expr::graph::{Graph, LiveId, NodeId, Operation};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::expr::jit::Program;
-use mopd_compiler::plan::{Axis, Divergence, DivergenceKind, Function, Live, Mass, Reduction, Signal, Support};
+use mopd_compiler::plan::{Axis, Function, Live, Reduction, Signal};
 use mopd_compiler::{Expressions, TermExpressions, expressions};
 use mopd_lang::Analysis;
-use mopd_lang::experiment::{Objective, Stage};
+use mopd_lang::experiment::{Objective, Stage, Term};
 use mopd_lang::formula::{self as wide, Formula, FormulaKind};
-use mopd_tests::{check, listing, root};
+use mopd_lang::source::Span;
+use mopd_tests::{check_text, listing, root};
 
 use crate::table::{At, STEP, STEPS, Table};
 
@@ -41,11 +42,11 @@ pub struct Case {
     program: Option<(&'static str, &'static str)>,
     select: Option<Reference>,
     weight: Option<Reference>,
-    terms: Vec<Term>,
+    terms: Vec<TermReference>,
     one_way: Vec<(&'static str, &'static str)>,
 }
 
-struct Term {
+struct TermReference {
     name: &'static str,
     /// The term without its weights, where it is not the sum of primitives times their coefficients.
     value: Option<Reference>,
@@ -110,7 +111,7 @@ impl Case {
     /// A term that is one live primitive times a coefficient.
     pub fn linear(mut self, name: &'static str, live: &'static str, coefficient: impl Fn(At) -> f64 + 'static) -> Case {
         let coefficients = vec![(live, per_token(coefficient))];
-        self.terms.push(Term { name, value: None, coefficients, weight: None, when: None, inside: Vec::new() });
+        self.terms.push(TermReference { name, value: None, coefficients, weight: None, when: None, inside: Vec::new() });
         self
     }
 
@@ -184,7 +185,7 @@ impl Case {
         self
     }
 
-    fn last(&mut self) -> &mut Term {
+    fn last(&mut self) -> &mut TermReference {
         self.terms.last_mut().expect("a term comes first")
     }
 }
@@ -222,11 +223,7 @@ impl fmt::Display for Compared {
 /// Compares, or says what differs.
 pub fn compare(case: &Case) -> Result<Compared, String> {
     let (analysis, objective) = objective(case)?;
-    let lower = |objective: &Objective| {
-        expressions(objective, &analysis.origins).map_err(|refusal| format!("is not lowered: {}", refusal.message))
-    };
-    let lowered = lower(&objective)?;
-    let mut comparison = Comparison::new(lowered.graph.clone(), &lowered);
+    let (mut comparison, lowered) = Comparison::new(&objective, &analysis.origins)?;
     let mut compared = Compared {
         selections: comparison.expect("select", lowered.select, case.select.as_ref())?,
         weights: comparison.expect("weight", lowered.weight, case.weight.as_ref())?,
@@ -290,8 +287,7 @@ pub fn compare(case: &Case) -> Result<Compared, String> {
 /// Compares a formula that is no objective of its own, read as the weight of one.
 pub fn compare_formula(analysis: &Analysis, around: &Objective, formula: Formula, number: &Reference) -> Result<(), String> {
     let objective = Objective { weight: Some(formula), ..around.clone() };
-    let lowered = expressions(&objective, &analysis.origins).map_err(|refusal| refusal.message.clone())?;
-    let mut comparison = Comparison::new(lowered.graph.clone(), &lowered);
+    let (mut comparison, lowered) = Comparison::new(&objective, &analysis.origins)?;
     comparison.expect("value", lowered.weight, Some(number))?;
     comparison.finish(&[])
 }
@@ -321,7 +317,7 @@ fn inside(value: &Formula) -> Vec<Formula> {
 fn objective(case: &Case) -> Result<(Analysis, Objective), String> {
     if let Some((program, model)) = case.program {
         let path = root().join(format!("tests/methods/{program}.mopd"));
-        let analysis = check(program, &std::fs::read_to_string(path).expect("a program"));
+        let analysis = check_text(program, &std::fs::read_to_string(path).expect("a program"));
         let experiment = analysis.experiment.as_ref().ok_or_else(|| listing(&analysis))?;
         let found = experiment.models.iter().find(|known| known.name == model).map(|known| &known.stage);
         let Some(Stage::Train(train)) = found else { return Err(format!("no model `{model}` is trained in {program}.mopd")) };
@@ -329,7 +325,7 @@ fn objective(case: &Case) -> Result<(Analysis, Objective), String> {
         return Ok((analysis, objective));
     }
     let (path, text) = mopd_std::module(case.module).ok_or("no such module")?;
-    let analysis = check(&path, &with_values(text, case));
+    let analysis = check_text(&path, &with_values(text, case));
     if analysis.has_errors() {
         return Err(listing(&analysis));
     }
@@ -368,39 +364,65 @@ fn with_values(text: &str, case: &Case) -> String {
     format!("{}{}{}", &text[..start], parameters.join(","), &text[end..])
 }
 
-/// The name of a signal in the language.
-fn name(signal: &Signal) -> String {
-    match signal {
-        Signal::Logp { role } => format!("{}.logp", role.name()),
-        Signal::Entropy { role } => format!("{}.entropy", role.name()),
-        Signal::Top1 { role } => format!("{}.top1", role.name()),
-        Signal::Divergence(of) => divergence(of),
-        Signal::Position => "position".into(),
-        Signal::Length => "length".into(),
-        Signal::Truncated => "truncated".into(),
-        Signal::Reward => "reward".into(),
-        Signal::Correct => "correct".into(),
-        Signal::Progress => "progress".into(),
-        Signal::Step => "step".into(),
-        Signal::Uniform { draw, .. } => format!("uniform {draw}"),
-        Signal::Other { text, .. } => text.clone(),
+/// What the compiler's signals and primitives are called in the language, found by lowering each one alone.
+struct Names {
+    signals: Vec<(Signal, String)>,
+    live: Vec<(Live, String)>,
+}
+
+impl Names {
+    fn of(objective: &Objective, origins: &[Span]) -> Result<Names, String> {
+        let mut names = Names { signals: Vec::new(), live: Vec::new() };
+        let alone = |weight: Option<Formula>, value: Formula| {
+            let term = Term { when: None, weight: None, data: None, value, ..objective.terms[0].clone() };
+            let objective = Objective { select: None, weight, terms: vec![term], ..objective.clone() };
+            expressions(&objective, origins).map_err(|refusal| refusal.message.clone())
+        };
+        for part in objective.formulas().into_iter().flat_map(Formula::parts) {
+            match &part.0.kind {
+                FormulaKind::Signal(signal) => {
+                    let lowered = alone(Some(part.clone()), objective.terms[0].value.clone())?;
+                    if let [signal_alone] = lowered.graph.signals(&lowered.weight.into_iter().collect::<Vec<_>>()).as_slice() {
+                        names.signals.push((signal_alone.clone(), short(&wide::text::signal(signal))));
+                    }
+                }
+                FormulaKind::Live(live) => {
+                    let [live_alone] = alone(None, part.clone())?.live.try_into().expect("a primitive is one primitive");
+                    names.live.push((live_alone, short(wide::text::live(live).trim_start_matches("live "))));
+                }
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+
+    fn signal(&self, wanted: &Signal) -> String {
+        let known = self.signals.iter().find(|(signal, _)| signal == wanted).map(|(_, text)| text.clone());
+        match wanted {
+            Signal::Uniform { draw, .. } => format!("uniform {draw}"),
+            // Parts of `remaining`.
+            Signal::Position => "position".into(),
+            Signal::Length => "length".into(),
+            _ => known.unwrap_or_else(|| panic!("{wanted:?} comes from nowhere in the objective")),
+        }
+    }
+
+    fn live(&self, wanted: &Live) -> String {
+        let known = self.live.iter().find(|(live, _)| live == wanted).map(|(_, text)| text.clone());
+        known.unwrap_or_else(|| panic!("{wanted:?} comes from nowhere in the objective"))
     }
 }
 
-/// The name of a primitive, without `live`, and without a support where it is the whole vocabulary.
-fn live_name(live: &Live) -> String {
-    match live {
-        Live::Logp => "student.logp".into(),
-        Live::Divergence(of) => divergence(of),
-        Live::Other { text } => text.trim_start_matches("live ").replace(", support: full", ""),
-    }
+/// The whole vocabulary needs no mention.
+fn short(text: &str) -> String {
+    text.replace(", support: full", "")
 }
 
 /// What a moving average of a signal was: `before loss.imitate`; of anything else, `before`.
-fn carried_name(graph: &Graph, memory: NodeId) -> String {
+fn carried_name(graph: &Graph, memory: NodeId, names: &Names) -> String {
     let operand = graph.operands(memory)[0];
     match &graph.node(operand).operation {
-        Operation::Signal { signal } => format!("before {}", name(signal)),
+        Operation::Signal { signal } => format!("before {}", names.signal(signal)),
         _ => "before".into(),
     }
 }
@@ -411,25 +433,6 @@ fn means(reference: &str, live: &str) -> bool {
         Some((start, _)) => live.starts_with(start),
         None => live == reference,
     }
-}
-
-fn divergence(of: &Divergence) -> String {
-    let (left, right) = (of.left.name(), of.right.name());
-    let mut text = match &of.kind {
-        DivergenceKind::Kl => format!("kl({left} || {right}"),
-        DivergenceKind::Jsd { beta } => format!("jsd({left}, {right}, beta: {beta}"),
-        DivergenceKind::TotalVariation => format!("tv({left}, {right}"),
-    };
-    if let Support::TopK { role, k } = of.support {
-        let mass = match of.mass {
-            Mass::Renormalized => "renormalized",
-            Mass::Tail => "tail",
-            Mass::Generalized => "generalized",
-            Mass::Raw => "raw",
-        };
-        let _ = write!(text, ", support: top_k({}, {k}), mass: {mass}", role.name());
-    }
-    text + ")"
 }
 
 /// The nodes of one graph and the numbers that they should have.
@@ -445,21 +448,24 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn new(graph: Graph, lowered: &Expressions) -> Comparison {
+    fn new(objective: &Objective, origins: &[Span]) -> Result<(Comparison, Expressions), String> {
+        let lowered = expressions(objective, origins).map_err(|refusal| format!("is not lowered: {}", refusal.message))?;
+        let known = Names::of(objective, origins)?;
+        let graph = lowered.graph.clone();
         let roots: Vec<NodeId> = (0..graph.len() as u32).map(NodeId).collect();
         let mut table = Table::new();
         let mut batch = Batch { layout: table.layout(), step: STEP, steps: STEPS, ..Batch::default() };
         for signal in graph.signals(&roots) {
-            let numbers = table.supply(&name(&signal).replace(", support: full", ""), signal.axis()).to_vec();
+            let numbers = table.supply(&known.signal(&signal), signal.axis()).to_vec();
             batch.signals.push((signal, numbers));
         }
-        let names: Vec<String> = lowered.live.iter().map(live_name).collect();
+        let names: Vec<String> = lowered.live.iter().map(|live| known.live(live)).collect();
         batch.live = names.iter().map(|name| table.supply(name, Axis::Token).to_vec()).collect();
         for (node, _) in graph.carried(&roots) {
-            let before = f64::from(table.supply(&carried_name(&graph, node), Axis::Run)[0]);
+            let before = f64::from(table.supply(&carried_name(&graph, node, &known), Axis::Run)[0]);
             batch.carried.insert(node, before);
         }
-        Comparison { graph, table, names, batch, expected: Vec::new(), choosing: Vec::new() }
+        Ok((Comparison { graph, table, names, batch, expected: Vec::new(), choosing: Vec::new() }, lowered))
     }
 
     /// Both or neither; the number of nodes to compare.

@@ -23,7 +23,7 @@ const ROWS: &[Row] = &[
     ("gkd.forward", None, "distill", "kl(teacher || student)", 1.0),
     ("gkd.both_directions", Some(("reverse_share", "0.2")), "cover", "kl(teacher || student)", 0.8),
     ("gkd.both_directions", None, "seek", "kl(student || teacher)", 0.2),
-    ("gkd.gkd_normalized", Some(("beta", "0.2")), "distill", "jsd(teacher, student, beta: 0.2)", 1.0 / (0.2 * 0.8)),
+    ("gkd.gkd_normalized", Some(("beta", "0.2")), "distill", "jsd(teacher, student, beta: 0.2, normalized: true)", 1.0),
     // Card B5: temperature tau, multiplied by tau^2; top-k supports; total variation; ranking.
     ("kd.word_level", Some(("temperature", "2")), "cover", "kl(teacher || student, temperature: 2)", 4.0),
     (

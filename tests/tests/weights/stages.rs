@@ -6,7 +6,7 @@ use std::rc::Rc;
 use mopd_compiler::plan::Axis;
 use mopd_lang::experiment::{Edit, Experiment, ExpertTurns, Objective, Origin, Rollout, RolloutSource, Stage, Term, Train};
 use mopd_lang::formula::{Adaptive, Formula, FormulaKind, Live, Part, Unit};
-use mopd_tests::{check, listing, root};
+use mopd_tests::{check_text, listing, root};
 
 use crate::case::{Reference, compare_formula, per_token};
 use crate::math::{largest, mean, smallest};
@@ -77,7 +77,7 @@ fn filters_ladders_and_schedules_are_what_the_papers_say() {
         // Room for the library's own lengths.
         let text = std::fs::read_to_string(path).expect("a program").replace("context = 48", "context = 8192");
         let text = if program == "opdlm" { text.replace(", max_tokens: 16", "") } else { text };
-        let analysis = check(program, &text);
+        let analysis = check_text(program, &text);
         let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", listing(&analysis)));
         let found = set(experiment).into_iter().find(|(name, _)| *name == setting);
         let outcome = match found {
@@ -95,7 +95,7 @@ fn filters_ladders_and_schedules_are_what_the_papers_say() {
 #[test]
 fn a_mean_over_another_rollout_is_refused_by_name() {
     let path = root().join("tests/methods/video_opd.mopd");
-    let analysis = check("video_opd", &std::fs::read_to_string(path).expect("a program"));
+    let analysis = check_text("video_opd", &std::fs::read_to_string(path).expect("a program"));
     let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", listing(&analysis)));
     let (_, filter) = set(experiment).into_iter().find(|(name, _)| *name == "filter").expect("it has one");
     let refusal = compare_formula(&analysis, &holder(), filter, &per_token(|_| 0.0)).expect_err("nothing supplies it");

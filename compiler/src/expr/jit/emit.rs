@@ -4,63 +4,61 @@ use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 
 use crate::plan::{Axis, Function};
-use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::{AbiParam, FuncRef, InstBuilder, MemFlagsData, Type, UserFuncName, Value, types};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{AbiParam, BlockArg, InstBuilder, MemFlagsData, Type, UserFuncName, Value, types};
+use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_jit::{JITBuilder, JITModule};
-use cranelift_module::{FuncId, Linkage, Module, default_libcall_names};
+use cranelift_module::{FuncId, Linkage, Module, ModuleError, default_libcall_names};
 
 use super::groups::Group;
-use super::{Code, CompileError, Loop};
+use super::vector::{INTEGERS, LANES, Lanes, NUMBERS, PARTS, Vector, WIDTH};
+use super::{Code, CompileError, Constants, Listing, Loop, Repeated};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::scalar;
+use crate::expr::single::{self, Operand};
 
-/// Functions without a machine instruction: computed in f64 and rounded once.
-const CALLED: [Function; 8] = [
-    Function::Cos,
-    Function::Floor,
-    Function::Exp,
-    Function::Log,
-    Function::Log1p,
-    Function::Tanh,
-    Function::Sigmoid,
-    Function::Power,
-];
-
-macro_rules! callee {
-    ($function:ident, $($operand:ident),*) => {{
-        extern "C" fn called($($operand: f32),*) -> f32 {
-            scalar::apply(Function::$function, &[$(f64::from($operand)),*]) as f32
-        }
-        called as *const u8
-    }};
+/// For whom code is generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// This machine, with all that it has.
+    Host,
+    /// The least that any machine of this kind has.
+    #[cfg(test)]
+    Baseline,
 }
 
-/// The symbol and the address of a called function.
-fn callee(function: Function) -> Option<(&'static str, *const u8)> {
-    Some(match function {
-        Function::Exp => ("mopd_exp", callee!(Exp, x)),
-        Function::Log => ("mopd_log", callee!(Log, x)),
-        Function::Log1p => ("mopd_log1p", callee!(Log1p, x)),
-        Function::Cos => ("mopd_cos", callee!(Cos, x)),
-        Function::Floor => ("mopd_floor", callee!(Floor, x)),
-        Function::Tanh => ("mopd_tanh", callee!(Tanh, x)),
-        Function::Sigmoid => ("mopd_sigmoid", callee!(Sigmoid, x)),
-        Function::Power => ("mopd_power", callee!(Power, x, y)),
-        _ => return None,
-    })
+/// Bytes of a vector.
+const PART_BYTES: i32 = 16;
+
+/// What a loop may call where it hardly ever comes ([`Machine::rarely`]).
+const CALLED: [Function; 1] = [Function::Cos];
+const CALLED_NAMES: [&str; 1] = ["mopd_cos"];
+
+extern "C" fn cos(x: f32) -> f32 {
+    scalar::apply(Function::Cos, &[f64::from(x)]) as f32
 }
 
-/// One function per group, in order, and the memory that they live in.
-pub(super) fn compile<'a>(graph: &Graph, groups: impl Iterator<Item = &'a Group>) -> Result<(Code, Vec<Loop>), CompileError> {
+/// What Cranelift calls where the machine can't do it at once.
+extern "C" fn fused_multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    a.mul_add(b, c)
+}
+
+/// One function per group, in order, and the memory that they live in. What was generated is written to `listings`.
+pub(super) fn compile<'a>(
+    graph: &Graph,
+    groups: impl Iterator<Item = &'a Group>,
+    target: Target,
+    mut listings: Option<&mut Vec<Listing>>,
+) -> Result<(Code, Vec<(Loop, Constants)>), CompileError> {
     // From here on the module's memory is freed whatever happens.
-    let mut code = Code(ManuallyDrop::new(module()?));
+    let mut code = Code(ManuallyDrop::new(module(target)?));
     let unsupported = |error: &dyn std::fmt::Display| CompileError::Unsupported(error.to_string());
-    let callees = declare_callees(&mut code.0).map_err(|error| unsupported(&error))?;
+    let mut builder_context = FunctionBuilderContext::new();
     let mut functions = Vec::new();
     for (index, group) in groups.enumerate() {
-        match define(&mut code.0, graph, group, index, &callees) {
+        match define(&mut code.0, graph, group, index, &mut builder_context, listings.as_deref_mut()) {
             Ok(function) => functions.push(function),
             Err(error) => {
                 // Only finished segments can be freed, so what was defined is finished first.
@@ -70,40 +68,44 @@ pub(super) fn compile<'a>(graph: &Graph, groups: impl Iterator<Item = &'a Group>
         }
     }
     code.0.finalize_definitions().map_err(|error| unsupported(&error))?;
-    let loops = functions.into_iter().map(|function| {
+    let loops = functions.into_iter().map(|(function, constants)| {
         let address = code.0.get_finalized_function(function);
         // SAFETY: `define` gave the function the signature of `Loop`, in the calling convention of `extern "C"`.
-        unsafe { std::mem::transmute::<*const u8, Loop>(address) }
+        (unsafe { std::mem::transmute::<*const u8, Loop>(address) }, constants)
     });
     let loops = loops.collect();
     Ok((code, loops))
 }
 
-fn module() -> Result<JITModule, CompileError> {
+pub(super) fn isa(target: Target) -> Result<OwnedTargetIsa, CompileError> {
     let host = |error: &dyn std::fmt::Display| CompileError::Host(error.to_string());
     let mut flags = settings::builder();
-    for (name, value) in [("opt_level", "speed"), ("is_pic", "false"), ("use_colocated_libcalls", "false")] {
+    // The verifier finds faults of this module, not of a graph: that is for tests.
+    let verifier = if cfg!(any(test, debug_assertions)) { "true" } else { "false" };
+    let settings = [
+        ("opt_level", "none"),
+        ("is_pic", "false"),
+        ("use_colocated_libcalls", "false"),
+        ("unwind_info", "false"),
+        ("enable_verifier", verifier),
+    ];
+    for (name, value) in settings {
         flags.set(name, value).map_err(|error| host(&error))?;
     }
-    let isa = cranelift_native::builder().map_err(|error| host(&error))?;
-    let isa = isa.finish(settings::Flags::new(flags)).map_err(|error| host(&error))?;
-    let mut builder = JITBuilder::with_isa(isa, default_libcall_names());
-    builder.symbols(CALLED.into_iter().filter_map(callee));
-    Ok(JITModule::new(builder))
+    let builder = match target {
+        Target::Host => cranelift_native::builder(),
+        #[cfg(test)]
+        Target::Baseline => cranelift_native::builder_with_options(false),
+    };
+    builder.map_err(|error| host(&error))?.finish(settings::Flags::new(flags)).map_err(|error| host(&error))
 }
 
-type Callees = HashMap<Function, FuncId>;
-
-fn declare_callees(module: &mut JITModule) -> Result<Callees, Box<cranelift_module::ModuleError>> {
-    let mut callees = HashMap::new();
-    for function in CALLED {
-        let Some((name, _)) = callee(function) else { continue };
-        let mut signature = module.make_signature();
-        signature.params.extend((0..function.operands()).map(|_| AbiParam::new(types::F32)));
-        signature.returns.push(AbiParam::new(types::F32));
-        callees.insert(function, module.declare_function(name, Linkage::Import, &signature)?);
-    }
-    Ok(callees)
+fn module(target: Target) -> Result<JITModule, CompileError> {
+    let mut builder = JITBuilder::with_isa(isa(target)?, default_libcall_names());
+    let addresses = [cos as extern "C" fn(f32) -> f32 as *const u8];
+    builder.symbols(CALLED_NAMES.into_iter().zip(addresses));
+    builder.symbol("fmaf", fused_multiply_add as extern "C" fn(f32, f32, f32) -> f32 as *const u8);
+    Ok(JITModule::new(builder))
 }
 
 fn define(
@@ -111,234 +113,257 @@ fn define(
     graph: &Graph,
     group: &Group,
     index: usize,
-    callees: &Callees,
-) -> Result<FuncId, Box<cranelift_module::ModuleError>> {
+    builder_context: &mut FunctionBuilderContext,
+    listings: Option<&mut Vec<Listing>>,
+) -> Result<(FuncId, Constants), Box<ModuleError>> {
     let pointer = module.target_config().pointer_type();
     let mut context = module.make_context();
     context.func.signature = module.make_signature();
-    context.func.signature.params.extend((0..4).map(|_| AbiParam::new(pointer)));
+    context.func.signature.params.extend((0..6).map(|_| AbiParam::new(pointer)));
     let function = module.declare_function(&format!("group{index}"), Linkage::Local, &context.func.signature)?;
     context.func.name = UserFuncName::user(0, function.as_u32());
-    let mut builder_context = FunctionBuilderContext::new();
-    let mut builder = FunctionBuilder::new(&mut context.func, &mut builder_context);
-    let mut emitter = Emitter {
-        references: HashMap::new(),
-        graph,
-        group,
-        module,
-        callees,
-        pointer,
-        builder: &mut builder,
-        values: HashMap::new(),
-    };
+    let mut callees = HashMap::new();
+    for (callee, name) in CALLED.into_iter().zip(CALLED_NAMES) {
+        let called = |id: &NodeId| matches!(graph.node(*id).operation, Operation::Apply { function, .. } if function == callee);
+        if group.nodes.iter().any(called) {
+            let mut signature = module.make_signature();
+            signature.params.push(AbiParam::new(types::F32));
+            signature.returns.push(AbiParam::new(types::F32));
+            let id = module.declare_function(name, Linkage::Import, &signature)?;
+            callees.insert(callee, module.declare_func_in_func(id, &mut context.func));
+        }
+    }
+    let rounds = module.isa().has_round();
+    let builder = FunctionBuilder::new(&mut context.func, builder_context);
+    let vector = Vector { builder, fused: graph.fused(), rounds, constants: Vec::new(), table: Value::from_u32(0), callees };
+    let mut emitter =
+        Emitter { graph, group, pointer, vector, sources: HashMap::new(), offset: Value::from_u32(0), values: HashMap::new() };
     emitter.function();
+    let Vector { mut builder, constants, .. } = emitter.vector;
     builder.seal_all_blocks();
     builder.finalize(module.target_config());
+    let clif = listings.as_ref().map(|_| context.func.display().to_string());
+    context.set_disasm(listings.is_some());
     module.define_function(function, &mut context)?;
-    Ok(function)
+    if let (Some(listings), Some(clif)) = (listings, clif) {
+        let assembly = context.compiled_code().and_then(|code| code.vcode.clone()).unwrap_or_default();
+        listings.push(Listing { axis: group.axis, nodes: group.nodes.clone(), clif, assembly });
+    }
+    Ok((function, constants.into_iter().map(|bits| Repeated([bits; LANES as usize])).collect()))
 }
 
-struct Emitter<'a, 'b> {
+struct Emitter<'a> {
     graph: &'a Graph,
     group: &'a Group,
-    module: &'a mut JITModule,
-    callees: &'a Callees,
-    /// Called functions that this function uses.
-    references: HashMap<Function, FuncRef>,
     pointer: Type,
-    builder: &'a mut FunctionBuilder<'b>,
-    /// Nodes of the group, and its inputs of the same axis, for the current element.
-    values: HashMap<NodeId, Value>,
+    vector: Vector<'a>,
+    sources: HashMap<NodeId, Source>,
+    /// Of the current elements in every array, in bytes.
+    offset: Value,
+    /// Nodes of the group and its inputs, for the current elements.
+    values: HashMap<NodeId, Operand<Lanes, Lanes>>,
 }
 
 /// Where an input is read.
+#[derive(Clone, Copy)]
 enum Source {
     /// A single number, read before the loop.
     Once(Value),
     /// An array of the group's own axis.
     Here(Value),
-    /// An array of a coarser axis, and the array of indices into it.
-    Through(Value, Value),
+    /// An array of a coarser axis.
+    Through(Value, Axis),
 }
 
-impl Emitter<'_, '_> {
-    /// `for index in 0..count { load inputs; compute nodes; store results }`
+impl Emitter<'_> {
+    /// ```text
+    /// index = start
+    /// repeat {
+    ///     load inputs; compute nodes; store results        // of the elements index..index + WIDTH
+    ///     if index == end - WIDTH { return }
+    ///     index = min(index + WIDTH, end - WIDTH)
+    /// }
+    /// ```
+    /// The last elements may be computed twice, from the same inputs with the same result: cheaper than a second loop for
+    /// what is left over, in time and in code.
     fn function(&mut self) {
-        let (entry, head, body, exit) =
-            (self.builder.create_block(), self.builder.create_block(), self.builder.create_block(), self.builder.create_block());
-        self.builder.append_block_params_for_function_params(entry);
-        self.builder.switch_to_block(entry);
-        let parameters = self.builder.block_params(entry).to_vec();
-        let [inputs, parents, outputs, count] = parameters[..] else { unreachable!("a loop has four parameters") };
+        let (entry, body, next, exit) = (
+            self.vector.builder.create_block(),
+            self.vector.builder.create_block(),
+            self.vector.builder.create_block(),
+            self.vector.builder.create_block(),
+        );
+        self.vector.builder.append_block_params_for_function_params(entry);
+        self.vector.builder.switch_to_block(entry);
+        let parameters = self.vector.builder.block_params(entry).to_vec();
+        let [inputs, parents, constants, outputs, start, end] = parameters[..] else { unreachable!("a loop has six parameters") };
+        self.vector.table = constants;
         let size = self.pointer.bytes() as i32;
 
-        let sources: Vec<(NodeId, Source)> = (self.group.inputs.iter().enumerate())
-            .map(|(position, id)| {
-                let base = self.load(self.pointer, inputs, position as i32 * size);
-                let source = match self.graph.axis(*id) {
-                    axis if axis == self.group.axis => Source::Here(base),
-                    Axis::Run | Axis::Batch => Source::Once(self.load(types::F32, base, 0)),
-                    axis => Source::Through(base, self.load(self.pointer, parents, axis as i32 * size)),
-                };
-                (*id, source)
-            })
+        let mut sources: Vec<(NodeId, Source)> = Vec::new();
+        for (position, id) in self.group.inputs.iter().enumerate() {
+            let base = self.load(self.pointer, inputs, position as i32 * size);
+            let source = match self.graph.axis(*id) {
+                axis if axis == self.group.axis => Source::Here(base),
+                axis if axis > Axis::Batch => Source::Through(base, axis),
+                _ => {
+                    let number = self.load(types::F32, base, 0);
+                    Source::Once(self.vector.builder.ins().splat(NUMBERS, number))
+                }
+            };
+            sources.push((*id, source));
+        }
+        let parents: HashMap<Axis, Value> = (self.group.coarser_axes(self.graph))
+            .map(|axis| (axis, self.load(self.pointer, parents, axis as i32 * size)))
             .collect();
         let targets: Vec<Value> =
             (0..self.group.stored.len()).map(|position| self.load(self.pointer, outputs, position as i32 * size)).collect();
-        let zero = self.builder.ins().iconst(self.pointer, 0);
-        self.builder.ins().jump(head, &[zero.into()]);
+        let last = self.vector.builder.ins().iadd_imm_s(end, -(WIDTH as i64));
+        self.vector.builder.ins().jump(body, &[BlockArg::Value(start)]);
 
-        let index = self.builder.append_block_param(head, self.pointer);
-        self.builder.switch_to_block(head);
-        let more = self.builder.ins().icmp(IntCC::UnsignedLessThan, index, count);
-        self.builder.ins().brif(more, body, &[], exit, &[]);
-
-        self.builder.switch_to_block(body);
-        for (id, source) in sources {
-            let value = match source {
-                Source::Once(value) => value,
-                Source::Here(base) => {
-                    let address = self.element(base, index);
-                    self.load(types::F32, address, 0)
-                }
-                Source::Through(base, parents) => {
-                    let address = self.element(parents, index);
-                    let parent = self.load(types::I32, address, 0);
-                    let parent =
-                        if self.pointer == types::I32 { parent } else { self.builder.ins().uextend(self.pointer, parent) };
-                    let address = self.element(base, parent);
-                    self.load(types::F32, address, 0)
-                }
-            };
-            self.values.insert(id, value);
-        }
+        let index = self.vector.builder.append_block_param(body, self.pointer);
+        self.vector.builder.switch_to_block(body);
+        let offset = self.vector.builder.ins().ishl_imm_u(index, 2);
+        self.through(&sources, &parents, offset);
+        self.offset = offset;
+        self.sources = sources.into_iter().collect();
         for id in &self.group.nodes {
             let value = self.node(*id);
             self.values.insert(*id, value);
         }
         for (id, target) in self.group.stored.iter().zip(targets) {
-            let address = self.element(target, index);
-            self.builder.ins().store(MemFlagsData::trusted(), self.values[id], address, 0);
+            let value = self.values[id];
+            let number = value.number(&mut self.vector);
+            let address = self.vector.builder.ins().iadd(target, offset);
+            for (part, number) in (0..).zip(number) {
+                self.vector.builder.ins().store(flags(), number, address, part * PART_BYTES);
+            }
         }
-        let next = self.builder.ins().iadd_imm_u(index, 1);
-        self.builder.ins().jump(head, &[next.into()]);
+        let done = self.vector.builder.ins().icmp(IntCC::Equal, index, last);
+        self.vector.builder.ins().brif(done, exit, &[], next, &[]);
 
-        self.builder.switch_to_block(exit);
-        self.builder.ins().return_(&[]);
+        self.vector.builder.switch_to_block(next);
+        let following = self.vector.builder.ins().iadd_imm_u(index, WIDTH as i64);
+        let beyond = self.vector.builder.ins().icmp(IntCC::UnsignedGreaterThan, following, last);
+        let following = self.vector.builder.ins().select(beyond, last, following);
+        self.vector.builder.ins().jump(body, &[BlockArg::Value(following)]);
+
+        self.vector.builder.switch_to_block(exit);
+        self.vector.builder.ins().return_(&[]);
     }
 
-    fn load(&mut self, kind: Type, address: Value, offset: i32) -> Value {
-        self.builder.ins().load(kind, MemFlagsData::trusted(), address, offset)
+    /// Loads what lies on coarser axes. Tokens of a sequence stand next to each other, so that most often all lanes read the
+    /// same element: that is one load.
+    fn through(&mut self, sources: &[(NodeId, Source)], parents: &HashMap<Axis, Value>, offset: Value) {
+        let coarse: Vec<(NodeId, Value, Axis)> = sources
+            .iter()
+            .filter_map(|(id, source)| match source {
+                Source::Through(base, axis) => Some((*id, *base, *axis)),
+                _ => None,
+            })
+            .collect();
+        // Elements in the same element of that are in the same element of all that are coarser.
+        let Some(finest) = coarse.iter().map(|(_, _, axis)| *axis).max() else { return };
+        let address = self.vector.builder.ins().iadd(parents[&finest], offset);
+        let indices = self.load_lanes(INTEGERS, address);
+        let first = self.vector.builder.ins().extractlane(indices[0], 0);
+        let together = self.vector.uniform(indices, first);
+        let [one, each, join] = [(); 3].map(|()| self.vector.builder.create_block());
+        self.vector.builder.ins().brif(together, one, &[], each, &[]);
+
+        self.vector.builder.switch_to_block(one);
+        let mut values = Vec::new();
+        for (_, base, axis) in &coarse {
+            let index = if *axis == finest {
+                first
+            } else {
+                let address = self.vector.builder.ins().iadd(parents[axis], offset);
+                self.load(types::I32, address, 0)
+            };
+            let number = self.element(*base, index);
+            let everywhere = self.vector.builder.ins().splat(NUMBERS, number);
+            values.extend([BlockArg::Value(everywhere); PARTS]);
+        }
+        self.vector.builder.ins().jump(join, &values);
+
+        self.vector.builder.switch_to_block(each);
+        let mut values = Vec::new();
+        for (_, base, axis) in &coarse {
+            let indices = if *axis == finest {
+                indices
+            } else {
+                let address = self.vector.builder.ins().iadd(parents[axis], offset);
+                self.load_lanes(INTEGERS, address)
+            };
+            for indices in indices {
+                let lanes = std::array::from_fn(|lane| {
+                    let index = self.vector.builder.ins().extractlane(indices, lane as u8);
+                    self.element(*base, index)
+                });
+                values.push(BlockArg::Value(self.vector.gather(lanes)));
+            }
+        }
+        self.vector.builder.ins().jump(join, &values);
+
+        self.vector.builder.switch_to_block(join);
+        for (id, _, _) in &coarse {
+            let value = [(); PARTS].map(|()| self.vector.builder.append_block_param(join, NUMBERS));
+            self.values.insert(*id, Operand::Number(value));
+        }
     }
 
-    /// The address of a 4-byte element.
+    /// The number at a 32-bit index.
     fn element(&mut self, base: Value, index: Value) -> Value {
-        let offset = self.builder.ins().ishl_imm_u(index, 2);
-        self.builder.ins().iadd(base, offset)
+        let index = if self.pointer == types::I32 { index } else { self.vector.builder.ins().uextend(self.pointer, index) };
+        let offset = self.vector.builder.ins().ishl_imm_u(index, 2);
+        let address = self.vector.builder.ins().iadd(base, offset);
+        self.load(types::F32, address, 0)
     }
 
-    fn node(&mut self, id: NodeId) -> Value {
+    fn node(&mut self, id: NodeId) -> Operand<Lanes, Lanes> {
         match &self.graph.node(id).operation {
             Operation::Apply { function, operands } => {
-                let operands: Vec<Value> = operands.iter().map(|operand| self.operand(*operand)).collect();
-                self.apply(*function, &operands)
+                let operands: Vec<_> = operands.iter().map(|operand| self.operand(*operand)).collect();
+                single::apply(&mut self.vector, *function, &operands)
             }
             Operation::Broadcast { operand } => self.operand(*operand),
             _ => unreachable!("only elementwise nodes are in a group"),
         }
     }
 
-    fn operand(&mut self, id: NodeId) -> Value {
-        match self.graph.constant_value(id) {
-            Some(value) => self.builder.ins().f32const(value as f32),
-            None => self.values[&id],
+    fn operand(&mut self, id: NodeId) -> Operand<Lanes, Lanes> {
+        if let Some(value) = self.graph.constant_value(id) {
+            return Operand::Constant(value as f32);
         }
-    }
-
-    /// As [`scalar::apply`] defines it.
-    fn apply(&mut self, function: Function, operands: &[Value]) -> Value {
-        use Function::*;
-        match (function, operands) {
-            (Negate, &[x]) => self.builder.ins().fneg(x),
-            (Abs, &[x]) => self.builder.ins().fabs(x),
-            (Sqrt, &[x]) => self.builder.ins().sqrt(x),
-            (Relu, &[x]) => {
-                let zero = self.number(0.0);
-                let below = self.builder.ins().fcmp(FloatCC::LessThan, x, zero);
-                self.builder.ins().select(below, zero, x)
-            }
-            (Add, &[a, b]) => self.builder.ins().fadd(a, b),
-            (Subtract, &[a, b]) => self.builder.ins().fsub(a, b),
-            (Multiply, &[a, b]) => self.builder.ins().fmul(a, b),
-            (Divide, &[a, b]) => self.builder.ins().fdiv(a, b),
-            (Minimum, &[a, b]) => self.extreme(FloatCC::LessThan, a, b),
-            (Maximum, &[a, b]) => self.extreme(FloatCC::GreaterThan, a, b),
-            (Clip, &[x, low, high]) => {
-                let raised = self.extreme(FloatCC::GreaterThan, x, low);
-                self.extreme(FloatCC::LessThan, raised, high)
-            }
-            (Equal, &[a, b]) => self.compare(FloatCC::Equal, a, b),
-            (NotEqual, &[a, b]) => self.compare(FloatCC::NotEqual, a, b),
-            (Less, &[a, b]) => self.compare(FloatCC::LessThan, a, b),
-            (LessEqual, &[a, b]) => self.compare(FloatCC::LessThanOrEqual, a, b),
-            (Greater, &[a, b]) => self.compare(FloatCC::GreaterThan, a, b),
-            (GreaterEqual, &[a, b]) => self.compare(FloatCC::GreaterThanOrEqual, a, b),
-            (Not, &[x]) => {
-                let zero = self.number(0.0);
-                self.compare(FloatCC::Equal, x, zero)
-            }
-            (And, &[a, b]) => {
-                let (a, b) = (self.holds(a), self.holds(b));
-                let both = self.builder.ins().band(a, b);
-                self.truth(both)
-            }
-            (Or, &[a, b]) => {
-                let (a, b) = (self.holds(a), self.holds(b));
-                let either = self.builder.ins().bor(a, b);
-                self.truth(either)
-            }
-            (Where, &[condition, then, otherwise]) => {
-                let holds = self.holds(condition);
-                self.builder.ins().select(holds, then, otherwise)
-            }
-            _ => self.call(function, operands),
+        if let Some(value) = self.values.get(&id) {
+            return *value;
         }
+        // An input is read where it is first used, so that it does not take a register before.
+        let value = match self.sources[&id] {
+            Source::Once(value) => [value; PARTS],
+            Source::Here(base) => {
+                let address = self.vector.builder.ins().iadd(base, self.offset);
+                self.load_lanes(NUMBERS, address)
+            }
+            Source::Through(..) => unreachable!("what lies on a coarser axis is read at once"),
+        };
+        self.values.insert(id, Operand::Number(value));
+        Operand::Number(value)
     }
 
-    fn number(&mut self, value: f32) -> Value {
-        self.builder.ins().f32const(value)
+    /// Elements are aligned to their own size only, not to that of a vector. Without AVX, instructions that read memory
+    /// themselves want the latter, which Cranelift does not see to in comparisons: a load of bytes is not made part of one.
+    fn load_lanes(&mut self, kind: Type, address: Value) -> Lanes {
+        let bytes = std::array::from_fn(|part| self.load(types::I8X16, address, part as i32 * PART_BYTES));
+        self.vector.reinterpret(kind, bytes)
     }
 
-    /// The second operand where it compares so to the first or is NaN, else the first: so NaN stays NaN on either side.
-    /// Cranelift's `fmin` and `fmax` order the zeros too, at several times the cost.
-    fn extreme(&mut self, beats: FloatCC, a: Value, b: Value) -> Value {
-        let second = self.builder.ins().fcmp(beats, b, a);
-        let not_a_number = self.builder.ins().fcmp(FloatCC::Unordered, b, b);
-        let take = self.builder.ins().bor(second, not_a_number);
-        self.builder.ins().select(take, b, a)
+    fn load(&mut self, kind: Type, address: Value, offset: i32) -> Value {
+        self.vector.builder.ins().load(kind, flags(), address, offset)
     }
+}
 
-    fn compare(&mut self, comparison: FloatCC, a: Value, b: Value) -> Value {
-        let holds = self.builder.ins().fcmp(comparison, a, b);
-        self.truth(holds)
-    }
-
-    fn holds(&mut self, x: Value) -> Value {
-        let zero = self.number(0.0);
-        self.builder.ins().fcmp(FloatCC::NotEqual, x, zero)
-    }
-
-    fn truth(&mut self, holds: Value) -> Value {
-        let (one, zero) = (self.number(1.0), self.number(0.0));
-        self.builder.ins().select(holds, one, zero)
-    }
-
-    fn call(&mut self, function: Function, operands: &[Value]) -> Value {
-        let reference = *self.references.entry(function).or_insert_with(|| {
-            let callee = self.callees[&function];
-            self.module.declare_func_in_func(callee, self.builder.func)
-        });
-        let call = self.builder.ins().call(reference, operands);
-        self.builder.inst_results(call)[0]
-    }
+/// The address is good, if not aligned to a vector's size.
+fn flags() -> MemFlagsData {
+    MemFlagsData::new().with_notrap()
 }

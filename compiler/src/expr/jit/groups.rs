@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::Axis;
+use crate::plan::{Axis, Signal};
 
-use crate::expr::graph::{Graph, NodeId, Operation};
+use crate::expr::graph::{Graph, Node, NodeId, Operation};
 
 /// The order of work.
 pub(super) struct Schedule {
     /// Nodes whose values are there before the first step, or are constants that some step or output reads from memory.
     pub leaves: Vec<NodeId>,
     pub steps: Vec<Step>,
+    /// Something reads across axes: which element lies in which matters.
+    pub reads_layout: bool,
 }
 
 pub(super) enum Step {
@@ -29,6 +31,13 @@ pub(super) struct Group {
     pub inputs: Vec<NodeId>,
     /// The nodes of the group that something outside of it reads.
     pub stored: Vec<NodeId>,
+}
+
+impl Group {
+    /// The axes that inputs come from through the array that says which of its elements each element lies in.
+    pub fn coarser_axes(&self, graph: &Graph) -> impl Iterator<Item = Axis> {
+        self.inputs.iter().map(|input| graph.axis(*input)).filter(|axis| Axis::Batch < *axis && *axis < self.axis)
+    }
 }
 
 impl Schedule {
@@ -91,9 +100,12 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
     let leaves = graph.nodes().map(|(id, _)| id);
     let leaves = leaves.filter(|id| in_memory[id.0 as usize] && place[id.0 as usize].is_none()).collect();
     let mut steps = Vec::new();
+    let derived = |node: &Node| matches!(node.operation, Operation::Signal { signal: Signal::Position | Signal::Length });
+    let mut reads_layout = graph.nodes().any(|(id, node)| needed[id.0 as usize] && derived(node));
     for (here, nodes) in at {
         let Some(axis) = here.loop_axis else {
             steps.extend(nodes.into_iter().map(Step::Aggregate));
+            reads_layout = true;
             continue;
         };
         let mut inputs = Vec::new();
@@ -103,7 +115,9 @@ pub(super) fn schedule(graph: &Graph, outputs: &[NodeId]) -> Schedule {
             }
         }
         let stored = nodes.iter().copied().filter(|id| in_memory[id.0 as usize]).collect();
-        steps.push(Step::Fused(Group { axis, nodes, inputs, stored }));
+        let group = Group { axis, nodes, inputs, stored };
+        reads_layout |= group.coarser_axes(graph).next().is_some();
+        steps.push(Step::Fused(group));
     }
-    Schedule { leaves, steps }
+    Schedule { leaves, steps, reads_layout }
 }

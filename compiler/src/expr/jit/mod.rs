@@ -1,15 +1,17 @@
 //! Graphs as machine code, in f32: the only module that knows Cranelift.
 //!
-//! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's elements and
-//! keeps everything but its results in registers ([`groups`], [`emit`]). Reductions, statistics and scans run in between, in Rust
-//! and in f64 ([`super::aggregate`]). A number from a coarser axis is read inside the loop through the array that says which
-//! coarse element each element lies in, which the batch has anyway: gathering it first would cost a pass over memory and a
-//! copy per fine element. No fused multiply-add is generated, so results are the same on every machine.
+//! Between two reductions, all elementwise nodes of one axis become one function that loops over the axis's elements, four at
+//! a time, and keeps everything but its results in registers ([`groups`], [`emit`], [`vector`]). What a function computes is
+//! said in [`super::single`]. Reductions, statistics and scans run in between, in Rust and in f64 ([`super::aggregate`]). A number
+//! from a coarser axis is read inside the loop through the array that says which coarse element each element lies in, which
+//! the batch has anyway: gathering it first would cost a pass over memory and a copy per fine element.
 
 mod emit;
 mod groups;
 #[cfg(test)]
 mod tests;
+mod vector;
+mod workspace;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,7 +20,10 @@ use std::mem::ManuallyDrop;
 use crate::plan::Axis;
 use cranelift_jit::JITModule;
 
+use self::emit::Target;
 use self::groups::{Group, Schedule, Step};
+use self::vector::{LANES, WIDTH};
+pub use self::workspace::Workspace;
 use super::aggregate;
 use super::batch::Batch;
 use super::graph::{Graph, MalformedGraph, NodeId, Operation};
@@ -43,14 +48,51 @@ pub struct Program {
     outputs: Vec<NodeId>,
     schedule: Schedule,
     /// One per fused step of the schedule, in order. Points into `code`.
-    loops: Vec<Loop>,
+    loops: Vec<(Loop, Constants)>,
     /// Kept for its memory.
     _code: Code,
 }
 
-/// A generated function: for each of `count` elements, reads `inputs`, writes `outputs`. `parents` holds, for every coarser axis
-/// that is read, at its place in [`Axis::ALL`], the array that says which of its elements each element lies in.
-type Loop = unsafe extern "C" fn(inputs: *const *const f32, parents: *const *const u32, outputs: *const *mut f32, count: usize);
+/// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`, writes `outputs`.
+/// `parents` holds, for every coarser axis
+/// that is read, at its place among the axes, the array that says which of its elements each element lies in.
+type Loop = unsafe extern "C" fn(
+    inputs: *const *const f32,
+    parents: *const *const u32,
+    constants: *const Repeated,
+    outputs: *const *mut f32,
+    start: usize,
+    end: usize,
+);
+
+/// The same bits in every lane.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(16))]
+struct Repeated([u32; LANES as usize]);
+
+/// What a generated function reads besides its arguments.
+type Constants = Vec<Repeated>;
+
+/// What became of one group of nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// What the loop goes over.
+    pub axis: Axis,
+    pub nodes: Vec<NodeId>,
+    /// Cranelift's intermediate form.
+    pub clif: String,
+    /// The machine's instructions.
+    pub assembly: String,
+}
+
+/// Elements below which a further thread costs more than it saves.
+const ELEMENTS_PER_THREAD: usize = 1 << 17;
+
+/// Whether this machine rounds a multiplication and an addition once, in one instruction; a graph that wants it so
+/// ([`Graph::fused`]) is computed fast. Where it does not, or code can't be generated, false.
+pub fn fuses() -> bool {
+    emit::isa(Target::Host).is_ok_and(|isa| isa.has_native_fma())
+}
 
 /// Executable memory. Dropping a `JITModule` leaks it on purpose, since function pointers may still be around.
 struct Code(ManuallyDrop<JITModule>);
@@ -71,65 +113,179 @@ unsafe impl Sync for Code {}
 impl Program {
     /// Compiles what `outputs` need.
     pub fn compile(graph: &Graph, outputs: &[NodeId]) -> Result<Program, CompileError> {
+        Program::compile_for(Target::Host, graph, outputs, None)
+    }
+
+    /// What [`Program::compile`] generates, as text: one listing for each group of nodes.
+    pub fn listings(graph: &Graph, outputs: &[NodeId]) -> Result<Vec<Listing>, CompileError> {
+        let mut listings = Vec::new();
+        Program::compile_for(Target::Host, graph, outputs, Some(&mut listings))?;
+        Ok(listings)
+    }
+
+    fn compile_for(
+        target: Target,
+        graph: &Graph,
+        outputs: &[NodeId],
+        listings: Option<&mut Vec<Listing>>,
+    ) -> Result<Program, CompileError> {
         graph.check()?;
         if !graph.has(outputs) {
             return Err(CompileError::MissingNode);
         }
         let schedule = groups::schedule(graph, outputs);
-        let (code, loops) = emit::compile(graph, schedule.groups())?;
+        let (code, loops) = emit::compile(graph, schedule.groups(), target, listings)?;
         Ok(Program { graph: graph.clone(), outputs: outputs.to_vec(), schedule, loops, _code: code })
     }
 
     /// The values of the outputs on `batch`. Fails where the batch lacks something that they read.
     pub fn run(&self, batch: &Batch) -> Result<Values<f32>, EvaluationError> {
+        let mut workspace = Workspace::default();
+        self.run_in(batch, &mut workspace)?;
+        Ok(workspace.into_values(&self.outputs))
+    }
+
+    /// As [`Program::run`], leaving the values in `workspace`, whose memory is used again.
+    pub fn run_in(&self, batch: &Batch, workspace: &mut Workspace) -> Result<(), EvaluationError> {
         let layout = &batch.layout;
-        layout.check()?;
-        let mut values: Vec<Cow<[f32]>> = vec![Cow::Borrowed(&[]); self.graph.len()];
+        if self.schedule.reads_layout {
+            layout.check()?;
+        }
+        workspace.prepare(self.graph.len());
+        // What the batch has is read where it lies.
+        let mut given: Vec<Option<&[f32]>> = vec![None; self.graph.len()];
         for id in &self.schedule.leaves {
             let node = self.graph.node(*id);
-            values[id.0 as usize] = match &node.operation {
-                Operation::Constant { value } => Cow::Owned(vec![*value as f32; layout.len(node.axis)]),
-                Operation::Schedule { schedule } => Cow::Owned(vec![schedule.at(batch.step, batch.steps) as f32]),
-                Operation::Signal { signal } => batch.values(signal)?,
-                Operation::Live { live } => Cow::Borrowed(batch.live_values(*live)?),
+            let leaf = &mut given[id.0 as usize];
+            match &node.operation {
+                Operation::Constant { value } => workspace.fill(*id, layout.len(node.axis), *value as f32),
+                Operation::Schedule { schedule } => workspace.fill(*id, 1, schedule.at(batch.step, batch.steps) as f32),
+                Operation::Signal { signal } => match batch.values(signal)? {
+                    Cow::Borrowed(values) => *leaf = Some(values),
+                    Cow::Owned(values) => workspace.keep(*id, values),
+                },
+                Operation::Live { live } => *leaf = Some(batch.live_values(*live)?),
                 _ => unreachable!("a leaf has no operands"),
-            };
+            }
         }
         let parents = Parents::of(batch, &self.schedule, &self.graph);
         let mut loops = self.loops.iter();
         for step in &self.schedule.steps {
             match step {
                 Step::Fused(group) => {
-                    let generated = loops.next().expect("one function per fused step");
-                    self.run_loop(group, *generated, batch, &parents, &mut values);
+                    let generated: &(Loop, Constants) = loops.next().expect("one function per fused step");
+                    self.run_loop(group, generated, batch, &parents, &given, workspace);
                 }
-                Step::Aggregate(id) => values[id.0 as usize] = Cow::Owned(self.aggregate(*id, batch, &values)),
+                Step::Aggregate(id) => {
+                    let values = self.aggregate(*id, batch, &given, workspace);
+                    workspace.keep(*id, values);
+                }
             }
         }
-        let outputs = self.outputs.iter().map(|id| (*id, values[id.0 as usize].to_vec()));
-        Ok(Values::new(outputs.collect::<HashMap<_, _>>()))
+        for output in &self.outputs {
+            if let Some(values) = given[output.0 as usize] {
+                workspace.copy(*output, values);
+            }
+        }
+        Ok(())
     }
 
-    fn run_loop(&self, group: &Group, generated: Loop, batch: &Batch, parents: &Parents, values: &mut [Cow<[f32]>]) {
+    fn run_loop(
+        &self,
+        group: &Group,
+        generated: &(Loop, Constants),
+        batch: &Batch,
+        parents: &Parents,
+        given: &[Option<&[f32]>],
+        workspace: &mut Workspace,
+    ) {
         let count = batch.layout.len(group.axis);
-        let mut results: Vec<Vec<f32>> = group.stored.iter().map(|_| vec![0.0; count]).collect();
-        let inputs: Vec<*const f32> = group.inputs.iter().map(|id| values[id.0 as usize].as_ptr()).collect();
-        let outputs: Vec<*mut f32> = results.iter_mut().map(|result| result.as_mut_ptr()).collect();
+        // Taken out, so that the workspace can be read meanwhile.
+        let mut results: Vec<Vec<f32>> = group.stored.iter().map(|id| workspace.room(*id, count)).collect();
+        let inputs: Vec<&[f32]> = group.inputs.iter().map(|id| workspace.value(*id, given)).collect();
         let parents = parents.for_elements_of(group.axis);
-        // SAFETY: `generated` was made for `group` of this graph, which passed `Graph::check`. It reads `inputs[k]` at
-        // element indices below `count` where the input has the group's axis, at parent indices where it is coarser, at 0
-        // where it is a single number; every input was computed before this group and has one value per element of its
-        // axis (`Batch::values` and `Batch::live_values` check lengths, the rest is made here). Parent indices are inside
-        // their axis by `Layout::check`, and their arrays have `count` elements wherever the schedule says that they are
-        // read. It writes each output below `count`; outputs are fresh, so nothing aliases them.
-        unsafe { generated(inputs.as_ptr(), parents.as_ptr(), outputs.as_ptr(), count) };
+        if count < WIDTH {
+            self.run_few(group, generated, count, &inputs, parents, &mut results);
+        } else {
+            let arguments = Arguments {
+                generated,
+                inputs: inputs.iter().map(|input| input.as_ptr()).collect(),
+                parents: parents.map(|parents| parents.as_ptr()),
+                outputs: results.iter_mut().map(|result| result.as_mut_ptr()).collect(),
+            };
+            let threads = workspace.threads().min(count / ELEMENTS_PER_THREAD).max(1);
+            // Ends at multiples of the width: no element is computed by two threads.
+            let border = |thread: usize| if thread == threads { count } else { count / WIDTH * thread / threads * WIDTH };
+            // SAFETY: `generated` was made for `group` of this graph, which passed `Graph::check`. It reads `inputs[k]` at
+            // element indices below `count` where the input has the group's axis, at parent indices where it is coarser, at 0
+            // where it is a single number; every input was computed before this group and has one value per element of its
+            // axis (`Batch::values` and `Batch::live_values` check lengths, the rest is made here). Parent indices are inside
+            // their axis by `Layout::check`, and their arrays have `count` elements wherever the schedule says that they are
+            // read. It writes each output below `count`, for which `Workspace::room` reserved memory; outputs are taken out of
+            // the workspace, so nothing aliases them, and no two threads write the same elements. Each range has at least
+            // `WIDTH` elements: the first and only one has `count`, several have `ELEMENTS_PER_THREAD` about.
+            let run = |thread: usize| unsafe { arguments.run(border(thread), border(thread + 1)) };
+            std::thread::scope(|scope| {
+                let others: Vec<_> = (1..threads).map(|thread| scope.spawn(move || run(thread))).collect();
+                run(0);
+                for other in others {
+                    other.join().expect("generated code does not panic");
+                }
+            });
+            for result in &mut results {
+                // SAFETY: the capacity is at least `count` and all of these elements were written.
+                unsafe { result.set_len(count) };
+            }
+        }
         for (id, result) in group.stored.iter().zip(results) {
-            values[id.0 as usize] = Cow::Owned(result);
+            workspace.keep(*id, result);
         }
     }
 
-    fn aggregate(&self, id: NodeId, batch: &Batch, values: &[Cow<[f32]>]) -> Vec<f32> {
-        let results = aggregate::evaluate(&self.graph, id, batch, |of, index| f64::from(values[of.0 as usize][index]));
+    /// Fewer elements than the loop takes at a time: the rest is made up.
+    fn run_few(
+        &self,
+        group: &Group,
+        generated: &(Loop, Constants),
+        count: usize,
+        inputs: &[&[f32]],
+        parents: [&[u32]; AXES],
+        results: &mut [Vec<f32>],
+    ) {
+        const FULL: usize = WIDTH;
+        if count == 0 {
+            return;
+        }
+        let padded: Vec<[f32; FULL]> = (group.inputs.iter().zip(inputs))
+            .map(|(id, input)| {
+                let here = self.graph.axis(*id) == group.axis;
+                std::array::from_fn(|index| if here { input[index.min(count - 1)] } else { 0.0 })
+            })
+            .collect();
+        let pointers: Vec<*const f32> = (group.inputs.iter().zip(inputs).zip(&padded))
+            .map(|((id, input), padded)| if self.graph.axis(*id) == group.axis { padded.as_ptr() } else { input.as_ptr() })
+            .collect();
+        let parents = parents.map(|parents| -> [u32; FULL] {
+            std::array::from_fn(|index| parents.get(index.min(count - 1)).copied().unwrap_or_default())
+        });
+        let mut computed = vec![[0.0f32; FULL]; results.len()];
+        let arguments = Arguments {
+            generated,
+            inputs: pointers,
+            parents: parents.each_ref().map(|parents| parents.as_ptr()),
+            outputs: computed.iter_mut().map(|result| result.as_mut_ptr()).collect(),
+        };
+        // SAFETY: as in `run_loop`, with `FULL` for `count`: inputs of the group's axis, parents and outputs have so many
+        // elements here, and made-up parents are those of the last element.
+        unsafe { arguments.run(0, FULL) };
+        for (result, computed) in results.iter_mut().zip(computed) {
+            result.extend_from_slice(&computed[..count]);
+        }
+    }
+
+    fn aggregate(&self, id: NodeId, batch: &Batch, given: &[Option<&[f32]>], workspace: &Workspace) -> Vec<f32> {
+        let value = |of: NodeId, index: usize| f64::from(workspace.value(of, given)[index]);
+        let results = aggregate::evaluate(&self.graph, id, batch, value);
         results.into_iter().map(|x| x as f32).collect()
     }
 }
@@ -142,17 +298,39 @@ impl Parents<'_> {
     fn of<'a>(batch: &'a Batch, schedule: &Schedule, graph: &Graph) -> Parents<'a> {
         let mut parents = HashMap::new();
         for group in schedule.groups() {
-            for coarse in
-                group.inputs.iter().map(|input| graph.axis(*input)).filter(|coarse| Axis::Batch < *coarse && *coarse < group.axis)
-            {
+            for coarse in group.coarser_axes(graph) {
                 parents.entry((group.axis, coarse)).or_insert_with(|| batch.layout.parents(group.axis, coarse));
             }
         }
         Parents(parents)
     }
 
-    /// By coarser axis; null where there is none, or none is read.
-    fn for_elements_of(&self, axis: Axis) -> [*const u32; Axis::ALL.len()] {
-        std::array::from_fn(|coarse| self.0.get(&(axis, Axis::ALL[coarse])).map_or(std::ptr::null(), |parents| parents.as_ptr()))
+    /// By coarser axis; empty where there is none, or none is read.
+    fn for_elements_of(&self, axis: Axis) -> [&[u32]; AXES] {
+        std::array::from_fn(|coarse| self.0.get(&(axis, Axis::ALL[coarse])).map_or(&[][..], |parents| parents))
+    }
+}
+
+const AXES: usize = Axis::ALL.len();
+
+/// What a generated function is called with.
+struct Arguments<'a> {
+    generated: &'a (Loop, Constants),
+    inputs: Vec<*const f32>,
+    parents: [*const u32; AXES],
+    outputs: Vec<*mut f32>,
+}
+
+// SAFETY: plain addresses; only `run` follows them, whose caller answers for what lies there.
+unsafe impl Sync for Arguments<'_> {}
+
+impl Arguments<'_> {
+    /// # Safety
+    /// There are at least [`WIDTH`] elements in `start..end`. All that the function reads and writes for them exists, and
+    /// nothing else reads or writes the same elements of the outputs meanwhile.
+    unsafe fn run(&self, start: usize, end: usize) {
+        let (generated, constants) = self.generated;
+        // SAFETY: the caller's promise.
+        unsafe { generated(self.inputs.as_ptr(), self.parents.as_ptr(), constants.as_ptr(), self.outputs.as_ptr(), start, end) }
     }
 }

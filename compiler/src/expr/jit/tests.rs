@@ -2,22 +2,29 @@
 
 use crate::plan::{Axis, Function, Reduction, Role, Signal};
 
-use super::{CompileError, Program};
+use super::emit::Target;
+use super::{CompileError, Program, Workspace};
 use crate::expr::batch::{Batch, Layout};
 use crate::expr::graph::{Graph, NodeId, Operation};
 use crate::expr::interpret::{evaluate, interpret};
+use crate::expr::single::model::Model;
 use crate::expr::testing::{FUNCTIONS, Random};
 use crate::expr::values::EvaluationError;
 
-fn single(x: f64) -> f64 {
-    f64::from(x as f32)
+/// Whether the program computes, bit for bit, what the definition in single precision says.
+fn assert_same(graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
+    assert_same_on(Target::Host, graph, outputs, batch, case);
 }
 
-/// Whether the program computes, bit for bit, what the interpreter does when it rounds every node to f32.
-fn assert_same(graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
-    let program = Program::compile(graph, outputs).expect("every operation has a lowering");
+fn assert_same_on(target: Target, graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
+    let program = Program::compile_for(target, graph, outputs, None).expect("every operation has a lowering");
     let compiled = program.run(batch).expect("the batch has everything");
-    let reference = evaluate(graph, outputs, batch, single).expect("the batch has everything");
+    let model = Model { fused: graph.fused() };
+    let apply = |function: Function, operands: &[f64]| {
+        let operands: Vec<f32> = operands.iter().map(|x| *x as f32).collect();
+        f64::from(model.apply(function, &operands))
+    };
+    let reference = evaluate(graph, outputs, batch, apply, |x| f64::from(x as f32)).expect("the batch has everything");
     for output in outputs {
         let (compiled, reference) = (compiled.get(*output), reference.get(*output));
         assert_eq!(compiled.len(), reference.len(), "{case}");
@@ -28,13 +35,27 @@ fn assert_same(graph: &Graph, outputs: &[NodeId], batch: &Batch, case: &str) {
     }
 }
 
+/// Without an instruction for fused multiplication and addition, or for rounding down, the bits are the same.
+#[test]
+fn results_do_not_depend_on_the_instructions_of_the_machine() {
+    for seed in 100_000..100_400 {
+        let mut random = Random(seed);
+        let (mut graph, outputs) = random.graph(12, 2);
+        graph.set_fused(seed % 2 == 0);
+        let layout = random.layout();
+        let batch = random.batch(layout, 2, Random::wild_number);
+        assert_same_on(Target::Baseline, &graph, &outputs, &batch, &format!("graph {seed}"));
+    }
+}
+
 #[test]
 fn random_graphs_agree_to_the_last_bit() {
     let mut operations = 0;
-    for seed in 0..4000 {
+    for seed in 0..8000 {
         let mut random = Random(seed);
         let size = 1 + random.below(24);
-        let (graph, outputs) = random.graph(size, 2);
+        let (mut graph, outputs) = random.graph(size, 2);
+        graph.set_fused(seed % 2 == 0);
         graph.check().expect("generated graphs keep the rules");
         operations += graph.len();
         for _ in 0..2 {
@@ -43,7 +64,7 @@ fn random_graphs_agree_to_the_last_bit() {
             assert_same(&graph, &outputs, &batch, &format!("graph {seed}"));
         }
     }
-    assert!(operations > 40_000, "the generator makes graphs worth compiling");
+    assert!(operations > 80_000, "the generator makes graphs worth compiling");
 }
 
 /// Every function, on every combination of the numbers that IEEE treats specially.
@@ -66,10 +87,33 @@ fn every_function_agrees_on_special_numbers() {
     let signals = roles.map(|role| Signal::Logp { role }).into_iter().zip(combinations).collect();
     let batch = Batch { layout, signals, ..Batch::default() };
     for function in FUNCTIONS {
-        let mut graph = Graph::default();
-        let operands = roles.map(|role| graph.signal(Signal::Logp { role }));
-        let output = graph.apply(function, &operands[..function.operands()]);
-        assert_same(&graph, &[output], &batch, &format!("{function:?}"));
+        for fused in [true, false] {
+            let mut graph = Graph::default();
+            graph.set_fused(fused);
+            let operands = roles.map(|role| graph.signal(Signal::Logp { role }));
+            let output = graph.apply(function, &operands[..function.operands()]);
+            for target in [Target::Host, Target::Baseline] {
+                assert_same_on(target, &graph, &[output], &batch, &format!("{function:?}, {target:?}, fused {fused}"));
+            }
+        }
+    }
+}
+
+/// Every function of one operand, on numbers of every size.
+#[test]
+fn every_function_agrees_on_the_whole_range() {
+    let count = 1 << 16;
+    let values: Vec<f32> = (0..count).map(|index: u32| f32::from_bits(index * 65_537)).collect();
+    let layout = Layout { sequence_of_token: vec![0; values.len()], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+    let batch = Batch { layout, signals: vec![(Signal::Logp { role: Role::Teacher }, values)], ..Batch::default() };
+    for function in FUNCTIONS.into_iter().filter(|function| function.operands() == 1) {
+        for fused in [true, false] {
+            let mut graph = Graph::default();
+            graph.set_fused(fused);
+            let x = graph.signal(Signal::Logp { role: Role::Teacher });
+            let output = graph.apply(function, &[x]);
+            assert_same(&graph, &[output], &batch, &format!("{function:?}, fused {fused}"));
+        }
     }
 }
 
@@ -135,7 +179,10 @@ fn what_the_batch_lacks_is_named() {
     assert_eq!(program.run(&short), Err(length));
 
     let layout = Layout { sequence_of_token: vec![0, 1], ..batch.layout.clone() };
-    let broken = Batch { layout, ..batch };
+    let broken = Batch { layout, signals: vec![(Signal::Reward, vec![0.0])], ..batch };
+    let reward = graph.signal(Signal::Reward);
+    let reward = graph.broadcast(reward, Axis::Token);
+    let program = Program::compile(&graph, &[reward]).expect("compiles");
     assert_eq!(program.run(&broken), Err(EvaluationError::Layout { element: "token", parent: "sequence" }));
 }
 
@@ -170,4 +217,82 @@ fn programs_are_shared_between_threads() {
         threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect()
     });
     assert_eq!(alone, together);
+}
+
+/// More elements than one thread takes, of a number that the threads do not divide, with sequences across their borders.
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let tokens = 3 * super::ELEMENTS_PER_THREAD + 5;
+    let sequences = tokens.div_ceil(1000);
+    let mut random = Random(5);
+    let layout = Layout {
+        sequence_of_token: (0..tokens as u32).map(|token| token / 1000).collect(),
+        group_of_sequence: (0..sequences as u32).map(|sequence| sequence / 3).collect(),
+        groups: sequences.div_ceil(3) as u32,
+        ..Layout::default()
+    };
+    let batch = random.batch(layout, 0, Random::wild_number);
+    let mut graph = Graph::default();
+    let (logp, reward) = (graph.signal(Signal::Logp { role: Role::Teacher }), graph.signal(Signal::Reward));
+    let mean = graph.reduce(Reduction::Mean, reward, Axis::Group, None);
+    let sum = graph.apply(Function::Add, &[logp, reward]);
+    let sum = graph.apply(Function::Add, &[sum, mean]);
+    let output = graph.apply(Function::Exp, &[sum]);
+    let program = Program::compile(&graph, &[output]).expect("compiles");
+    let mut bits = [1, 2, 3, 7].map(|threads| {
+        let mut workspace = Workspace::with_threads(threads);
+        // Twice: what is left from the first run makes no difference.
+        for _ in 0..2 {
+            program.run_in(&batch, &mut workspace).expect("the batch has everything");
+        }
+        workspace.get(output).iter().map(|x| x.to_bits()).collect::<Vec<u32>>()
+    });
+    assert_eq!(bits[0].len(), tokens);
+    let first = std::mem::take(&mut bits[0]);
+    assert!(bits[1..].iter().all(|bits| *bits == first));
+}
+
+#[test]
+fn one_workspace_serves_different_programs_and_batches() {
+    let mut workspace = Workspace::default();
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let (graph, outputs) = random.graph(12, 2);
+        let program = Program::compile(&graph, &outputs).expect("compiles");
+        let layout = random.layout();
+        let batch = random.batch(layout, 2, Random::number);
+        program.run_in(&batch, &mut workspace).expect("the batch has everything");
+        let fresh = program.run(&batch).expect("the batch has everything");
+        for output in &outputs {
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(bits(workspace.get(*output)), bits(fresh.get(*output)), "graph {seed}");
+        }
+    }
+}
+
+/// Bytes of this process in memory.
+#[cfg(target_os = "linux")]
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it says how much memory is in use");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") * 1024
+}
+
+/// Code, constants and tables of a program go with it.
+#[cfg(target_os = "linux")]
+#[test]
+fn ten_thousand_compilations_leave_the_process_no_larger() {
+    let mut random = Random(17);
+    let (graph, outputs) = random.graph(6, 2);
+    let compile = |times: usize| {
+        for _ in 0..times {
+            Program::compile(&graph, &outputs).expect("compiles");
+        }
+    };
+    compile(500);
+    let before = resident();
+    compile(10_000);
+    let grown = resident().saturating_sub(before);
+    // A leak of one page each would be 40 MB. Other tests run at the same time, and have their own memory.
+    assert!(grown < 24 << 20, "{grown} bytes more than before");
 }

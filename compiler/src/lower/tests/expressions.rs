@@ -7,8 +7,8 @@ use crate::lower::expressions;
 use crate::plan::Live as Primitive;
 
 fn objective(select: Formula, weight: Formula) -> Objective {
-    let value = live(Live::Part(Part::EndLogp));
-    let term = Term { name: "end".into(), value, when: None, weight: None, reduce: None, data: None, origin: HERE };
+    let value = live(Live::Part(Part::Value));
+    let term = Term { name: "fit".into(), value, when: None, weight: None, reduce: None, data: None, origin: HERE };
     Objective {
         name: "objective".into(),
         terms: vec![term],
@@ -28,7 +28,7 @@ fn nothing_about_the_runtime_is_taken_for_granted() {
     let share = reduce(Reduction::Mean, &apply(Function::Divide, [&logp(Role::Student), &size]), Axis::Block);
     let (_, origins) = sources();
     let lowered = expressions(&objective(available, share), &origins).expect("all of it is the language's");
-    assert_eq!(lowered.live, [Primitive::Other { text: "live student.end_logp".into() }]);
+    assert_eq!(lowered.live, [Primitive::Other { text: "live student.value".into() }]);
     let (select, weight) = (lowered.select.expect("there is one"), lowered.weight.expect("there is one"));
     assert_eq!(lowered.graph.axis(weight), Axis::Block);
 

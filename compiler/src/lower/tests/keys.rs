@@ -58,6 +58,17 @@ fn names_and_places_are_not_meaning() {
     assert_eq!(before.hash, after.hash);
 }
 
+/// Results differ in the last bit.
+#[test]
+fn the_arithmetic_is_meaning_where_an_objective_is_computed() {
+    let (sources, origins) = super::sources();
+    let plan = |fused| super::super::compile(&experiment(), &origins, &sources, fused).expect("the experiment is sound");
+    let (fused, separate) = (plan(true), plan(false));
+    assert_ne!(fused.hash, separate.hash);
+    assert_eq!(fused.stages[0].key, separate.stages[0].key, "weights are drawn without any objective");
+    assert_ne!(fused.stages[1].key, separate.stages[1].key);
+}
+
 #[test]
 fn an_unrelated_model_in_between_changes_no_key() {
     let mut longer = experiment();

@@ -260,5 +260,5 @@ pub fn experiment() -> Experiment {
 
 pub fn compiled(experiment: &Experiment) -> Plan {
     let (sources, origins) = sources();
-    super::compile(experiment, &origins, &sources).expect("the experiment is sound")
+    super::compile(experiment, &origins, &sources, true).expect("the experiment is sound")
 }

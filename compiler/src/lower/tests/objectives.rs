@@ -43,6 +43,7 @@ fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
         objective,
         normal_form(objective, Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All))),
         super::super::Origins(&origins),
+        true,
     )
 }
 

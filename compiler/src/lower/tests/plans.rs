@@ -44,7 +44,7 @@ fn numbers_without_json_are_refused_by_name() {
     let Optimizer::AdamW(adam) = &mut train.optimizer else { panic!("the student is trained with AdamW") };
     adam.beta1 = f64::NAN;
     let (sources, origins) = sources();
-    let found = super::super::compile(&experiment, &origins, &sources).expect_err("a plan can't hold these");
+    let found = super::super::compile(&experiment, &origins, &sources, true).expect_err("a plan can't hold these");
     let messages: Vec<&str> = found.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
     assert_eq!(
         messages,
@@ -65,7 +65,7 @@ fn a_fault_of_a_family_is_reported_once() {
         train.objective.reduce = Some(by_steps(vec![]));
     }
     let (sources, origins) = sources();
-    let found = super::super::compile(&experiment, &origins, &sources).expect_err("nothing is reduced");
+    let found = super::super::compile(&experiment, &origins, &sources, true).expect_err("nothing is reduced");
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].code, Code::MissingReduce);
 }

@@ -74,6 +74,7 @@ impl Walk<'_> {
             let id = ItemId { module, index };
             let worth = match self.modules.progress.get(&id) {
                 Some(Progress::Done(value)) if !kind.is_callable() => Worth::of(value),
+                Some(Progress::Repeated { worth, .. }) => worth.clone(),
                 _ => None,
             };
             self.owner = None;

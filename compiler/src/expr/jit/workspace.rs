@@ -1,0 +1,76 @@
+//! Memory for the values of a program, used again from run to run.
+
+use std::collections::HashMap;
+
+use crate::expr::graph::NodeId;
+use crate::expr::values::Values;
+
+/// The values that a run of a [`super::Program`] computes. One workspace serves any programs and batches, one run at a time.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    /// One per node, empty where the value lies in the batch or nowhere.
+    values: Vec<Vec<f32>>,
+    threads: Option<usize>,
+}
+
+impl Workspace {
+    /// One that uses at most so many threads; [`Default`] uses what the machine has. Results do not depend on it.
+    pub fn with_threads(threads: usize) -> Workspace {
+        Workspace { threads: Some(threads), ..Workspace::default() }
+    }
+
+    /// The values of an output of the last run.
+    ///
+    /// # Panics
+    /// If `node` was not among the outputs asked for.
+    pub fn get(&self, node: NodeId) -> &[f32] {
+        self.values.get(node.0 as usize).map(Vec::as_slice).expect("only outputs that were asked for are read")
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    pub(super) fn prepare(&mut self, nodes: usize) {
+        if self.values.len() < nodes {
+            self.values.resize_with(nodes, Vec::new);
+        }
+    }
+
+    /// Memory for `count` numbers, without any in it; what the node had before is gone.
+    pub(super) fn room(&mut self, node: NodeId, count: usize) -> Vec<f32> {
+        let mut room = std::mem::take(&mut self.values[node.0 as usize]);
+        room.clear();
+        room.reserve(count);
+        room
+    }
+
+    pub(super) fn keep(&mut self, node: NodeId, values: Vec<f32>) {
+        self.values[node.0 as usize] = values;
+    }
+
+    pub(super) fn fill(&mut self, node: NodeId, count: usize, value: f32) {
+        let values = &mut self.values[node.0 as usize];
+        values.clear();
+        values.resize(count, value);
+    }
+
+    pub(super) fn copy(&mut self, node: NodeId, from: &[f32]) {
+        let values = &mut self.values[node.0 as usize];
+        values.clear();
+        values.extend_from_slice(from);
+    }
+
+    /// The value of a node: given by the batch, or computed.
+    pub(super) fn value<'a>(&'a self, node: NodeId, given: &[Option<&'a [f32]>]) -> &'a [f32] {
+        given[node.0 as usize].unwrap_or(&self.values[node.0 as usize])
+    }
+
+    pub(super) fn into_values(mut self, outputs: &[NodeId]) -> Values<f32> {
+        let mut values = HashMap::new();
+        for output in outputs {
+            values.entry(*output).or_insert_with(|| std::mem::take(&mut self.values[output.0 as usize]));
+        }
+        Values::new(values)
+    }
+}
