@@ -67,8 +67,30 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     once
 }
 
+/// What a formula becomes in a plan that runs.
 pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
     axis(formula.axis, at)?;
+    if let FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } = &formula.kind {
+        axis(*over, at)?;
+    }
+    kind_on_any_axis(formula, at)
+}
+
+/// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the language.
+pub fn kind_of_anything(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
+    let other = |of: &wide::Signal| Kind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis });
+    match &formula.kind {
+        // Known of what the runtime executes, not of the objective.
+        FormulaKind::Signal(of @ (wide::Signal::Available { .. } | wide::Signal::VocabularySize)) => Ok(other(of)),
+        FormulaKind::Signal(of) => signal(of, at).or_else(|_| Ok(other(of))),
+        FormulaKind::Live(of) if formula.axis == Axis::Token => {
+            live(of, at).or_else(|_| Ok(Kind::Live(Live::Other { text: text::live(of) })))
+        }
+        _ => kind_on_any_axis(formula, at),
+    }
+}
+
+fn kind_on_any_axis(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
     Ok(match &formula.kind {
         FormulaKind::Number(value) => Kind::Number(*value),
         FormulaKind::Schedule(schedule) => Kind::Schedule(schedule.clone()),
@@ -82,8 +104,8 @@ pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
         FormulaKind::Apply { function, .. } => Kind::Apply(*function),
         FormulaKind::Reduce { on: Some(_), .. } => return Err(refused(at, "a reduction over another rollout (`on`)")),
         FormulaKind::Reduce { reduction, .. } => Kind::Reduce(*reduction),
-        FormulaKind::Statistic { statistic, over, .. } => Kind::Statistic { statistic: *statistic, over: axis(*over, at)? },
-        FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: axis(*over, at)? },
+        FormulaKind::Statistic { statistic, over, .. } => Kind::Statistic { statistic: *statistic, over: *over },
+        FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: *over },
         FormulaKind::Memory { memory, .. } => Kind::Memory(*memory),
         FormulaKind::Across { index, .. } => Kind::Across { index: *index },
     })
