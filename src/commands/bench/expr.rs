@@ -24,12 +24,12 @@ use crate::problem::{Problem, Status};
 const SOURCE: &str = "\
 // `unit` makes a number without a unit of the entropy: dividing by 1 is not computed.
 objective weighted(unit: nats = 1) {
-  let trust = clip(exp(teacher.logp - student.logp), 0.2, 5)
+  let trust  = clip(exp(teacher.logp - student.logp), 0.2, 5)
   let damped = where(student.entropy > 1.2, trust, trust * 0.1)
 
-  weight = damped * min(1, kl(teacher || student)) + 0.5 * log1p(student.entropy / unit)
+  weight       = damped * min(1, kl(teacher || student)) + 0.5 * log1p(student.entropy / unit)
   term imitate = -live student.logp
-  reduce = mean(token) then mean(sequence)
+  reduce       = mean(token) then mean(sequence)
 }
 ";
 
