@@ -92,10 +92,7 @@ pub fn take(session: &mut Session, notification: Notification) -> Vec<Message> {
         "textDocument/didClose" => {
             read(params).map(|params: DidCloseTextDocumentParams| session.close(&params.text_document.uri))
         }
-        // What lies on disk has changed, and with it perhaps an import.
-        "textDocument/didSave" => {
-            read(params).map(|params: DidSaveTextDocumentParams| session.changed_on_disk(&params.text_document.uri))
-        }
+        "textDocument/didSave" => read(params).map(|params: DidSaveTextDocumentParams| session.saved(&params.text_document.uri)),
         "workspace/didChangeWorkspaceFolders" => read(params).map(|params: DidChangeWorkspaceFoldersParams| {
             session.change_roots(
                 params.event.added.into_iter().map(|folder| folder.uri).collect(),

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{Analysis, Memory, analyse, analyse_again};
+use mopd_lang::check::{Analysis, Memory, analyse, analyse_again, analyse_audited};
+use mopd_lang::diag::Severity;
 use mopd_lang::ide::Library;
 use mopd_lang::source::{FileId, SourceFile, Span};
 use serde_json::json;
@@ -39,6 +40,8 @@ pub struct Session {
     documents: BTreeMap<String, Document>,
     /// To be checked again before anything is answered.
     stale: BTreeSet<String>,
+    /// Of these, the ones whose gradients are audited too: when a file is opened or saved, since that takes longer than a keystroke may.
+    to_audit: BTreeSet<String>,
     published: Published,
     messages: Vec<Message>,
     /// The modules of the standard library, read once.
@@ -52,6 +55,7 @@ impl Session {
             client,
             documents: BTreeMap::new(),
             stale: BTreeSet::new(),
+            to_audit: BTreeSet::new(),
             published: Published::default(),
             messages: Vec::new(),
             standard,
@@ -66,6 +70,7 @@ impl Session {
             Document { uri, version, text, analysis: empty(&path), memory: Memory::default(), imports: BTreeSet::new() };
         self.documents.insert(path.clone(), document);
         self.mark_stale(&path);
+        self.to_audit.insert(path);
     }
 
     /// Applies the changes in order; each is relative to the text after the one before it.
@@ -103,6 +108,12 @@ impl Session {
         self.client.roots.extend(added);
     }
 
+    /// The text is on disk now, and with it perhaps an import of others.
+    pub fn saved(&mut self, uri: &Uri) {
+        self.changed_on_disk(uri);
+        self.to_audit.insert(path_of(uri));
+    }
+
     /// The file has changed on disk.
     pub fn changed_on_disk(&mut self, uri: &Uri) {
         self.mark_stale(&path_of(uri));
@@ -127,13 +138,31 @@ impl Session {
             // The old analysis goes first: what it holds can't be changed in place.
             document.analysis = empty(&path);
             let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
-            let (analysis, imports) = self.check(&path, text, &mut memory);
+            let (mut analysis, imports) = self.check(&path, text.clone(), &mut memory);
+            if self.to_audit.contains(&path) {
+                self.audit(&path, text, &mut analysis);
+            }
             if let Some(document) = self.documents.get_mut(&path) {
                 (document.analysis, document.memory, document.imports) = (analysis, memory, imports);
             }
         }
+        self.to_audit.clear();
         let news = self.published.update(&self.documents, &self.client);
         self.messages.extend(news);
+    }
+
+    /// Adds what only the audit of gradients finds.
+    fn audit(&self, path: &str, text: String, analysis: &mut Analysis) {
+        if analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+            return;
+        }
+        let load = |name: &[&str]| self.load(path, name, &RefCell::default(), &RefCell::default());
+        let entry = SourceFile { path: path.to_owned(), text };
+        let audited = AssertUnwindSafe(|| analyse_audited(entry, &load, &[], &mopd_compiler::audit::findings));
+        // Files are read in the same order, so their numbers agree.
+        if let Ok(Analysis { diagnostics, .. }) = catch_unwind(audited) {
+            analysis.diagnostics = diagnostics;
+        }
     }
 
     /// What is to be sent since the last call.

@@ -35,6 +35,27 @@ fn findings_come_as_the_text_changes_and_go_when_it_is_right() {
     assert_eq!(workspace.client.findings(&uri), [Value::Null; 0]);
 }
 
+/// It takes longer than a keystroke may.
+#[test]
+fn gradients_are_audited_when_a_file_is_opened_or_saved() {
+    let objective = "objective own {\n  let later = reward_to_go(kl(student || teacher), discount: 0, over: sequence)\n  \
+                     term pull = later * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let right = format!("{}\n{}", GOOD.replace("mopd(clip_at: 5)", "own"), objective.replace("discount: 0", "discount: 1"));
+    let wrong = right.replace("discount: 1", "discount: 0");
+    let mut workspace = Workspace::new();
+    let zero_gradient = |findings: &[Value]| {
+        let [finding] = findings else { panic!("{findings:?}") };
+        assert_eq!(finding["code"], "zero-gradient");
+        assert_eq!(slice(&wrong, &finding["range"]), "later * live student.logp");
+    };
+    zero_gradient(&workspace.open("a.mopd", &wrong));
+    assert_eq!(workspace.replace("a.mopd", 2, &right), [Value::Null; 0]);
+    assert_eq!(workspace.replace("a.mopd", 3, &wrong), [Value::Null; 0]);
+    let uri = workspace.uri("a.mopd");
+    workspace.client.notify("textDocument/didSave", json!({ "textDocument": { "uri": uri } }));
+    zero_gradient(&workspace.client.findings(&uri));
+}
+
 #[test]
 fn hover_explains_names_and_settings() {
     let mut workspace = Workspace::new();
