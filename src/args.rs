@@ -30,6 +30,7 @@ pub enum Command {
     Check(Check),
     Fmt(Fmt),
     Plan(Plan),
+    Audit(Audit),
     Run(Run),
     Explain(Explain),
     Sample(Sample),
@@ -115,6 +116,31 @@ pub enum PlanFormat {
     /// Answered with "not supported yet".
     #[value(hide = true)]
     Dot,
+}
+
+/// Say which divergence the gradient of each term follows
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd audit a.mopd
+  mopd audit std.estimators              the objectives of a library module
+  mopd audit --format json a.mopd | jq '.[].terms[].findings[].verdict'
+
+Every term is evaluated over all that can be drawn in worlds of a few tokens, with its exact gradient. The book's page on the audit
+says what each answer means.")]
+pub struct Audit {
+    /// The experiment, a .mopd file; or a library, also as `std.opd`
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    #[arg(long, value_enum, default_value_t = AuditFormat::Human)]
+    pub format: AuditFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    Human,
+    Json,
 }
 
 /// Run an experiment; stages that are finished already are not run again
@@ -240,6 +266,7 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 pub enum BenchWhat {
     Check(BenchCheck),
+    Divergence(BenchDivergence),
     Expr(BenchExpr),
     /// Every other word: a measurement that is not built yet, or a slip.
     #[command(external_subcommand)]
@@ -261,6 +288,37 @@ pub struct BenchCheck {
     /// For programs: times in milliseconds, memory in bytes
     #[arg(long)]
     pub json: bool,
+}
+
+/// Measure a divergence over the vocabulary with its gradient, against a plain log-softmax version, on one thread
+#[derive(Debug, Args)]
+pub struct BenchDivergence {
+    /// Sizes of the vocabulary, one after the other
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [49_152, 151_936], value_parser = clap::value_parser!(u32).range(65..))]
+    pub vocabulary: Vec<u32>,
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub tokens: u32,
+    /// Make the logits too, from hidden states of this width; where it is not given, neither time nor memory of logits is counted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub width: Option<u32>,
+    #[arg(long, value_enum, default_value_t = DivergenceName::Kl)]
+    pub of: DivergenceName,
+    /// Runs of each version that are timed, in turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// For programs: times in seconds, memory in bytes
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DivergenceName {
+    /// kl(student || teacher)
+    Kl,
+    /// jsd(student, teacher, beta: 0.5)
+    Jsd,
+    /// kl(student || teacher, support: top_k(teacher, 64), mass: generalized)
+    TopK,
 }
 
 /// Measure a per-token weight, interpreted and compiled, against a plain pass over the same memory

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mopd_lang::Analysis;
-use mopd_lang::check::analyse_with;
+use mopd_lang::check::analyse_audited;
 use mopd_lang::diag::nearest;
 use mopd_lang::source::SourceFile;
 
@@ -33,7 +33,7 @@ pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analy
             }
         }
     };
-    let analysis = analyse_with(entry, &load, overrides);
+    let analysis = analyse_audited(entry, &load, overrides, &mopd_compiler::audit::findings);
     match unreadable.into_inner() {
         Some(problem) => Err(problem),
         None => Ok(analysis),

@@ -119,6 +119,8 @@ impl Progress {
             Event::Ready { .. }
             | Event::Evaluated { .. }
             | Event::Sample { .. }
+            | Event::MeasuredMemory { .. }
+            | Event::MeasuredTime { .. }
             | Event::Failed(_)
             | Event::Interrupted { .. }
             | Event::Finished { .. } => {}

@@ -3,6 +3,7 @@
 pub use lower::{Expressions, TermExpressions, compile, expressions, normal_form};
 pub use mopd_lang::diag::nearest;
 
+pub mod audit;
 pub mod expr;
 mod lower;
 pub mod plan;

@@ -9,4 +9,4 @@ pub mod ide;
 pub mod source;
 pub mod syntax;
 
-pub use check::{Analysis, Memory, analyse, analyse_again, analyse_with};
+pub use check::{Analysis, Auditor, Memory, analyse, analyse_again, analyse_audited, analyse_with};

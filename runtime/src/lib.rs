@@ -1,5 +1,6 @@
 //! Executes a plan with libtorch.
 
+pub mod bench;
 pub mod control;
 pub mod data;
 pub mod device;

@@ -10,7 +10,7 @@ use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::report::results::peak_memory;
 use mopd_runtime::schedule::Progress;
-use mopd_runtime::{device, sample, schedule};
+use mopd_runtime::{bench, device, sample, schedule};
 
 fn main() -> ExitCode {
     // A panic is reported as a failure of the job; its trace would only hide that message.
@@ -71,6 +71,7 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
     match job {
         Job::Probe => return Ok(false),
         Job::Sample(job) => sample::sample(&job, device, control)?,
+        Job::Bench(job) => bench::bench(&job, device, control)?,
         Job::Run(job) => schedule::run(&job, &versions, device, control, progress)?,
     }
     Ok(true)

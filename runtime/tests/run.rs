@@ -251,7 +251,11 @@ fn a_loss_that_is_not_finite_names_step_domain_and_term() {
     let (events, code) = run(&job(&fine_tuning(5, poisoned(3.0)).plan, folder.path(), "out"));
     let failure = failure(&events, code);
     assert_eq!(failure.kind, FailureKind::NonFinite);
-    assert_eq!(failure.message, "the term `distill` is not finite for the domain `copy`");
+    let message = failure.message.strip_prefix("the term `distill` is not finite for the domain `copy`: first at sequence 0 ");
+    let (place, count) = message.expect("the message names term, domain and sequence").split_once("; ").unwrap();
+    assert!(place.contains("copy.train.jsonl:") && place.ends_with(", position 0"), "{place}");
+    // The whole batch: eight answers of two letters and an end.
+    assert_eq!(count, "24 of 24 tokens");
     assert_eq!((failure.stage.as_deref(), failure.seed, failure.step), (Some("start"), Some(1), Some(3)));
     let kept = fs::read_dir(folder.path().join("store"))
         .unwrap()
@@ -261,6 +265,43 @@ fn a_loss_that_is_not_finite_names_step_domain_and_term() {
     assert!(failure.help.as_ref().unwrap().contains(kept.to_str().unwrap()));
     assert!(kept.join("model.safetensors").exists());
     assert!(folder.path().join("out/metrics.parquet").exists());
+}
+
+/// A comparison with NaN is false: without a look at the log-probabilities themselves, a teacher that says nothing would give
+/// every token the weight 1.
+#[test]
+fn a_teacher_without_numbers_is_named_before_its_numbers_are_used() {
+    let folder = folder();
+    let mut b = Builder::new();
+    let domain = b.domain("copy", 1.0);
+    let base = b.model("base", Stage::Initialise(tiny()));
+    let broken = b.model("broken", Stage::Initialise(Architecture { initial_deviation: 3e38, ..tiny() }));
+    let forgiving = objective("forgiving", Live::Logp, |graph, logp| {
+        let teacher = graph.signal(Signal::Logp { role: Role::Teacher });
+        let low = graph.constant(Axis::Run, -5.0);
+        let unlikely = graph.apply(Function::Less, &[teacher, low]);
+        let likely = graph.apply(Function::Not, &[unlikely]);
+        (graph.apply(Function::Multiply, &[likely, logp]), None)
+    });
+    b.train(
+        "student",
+        Recipe::Distill,
+        Training {
+            start: base,
+            domains: &[domain],
+            teachers: &[broken],
+            prefixes: Prefixes::Data { field: "answer".into(), batch: 4 },
+            objective: forgiving,
+            steps: 2,
+            learning_rate: 1e-3,
+        },
+    );
+    let (events, code) = run(&job(&b.plan, folder.path(), "out"));
+    let failure = failure(&events, code);
+    assert_eq!((failure.kind, failure.step), (FailureKind::NonFinite, Some(0)));
+    let message =
+        "the log-probability of the token taken, of the teacher `teacher0`, is not finite for the domain `copy`: first at";
+    assert!(failure.message.starts_with(message) && failure.message.ends_with("12 of 12 tokens"), "{}", failure.message);
 }
 
 #[test]
@@ -277,10 +318,8 @@ fn weights_that_explode_are_noticed() {
 #[test]
 fn the_sampler_at_temperature_1_is_the_student() {
     let folder = folder();
-    let between = |left, right| {
-        let (kind, mass) = (DivergenceKind::Kl, Mass::Raw);
-        Signal::Divergence(Divergence { kind, left, right, support: Support::Full, mass })
-    };
+    let between =
+        |left, right| Signal::Divergence(Divergence::between(DivergenceKind::Kl, left, right, Support::Full, Mass::Raw));
     let student = |of: fn(Role) -> Signal| of(Role::Student);
     let sampler = |of: fn(Role) -> Signal| of(Role::Sampler);
     let entropy: fn(Role) -> Signal = |role| Signal::Entropy { role };

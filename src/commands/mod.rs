@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod audit;
 mod bench;
 mod check;
 mod doctor;
@@ -26,10 +27,11 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] = &["new", "check", "fmt", "plan", "run", "explain", "sample", "doctor", "lsp", "bench", "expr", "help"];
+const BUILT: &[&str] =
+    &["new", "check", "fmt", "plan", "audit", "run", "explain", "sample", "doctor", "lsp", "bench", "expr", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["audit", "watch", "report", "compare", "eval", "export", "serve"];
+const LATER: &[&str] = &["watch", "report", "compare", "eval", "export", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -37,6 +39,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Check(arguments) => check::check(&arguments),
         Command::Fmt(arguments) => fmt::fmt(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Audit(arguments) => audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),

@@ -152,23 +152,32 @@ impl Session {
     fn analyse(&self, path: &str, text: String, memory: &mut Memory) -> (Analysis, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
-        let load = |name: &[&str]| -> Option<SourceFile> {
-            let Some(file) = host::sibling(Path::new(path), name) else { return host::standard(name) };
-            let key = file.to_string_lossy().into_owned();
-            imports.borrow_mut().insert(key.clone());
-            if let Some(open) = self.documents.get(&key) {
-                return Some(SourceFile { path: key, text: open.text.clone() });
-            }
-            if !file.exists() {
-                return None;
-            }
-            host::read(&file).map_err(|problem| unreadable.borrow_mut().push(problem.message().to_owned())).ok()
-        };
+        let load = |name: &[&str]| self.load(path, name, &imports, &unreadable);
         let entry = SourceFile { path: path.to_owned(), text };
         // A bug in the checker must not end the session: the document stays without an analysis until its next change.
         let again = AssertUnwindSafe(|| analyse_again(entry, &load, memory));
         let analysis = catch_unwind(again).unwrap_or_else(|_| empty(path));
         (analysis, imports.into_inner(), unreadable.into_inner())
+    }
+
+    /// A module that the text at a path imports. Notes the paths that are asked for, and what can't be read.
+    fn load(
+        &self,
+        path: &str,
+        name: &[&str],
+        imports: &RefCell<BTreeSet<String>>,
+        unreadable: &RefCell<Vec<String>>,
+    ) -> Option<SourceFile> {
+        let Some(file) = host::sibling(Path::new(path), name) else { return host::standard(name) };
+        let key = file.to_string_lossy().into_owned();
+        imports.borrow_mut().insert(key.clone());
+        if let Some(open) = self.documents.get(&key) {
+            return Some(SourceFile { path: key, text: open.text.clone() });
+        }
+        if !file.exists() {
+            return None;
+        }
+        host::read(&file).map_err(|problem| unreadable.borrow_mut().push(problem.message().to_owned())).ok()
     }
 
     // ---- Questions ----
@@ -193,6 +202,14 @@ impl Session {
 
     pub fn document(&self, uri: &Uri) -> Option<&Document> {
         self.documents.get(&path_of(uri))
+    }
+
+    /// The analysis of a document with its experiment and objectives put together, which no keystroke waits for.
+    pub fn whole(&self, document: &Document) -> Analysis {
+        let path = path_of(&document.uri);
+        let (imports, unreadable) = (RefCell::default(), RefCell::default());
+        let load = |name: &[&str]| self.load(&path, name, &imports, &unreadable);
+        analyse(SourceFile { path: path.clone(), text: document.text.clone() }, &load)
     }
 
     pub fn lines<'a>(&self, document: &'a Document) -> Lines<'a> {

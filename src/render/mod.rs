@@ -1,6 +1,7 @@
 //! Findings and failures as text. What differs between a finding of the checker and a failure at run time is settled here, so
 //! that both look alike.
 
+pub mod audit;
 pub mod human;
 pub mod json;
 pub mod library;

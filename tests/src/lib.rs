@@ -21,11 +21,20 @@ pub fn mopd() -> PathBuf {
 
 /// Checks a text as `mopd check` would, with the standard library and no other files.
 pub fn check(path: &str, text: &str) -> mopd_lang::Analysis {
-    let load = |module: &[&str]| match module {
+    let entry = SourceFile { path: path.to_owned(), text: text.to_owned() };
+    mopd_lang::analyse_audited(entry, &standard, &[], &mopd_compiler::audit::findings)
+}
+
+/// The same as an editor has it: what only the gradient audit finds is left out.
+pub fn check_text(path: &str, text: &str) -> mopd_lang::Analysis {
+    mopd_lang::analyse(SourceFile { path: path.to_owned(), text: text.to_owned() }, &standard)
+}
+
+fn standard(module: &[&str]) -> Option<SourceFile> {
+    match module {
         ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
         _ => None,
-    };
-    mopd_lang::analyse(SourceFile { path: path.to_owned(), text: text.to_owned() }, &load)
+    }
 }
 
 /// The findings of an analysis, one a line, for failure messages.

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use mopd_compiler::audit::{Use, Verdict, audit};
 use mopd_lang::diag::{Code, Diagnostic, Severity};
-use mopd_tests::{check, files, listing, root};
+use mopd_tests::{check, files, generate, listing, root, settle};
 
 #[test]
 fn every_method_checks() {
@@ -48,6 +49,38 @@ fn every_public_objective_of_the_library_is_known() {
         }
     }
     assert!(missing.is_empty(), "\n{missing}");
+}
+
+/// The section `<!-- gradients: std -->` of the reference: what every public objective follows.
+#[test]
+fn the_reference_says_what_every_objective_follows() {
+    let path = root().join("book/src/reference/gradients.md");
+    let page = fs::read_to_string(&path).expect("the page");
+    let mut audited = 0;
+    let mut table = "| objective | follows |\n|---|---|".to_owned();
+    for (name, text) in mopd_std::MODULES {
+        let analysis = check(&format!("std:{name}.mopd"), text);
+        for named in analysis.objectives.iter().filter(|named| named.public) {
+            let audit = audit(&named.objective, &Use::unknown());
+            let one = audit.terms.len() == 1;
+            let mut lines = Vec::new();
+            for term in &audit.terms {
+                audited += usize::from(!term.findings.iter().any(|found| matches!(found.verdict, Verdict::NotAudited { .. })));
+                // That a large support became a small one is so in every second row.
+                let mut told = term.clone();
+                told.findings.iter_mut().for_each(|finding| finding.notes.retain(|note| !note.starts_with("the top ")));
+                for (place, line) in told.lines().into_iter().enumerate() {
+                    let whose = if one || place > 0 { String::new() } else { format!("`{}`: ", term.term) };
+                    lines.push(whose + &line.replace('|', "\\|"));
+                }
+            }
+            let _ = write!(table, "\n| `{name}.{}` | {} |", named.objective.name, lines.join("<br>"));
+        }
+    }
+    let made = generate(&page, "gradients", |_| Some(table.clone()));
+    let faults = settle(&path, &page, &made);
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    assert!(audited > 100, "only {audited} terms were audited");
 }
 
 /// One row of the table of published methods.

@@ -195,6 +195,76 @@ fn a_teacher_equal_to_the_student_moves_no_weight() {
     }
 }
 
+/// Of everything that compares two distributions, in one objective: where both are one, each term is exactly 0.
+#[test]
+fn no_divergence_of_equals_moves_a_weight() {
+    let bench = Bench::new();
+    let objective = "divergence squeezed(u) = u * log(u) - (1 + u) * log((1 + u) / 2)
+
+objective several {
+  term a = live jsd(student, teacher, beta: 0.3)
+  term b = live skew(teacher || student, lambda: 0.1, support: nucleus(teacher, 0.8), mass: tail)
+  term c = live tv(student, teacher, support: union(sampled, top_k(student, 4)), mass: renormalized)
+  term d = live chi2(student || teacher, temperature: 2)
+  term e = live hellinger(student, teacher, support: top_k(teacher, 8), mass: generalized)
+  term f = live alpha(student || teacher, alpha: linear(0.2 -> 0.8))
+  term g = live sorted_l1(student, teacher)
+  term h = live kl(teacher || blend(teacher: 0.5, student: 0.5), support: sampled, mass: tail)
+  reduce = mean(token) then mean(sequence)
+}";
+    bench.write("tiny.mopd", &source(objective, "several"));
+    bench.tables("apart", &[]);
+    bench.edit("tiny.mopd", "teacher specialist[d in domains] = expert[d]", "teacher specialist[d in domains] = start");
+    bench.tables("equal", &[]);
+    let start = fs::read(bench.path("equal/models/start-seed1/model.safetensors")).expect("the start's weights");
+    assert!(bench.student("apart") != start);
+    assert!(bench.student("equal") == start, "a divergence of equals moved weights");
+}
+
+/// Signals and losses that look at whole distributions, shares of a blend that are numbers per token, a generator of one's own.
+#[test]
+fn what_reads_whole_distributions_trains() {
+    let bench = Bench::new();
+    let objective = "divergence squeezed(u) = u * log(u) - (1 + u) * log((1 + u) / 2)
+
+objective reads {
+  let sure     = exp(-student.entropy)
+  weight       = (1 + overlap(student, teacher, k: 4)) * mass(student, support: top_k(teacher, 4)) * size(nucleus(teacher, 0.9)) / vocab_size
+  term follow  = live squeezed(teacher || student, support: nucleus(teacher, 0.9), mass: tail)
+  term mixed   = live kl(student || blend(teacher: sure, student: 1 - sure))
+  term likely  = live nll(teacher)
+  term ordered = 0.1 * live ranking(order: top_k(teacher, 3))
+  term rest    = where(in_nucleus(teacher, 0.9), 0, -1 / student.rank) * live student.logp { when = student.end_logp < teacher.end_logp + 1 }
+  reduce       = mean(token) then mean(sequence)
+}";
+    bench.write("tiny.mopd", &source(objective, "reads"));
+    bench.tables("out", &[]);
+    let start = fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
+    assert!(bench.student("out") != start);
+}
+
+/// Both versions of a divergence agree, whether logits are given or made; the figures are those of what was asked.
+#[test]
+fn a_divergence_is_measured_against_its_plain_version() {
+    for (of, width) in [("kl", None), ("jsd", Some("16")), ("top-k", None)] {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.args(["bench", "divergence", "--vocabulary", "300,1001", "--tokens", "29", "--runs", "1", "--json", "--of", of]);
+        command.args(width.iter().flat_map(|width| ["--width", width]));
+        let output = command.output().expect("mopd starts");
+        assert!(output.status.success(), "{}", text(&output));
+        let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(said["tokens"], 29);
+        let figures = said["figures"].as_array().expect("a list");
+        assert_eq!(figures.iter().map(|figure| figure["vocabulary"].as_u64()).collect::<Vec<_>>(), [Some(300), Some(1001)]);
+        for figure in figures {
+            for difference in ["value_difference", "gradient_difference"] {
+                assert!(figure[difference].as_f64().is_some_and(|difference| difference < 1e-5), "{of}: {figure}");
+            }
+            assert_eq!(figure["plain_seconds"].as_array().map(Vec::len), Some(1));
+        }
+    }
+}
+
 /// The sampler's whole distribution can be read, not only what it took; at another temperature it differs from the student's.
 #[test]
 fn an_objective_may_read_the_sampler_s_distribution() {

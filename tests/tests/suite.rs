@@ -8,13 +8,15 @@
 //! - `mopd setup`: no case of its own; what a program tagged `mopd using setup` begins with, here and further down the page.
 //! - `mopd module=mine`: a file `mine.mopd` beside the program that follows.
 //!
-//! A fence tagged `snapshot` after a program holds all that its findings say. `MOPD_UPDATE=1` writes these anew.
+//! A fence tagged `snapshot` after a program holds all that its findings say, one tagged `audit` what the gradients of its terms follow.
+//! `MOPD_UPDATE=1` writes these anew.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mopd_compiler::audit::{self, Audit, Use};
 use mopd_lang::Analysis;
 use mopd_lang::diag::{Code, Diagnostic, Label};
 use mopd_lang::source::{FileId, SourceFile, Span};
@@ -31,6 +33,8 @@ struct Case {
     modules: HashMap<String, String>,
     /// The page's lines of the snapshot that follows: first one inside the fence, and the one that closes it.
     snapshot: Option<(usize, usize)>,
+    /// The same of its audit.
+    audit: Option<(usize, usize)>,
 }
 
 /// A finding that a program asks for.
@@ -87,7 +91,7 @@ fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
                     let text = if words.last() == Some(&"setup") { format!("{setup}{body}") } else { body };
                     let name = format!("{page}:{start} ({})", headings.join(" / "));
                     let modules = std::mem::take(&mut modules);
-                    cases.push(Case { name, headings: headings.clone(), tag, text, modules, snapshot: None });
+                    cases.push(Case { name, headings: headings.clone(), tag, text, modules, snapshot: None, audit: None });
                 }
                 ["snapshot"] => match cases.last_mut().filter(|case| case.snapshot.is_none()) {
                     Some(case) => case.snapshot = Some((start, end)),
@@ -95,7 +99,13 @@ fn cases(page: &str, text: &str, faults: &mut String) -> Vec<Case> {
                         let _ = writeln!(faults, "{page}:{start}: this snapshot follows no program");
                     }
                 },
-                ["mopd" | "snapshot", ..] => {
+                ["audit"] => match cases.last_mut().filter(|case| case.audit.is_none()) {
+                    Some(case) => case.audit = Some((start, end)),
+                    None => {
+                        let _ = writeln!(faults, "{page}:{start}: this audit follows no program");
+                    }
+                },
+                ["mopd" | "snapshot" | "audit", ..] => {
                     let _ = writeln!(faults, "{page}:{start}: unknown tag `{}`", words.join(" "));
                 }
                 _ => {}
@@ -176,7 +186,8 @@ fn analyse(case: &Case) -> Analysis {
         }
         _ => None,
     };
-    mopd_lang::analyse(SourceFile { path: "case.mopd".to_owned(), text: case.text.clone() }, &load)
+    let entry = SourceFile { path: "case.mopd".to_owned(), text: case.text.clone() };
+    mopd_lang::analyse_audited(entry, &load, &[], &mopd_compiler::audit::findings)
 }
 
 /// The findings that a case is about.
@@ -258,6 +269,22 @@ fn render(case: &Case, analysis: &Analysis) -> String {
     text
 }
 
+/// What the gradients of a program's objectives follow.
+fn audits(analysis: &Analysis) -> String {
+    let audits: Vec<Audit> = match &analysis.experiment {
+        Some(experiment) => audit::of_experiment(experiment).into_iter().map(|audited| audited.audit).collect(),
+        None => analysis.objectives.iter().map(|named| audit::audit(&named.objective, &Use::unknown())).collect(),
+    };
+    let mut text = String::new();
+    for (audit, term) in audits.iter().flat_map(|audit| audit.terms.iter().map(move |term| (audit, term))) {
+        for (place, line) in term.lines().into_iter().enumerate() {
+            let name = if place == 0 { format!("{}.{}: ", audit.objective, term.term) } else { "  ".to_owned() };
+            let _ = writeln!(text, "{name}{line}");
+        }
+    }
+    text
+}
+
 #[test]
 fn programs_get_exactly_the_findings_that_they_name() {
     let root = mopd_tests::root();
@@ -274,9 +301,12 @@ fn programs_get_exactly_the_findings_that_they_name() {
             let analysis = analyse(case);
             let expected = expectations(case, &mut faults);
             compare(case, &expected, &analysis, &mut faults);
-            if let Some((start, end)) = case.snapshot {
+            let snapshot = case.snapshot.map(|place| (place, render(case, &analysis)));
+            let audit = case.audit.map(|place| (place, audits(&analysis)));
+            let mut shown: Vec<((usize, usize), String)> = snapshot.into_iter().chain(audit).collect();
+            shown.sort_by(|(a, _), (b, _)| b.cmp(a));
+            for ((start, end), rendered) in shown {
                 let written: String = lines[start..end].iter().map(|line| format!("{line}\n")).collect();
-                let rendered = render(case, &analysis);
                 if update {
                     lines.splice(start..end, rendered.lines().map(str::to_owned));
                 } else if written != rendered {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, text};
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
 
 use super::Origins;
 use super::narrow::formula::{self as narrow, Kind};
@@ -33,6 +33,8 @@ pub(super) struct Lowering<'a> {
     places: HashMap<NodeId, Origin>,
     /// By address of a formula that chooses at random: its random numbers, which are the same wherever it is lowered.
     draws: HashMap<*const FormulaNode, u32>,
+    /// Numbers and primitives whose names leave something out, with what they are.
+    cut: Vec<(String, FormulaKind)>,
     supply: Supply,
     origins: Origins<'a>,
 }
@@ -63,6 +65,7 @@ impl<'a> Lowering<'a> {
             known: HashMap::new(),
             places: HashMap::new(),
             draws: HashMap::new(),
+            cut: Vec::new(),
             supply,
             origins,
         }
@@ -109,14 +112,15 @@ impl<'a> Lowering<'a> {
     fn node(&mut self, formula: &FormulaNode) -> Result<Lowered, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
         let unmasked = |node| Lowered { node, mask: None };
-        let kind = match (narrow::kind(formula, span), &formula.kind, self.supply) {
-            (Err(_), FormulaKind::Signal(signal), Supply::Anything) => {
-                Kind::Signal(Signal::Other { text: text::signal(signal), axis: formula.axis })
-            }
-            (Err(_), FormulaKind::Live(live), Supply::Anything) if formula.axis == Axis::Token => {
-                Kind::Live { live: Live::Other { text: text::live(live) }, factor: 1.0 }
-            }
-            (kind, ..) => kind?,
+        let kind = match self.supply {
+            Supply::Runtime => narrow::kind(formula, span)?,
+            Supply::Anything => match narrow::kind_of_anything(formula, span)? {
+                Kind::Signal(Signal::Other { text, axis }) => {
+                    Kind::Signal(Signal::Other { text: self.distinct(text, formula), axis })
+                }
+                Kind::Live(Live::Other { text }) => Kind::Live(Live::Other { text: self.distinct(text, formula) }),
+                kind => kind,
+            },
         };
         Ok(match kind {
             Kind::Number(value) if !value.is_finite() => {
@@ -137,18 +141,13 @@ impl<'a> Lowering<'a> {
                 let behind = self.graph.apply(Function::Add, &[position, one]);
                 unmasked(self.graph.apply(Function::Subtract, &[length, behind]))
             }
-            Kind::Divergence { divergence, factor } => {
-                let node = self.graph.signal(Signal::Divergence(divergence));
-                unmasked(self.scaled(node, factor))
-            }
-            Kind::Live { live, factor } => {
+            Kind::Live(live) => {
                 let known = self.primitives.iter().position(|primitive| primitive.live == live);
                 let index = known.unwrap_or_else(|| {
                     self.primitives.push(Primitive { live, origin: formula.origin });
                     self.primitives.len() - 1
                 });
-                let node = self.graph.live(LiveId(index as u32));
-                unmasked(self.scaled(node, factor))
+                unmasked(self.graph.live(LiveId(index as u32)))
             }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
             Kind::Apply(Function::Multiply) if switched_off(formula) => unmasked(self.graph.constant(formula.axis, 0.0)),
@@ -222,6 +221,20 @@ impl<'a> Lowering<'a> {
         })
     }
 
+    /// A name of its own: what is written is only so long, and two things of which it shows the same are still two.
+    fn distinct(&mut self, text: String, formula: &FormulaNode) -> String {
+        if !text.contains("...") {
+            return text;
+        }
+        let others = self.cut.iter().filter(|(other, _)| *other == text);
+        let place = others.clone().position(|(_, kind)| *kind == formula.kind);
+        let number = place.unwrap_or_else(|| others.count());
+        if place.is_none() {
+            self.cut.push((text.clone(), formula.kind.clone()));
+        }
+        if number == 0 { text } else { format!("{text} (number {})", number + 1) }
+    }
+
     /// What is put together, compared or run along, and which of its elements take part.
     fn peers(&mut self, formula: &FormulaNode, over: Axis, name: &str) -> Result<(Lowered, Option<NodeId>), Box<Diagnostic>> {
         let (operand, among) = self.compared(formula);
@@ -280,14 +293,6 @@ impl<'a> Lowering<'a> {
             (Some(selected), Some(among)) => Some(self.graph.apply(Function::And, &[selected, among])),
             (selected, among) => selected.or(among),
         }
-    }
-
-    fn scaled(&mut self, node: NodeId, factor: f64) -> NodeId {
-        if factor == 1.0 {
-            return node;
-        }
-        let factor = self.graph.constant(Axis::Run, factor);
-        self.graph.apply(Function::Multiply, &[factor, node])
     }
 
     /// Which elements of a number take part in a reduction or statistic of it.

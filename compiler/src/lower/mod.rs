@@ -103,7 +103,8 @@ pub struct TermExpressions {
 }
 
 /// The expressions of an objective as a graph, for whoever wants to evaluate them without a run. `origins` is what its
-/// [`Origin`]s point into.
+/// [`Origin`]s point into. What the runtime takes for granted, that a teacher answers and how large the vocabulary is, is a
+/// signal here. Where names are too long to be shown whole, and two are shown alike, the second is called `... (number 2)`.
 ///
 /// # Errors
 /// What graphs have no word for: schedules that the run itself moves, preference pairs, reductions over another rollout.

@@ -46,11 +46,11 @@ pub(super) fn lower(
         .into_iter()
         .zip(&live)
         .map(|(coefficient, &live)| {
-            // A log-probability's coefficient is its advantage. A divergence brings a size of its own: where student and
-            // teacher agree it pulls at nothing, whatever its coefficient.
+            // A log-probability's coefficient is its advantage. A divergence or a loss brings a size of its own: where student
+            // and teacher agree it pulls at nothing, whatever its coefficient.
             let size = match lowering.primitives[live.0 as usize].live {
-                Live::Logp => coefficient,
-                Live::Divergence(_) | Live::Other { .. } => {
+                Live::Logp | Live::EndLogp => coefficient,
+                Live::Divergence(_) | Live::Likelihood { .. } | Live::Ranking { .. } | Live::Other { .. } => {
                     let value = lowering.graph.add(Axis::Token, Operation::Live { live });
                     lowering.graph.apply(Function::Multiply, &[coefficient, value])
                 }

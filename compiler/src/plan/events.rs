@@ -10,6 +10,8 @@ use super::{Origin, Plan};
 pub enum Job {
     Run(Box<RunJob>),
     Sample(SampleJob),
+    /// What `mopd bench divergence` asks.
+    Bench(BenchJob),
     /// Answer `Ready` and stop: what `mopd doctor` asks.
     Probe,
 }
@@ -39,6 +41,38 @@ pub struct SampleJob {
     /// What the context leaves, where absent.
     pub max_tokens: Option<u32>,
     pub seed: u64,
+}
+
+/// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchJob {
+    pub vocabulary: u32,
+    pub tokens: u32,
+    /// The logits of both models are the product of hidden states of this width and a matrix, made and differentiated inside the
+    /// measured part; where absent, logits are given.
+    pub width: Option<u32>,
+    pub divergence: BenchDivergence,
+    pub measure: Measure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BenchDivergence {
+    /// kl(student || teacher)
+    Kl,
+    /// jsd(student, teacher, beta: 0.5)
+    Jsd,
+    /// kl(student || teacher, support: top_k(teacher, 64), mass: generalized)
+    TopK,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "measure", rename_all = "snake_case")]
+pub enum Measure {
+    /// Of a single run, in a process that does nothing else.
+    Memory { plain: bool },
+    /// Of both, in turn, and how far they are apart.
+    Time { runs: u32 },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +124,19 @@ pub enum Event {
         tokens: u32,
         finished: bool,
         logp: f64,
+    },
+    /// Most memory that the measured part of a [`BenchJob`] held, in bytes, beyond what it was given; none where the system does
+    /// not tell.
+    MeasuredMemory {
+        bytes: Option<u64>,
+    },
+    /// Seconds of each run of a [`BenchJob`], and the largest difference of values and of gradients, each relative to the
+    /// largest of the plain version.
+    MeasuredTime {
+        plain: Vec<f64>,
+        chunked: Vec<f64>,
+        value_difference: f64,
+        gradient_difference: f64,
     },
     Warning {
         message: String,

@@ -3,6 +3,8 @@
 pub use mopd_lang::formula::{Axis, Deviation, Function, Mass, Memory, Reduction, Scan, Statistic};
 use serde::{Deserialize, Serialize};
 
+use crate::expr::graph::{Graph, NodeId};
+
 /// Whose probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -34,6 +36,18 @@ pub enum Signal {
     Entropy { role: Role },
     /// Largest probability of the next-token distribution. Per token, prob.
     Top1 { role: Role },
+    /// Rank of the token taken, 1 for the most probable; equals share the better rank. Per token, count.
+    Rank { role: Role },
+    /// Log-probability of ending here. Per token, logp.
+    EndLogp { role: Role },
+    /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
+    Overlap { left: Role, right: Role, k: u32 },
+    /// Probability that `role` gives to a support. Per token, prob.
+    Mass { role: Role, support: Support },
+    /// The token taken is in the nucleus of `role`, as [`Support::Nucleus`] has it. Per token, bool.
+    InNucleus { role: Role, p: f64 },
+    /// Number of entries of a support. Per token, count.
+    SupportSize { support: Support },
     /// A divergence between two roles at this prefix. Per token, nats.
     Divergence(Divergence),
     /// Index of the token in its completion, from 0. Per token, count.
@@ -59,8 +73,9 @@ pub enum Signal {
 impl Signal {
     pub fn axis(&self) -> Axis {
         match self {
-            Signal::Logp { .. } | Signal::Entropy { .. } | Signal::Top1 { .. } => Axis::Token,
-            Signal::Divergence(_) | Signal::Position => Axis::Token,
+            Signal::Logp { .. } | Signal::Entropy { .. } | Signal::Top1 { .. } | Signal::Rank { .. } => Axis::Token,
+            Signal::EndLogp { .. } | Signal::Overlap { .. } | Signal::Mass { .. } | Signal::InNucleus { .. } => Axis::Token,
+            Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position => Axis::Token,
             Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct => Axis::Sequence,
             Signal::Progress | Signal::Step => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
@@ -69,10 +84,85 @@ impl Signal {
 
     /// The roles whose distributions must be known.
     pub fn roles(&self) -> Vec<Role> {
-        match self {
-            Signal::Logp { role } | Signal::Entropy { role } | Signal::Top1 { role } => vec![*role],
+        let mut roles = match self {
+            Signal::Logp { role }
+            | Signal::Entropy { role }
+            | Signal::Top1 { role }
+            | Signal::Rank { role }
+            | Signal::EndLogp { role }
+            | Signal::InNucleus { role, .. } => vec![*role],
+            Signal::Overlap { left, right, .. } => vec![*left, *right],
+            Signal::Mass { role, support } => [vec![*role], support.roles()].concat(),
+            Signal::SupportSize { support } => support.roles(),
             Signal::Divergence(divergence) => divergence.roles(),
-            _ => Vec::new(),
+            Signal::Position
+            | Signal::Length
+            | Signal::Truncated
+            | Signal::Reward
+            | Signal::Correct
+            | Signal::Progress
+            | Signal::Step
+            | Signal::Uniform { .. }
+            | Signal::Other { .. } => Vec::new(),
+        };
+        roles.sort();
+        roles.dedup();
+        roles
+    }
+}
+
+/// A number inside a divergence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Parameter {
+    Number(f64),
+    /// Computed anew at every step, from numbers without gradient, by a graph of its own.
+    Formula(Box<Formula>),
+}
+
+/// A node of a graph that belongs to nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Formula {
+    pub graph: Graph,
+    pub value: NodeId,
+}
+
+impl Parameter {
+    /// The signals that it is computed from.
+    pub fn signals(&self) -> Vec<Signal> {
+        match self {
+            Parameter::Number(_) => Vec::new(),
+            Parameter::Formula(formula) => formula.graph.signals(&[formula.value]),
+        }
+    }
+}
+
+/// One side of a divergence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distribution {
+    Role(Role),
+    /// A weighted sum of distributions, with one weight for all tokens or one each. Where the student takes part, gradient
+    /// flows through its share.
+    Blend(Vec<(Parameter, Role)>),
+    /// No gradient flows through this side.
+    Detached(Box<Distribution>),
+}
+
+impl Distribution {
+    pub fn roles(&self) -> Vec<Role> {
+        match self {
+            Distribution::Role(role) => vec![*role],
+            Distribution::Blend(parts) => parts.iter().map(|(_, role)| *role).collect(),
+            Distribution::Detached(inner) => inner.roles(),
+        }
+    }
+
+    fn parameters(&self) -> Vec<&Parameter> {
+        match self {
+            Distribution::Role(_) => Vec::new(),
+            Distribution::Blend(parts) => parts.iter().map(|(weight, _)| weight).collect(),
+            Distribution::Detached(inner) => inner.parameters(),
         }
     }
 }
@@ -81,26 +171,53 @@ impl Signal {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     pub kind: DivergenceKind,
-    pub left: Role,
-    pub right: Role,
+    pub left: Distribution,
+    pub right: Distribution,
     pub support: Support,
     pub mass: Mass,
+    /// Logits of both sides are divided by it.
+    pub temperature: f64,
+    /// Upper bound of every vocabulary entry's summand; where it binds, that entry passes no gradient.
+    pub clip_each: Option<f64>,
 }
 
 impl Divergence {
-    /// Whether the student's distribution is one of the two sides.
-    pub fn reads_student(&self) -> bool {
-        self.left == Role::Student || self.right == Role::Student
+    /// Of two roles at temperature 1, unclipped.
+    pub fn between(kind: DivergenceKind, left: Role, right: Role, support: Support, mass: Mass) -> Divergence {
+        let (left, right) = (Distribution::Role(left), Distribution::Role(right));
+        Divergence { kind, left, right, support, mass, temperature: 1.0, clip_each: None }
     }
 
+    /// The roles whose distributions must be known, those that only its parameters read included.
     pub fn roles(&self) -> Vec<Role> {
-        let mut roles = vec![self.left, self.right];
-        if let Support::TopK { role, .. } = self.support {
-            roles.push(role);
-        }
+        let mut roles = [self.left.roles(), self.right.roles(), self.support.roles()].concat();
+        roles.extend(self.signals().iter().flat_map(Signal::roles));
         roles.sort();
         roles.dedup();
         roles
+    }
+
+    /// The signals that its parameters are computed from.
+    pub fn signals(&self) -> Vec<Signal> {
+        let of_kind = match &self.kind {
+            DivergenceKind::Jsd { beta, .. } => Some(beta),
+            DivergenceKind::Skew { lambda } => Some(lambda),
+            DivergenceKind::Alpha { alpha } => Some(alpha),
+            DivergenceKind::Kl
+            | DivergenceKind::TotalVariation
+            | DivergenceKind::ChiSquared
+            | DivergenceKind::Hellinger
+            | DivergenceKind::SortedL1
+            | DivergenceKind::Custom(_) => None,
+        };
+        let parameters = of_kind.into_iter().chain(self.left.parameters()).chain(self.right.parameters());
+        let mut signals: Vec<Signal> = Vec::new();
+        for signal in parameters.flat_map(Parameter::signals) {
+            if !signals.contains(&signal) {
+                signals.push(signal);
+            }
+        }
+        signals
     }
 }
 
@@ -109,10 +226,34 @@ impl Divergence {
 pub enum DivergenceKind {
     /// sum of left * log(left / right)
     Kl,
-    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right
-    Jsd { beta: f64 },
+    /// beta * KL(left || m) + (1 - beta) * KL(right || m), m = beta * left + (1 - beta) * right. `normalized` divides by
+    /// beta * (1 - beta); its values at 0 and 1 are the limits, the two directions of KL.
+    Jsd { beta: Parameter, normalized: bool },
+    /// KL(left || lambda * left + (1 - lambda) * right) (arXiv:2402.03898)
+    Skew { lambda: Parameter },
     /// half the sum of |left - right|
     TotalVariation,
+    /// sum of (left - right)^2 / right
+    ChiSquared,
+    /// half the sum of (sqrt(left) - sqrt(right))^2: 1 - sum of sqrt(left * right) where both sides are complete
+    Hellinger,
+    /// (sum of left^alpha * right^(1 - alpha) - right) / (alpha * (alpha - 1)); at 0 and 1 the limits, the two directions of KL.
+    Alpha { alpha: Parameter },
+    /// half the L1 distance of the sorted probabilities (arXiv:2402.12030)
+    SortedL1,
+    /// sum of right * f(left / right)
+    Custom(Box<Generator>),
+}
+
+/// The generator f of an f-divergence: convex, 0 at 1. Its variable is live primitive 0 of the graph, on the token axis, as are
+/// both nodes; beside it they read the step and nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generator {
+    pub graph: Graph,
+    /// f(u)
+    pub value: NodeId,
+    /// f'(u)
+    pub derivative: NodeId,
 }
 
 /// Which vocabulary entries take part.
@@ -125,6 +266,30 @@ pub enum Support {
         role: Role,
         k: u32,
     },
+    /// The entries before which, most probable first, `role` has spent less than `p`; entries of equal probability together.
+    Nucleus {
+        role: Role,
+        p: f64,
+    },
+    /// The token taken alone.
+    Sampled,
+    Union {
+        of: Vec<Support>,
+    },
+    Intersection {
+        of: Vec<Support>,
+    },
+}
+
+impl Support {
+    /// The roles that choose.
+    pub fn roles(&self) -> Vec<Role> {
+        match self {
+            Support::Full | Support::Sampled => Vec::new(),
+            Support::TopK { role, .. } | Support::Nucleus { role, .. } => vec![*role],
+            Support::Union { of } | Support::Intersection { of } => of.iter().flat_map(Support::roles).collect(),
+        }
+    }
 }
 
 /// What gradient flows through, as one number per token.
@@ -133,8 +298,26 @@ pub enum Support {
 pub enum Live {
     /// `live student.logp`: log-probability of the token taken.
     Logp,
-    /// `live kl(...)`: exact over the vocabulary.
+    /// `live student.end_logp`: log-probability of ending here.
+    EndLogp,
+    /// `live kl(...)`: exact over its support.
     Divergence(Divergence),
+    /// `live nll(role)`: minus the student's log-probability of the role's most probable token.
+    Likelihood { of: Role },
+    /// `live ranking(order: top_k(role, k))`: minus the Plackett-Luce log-likelihood, under the student, of the order in which
+    /// the role ranks its `k` most probable entries, among these entries.
+    Ranking { role: Role, k: u32 },
     /// A primitive of the language, as it is written there, that the runtime does not supply: no plan that runs has one.
     Other { text: String },
+}
+
+impl Live {
+    /// The roles whose distributions must be known, the student's aside.
+    pub fn roles(&self) -> Vec<Role> {
+        match self {
+            Live::Logp | Live::EndLogp | Live::Other { .. } => Vec::new(),
+            Live::Divergence(divergence) => divergence.roles(),
+            Live::Likelihood { of: role } | Live::Ranking { role, .. } => vec![*role],
+        }
+    }
 }

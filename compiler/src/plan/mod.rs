@@ -7,7 +7,8 @@ pub mod results;
 mod settings;
 
 pub use formula::{
-    Axis, Deviation, Divergence, DivergenceKind, Function, Live, Mass, Memory, Reduction, Role, Scan, Signal, Statistic, Support,
+    Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Live, Mass, Memory, Parameter,
+    Reduction, Role, Scan, Signal, Statistic, Support,
 };
 use serde::{Deserialize, Serialize};
 pub use settings::{
@@ -115,11 +116,7 @@ impl Objective {
 
     /// The roles whose distributions must be computed, the student's aside.
     pub fn reads(&self, role: Role) -> bool {
-        let live = self.live.iter().any(|live| match &live.primitive {
-            Live::Logp => role == Role::Student,
-            Live::Divergence(divergence) => divergence.roles().contains(&role),
-            Live::Other { .. } => false,
-        });
+        let live = self.live.iter().any(|live| role == Role::Student || live.primitive.roles().contains(&role));
         live || self.graph.signals(&self.outputs()).iter().any(|signal| signal.roles().contains(&role))
     }
 }

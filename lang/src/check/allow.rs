@@ -20,8 +20,9 @@ struct Allow {
 }
 
 /// Takes out what the comments of the files silence, and adds what is wrong with the comments of the entry file. Comments of
-/// other files may be there for what only shows when these are checked by themselves.
-pub(super) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>) {
+/// other files may be there for what only shows when these are checked by themselves; comments about what nobody has looked for
+/// are left alone: `audited` says whether gradients have been.
+pub(super) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>, audited: bool) {
     let wrong = diagnostics.iter().any(|finding| finding.severity == Severity::Error);
     // An `allow` may silence what another `allow` is told, so those come last.
     let allows = sources.files().flat_map(|(id, file)| allows(id, file));
@@ -38,7 +39,8 @@ pub(super) fn silence(sources: &Sources, diagnostics: &mut Vec<Diagnostic>) {
                 diagnostics.retain(|finding| finding.severity == Severity::Error || !fits(finding));
                 continue;
             }
-            if allow.span.file != FileId(0) {
+            let not_looked_for = !audited && Code::ALL.iter().any(|code| code.name() == named && code.needs_audit());
+            if allow.span.file != FileId(0) || not_looked_for {
                 continue;
             }
             let error = diagnostics.iter().find(|finding| finding.severity == Severity::Error && fits(finding));
@@ -171,7 +173,7 @@ mod tests {
             Diagnostic::warning(*code, Span::new(file, at, at + part.len()), *part)
         };
         let mut diagnostics: Vec<Diagnostic> = warned.iter().map(warning).collect();
-        silence(&sources, &mut diagnostics);
+        silence(&sources, &mut diagnostics, true);
         diagnostics.into_iter().map(|finding| finding.message).collect()
     }
 
@@ -207,7 +209,7 @@ mod tests {
         let mut sources = Sources::default();
         let file = sources.add(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() });
         let mut diagnostics = vec![Diagnostic::error(Code::Syntax, Span::new(file, 0, 2), "wrong")];
-        silence(&sources, &mut diagnostics);
+        silence(&sources, &mut diagnostics, true);
         let messages: Vec<&str> = diagnostics.iter().map(|finding| finding.message.as_str()).collect();
         assert_eq!(messages, ["wrong", "`syntax` is an error here: errors can't be silenced"]);
         assert_eq!(insertion(&sources, &diagnostics[0]), None);

@@ -104,14 +104,22 @@ pub fn analyse(entry: SourceFile, load: Loader) -> Analysis {
 
 /// The same with values set from outside, as `--set name=value` does: `seed`, or any `param` of the entry file.
 pub fn analyse_with(entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> Analysis {
-    Checker::new(Memory::default()).analyse(entry, load, overrides).0
+    Checker::new(Memory::default()).analyse(entry, load, overrides, None).0
+}
+
+/// Says what else is wrong with an experiment that is sound as far as its text goes. The places of its parts come with it.
+pub type Auditor<'a> = &'a dyn Fn(&Experiment, &[Span]) -> Vec<Diagnostic>;
+
+/// The same, with what `audit` finds where nothing else is an error.
+pub fn analyse_audited(entry: SourceFile, load: Loader, overrides: &[(String, String)], audit: Auditor) -> Analysis {
+    Checker::new(Memory::default()).analyse(entry, load, overrides, Some(audit)).0
 }
 
 /// The same for a file that is being written: what has not changed since the last time is not done again. Findings and index
 /// are those of [`analyse`]; experiment and objectives are not put together. It is quickest where the last result has been dropped.
 pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
     // Left empty should the checker panic: what it was about to change is not to be trusted.
-    let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[]);
+    let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[], None);
     *memory = kept;
     // What was not checked again has left no trace in it.
     Analysis { experiment: None, objectives: Vec::new(), ..analysis }
@@ -195,12 +203,18 @@ impl Checker {
         }
     }
 
-    fn analyse(mut self, entry: SourceFile, load: Loader, overrides: &[(String, String)]) -> (Analysis, Memory) {
+    fn analyse(
+        mut self,
+        entry: SourceFile,
+        load: Loader,
+        overrides: &[(String, String)],
+        audit: Option<Auditor>,
+    ) -> (Analysis, Memory) {
         let entry = self.load(entry, load);
         self.load_defaults(load);
         self.apply_overrides(entry, overrides);
         let experiment = self.experiment(entry);
-        self.finish(experiment)
+        self.finish(experiment, audit)
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
@@ -298,13 +312,20 @@ impl Checker {
         })
     }
 
-    fn finish(mut self, experiment: Option<Experiment>) -> (Analysis, Memory) {
+    fn finish(mut self, experiment: Option<Experiment>, audit: Option<Auditor>) -> (Analysis, Memory) {
         // Where something is wrong, a name may be unread because of it; and a file without an experiment has only begun.
         let sound = self.diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning);
         if sound && self.has_experiment {
             self.warn_of_unused_names();
         }
-        allow::silence(&self.sources, &mut self.diagnostics);
+        let audited = match (&experiment, audit) {
+            (Some(experiment), Some(audit)) if sound => {
+                self.diagnostics.extend(audit(experiment, &self.origins));
+                true
+            }
+            _ => false,
+        };
+        allow::silence(&self.sources, &mut self.diagnostics, audited);
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let analysis = Analysis {

@@ -27,6 +27,13 @@ macro_rules! codes {
     };
 }
 
+impl Code {
+    /// Only the gradient audit finds it, which the check of an editor leaves out.
+    pub fn needs_audit(self) -> bool {
+        matches!(self, Code::OtherGradient)
+    }
+}
+
 codes! {
     Syntax = "syntax", "the text does not follow the grammar";
     ForeignSyntax = "foreign-syntax", "a habit from Python, YAML or shell that mopd spells differently";
@@ -61,6 +68,7 @@ codes! {
     MissingElse = "missing-else", "a `match` that does not say what holds where no arm does";
     UnreachableArm = "unreachable-arm", "an arm of a `match` that can never be chosen";
     ZeroGradient = "zero-gradient", "a term that teaches nothing, whatever the student does";
+    OtherGradient = "other-gradient", "a loss whose value is one divergence and whose gradient another's";
     NotADivergence = "not-a-divergence", "a generator that is not convex, or not 0 where both sides agree";
     ScheduleRange = "schedule-range", "a number that leaves the values that make sense during the run";
     ShareSum = "share-sum", "the domains' shares do not add up to 1";

@@ -38,7 +38,7 @@ pub struct Decoder {
     pub(super) embedding: Tensor,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Tensor,
-    pub(super) head: Tensor,
+    pub(super) matrix: Tensor,
     /// Rotary tables `[context, head width]`; the sine's first half is negated, see [`rotate`].
     pub(super) cosine: Tensor,
     pub(super) sine: Tensor,
@@ -136,7 +136,7 @@ impl Decoder {
         let embedding = take(1);
         let matrices: Vec<[Tensor; 6]> =
             (0..sizes.layers).map(|_| [take(2), take(1), take(1), take(1), take(1), take(1)]).collect();
-        let head = if architecture.tied { embedding.shallow_clone() } else { take(1) };
+        let matrix = if architecture.tied { embedding.shallow_clone() } else { take(1) };
         let norms: Vec<[Tensor; 2]> = (0..sizes.layers).map(|_| [take(1), take(1)]).collect();
         let norm = take(1);
         let layers = matrices.into_iter().zip(norms).enumerate();
@@ -169,7 +169,7 @@ impl Decoder {
             embedding,
             layers,
             norm,
-            head,
+            matrix,
             cosine,
             sine,
         }
@@ -185,9 +185,22 @@ impl Decoder {
         self.decayed
     }
 
-    /// d `loss` / d parameters, in the order of the flat vector.
-    pub fn gradient(&self, loss: &Tensor) -> Tensor {
-        let gradients = Tensor::run_backward(&[loss], &self.leaves, false, false);
+    /// d loss / d parameters, in the order of the flat vector. `hidden` is what [`Decoder::hidden`] answered, `by_hidden` d loss /
+    /// d hidden, `by_matrix` d loss / d output matrix.
+    pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: &Tensor) -> Tensor {
+        let same_gradient = (hidden * by_hidden).sum(Kind::Float);
+        // The output matrix is the embedding too, which the hidden states were made from, or else it stands alone.
+        let matrix = self.leaves.iter().position(|leaf| leaf.data_ptr() == self.matrix.data_ptr());
+        let matrix = matrix.expect("the output matrix is a parameter");
+        let (before, behind) = self.leaves.split_at(matrix);
+        let used: Vec<&Tensor> =
+            before.iter().chain(if self.architecture.tied { &behind[..1] } else { &[] }).chain(&behind[1..]).collect();
+        let mut gradients = Tensor::run_backward(&[same_gradient], &used, false, false);
+        if self.architecture.tied {
+            gradients[matrix] += by_matrix;
+        } else {
+            gradients.insert(matrix, by_matrix.shallow_clone());
+        }
         let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
         Tensor::cat(&flat, 0)
     }
@@ -198,6 +211,11 @@ impl Decoder {
 
     /// Next-token logits at the batch's completion positions: `[completion tokens, vocabulary]`.
     pub fn logits(&self, batch: &PackedBatch) -> Tensor {
+        self.hidden(batch).linear::<&Tensor>(&self.matrix, None)
+    }
+
+    /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens, width]`.
+    pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
         let sizes = &self.sizes;
         let [heads, groups, head_width] = [sizes.heads, sizes.key_value_heads, sizes.head_width].map(|size| size as i64);
         let [sequences, longest] = batch.shape;
@@ -228,7 +246,12 @@ impl Decoder {
             let inner = normed.linear::<&Tensor>(&layer.gate, None).silu() * normed.linear::<&Tensor>(&layer.up, None);
             stream = &stream + inner.linear::<&Tensor>(&layer.down, None);
         }
-        self.project_vocabulary(&stream)
+        self.normalise(&stream, &self.norm)
+    }
+
+    /// `[vocabulary, width]`
+    pub fn matrix(&self) -> &Tensor {
+        &self.matrix
     }
 
     /// Causal attention over whole sequences; `[sequences, length, heads, head width]` in and out.
@@ -239,7 +262,7 @@ impl Decoder {
     }
 
     pub(super) fn project_vocabulary(&self, stream: &Tensor) -> Tensor {
-        self.normalise(stream, &self.norm).linear::<&Tensor>(&self.head, None)
+        self.normalise(stream, &self.norm).linear::<&Tensor>(&self.matrix, None)
     }
 
     pub(super) fn normalise(&self, stream: &Tensor, scale: &Tensor) -> Tensor {

@@ -1,7 +1,7 @@
 //! The forward pass against an independent one in f64, written from the papers' formulas.
 
 use mopd_compiler::plan::{Architecture, Tokenizer};
-use tch::{Device, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::*;
 use crate::data::tokenizer::{BEGIN, END, encode_completion, encode_prompt};
@@ -172,31 +172,37 @@ fn generation_equals_the_forward_pass() {
 
 #[test]
 fn gradient_equals_finite_differences() {
-    let weights = lively(&tiny(), 5);
-    let sequences = sequences();
-    let batch = batch(&sequences);
-    let loss = |decoder: &Decoder| {
-        decoder
-            .logits(&batch)
-            .log_softmax(-1, tch::Kind::Float)
-            .gather(1, &batch.targets.unsqueeze(1), false)
-            .mean(tch::Kind::Float)
-    };
-    let decoder = Decoder::trainable(&weights, Device::Cpu);
-    let gradient = to_vec(&decoder.gradient(&loss(&decoder)));
-    assert_eq!(gradient.len(), weights.values.len());
-    for entry in layout(&weights.architecture) {
-        // The largest component of every parameter: a mixed-up order would show.
-        let part = &gradient[entry.offset..entry.offset + entry.len()];
-        let (index, expected) =
-            part.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).map(|(i, g)| (entry.offset + i, *g)).unwrap();
-        let at = |delta: f32| {
-            let mut moved = weights.clone();
-            moved.values[index] += delta;
-            loss(&Decoder::frozen(&moved, Device::Cpu)).double_value(&[])
-        };
-        let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
-        assert!((numeric - f64::from(expected)).abs() < 2e-3 + 0.02 * numeric.abs(), "{}: {numeric} {expected}", entry.name);
+    for tied in [true, false] {
+        let weights = lively(&Architecture { tied, ..tiny() }, 5);
+        let sequences = sequences();
+        let batch = batch(&sequences);
+        let loss =
+            |logits: &Tensor| logits.log_softmax(-1, Kind::Float).gather(1, &batch.targets.unsqueeze(1), false).mean(Kind::Float);
+        let decoder = Decoder::trainable(&weights, Device::Cpu);
+        let hidden = decoder.hidden(&batch);
+        let logits = hidden.detach().linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);
+        let [by_logits] = Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
+        let (by_hidden, by_matrix) = (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
+        let gradient = to_vec(&decoder.gradient(&hidden, &by_hidden, &by_matrix));
+        assert_eq!(gradient.len(), weights.values.len());
+        for entry in layout(&weights.architecture) {
+            // The largest component of every parameter: a mixed-up order would show.
+            let part = &gradient[entry.offset..entry.offset + entry.len()];
+            let (index, expected) = part
+                .iter()
+                .enumerate()
+                .max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()))
+                .map(|(i, g)| (entry.offset + i, *g))
+                .unwrap();
+            let at = |delta: f32| {
+                let mut moved = weights.clone();
+                moved.values[index] += delta;
+                loss(&Decoder::frozen(&moved, Device::Cpu).logits(&batch)).double_value(&[])
+            };
+            let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
+            let error = (numeric - f64::from(expected)).abs();
+            assert!(error < 2e-3 + 0.02 * numeric.abs(), "{}: {numeric} {expected}", entry.name);
+        }
     }
 }
 

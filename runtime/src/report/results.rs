@@ -81,6 +81,13 @@ pub fn peak_memory() -> u64 {
     std::fs::read_to_string("/proc/self/status").ok().and_then(|status| high_water_mark(&status)).unwrap_or(0)
 }
 
+/// Begins the count of [`peak_memory`] anew: from here on it is the most that is held from now. Answers what is held now, in bytes;
+/// none where the system can't.
+pub fn reset_peak_memory() -> Option<u64> {
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    high_water_mark(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
 /// `VmHWM:     1234 kB`
 fn high_water_mark(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

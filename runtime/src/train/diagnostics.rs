@@ -1,9 +1,11 @@
 //! What a step did to every domain: the numbers that show early when one domain drowns another.
 
+use mopd_compiler::expr::batch::Batch;
+
 use super::Stage;
 use super::batches::Sequences;
 use super::objective::Outputs;
-use super::scores::Scores;
+use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use crate::report::metrics::Row;
 
 /// The numbers of a step that belong to no domain.
@@ -16,9 +18,11 @@ pub struct Step {
 }
 
 /// One row per domain that the step has sequences of.
-pub fn diagnose(stage: &Stage, sequences: &Sequences, scores: &Scores, outputs: &Outputs, numbers: &Step) -> Vec<Row> {
+pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Outputs, numbers: &Step) -> Vec<Row> {
     let objective = &stage.train.objective;
     let signal = outputs.get(objective.signal);
+    let [student_logps, teacher_logps, entropies] =
+        [STUDENT_LOGP, TEACHER_LOGP, STUDENT_ENTROPY].map(|signal| batch.signal(&signal));
     let clipped = objective.clipped.map(|node| outputs.get(node));
     let all_tokens = sequences.layout.tokens() as f64;
     let all_signal: f64 = signal.iter().map(|value| f64::from(value.abs())).sum();
@@ -45,10 +49,10 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, scores: &Scores, outputs: 
             teacher: source.teacher.clone(),
             prompt_share: own.len() as f64 / sequences.list.len() as f64,
             token_share: tokens / all_tokens,
-            divergence: scores.teacher_logps.as_ref().map(|teacher| (sum(&scores.student_logps) - sum(teacher)) / tokens),
+            divergence: student_logps.zip(teacher_logps).map(|(student, teacher)| (sum(student) - sum(teacher)) / tokens),
             signal_share: (all_signal > 0.0).then(|| own_signal / all_signal),
             signal_mean: Some(own_signal / tokens),
-            entropy: Some(sum(&scores.entropies) / tokens),
+            entropy: entropies.map(|entropies| sum(entropies) / tokens),
             length: Some(tokens / own.len() as f64),
             clipped_fraction: clipped.map(|clipped| sum(clipped) / tokens),
             reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),

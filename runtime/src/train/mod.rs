@@ -1,18 +1,19 @@
 //! The one training loop: fine-tuning, reinforcement learning and distillation differ in where sequences come from
 //! ([`batches`]) and in the objective, which the compiler has made into a graph.
 //!
-//! A step computes the student's log-probabilities at the completion tokens, the live primitives among them as tensors with
-//! gradient. The objective's program turns their values and the detached signals into the loss and into d loss / d primitive,
-//! per token; the sum of adjoint * primitive then has the loss's gradient.
+//! A step computes signals and live primitives at the completion tokens, without gradient. The objective's program turns them
+//! into the loss and into d loss / d primitive, per token; a second pass over the vocabulary carries that on into the student's
+//! last hidden states and output matrix ([`vocabulary`]), and libtorch from there into the weights.
 
 mod batches;
 mod diagnostics;
-mod divergence;
 mod noise;
 mod non_finite;
 mod objective;
 mod optimizer;
 mod scores;
+mod tensor_graph;
+pub mod vocabulary;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,13 +22,14 @@ use std::time::Instant;
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{Event, FailureKind};
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use self::batches::{Batches, Sequences};
 use self::diagnostics::{Step, diagnose};
 use self::objective::Program;
 use self::optimizer::{Optimizer, gradient_norm};
-use self::scores::Scores;
+use self::scores::score;
+use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, PackedBatch, Weights};
@@ -130,29 +132,28 @@ impl<'a> Trainer<'a> {
         control.check().map_err(plain)?;
         let sequences = self.batches.next(self.stage, &self.model, step).map_err(non_finite::classify)?;
         let packed = PackedBatch::new(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
-        let logits = self.model.logits(&packed);
-        let scores = Scores::new(self, &sequences, &packed, &logits).map_err(plain)?;
-        let live = scores.live(&train.objective).map_err(plain)?;
-        let mut batch = scores.batch(&train.objective, &sequences, &live, step, train.steps).map_err(plain)?;
+        let (mut batch, forward) = score(self, &sequences, &packed, step).map_err(plain)?;
+        non_finite::check_signals(self.stage, &sequences, &batch)?;
         noise::add(self.stage, &train.objective, step, &mut batch);
         batch.carried = std::mem::take(&mut self.carried);
         let outputs = self.program.run(&batch).map_err(plain)?;
         let loss = f64::from(outputs.get(train.objective.loss)[0]);
-        non_finite::check(self.stage, &sequences, &batch, &outputs)?;
+        non_finite::check(self.stage, &sequences, &outputs)?;
         let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
         self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
 
-        let gradient = self.model.gradient(&surrogate(&train.objective, &live, &outputs, self.stage.device));
+        let adjoints: Vec<&[f32]> = train.objective.live.iter().map(|live| outputs.get(live.adjoint)).collect();
+        let gradient = forward.gradient(&self.model, &train.objective, &batch, &adjoints).map_err(plain)?;
         let norm = gradient_norm(&gradient);
         if !norm.is_finite() {
-            return Err((non_finite::gradient(self, &sequences, &outputs), false));
+            return Err((non_finite::gradient(self, &sequences, &adjoints, step), false));
         }
         let learning_rate = train.learning_rate.at(step, train.steps);
         self.optimizer.step(&self.model, &gradient, norm, learning_rate);
 
         let seconds = started.elapsed().as_secs_f64();
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds };
-        let rows = diagnose(self.stage, &sequences, &scores, &outputs, &numbers);
+        let rows = diagnose(self.stage, &sequences, &batch, &outputs, &numbers);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {
             stage: self.stage.name.to_owned(),
@@ -165,9 +166,8 @@ impl<'a> Trainer<'a> {
         Ok(rows)
     }
 
-    /// The teachers' logits at every completion token, each by the teacher of its own domain:
-    /// `[completion tokens, vocabulary]`.
-    fn teacher_logits(&self, sequences: &Sequences) -> Result<Tensor> {
+    /// The teachers' logits at every completion token, each by the teacher of its own domain, in the order of the batch.
+    fn teacher_logits(&self, sequences: &Sequences) -> Result<Vec<Logits>> {
         let _guard = tch::no_grad_guard();
         let mut parts = Vec::new();
         let sources = &self.stage.sources;
@@ -186,19 +186,11 @@ impl<'a> Trainer<'a> {
                 let message = format!("no teacher is routed to the domain `{}`, but the objective reads one", run[0].name);
                 Error::new(FailureKind::Runtime, message)
             })?;
-            parts.push(teacher.logits(&PackedBatch::new(pairs, self.stage.device)));
+            let hidden = teacher.hidden(&PackedBatch::new(pairs, self.stage.device));
+            parts.push(Logits::projected(&hidden, teacher.matrix()));
         }
-        Ok(Tensor::cat(&parts, 0))
+        Ok(parts)
     }
-}
-
-/// A number whose gradient is the loss's: the sum over primitives and tokens of adjoint * primitive.
-fn surrogate(objective: &Objective, live: &[Tensor], outputs: &objective::Outputs, device: Device) -> Tensor {
-    let parts = objective.live.iter().zip(live).map(|(primitive, value)| {
-        let adjoint = Tensor::from_slice(outputs.get(primitive.adjoint)).to_device(device);
-        (adjoint * value).sum(Kind::Float)
-    });
-    parts.reduce(|sum, part| sum + part).unwrap_or_else(|| Tensor::zeros([], (Kind::Float, device)))
 }
 
 /// The number that tells whether a recipe makes progress, over the whole step.

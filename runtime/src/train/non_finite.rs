@@ -1,11 +1,16 @@
 //! A number that is not finite stops the stage: what is said about it.
+//!
+//! Signals are looked at before the objective's program runs: a comparison with NaN is false, so `where` could make a legal
+//! weight of a log-probability that is none.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Axis, Role, Signal};
+use tch::Tensor;
 
 use super::batches::Sequences;
 use super::objective::Outputs;
-use super::{Stage, Trainer, surrogate};
+use super::{Stage, Trainer};
 use crate::failure::{Error, Result};
 use crate::model::PackedBatch;
 
@@ -18,55 +23,111 @@ pub fn classify(error: Error) -> Classified {
     (error, finite)
 }
 
-/// Checks the loss, the terms, the live primitives and the adjoints.
-pub fn check(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Outputs) -> Result<(), Classified> {
+/// Checks every number per token that the objective or the diagnostics read.
+pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Result<(), Classified> {
     let objective = &stage.train.objective;
-    let bad = |values: &[f32]| values.iter().position(|value| !value.is_finite());
-    let domain = |token: usize| {
-        let sequence = &sequences.list[sequences.layout.sequence_of_token[token] as usize];
-        stage.sources[sequence.source].name
-    };
+    for (signal, values) in batch.signals.iter().filter(|(signal, _)| signal.axis() == Axis::Token) {
+        if let Some(bad) = Bad::among(values, stage, sequences) {
+            return Err((bad.failure(&named(signal, bad.teacher.as_deref())).at(objective.origin), false));
+        }
+    }
+    for (primitive, values) in objective.live.iter().zip(&batch.live) {
+        if let Some(bad) = Bad::among(values, stage, sequences) {
+            return Err((bad.failure("a live primitive of the objective").at(primitive.origin), false));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the terms, the adjoints and the loss.
+pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<(), Classified> {
+    let objective = &stage.train.objective;
     for term in &objective.terms {
-        if let Some(token) = bad(outputs.get(term.value)) {
-            return Err((failure(&format!("the term `{}`", term.name), Some(domain(token))).at(term.origin), false));
+        if let Some(bad) = Bad::among(outputs.get(term.value), stage, sequences) {
+            return Err((bad.failure(&format!("the term `{}`", term.name)).at(term.origin), false));
         }
     }
-    for (index, primitive) in objective.live.iter().enumerate() {
-        for (what, values) in [
-            ("a live primitive of the objective", batch.live[index].as_slice()),
-            ("the loss's derivative", outputs.get(primitive.adjoint)),
-        ] {
-            if let Some(token) = bad(values) {
-                return Err((failure(what, Some(domain(token))).at(primitive.origin), false));
-            }
+    for primitive in &objective.live {
+        if let Some(bad) = Bad::among(outputs.get(primitive.adjoint), stage, sequences) {
+            return Err((bad.failure("the loss's derivative").at(primitive.origin), false));
         }
     }
-    if bad(outputs.get(objective.loss)).is_some() {
-        return Err((failure("the loss", None).at(objective.origin), false));
+    if !outputs.get(objective.loss)[0].is_finite() {
+        return Err((Error::new(FailureKind::NonFinite, "the loss is not finite").at(objective.origin), false));
     }
     Ok(())
 }
 
 /// The gradient overflowed on the way through the model: finds the first domain for which it does.
-pub fn gradient(trainer: &Trainer, sequences: &Sequences, outputs: &Outputs) -> Error {
+pub fn gradient(trainer: &Trainer, sequences: &Sequences, adjoints: &[&[f32]], step: u32) -> Error {
     let stage = trainer.stage;
     let objective = &stage.train.objective;
     let domain = stage.sources.iter().enumerate().find_map(|(index, source)| {
-        let own = |sequence: u32| sequences.list[sequence as usize].source == index;
+        let own = |token: usize| sequences.list[sequences.layout.sequence_of_token[token] as usize].source == index;
+        let of_domain = |adjoint: &&[f32]| -> Vec<f32> {
+            adjoint.iter().enumerate().map(|(token, value)| if own(token) { *value } else { 0.0 }).collect()
+        };
+        let adjoints: Vec<Vec<f32>> = adjoints.iter().map(of_domain).collect();
+        let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
         let packed = PackedBatch::new(sequences.pairs(stage, 0..stage.sources.len()), stage.device);
-        let scores = super::Scores::new(trainer, sequences, &packed, &trainer.model.logits(&packed)).ok()?;
-        let live = scores.live(objective).ok()?;
-        let mask: Vec<f32> =
-            sequences.layout.sequence_of_token.iter().map(|&sequence| f32::from(u8::from(own(sequence)))).collect();
-        let mask = tch::Tensor::from_slice(&mask).to_device(stage.device);
-        let live: Vec<_> = live.iter().map(|value| value * &mask).collect();
-        let gradient = trainer.model.gradient(&surrogate(objective, &live, outputs, stage.device));
+        let (batch, forward) = super::score(trainer, sequences, &packed, step).ok()?;
+        let gradient: Tensor = forward.gradient(&trainer.model, objective, &batch, &adjoints).ok()?;
         (!super::gradient_norm(&gradient).is_finite()).then_some(source.name)
     });
-    failure("the gradient", domain).at(objective.origin)
+    let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();
+    Error::new(FailureKind::NonFinite, format!("the gradient is not finite{place}")).at(objective.origin)
 }
 
-fn failure(what: &str, domain: Option<&str>) -> Error {
-    let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();
-    Error::new(FailureKind::NonFinite, format!("{what} is not finite{place}"))
+/// Numbers per token that are not finite.
+struct Bad {
+    domain: String,
+    teacher: Option<String>,
+    /// Where the first is, in the author's words.
+    place: String,
+    count: usize,
+    of: usize,
+}
+
+impl Bad {
+    fn among(values: &[f32], stage: &Stage, sequences: &Sequences) -> Option<Bad> {
+        let token = values.iter().position(|value| !value.is_finite())?;
+        let index = sequences.layout.sequence_of_token[token];
+        let position = sequences.layout.sequence_of_token[..token].iter().rev().take_while(|before| **before == index).count();
+        let sequence = &sequences.list[index as usize];
+        let source = &stage.sources[sequence.source];
+        let dataset = &source.prompts.dataset;
+        let line = dataset.records[sequence.record].line;
+        Some(Bad {
+            domain: source.name.to_owned(),
+            teacher: source.teacher.clone(),
+            place: format!("sequence {index} (the prompt of {}:{line}), position {position}", dataset.path.display()),
+            count: values.iter().filter(|value| !value.is_finite()).count(),
+            of: values.len(),
+        })
+    }
+
+    fn failure(&self, what: &str) -> Error {
+        let Bad { domain, place, count, of, .. } = self;
+        let message = format!("{what} is not finite for the domain `{domain}`: first at {place}; {count} of {of} tokens");
+        Error::new(FailureKind::NonFinite, message)
+    }
+}
+
+/// A signal, and the teacher that has it from its weights.
+fn named(signal: &Signal, teacher: Option<&str>) -> String {
+    let (what, role) = match signal {
+        Signal::Logp { role } => ("the log-probability of the token taken", Some(*role)),
+        Signal::EndLogp { role } => ("the log-probability of ending", Some(*role)),
+        Signal::Entropy { role } => ("the entropy", Some(*role)),
+        Signal::Top1 { role } => ("the largest probability", Some(*role)),
+        Signal::Rank { role } => ("the rank of the token taken", Some(*role)),
+        Signal::Mass { role, .. } => ("the mass of a support", Some(*role)),
+        Signal::Divergence(_) => ("a divergence", signal.roles().contains(&Role::Teacher).then_some(Role::Teacher)),
+        _ => ("a signal of the objective", None),
+    };
+    match (role, teacher) {
+        (Some(Role::Teacher), Some(teacher)) => format!("{what}, of the teacher `{teacher}`,"),
+        (Some(role), _) => format!("{what}, of the {},", role.name()),
+        (None, _) => what.to_owned(),
+    }
 }

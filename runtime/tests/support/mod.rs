@@ -89,8 +89,7 @@ pub fn mopd(clip_at: f64) -> Objective {
 
 /// Reverse KL to the teacher, differentiated directly.
 pub fn direct(support: Support, mass: Mass) -> Objective {
-    let kind = DivergenceKind::Kl;
-    let live = Live::Divergence(Divergence { kind, left: Role::Student, right: Role::Teacher, support, mass });
+    let live = Live::Divergence(Divergence::between(DivergenceKind::Kl, Role::Student, Role::Teacher, support, mass));
     objective("direct", live, |_, divergence| (divergence, None))
 }
 

@@ -1,16 +1,69 @@
-//! What the name under the cursor is.
+//! What the name under the cursor is; of a term or an objective, what its gradient follows, too.
 
 use lsp_types::{Hover, HoverContents, HoverParams};
+use mopd_compiler::audit::{self, TermAudit, Use};
+use mopd_lang::Analysis;
+use mopd_lang::check::index::{SymbolKind, Target};
+use mopd_lang::experiment::{Objective, Stage, Train};
 use mopd_lang::ide;
 
 use super::super::dispatch::Failure;
-use super::super::session::Session;
+use super::super::session::{Document, ENTRY, Session};
 
 pub fn answer(session: &Session, params: HoverParams) -> Result<Option<Hover>, Failure> {
     let (document, lines, offset) = super::place(session, &params.text_document_position_params)?;
     let found = ide::hover(&document.analysis, offset);
-    Ok(found.map(|found| Hover {
-        contents: HoverContents::Markup(super::markdown(found.markdown)),
-        range: Some(lines.range_of(found.span)),
+    Ok(found.map(|found| {
+        let gradients = gradients(session, document, offset).unwrap_or_default();
+        Hover {
+            contents: HoverContents::Markup(super::markdown(found.markdown + &gradients)),
+            range: Some(lines.range_of(found.span)),
+        }
     }))
+}
+
+/// What the gradients of the terms follow, for an objective or one of its terms. Nothing of it is computed before somebody asks: the
+/// analysis that a keystroke leaves behind has no objectives.
+fn gradients(session: &Session, document: &Document, offset: u32) -> Option<String> {
+    let index = &document.analysis.index;
+    let Target::Symbol(id) = index.at(ENTRY, offset)?.target else { return None };
+    let symbol = index.symbol(id);
+    let place = |analysis: &Analysis, span: mopd_lang::source::Span| (analysis.sources.file(span.file).path.clone(), span);
+    let (path, extent) = place(&document.analysis, symbol.extent);
+    let whole = session.whole(document);
+    let within = |origin: mopd_lang::experiment::Origin| {
+        let (file, span) = place(&whole, *whole.origins.get(origin.0 as usize)?);
+        (file == path && extent.start <= span.start && span.end <= extent.end).then_some(())
+    };
+    let (objective, usage) = objectives(&whole).into_iter().find(|(objective, _)| match symbol.kind {
+        SymbolKind::Objective => within(objective.origin).is_some(),
+        SymbolKind::Term => objective.terms.iter().any(|term| within(term.origin).is_some()),
+        _ => false,
+    })?;
+    let asked = |place: &usize| symbol.kind == SymbolKind::Objective || within(objective.terms[*place].origin).is_some();
+    let terms: Vec<TermAudit> =
+        (0..objective.terms.len()).filter(asked).map(|place| audit::audit_term(objective, place, &usage)).collect();
+    let mut text = "\n\nGradient, by `mopd audit`:".to_owned();
+    for term in terms {
+        for (place, line) in term.lines().into_iter().enumerate() {
+            let name = if place == 0 { format!("- `{}` ", term.term) } else { "  ".to_owned() };
+            text += &format!("\n{name}{line}{}", if place == 0 { "" } else { "." });
+        }
+    }
+    Some(text)
+}
+
+/// Every objective, as a stage uses it if one does.
+fn objectives(analysis: &Analysis) -> Vec<(&Objective, Use)> {
+    let mut found: Vec<(&Objective, Use)> = Vec::new();
+    for model in analysis.experiment.iter().flat_map(|experiment| &experiment.models) {
+        let trains: Vec<&Train> = match &model.stage {
+            Stage::Train(train) => vec![train],
+            Stage::Joint(joint) => joint.steps.iter().map(|step| &step.train).collect(),
+            _ => Vec::new(),
+        };
+        found.extend(trains.into_iter().map(|train| (&train.objective, Use::of(train))));
+    }
+    found.extend(analysis.objectives.iter().map(|named| (&named.objective, Use::unknown())));
+    found
 }

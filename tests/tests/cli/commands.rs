@@ -1,4 +1,4 @@
-//! `mopd plan`, `new`, `doctor` and `sample`.
+//! `mopd plan`, `audit`, `new`, `doctor` and `sample`.
 
 use super::{GOOD, Place};
 
@@ -27,10 +27,10 @@ fn a_plan_shows_stages_objectives_and_cost() {
 /// What the language can say and this version can't run is shown, then refused by name.
 #[test]
 fn a_plan_that_is_refused_shows_what_is_known() {
-    let running = "objective running {\n  term pull = cumsum(student.end_logp - teacher.end_logp, over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
+    let running = "objective running {\n  term pull = cumsum(where(span.think, teacher.logp - student.logp, 0), over: sequence) * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
     let place = Place::with(&[("a.mopd", &format!("{}\n{running}", GOOD.replace("mopd(clip_at: 5)", "running()")))]);
     place.mopd(&["check", "a.mopd"]).is(0, &[]);
-    let refusal = ["error[not-supported-yet]", "the signal `student.end_logp` is not supported yet", "a.mopd:26"];
+    let refusal = ["error[not-supported-yet]", "the signal `span.think` is not supported yet", "a.mopd:26"];
     let said = place.mopd(&["plan", "a.mopd"]).is(1, &refusal);
     for part in [
         "tiny: 4 stages, 1 domain, seed 1, not fit to run",
@@ -59,6 +59,34 @@ fn a_library_shows_its_public_objectives() {
     assert_eq!(list[0]["normal_form"]["realisation"], "direct");
     place.mopd(&["plan", "std.tpi"]).is(2, &["error[unknown-module]", "did you mean `std.tip`?"]);
     place.mopd(&["run", "std.tip"]).is(1, &["error[missing-experiment]"]);
+}
+
+#[test]
+fn an_audit_says_what_each_term_follows() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    let said = place.mopd(&["audit", "a.mopd"]).is(0, &[]);
+    for part in
+        ["mopd: trains student\n", "follows 1.00 * grad KL(student || teacher)", "nll: trains start", "grad KL(data || student)"]
+    {
+        assert!(said.out.contains(part), "no {part:?} in {}", said.out);
+    }
+    let list = place.mopd(&["audit", "--format", "json", "std.estimators"]).is(0, &[]).json();
+    let of = |name: &str| {
+        list.as_array().and_then(|list| list.iter().find(|audit| audit["objective"] == name)).expect("it is audited")
+    };
+    let finding = &of("k3")["terms"][0]["findings"][0];
+    assert_eq!((&finding["verdict"], &finding["parts"][0]["of"]), (&"follows".into(), &"KL(teacher || student)".into()));
+    assert_eq!(finding["value_estimates"], "KL(student || teacher)");
+    // A term that teaches nothing forbids plan and run, too. Its form is none that the checker itself knows.
+    let direct = "objective direct {\n  term pull = exp(live student.logp - teacher.logp) / exp(student.logp - teacher.logp)\n  reduce = mean(token, over: batch)\n}\n";
+    std::fs::write(place.path("k1.mopd"), format!("{}\n{direct}", GOOD.replace("mopd(clip_at: 5)", "direct()"))).expect("a file");
+    for command in ["audit", "check", "plan", "run"] {
+        let refusal = "[zero-gradient]: the mean gradient of this term is exactly 0";
+        let said = place.mopd(&[command, "k1.mopd"]);
+        assert!(said.out.contains(refusal) || said.err.contains(refusal), "{command}: {said:?}");
+        said.is(1, &[]);
+    }
+    place.mopd(&["audit", "std.tpi"]).is(2, &["error[unknown-module]", "did you mean `std.tip`?"]);
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn every_way_out_of_every_finding_of_the_suite_is_offered() {
     workspace.open("a.mopd", "");
     let mut codes = BTreeSet::new();
     for (version, text) in (2..).zip(programs()) {
-        let analysis = mopd_tests::check("a.mopd", &text);
+        let analysis = mopd_tests::check_text("a.mopd", &text);
         let published = workspace.replace("a.mopd", version, &text);
         for finding in analysis.diagnostics.iter().filter(|finding| finding.primary.span.file == ENTRY) {
             let same = |shown: &&Value| {

@@ -44,6 +44,7 @@ fn hover_explains_names_and_settings() {
         ("gap * live", "let gap", "nats[token]"),
         ("mopd(clip_at", "objective mopd(clip_at: nats = 5)", "From `std.opd`."),
         ("clip_at", "clip_at: nats = 5", "Parameter of objective `mopd`."),
+        ("mopd(clip_at", "Gradient, by `mopd audit`", "- `distill` follows 1.00 * grad KL(student || teacher)"),
         ("prompts   = 2", "must be set", "Prompts a step"),
     ];
     for (place, first, second) in cases {

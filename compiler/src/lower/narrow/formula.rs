@@ -5,9 +5,10 @@ use mopd_lang::formula::text;
 use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 use mopd_lang::source::Span;
 
+use super::divergence::{divergence, support};
 use super::{Diagnostic, Narrowed, refused};
 use crate::lower::Origins;
-use crate::plan::{Axis, Divergence, DivergenceKind, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic, Support};
+use crate::plan::{Axis, Function, Live, Memory, Reduction, Role, Scan, Signal, Statistic};
 
 /// What a formula becomes, its operands aside. Some constructs that graphs have no word for are a few nodes of theirs.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,15 +20,7 @@ pub enum Kind {
     PerSequence(f64),
     /// `length - position - 1`
     Remaining,
-    /// A primitive and a constant factor.
-    Live {
-        live: Live,
-        factor: f64,
-    },
-    Divergence {
-        divergence: Divergence,
-        factor: f64,
-    },
+    Live(Live),
     Apply(Function),
     Reduce(Reduction),
     Statistic {
@@ -74,8 +67,30 @@ pub fn refusals(objective: &Objective, origins: Origins) -> Vec<Diagnostic> {
     once
 }
 
+/// What a formula becomes in a plan that runs.
 pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
     axis(formula.axis, at)?;
+    if let FormulaKind::Statistic { over, .. } | FormulaKind::Scan { over, .. } = &formula.kind {
+        axis(*over, at)?;
+    }
+    kind_on_any_axis(formula, at)
+}
+
+/// What a formula becomes where numbers are supplied for everything that it reads, along every axis of the language.
+pub fn kind_of_anything(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
+    let other = |of: &wide::Signal| Kind::Signal(Signal::Other { text: text::signal(of), axis: formula.axis });
+    match &formula.kind {
+        // Known of what the runtime executes, not of the objective.
+        FormulaKind::Signal(of @ (wide::Signal::Available { .. } | wide::Signal::VocabularySize)) => Ok(other(of)),
+        FormulaKind::Signal(of) => signal(of, at).or_else(|_| Ok(other(of))),
+        FormulaKind::Live(of) if formula.axis == Axis::Token => {
+            live(of, at).or_else(|_| Ok(Kind::Live(Live::Other { text: text::live(of) })))
+        }
+        _ => kind_on_any_axis(formula, at),
+    }
+}
+
+fn kind_on_any_axis(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
     Ok(match &formula.kind {
         FormulaKind::Number(value) => Kind::Number(*value),
         FormulaKind::Schedule(schedule) => Kind::Schedule(schedule.clone()),
@@ -89,8 +104,8 @@ pub fn kind(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
         FormulaKind::Apply { function, .. } => Kind::Apply(*function),
         FormulaKind::Reduce { on: Some(_), .. } => return Err(refused(at, "a reduction over another rollout (`on`)")),
         FormulaKind::Reduce { reduction, .. } => Kind::Reduce(*reduction),
-        FormulaKind::Statistic { statistic, over, .. } => Kind::Statistic { statistic: *statistic, over: axis(*over, at)? },
-        FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: axis(*over, at)? },
+        FormulaKind::Statistic { statistic, over, .. } => Kind::Statistic { statistic: *statistic, over: *over },
+        FormulaKind::Scan { scan, over, .. } => Kind::Scan { scan: scan.clone(), over: *over },
         FormulaKind::Memory { memory, .. } => Kind::Memory(*memory),
         FormulaKind::Across { index, .. } => Kind::Across { index: *index },
     })
@@ -126,9 +141,9 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
                 wide::Part::Logp => Signal::Logp { role },
                 wide::Part::Entropy => Signal::Entropy { role },
                 wide::Part::Top1 => Signal::Top1 { role },
-                wide::Part::Rank
-                | wide::Part::EndLogp
-                | wide::Part::Mean
+                wide::Part::Rank => Signal::Rank { role },
+                wide::Part::EndLogp => Signal::EndLogp { role },
+                wide::Part::Mean
                 | wide::Part::Deviation
                 | wide::Part::Score
                 | wide::Part::Value
@@ -137,10 +152,11 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
                 | wide::Part::StatedConfidence => return unknown(),
             }
         }
-        Wide::Divergence(of) => {
-            let (divergence, factor) = divergence(of, at)?;
-            return Ok(Kind::Divergence { divergence, factor });
-        }
+        Wide::Divergence(of) => Signal::Divergence(divergence(of, at)?),
+        Wide::Overlap { left, right, k } => Signal::Overlap { left: role(left, at)?, right: role(right, at)?, k: *k },
+        Wide::Mass { role: of, support: on } => Signal::Mass { role: role(of, at)?, support: support(on, at)? },
+        Wide::InNucleus { role: of, p } => Signal::InNucleus { role: role(of, at)?, p: *p },
+        Wide::SupportSize { support: of } => Signal::SupportSize { support: support(of, at)? },
         Wide::Position => Signal::Position,
         Wide::Remaining => return Ok(Kind::Remaining),
         Wide::Length => Signal::Length,
@@ -156,11 +172,7 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
         }
         // Only architectures of this tokenizer are executed.
         Wide::VocabularySize => return Ok(Kind::Number(f64::from(crate::plan::Tokenizer::Bytes.vocabulary()))),
-        Wide::Overlap { .. }
-        | Wide::Mass { .. }
-        | Wide::InNucleus { .. }
-        | Wide::SupportSize { .. }
-        | Wide::SpanScore { .. }
+        Wide::SpanScore { .. }
         | Wide::Agreement { .. }
         | Wide::Turn
         | Wide::Block
@@ -180,76 +192,19 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
 
 fn live(live: &wide::Live, at: Span) -> Narrowed<Kind> {
     let unknown = |what: &str| Err(refused(at, what));
-    Ok(match live {
-        wide::Live::Part(wide::Part::Logp) => Kind::Live { live: Live::Logp, factor: 1.0 },
-        wide::Live::Divergence(of) => {
-            let (divergence, factor) = divergence(of, at)?;
-            Kind::Live { live: Live::Divergence(divergence), factor }
-        }
+    Ok(Kind::Live(match live {
+        wide::Live::Part(wide::Part::Logp) => Live::Logp,
+        wide::Live::Part(wide::Part::EndLogp) => Live::EndLogp,
+        wide::Live::Divergence(of) => Live::Divergence(divergence(of, at)?),
+        wide::Live::Likelihood { of } => Live::Likelihood { of: role(of, at)? },
+        wide::Live::Ranking { order: wide::Support::TopK { role: of, k } } => Live::Ranking { role: role(of, at)?, k: *k },
+        wide::Live::Ranking { .. } => return unknown("`live ranking` of anything but `top_k`"),
         wide::Live::Part(part) => return unknown(&format!("`live student.{}`", part.name())),
-        wide::Live::Ranking { .. } => return unknown("`live ranking`"),
-        wide::Live::Likelihood { .. } => return unknown("`live nll` of a role's most probable token"),
         wide::Live::Preference(preference) => match preference.kind {
             wide::PreferenceKind::Dpo { .. } => return unknown("`live dpo`"),
             wide::PreferenceKind::BradleyTerry => return unknown("`live bradley_terry`"),
         },
         wide::Live::SquaredError { .. } => return unknown("`live mse`"),
         wide::Live::BinaryCrossEntropy { .. } => return unknown("`live bce`"),
-    })
-}
-
-/// A divergence, and the constant that it is multiplied by.
-fn divergence(divergence: &wide::Divergence, at: Span) -> Narrowed<(Divergence, f64)> {
-    let wide::Divergence { kind, left, right, support: of, mass, temperature, clip_each } = divergence;
-    let side = |side: &wide::Distribution| match side {
-        wide::Distribution::Role(of) => role(of, at),
-        wide::Distribution::Blend(_) => Err(refused(at, "a divergence from or to a `blend` of distributions")),
-        wide::Distribution::Detached(_) => Err(refused(at, "a divergence with a `detached` side")),
-    };
-    let (kind, factor) = divergence_kind(kind, at)?;
-    let (left, right) = (side(left)?, side(right)?);
-    if *temperature != 1.0 {
-        return Err(refused(at, "a divergence at a temperature of its own"));
-    }
-    if clip_each.is_some() {
-        return Err(refused(at, "`clip_each`, a bound on every vocabulary entry's summand,"));
-    }
-    Ok((Divergence { kind, left, right, support: support(of, at)?, mass: *mass }, factor))
-}
-
-fn divergence_kind(kind: &wide::DivergenceKind, at: Span) -> Narrowed<(DivergenceKind, f64)> {
-    Ok(match kind {
-        wide::DivergenceKind::Kl => (DivergenceKind::Kl, 1.0),
-        wide::DivergenceKind::Jsd { beta, normalized } => {
-            let Some(beta) = beta.constant() else {
-                return Err(refused(at, "a `beta` of `jsd` that changes during the run"));
-            };
-            let factor = if *normalized { 1.0 / (beta * (1.0 - beta)) } else { 1.0 };
-            (DivergenceKind::Jsd { beta }, factor)
-        }
-        wide::DivergenceKind::TotalVariation => (DivergenceKind::TotalVariation, 1.0),
-        wide::DivergenceKind::Skew { .. }
-        | wide::DivergenceKind::ChiSquared
-        | wide::DivergenceKind::Hellinger
-        | wide::DivergenceKind::Alpha { .. }
-        | wide::DivergenceKind::SortedL1
-        | wide::DivergenceKind::Gaussian { .. } => return Err(refused(at, format!("the divergence `{}`", kind.name()))),
-        wide::DivergenceKind::Custom(generator) => {
-            return Err(refused(at, format!("a divergence of your own (`{}`)", generator.name)));
-        }
-    })
-}
-
-fn support(support: &wide::Support, at: Span) -> Narrowed<Support> {
-    let unknown = |name: &str| Err(refused(at, format!("the support `{name}`")));
-    match support {
-        wide::Support::Full => Ok(Support::Full),
-        wide::Support::TopK { role: of, k } => Ok(Support::TopK { role: role(of, at)?, k: *k }),
-        wide::Support::Nucleus { .. } => unknown("nucleus"),
-        wide::Support::Sampled => unknown("sampled"),
-        wide::Support::Matched => unknown("matched"),
-        wide::Support::Unmatched => unknown("unmatched"),
-        wide::Support::Union(_) => unknown("union"),
-        wide::Support::Intersection(_) => unknown("intersection"),
-    }
+    }))
 }

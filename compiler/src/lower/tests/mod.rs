@@ -1,5 +1,6 @@
 //! Experiments written by hand, from the types that the checker fills.
 
+mod expressions;
 mod keys;
 mod objectives;
 mod plans;

@@ -81,12 +81,8 @@ fn signals_and_roles() {
     let named = Role::Named { teacher: TeacherId(0), name: "big".into() };
     assert_refused(logp(Role::Reference), "the role `reference`");
     assert_refused(logp(named), "an objective that reads one teacher by name (`big`)");
-    let support = Support::TopK { role: Role::Teacher, k: 16 };
     for (of, name) in [
-        (Signal::Of { role: Role::Student, part: Part::Rank }, "student.rank"),
-        (Signal::Overlap { left: Role::Student, right: Role::Teacher, k: 16 }, "overlap(student, teacher, k: 16)"),
-        (Signal::Mass { role: Role::Student, support }, "mass(student, support: top_k(teacher, 16))"),
-        (Signal::InNucleus { role: Role::Teacher, p: 0.95 }, "in_nucleus(teacher, p: 0.95)"),
+        (Signal::Of { role: Role::Student, part: Part::Confidence }, "student.confidence"),
         (Signal::Turn, "turn"),
         (Signal::Masked, "masked"),
         (Signal::InSpan(NamedSpan::Tag("answer".into())), "span.answer"),
@@ -102,41 +98,27 @@ fn signals_and_roles() {
 
 #[test]
 fn divergences_and_losses() {
-    let plain = |kind| Live::Divergence(divergence(kind, Support::Full));
-    for (kind, name) in [
-        (DivergenceKind::Skew { lambda: number(0.1) }, "skew"),
-        (DivergenceKind::ChiSquared, "chi2"),
-        (DivergenceKind::Hellinger, "hellinger"),
-        (DivergenceKind::Alpha { alpha: number(0.5) }, "alpha"),
-        (DivergenceKind::SortedL1, "sorted_l1"),
-        (DivergenceKind::Gaussian { dimensions: None }, "gaussian_kl"),
-    ] {
-        assert_live_refused(plain(kind), &format!("the divergence `{name}`"));
-    }
-    let own = Generator { name: "my".into(), value: formula(FormulaKind::Variable("u".into()), Axis::Run, false) };
-    assert_live_refused(plain(DivergenceKind::Custom(Rc::new(own))), "a divergence of your own (`my`)");
-    let moving = schedule(Schedule::Linear { from: 0.1, to: 0.9, over: Over::Run });
-    let jsd = DivergenceKind::Jsd { beta: moving, normalized: false };
-    assert_live_refused(plain(jsd), "a `beta` of `jsd` that changes during the run");
-    let nucleus = Support::Nucleus { role: Role::Teacher, p: 0.9 };
-    let of = |support| Live::Divergence(divergence(DivergenceKind::Kl, support));
-    assert_live_refused(of(nucleus.clone()), "the support `nucleus`");
-    assert_live_refused(of(Support::Union(vec![nucleus, Support::Full])), "the support `union`");
-    assert_live_refused(of(Support::Sampled), "the support `sampled`");
-    let mut hot = divergence(DivergenceKind::Kl, Support::Full);
-    hot.temperature = 2.0;
-    assert_live_refused(Live::Divergence(hot), "a divergence at a temperature of its own");
-    let mut bounded = divergence(DivergenceKind::Kl, Support::Full);
-    bounded.clip_each = Some(0.1);
-    assert_live_refused(Live::Divergence(bounded), "`clip_each`, a bound on every vocabulary entry's summand,");
-    let mut detached = divergence(DivergenceKind::Kl, Support::Full);
-    detached.right = Distribution::Detached(Box::new(detached.right));
-    assert_live_refused(Live::Divergence(detached), "a divergence with a `detached` side");
-    let mut blended = divergence(DivergenceKind::Kl, Support::Full);
-    blended.left = Distribution::Blend(vec![(number(0.1), Role::Teacher), (number(0.9), Role::Student)]);
-    assert_live_refused(Live::Divergence(blended), "a divergence from or to a `blend` of distributions");
-    assert_live_refused(Live::Part(Part::EndLogp), "`live student.end_logp`");
-    assert_live_refused(Live::Likelihood { of: Role::Teacher }, "`live nll` of a role's most probable token");
+    let of = |kind, support| Live::Divergence(divergence(kind, support));
+    assert_live_refused(of(DivergenceKind::Gaussian { dimensions: None }, Support::Full), "the divergence `gaussian_kl`");
+    assert_live_refused(of(DivergenceKind::Kl, Support::Matched), "the support `matched`");
+    let unmatched = Support::Union(vec![Support::Sampled, Support::Unmatched]);
+    assert_live_refused(of(DivergenceKind::Kl, unmatched), "the support `unmatched`");
+    let blend = |share: Formula| {
+        let mut blended = divergence(DivergenceKind::Kl, Support::Full);
+        let rest = apply(Function::Subtract, [&number(1.0), &share]);
+        blended.left = Distribution::Blend(vec![(share, Role::Teacher), (rest, Role::Student)]);
+        blended
+    };
+    let among = "a number inside a divergence that is computed from other tokens or steps";
+    assert_live_refused(Live::Divergence(blend(statistic(Statistic::Softmax, &entropy(), Axis::Batch))), among);
+    let inner = blend(signal(Signal::Divergence(blend(entropy()))));
+    assert_live_refused(Live::Divergence(inner), "a divergence inside a divergence, with formulas of its own,");
+    let u = formula(FormulaKind::Variable("u".into()), Axis::Run, false);
+    let own = Generator { name: "my".into(), value: apply(Function::Multiply, [&u, &entropy()]) };
+    let varies = "a parameter of the divergence `my` that varies within a step";
+    assert_live_refused(of(DivergenceKind::Custom(Rc::new(own)), Support::Full), varies);
+    assert_live_refused(Live::Ranking { order: Support::Full }, "`live ranking` of anything but `top_k`");
+    assert_live_refused(Live::Part(Part::Value), "`live student.value`");
     assert_live_refused(Live::BinaryCrossEntropy { part: Part::Confidence, target: number(1.0) }, "`live bce`");
     assert_live_refused(Live::SquaredError { part: Part::Mean, target: number(1.0), dimensions: None }, "`live mse`");
 }
@@ -428,15 +410,95 @@ fn terms_reduce_on_their_own() {
     assert_eq!(objective.terms.len(), 2);
 }
 
-/// The normalised Jensen-Shannon divergence is the plain one times a constant.
+/// The only primitive of an objective.
+fn primitive(of: Live) -> plan::Live {
+    lowered(&objective(live(of), token_mean())).live.remove(0).primitive
+}
+
+/// Numbers inside divergences are constants where they can be, and otherwise formulas of the step or of the token.
 #[test]
-fn a_normalised_divergence_is_scaled() {
-    let jsd = |normalized| {
-        let kind = DivergenceKind::Jsd { beta: number(0.2), normalized };
-        lowered(&objective(live(Live::Divergence(divergence(kind, Support::Full))), token_mean()))
+fn parameters_of_divergences() {
+    let kind = |kind| match primitive(Live::Divergence(divergence(kind, Support::Full))) {
+        plan::Live::Divergence(divergence) => divergence.kind,
+        other => panic!("{other:?}"),
     };
-    let (plain, scaled) = (jsd(false), jsd(true));
-    assert_eq!(plain.live[0].primitive, scaled.live[0].primitive);
-    assert_values(&plain, plain.live[0].adjoint, &[1.0 / 8.0; 8]);
-    assert_values(&scaled, scaled.live[0].adjoint, &[1.0 / (0.2 * 0.8) / 8.0; 8]);
+    let half = apply(Function::Divide, [&number(1.0), &number(2.0)]);
+    let constant = plan::DivergenceKind::Jsd { beta: plan::Parameter::Number(0.5), normalized: true };
+    assert_eq!(kind(DivergenceKind::Jsd { beta: half, normalized: true }), constant);
+    let moving = apply(Function::Multiply, [&signal(Signal::Progress), &number(0.5)]);
+    let plan::DivergenceKind::Skew { lambda } = kind(DivergenceKind::Skew { lambda: moving }) else { panic!("a skew") };
+    assert_eq!(lambda.signals(), [plan::Signal::Progress]);
+
+    let share = apply(Function::Exp, [&apply(Function::Negate, [&entropy()])]);
+    let rest = apply(Function::Subtract, [&number(1.0), &share]);
+    let mut blended = divergence(DivergenceKind::Kl, Support::Full);
+    let blend = Distribution::Blend(vec![(share, Role::Teacher), (rest, Role::Sampler)]);
+    blended.right = Distribution::Detached(Box::new(blend));
+    let plan::Live::Divergence(blended) = primitive(Live::Divergence(blended)) else { panic!("a divergence") };
+    assert_eq!(blended.signals(), [plan::Signal::Entropy { role: plan::Role::Student }]);
+    assert_eq!(blended.roles(), [plan::Role::Student, plan::Role::Teacher, plan::Role::Sampler]);
+    assert!(matches!(blended.right, plan::Distribution::Detached(_)));
+}
+
+/// f(u) = u log u, and its derivative at e.
+#[test]
+fn a_generator_has_a_derivative() {
+    use crate::expr::batch::{Batch, Layout};
+
+    let u = formula(FormulaKind::Variable("u".into()), Axis::Run, false);
+    let value = apply(Function::Multiply, [&u, &apply(Function::Log, [&u])]);
+    let own = DivergenceKind::Custom(Rc::new(Generator { name: "my".into(), value }));
+    let plan::Live::Divergence(own) = primitive(Live::Divergence(divergence(own, Support::Sampled))) else {
+        panic!("a divergence")
+    };
+    let plan::DivergenceKind::Custom(generator) = own.kind else { panic!("a generator") };
+    let layout = Layout { sequence_of_token: vec![0, 0], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+    let batch = Batch { layout, live: vec![vec![1.0, std::f32::consts::E]], ..Batch::default() };
+    let outputs = [generator.value, generator.derivative];
+    let values = crate::expr::interpret::interpret(&generator.graph, &outputs, &batch).expect("it reads its variable alone");
+    for (node, expected) in outputs.into_iter().zip([[0.0, std::f64::consts::E], [1.0, 2.0]]) {
+        for (got, expected) in values.get(node).iter().zip(expected) {
+            assert!((got - expected).abs() < 1e-6, "{got} {expected}");
+        }
+    }
+}
+
+#[test]
+fn supports_sides_and_losses() {
+    let nucleus = Support::Nucleus { role: Role::Teacher, p: 0.9 };
+    let union = Support::Union(vec![nucleus, Support::Intersection(vec![Support::Sampled, Support::Full])]);
+    let mut wide = divergence(DivergenceKind::SortedL1, union);
+    wide.temperature = 2.0;
+    wide.clip_each = Some(0.1);
+    let plan::Live::Divergence(narrow) = primitive(Live::Divergence(wide)) else { panic!("a divergence") };
+    let intersection = plan::Support::Intersection { of: vec![plan::Support::Sampled, plan::Support::Full] };
+    let nucleus = plan::Support::Nucleus { role: plan::Role::Teacher, p: 0.9 };
+    assert_eq!(narrow.support, plan::Support::Union { of: vec![nucleus, intersection] });
+    assert_eq!((narrow.kind, narrow.temperature, narrow.clip_each), (plan::DivergenceKind::SortedL1, 2.0, Some(0.1)));
+
+    assert_eq!(primitive(Live::Part(Part::EndLogp)), plan::Live::EndLogp);
+    assert_eq!(primitive(Live::Likelihood { of: Role::Teacher }), plan::Live::Likelihood { of: plan::Role::Teacher });
+    let order = Support::TopK { role: Role::Teacher, k: 8 };
+    assert_eq!(primitive(Live::Ranking { order }), plan::Live::Ranking { role: plan::Role::Teacher, k: 8 });
+}
+
+#[test]
+fn signals_of_distributions() {
+    let support = || Support::TopK { role: Role::Teacher, k: 16 };
+    let (student, teacher) = (plan::Role::Student, plan::Role::Teacher);
+    let narrow = || plan::Support::TopK { role: teacher, k: 16 };
+    for (wide, expected) in [
+        (Signal::Of { role: Role::Student, part: Part::Rank }, plan::Signal::Rank { role: student }),
+        (Signal::Of { role: Role::Teacher, part: Part::EndLogp }, plan::Signal::EndLogp { role: teacher }),
+        (
+            Signal::Overlap { left: Role::Student, right: Role::Teacher, k: 16 },
+            plan::Signal::Overlap { left: student, right: teacher, k: 16 },
+        ),
+        (Signal::Mass { role: Role::Student, support: support() }, plan::Signal::Mass { role: student, support: narrow() }),
+        (Signal::InNucleus { role: Role::Teacher, p: 0.95 }, plan::Signal::InNucleus { role: teacher, p: 0.95 }),
+        (Signal::SupportSize { support: support() }, plan::Signal::SupportSize { support: narrow() }),
+    ] {
+        let objective = weighted(signal(wide));
+        assert_eq!(objective.graph.signals(&objective.outputs()), [expected]);
+    }
 }

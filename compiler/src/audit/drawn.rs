@@ -1,0 +1,179 @@
+//! Who writes the tokens that a term is trained on, as far as it decides what the term follows.
+
+use mopd_lang::experiment::{Edit, Rollout, RolloutSource, Sampling};
+use mopd_lang::formula::Role;
+use mopd_lang::formula::text;
+
+use super::world::{World, normalised, scores};
+
+/// One way in which tokens are drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Drawn {
+    /// By the student of this step.
+    Student {
+        temperature: f64,
+        top_p: Option<f64>,
+        top_k: Option<u32>,
+    },
+    By {
+        role: Role,
+        temperature: f64,
+    },
+    /// From `teacher` times a share plus the student times the rest.
+    Mixture {
+        teacher: f64,
+    },
+    /// From a distribution that has nothing to do with the models: data, or the student as it once was.
+    Elsewhere {
+        name: &'static str,
+    },
+    /// Nothing is known of them: what is said must hold whoever wrote them.
+    Unknown {
+        why: String,
+    },
+}
+
+impl Drawn {
+    /// As a library's objective is usually trained.
+    pub const ON_POLICY: Drawn = Drawn::Student { temperature: 1.0, top_p: None, top_k: None };
+
+    /// The tokens are drawn as the student scores them.
+    pub fn is_on_policy(&self) -> bool {
+        match self {
+            Drawn::Student { temperature, top_p, top_k } => {
+                *temperature == 1.0 && top_p.is_none_or(|p| p >= 1.0) && top_k.is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// Every way in which some tokens of a rollout are drawn.
+    pub fn of(rollout: &Rollout) -> Vec<Drawn> {
+        let mut found = Vec::new();
+        collect(rollout, &mut found);
+        found
+    }
+
+    /// For people: `on tokens that ...`.
+    pub fn text(&self) -> String {
+        match self {
+            Drawn::Student { temperature, top_p, top_k } => {
+                let mut text = "tokens that the student drew".to_owned();
+                if *temperature != 1.0 {
+                    text += &format!(" at temperature {}", text::number(*temperature));
+                }
+                if let Some(p) = top_p.filter(|p| *p < 1.0) {
+                    text += &format!(", top_p {}", text::number(p));
+                }
+                if let Some(k) = top_k {
+                    text += &format!(", top_k {k}");
+                }
+                text
+            }
+            Drawn::By { role, temperature: 1.0 } => format!("tokens that {} drew", role.name()),
+            Drawn::By { role, temperature } => {
+                format!("tokens that {} drew at temperature {}", role.name(), text::number(*temperature))
+            }
+            Drawn::Mixture { teacher } => {
+                format!("tokens drawn from {} of the teacher and the rest of the student", text::number(*teacher))
+            }
+            Drawn::Elsewhere { name } => format!("tokens of {name}"),
+            Drawn::Unknown { why } => format!("tokens of which nothing is known ({why})"),
+        }
+    }
+
+    /// Log-probabilities of what is drawn after a prefix.
+    pub(super) fn after(&self, world: &World, prefix: usize) -> Vec<f64> {
+        let own = |role: &Role| world.logp(role, prefix).map(<[f64]>::to_vec);
+        let student = || own(&Role::Student).expect("every world has a student");
+        let elsewhere = |name: &str| scores(world, name, prefix, world.size.vocabulary, 0.9);
+        match self {
+            _ if self.is_on_policy() => student(),
+            Drawn::Student { temperature, top_p, top_k } => {
+                let mut logits = at(&student(), *temperature);
+                let mut order: Vec<usize> = (0..logits.len()).collect();
+                order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+                let mut held = 0.0;
+                for (place, entry) in order.into_iter().enumerate() {
+                    let beyond_p = top_p.is_some_and(|p| held >= p);
+                    held += logits[entry].exp();
+                    if beyond_p || top_k.is_some_and(|k| place >= world.entries(k)) {
+                        logits[entry] = f64::NEG_INFINITY;
+                    }
+                }
+                normalised(&logits)
+            }
+            Drawn::By { role, temperature } => own(role).map_or_else(|| elsewhere(role.name()), |logp| at(&logp, *temperature)),
+            Drawn::Mixture { teacher } => {
+                let theirs = own(&Role::Teacher).unwrap_or_else(|| elsewhere("teacher"));
+                let mix = |(theirs, ours): (&f64, &f64)| (teacher * theirs.exp() + (1.0 - teacher) * ours.exp()).ln();
+                theirs.iter().zip(&student()).map(mix).collect()
+            }
+            Drawn::Elsewhere { name } => elsewhere(name),
+            Drawn::Unknown { .. } => elsewhere("sampler"),
+        }
+    }
+}
+
+/// At a temperature; at 0 the most probable entry alone.
+fn at(logp: &[f64], temperature: f64) -> Vec<f64> {
+    if temperature > 0.0 {
+        return normalised(&logp.iter().map(|logit| logit / temperature).collect::<Vec<f64>>());
+    }
+    let best = (0..logp.len()).max_by(|a, b| logp[*a].total_cmp(&logp[*b]).then(b.cmp(a)));
+    (0..logp.len()).map(|entry| if Some(entry) == best { 0.0 } else { f64::NEG_INFINITY }).collect()
+}
+
+fn collect(rollout: &Rollout, found: &mut Vec<Drawn>) {
+    let unknown = |why: String| Drawn::Unknown { why };
+    let changed = rollout.edits.iter().find(|edit| !matches!(edit, Edit::FirstTurns { .. } | Edit::ExpertTurns { .. }));
+    let mut give = |drawn: Drawn| {
+        if !found.contains(&drawn) {
+            found.push(drawn);
+        }
+    };
+    if let Some(edit) = changed {
+        give(unknown(format!("`{}` changes what was drawn", edit.name())));
+        return;
+    }
+    match &rollout.source {
+        RolloutSource::Sample(sampling) => give(student(sampling)),
+        RolloutSource::From { teacher, sampling, .. } => {
+            give(Drawn::By { role: teacher.clone(), temperature: sampling.temperature });
+        }
+        RolloutSource::Data { .. } => give(Drawn::Elsewhere { name: "data" }),
+        RolloutSource::Parameter { .. } => give(Drawn::Elsewhere { name: "data" }),
+        RolloutSource::Snapshot { .. } => give(Drawn::Elsewhere { name: "an earlier model" }),
+        RolloutSource::TokenMix { alpha, .. } => match alpha.constant() {
+            Some(teacher) => give(Drawn::Mixture { teacher }),
+            None => give(unknown("a share that moves is the teacher's".into())),
+        },
+        RolloutSource::Replay { of, .. } => {
+            give(Drawn::Elsewhere { name: "an earlier student" });
+            collect(of, found);
+        }
+        RolloutSource::Mix { first, second, .. } => {
+            collect(first, found);
+            collect(second, found);
+        }
+        RolloutSource::FirstOf { choices } => choices.iter().for_each(|choice| collect(choice, found)),
+        RolloutSource::Turns { of, .. } | RolloutSource::Derived { of, .. } | RolloutSource::EachTurn { of, .. } => {
+            collect(of, found);
+        }
+        RolloutSource::Interleave { .. }
+        | RolloutSource::Refine { .. }
+        | RolloutSource::Speculative { .. }
+        | RolloutSource::Denoise { .. } => give(unknown(format!("`{}` writes some of them", rollout.source.name()))),
+    }
+}
+
+fn student(sampling: &Sampling) -> Drawn {
+    if sampling.repetition_penalty.is_some() {
+        return Drawn::Unknown { why: "a repetition penalty depends on all that was written before".into() };
+    }
+    if sampling.heads.is_some() {
+        return Drawn::Unknown { why: "several heads write tokens at once".into() };
+    }
+    let top_p = sampling.top_p.filter(|p| *p < 1.0);
+    Drawn::Student { temperature: sampling.temperature, top_p, top_k: sampling.top_k }
+}

@@ -1,0 +1,188 @@
+//! The gradient audit: what a term's gradient follows, whatever its formula looks like.
+//!
+//! A term is evaluated in worlds of a few tokens, over everything that can be drawn in them, with its exact derivative by the student's
+//! logits. The mean is compared with the gradients of the named divergences in the same worlds. What agrees in all of them, to the
+//! precision of the arithmetic, is what the term follows: numbers decide, not the form of the text.
+//!
+//! Prefixes and samples are constants, as trainers have it: what is said holds given the prefixes. How tokens and completions are
+//! averaged (`reduce`) is not looked at: it weighs prefixes, and the plan shows it.
+
+mod divergence;
+mod drawn;
+mod dual;
+mod evaluate;
+mod expectation;
+mod findings;
+mod fit;
+mod judge;
+mod named;
+mod program;
+mod variants;
+mod verdict;
+mod world;
+
+use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Stage, Train};
+use serde::Serialize;
+
+pub use drawn::Drawn;
+pub use findings::findings;
+pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
+pub use world::World;
+
+use expectation::{ALL, Compiled};
+use judge::Inquiry;
+use program::View;
+
+/// Steps of a run whose length is not known.
+const USUAL_STEPS: u32 = 1_000;
+
+/// What the stage that uses an objective says of it.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// Who draws the tokens of a term without data of its own; not known where empty.
+    pub drawn: Vec<Drawn>,
+    /// Only completions that the verifier accepts are trained on.
+    pub kept: bool,
+    pub steps: u32,
+}
+
+impl Use {
+    /// No stage uses it yet. Its terms are taken to be trained on what the student draws itself, and on data as well where they would be
+    /// lost on that.
+    pub fn unknown() -> Use {
+        Use { drawn: Vec::new(), kept: false, steps: USUAL_STEPS }
+    }
+
+    pub fn of(train: &Train) -> Use {
+        let steps = match train.length {
+            Length::Steps(steps) => steps.max(1),
+            Length::Epochs(_) => USUAL_STEPS,
+        };
+        Use { drawn: Drawn::of(&train.rollout), kept: train.keep == Keep::Correct, steps }
+    }
+}
+
+/// An audited objective and where it is used. Fields are only ever added.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Audited {
+    /// The models that are trained on it, in the order of the experiment; none for an objective that no stage uses.
+    pub models: Vec<String>,
+    #[serde(flatten)]
+    pub audit: Audit,
+}
+
+/// Every objective of an experiment, as its stages use it.
+pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
+    let mut found: Vec<Audited> = Vec::new();
+    let mut add = |name: String, train: &Train| {
+        let audit = audit(&train.objective, &Use::of(train));
+        match found.iter_mut().find(|known| known.audit == audit) {
+            Some(known) => known.models.push(name),
+            None => found.push(Audited { models: vec![name], audit }),
+        }
+    };
+    for model in &experiment.models {
+        match &model.stage {
+            Stage::Train(train) => add(model.name.clone(), train),
+            Stage::Joint(joint) => {
+                for step in &joint.steps {
+                    add(format!("{}, step {}", model.name, step.name), &step.train);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// What every term of an objective follows.
+pub fn audit(objective: &Objective, usage: &Use) -> Audit {
+    let terms: Vec<TermAudit> = (0..objective.terms.len()).map(|term| audit_term(objective, term, usage)).collect();
+    let whole = whole(objective, &terms);
+    Audit { objective: objective.name.clone(), terms, whole }
+}
+
+/// What one term of an objective follows, by its place among the terms.
+pub fn audit_term(objective: &Objective, term: usize, usage: &Use) -> TermAudit {
+    let own = &objective.terms[term];
+    let view = || View::of(objective, own, usage.kept && own.data.is_none());
+    let streams = own.data.as_deref().map_or_else(|| usage.drawn.clone(), Drawn::of);
+    if !streams.is_empty() {
+        let findings = streams.iter().flat_map(|drawn| on(&view, drawn, usage.steps)).collect();
+        return TermAudit { term: own.name.clone(), findings };
+    }
+    let mut findings = on(&view, &Drawn::ON_POLICY, usage.steps);
+    if findings.iter().all(|finding| finding.verdict == Verdict::Zero) {
+        findings.extend(on(&view, &Drawn::Elsewhere { name: "data" }, usage.steps));
+    }
+    TermAudit { term: own.name.clone(), findings }
+}
+
+/// What a term follows on tokens that are drawn in one way.
+fn on<'a>(view: &dyn Fn() -> View<'a>, drawn: &Drawn, steps: u32) -> Vec<Finding> {
+    let moments: Vec<(When, u32)> = if view().moves() {
+        vec![(When::Start, 0), (When::Middle, steps / 2), (When::End, steps.saturating_sub(1))]
+    } else {
+        vec![(When::Throughout, 0)]
+    };
+    let at = |(when, step): &(When, u32)| match Inquiry::of(view(), drawn, (*step, steps)) {
+        Ok(inquiry) => inquiry.finding(*when),
+        Err(why) => Finding::not_audited(*when, drawn.text(), why),
+    };
+    let mut found: Vec<Finding> = moments.iter().map(at).collect();
+    let same = found.iter().all(|finding| {
+        finding.verdict.text() == found[0].verdict.text() && finding.stationary_at_teacher == found[0].stationary_at_teacher
+    });
+    if same {
+        found.truncate(1);
+        found[0].when = When::Throughout;
+    }
+    found
+}
+
+/// The sum of all terms, where one can be told.
+fn whole(objective: &Objective, terms: &[TermAudit]) -> Option<Vec<Part>> {
+    let own = objective.terms.iter().any(|term| term.reduce.is_some() || term.data.is_some());
+    if own || terms.len() < 2 {
+        return None;
+    }
+    let mut sum: Vec<Part> = Vec::new();
+    for term in terms {
+        let [Finding { verdict, .. }] = term.findings.as_slice() else { return None };
+        let parts = match verdict {
+            Verdict::Follows { parts } => parts.as_slice(),
+            Verdict::Zero => &[],
+            _ => return None,
+        };
+        for part in parts {
+            match sum.iter_mut().find(|known| known.of == part.of) {
+                Some(known) => known.times += part.times,
+                None => sum.push(part.clone()),
+            }
+        }
+    }
+    Some(sum)
+}
+
+/// A term's exact expected value and gradient in one world.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expected {
+    /// Nats, or whatever the term is in: per token where it has one number per token.
+    pub value: f64,
+    /// By the student's logits, in the order of the entries.
+    pub gradient: Vec<f64>,
+}
+
+/// The expected value and gradient of a term, its weights and masks included, over what the world's sampler draws. Nothing is
+/// differentiated but what the term says is `live`.
+///
+/// # Errors
+/// Where the term reads what the world does not have, or what can't be enumerated, in words.
+pub fn expected(objective: &Objective, term: usize, world: &World) -> Result<Expected, String> {
+    let view = View::of(objective, &objective.terms[term], false);
+    if let Some(why) = view.refusal() {
+        return Err(why);
+    }
+    let expectation = Compiled::of(&view, ALL).expectation(world, ALL)?;
+    Ok(Expected { value: expectation.value, gradient: expectation.gradient })
+}

@@ -1,0 +1,129 @@
+//! A term's formula taken apart: its summands, and what it is without one of its parts.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function};
+
+use super::evaluate::bounded;
+use super::judge::quoted;
+use super::program::View;
+
+/// More summands than this are not told apart.
+const MOST_SUMMANDS: usize = 12;
+
+/// More parts than this are not left out one after the other.
+const MOST_VARIANTS: usize = 12;
+
+/// Whether some part is held between numbers known before anything is drawn.
+pub(super) fn has_bounds(view: &View) -> bool {
+    view.formulas().into_iter().flat_map(Formula::parts).any(|part| bounded(part).is_some() || clipped(part))
+}
+
+/// A divergence whose summands are bounded.
+fn clipped(part: &Formula) -> bool {
+    use mopd_lang::formula::{Live, Signal};
+    match &part.0.kind {
+        FormulaKind::Live(Live::Divergence(divergence)) | FormulaKind::Signal(Signal::Divergence(divergence)) => {
+            divergence.clip_each.is_some()
+        }
+        _ => false,
+    }
+}
+
+/// The same function of other operands.
+fn rebuilt(formula: &Formula, function: Function, operands: Vec<Formula>) -> Formula {
+    let axis = operands.iter().map(Formula::axis).max().unwrap_or(formula.axis());
+    let live = operands.iter().any(Formula::live);
+    Formula::new(FormulaKind::Apply { function, operands }, formula.unit(), axis, live, formula.0.origin)
+}
+
+/// The live summands of a formula, products and cases multiplied out; the formula alone where there are too many.
+pub(super) fn summands(formula: &Formula) -> Vec<Formula> {
+    let found = expand(formula, 0);
+    if found.len() > MOST_SUMMANDS { vec![formula.clone()] } else { found }
+}
+
+fn expand(formula: &Formula, depth: usize) -> Vec<Formula> {
+    let alone = || vec![formula.clone()];
+    let FormulaKind::Apply { function, operands } = &formula.0.kind else { return alone() };
+    if depth > 40 {
+        return alone();
+    }
+    // A summand without gradient moves nothing.
+    let live = |summands: Vec<Formula>| summands.into_iter().filter(Formula::live).collect::<Vec<Formula>>();
+    let inner = |formula: &Formula| expand(formula, depth + 1);
+    let negated = |summand: Formula| rebuilt(formula, Function::Negate, vec![summand]);
+    match (function, operands.as_slice()) {
+        (Function::Negate, [x]) => inner(x).into_iter().map(negated).collect(),
+        (Function::Add, [x, y]) if formula.live() => live(inner(x).into_iter().chain(inner(y)).collect()),
+        (Function::Subtract, [x, y]) if formula.live() => {
+            live(inner(x).into_iter().chain(inner(y).into_iter().map(negated)).collect())
+        }
+        (Function::Add, [x, y]) => inner(x).into_iter().chain(inner(y)).collect(),
+        (Function::Subtract, [x, y]) => inner(x).into_iter().chain(inner(y).into_iter().map(negated)).collect(),
+        (Function::Multiply, [x, y]) => {
+            let (left, right) = (inner(x), inner(y));
+            if left.len() * right.len() > MOST_SUMMANDS {
+                return alone();
+            }
+            let product = |a: &Formula, b: &Formula| rebuilt(formula, Function::Multiply, vec![a.clone(), b.clone()]);
+            left.iter().flat_map(|a| right.iter().map(move |b| product(a, b))).collect()
+        }
+        (Function::Divide, [x, y]) => {
+            inner(x).into_iter().map(|summand| rebuilt(formula, Function::Divide, vec![summand, y.clone()])).collect()
+        }
+        (Function::Where, [condition, then, otherwise]) if formula.live() => {
+            let zero = Formula::new(FormulaKind::Number(0.0), formula.unit(), Axis::Run, false, formula.0.origin);
+            let case =
+                |then: Formula, otherwise: Formula| rebuilt(formula, Function::Where, vec![condition.clone(), then, otherwise]);
+            let taken = inner(then).into_iter().map(|summand| case(summand, zero.clone()));
+            let left = inner(otherwise).into_iter().map(|summand| case(zero.clone(), summand));
+            live(taken.chain(left).collect())
+        }
+        _ => alone(),
+    }
+}
+
+/// The formula without one factor or summand that is no live part and differs from token to token, for each of these, with its text.
+pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
+    let mut found = Vec::new();
+    for part in formula.parts() {
+        let FormulaKind::Apply { function, operands } = &part.0.kind else { continue };
+        let [left, right] = operands.as_slice() else { continue };
+        let leaves = |dropped: &Formula| !dropped.live() && dropped.axis() > Axis::Run;
+        let rest: Vec<(&Formula, Formula)> = match function {
+            Function::Multiply | Function::Add => vec![(left, right.clone()), (right, left.clone())],
+            Function::Divide => vec![(right, left.clone())],
+            Function::Subtract => {
+                vec![(right, left.clone()), (left, rebuilt(part, Function::Negate, vec![right.clone()]))]
+            }
+            _ => continue,
+        };
+        for (dropped, rest) in rest.into_iter().filter(|(dropped, _)| leaves(dropped)) {
+            found.push((quoted(dropped), replaced(formula, part, &rest)));
+        }
+    }
+    found.retain(|(_, rest)| rest.live());
+    found.truncate(MOST_VARIANTS);
+    found
+}
+
+/// `formula` with `new` in the place of `old`.
+fn replaced(formula: &Formula, old: &Formula, new: &Formula) -> Formula {
+    fn walk(formula: &Formula, known: &mut HashMap<*const FormulaNode, Formula>, depth: usize) -> Formula {
+        if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
+            return known.clone();
+        }
+        let result = match &formula.0.kind {
+            FormulaKind::Apply { function, operands } if depth < 200 => {
+                let operands: Vec<Formula> = operands.iter().map(|operand| walk(operand, known, depth + 1)).collect();
+                rebuilt(formula, *function, operands)
+            }
+            _ => formula.clone(),
+        };
+        known.insert(Rc::as_ptr(&formula.0), result.clone());
+        result
+    }
+    walk(formula, &mut HashMap::from([(Rc::as_ptr(&old.0), new.clone())]), 0)
+}

@@ -1,0 +1,230 @@
+//! What an audit says.
+
+use serde::Serialize;
+
+/// What a gradient follows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// The gradient is a sum of multiples of named ones, the same everywhere; one in most cases.
+    Follows {
+        parts: Vec<Part>,
+    },
+    /// The gradient is a named one times a number of each prefix, which lies between the two.
+    Weighted {
+        of: String,
+        least: f64,
+        most: f64,
+    },
+    /// A sum of such.
+    Sum {
+        parts: Vec<Verdict>,
+    },
+    /// Multiples of named gradients, and a part that no teacher has to do with.
+    WithTask {
+        parts: Vec<Part>,
+        task: Task,
+    },
+    /// No teacher has to do with it.
+    Task(Task),
+    /// Without the parts of the formula that are quoted it would follow `of`. How far it is from that, as a share, and the cosine of
+    /// the angle between.
+    Biased {
+        of: Box<Verdict>,
+        by: String,
+        distance: f64,
+        cosine: f64,
+    },
+    /// The mean gradient is exactly 0.
+    Zero,
+    /// No named gradient, nor a sum of some.
+    Unnamed {
+        nearest: String,
+        cosine: f64,
+    },
+    NotAudited {
+        why: String,
+    },
+}
+
+/// `times` the gradient of `of`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Part {
+    pub of: String,
+    pub times: f64,
+}
+
+/// What a gradient without a teacher is nearest to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Task {
+    /// The term reads a teacher all the same.
+    pub reads_teacher: bool,
+    pub nearest: String,
+    pub cosine: f64,
+}
+
+/// A part of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    Throughout,
+    Start,
+    Middle,
+    End,
+}
+
+impl When {
+    fn text(self) -> &'static str {
+        match self {
+            When::Throughout => "",
+            When::Start => "at the start: ",
+            When::Middle => "in the middle: ",
+            When::End => "at the end: ",
+        }
+    }
+}
+
+/// A verdict and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    pub when: When,
+    /// The tokens that it holds for.
+    pub on: String,
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// The divergence that the mean value is a multiple of, where it is one.
+    pub value_estimates: Option<String>,
+    /// No gradient is left where the student equals everybody that it is compared with; absent where that says nothing.
+    pub stationary_at_teacher: Option<bool>,
+    pub notes: Vec<String>,
+}
+
+impl Finding {
+    pub(super) fn not_audited(when: When, on: String, why: String) -> Finding {
+        let verdict = Verdict::NotAudited { why };
+        Finding { when, on, verdict, value_estimates: None, stationary_at_teacher: None, notes: Vec::new() }
+    }
+
+    /// The value is of one divergence, the gradient of another: who watches the loss sees something else than what is learnt.
+    pub fn misleads(&self) -> Option<(&str, &str)> {
+        let value = self.value_estimates.as_deref()?;
+        match &self.verdict {
+            Verdict::Follows { parts } => match parts.as_slice() {
+                [part] if part.of != value => Some((value, &part.of)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// One line for each thing to say.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("{}{}", self.when.text(), self.verdict.text())];
+        if let Some((value, gradient)) = self.misleads() {
+            lines.push(format!("its value estimates {value}, its gradient is of {gradient}"));
+        } else if let (Verdict::Zero, Some(value)) = (&self.verdict, &self.value_estimates) {
+            lines.push(format!("its value estimates {value}; the gradient does not lower it"));
+        }
+        if self.stationary_at_teacher == Some(false) {
+            lines.push("not stationary where the student equals its teacher".into());
+        }
+        lines.extend(self.notes.iter().cloned());
+        lines
+    }
+}
+
+/// A term's findings: one, or several where who drew the tokens or a schedule makes a difference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TermAudit {
+    pub term: String,
+    pub findings: Vec<Finding>,
+}
+
+impl TermAudit {
+    /// One line for each thing to say.
+    pub fn lines(&self) -> Vec<String> {
+        let several = self.findings.iter().any(|finding| finding.on != self.findings[0].on);
+        let mut lines = Vec::new();
+        for finding in &self.findings {
+            let first = lines.len();
+            lines.extend(finding.lines());
+            if several {
+                lines[first] = format!("on {}: {}", finding.on, lines[first]);
+            }
+        }
+        lines
+    }
+}
+
+/// What every term of an objective follows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Audit {
+    pub objective: String,
+    pub terms: Vec<TermAudit>,
+    /// The sum of all terms, where each is a sum of multiples of named gradients, none has a reduction of its own and all are trained on
+    /// the same tokens.
+    pub whole: Option<Vec<Part>>,
+}
+
+impl Verdict {
+    /// In one line: `follows 1.00 * grad KL(student || teacher)`.
+    pub fn text(&self) -> String {
+        match self {
+            Verdict::Follows { parts } => {
+                let mixture = if parts.len() > 1 { "mixture: " } else { "" };
+                format!("{mixture}follows {}", sum(parts))
+            }
+            Verdict::Weighted { of, least, most } => {
+                format!("follows w * grad {of}, w a weight per prefix ({} to {} here)", number(*least), number(*most))
+            }
+            Verdict::Sum { parts } => {
+                let parts: Vec<String> = parts.iter().map(Verdict::text).collect();
+                format!("mixture: {}", parts.join("; and "))
+            }
+            Verdict::WithTask { parts, task } => {
+                format!("mixture: follows {}, and a part without a teacher, {}", sum(parts), task.text())
+            }
+            Verdict::Task(task) if task.reads_teacher => {
+                format!("carries no teacher signal, though it reads one: {}", task.text())
+            }
+            Verdict::Task(task) => format!("no teacher is in it: {}", task.text()),
+            Verdict::Biased { of, by, distance, cosine } => format!(
+                "biased: without {by} it {}; with it, {}% away (cosine {cosine:.3})",
+                of.text().replacen("follows", "would follow", 1),
+                (distance * 100.0).round()
+            ),
+            Verdict::Zero => "carries no signal: the mean gradient is exactly 0".into(),
+            Verdict::Unnamed { nearest, cosine } => format!("no named divergence (nearest: {nearest}, cosine {cosine:.3})"),
+            Verdict::NotAudited { why } => format!("not audited: {why}"),
+        }
+    }
+}
+
+impl Task {
+    fn text(&self) -> String {
+        if self.nearest.is_empty() {
+            return "nothing with a name is near".into();
+        }
+        format!("nearest to grad {} (cosine {:.3})", self.nearest, self.cosine)
+    }
+}
+
+/// `0.50 * grad KL(teacher || student) - 1.00 * grad ...`
+pub fn sum(parts: &[Part]) -> String {
+    let mut text = String::new();
+    for (place, part) in parts.iter().enumerate() {
+        let sign = match (place, part.times < 0.0) {
+            (0, false) => "",
+            (0, true) => "-",
+            (_, false) => " + ",
+            (_, true) => " - ",
+        };
+        text += &format!("{sign}{} * grad {}", number(part.times.abs()), part.of);
+    }
+    text
+}
+
+/// Two digits after the point, or two that count.
+fn number(value: f64) -> String {
+    if value == 0.0 || (0.01..1e6).contains(&value.abs()) { format!("{value:.2}") } else { format!("{value:.1e}") }
+}

@@ -1,0 +1,271 @@
+//! Small worlds: a few prompts, a handful of tokens, and for every prefix the distribution of every model. Everything that could
+//! happen in one can be enumerated.
+
+use mopd_lang::formula::Role;
+
+use super::drawn::Drawn;
+
+/// How many entries, prompts, samples of a prompt and tokens of a completion a world has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub vocabulary: usize,
+    pub prompts: usize,
+    pub samples: usize,
+    /// 1 or 2.
+    pub length: usize,
+}
+
+impl Size {
+    pub fn sequences(self) -> usize {
+        self.prompts * self.samples
+    }
+
+    pub fn tokens(self) -> usize {
+        self.sequences() * self.length
+    }
+
+    /// No more of anything than it takes to differ.
+    pub fn smallest(self) -> Size {
+        let (prompts, samples) = (self.prompts.min(2), self.samples.min(2));
+        let vocabulary = if prompts * samples * self.length > 2 { 2 } else { 3 };
+        Size { vocabulary, prompts, samples, ..self }
+    }
+
+    /// Prefixes that a token can follow, in all prompts.
+    pub fn prefixes(self) -> usize {
+        self.prompts * self.prefixes_of_prompt()
+    }
+
+    fn prefixes_of_prompt(self) -> usize {
+        (0..self.length).map(|position| self.vocabulary.pow(position as u32)).sum()
+    }
+
+    /// The student's logits: one per prefix and entry.
+    pub fn logits(self) -> usize {
+        self.prefixes() * self.vocabulary
+    }
+
+    /// The prefix that a token of a prompt's completion follows.
+    pub fn prefix(self, prompt: usize, before: &[usize]) -> usize {
+        let first: usize = (0..before.len()).map(|position| self.vocabulary.pow(position as u32)).sum();
+        let number = before.iter().fold(0, |number, token| number * self.vocabulary + token);
+        prompt * self.prefixes_of_prompt() + first + number
+    }
+
+    /// Every completion of one prompt.
+    pub fn completions(self) -> impl Iterator<Item = Vec<usize>> {
+        numbers(self.vocabulary, self.length)
+    }
+
+    /// Everything that can be drawn: the tokens of all sequences, one after the other.
+    pub fn outcomes(self) -> impl Iterator<Item = Vec<usize>> {
+        numbers(self.vocabulary, self.tokens())
+    }
+}
+
+/// Every number of so many digits.
+fn numbers(base: usize, digits: usize) -> impl Iterator<Item = Vec<usize>> {
+    (0..base.pow(digits as u32)).map(move |mut number| {
+        (0..digits)
+            .map(|_| {
+                let digit = number % base;
+                number /= base;
+                digit
+            })
+            .collect()
+    })
+}
+
+/// The models of a world, and how its tokens are drawn.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub(super) size: Size,
+    /// By role: the log-probability of every entry after every prefix.
+    roles: Vec<(Role, Vec<Vec<f64>>)>,
+    /// Log-probabilities of the policy that draws.
+    drawn: Vec<Vec<f64>>,
+    /// The tokens are the student's own, drawn as they are scored.
+    pub(super) on_policy: bool,
+    /// Numbers that are neither probabilities nor positions (rewards, data) are drawn from it.
+    pub(super) seed: u64,
+    /// Step and steps of the run.
+    pub(super) step: (u32, u32),
+    /// `top_k` of so many entries stands for one of so many here.
+    pub(super) supports: Vec<(u32, usize)>,
+}
+
+impl World {
+    /// One prefix, one token, drawn by the student. `student` and `teacher` are probabilities of the same entries.
+    ///
+    /// # Panics
+    /// If they are not of one length.
+    pub fn of(student: &[f64], teacher: &[f64]) -> World {
+        let size = Size { vocabulary: student.len(), prompts: 1, samples: 1, length: 1 };
+        let world = World {
+            size,
+            roles: Vec::new(),
+            drawn: vec![logs(student)],
+            on_policy: true,
+            seed: 1,
+            step: (0, 1),
+            supports: Vec::new(),
+        };
+        world.with(Role::Student, student).with(Role::Teacher, teacher)
+    }
+
+    /// The same with the probabilities of another role.
+    ///
+    /// # Panics
+    /// If there are not as many as the student has.
+    pub fn with(mut self, role: Role, probabilities: &[f64]) -> World {
+        assert_eq!(probabilities.len(), self.size.vocabulary, "every role has the same entries");
+        if role == Role::Sampler {
+            self.drawn = vec![logs(probabilities)];
+            self.on_policy = false;
+        } else {
+            self.set(role, vec![logs(probabilities)]);
+        }
+        self
+    }
+
+    fn set(&mut self, role: Role, known: Vec<Vec<f64>>) {
+        self.roles.retain(|(other, _)| *other != role);
+        self.roles.push((role, known));
+    }
+
+    /// Log-probabilities of all entries after a prefix.
+    pub(super) fn logp(&self, role: &Role, prefix: usize) -> Option<&[f64]> {
+        if *role == Role::Sampler {
+            return Some(&self.drawn[prefix]);
+        }
+        self.roles.iter().find(|(known, _)| known == role).map(|(_, known)| known[prefix].as_slice())
+    }
+
+    /// Log-probabilities of the policy that draws.
+    pub(super) fn drawn(&self, prefix: usize) -> &[f64] {
+        &self.drawn[prefix]
+    }
+
+    /// How many entries `top_k` of `k` means here.
+    pub(super) fn entries(&self, k: u32) -> usize {
+        self.supports.iter().find(|(written, _)| *written == k).map_or(k as usize, |(_, entries)| *entries)
+    }
+
+    /// A number in (0, 1) that depends on its name, this world and `of` alone.
+    pub(super) fn chance(&self, name: &str, of: &[usize]) -> f64 {
+        let mut hash = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xcbf2_9ce4_8422_2325;
+        for byte in name.bytes().map(u64::from).chain(of.iter().map(|part| *part as u64 + 257)) {
+            hash = (hash ^ byte).wrapping_mul(0x0000_0100_0000_01b3);
+            hash ^= hash >> 29;
+        }
+        hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+}
+
+fn logs(probabilities: &[f64]) -> Vec<f64> {
+    probabilities.iter().map(|p| p.ln()).collect()
+}
+
+/// How worlds of a kind differ from the usual ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variation {
+    Usual,
+    /// The same, with other teachers.
+    OtherTeachers,
+    /// Every other model is the student.
+    Agreed,
+    /// The models differ by many nats.
+    Steep,
+    /// The same, with tokens drawn by somebody else.
+    OtherSampler,
+}
+
+/// The pair of distributions that reference numbers for estimators are given for: teacher and student.
+const REFERENCE: [[f64; 5]; 2] = [[0.50, 0.25, 0.15, 0.07, 0.03], [0.30, 0.30, 0.20, 0.15, 0.05]];
+
+/// What a world is made for.
+#[derive(Clone, Debug)]
+pub(super) struct Recipe {
+    pub size: Size,
+    pub worlds: u64,
+    /// Everybody but student and sampler.
+    pub roles: Vec<Role>,
+    pub drawn: Drawn,
+    pub step: (u32, u32),
+    pub supports: Vec<(u32, usize)>,
+}
+
+impl Recipe {
+    pub fn worlds(&self, variation: Variation) -> Vec<World> {
+        (0..self.worlds).map(|seed| self.world(seed, variation)).collect()
+    }
+
+    /// One of them.
+    pub fn world(&self, seed: u64, variation: Variation) -> World {
+        let mut world = World {
+            size: self.size,
+            roles: Vec::new(),
+            drawn: Vec::new(),
+            on_policy: self.drawn.is_on_policy() && variation != Variation::OtherSampler,
+            seed: seed + 1,
+            step: self.step,
+            supports: self.supports.clone(),
+        };
+        let plain = seed == 0 && variation == Variation::Usual && self.size.vocabulary == 5 && self.size.prefixes() == 1;
+        let prefixes = 0..self.size.prefixes();
+        let student: Vec<Vec<f64>> = match plain {
+            true => vec![logs(&REFERENCE[1])],
+            false => prefixes.clone().map(|prefix| self.draw(&world, "student", prefix, 0.9)).collect(),
+        };
+        for (index, role) in self.roles.iter().enumerate() {
+            let known = match variation {
+                Variation::Agreed => student.clone(),
+                _ if plain && index == 0 => vec![logs(&REFERENCE[0])],
+                _ => {
+                    let name = match variation {
+                        Variation::OtherTeachers => format!("other {}", role.name()),
+                        _ => role.name().to_owned(),
+                    };
+                    let spread = if variation == Variation::Steep { 7.0 } else { 0.9 };
+                    prefixes.clone().map(|prefix| self.draw(&world, &name, prefix, spread)).collect()
+                }
+            };
+            world.set(role.clone(), known);
+        }
+        world.set(Role::Student, student);
+        world.drawn = match variation {
+            Variation::OtherSampler => prefixes.map(|prefix| self.draw(&world, "other sampler", prefix, 0.9)).collect(),
+            _ => prefixes.map(|prefix| self.drawn.after(&world, prefix)).collect(),
+        };
+        world
+    }
+
+    fn draw(&self, world: &World, name: &str, prefix: usize, spread: f64) -> Vec<f64> {
+        scores(world, name, prefix, self.size.vocabulary, spread)
+    }
+}
+
+/// Log-probabilities whose logits are spread so far to either side.
+pub(super) fn scores(world: &World, name: &str, prefix: usize, entries: usize, spread: f64) -> Vec<f64> {
+    let logits = (0..entries).map(|entry| (world.chance(name, &[prefix, entry]) * 2.0 - 1.0) * spread).collect::<Vec<f64>>();
+    normalised(&logits)
+}
+
+pub(super) fn normalised(logits: &[f64]) -> Vec<f64> {
+    let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().map(|logit| (logit - highest).exp()).sum();
+    logits.iter().map(|logit| logit - highest - sum.ln()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_counted_prompt_by_prompt() {
+        let size = Size { vocabulary: 3, prompts: 2, samples: 2, length: 2 };
+        assert_eq!((size.prefixes(), size.logits(), size.tokens(), size.outcomes().count()), (8, 24, 8, 6561));
+        assert_eq!([size.prefix(0, &[]), size.prefix(0, &[2]), size.prefix(1, &[]), size.prefix(1, &[0])], [0, 3, 4, 5]);
+    }
+}

@@ -1,0 +1,163 @@
+//! Divergences, their supports, and the formulas inside them. `at` is the place of the formula that reads the divergence.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::formula::{self as wide, FormulaKind, FormulaNode};
+use mopd_lang::source::Span;
+
+use super::formula::{Kind, role};
+use super::{Narrowed, refused};
+use crate::expr::derivative::adjoints;
+use crate::expr::graph::{Graph, LiveId, NodeId};
+use crate::lower::numbers::schedule_is_finite;
+use crate::plan::{
+    Axis, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Parameter, Reduction, Signal, Support,
+};
+
+pub fn divergence(divergence: &wide::Divergence, at: Span) -> Narrowed<Divergence> {
+    let wide::Divergence { kind, left, right, support: of, mass, temperature, clip_each } = divergence;
+    Ok(Divergence {
+        kind: divergence_kind(kind, at)?,
+        left: distribution(left, at)?,
+        right: distribution(right, at)?,
+        support: support(of, at)?,
+        mass: *mass,
+        temperature: *temperature,
+        clip_each: *clip_each,
+    })
+}
+
+fn distribution(distribution: &wide::Distribution, at: Span) -> Narrowed<Distribution> {
+    Ok(match distribution {
+        wide::Distribution::Role(of) => Distribution::Role(role(of, at)?),
+        wide::Distribution::Blend(parts) => {
+            let parts = parts.iter().map(|(weight, of)| Ok((parameter(weight, at)?, role(of, at)?)));
+            Distribution::Blend(parts.collect::<Narrowed<_>>()?)
+        }
+        wide::Distribution::Detached(inner) => Distribution::Detached(Box::new(self::distribution(inner, at)?)),
+    })
+}
+
+fn divergence_kind(kind: &wide::DivergenceKind, at: Span) -> Narrowed<DivergenceKind> {
+    Ok(match kind {
+        wide::DivergenceKind::Kl => DivergenceKind::Kl,
+        wide::DivergenceKind::Jsd { beta, normalized } => {
+            DivergenceKind::Jsd { beta: parameter(beta, at)?, normalized: *normalized }
+        }
+        wide::DivergenceKind::Skew { lambda } => DivergenceKind::Skew { lambda: parameter(lambda, at)? },
+        wide::DivergenceKind::TotalVariation => DivergenceKind::TotalVariation,
+        wide::DivergenceKind::ChiSquared => DivergenceKind::ChiSquared,
+        wide::DivergenceKind::Hellinger => DivergenceKind::Hellinger,
+        wide::DivergenceKind::Alpha { alpha } => DivergenceKind::Alpha { alpha: parameter(alpha, at)? },
+        wide::DivergenceKind::SortedL1 => DivergenceKind::SortedL1,
+        wide::DivergenceKind::Gaussian { .. } => return Err(refused(at, format!("the divergence `{}`", kind.name()))),
+        wide::DivergenceKind::Custom(own) => DivergenceKind::Custom(Box::new(generator(own, at)?)),
+    })
+}
+
+pub fn support(support: &wide::Support, at: Span) -> Narrowed<Support> {
+    let parts = |parts: &[wide::Support]| parts.iter().map(|part| self::support(part, at)).collect::<Narrowed<Vec<Support>>>();
+    Ok(match support {
+        wide::Support::Full => Support::Full,
+        wide::Support::TopK { role: of, k } => Support::TopK { role: role(of, at)?, k: *k },
+        wide::Support::Nucleus { role: of, p } => Support::Nucleus { role: role(of, at)?, p: *p },
+        wide::Support::Sampled => Support::Sampled,
+        wide::Support::Union(of) => Support::Union { of: parts(of)? },
+        wide::Support::Intersection(of) => Support::Intersection { of: parts(of)? },
+        wide::Support::Matched => return Err(refused(at, "the support `matched`")),
+        wide::Support::Unmatched => return Err(refused(at, "the support `unmatched`")),
+    })
+}
+
+fn parameter(formula: &wide::Formula, at: Span) -> Narrowed<Parameter> {
+    let mut graph = Graph::default();
+    let value = elementwise(&mut graph, formula, None, at)?;
+    Ok(match graph.constant_value(value) {
+        Some(value) => Parameter::Number(value),
+        None => Parameter::Formula(Box::new(Formula { graph, value })),
+    })
+}
+
+fn generator(generator: &wide::Generator, at: Span) -> Narrowed<Generator> {
+    let mut graph = Graph::default();
+    let variable = graph.live(LiveId(0));
+    let value = elementwise(&mut graph, &generator.value, Some(variable), at)?;
+    let value = graph.broadcast(value, Axis::Token);
+    // Elementwise, the derivative of the sum by each u is f'(u).
+    let sum = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
+    let derivative = adjoints(&mut graph, sum, &[LiveId(0)])
+        .map_err(|error| refused(at, format!("the divergence `{}`: {error}; so it", generator.name)))?[0];
+    let signals = graph.signals(&[value, derivative]);
+    if signals.iter().any(|signal| !matches!(signal, Signal::Step | Signal::Progress)) {
+        return Err(refused(at, format!("a parameter of the divergence `{}` that varies within a step", generator.name)));
+    }
+    Ok(Generator { graph, value, derivative })
+}
+
+/// The node of a formula that is computed without looking at other tokens.
+fn elementwise(graph: &mut Graph, formula: &wide::Formula, variable: Option<NodeId>, at: Span) -> Narrowed<NodeId> {
+    let mut known: HashMap<*const FormulaNode, NodeId> = HashMap::new();
+    let mut pending = vec![formula];
+    // No recursion: a long sum is a deep formula.
+    while let Some(formula) = pending.last().copied() {
+        let address = Rc::as_ptr(&formula.0);
+        if known.contains_key(&address) {
+            pending.pop();
+            continue;
+        }
+        let operands = match &formula.0.kind {
+            FormulaKind::Apply { operands, .. } => operands.as_slice(),
+            _ => &[],
+        };
+        let before = pending.len();
+        pending.extend(operands.iter().filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0))));
+        if pending.len() > before {
+            continue;
+        }
+        let node = match (&formula.0.kind, variable) {
+            (FormulaKind::Apply { function, .. }, _) => {
+                let operands: Vec<NodeId> = operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
+                graph.apply(*function, &operands)
+            }
+            (FormulaKind::Variable(_), Some(variable)) => variable,
+            _ => leaf(graph, &formula.0, at)?,
+        };
+        known.insert(address, node);
+        pending.pop();
+    }
+    Ok(known[&Rc::as_ptr(&formula.0)])
+}
+
+fn leaf(graph: &mut Graph, formula: &FormulaNode, at: Span) -> Narrowed<NodeId> {
+    let infinite = |what: String| Diagnostic::error(Code::OutOfRange, at, what).into();
+    Ok(match super::formula::kind(formula, at)? {
+        Kind::Number(value) if !value.is_finite() => return Err(infinite(format!("the number {value} is not finite"))),
+        Kind::Number(value) => graph.constant(Axis::Run, value),
+        Kind::PerSequence(value) => graph.constant(Axis::Sequence, value),
+        Kind::Schedule(schedule) if !schedule_is_finite(&schedule) => {
+            return Err(infinite("a schedule has a bound that is not finite".into()));
+        }
+        Kind::Schedule(schedule) => graph.schedule(schedule),
+        Kind::Signal(Signal::Divergence(divergence)) if !divergence.signals().is_empty() => {
+            return Err(refused(at, "a divergence inside a divergence, with formulas of its own,"));
+        }
+        Kind::Signal(signal) => graph.signal(signal),
+        Kind::Remaining => {
+            let (length, position) = (graph.signal(Signal::Length), graph.signal(Signal::Position));
+            let one = graph.constant(Axis::Run, 1.0);
+            let behind = graph.apply(Function::Add, &[position, one]);
+            graph.apply(Function::Subtract, &[length, behind])
+        }
+        Kind::Live(_)
+        | Kind::Apply(_)
+        | Kind::Reduce(_)
+        | Kind::Statistic { .. }
+        | Kind::Scan { .. }
+        | Kind::Memory(_)
+        | Kind::Across { .. } => {
+            return Err(refused(at, "a number inside a divergence that is computed from other tokens or steps"));
+        }
+    })
+}

@@ -1,0 +1,72 @@
+//! Expressions of objectives that no run of this version can execute.
+
+use super::*;
+use crate::expr::batch::{Batch, Layout, Runs};
+use crate::expr::interpret::interpret;
+use crate::lower::expressions;
+use crate::plan::Live as Primitive;
+
+fn objective(select: Formula, weight: Formula) -> Objective {
+    let value = live(Live::Part(Part::Value));
+    let term = Term { name: "fit".into(), value, when: None, weight: None, reduce: None, data: None, origin: HERE };
+    Objective {
+        name: "objective".into(),
+        terms: vec![term],
+        select: Some(select),
+        weight: Some(weight),
+        reduce: None,
+        origin: HERE,
+    }
+}
+
+/// What the runtime knows of its own runs, that every teacher answers and how large the vocabulary is, is a number like any
+/// other here; so are blocks, which it has none of.
+#[test]
+fn nothing_about_the_runtime_is_taken_for_granted() {
+    let available = signal(Signal::Available { role: Role::Teacher });
+    let size = signal(Signal::VocabularySize);
+    let share = reduce(Reduction::Mean, &apply(Function::Divide, [&logp(Role::Student), &size]), Axis::Block);
+    let (_, origins) = sources();
+    let lowered = expressions(&objective(available, share), &origins).expect("all of it is the language's");
+    assert_eq!(lowered.live, [Primitive::Other { text: "live student.value".into() }]);
+    let (select, weight) = (lowered.select.expect("there is one"), lowered.weight.expect("there is one"));
+    assert_eq!(lowered.graph.axis(weight), Axis::Block);
+
+    let other = |text: &str, axis| plan::Signal::Other { text: text.into(), axis };
+    let layout = Layout {
+        sequence_of_token: vec![0, 0, 0, 1],
+        group_of_sequence: vec![0, 0],
+        groups: 1,
+        blocks: Some(Runs { of_token: vec![0, 1, 1, 2], parent: vec![0, 0, 1] }),
+        ..Layout::default()
+    };
+    let signals = vec![
+        (other("available(teacher)", Axis::Sequence), vec![1.0, 0.0]),
+        (other("vocab_size", Axis::Run), vec![4.0]),
+        (plan::Signal::Logp { role: plan::Role::Student }, vec![-1.0, -2.0, -4.0, -8.0]),
+    ];
+    let batch = Batch { layout, signals, live: vec![vec![0.0; 4]], ..Batch::default() };
+    let values = interpret(&lowered.graph, &[select, weight], &batch).expect("the batch has everything");
+    assert_eq!(values.get(select), [1.0, 1.0, 1.0, 0.0]);
+    // The last block has no selected token.
+    assert_eq!(values.get(weight), [-0.25, -0.75, 0.0]);
+}
+
+/// Names are cut to a readable length. What they leave out still tells two primitives apart.
+#[test]
+fn two_primitives_of_one_name_are_two() {
+    let target = |rate: f64| {
+        let clipped = reduce(Reduction::Mean, &apply(Function::Multiply, [&number(rate), &logp(Role::Teacher)]), Axis::Sequence);
+        let among =
+            FormulaKind::Reduce { reduction: Reduction::Mean, operand: clipped, among: Some(signal(Signal::Correct)), on: None };
+        live(Live::SquaredError { part: Part::Value, target: formula(among, Axis::Group, false), dimensions: None })
+    };
+    let (first, second) = (target(0.25), target(0.75));
+    let doubled = apply(Function::Add, [&first, &first]);
+    let mut objective = objective(signal(Signal::Masked), number(1.0));
+    objective.terms[0].value = apply(Function::Add, [&doubled, &second]);
+    let (_, origins) = sources();
+    let lowered = expressions(&objective, &origins).expect("all of it is the language's");
+    let names = ["live mse(student.value, ...)", "live mse(student.value, ...) (number 2)"];
+    assert_eq!(lowered.live, names.map(|text| Primitive::Other { text: text.into() }));
+}

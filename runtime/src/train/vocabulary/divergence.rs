@@ -1,0 +1,290 @@
+//! A divergence over some rows: its value per token, and its slopes with respect to the student's log-probabilities. The slopes
+//! are written down rather than left to libtorch: nothing of the forward computation has to be kept for them.
+
+use mopd_compiler::plan::{Mass, Role, Support};
+use tch::{Kind, Tensor};
+
+use super::rows::{Rows, Slopes};
+use super::summands::Summand;
+use super::support::{Entries, entries};
+
+/// A divergence with all parameters as they are at this step.
+pub struct Divergence<'a> {
+    pub pairing: Pairing<'a>,
+    pub left: Side,
+    pub right: Side,
+    pub support: &'a Support,
+    pub mass: Mass,
+    pub temperature: f64,
+    pub clip_each: Option<f64>,
+}
+
+/// Which entry of the right side an entry of the left is compared with.
+pub enum Pairing<'a> {
+    /// That of the same token.
+    Entrywise(Summand<'a>),
+    /// The most probable with the most probable, and so on: half of the absolute difference.
+    Sorted,
+}
+
+/// A distribution: a weighted sum of roles' distributions.
+pub struct Side {
+    pub parts: Vec<(Weight, Role)>,
+    /// Gradient flows through the student's part.
+    pub live: bool,
+}
+
+pub enum Weight {
+    Number(f64),
+    /// `[tokens]`, of the whole step.
+    PerToken(Tensor),
+}
+
+/// Log-probability of a tail that holds no entry: `exp` is 0, and differences of two are.
+const NOTHING: f64 = -1e4;
+
+/// A sum of weights times probabilities, relative to the largest, has lost its digits below this.
+const VANISHING: f64 = 1e-30;
+
+impl Divergence<'_> {
+    /// In nats (total variation and sorted L1: probabilities), `[rows]`.
+    ///
+    /// The support is chosen on values: it is not differentiated through. Where it is the whole vocabulary, nothing is outside
+    /// it and all kinds of mass agree.
+    pub fn values(&self, rows: &Rows) -> Tensor {
+        let compared = self.compared(rows);
+        let mut summands = self.summands(&compared);
+        if let Some(bound) = self.clip_each {
+            let _ = summands.clamp_max_(bound);
+        }
+        compared.blank(&mut summands);
+        summands.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+    }
+
+    /// Adds `adjoint`, `[rows, 1]`, times d divergence / d log-probability of the student, of all entries of the vocabulary.
+    pub fn add_slopes(&self, rows: &Rows, adjoint: &Tensor, slopes: &mut Slopes) {
+        let compared = self.compared(rows);
+        let clipped = self.clip_each.map(|bound| self.summands(&compared).gt(bound));
+        for (own, other) in [(&compared.left, &compared.right), (&compared.right, &compared.left)] {
+            if !own.side.live || own.side.parts.iter().all(|(_, role)| *role != Role::Student) {
+                continue;
+            }
+            let is_left = std::ptr::eq(own, &compared.left);
+            let mut on_side = match &self.pairing {
+                Pairing::Entrywise(summand) if is_left => summand.left_slopes(&own.logps, &other.logps, compared.closed),
+                Pairing::Entrywise(summand) => summand.right_slopes(&other.logps, &own.logps, compared.closed),
+                Pairing::Sorted => sorted_slopes(&own.logps, &other.logps, compared.tail),
+            };
+            if let Some(clipped) = &clipped {
+                let clipped =
+                    if matches!(self.pairing, Pairing::Sorted) { &unsorted(clipped, own, compared.tail) } else { clipped };
+                let _ = on_side.masked_fill_(clipped, 0.0);
+            }
+            compared.blank(&mut on_side);
+            on_side *= adjoint;
+            self.through_mass(rows, &compared, own, on_side, slopes);
+        }
+    }
+
+    /// From slopes by what is compared to slopes by the student's log-probabilities.
+    fn through_mass(&self, rows: &Rows, compared: &Compared, own: &OnSupport, mut slopes: Tensor, sum: &mut Slopes) {
+        if compared.renormalized {
+            slopes -= own.logps.exp() * slopes.sum_dim_intlist([-1].as_slice(), true, Kind::Float);
+            compared.blank(&mut slopes);
+        }
+        let count = slopes.size()[1] - i64::from(compared.tail);
+        for (index, (weight, role)) in own.side.parts.iter().enumerate() {
+            if *role != Role::Student {
+                continue;
+            }
+            let part = match &own.blended {
+                Some(blended) => &slopes * (weighted(&own.parts[index], weight, rows) - blended).exp_(),
+                None => slopes.shallow_clone(),
+            };
+            // What a tail loses or gains, its entries do in proportion.
+            let spread = compared.tail.then(|| {
+                let (inside, tail) = (rows.logps(Role::Student, self.temperature), own.parts[index].narrow(1, count, 1));
+                let mut spread = (inside - tail).exp_() * part.narrow(1, count, 1);
+                let _ = match &compared.entries {
+                    Entries::All => spread.zero_(),
+                    Entries::Chosen(indices) => spread.scatter_value_(-1, indices, 0.0),
+                    Entries::Masked(inside) => spread.masked_fill_(inside, 0.0),
+                };
+                spread
+            });
+            let on_entries = part.narrow(1, 0, count);
+            match &compared.entries {
+                Entries::Chosen(indices) => {
+                    sum.add_at(rows, self.temperature, indices, &on_entries);
+                    spread.into_iter().for_each(|spread| sum.add(self.temperature, spread));
+                }
+                Entries::All | Entries::Masked(_) => match spread {
+                    Some(spread) => sum.add(self.temperature, spread + on_entries),
+                    None => sum.add(self.temperature, part),
+                },
+            }
+        }
+    }
+
+    fn summands(&self, compared: &Compared) -> Tensor {
+        let (left, right) = (&compared.left.logps, &compared.right.logps);
+        match &self.pairing {
+            Pairing::Entrywise(summand) => summand.values(left, right, compared.closed),
+            Pairing::Sorted => {
+                let [left, right] = [left, right].map(|side| sorted(side, compared.tail).0);
+                (left - right).abs_() * 0.5
+            }
+        }
+    }
+
+    fn compared(&self, rows: &Rows) -> Compared<'_> {
+        let entries = entries(self.support, rows);
+        let whole = matches!(entries, Entries::All);
+        let tail = self.mass == Mass::Tail && !whole;
+        let renormalized = self.mass == Mass::Renormalized && !whole;
+        // A bound on summands is one on the summands as they are written, without terms that only vanish in the sum.
+        let closed = match self.mass {
+            Mass::Generalized => true,
+            Mass::Raw if !whole => false,
+            _ => self.clip_each.is_none(),
+        };
+        let outside = match &entries {
+            Entries::Masked(inside) => {
+                let outside = inside.logical_not();
+                let none = tail.then(|| outside.narrow(1, 0, 1).zeros_like());
+                Some(match none {
+                    Some(none) => Tensor::cat(&[outside, none], -1),
+                    None => outside,
+                })
+            }
+            Entries::All | Entries::Chosen(_) => None,
+        };
+        let side = |side| self.on_support(side, rows, &entries, (tail, renormalized), outside.as_ref());
+        let (left, right) = (side(&self.left), side(&self.right));
+        Compared { entries, outside, tail, renormalized, closed, left, right }
+    }
+
+    fn on_support<'s>(
+        &self,
+        side: &'s Side,
+        rows: &Rows,
+        entries: &Entries,
+        (tail, renormalized): (bool, bool),
+        outside: Option<&Tensor>,
+    ) -> OnSupport<'s> {
+        let part = |role: Role| {
+            let full = rows.logps(role, self.temperature);
+            let on_entries = match entries {
+                Entries::Chosen(indices) => full.gather(-1, indices, false),
+                Entries::All | Entries::Masked(_) => full.shallow_clone(),
+            };
+            if tail { Tensor::cat(&[on_entries, self::tail(&full, entries)], -1) } else { on_entries }
+        };
+        let parts: Vec<Tensor> = side.parts.iter().map(|(_, role)| part(*role)).collect();
+        let blended = (parts.len() > 1).then(|| blend(side, &parts, rows));
+        let whole = blended.as_ref().unwrap_or(&parts[0]);
+        let mut logps = match (renormalized, outside) {
+            (false, _) => whole.shallow_clone(),
+            (true, None) => whole - whole.logsumexp([-1].as_slice(), true),
+            (true, Some(outside)) => whole - whole.masked_fill(outside, f64::NEG_INFINITY).logsumexp([-1].as_slice(), true),
+        };
+        if let Some(outside) = outside {
+            // Any number that both sides have does; sorting wants them last.
+            let filler = if matches!(self.pairing, Pairing::Sorted) { f64::NEG_INFINITY } else { 0.0 };
+            logps = logps.masked_fill(outside, filler);
+        }
+        OnSupport { side, parts, blended, logps }
+    }
+}
+
+/// Both sides on the support.
+struct Compared<'a> {
+    entries: Entries,
+    /// Entries of a masked support that take no part, `[rows, entries]`, bool.
+    outside: Option<Tensor>,
+    /// The last entry is the tail.
+    tail: bool,
+    renormalized: bool,
+    /// See [`super::summands`].
+    closed: bool,
+    left: OnSupport<'a>,
+    right: OnSupport<'a>,
+}
+
+impl Compared<'_> {
+    fn blank(&self, of_entries: &mut Tensor) {
+        if let Some(outside) = &self.outside {
+            let _ = of_entries.masked_fill_(outside, 0.0);
+        }
+    }
+}
+
+/// A side, `[rows, entries]` everything.
+struct OnSupport<'a> {
+    side: &'a Side,
+    /// Log-probabilities of each role.
+    parts: Vec<Tensor>,
+    /// Those of the weighted sum, where there are several roles.
+    blended: Option<Tensor>,
+    /// After what `mass` says.
+    logps: Tensor,
+}
+
+/// Log of a role's share of a blend.
+fn weighted(part: &Tensor, weight: &Weight, rows: &Rows) -> Tensor {
+    match weight {
+        Weight::Number(weight) => part + weight.ln(),
+        Weight::PerToken(weights) => part + rows.column(weights).log(),
+    }
+}
+
+/// Log-probabilities of a weighted sum: exactly those of its parts where these are equal and weights add up to 1.
+fn blend(side: &Side, parts: &[Tensor], rows: &Rows) -> Tensor {
+    let highest = parts[1..].iter().fold(parts[0].shallow_clone(), |highest, part| highest.maximum(part));
+    let shares = side.parts.iter().zip(parts).map(|((weight, _), part)| {
+        let relative = (part - &highest).exp_();
+        match weight {
+            Weight::Number(weight) => relative * *weight,
+            Weight::PerToken(weights) => relative * rows.column(weights),
+        }
+    });
+    let sum = shares.reduce(|sum, share| sum + share).expect("a side has at least one part");
+    // The highest may have no weight, and the others vanish beside it.
+    let logs = side.parts.iter().zip(parts).map(|((weight, _), part)| weighted(part, weight, rows));
+    let in_logs = logs.reduce(|sum, part| sum.logaddexp(&part)).expect("a side has at least one part");
+    in_logs.where_self(&sum.lt(VANISHING), &(highest + sum.log()))
+}
+
+/// Log of the probability outside the support, `[rows, 1]`. Summed over the complement rather than taken from 1, where
+/// all digits would cancel.
+fn tail(full: &Tensor, entries: &Entries) -> Tensor {
+    let outside = match entries {
+        Entries::All => full.full_like(f64::NEG_INFINITY),
+        Entries::Chosen(indices) => full.scatter_value(-1, indices, f64::NEG_INFINITY),
+        Entries::Masked(inside) => full.masked_fill(inside, f64::NEG_INFINITY),
+    };
+    outside.logsumexp([-1].as_slice(), true).clamp_min_(NOTHING)
+}
+
+/// Probabilities from the largest to the smallest, and where each was; a tail stays behind.
+fn sorted(logps: &Tensor, tail: bool) -> (Tensor, Tensor) {
+    let count = logps.size()[1] - i64::from(tail);
+    let (values, mut places) = logps.narrow(1, 0, count).sort(-1, true);
+    if !tail {
+        return (values.exp(), places);
+    }
+    let last = Tensor::full([places.size()[0], 1], count, (Kind::Int64, places.device()));
+    places = Tensor::cat(&[places, last], -1);
+    (Tensor::cat(&[values, logps.narrow(1, count, 1)], -1).exp(), places)
+}
+
+fn sorted_slopes(own: &Tensor, other: &Tensor, tail: bool) -> Tensor {
+    let ((own, places), (other, _)) = (sorted(own, tail), sorted(other, tail));
+    let slopes = (&own - other).sign_() * own * 0.5;
+    slopes.zeros_like().scatter_(-1, &places, &slopes)
+}
+
+/// What is said of ranks, said of entries.
+fn unsorted(of_ranks: &Tensor, own: &OnSupport, tail: bool) -> Tensor {
+    of_ranks.zeros_like().scatter_(-1, &sorted(&own.logps, tail).1, of_ranks)
+}

@@ -1,0 +1,128 @@
+//! Every number per token that comes from whole next-token distributions.
+
+use mopd_compiler::plan::{Role, Support};
+use tch::{Kind, Tensor};
+
+use super::divergence::Divergence;
+use super::rows::{Rows, Slopes};
+use super::support::{Entries, entries, in_nucleus, mask, top};
+use crate::data::tokenizer::END;
+
+/// What can be asked of a distribution.
+pub enum Quantity<'a> {
+    Primitive(Primitive<'a>),
+    Logp(Role),
+    EndLogp(Role),
+    Entropy(Role),
+    Top1(Role),
+    Rank(Role),
+    Overlap { left: Role, right: Role, k: u32 },
+    Mass { role: Role, support: &'a Support },
+    InNucleus { role: Role, p: f64 },
+    SupportSize(&'a Support),
+}
+
+/// What gradient can flow through.
+pub enum Primitive<'a> {
+    /// The student's log-probability of the token taken.
+    Logp,
+    /// The student's log-probability of ending.
+    EndLogp,
+    Divergence(Divergence<'a>),
+    /// Minus the student's log-probability of the role's most probable token.
+    Likelihood {
+        of: Role,
+    },
+    /// Minus the Plackett-Luce log-likelihood of the role's order of its `k` most probable entries.
+    Ranking {
+        role: Role,
+        k: u32,
+    },
+}
+
+impl Quantity<'_> {
+    /// `[rows]`, in single precision.
+    pub fn values(&self, rows: &Rows) -> Tensor {
+        match self {
+            Quantity::Primitive(primitive) => primitive.values(rows),
+            Quantity::Logp(role) => rows.logps(*role, 1.0).gather(-1, &rows.targets, false).squeeze_dim(1),
+            Quantity::EndLogp(role) => rows.logps(*role, 1.0).select(1, END).contiguous(),
+            Quantity::Entropy(role) => entropy(&rows.logps(*role, 1.0)),
+            Quantity::Top1(role) => rows.logps(*role, 1.0).amax([-1].as_slice(), false).exp(),
+            Quantity::Rank(role) => {
+                let logps = rows.logps(*role, 1.0);
+                let better = logps.gt_tensor(&logps.gather(-1, &rows.targets, false));
+                better.sum_dim_intlist([-1].as_slice(), false, Kind::Float) + 1.0
+            }
+            Quantity::Overlap { left, right, k } => {
+                let left = mask(&Entries::Chosen(top(rows, *left, *k)), rows);
+                let shared = left.gather(-1, &top(rows, *right, *k), false);
+                shared.mean_dim([-1].as_slice(), false, Kind::Float)
+            }
+            Quantity::Mass { role, support } => {
+                let probabilities = rows.logps(*role, 1.0).exp();
+                let held = match entries(support, rows) {
+                    Entries::All => probabilities,
+                    Entries::Chosen(indices) => probabilities.gather(-1, &indices, false),
+                    Entries::Masked(inside) => probabilities.masked_fill(&inside.logical_not(), 0.0),
+                };
+                held.sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+            }
+            Quantity::InNucleus { role, p } => in_nucleus(&rows.logps(*role, 1.0), &rows.targets, *p),
+            Quantity::SupportSize(support) => {
+                mask(&entries(support, rows), rows).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+            }
+        }
+    }
+}
+
+impl Primitive<'_> {
+    /// `[rows]`, in single precision.
+    pub fn values(&self, rows: &Rows) -> Tensor {
+        match self {
+            Primitive::Logp => Quantity::Logp(Role::Student).values(rows),
+            Primitive::EndLogp => Quantity::EndLogp(Role::Student).values(rows),
+            Primitive::Divergence(divergence) => divergence.values(rows),
+            Primitive::Likelihood { of } => {
+                let likeliest = rows.logps(*of, 1.0).argmax(-1, true);
+                -rows.logps(Role::Student, 1.0).gather(-1, &likeliest, false).squeeze_dim(1)
+            }
+            Primitive::Ranking { role, k } => {
+                let (logps, _, remaining) = ranking(rows, *role, *k);
+                (remaining - logps).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+            }
+        }
+    }
+
+    /// Adds `adjoint`, `[rows, 1]`, times d primitive / d log-probability of the student, of all entries of the vocabulary.
+    pub fn add_slopes(&self, rows: &Rows, adjoint: &Tensor, slopes: &mut Slopes) {
+        match self {
+            Primitive::Logp => slopes.add_at(rows, 1.0, &rows.targets, adjoint),
+            Primitive::EndLogp => slopes.add_at(rows, 1.0, &rows.targets.full_like(END), adjoint),
+            Primitive::Divergence(divergence) => divergence.add_slopes(rows, adjoint, slopes),
+            Primitive::Likelihood { of } => {
+                slopes.add_at(rows, 1.0, &rows.logps(*of, 1.0).argmax(-1, true), &adjoint.neg());
+            }
+            Primitive::Ranking { role, k } => {
+                let (logps, order, remaining) = ranking(rows, *role, *k);
+                // The i-th entry is a candidate in the first i choices.
+                let candidate = (logps + remaining.neg().logcumsumexp(-1)).exp_();
+                slopes.add_at(rows, 1.0, &order, &((candidate - 1.0) * adjoint));
+            }
+        }
+    }
+}
+
+/// Entropy of each row of log-probabilities, `[rows]`, in nats.
+fn entropy(logps: &Tensor) -> Tensor {
+    -(logps.exp() * logps).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+}
+
+/// The student's log-probabilities of the role's `k` most probable entries, in the role's order; which they are; and the log of
+/// what each and those behind it hold. `[rows, k]` each.
+fn ranking(rows: &Rows, role: Role, k: u32) -> (Tensor, Tensor, Tensor) {
+    let (_, order) = rows.logps(role, 1.0).topk(i64::from(k).min(rows.vocabulary()), -1, true, true);
+    let logps = rows.logps(Role::Student, 1.0).gather(-1, &order, false);
+    let remaining = logps.flip([-1].as_slice()).logcumsumexp(-1).flip([-1].as_slice());
+    (logps, order, remaining)
+}

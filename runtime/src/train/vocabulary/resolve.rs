@@ -1,0 +1,113 @@
+//! From the plan's signals and primitives to what is computed at one step: parameters that move have a value.
+
+use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::expr::interpret::interpret;
+use mopd_compiler::expr::values::EvaluationError;
+use mopd_compiler::plan::{self, Axis, DivergenceKind, Live, Parameter, Signal};
+use tch::{Device, Tensor};
+
+use super::divergence::{Divergence, Pairing, Side, Weight};
+use super::quantities::{Primitive, Quantity};
+use super::summands::Summand;
+
+/// What formulas inside divergences are computed from.
+pub struct Parameters<'a> {
+    /// With the signals that they read; see [`plan::Divergence::signals`].
+    pub batch: &'a Batch,
+    pub device: Device,
+}
+
+impl Parameters<'_> {
+    /// None for signals that do not come from distributions.
+    pub fn quantity<'p>(&self, signal: &'p Signal) -> Result<Option<Quantity<'p>>, EvaluationError> {
+        Ok(Some(match signal {
+            Signal::Logp { role } => Quantity::Logp(*role),
+            Signal::EndLogp { role } => Quantity::EndLogp(*role),
+            Signal::Entropy { role } => Quantity::Entropy(*role),
+            Signal::Top1 { role } => Quantity::Top1(*role),
+            Signal::Rank { role } => Quantity::Rank(*role),
+            Signal::Overlap { left, right, k } => Quantity::Overlap { left: *left, right: *right, k: *k },
+            Signal::Mass { role, support } => Quantity::Mass { role: *role, support },
+            Signal::InNucleus { role, p } => Quantity::InNucleus { role: *role, p: *p },
+            Signal::SupportSize { support } => Quantity::SupportSize(support),
+            Signal::Divergence(divergence) => Quantity::Primitive(Primitive::Divergence(self.divergence(divergence)?)),
+            Signal::Position
+            | Signal::Length
+            | Signal::Truncated
+            | Signal::Reward
+            | Signal::Correct
+            | Signal::Progress
+            | Signal::Step
+            | Signal::Uniform { .. }
+            | Signal::Other { .. } => return Ok(None),
+        }))
+    }
+
+    pub fn primitive<'p>(&self, live: &'p Live) -> Result<Primitive<'p>, EvaluationError> {
+        Ok(match live {
+            Live::Logp => Primitive::Logp,
+            Live::EndLogp => Primitive::EndLogp,
+            Live::Divergence(divergence) => Primitive::Divergence(self.divergence(divergence)?),
+            Live::Likelihood { of } => Primitive::Likelihood { of: *of },
+            Live::Ranking { role, k } => Primitive::Ranking { role: *role, k: *k },
+            Live::Other { text } => return Err(EvaluationError::MissingSignal { signal: text.clone() }),
+        })
+    }
+
+    pub fn divergence<'p>(&self, divergence: &'p plan::Divergence) -> Result<Divergence<'p>, EvaluationError> {
+        let entrywise = match &divergence.kind {
+            DivergenceKind::Kl => Some(Summand::Kl),
+            DivergenceKind::Jsd { beta, normalized } => Some(Summand::Jsd { beta: self.number(beta)?, normalized: *normalized }),
+            DivergenceKind::Skew { lambda } => Some(Summand::Skew { lambda: self.number(lambda)? }),
+            DivergenceKind::TotalVariation => Some(Summand::TotalVariation),
+            DivergenceKind::ChiSquared => Some(Summand::ChiSquared),
+            DivergenceKind::Hellinger => Some(Summand::Hellinger),
+            DivergenceKind::Alpha { alpha } => Some(Summand::Alpha { alpha: self.number(alpha)? }),
+            DivergenceKind::SortedL1 => None,
+            DivergenceKind::Custom(generator) => {
+                Some(Summand::Custom { generator, step: self.batch.step, steps: self.batch.steps })
+            }
+        };
+        Ok(Divergence {
+            pairing: entrywise.map_or(Pairing::Sorted, Pairing::Entrywise),
+            left: self.side(&divergence.left)?,
+            right: self.side(&divergence.right)?,
+            support: &divergence.support,
+            mass: divergence.mass,
+            temperature: divergence.temperature,
+            clip_each: divergence.clip_each,
+        })
+    }
+
+    fn side(&self, distribution: &plan::Distribution) -> Result<Side, EvaluationError> {
+        Ok(match distribution {
+            plan::Distribution::Role(role) => Side { parts: vec![(Weight::Number(1.0), *role)], live: true },
+            plan::Distribution::Blend(parts) => {
+                let parts = parts.iter().map(|(weight, role)| Ok((self.weight(weight)?, *role)));
+                Side { parts: parts.collect::<Result<_, EvaluationError>>()?, live: true }
+            }
+            plan::Distribution::Detached(inner) => Side { live: false, ..self.side(inner)? },
+        })
+    }
+
+    /// One number for the whole step.
+    fn number(&self, parameter: &Parameter) -> Result<f64, EvaluationError> {
+        Ok(match parameter {
+            Parameter::Number(value) => *value,
+            Parameter::Formula(formula) => interpret(&formula.graph, &[formula.value], self.batch)?.get(formula.value)[0],
+        })
+    }
+
+    fn weight(&self, parameter: &Parameter) -> Result<Weight, EvaluationError> {
+        let Parameter::Formula(formula) = parameter else { return Ok(Weight::Number(self.number(parameter)?)) };
+        let axis = formula.graph.axis(formula.value);
+        if axis <= Axis::Batch {
+            return Ok(Weight::Number(self.number(parameter)?));
+        }
+        let values = interpret(&formula.graph, &[formula.value], self.batch)?;
+        let (values, layout) = (values.get(formula.value), &self.batch.layout);
+        let per_token: Vec<f32> =
+            (0..layout.tokens()).map(|token| values[layout.parent(Axis::Token, axis, token)] as f32).collect();
+        Ok(Weight::PerToken(Tensor::from_slice(&per_token).to_device(self.device)))
+    }
+}

@@ -1,0 +1,122 @@
+//! A chunk of tokens, and what every role makes of them.
+
+use std::cell::RefCell;
+
+use mopd_compiler::plan::Role;
+use tch::{Kind, Tensor};
+
+/// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the chunk.
+pub struct Rows {
+    /// The first of them among the tokens of the step.
+    pub first: i64,
+    /// `[rows, 1]`: the tokens taken.
+    pub targets: Tensor,
+    /// `[rows, vocabulary]`, in the model's precision.
+    student: Tensor,
+    teacher: Option<Tensor>,
+    /// Whose logits the completions were drawn from, and at which temperature.
+    sampler: Option<(Role, f64)>,
+    /// By whose logits they were made from and the temperature.
+    logps: RefCell<Vec<(Role, f64, Tensor)>>,
+}
+
+impl Rows {
+    pub fn new(first: i64, targets: Tensor, student: Tensor, teacher: Option<Tensor>, sampler: Option<(Role, f64)>) -> Rows {
+        Rows { first, targets, student, teacher, sampler, logps: RefCell::default() }
+    }
+
+    pub fn len(&self) -> i64 {
+        self.targets.size()[0]
+    }
+
+    pub fn vocabulary(&self) -> i64 {
+        self.student.size()[1]
+    }
+
+    /// Log-probabilities `[rows, vocabulary]` in single precision, `role`'s logits divided by `temperature`. Never to be written
+    /// to.
+    ///
+    /// # Panics
+    /// If the pass was not given what `role` reads: the caller looks before it starts one.
+    pub fn logps(&self, role: Role, temperature: f64) -> Tensor {
+        let (role, temperature) = match role {
+            Role::Sampler => {
+                let (writer, own) = self.sampler.expect("a pass that reads the sampler knows who wrote");
+                (writer, temperature * own)
+            }
+            Role::Student | Role::Teacher => (role, temperature),
+        };
+        let mut known = self.logps.borrow_mut();
+        if let Some((.., logps)) = known.iter().find(|(from, at, _)| *from == role && *at == temperature) {
+            return logps.shallow_clone();
+        }
+        let logits = match role {
+            Role::Teacher => self.teacher.as_ref().expect("a pass that reads the teacher has its logits"),
+            Role::Student | Role::Sampler => &self.student,
+        };
+        // Half precision inside a divergence makes it negative: everything after the logits is single.
+        let logits = logits.to_kind(Kind::Float);
+        let logits = if temperature == 1.0 { logits } else { logits / temperature };
+        let logps = logits.log_softmax(-1, Kind::Float);
+        known.push((role, temperature, logps.shallow_clone()));
+        logps
+    }
+
+    /// The rows of a number per token, `[rows, 1]`.
+    pub fn column(&self, per_token: &Tensor) -> Tensor {
+        per_token.narrow(0, self.first, self.len()).unsqueeze(1)
+    }
+}
+
+/// d loss / d log-probability of the student, `[rows, vocabulary]`, by temperature.
+#[derive(Default)]
+pub struct Slopes {
+    by_temperature: Vec<(f64, Tensor)>,
+}
+
+impl Slopes {
+    /// Adds to all entries; takes the tensor, which must be nobody else's.
+    pub fn add(&mut self, temperature: f64, slopes: Tensor) {
+        match self.find(temperature) {
+            Some(sum) => *sum += slopes,
+            None => self.by_temperature.push((temperature, slopes)),
+        }
+    }
+
+    /// Adds to the entries that `indices`, `[rows, any]`, name.
+    pub fn add_at(&mut self, rows: &Rows, temperature: f64, indices: &Tensor, slopes: &Tensor) {
+        if self.find(temperature).is_none() {
+            let zeros = Tensor::zeros([rows.len(), rows.vocabulary()], (Kind::Float, slopes.device()));
+            self.by_temperature.push((temperature, zeros));
+        }
+        let sum = self.find(temperature).expect("it was just added");
+        let _ = sum.scatter_add_(-1, indices, slopes);
+    }
+
+    fn find(&mut self, temperature: f64) -> Option<&mut Tensor> {
+        self.by_temperature.iter_mut().find(|(known, _)| *known == temperature).map(|(_, sum)| sum)
+    }
+
+    /// d loss / d logits of the student, written to `out`, `[rows, vocabulary]`. It may be the logits themselves: they are not
+    /// read any more.
+    pub fn into_logits(self, rows: &Rows, out: &mut Tensor) {
+        let mut first = true;
+        for (temperature, slopes) in self.by_temperature {
+            let logps = rows.logps(Role::Student, temperature);
+            if first && temperature == 1.0 && out.kind() == Kind::Float {
+                let _ = Tensor::internal_log_softmax_backward_data_out(out, &slopes, &logps, -1, Kind::Float);
+            } else {
+                let part = Tensor::internal_log_softmax_backward_data(&slopes, &logps, -1, Kind::Float) / temperature;
+                if first {
+                    out.copy_(&part);
+                } else {
+                    *out += part.to_kind(out.kind());
+                }
+            }
+            first = false;
+        }
+        if first {
+            let _ = out.zero_();
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Which vocabulary entries take part, row by row.
+
+use mopd_compiler::plan::{Role, Support};
+use tch::{Kind, Tensor};
+
+use super::rows::Rows;
+
+/// A support, resolved for some rows.
+pub enum Entries {
+    All,
+    /// `[rows, k]`: as many in every row.
+    Chosen(Tensor),
+    /// `[rows, vocabulary]`, bool.
+    Masked(Tensor),
+}
+
+/// Roles choose by their distributions at temperature 1. Not differentiated through.
+pub fn entries(support: &Support, rows: &Rows) -> Entries {
+    match support {
+        Support::Full => Entries::All,
+        Support::TopK { k, .. } if i64::from(*k) >= rows.vocabulary() => Entries::All,
+        Support::TopK { role, k } => Entries::Chosen(top(rows, *role, *k)),
+        Support::Sampled => Entries::Chosen(rows.targets.shallow_clone()),
+        Support::Nucleus { role, p } => Entries::Masked(nucleus(&rows.logps(*role, 1.0), *p)),
+        Support::Union { of } => Entries::Masked(combined(of, rows, |all, part| all.logical_or_(part))),
+        Support::Intersection { of } => Entries::Masked(combined(of, rows, |all, part| all.logical_and_(part))),
+    }
+}
+
+fn combined(parts: &[Support], rows: &Rows, combine: impl Fn(&mut Tensor, &Tensor) -> Tensor) -> Tensor {
+    let mut masks = parts.iter().map(|part| mask(&entries(part, rows), rows));
+    let mut all = masks.next().expect("the checker gives a union or intersection at least one part");
+    masks.for_each(|part| drop(combine(&mut all, &part)));
+    all
+}
+
+/// `[rows, k]`: the `k` most probable entries, in no order; all of them where there are fewer.
+pub fn top(rows: &Rows, role: Role, k: u32) -> Tensor {
+    rows.logps(role, 1.0).topk(i64::from(k).min(rows.vocabulary()), -1, true, false).1
+}
+
+/// `[rows, vocabulary]`, bool, nobody else's.
+pub fn mask(entries: &Entries, rows: &Rows) -> Tensor {
+    let (shape, device) = ([rows.len(), rows.vocabulary()], rows.targets.device());
+    match entries {
+        Entries::All => Tensor::ones(shape, (Kind::Bool, device)),
+        Entries::Chosen(indices) => Tensor::zeros(shape, (Kind::Bool, device)).scatter_value_(-1, indices, 1),
+        Entries::Masked(mask) => mask.copy(),
+    }
+}
+
+/// The entries before which, most probable first, less than `p` is spent. Equals go in or stay out together, so that it does not
+/// matter how they were sorted.
+fn nucleus(logps: &Tensor, p: f64) -> Tensor {
+    let (sorted, _) = logps.sort(-1, true);
+    let probabilities = sorted.to_kind(Kind::Double).exp_();
+    let spent = probabilities.cumsum(-1, Kind::Double) - probabilities;
+    let last = (spent.lt(p).sum_dim_intlist([-1].as_slice(), true, Kind::Int64) - 1).clamp_min_(0);
+    logps.ge_tensor(&sorted.gather(-1, &last, false))
+}
+
+/// Whether the token taken is in the nucleus, `[rows]`: what is strictly more probable holds less than `p`.
+pub fn in_nucleus(logps: &Tensor, targets: &Tensor, p: f64) -> Tensor {
+    let taken = logps.gather(-1, targets, false);
+    let spent = logps.to_kind(Kind::Double).exp_().masked_fill_(&logps.le_tensor(&taken), 0.0);
+    spent.sum_dim_intlist([-1].as_slice(), false, Kind::Double).lt(p).to_kind(Kind::Float)
+}

@@ -1,0 +1,692 @@
+//! Every divergence against its definition in double precision, with probabilities instead of logs and finite differences instead
+//! of slopes; chunks against the whole; the pass against a plain implementation that libtorch differentiates.
+
+use mopd_compiler::expr::batch::{Batch, Layout};
+use mopd_compiler::expr::derivative::adjoints;
+use mopd_compiler::expr::graph::{Graph, LiveId};
+use mopd_compiler::plan::{
+    self, Axis, DivergenceKind, Formula, Function, Generator, Live, Mass, Over, Parameter, Reduction, Role, Schedule, Signal,
+    Support,
+};
+use tch::Kind;
+
+use super::*;
+use crate::model::to_vec;
+use Role::{Student, Teacher};
+
+/// A reference case that several trainers were compared on: five tokens, a support of two.
+const TEACHER: [f64; 5] = [0.50, 0.25, 0.15, 0.07, 0.03];
+const STUDENT: [f64; 5] = [0.30, 0.30, 0.20, 0.15, 0.05];
+/// The same with distinct probabilities, so that what is most probable is well defined.
+const DISTINCT: [f64; 5] = [0.32, 0.28, 0.20, 0.15, 0.05];
+/// The token taken.
+const TAKEN: i64 = 2;
+const TOP_2: Support = Support::TopK { role: Teacher, k: 2 };
+const MASSES: [Mass; 4] = [Mass::Renormalized, Mass::Tail, Mass::Generalized, Mass::Raw];
+
+fn kl(left: Role, right: Role, support: Support, mass: Mass) -> plan::Divergence {
+    plan::Divergence::between(DivergenceKind::Kl, left, right, support, mass)
+}
+
+fn generator(
+    build: impl Fn(&mut Graph, mopd_compiler::expr::graph::NodeId) -> mopd_compiler::expr::graph::NodeId,
+) -> DivergenceKind {
+    let mut graph = Graph::default();
+    let u = graph.live(LiveId(0));
+    let value = build(&mut graph, u);
+    let sum = graph.reduce(Reduction::Sum, value, Axis::Batch, None);
+    let derivative = adjoints(&mut graph, sum, &[LiveId(0)]).unwrap()[0];
+    DivergenceKind::Custom(Box::new(Generator { graph, value, derivative }))
+}
+
+/// f(u) = u^2 - u
+fn own() -> DivergenceKind {
+    generator(|graph, u| {
+        let square = graph.apply(Function::Multiply, &[u, u]);
+        graph.apply(Function::Subtract, &[square, u])
+    })
+}
+
+fn kinds() -> Vec<DivergenceKind> {
+    let number = Parameter::Number;
+    let jsd = |beta, normalized| DivergenceKind::Jsd { beta: number(beta), normalized };
+    vec![
+        DivergenceKind::Kl,
+        jsd(0.5, false),
+        jsd(0.1, false),
+        jsd(0.01, true),
+        jsd(0.8, true),
+        DivergenceKind::Skew { lambda: number(0.1) },
+        DivergenceKind::Skew { lambda: number(0.02) },
+        DivergenceKind::Skew { lambda: number(0.7) },
+        DivergenceKind::TotalVariation,
+        DivergenceKind::ChiSquared,
+        DivergenceKind::Hellinger,
+        DivergenceKind::Alpha { alpha: number(0.5) },
+        DivergenceKind::Alpha { alpha: number(-1.0) },
+        DivergenceKind::Alpha { alpha: number(2.0) },
+        DivergenceKind::SortedL1,
+        own(),
+    ]
+}
+
+fn supports() -> Vec<Support> {
+    let top = |role, k| Support::TopK { role, k };
+    let nucleus = |role, p| Support::Nucleus { role, p };
+    let mut supports: Vec<Support> = [1, 2, 4].iter().flat_map(|&k| [top(Student, k), top(Teacher, k)]).collect();
+    supports.extend([
+        Support::Full,
+        Support::Sampled,
+        nucleus(Teacher, 0.7),
+        nucleus(Student, 0.9),
+        Support::Union { of: vec![top(Teacher, 1), Support::Sampled, top(Student, 2)] },
+        Support::Intersection { of: vec![top(Teacher, 3), nucleus(Student, 0.75), Support::Full] },
+    ]);
+    supports
+}
+
+fn rows(probabilities: &[[f64; 5]]) -> Tensor {
+    let logits: Vec<f32> = probabilities.iter().flatten().map(|p| p.ln() as f32).collect();
+    Tensor::from_slice(&logits).view([-1, 5])
+}
+
+fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Option<Sizes>) -> Vocabulary {
+    let teacher = teacher.map(Logits::Given).into_iter().collect();
+    let mut vocabulary = Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), teacher, Some((Student, 2.0)));
+    vocabulary.sizes = sizes.unwrap_or(vocabulary.sizes);
+    vocabulary
+}
+
+fn batch(tokens: usize) -> Batch {
+    let layout = Layout { sequence_of_token: vec![0; tokens], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+    Batch { layout, step: 3, steps: 10, ..Batch::default() }
+}
+
+/// Value, and gradient with respect to the student's logits, of one token.
+fn value_and_gradient(live: &Live, student: &[f64; 5], teacher: &[f64; 5]) -> (f64, Vec<f64>) {
+    let batch = batch(1);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let vocabulary = given(rows(&[*student]), Some(rows(&[*teacher])), &[TAKEN], None);
+    let value = &vocabulary.values(&[Quantity::Primitive(parameters.primitive(live).unwrap())], true)[0];
+    assert_eq!((value.size(), value.kind()), (vec![1], Kind::Float));
+    let mut gradient = Vec::new();
+    let adjoint = Tensor::from_slice(&[2.0f32]);
+    vocabulary.gradient(&[(parameters.primitive(live).unwrap(), adjoint)], true, |_, rows| gradient = to_vec(rows));
+    (value.double_value(&[0]), gradient.into_iter().map(|g| f64::from(g) / 2.0).collect())
+}
+
+fn of_divergence(spec: &plan::Divergence, student: &[f64; 5], teacher: &[f64; 5]) -> (f64, Vec<f64>) {
+    value_and_gradient(&Live::Divergence(spec.clone()), student, teacher)
+}
+
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let total: f64 = logits.iter().map(|x| x.exp()).sum();
+    logits.iter().map(|x| x.exp() / total).collect()
+}
+
+/// The definition, of one token.
+mod reference {
+    use super::*;
+
+    pub fn number(parameter: &Parameter) -> f64 {
+        match parameter {
+            Parameter::Number(value) => *value,
+            Parameter::Formula(_) => panic!("the reference knows numbers"),
+        }
+    }
+
+    pub fn support(support: &Support, of: &dyn Fn(Role) -> Vec<f64>) -> Vec<usize> {
+        let order = |role| {
+            let by = of(role);
+            let mut order: Vec<usize> = (0..5).collect();
+            order.sort_by(|a, b| by[*b].total_cmp(&by[*a]));
+            (order, by)
+        };
+        let among = |parts: &[Support]| -> Vec<Vec<usize>> { parts.iter().map(|part| self::support(part, of)).collect() };
+        match support {
+            Support::Full => (0..5).collect(),
+            Support::Sampled => vec![TAKEN as usize],
+            Support::TopK { role, k } => order(*role).0[..(*k as usize).min(5)].to_vec(),
+            Support::Nucleus { role, p } => {
+                let (order, by) = order(*role);
+                let mut spent = 0.0;
+                order
+                    .into_iter()
+                    .take_while(|&entry| {
+                        let before = spent;
+                        spent += by[entry];
+                        before < *p
+                    })
+                    .collect()
+            }
+            Support::Union { of } => (0..5).filter(|entry| among(of).iter().any(|part| part.contains(entry))).collect(),
+            Support::Intersection { of } => (0..5).filter(|entry| among(of).iter().all(|part| part.contains(entry))).collect(),
+        }
+    }
+
+    fn summand(kind: &DivergenceKind, p: f64, q: f64, generalized: bool) -> f64 {
+        let kl = |a: f64, b: f64| a * (a / b).ln();
+        let (value, linear) = match kind {
+            DivergenceKind::Kl => (kl(p, q), q - p),
+            DivergenceKind::Jsd { beta, normalized } => {
+                let beta = number(beta);
+                let m = beta * p + (1.0 - beta) * q;
+                let value = beta * kl(p, m) + (1.0 - beta) * kl(q, m);
+                (if *normalized { value / (beta * (1.0 - beta)) } else { value }, 0.0)
+            }
+            DivergenceKind::Skew { lambda } => {
+                let m = number(lambda) * p + (1.0 - number(lambda)) * q;
+                (kl(p, m), m - p)
+            }
+            DivergenceKind::TotalVariation | DivergenceKind::SortedL1 => ((p - q).abs() / 2.0, 0.0),
+            DivergenceKind::ChiSquared => ((p - q).powi(2) / q, 0.0),
+            DivergenceKind::Hellinger => ((p.sqrt() - q.sqrt()).powi(2) / 2.0, 0.0),
+            DivergenceKind::Alpha { alpha } => {
+                let a = number(alpha);
+                ((p.powf(a) * q.powf(1.0 - a) - q) / (a * (a - 1.0)), (q - p) / (a - 1.0))
+            }
+            // f(u) = u^2 - u, f'(1) = 1
+            DivergenceKind::Custom(_) => (q * ((p / q).powi(2) - p / q), q - p),
+        };
+        value + if generalized { linear } else { 0.0 }
+    }
+
+    pub fn divergence(spec: &plan::Divergence, of: &dyn Fn(Role, f64) -> Vec<f64>) -> f64 {
+        let side = |side: &plan::Distribution| -> Vec<f64> {
+            fn side_of(side: &plan::Distribution, of: &dyn Fn(Role) -> Vec<f64>) -> Vec<f64> {
+                match side {
+                    plan::Distribution::Role(role) => of(*role),
+                    plan::Distribution::Detached(inner) => side_of(inner, of),
+                    plan::Distribution::Blend(parts) => {
+                        (0..5).map(|v| parts.iter().map(|(weight, role)| number(weight) * of(*role)[v]).sum()).collect()
+                    }
+                }
+            }
+            side_of(side, &|role| of(role, spec.temperature))
+        };
+        let entries = support(&spec.support, &|role| of(role, 1.0));
+        let kept = |full: Vec<f64>| -> (Vec<f64>, f64) {
+            let on: Vec<f64> = entries.iter().map(|entry| full[*entry]).collect();
+            let rest = (0..5).filter(|entry| !entries.contains(entry)).map(|entry| full[entry]).sum();
+            (on, rest)
+        };
+        let ((mut p, p_rest), (mut q, q_rest)) = (kept(side(&spec.left)), kept(side(&spec.right)));
+        let whole = entries.len() == 5;
+        if spec.mass == Mass::Renormalized && !whole {
+            for side in [&mut p, &mut q] {
+                let total: f64 = side.iter().sum();
+                side.iter_mut().for_each(|x| *x /= total);
+            }
+        }
+        if spec.kind == DivergenceKind::SortedL1 {
+            p.sort_by(|a, b| b.total_cmp(a));
+            q.sort_by(|a, b| b.total_cmp(a));
+        }
+        if spec.mass == Mass::Tail && !whole {
+            p.push(p_rest);
+            q.push(q_rest);
+        }
+        let generalized = spec.mass == Mass::Generalized;
+        let bound = spec.clip_each.unwrap_or(f64::INFINITY);
+        p.iter().zip(&q).map(|(p, q)| summand(&spec.kind, *p, *q, generalized).min(bound)).sum()
+    }
+
+    /// Supports and detached sides stay where they are while the student moves.
+    pub fn value_and_gradient(spec: &plan::Divergence, student: &[f64; 5], teacher: &[f64; 5]) -> (f64, Vec<f64>) {
+        let logits: Vec<f64> = student.iter().map(|p| p.ln()).collect();
+        finite_differences(&logits, |moved| {
+            let at = |logits: &[f64], temperature: f64| softmax(&logits.iter().map(|x| x / temperature).collect::<Vec<_>>());
+            let teacher: Vec<f64> = teacher.iter().map(|p| p.ln()).collect();
+            let of = |role, temperature| match role {
+                Student => at(moved, temperature),
+                Teacher => at(&teacher, temperature),
+                Role::Sampler => at(&logits, 2.0 * temperature),
+            };
+            divergence(spec, &of)
+        })
+    }
+
+    pub fn finite_differences(logits: &[f64], value: impl Fn(&[f64]) -> f64) -> (f64, Vec<f64>) {
+        let gradient = (0..logits.len()).map(|i| {
+            let at = |delta: f64| {
+                let mut moved = logits.to_vec();
+                moved[i] += delta;
+                value(&moved)
+            };
+            (at(1e-6) - at(-1e-6)) / 2e-6
+        });
+        (value(logits), gradient.collect())
+    }
+}
+
+#[track_caller]
+fn close(got: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len());
+    for (a, b) in got.iter().zip(expected) {
+        assert!((a - b).abs() < tolerance, "{got:?} {expected:?}");
+    }
+}
+
+#[track_caller]
+fn assert_equals_its_definition(spec: &plan::Divergence, student: &[f64; 5]) {
+    let got = of_divergence(spec, student, &TEACHER);
+    let expected = reference::value_and_gradient(spec, student, &TEACHER);
+    let scale = expected.1.iter().fold(expected.0.abs().max(1.0), |most, g| most.max(g.abs()));
+    assert!((got.0 - expected.0).abs() < 2e-6 * scale, "{spec:?}: {got:?} {expected:?}");
+    for (a, b) in got.1.iter().zip(&expected.1) {
+        assert!((a - b).abs() < 3e-6 * scale, "{spec:?}: {got:?} {expected:?}");
+    }
+}
+
+#[test]
+fn published_numbers() {
+    let on = |spec: plan::Divergence| of_divergence(&spec, &STUDENT, &TEACHER);
+    let (reverse, gradient) = on(kl(Student, Teacher, Support::Full, Mass::Raw));
+    close(&[reverse], &[0.098847], 1e-6);
+    close(&gradient, &[-0.18290, 0.02504, 0.03777, 0.09949, 0.02060], 1e-5);
+    let (forward, gradient) = on(kl(Teacher, Student, Support::Full, Mass::Raw));
+    close(&[forward], &[0.098006], 1e-6);
+    close(&gradient, &[-0.20, 0.05, 0.05, 0.08, 0.02], 1e-6);
+    close(&[on(kl(Student, Teacher, TOP_2, Mass::Generalized)).0], &[0.051449], 1e-6);
+    let of = |kind, left, right| plan::Divergence::between(kind, left, right, Support::Full, Mass::Raw);
+    let (_, gradient) = on(of(DivergenceKind::TotalVariation, Student, Teacher));
+    close(&gradient.iter().map(|g| 2.0 * g).collect::<Vec<_>>(), &[-0.42, 0.18, 0.12, 0.09, 0.03], 1e-6);
+    let jsd = |beta, normalized| on(of(DivergenceKind::Jsd { beta: Parameter::Number(beta), normalized }, Teacher, Student)).0;
+    close(&[jsd(0.5, false), jsd(0.001, false), jsd(0.01, false)], &[0.024269, 0.000098, 0.00097], 1e-6);
+    // Continuous up to both ends, where the other one is 0.
+    close(&[jsd(0.0, true), jsd(1e-6, true), jsd(1.0, true), jsd(1.0 - 1e-6, true)], &[forward, forward, reverse, reverse], 2e-6);
+
+    let far = [0.62, 0.30, 0.05, 0.02, 0.01];
+    let on = |mass| of_divergence(&kl(Teacher, Student, TOP_2, mass), &far, &TEACHER).0;
+    close(&[on(Mass::Raw), on(Mass::Tail)], &[-0.153136, 0.131722], 1e-6);
+}
+
+#[test]
+fn truncated_divergences_where_student_equals_teacher() {
+    let at = |left, right, mass| of_divergence(&kl(left, right, TOP_2, mass), &TEACHER, &TEACHER).1;
+    // A truncated divergence pulls mass into its support or pushes it out; the generalised one stands still.
+    let pull = [-0.125, -0.0625, 0.1125, 0.0525, 0.0225];
+    close(&at(Teacher, Student, Mass::Raw), &pull, 1e-6);
+    close(&at(Student, Teacher, Mass::Raw), &pull.map(|g| -g), 1e-6);
+}
+
+/// Not almost: an optimiser that normalises gradients makes full steps of what rounding leaves.
+#[test]
+fn where_student_equals_teacher_there_is_no_gradient() {
+    let number = Parameter::Number;
+    let blend = plan::Distribution::Blend(vec![(number(0.25), Teacher), (number(0.75), Student)]);
+    let blended = plan::Divergence { left: blend, ..kl(Student, Teacher, TOP_2, Mass::Tail) };
+    let (value, gradient) = of_divergence(&blended, &TEACHER, &TEACHER);
+    assert!(value == 0.0 && gradient.iter().all(|g| *g == 0.0), "{value} {gradient:?}");
+    for kind in kinds() {
+        for (left, right) in [(Student, Teacher), (Teacher, Student)] {
+            for support in supports() {
+                for mass in [Mass::Generalized, Mass::Tail, Mass::Renormalized] {
+                    let spec = plan::Divergence::between(kind.clone(), left, right, support.clone(), mass);
+                    let (value, gradient) = of_divergence(&spec, &TEACHER, &TEACHER);
+                    // An author's generator need not be 0 at 1 to the last bit; this one is.
+                    assert!(value == 0.0 && gradient.iter().all(|g| *g == 0.0), "{spec:?}: {value} {gradient:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kind_equals_its_definition() {
+    for kind in kinds() {
+        for (left, right) in [(Student, Teacher), (Teacher, Student), (Student, Role::Sampler)] {
+            for support in supports() {
+                for mass in MASSES {
+                    let spec = plan::Divergence::between(kind.clone(), left, right, support.clone(), mass);
+                    assert_equals_its_definition(&spec, &DISTINCT);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn temperatures_bounds_and_blends_equal_their_definitions() {
+    let number = Parameter::Number;
+    let blend = |share| plan::Distribution::Blend(vec![(number(share), Teacher), (number(1.0 - share), Student)]);
+    let detached = |side| plan::Distribution::Detached(Box::new(side));
+    let role = plan::Distribution::Role;
+    let sides = [
+        (role(Student), role(Teacher)),
+        (role(Teacher), blend(0.1)),
+        (blend(0.3), role(Student)),
+        (role(Student), detached(role(Teacher))),
+    ];
+    for kind in kinds() {
+        for (left, right) in &sides {
+            for support in [Support::Full, TOP_2, Support::Nucleus { role: Teacher, p: 0.7 }] {
+                for mass in MASSES {
+                    for (temperature, clip_each) in [(1.0, None), (2.5, None), (1.0, Some(0.0117)), (0.5, Some(0.0313))] {
+                        let spec = plan::Divergence {
+                            kind: kind.clone(),
+                            left: left.clone(),
+                            right: right.clone(),
+                            support: support.clone(),
+                            mass,
+                            temperature,
+                            clip_each,
+                        };
+                        assert_equals_its_definition(&spec, &DISTINCT);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The likelier part of a blend may have no weight at all.
+#[test]
+fn a_blend_whose_likelier_part_has_no_weight_is_the_other_part() {
+    let sharp = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
+    let of = |left| plan::Divergence { left, ..kl(Student, Teacher, Support::Full, Mass::Raw) };
+    let number = Parameter::Number;
+    let blend = plan::Distribution::Blend(vec![(number(0.0), Teacher), (number(1.0), Student)]);
+    let (got, expected) =
+        (of_divergence(&of(blend), &sharp, &TEACHER), of_divergence(&of(plan::Distribution::Role(Student)), &sharp, &TEACHER));
+    close(&[got.0], &[expected.0], 1e-6);
+    close(&got.1, &expected.1, 1e-6);
+}
+
+/// What a detached side holds of the student is a constant: the gradient is that of a teacher with these probabilities.
+#[test]
+fn no_gradient_flows_through_a_detached_side() {
+    let number = Parameter::Number;
+    let mixed: [f64; 5] = std::array::from_fn(|v| 0.9 * TEACHER[v] + 0.1 * DISTINCT[v]);
+    for kind in kinds() {
+        let blend = plan::Distribution::Blend(vec![(number(0.9), Teacher), (number(0.1), Student)]);
+        let plain = plan::Divergence::between(kind, Student, Teacher, TOP_2, Mass::Tail);
+        let detached = plan::Divergence { right: plan::Distribution::Detached(Box::new(blend)), ..plain.clone() };
+        let (got, expected) = (of_divergence(&detached, &DISTINCT, &TEACHER), of_divergence(&plain, &DISTINCT, &mixed));
+        close(&[got.0], &[expected.0], 1e-6);
+        close(&got.1, &expected.1, 2e-6);
+    }
+}
+
+#[test]
+fn a_generator_of_ones_own_is_the_divergence_that_it_generates() {
+    let own = generator(|graph, u| {
+        let log = graph.apply(Function::Log, &[u]);
+        graph.apply(Function::Multiply, &[u, log])
+    });
+    // Far beyond what the ratio of two probabilities has room for in single precision.
+    let far = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
+    for student in [DISTINCT, far] {
+        for (left, right) in [(Student, Teacher), (Teacher, Student)] {
+            for mass in MASSES {
+                let of = |kind| of_divergence(&plan::Divergence::between(kind, left, right, TOP_2, mass), &student, &TEACHER);
+                let (got, expected) = (of(own.clone()), of(DivergenceKind::Kl));
+                close(&[got.0], &[expected.0], 1e-5);
+                close(&got.1, &expected.1, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_support_of_the_whole_vocabulary_has_no_tail() {
+    let top = |k| Support::TopK { role: Teacher, k };
+    let everything = Support::Union { of: vec![top(3), Support::Nucleus { role: Student, p: 1.0 }] };
+    for support in [top(5), top(64), everything] {
+        for mass in [Mass::Renormalized, Mass::Tail, Mass::Generalized, Mass::Raw] {
+            let (value, gradient) = of_divergence(&kl(Student, Teacher, support.clone(), mass), &STUDENT, &TEACHER);
+            close(&[value], &[0.098847], 1e-6);
+            close(&gradient, &[-0.18290, 0.02504, 0.03777, 0.09949, 0.02060], 1e-5);
+        }
+    }
+}
+
+#[test]
+fn a_tail_of_almost_nothing_stays_finite() {
+    let sharp = [1.0 - 4e-30, 1e-30, 1e-30, 1e-30, 1e-30];
+    let (value, gradient) =
+        of_divergence(&kl(Student, Teacher, Support::TopK { role: Teacher, k: 1 }, Mass::Tail), &sharp, &TEACHER);
+    close(&[value], &[2.0f64.ln()], 1e-6);
+    assert!(gradient.iter().all(|g| g.is_finite()));
+}
+
+#[test]
+fn an_empty_support_compares_nothing() {
+    let top = |role, k| Support::TopK { role, k };
+    let none = Support::Intersection { of: vec![top(Teacher, 1), Support::Sampled] };
+    for mass in MASSES {
+        for kind in kinds() {
+            let spec = plan::Divergence::between(kind, Student, Teacher, none.clone(), mass);
+            let (value, gradient) = of_divergence(&spec, &STUDENT, &TEACHER);
+            close(&[value], &[0.0], 1e-6);
+            close(&gradient, &[0.0; 5], 1e-6);
+        }
+    }
+}
+
+#[test]
+fn losses_that_are_no_divergence() {
+    let logits: Vec<f64> = DISTINCT.iter().map(|p| p.ln()).collect();
+    let check = |live: Live, value: &dyn Fn(&[f64]) -> f64| {
+        let (got, expected) = (
+            value_and_gradient(&live, &DISTINCT, &TEACHER),
+            reference::finite_differences(&logits, |moved| value(&softmax(moved))),
+        );
+        close(&[got.0], &[expected.0], 1e-6);
+        close(&got.1, &expected.1, 2e-6);
+    };
+    check(Live::Logp, &|p| p[TAKEN as usize].ln());
+    check(Live::Likelihood { of: Teacher }, &|p| -p[0].ln());
+    // The teacher's order is that of the vocabulary.
+    let ranking = |p: &[f64], k: usize| (0..k).map(|i| p[i..k].iter().sum::<f64>().ln() - p[i].ln()).sum::<f64>();
+    check(Live::Ranking { role: Teacher, k: 3 }, &|p| ranking(p, 3));
+    check(Live::Ranking { role: Teacher, k: 9 }, &|p| ranking(p, 5));
+}
+
+#[test]
+fn signals() {
+    let batch = batch(2);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    // Another order of the same numbers, so that the two share two of their three most probable tokens.
+    let turned = [0.03, 0.50, 0.25, 0.15, 0.07];
+    let vocabulary = given(rows(&[turned, [0.2; 5]]), Some(rows(&[TEACHER, TEACHER])), &[TAKEN, 0], None);
+    let values = |signal: Signal| {
+        let quantity = parameters.quantity(&signal).unwrap().expect("it comes from distributions");
+        to_vec(&vocabulary.values(&[quantity], true)[0]).into_iter().map(f64::from).collect::<Vec<f64>>()
+    };
+    let entropy = -TEACHER.iter().map(|p| p * p.ln()).sum::<f64>();
+    close(&values(Signal::Logp { role: Teacher }), &[0.15f64.ln(), 0.5f64.ln()], 1e-6);
+    close(&values(Signal::Entropy { role: Student }), &[entropy, 5.0f64.ln()], 1e-6);
+    close(&values(Signal::Top1 { role: Student }), &[0.5, 0.2], 1e-6);
+    close(&values(Signal::Rank { role: Teacher }), &[3.0, 1.0], 0.0 + 1e-9);
+    close(&values(Signal::Overlap { left: Student, right: Teacher, k: 3 })[..1], &[2.0 / 3.0], 1e-6);
+    close(&values(Signal::Overlap { left: Student, right: Teacher, k: 9 }), &[1.0, 1.0], 1e-6);
+    close(&values(Signal::Mass { role: Student, support: TOP_2 }), &[0.53, 0.4], 1e-6);
+    close(&values(Signal::Mass { role: Student, support: Support::Full }), &[1.0, 1.0], 1e-6);
+    close(&values(Signal::InNucleus { role: Teacher, p: 0.74 }), &[0.0, 1.0], 1e-9);
+    close(&values(Signal::InNucleus { role: Teacher, p: 0.76 }), &[1.0, 1.0], 1e-9);
+    let nucleus = |role, p| Support::Nucleus { role, p };
+    close(&values(Signal::SupportSize { support: nucleus(Teacher, 0.76) }), &[3.0, 3.0], 1e-9);
+    // Equals go in together.
+    close(&values(Signal::SupportSize { support: nucleus(Student, 0.3) }), &[1.0, 5.0], 1e-9);
+    close(&values(Signal::SupportSize { support: TOP_2 }), &[2.0, 2.0], 1e-9);
+    let sampler = Signal::Divergence(kl(Student, Role::Sampler, Support::Full, Mass::Raw));
+    assert!(values(sampler)[0] > 1e-3);
+    assert!(parameters.quantity(&Signal::Reward).unwrap().is_none());
+}
+
+#[test]
+fn parameters_move_with_the_run_and_with_the_token() {
+    let moving = || {
+        let mut graph = Graph::default();
+        let value = graph.schedule(Schedule::Linear { from: 0.1, to: 1.0, over: Over::Run });
+        Parameter::Formula(Box::new(Formula { graph, value }))
+    };
+    let at_this_step = Schedule::Linear { from: 0.1, to: 1.0, over: Over::Run }.at(3, 10);
+    let of = |kind| of_divergence(&plan::Divergence::between(kind, Student, Teacher, TOP_2, Mass::Raw), &DISTINCT, &TEACHER);
+    assert_eq!(
+        of(DivergenceKind::Skew { lambda: moving() }),
+        of(DivergenceKind::Skew { lambda: Parameter::Number(at_this_step) })
+    );
+
+    // The share of each token is the reward of its sequence.
+    let mut graph = Graph::default();
+    let value = graph.signal(Signal::Reward);
+    let share = Parameter::Formula(Box::new(Formula { graph, value }));
+    let blended = |share: Parameter, rest: Parameter| plan::Divergence {
+        right: plan::Distribution::Blend(vec![(share, Teacher), (rest, Student)]),
+        ..kl(Teacher, Student, Support::Full, Mass::Raw)
+    };
+    let spec = blended(share, Parameter::Number(0.25));
+    assert_eq!(spec.signals(), [Signal::Reward]);
+    let layout = Layout { sequence_of_token: vec![0, 1, 1], group_of_sequence: vec![0, 0], groups: 1, ..Layout::default() };
+    let batch = Batch { layout, signals: vec![(Signal::Reward, vec![0.5, 0.75])], ..Batch::default() };
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let quantity = Quantity::Primitive(Primitive::Divergence(parameters.divergence(&spec).unwrap()));
+    let vocabulary =
+        given(rows(&[DISTINCT; 3]), Some(rows(&[TEACHER; 3])), &[TAKEN; 3], Some(Sizes { chunk: 5, block: 10, kept: 0 }));
+    let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity], true)[0]).into_iter().map(f64::from).collect();
+    let expected = [0.5, 0.75, 0.75]
+        .map(|share| of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0);
+    close(&got, &expected, 1e-6);
+}
+
+/// Pseudo-random logits, `[tokens, vocabulary]`.
+fn logits(tokens: i64, vocabulary: i64, seed: f32) -> Tensor {
+    let values: Vec<f32> = (0..tokens * vocabulary).map(|i| ((i as f32 * 0.713 + seed) * 12.9898).sin() * 4.0).collect();
+    Tensor::from_slice(&values).view([tokens, vocabulary])
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
+}
+
+/// Values and gradients by libtorch's own differentiation, over whole tensors.
+fn plain(spec: &plan::Divergence, student: &Tensor, teacher: &Tensor, adjoint: &Tensor) -> (Tensor, Tensor) {
+    let student = student.detach().set_requires_grad(true);
+    let (p, q) = (student.log_softmax(-1, Kind::Float), teacher.log_softmax(-1, Kind::Float));
+    let (l, r) = if spec.left == plan::Distribution::Role(Student) { (p, q) } else { (q, p) };
+    let summands = match &spec.kind {
+        DivergenceKind::Jsd { beta, .. } => {
+            let beta = reference::number(beta);
+            let m = (&l + beta.ln()).logaddexp(&(&r + (1.0 - beta).ln()));
+            l.exp() * (&l - &m) * beta + r.exp() * (&r - &m) * (1.0 - beta)
+        }
+        _ => l.exp() * (&l - &r),
+    };
+    let values = summands.sum_dim_intlist([-1].as_slice(), false, Kind::Float);
+    let [gradient] = Tensor::run_backward(&[(&values * adjoint).sum(Kind::Float)], &[&student], false, false).try_into().unwrap();
+    (values.detach(), gradient)
+}
+
+fn chunked(
+    spec: &plan::Divergence,
+    student: &Tensor,
+    teacher: &Tensor,
+    adjoint: &Tensor,
+    sizes: Option<Sizes>,
+) -> (Tensor, Tensor) {
+    let tokens = student.size()[0] as usize;
+    let batch = batch(tokens);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let primitive = || Primitive::Divergence(parameters.divergence(spec).unwrap());
+    let vocabulary = given(student.copy(), Some(teacher.shallow_clone()), &vec![0; tokens], sizes);
+    let values = vocabulary.values(&[Quantity::Primitive(primitive())], true).swap_remove(0);
+    let mut blocks = Vec::new();
+    vocabulary.gradient(&[(primitive(), adjoint.shallow_clone())], true, |first, rows| {
+        assert_eq!(first, blocks.iter().map(|block: &Tensor| block.size()[0]).sum::<i64>());
+        blocks.push(rows.copy());
+    });
+    (values, Tensor::cat(&blocks, 0))
+}
+
+#[test]
+fn chunks_that_do_not_divide_the_tokens_equal_the_whole_and_the_plain_version() {
+    let (tokens, vocabulary) = (37, 1003);
+    let (student, teacher) = (logits(tokens, vocabulary, 1.0), logits(tokens, vocabulary, 2.0));
+    let adjoint = Tensor::linspace(-1.0, 2.0, tokens, (Kind::Float, Device::Cpu));
+    for kind in [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.3), normalized: false }] {
+        for (left, right) in [(Student, Teacher), (Teacher, Student)] {
+            let spec = plan::Divergence::between(kind.clone(), left, right, Support::Full, Mass::Raw);
+            let whole = chunked(&spec, &student, &teacher, &adjoint, None);
+            let plain = plain(&spec, &student, &teacher, &adjoint);
+            assert!(largest_difference(&whole.0, &plain.0) < 5e-6, "{}", largest_difference(&whole.0, &plain.0));
+            assert!(largest_difference(&whole.1, &plain.1) < 1e-6, "{}", largest_difference(&whole.1, &plain.1));
+            for (chunk, block) in [(1, 1), (1, 8), (5, 8), (8, 16), (5, 100), (36, 37)] {
+                let sizes = Sizes { chunk: chunk * vocabulary, block: block * vocabulary + 1, kept: 20 * vocabulary };
+                let parts = chunked(&spec, &student, &teacher, &adjoint, Some(sizes));
+                assert_eq!(parts.0, whole.0, "{chunk} {block}");
+                assert_eq!(parts.1, whole.1, "{chunk} {block}");
+            }
+        }
+    }
+}
+
+/// From hidden states, with two teachers: gradients of hidden states and of the output matrix.
+#[test]
+fn projected_logits_give_the_gradients_of_the_plain_version() {
+    let (tokens, width, vocabulary) = (23, 8, 57);
+    let (hidden, matrix) = (logits(tokens, width, 0.5) * 0.2, logits(vocabulary, width, 3.0) * 0.2);
+    let teacher = |tokens, seed| (logits(tokens, width, seed) * 0.2, logits(vocabulary, width, seed + 1.0) * 0.2);
+    let teacher = [teacher(9, 7.0), teacher(14, 9.0)];
+    let spec = kl(Student, Teacher, Support::Full, Mass::Raw);
+    let adjoint = Tensor::linspace(0.5, 2.0, tokens, (Kind::Float, Device::Cpu));
+
+    let leaves = [&hidden, &matrix].map(|leaf| leaf.detach().set_requires_grad(true));
+    let student = leaves[0].matmul(&leaves[1].tr());
+    let teachers = teacher.each_ref().map(|(hidden, matrix)| hidden.matmul(&matrix.tr()));
+    let (p, q) = (student.log_softmax(-1, Kind::Float), Tensor::cat(&teachers, 0).log_softmax(-1, Kind::Float));
+    let values = (p.exp() * (&p - &q)).sum_dim_intlist([-1].as_slice(), false, Kind::Float);
+    let expected = Tensor::run_backward(&[(&values * &adjoint).sum(Kind::Float)], &leaves, false, false);
+
+    let batch = batch(tokens as usize);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let primitive = || Primitive::Divergence(parameters.divergence(&spec).unwrap());
+    for (block, kept) in [(4, 0), (4, 1 << 20), (100, 0), (7, 14)] {
+        let teacher = teacher.iter().map(|(hidden, matrix)| Logits::projected(hidden, matrix)).collect();
+        let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
+        let mut pass = Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), teacher, None);
+        pass.sizes = Sizes { chunk: 3 * vocabulary, block: block * vocabulary, kept: kept * vocabulary };
+        let got = pass.values(&[Quantity::Primitive(primitive())], true).swap_remove(0);
+        assert!(largest_difference(&got, &values) < 5e-6, "{block}: {}", largest_difference(&got, &values));
+        let live = [(primitive(), adjoint.shallow_clone())];
+        let [by_hidden, by_matrix] = pass.projected_gradient(&live, true, &hidden, &matrix);
+        assert!(largest_difference(&by_hidden, &expected[0]) < 5e-6);
+        assert!(largest_difference(&by_matrix, &expected[1]) < 2e-5);
+    }
+}
+
+#[test]
+fn logits_in_half_precision_are_computed_with_in_single() {
+    let (student, teacher) = (logits(6, 301, 1.0).to_kind(Kind::BFloat16), logits(6, 301, 1.01).to_kind(Kind::BFloat16));
+    let adjoint = Tensor::ones([6], (Kind::Float, Device::Cpu));
+    for temperature in [1.0, 3.0] {
+        for kind in [DivergenceKind::Kl, DivergenceKind::Jsd { beta: Parameter::Number(0.5), normalized: false }] {
+            let spec =
+                plan::Divergence { temperature, ..plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw) };
+            let half = chunked(&spec, &student, &teacher, &adjoint, None);
+            let single = chunked(&spec, &student.to_kind(Kind::Float), &teacher.to_kind(Kind::Float), &adjoint, None);
+            assert_eq!(half.0, single.0);
+            assert_eq!((half.1.kind(), &half.1), (Kind::BFloat16, &single.1.to_kind(Kind::BFloat16)));
+            assert!(half.0.min().double_value(&[]) > 0.0);
+        }
+    }
+}
+
+/// A token that is not selected costs nothing, and its infinities stay where they are.
+#[test]
+fn no_gradient_comes_from_a_token_without_a_share() {
+    let teacher = rows(&[TEACHER, TEACHER]);
+    let _ = teacher.get(1).fill_(f64::NAN);
+    let adjoint = Tensor::from_slice(&[1.0f32, 0.0]);
+    let spec = kl(Student, Teacher, Support::Full, Mass::Raw);
+    let sizes = Some(Sizes { chunk: 5, block: 10, kept: 0 });
+    let (values, gradient) = chunked(&spec, &rows(&[STUDENT, STUDENT]), &teacher, &adjoint, sizes);
+    assert!(values.get(1).isnan().int64_value(&[]) == 1);
+    close(
+        &to_vec(&gradient.get(0)).into_iter().map(f64::from).collect::<Vec<_>>(),
+        &[-0.18290, 0.02504, 0.03777, 0.09949, 0.02060],
+        1e-5,
+    );
+    assert_eq!(to_vec(&gradient.get(1)), [0.0; 5]);
+}

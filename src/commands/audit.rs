@@ -1,0 +1,38 @@
+//! `mopd audit`: which divergence the gradient of each term follows.
+
+use mopd_compiler::audit::{self, Audited, Use};
+use mopd_lang::Analysis;
+
+use super::{no_experiment, report};
+use crate::args::{Audit as Arguments, AuditFormat};
+use crate::host;
+use crate::output::{self, Style};
+use crate::problem::{Problem, Status};
+use crate::render;
+
+pub fn audit(arguments: &Arguments) -> Result<Status, Problem> {
+    let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
+    let entries = entries(&analysis);
+    if entries.is_empty() && !analysis.has_errors() && analysis.experiment.is_none() {
+        analysis.diagnostics.push(no_experiment(&analysis.sources));
+    }
+    if !analysis.has_errors() {
+        match arguments.format {
+            AuditFormat::Human => output::result(&render::audit::text(&entries, Style::of_stdout())),
+            AuditFormat::Json => output::result(&render::audit::json(&entries)),
+        }
+    }
+    report(&analysis);
+    Ok(if analysis.has_errors() { Status::Wrong } else { Status::Good })
+}
+
+/// Every objective of an experiment as its stages use it, or every public one of a library.
+fn entries(analysis: &Analysis) -> Vec<Audited> {
+    match &analysis.experiment {
+        Some(experiment) => audit::of_experiment(experiment),
+        None => {
+            let public = analysis.objectives.iter().filter(|named| named.public);
+            public.map(|named| Audited { models: Vec::new(), audit: audit::audit(&named.objective, &Use::unknown()) }).collect()
+        }
+    }
+}

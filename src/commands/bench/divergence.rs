@@ -1,0 +1,167 @@
+//! `mopd bench divergence`: peak memory and time of a divergence with its gradient, against a plain version. The worker measures,
+//! each figure of memory in a process of its own.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Job, Measure};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::{BenchDivergence, DivergenceName};
+use crate::figures;
+use crate::output::{self, printable};
+use crate::problem::{Problem, Status};
+use crate::worker::{self, Said, Worker};
+
+/// At one size of the vocabulary.
+#[derive(Serialize)]
+struct Figures {
+    vocabulary: u32,
+    plain_memory: Option<u64>,
+    chunked_memory: Option<u64>,
+    /// In the order of the runs.
+    plain_seconds: Vec<f64>,
+    chunked_seconds: Vec<f64>,
+    value_difference: f64,
+    gradient_difference: f64,
+}
+
+pub fn divergence(arguments: &BenchDivergence) -> Result<Status, Problem> {
+    let figures = arguments.vocabulary.iter().map(|vocabulary| measure(arguments, *vocabulary));
+    let figures = figures.collect::<Result<Vec<Figures>, Problem>>()?;
+    output::result(&if arguments.json { json(arguments, &figures) } else { table(arguments, &figures) });
+    Ok(Status::Good)
+}
+
+fn measure(arguments: &BenchDivergence, vocabulary: u32) -> Result<Figures, Problem> {
+    let ask = |measure| {
+        let divergence = match arguments.of {
+            DivergenceName::Kl => Of::Kl,
+            DivergenceName::Jsd => Of::Jsd,
+            DivergenceName::TopK => Of::TopK,
+        };
+        answer(BenchJob { vocabulary, tokens: arguments.tokens, width: arguments.width, divergence, measure })
+    };
+    let memory = |plain| match ask(Measure::Memory { plain })? {
+        Event::MeasuredMemory { bytes } => Ok(bytes),
+        _ => Err(unexpected()),
+    };
+    let (plain_memory, chunked_memory) = (memory(true)?, memory(false)?);
+    match ask(Measure::Time { runs: arguments.runs })? {
+        Event::MeasuredTime { plain, chunked, value_difference, gradient_difference } => Ok(Figures {
+            vocabulary,
+            plain_memory,
+            chunked_memory,
+            plain_seconds: plain,
+            chunked_seconds: chunked,
+            value_difference,
+            gradient_difference,
+        }),
+        _ => Err(unexpected()),
+    }
+}
+
+/// What one worker measured.
+fn answer(job: BenchJob) -> Result<Event, Problem> {
+    let mut worker = Worker::start(&Job::Bench(job), |line| output::error(&format!("{}\n", printable(line))))?;
+    let mut measured = None;
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(event @ (Event::MeasuredMemory { .. } | Event::MeasuredTime { .. })) => measured = Some(event),
+            Said::Event(Event::Failed(failure)) => return Err(Problem::run("bench-failed", failure.message)),
+            Said::Event(Event::Warning { message }) => output::error(&format!("warning: {}\n", printable(&message))),
+            Said::Event(_) => {}
+            Said::Text(text) => output::error(&format!("{text}\n")),
+        }
+    }
+    let status = worker.wait()?;
+    measured.ok_or_else(|| worker::death(status))
+}
+
+fn unexpected() -> Problem {
+    Problem::run("worker-protocol", "the worker measured something else than it was asked")
+}
+
+fn median(times: &[f64]) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+/// What both versions were given, and is not counted.
+fn given(arguments: &BenchDivergence) -> String {
+    match arguments.width {
+        None => format!("both models' logits of {} tokens given", figures::count(u64::from(arguments.tokens))),
+        Some(width) => {
+            format!("both models' hidden states of {} tokens given, {width} wide", figures::count(u64::from(arguments.tokens)))
+        }
+    }
+}
+
+fn table(arguments: &BenchDivergence, all: &[Figures]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    table.set_header(["vocabulary", "version", "peak memory beyond what is given", "median time", "values", "gradients"]);
+    let memory = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), figures::bytes);
+    let ratio = |plain: f64, chunked: f64| format!("{:.3}", chunked / plain);
+    for figures in all {
+        let vocabulary = figures::count(u64::from(figures.vocabulary));
+        let (plain, chunked) = (median(&figures.plain_seconds), median(&figures.chunked_seconds));
+        let time = |seconds: f64| format!("{:.0} ms", seconds * 1e3);
+        let empty = String::new;
+        table.add_row([vocabulary.clone(), "plain".into(), memory(figures.plain_memory), time(plain), empty(), empty()]);
+        let apart = |difference: f64| format!("{difference:.0e} apart");
+        table.add_row([
+            vocabulary.clone(),
+            "chunked".into(),
+            memory(figures.chunked_memory),
+            time(chunked),
+            apart(figures.value_difference),
+            apart(figures.gradient_difference),
+        ]);
+        let of_memory = figures.plain_memory.zip(figures.chunked_memory);
+        let of_memory = of_memory.map_or_else(empty, |(plain, chunked)| ratio(plain as f64, chunked as f64));
+        table.add_row([vocabulary, "ratio".into(), of_memory, ratio(plain, chunked), empty(), empty()]);
+    }
+    for column in [0, 2, 3] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!(
+        "{}, gradients included; {}, one thread, {} runs in turn\n\n{table}\n",
+        name(arguments.of),
+        given(arguments),
+        arguments.runs
+    )
+}
+
+fn name(of: DivergenceName) -> &'static str {
+    match of {
+        DivergenceName::Kl => "kl(student || teacher)",
+        DivergenceName::Jsd => "jsd(student, teacher, beta: 0.5)",
+        DivergenceName::TopK => "kl(student || teacher, support: top_k(teacher, 64), mass: generalized)",
+    }
+}
+
+/// Times in seconds, memory in bytes.
+fn json(arguments: &BenchDivergence, figures: &[Figures]) -> String {
+    let all = json!({
+        "divergence": name(arguments.of),
+        "tokens": arguments.tokens,
+        "width": arguments.width,
+        "threads": 1,
+        "figures": figures,
+    });
+    format!("{all:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_one_of_the_times() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[1.0, 2.0]), 2.0);
+    }
+}

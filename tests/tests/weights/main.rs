@@ -1,0 +1,105 @@
+//! Every objective of the library against what its paper says: selections, weights, gates, and the coefficient of everything
+//! through which gradient flows, computed by the compiler from the library's own text and, independently, from the papers'
+//! formulas in plain f64. Where a formula is known from is said in the comment above each reference: the paper, the number of its
+//! card in the catalogue of `tests/methods/README.md`.
+
+mod case;
+mod divergences;
+mod math;
+mod rewards;
+mod sampled;
+mod sequences;
+mod stages;
+mod table;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use mopd_tests::{generate, root, settle};
+
+use case::{Case, compare};
+
+fn cases() -> Vec<Case> {
+    [divergences::cases(), rewards::cases(), sampled::cases(), sequences::cases(), tokens::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Objectives without a reference, and why.
+const WITHOUT: &[(&str, &str)] =
+    &[("prism.tell_apart", "a loss of pairs of completions, which is no number of a token; it has no weight and no gate")];
+
+/// Public functions: the objective of the library through which each is compared, or why none is.
+const FUNCTIONS: &[(&str, Result<&str, &str>)] = &[
+    ("atesd.learned_exposure", Err("the run itself moves it, by a mean over another rollout")),
+    ("drpo.smooth_region", Ok("drpo.drpo")),
+    ("g_opd.safe_scale", Ok("g_opd.list_opd")),
+    ("rl.clipped", Ok("rl.dapo")),
+];
+
+#[test]
+fn every_objective_computes_what_its_paper_says() {
+    let mut faults = String::new();
+    for case in cases() {
+        if let Err(fault) = compare(&case) {
+            faults += &format!("{}.{}: {fault}\n", case.module, case.objective);
+        }
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}
+
+/// The public items of one kind in the library, as `module.name`.
+fn public(kind: &str) -> Vec<String> {
+    let declared = format!("pub {kind} ");
+    let mut found = Vec::new();
+    for (module, text) in mopd_std::MODULES {
+        for line in text.lines().filter_map(|line| line.strip_prefix(&declared)) {
+            let name = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap_or(line);
+            found.push(format!("{module}.{name}"));
+        }
+    }
+    found
+}
+
+#[test]
+fn everything_of_the_library_that_weighs_or_selects_has_a_reference() {
+    let known: Vec<String> = cases().iter().map(Case::path).collect();
+    for objective in public("objective") {
+        let excused = WITHOUT.iter().any(|(known, _)| *known == objective);
+        assert_ne!(known.contains(&objective), excused, "{objective} has no reference, or has one and an excuse");
+    }
+    assert_eq!(public("fn"), FUNCTIONS.iter().map(|(path, _)| *path).collect::<Vec<_>>());
+    for (_, through) in FUNCTIONS {
+        assert!(through.is_err() || through.is_ok_and(|path| known.iter().any(|known| known == path)));
+    }
+}
+
+/// Sections `<!-- compared: MODULE -->` of the catalogue of methods.
+#[test]
+fn the_catalogue_says_what_is_compared() {
+    let mut lines: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut seen: Vec<String> = Vec::new();
+    for case in cases() {
+        let compared = compare(&case).unwrap_or_default();
+        // A second set of parameters is no second objective.
+        if !seen.contains(&case.path()) {
+            lines.entry(case.module).or_default().push(format!("`{}` ({compared})", case.objective));
+        }
+        seen.push(case.path());
+    }
+    for (path, why) in WITHOUT {
+        let (module, name) = path.split_once('.').expect("a module and an objective");
+        lines.entry(module).or_default().push(format!("not `{name}`: {why}"));
+    }
+    let path = root().join("book/src/methods.md");
+    let page = fs::read_to_string(&path).expect("the catalogue");
+    let made = generate(&page, "compared", |module| {
+        let lines = lines.get(module)?;
+        Some(format!("Compared with the formulas of the papers: {}.", lines.join("; ")))
+    });
+    let faults = settle(&path, &page, &made);
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    assert_eq!(made.names, lines.into_keys().collect::<Vec<_>>(), "every module with objectives has a line");
+}
