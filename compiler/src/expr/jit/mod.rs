@@ -54,8 +54,8 @@ pub struct Program {
 }
 
 /// A generated function: for each of the elements `start..end`, at least [`WIDTH`] of them, reads `inputs`, writes `outputs`.
-/// `parents` holds, for every coarser axis
-/// that is read, at its place among the axes, the array that says which of its elements each element lies in.
+/// `parents` holds, for every coarser axis that is read, at its place among the axes, the array that says which of its elements
+/// each element lies in.
 type Loop = unsafe extern "C" fn(
     inputs: *const *const f32,
     parents: *const *const u32,

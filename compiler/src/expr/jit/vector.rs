@@ -28,7 +28,7 @@ pub(super) struct Vector<'a> {
     pub constants: Vec<u32>,
     /// Where they will lie when the code runs, four times each.
     pub table: Value,
-    /// What [`Machine::rarely`] calls.
+    /// What [`Machine::call`] calls.
     pub callees: HashMap<Function, FuncRef>,
 }
 
