@@ -1,5 +1,6 @@
 //! Everything that is not elementwise: reductions, statistics, scans over ragged axes, and memory. Accumulated in f64 in the
-//! order of the elements, whatever the precision of the rest. The interpreter and the compiled program share them.
+//! order of the elements, whatever the precision of the rest. The interpreter and the compiled program share them; so do tensors,
+//! for what they can't do where they are.
 
 use crate::plan::{Axis, Deviation, Memory, Reduction, Scan, Statistic};
 
@@ -9,9 +10,13 @@ use super::scalar::{maximum, minimum};
 
 /// Added to the standard deviation of a z-score, so that a group of almost equal values is not blown up. The value that
 /// GRPO implementations use (arXiv:2402.03300, section 4.1.2, gives the formula without it).
-pub const ZSCORE_EPSILON: f64 = 1e-4;
+const ZSCORE_EPSILON: f64 = 1e-4;
 
-/// The values of a node that is not elementwise. `value` gives those of its operands, by node and element.
+/// The values of a node that is not elementwise, one per element of its axis. `value` gives those of its operands, by node and
+/// element. The graph and the batch's layout have been checked ([`Graph::check`], [`Layout::check`]).
+///
+/// # Panics
+/// If the node is a leaf or elementwise: those are evaluated where they stand.
 pub fn evaluate(graph: &Graph, id: NodeId, batch: &Batch, value: impl Fn(NodeId, usize) -> f64) -> Vec<f64> {
     let (layout, axis) = (&batch.layout, graph.axis(id));
     let of = |id: NodeId| {
@@ -467,7 +472,7 @@ mod tests {
         let mut seen = std::collections::HashMap::new();
         let mut random = crate::expr::testing::Random(3);
         for _ in 0..runs {
-            let noise: Vec<f64> = (0..4).map(|_| (random.next() >> 11) as f64 / (1u64 << 53) as f64).collect();
+            let noise: Vec<f64> = (0..4).map(|_| (random.bits() >> 11) as f64 / (1u64 << 53) as f64).collect();
             let drawn: Vec<u8> = sample_without_replacement(&weights, 0.5, &noise).into_iter().map(|x| x as u8).collect();
             *seen.entry(drawn).or_insert(0) += 1;
         }

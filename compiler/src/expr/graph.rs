@@ -116,7 +116,8 @@ pub struct MalformedGraph {
 
 impl Graph {
     /// Whether a multiplication and an addition within a function of f32 numbers are rounded once (a fused multiply-add) or
-    /// twice. Results differ in the last bit, so the graph says it and every lowering in f32 obeys, on any machine.
+    /// twice. Results differ in the last bit, so the graph says it and generated code obeys, on any machine. It is nothing to the
+    /// interpreter, which computes in f64, nor to tensors, whose functions are libtorch's.
     pub fn fused(&self) -> bool {
         self.fused
     }

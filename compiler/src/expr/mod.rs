@@ -1,6 +1,6 @@
 //! Expressions: one graph, its derivative, and its lowerings.
 
-mod aggregate;
+pub mod aggregate;
 pub mod batch;
 pub mod build;
 pub mod derivative;
@@ -9,6 +9,6 @@ pub mod interpret;
 pub mod jit;
 mod scalar;
 pub mod single;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod values;

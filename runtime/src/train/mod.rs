@@ -117,7 +117,7 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        let program = Program::new(objective, stage.control);
+        let program = Program::new(objective, stage.device, stage.control);
         let optimizer = Optimizer::new(&stage.train.optimizer, &model);
         let routed: Vec<_> = stage.sources.iter().map(|source| teachers.get(&source.teacher_model?)).collect();
         let batches = Batches::new(stage, &routed)?;

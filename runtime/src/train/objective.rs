@@ -9,20 +9,27 @@ use mopd_compiler::expr::jit;
 use mopd_compiler::expr::values::Values;
 use mopd_compiler::plan::Objective;
 use mopd_compiler::plan::events::FailureKind;
+use tch::{Device, Kind};
 
+use super::tensor_graph::{Inputs, evaluate};
 use crate::control::Control;
 use crate::failure::{Error, Result};
+use crate::model::to_vec;
 
-/// Machine code, or the interpreter where this machine has no code generator.
+/// Machine code where the models are on the CPU, or the interpreter where this machine has no code generator; tensors where the
+/// models are elsewhere.
 pub enum Program<'a> {
     Compiled(Box<jit::Program>, &'a Objective),
     Interpreted(&'a Objective),
+    /// In single precision, on this device. [`Batch`] and [`Outputs`] hold their numbers on the host, so signals that were computed
+    /// on the device come back to it from there, once per step each, and outputs go the other way.
+    Tensors(Device, &'a Objective),
 }
 
 /// The values of the objective's outputs.
 pub enum Outputs {
     Compiled(Values<f32>),
-    Interpreted(HashMap<NodeId, Vec<f32>>),
+    Listed(HashMap<NodeId, Vec<f32>>),
 }
 
 impl Outputs {
@@ -30,13 +37,17 @@ impl Outputs {
     pub fn get(&self, node: NodeId) -> &[f32] {
         match self {
             Outputs::Compiled(values) => values.get(node),
-            Outputs::Interpreted(values) => &values[&node],
+            Outputs::Listed(values) => &values[&node],
         }
     }
 }
 
 impl<'a> Program<'a> {
-    pub fn new(objective: &'a Objective, control: &Control) -> Program<'a> {
+    /// `device` is where the models are.
+    pub fn new(objective: &'a Objective, device: Device, control: &Control) -> Program<'a> {
+        if device != Device::Cpu {
+            return Program::Tensors(device, objective);
+        }
         match jit::Program::compile(&objective.graph, &objective.outputs()) {
             Ok(program) => Program::Compiled(Box::new(program), objective),
             Err(error) => {
@@ -47,7 +58,7 @@ impl<'a> Program<'a> {
     }
 
     pub fn run(&self, batch: &Batch) -> Result<Outputs> {
-        let (Program::Compiled(_, objective) | Program::Interpreted(objective)) = self;
+        let (Program::Compiled(_, objective) | Program::Interpreted(objective) | Program::Tensors(_, objective)) = self;
         let failed =
             |error| Error::new(FailureKind::Runtime, format!("the objective `{}`: {error}", objective.name)).at(objective.origin);
         match self {
@@ -56,60 +67,40 @@ impl<'a> Program<'a> {
                 let outputs = objective.outputs();
                 let values = interpret(&objective.graph, &outputs, batch).map_err(failed)?;
                 let narrow = |node: NodeId| values.get(node).iter().map(|&value| value as f32).collect();
-                Ok(Outputs::Interpreted(outputs.into_iter().map(|node| (node, narrow(node))).collect()))
+                Ok(Outputs::Listed(outputs.into_iter().map(|node| (node, narrow(node))).collect()))
+            }
+            Program::Tensors(device, _) => {
+                let _guard = tch::no_grad_guard();
+                let inputs = Inputs::new(batch, Kind::Float, *device);
+                let values = evaluate(&objective.graph, &objective.outputs(), &inputs).map_err(failed)?;
+                Ok(Outputs::Listed(values.iter().map(|(node, value)| (*node, to_vec(value))).collect()))
             }
         }
     }
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/objectives.rs"]
+#[allow(dead_code, reason = "tests of whole runs use the others")]
+mod objectives;
+
+#[cfg(test)]
 mod tests {
     use mopd_compiler::expr::batch::Layout;
-    use mopd_compiler::expr::derivative::adjoints;
-    use mopd_compiler::expr::graph::{Graph, LiveId};
-    use mopd_compiler::plan::{Axis, Function, Live, LivePrimitive, NormalForm, Origin, Reduction, Term};
+    use mopd_compiler::expr::testing::Random;
+    use mopd_compiler::plan::{Function, Live, Role, Signal};
 
     use super::*;
 
     /// exp(logp), averaged over each sequence, then over the batch.
     fn probability() -> Objective {
-        let mut graph = Graph::default();
-        let live = graph.live(LiveId(0));
-        let value = graph.apply(Function::Exp, &[live]);
-        let sequences = graph.reduce(Reduction::Mean, value, Axis::Sequence, None);
-        let loss = graph.reduce(Reduction::Mean, sequences, Axis::Batch, None);
-        let adjoint = adjoints(&mut graph, loss, &[LiveId(0)]).unwrap()[0];
-        let origin = Origin(0);
-        let [prefixes, sequence_selection, token_allocation, support, mass, divergence, evaluation, shaping, realisation] =
-            [const { String::new() }; 9];
-        Objective {
-            name: "probability".into(),
-            graph,
-            loss,
-            live: vec![LivePrimitive { primitive: Live::Logp, adjoint, origin }],
-            terms: vec![Term { name: "term".into(), value, origin }],
-            signal: adjoint,
-            clipped: None,
-            selected: None,
-            normal_form: NormalForm {
-                prefixes,
-                sequence_selection,
-                token_allocation,
-                support,
-                mass,
-                divergence,
-                evaluation,
-                shaping,
-                realisation,
-            },
-            origin,
-        }
+        objectives::objective("probability", Live::Logp, |graph, logp| (graph.apply(Function::Exp, &[logp]), None))
     }
 
     #[test]
     fn interpreted_and_compiled_programs_agree() {
         let objective = probability();
-        let compiled = Program::new(&objective, &Control::new(Vec::new()));
+        let compiled = Program::new(&objective, Device::Cpu, &Control::new(Vec::new()));
         assert!(matches!(compiled, Program::Compiled(..)));
         let interpreted = Program::Interpreted(&objective);
         let layout = Layout { sequence_of_token: vec![0, 0, 1], group_of_sequence: vec![0, 1], groups: 2, ..Layout::default() };
@@ -124,6 +115,46 @@ mod tests {
         assert!((interpreted.get(objective.live[0].adjoint)[0] - 0.25 * (-1.0f32).exp()).abs() < 1e-6);
         // A batch that lacks what the graph reads is an error in words.
         let Err(error) = Program::Interpreted(&objective).run(&Batch::default()) else { panic!("nothing was missing") };
+        assert!(error.to_string().starts_with("the objective `probability`: "), "{error}");
+    }
+
+    /// Objectives as they are trained with: the loss, its derivatives and everything else that is asked for.
+    #[test]
+    fn tensors_and_compiled_programs_agree() {
+        let mut at_bound = 0.0;
+        for objective in [objectives::mopd(1.0), objectives::grpo(), probability()] {
+            let compiled = Program::new(&objective, Device::Cpu, &Control::new(Vec::new()));
+            let tensors = Program::Tensors(Device::Cpu, &objective);
+            for seed in 0..50 {
+                let mut random = Random(seed);
+                let layout = random.layout();
+                let mut batch = random.batch(layout, 1, Random::number);
+                for role in [Role::Student, Role::Sampler] {
+                    let values = (0..batch.layout.tokens()).map(|_| random.number()).collect();
+                    batch.signals.push((Signal::Logp { role }, values));
+                }
+                let (compiled, tensors) = (compiled.run(&batch).unwrap(), tensors.run(&batch).unwrap());
+                at_bound += objective.clipped.map_or(0.0, |clipped| compiled.get(clipped).iter().sum());
+                for node in objective.outputs() {
+                    assert_eq!(compiled.get(node).len(), tensors.get(node).len());
+                    for (a, b) in compiled.get(node).iter().zip(tensors.get(node)) {
+                        // A few roundings to 24 bits; the loss is a sum that may cancel.
+                        let bound = 4.0 * f32::EPSILON * a.abs() + 1e-7;
+                        assert!((a - b).abs() <= bound, "{}, seed {seed}: {a} {b}", objective.name);
+                    }
+                }
+            }
+        }
+        assert!(at_bound > 100.0, "only {at_bound} tokens are where a clip changes the derivative");
+    }
+
+    #[test]
+    fn models_elsewhere_are_followed() {
+        let objective = probability();
+        let program = Program::new(&objective, Device::Cuda(0), &Control::new(Vec::new()));
+        assert!(matches!(program, Program::Tensors(Device::Cuda(0), _)));
+        // What a batch lacks is said in the same words.
+        let Err(error) = Program::Tensors(Device::Cpu, &objective).run(&Batch::default()) else { panic!("nothing was missing") };
         assert!(error.to_string().starts_with("the objective `probability`: "), "{error}");
     }
 }

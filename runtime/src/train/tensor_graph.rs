@@ -1,9 +1,21 @@
-//! Elementwise expression graphs on tensors: what authors' formulas over the vocabulary are computed by.
+//! Expression graphs on tensors: whole ones, as objectives are, where the tensors live; and elementwise ones over operands of any
+//! shape, as authors' formulas over the vocabulary are.
+//!
+//! Functions are libtorch's, so results differ from the compiled program's in the last bits. Reductions are accumulated in double
+//! precision and rounded once, as everywhere.
 
-use mopd_compiler::expr::batch::Batch;
+mod reduce;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use mopd_compiler::expr::aggregate;
+use mopd_compiler::expr::batch::{Batch, Layout};
 use mopd_compiler::expr::graph::{Graph, NodeId, Operation};
-use mopd_compiler::plan::{Function, Signal};
-use tch::Tensor;
+use mopd_compiler::expr::values::EvaluationError;
+use mopd_compiler::plan::{Axis, Function, Reduction, Signal};
+use tch::{Device, Kind, Tensor};
 
 /// `function`, element by element, as the compiler's interpreter defines it, non-finite values included; operands of one kind, of
 /// shapes that broadcast. Gradient flows where and how the compiler's derivative says: through the first of two equals in `min`
@@ -90,182 +102,114 @@ pub fn elementwise(graph: &Graph, output: NodeId, live: &[&Tensor], time: (u32, 
     values.swap_remove(output.0 as usize).expect("the output is needed")
 }
 
-#[cfg(test)]
-mod tests {
-    use mopd_compiler::expr::batch::Layout;
-    use mopd_compiler::expr::derivative::adjoints;
-    use mopd_compiler::expr::graph::LiveId;
-    use mopd_compiler::expr::interpret::interpret;
-    use mopd_compiler::plan::{Axis, Over, Reduction, Schedule};
-    use tch::Kind;
+/// What a graph is evaluated on, as tensors of one kind on one device.
+pub struct Inputs<'a> {
+    batch: &'a Batch,
+    /// The live primitives, one number per token. Gradient reaches them through everything that the compiler can differentiate.
+    live: Vec<Tensor>,
+    kind: Kind,
+    device: Device,
+}
 
-    use super::*;
-
-    const FUNCTIONS: [Function; 29] = {
-        use Function::*;
-        [
-            Negate,
-            Not,
-            Abs,
-            Exp,
-            Log,
-            Log1p,
-            Sqrt,
-            Tanh,
-            Sigmoid,
-            Relu,
-            Cos,
-            Floor,
-            Add,
-            Subtract,
-            Multiply,
-            Divide,
-            Power,
-            Minimum,
-            Maximum,
-            Equal,
-            NotEqual,
-            Less,
-            LessEqual,
-            Greater,
-            GreaterEqual,
-            And,
-            Or,
-            Clip,
-            Where,
-        ]
-    };
-
-    /// SplitMix64.
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, limit: usize) -> usize {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut x = self.0;
-            x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((x ^ (x >> 31)) % limit as u64) as usize
-        }
-
-        /// Ordinary numbers, with equal ones among them, or what breaks careless code.
-        fn numbers(&mut self, count: usize, wild: bool) -> Vec<f32> {
-            const WILD: [f32; 8] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1e-41, 3e38, 1.0];
-            let number = |_| match self.below(3) {
-                0 if wild => WILD[self.below(WILD.len())],
-                _ => (self.below(65) as f32 - 32.0) / 8.0,
-            };
-            (0..count).map(number).collect()
-        }
+impl<'a> Inputs<'a> {
+    pub fn new(batch: &'a Batch, kind: Kind, device: Device) -> Inputs<'a> {
+        let live = batch.live.iter().map(|values| Tensor::from_slice(values).to_kind(kind).to_device(device)).collect();
+        Inputs { batch, live, kind, device }
     }
 
-    const TOKENS: usize = 24;
-
-    fn batch(random: &mut Random, wild: bool) -> Batch {
-        let layout = Layout { sequence_of_token: vec![0; TOKENS], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
-        Batch { layout, live: (0..3).map(|_| random.numbers(TOKENS, wild)).collect(), step: 3, steps: 10, ..Batch::default() }
+    /// The same number `count` times.
+    fn number(&self, value: f64, count: usize) -> Tensor {
+        Tensor::full([count as i64], value, (self.kind, self.device))
     }
 
-    /// Some operations over three live primitives, constants, a schedule and the step.
-    fn graph(random: &mut Random, size: usize) -> (Graph, NodeId) {
-        let mut graph = Graph::default();
-        let mut nodes: Vec<NodeId> = (0..3).map(|live| graph.live(LiveId(live))).collect();
-        nodes.push(graph.constant(Axis::Run, 0.5));
-        nodes.push(graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: Over::Run }));
-        nodes.push(graph.signal(Signal::Progress));
-        for _ in 0..size {
-            let function = FUNCTIONS[random.below(FUNCTIONS.len())];
-            // The live primitives come up often, and so does what was made last.
-            let mut pick = |_| match random.below(3) {
-                0 => nodes[random.below(3)],
-                1 => nodes[nodes.len() - 1],
-                _ => nodes[random.below(nodes.len())],
-            };
-            let mut operands: Vec<NodeId> = (0..function.operands()).map(&mut pick).collect();
-            if let (Function::Clip, &[x, one, other]) = (function, operands.as_slice()) {
-                // Bounds that cross are no bounds.
-                let bounds = [Function::Minimum, Function::Maximum].map(|of| graph.apply(of, &[one, other]));
-                operands = vec![x, bounds[0], bounds[1]];
+    fn tensor<T: tch::kind::Element>(&self, values: &[T]) -> Tensor {
+        Tensor::from_slice(values).to_kind(self.kind).to_device(self.device)
+    }
+}
+
+/// The values of `outputs`, one number per element of each node's axis. Statistics, scans, quantiles and memory are worked out
+/// on the host and put back; everything else stays where it is.
+///
+/// # Errors
+/// Where the batch lacks something that the outputs read, or the graph or the layout is malformed.
+pub fn evaluate(graph: &Graph, outputs: &[NodeId], inputs: &Inputs) -> Result<HashMap<NodeId, Tensor>, EvaluationError> {
+    graph.check()?;
+    if !graph.has(outputs) {
+        return Err(EvaluationError::MissingNode);
+    }
+    let Inputs { batch, .. } = inputs;
+    let layout = &batch.layout;
+    layout.check()?;
+    let mut parents = Parents { layout, device: inputs.device, known: HashMap::new() };
+    let needed = graph.reachable(outputs);
+    let mut values: Vec<Option<Tensor>> = Vec::with_capacity(graph.len());
+    // What was needed on the host so far, by node.
+    let mut on_host: Vec<Vec<f64>> = vec![Vec::new(); graph.len()];
+    for (id, node) in graph.nodes() {
+        if !needed[id.0 as usize] {
+            values.push(None);
+            continue;
+        }
+        let of = |id: NodeId| values[id.0 as usize].as_ref().expect("operands stand before their users");
+        let count = layout.len(node.axis);
+        values.push(Some(match &node.operation {
+            Operation::Constant { value } => inputs.number(*value, count),
+            Operation::Schedule { schedule } => inputs.number(schedule.at(batch.step, batch.steps), count),
+            Operation::Signal { signal } => inputs.tensor(&batch.values(signal)?),
+            Operation::Live { live } => {
+                batch.live_values(*live)?;
+                inputs.live[live.0 as usize].shallow_clone()
             }
-            nodes.push(graph.apply(function, &operands));
-        }
-        let output = nodes[nodes.len() - 1];
-        let output = graph.broadcast(output, Axis::Token);
-        (graph, output)
-    }
-
-    fn values(tensor: &Tensor) -> Vec<f64> {
-        let tensor = tensor.to_kind(Kind::Double).expand([TOKENS as i64], true).contiguous();
-        let mut values = vec![0.0; TOKENS];
-        tensor.copy_data(&mut values, TOKENS);
-        values
-    }
-
-    /// Equal up to rounding of the transcendental functions, which are other code, blown up by what comes after them.
-    fn agree(a: f64, b: f64) -> bool {
-        a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-6)
-    }
-
-    fn live(batch: &Batch, gradient: bool) -> Vec<Tensor> {
-        batch.live.iter().map(|values| Tensor::from_slice(values).to_kind(Kind::Double).set_requires_grad(gradient)).collect()
-    }
-
-    /// Every function alone, on numbers that break careless code.
-    #[test]
-    fn every_function_is_what_the_interpreter_says() {
-        let mut random = Random(1);
-        for function in FUNCTIONS {
-            for _ in 0..20 {
-                let mut graph = Graph::default();
-                let operands: Vec<NodeId> = (0..function.operands()).map(|id| graph.live(LiveId(id as u32))).collect();
-                let output = graph.apply(function, &operands);
-                let batch = batch(&mut random, true);
-                let expected = interpret(&graph, &[output], &batch).unwrap();
-                let tensors = live(&batch, false);
-                let got = elementwise(&graph, output, &tensors.iter().collect::<Vec<_>>(), (3, 10));
-                for (token, (got, expected)) in values(&got).into_iter().zip(expected.get(output)).enumerate() {
-                    let operands: Vec<f32> = batch.live.iter().map(|values| values[token]).collect();
-                    assert!(agree(got, *expected), "{function:?} of {operands:?}: {got} {expected}");
+            Operation::Apply { function, operands } => {
+                apply(*function, &operands.iter().map(|operand| of(*operand).shallow_clone()).collect::<Vec<Tensor>>())
+            }
+            Operation::Broadcast { operand } => {
+                let (value, coarse) = (of(*operand), graph.axis(*operand));
+                if coarse <= Axis::Batch {
+                    value.expand([count as i64], true)
+                } else {
+                    value.index_select(0, parents.of(node.axis, coarse))
                 }
             }
-        }
-    }
-
-    /// Values equal the interpreter's, and what libtorch differentiates equals the compiler's derivative.
-    #[test]
-    fn random_graphs_agree_in_value_and_derivative() {
-        let mut compared = 0;
-        for seed in 0..2_000 {
-            let mut random = Random(seed);
-            let size = 1 + random.below(8);
-            let (mut graph, output) = graph(&mut random, size);
-            let batch = batch(&mut random, false);
-            let sum = graph.reduce(Reduction::Sum, output, Axis::Batch, None);
-            let gradients = adjoints(&mut graph, sum, &[LiveId(0), LiveId(1), LiveId(2)]).expect("nothing is put together");
-            let outputs: Vec<NodeId> = std::iter::once(output).chain(gradients.iter().copied()).collect();
-            let expected = interpret(&graph, &outputs, &batch).unwrap();
-            let of_output = expected.get(output);
-            let tensors = live(&batch, true);
-            let got = elementwise(&graph, output, &tensors.iter().collect::<Vec<_>>(), (3, 10));
-            for (got, expected) in values(&got.detach()).into_iter().zip(of_output) {
-                assert!(agree(got, *expected), "seed {seed}: {got} {expected}");
+            Operation::Reduce { reduction, operand, mask } if !matches!(reduction, Reduction::Quantile { .. }) => {
+                let parents = parents.of(graph.axis(*operand), node.axis);
+                reduce::reduce(*reduction, of(*operand), mask.map(of), parents, count)
             }
-            if !got.requires_grad() {
-                continue;
-            }
-            got.expand([TOKENS as i64], true).sum(Kind::Double).backward();
-            for (live, node) in tensors.iter().zip(&gradients) {
-                let gradient = live.grad();
-                let found = if gradient.defined() { values(&gradient) } else { vec![0.0; TOKENS] };
-                for (token, (got, expected)) in found.into_iter().zip(expected.get(*node)).enumerate() {
-                    // Where one side multiplies 0 by infinity the other may have left out the product.
-                    if got.is_finite() && expected.is_finite() && of_output[token].is_finite() {
-                        assert!(agree(got, *expected), "seed {seed}, token {token}: {got} {expected}");
-                        compared += 1;
+            Operation::Reduce { .. } | Operation::Statistic { .. } | Operation::Scan { .. } | Operation::Memory { .. } => {
+                for operand in graph.operands(id) {
+                    let host = &mut on_host[operand.0 as usize];
+                    if host.is_empty() {
+                        *host = to_host(of(operand));
                     }
                 }
+                inputs.tensor(&aggregate::evaluate(graph, id, batch, |operand, index| on_host[operand.0 as usize][index]))
             }
-        }
-        assert!(compared > 50_000, "only {compared} derivatives were compared");
+        }));
+    }
+    let value = |id: &NodeId| (*id, values[id.0 as usize].as_ref().expect("outputs are needed").shallow_clone());
+    Ok(outputs.iter().map(value).collect())
+}
+
+fn to_host(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor.detach().to_device(Device::Cpu).to_kind(Kind::Double).contiguous();
+    let mut values = vec![0.0; tensor.numel()];
+    let count = values.len();
+    tensor.copy_data(&mut values, count);
+    values
+}
+
+/// Which element of one axis those of another lie in, as indices: made once per batch.
+struct Parents<'a> {
+    layout: &'a Layout,
+    device: Device,
+    known: HashMap<(Axis, Axis), Tensor>,
+}
+
+impl Parents<'_> {
+    fn of(&mut self, fine: Axis, coarse: Axis) -> &Tensor {
+        self.known.entry((fine, coarse)).or_insert_with(|| {
+            let parents: Vec<i64> = self.layout.parents(fine, coarse).iter().map(|parent| i64::from(*parent)).collect();
+            Tensor::from_slice(&parents).to_device(self.device)
+        })
     }
 }

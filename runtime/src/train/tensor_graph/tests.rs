@@ -1,0 +1,231 @@
+//! Tensors against the interpreter, and libtorch's derivative against the compiler's.
+
+use mopd_compiler::expr::derivative::adjoints;
+use mopd_compiler::expr::graph::LiveId;
+use mopd_compiler::expr::interpret::interpret;
+use mopd_compiler::expr::testing::{AXES, FUNCTIONS, Random};
+use mopd_compiler::plan::{Over, Schedule};
+
+use super::*;
+
+/// Ordinary numbers, with equal ones among them, or what breaks careless code.
+fn numbers(random: &mut Random, count: usize, wild: bool) -> Vec<f32> {
+    const WILD: [f32; 8] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1e-41, 3e38, 1.0];
+    let number = |_| match random.below(3) {
+        0 if wild => random.pick(&WILD),
+        _ => (random.below(65) as f32 - 32.0) / 8.0,
+    };
+    (0..count).map(number).collect()
+}
+
+const TOKENS: usize = 24;
+
+fn batch(random: &mut Random, wild: bool) -> Batch {
+    let layout = Layout { sequence_of_token: vec![0; TOKENS], group_of_sequence: vec![0], groups: 1, ..Layout::default() };
+    Batch { layout, live: (0..3).map(|_| numbers(random, TOKENS, wild)).collect(), step: 3, steps: 10, ..Batch::default() }
+}
+
+/// Some operations over three live primitives, constants, a schedule and the step.
+fn graph(random: &mut Random, size: usize) -> (Graph, NodeId) {
+    let mut graph = Graph::default();
+    let mut nodes: Vec<NodeId> = (0..3).map(|live| graph.live(LiveId(live))).collect();
+    nodes.push(graph.constant(Axis::Run, 0.5));
+    nodes.push(graph.schedule(Schedule::Linear { from: 0.25, to: 2.0, over: Over::Run }));
+    nodes.push(graph.signal(Signal::Progress));
+    for _ in 0..size {
+        let function = FUNCTIONS[random.below(FUNCTIONS.len())];
+        // The live primitives come up often, and so does what was made last.
+        let mut pick = |_| match random.below(3) {
+            0 => nodes[random.below(3)],
+            1 => nodes[nodes.len() - 1],
+            _ => nodes[random.below(nodes.len())],
+        };
+        let mut operands: Vec<NodeId> = (0..function.operands()).map(&mut pick).collect();
+        if let (Function::Clip, &[x, one, other]) = (function, operands.as_slice()) {
+            // Bounds that cross are no bounds.
+            let bounds = [Function::Minimum, Function::Maximum].map(|of| graph.apply(of, &[one, other]));
+            operands = vec![x, bounds[0], bounds[1]];
+        }
+        nodes.push(graph.apply(function, &operands));
+    }
+    let output = nodes[nodes.len() - 1];
+    let output = graph.broadcast(output, Axis::Token);
+    (graph, output)
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor.to_kind(Kind::Double).expand([TOKENS as i64], true).contiguous();
+    let mut values = vec![0.0; TOKENS];
+    tensor.copy_data(&mut values, TOKENS);
+    values
+}
+
+/// Equal up to rounding of the transcendental functions, which are other code, blown up by what comes after them.
+fn agree(a: f64, b: f64) -> bool {
+    let close = || a.is_finite() && b.is_finite() && (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-6);
+    a == b || (a.is_nan() && b.is_nan()) || close()
+}
+
+fn live(batch: &Batch, gradient: bool) -> Vec<Tensor> {
+    batch.live.iter().map(|values| Tensor::from_slice(values).to_kind(Kind::Double).set_requires_grad(gradient)).collect()
+}
+
+/// Every function alone, on numbers that break careless code.
+#[test]
+fn every_function_is_what_the_interpreter_says() {
+    let mut random = Random(1);
+    for function in FUNCTIONS {
+        for _ in 0..20 {
+            let mut graph = Graph::default();
+            let operands: Vec<NodeId> = (0..function.operands()).map(|id| graph.live(LiveId(id as u32))).collect();
+            let output = graph.apply(function, &operands);
+            let batch = batch(&mut random, true);
+            let expected = interpret(&graph, &[output], &batch).unwrap();
+            let tensors = live(&batch, false);
+            let got = elementwise(&graph, output, &tensors.iter().collect::<Vec<_>>(), (3, 10));
+            for (token, (got, expected)) in values(&got).into_iter().zip(expected.get(output)).enumerate() {
+                let operands: Vec<f32> = batch.live.iter().map(|values| values[token]).collect();
+                assert!(agree(got, *expected), "{function:?} of {operands:?}: {got} {expected}");
+            }
+        }
+    }
+}
+
+/// Values equal the interpreter's, and what libtorch differentiates equals the compiler's derivative.
+#[test]
+fn random_graphs_agree_in_value_and_derivative() {
+    let mut compared = 0;
+    for seed in 0..2_000 {
+        let mut random = Random(seed);
+        let size = 1 + random.below(8);
+        let (mut graph, output) = graph(&mut random, size);
+        let batch = batch(&mut random, false);
+        let sum = graph.reduce(Reduction::Sum, output, Axis::Batch, None);
+        let gradients = adjoints(&mut graph, sum, &[LiveId(0), LiveId(1), LiveId(2)]).expect("nothing is put together");
+        let outputs: Vec<NodeId> = std::iter::once(output).chain(gradients.iter().copied()).collect();
+        let expected = interpret(&graph, &outputs, &batch).unwrap();
+        let of_output = expected.get(output);
+        let tensors = live(&batch, true);
+        let got = elementwise(&graph, output, &tensors.iter().collect::<Vec<_>>(), (3, 10));
+        for (got, expected) in values(&got.detach()).into_iter().zip(of_output) {
+            assert!(agree(got, *expected), "seed {seed}: {got} {expected}");
+        }
+        if !got.requires_grad() {
+            continue;
+        }
+        got.expand([TOKENS as i64], true).sum(Kind::Double).backward();
+        for (live, node) in tensors.iter().zip(&gradients) {
+            let gradient = live.grad();
+            let found = if gradient.defined() { values(&gradient) } else { vec![0.0; TOKENS] };
+            for (token, (got, expected)) in found.into_iter().zip(expected.get(*node)).enumerate() {
+                // Where one side multiplies 0 by infinity the other may have left out the product.
+                if got.is_finite() && expected.is_finite() && of_output[token].is_finite() {
+                    assert!(agree(got, *expected), "seed {seed}, token {token}: {got} {expected}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 50_000, "only {compared} derivatives were compared");
+}
+
+/// All of a graph: ragged layouts with and without domains, turns and blocks, statistics, scans, masks and memory. Every node is
+/// compared, not only the outputs.
+#[test]
+fn random_whole_graphs_agree() {
+    let mut compared = 0;
+    for seed in 0..4_000 {
+        let mut random = Random(seed);
+        let size = 1 + random.below(24);
+        let (graph, outputs) = random.graph(size, 2);
+        let layout = random.layout();
+        let batch = random.batch(layout, 2, if seed % 2 == 0 { Random::number } else { Random::wild_number });
+        let needed = graph.reachable(&outputs);
+        let nodes: Vec<NodeId> = graph.nodes().map(|(id, _)| id).filter(|id| needed[id.0 as usize]).collect();
+        let expected = interpret(&graph, &nodes, &batch).expect("the batch has everything");
+        let got = evaluate(&graph, &nodes, &Inputs::new(&batch, Kind::Double, Device::Cpu)).expect("the batch has everything");
+        for node in nodes {
+            let (got, expected) = (to_host(&got[&node]), expected.get(node));
+            assert_eq!(got.len(), expected.len(), "seed {seed}");
+            for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+                let listing = || graph.listing(&[node]);
+                assert!(agree(*got, *expected), "seed {seed}, element {index}: {got} is not {expected}\n{}", listing());
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared > 25_000, "only {compared} nodes were compared");
+}
+
+/// Some operations over three live primitives and leaves of other axes: functions, and reductions of the kinds that have a
+/// derivative, of some elements or all.
+fn differentiable(random: &mut Random, size: usize) -> (Graph, NodeId) {
+    const REDUCTIONS: [Reduction; 6] =
+        [Reduction::Sum, Reduction::Mean, Reduction::Minimum, Reduction::Maximum, Reduction::First, Reduction::Last];
+    let mut graph = Graph::default();
+    let mut nodes: Vec<NodeId> = (0..3).map(|live| graph.live(LiveId(live))).collect();
+    nodes.push(graph.signal(Signal::Reward));
+    nodes.push(graph.signal(Signal::Position));
+    nodes.push(graph.constant(Axis::Run, 0.5));
+    for _ in 0..size {
+        let operand = if random.below(2) == 0 { nodes[nodes.len() - 1] } else { random.pick(&nodes) };
+        let coarser: Vec<Axis> = AXES.into_iter().filter(|axis| *axis < graph.axis(operand)).collect();
+        let node = if random.below(3) == 0 && !coarser.is_empty() {
+            let mask = (random.below(2) == 0).then(|| random.pick(&nodes));
+            let mask = mask.filter(|mask| graph.axis(*mask) <= graph.axis(operand));
+            let mask = mask.map(|mask| graph.broadcast(mask, graph.axis(operand)));
+            graph.reduce(random.pick(&REDUCTIONS), operand, random.pick(&coarser), mask)
+        } else {
+            let function = random.pick(&FUNCTIONS);
+            let mut operands: Vec<NodeId> = (0..function.operands()).map(|_| random.pick(&nodes)).collect();
+            operands[0] = operand;
+            if let (Function::Clip, &[x, one, other]) = (function, operands.as_slice()) {
+                // Bounds that cross are no bounds.
+                operands = vec![x, graph.apply(Function::Minimum, &[one, other]), graph.apply(Function::Maximum, &[one, other])];
+            }
+            graph.apply(function, &operands)
+        };
+        nodes.push(node);
+    }
+    let last = graph.broadcast(nodes[nodes.len() - 1], Axis::Token);
+    let loss = graph.reduce(Reduction::Mean, last, Axis::Batch, None);
+    (graph, loss)
+}
+
+/// What libtorch differentiates through whole graphs equals the compiler's derivative.
+#[test]
+fn derivatives_of_random_whole_graphs_agree() {
+    let (mut graphs, mut moving) = (0, 0);
+    for seed in 0..4_000 {
+        let mut random = Random(seed);
+        let size = 1 + random.below(10);
+        let (mut graph, loss) = differentiable(&mut random, size);
+        let gradients = adjoints(&mut graph, loss, &[LiveId(0), LiveId(1), LiveId(2)]).expect("all have a derivative");
+        let layout = random.layout();
+        let batch = random.batch(layout, 3, Random::number);
+        let outputs: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
+        let expected = interpret(&graph, &outputs, &batch).expect("the batch has everything");
+        // Where one side multiplies 0 by infinity the other may have left out the product.
+        if !outputs.iter().all(|node| expected.get(*node).iter().all(|x| x.is_finite())) {
+            continue;
+        }
+        graphs += 1;
+        let mut inputs = Inputs::new(&batch, Kind::Double, Device::Cpu);
+        inputs.live = inputs.live.iter().map(|live| live.set_requires_grad(true)).collect();
+        let got = evaluate(&graph, &[loss], &inputs).expect("the batch has everything").remove(&loss).expect("asked for");
+        if got.requires_grad() {
+            got.backward();
+        }
+        for (live, node) in inputs.live.iter().zip(&gradients) {
+            let gradient = live.grad();
+            let gradient = if gradient.defined() { gradient } else { live.zeros_like() };
+            let (gradient, expected) = (to_host(&gradient), expected.get(*node));
+            moving += expected.iter().filter(|x| **x != 0.0).count();
+            for (token, (got, expected)) in gradient.iter().zip(expected).enumerate() {
+                let listing = || graph.listing(&[loss]);
+                assert!(agree(*got, *expected), "seed {seed}, token {token}: {got} is not {expected}\n{}", listing());
+            }
+        }
+    }
+    assert!(graphs > 3_000 && moving > 15_000, "only {moving} derivatives of {graphs} graphs were compared");
+}
