@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn adjoints_are_the_slopes_of_finite_differences() {
         let (mut compared, mut kinks, mut moving) = (0, 0, 0);
-        for seed in 0..600 {
+        for seed in 0..1_200 {
             let mut random = Random(seed);
             let mut graph = Graph::default();
             let mut nodes = vec![

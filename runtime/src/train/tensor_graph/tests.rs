@@ -134,7 +134,7 @@ fn random_graphs_agree_in_value_and_derivative() {
 #[test]
 fn random_whole_graphs_agree() {
     let mut compared = 0;
-    for seed in 0..4_000 {
+    for seed in 0..10_000 {
         let mut random = Random(seed);
         let size = 1 + random.below(24);
         let (graph, outputs) = random.graph(size, 2);
@@ -196,7 +196,7 @@ fn differentiable(random: &mut Random, size: usize) -> (Graph, NodeId) {
 #[test]
 fn derivatives_of_random_whole_graphs_agree() {
     let (mut graphs, mut moving) = (0, 0);
-    for seed in 0..4_000 {
+    for seed in 0..10_000 {
         let mut random = Random(seed);
         let size = 1 + random.below(10);
         let (mut graph, loss) = differentiable(&mut random, size);
