@@ -182,6 +182,21 @@ fn a_file_that_is_checked_again_has_the_findings_and_the_names_of_a_new_one() {
     }
 }
 
+/// Edits a sound file and the module `mine` that it imports, once for each seed.
+fn write_on_both(name: &str, entry: &str, mine: &str, seeds: std::ops::Range<u64>) {
+    let mut files = with_library(entry);
+    files.insert(vec!["mine".to_owned()], mine.to_owned());
+    let load = |module: &[&str]| {
+        let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
+        files.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
+    };
+    let sound = analyse(SourceFile { path: "entry".to_owned(), text: entry.to_owned() }, &load);
+    assert!(sound.diagnostics.is_empty(), "{}", mopd_tests::listing(&sound));
+    for seed in seeds {
+        write_on(name, &files, seed, 60);
+    }
+}
+
 #[test]
 fn what_bodies_name_may_change_in_any_file() {
     const ENTRY: &str = "use mine.{half, scale, lone, mean_of, gentle}\n\nexperiment \"e\" { seed = 1 }\n\n\
@@ -203,17 +218,7 @@ fn what_bodies_name_may_change_in_any_file() {
     const MINE: &str = "pub let half = 1/2\npub let scale = 3\nlet hidden = half + scale\npub let lone = hidden\npub fn mean_of(a, b) = (a + b) * half\n\
         pub objective gentle(clip_at: nats = hidden) {\n  weight = clip(teacher.logp - student.logp, -clip_at, clip_at)\n\
         \x20 term push = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n";
-    let mut files = with_library(ENTRY);
-    files.insert(vec!["mine".to_owned()], MINE.to_owned());
-    let load = |module: &[&str]| {
-        let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
-        files.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
-    };
-    let sound = analyse(SourceFile { path: "entry".to_owned(), text: ENTRY.to_owned() }, &load);
-    assert!(sound.diagnostics.is_empty(), "{}", mopd_tests::listing(&sound));
-    for seed in 1..12 {
-        write_on("two files", &files, seed, 60);
-    }
+    write_on_both("two files", ENTRY, MINE, 1..12);
 }
 
 #[test]
@@ -255,17 +260,7 @@ fn what_models_and_tables_name_may_change_in_any_file() {
         \x20 reduce = mean(token) then mean(sequence)\n}\n\
         pub stage from_library(from: model) = distill(from) { objective = soft(by: 3), rollout = sample(n: 1, temperature: 1.0, max_tokens: longer), \
         prompts = 2, steps = two, lr = 0.1 }\n";
-    let mut files = with_library(ENTRY);
-    files.insert(vec!["mine".to_owned()], MINE.to_owned());
-    let load = |module: &[&str]| {
-        let key: Vec<String> = module.iter().map(|&segment| segment.to_owned()).collect();
-        files.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
-    };
-    let sound = analyse(SourceFile { path: "entry".to_owned(), text: ENTRY.to_owned() }, &load);
-    assert!(sound.diagnostics.is_empty(), "{}", mopd_tests::listing(&sound));
-    for seed in 1..24 {
-        write_on("two files with many models", &files, seed, 60);
-    }
+    write_on_both("two files with many models", ENTRY, MINE, 1..24);
 }
 
 #[test]
