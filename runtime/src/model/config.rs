@@ -1,0 +1,199 @@
+//! What a decoder is made of: the numbers and switches that tell one published family from another.
+//!
+//! Families differ in few places, and each place has a field here. So the forward pass asks for features and never for a
+//! family's name; the name only decides how a `config.json` is read and written.
+
+use mopd_compiler::plan;
+
+/// A decoder without its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub family: Family,
+    /// Rows of the embedding; some checkpoints pad it beyond the tokenizer's ids.
+    pub vocabulary: usize,
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub key_value_heads: usize,
+    pub head_width: usize,
+    /// Inner width of the feed-forward part, where it has no experts.
+    pub hidden: usize,
+    /// Longest sequence, in tokens, prompt and completion together.
+    pub context: usize,
+    /// One matrix for embedding and output.
+    pub tied: bool,
+    pub biases: Biases,
+    /// Queries and keys are normalised per head before they are rotated.
+    pub query_key_norm: bool,
+    pub norm: Norm,
+    pub activation: Activation,
+    /// Embeddings are multiplied by it.
+    pub embedding_scale: f64,
+    /// Products of queries and keys are multiplied by it.
+    pub attention_scale: f64,
+    /// `c * tanh(x / c)` of attention scores, or of logits (Gemma 2, arXiv:2408.00118, section 2).
+    pub attention_softcap: Option<f64>,
+    pub logit_softcap: Option<f64>,
+    /// One per layer.
+    pub attention: Vec<LayerAttention>,
+    pub rope: Rope,
+    /// Of layers with a window, where they have another base (Gemma 3).
+    pub local_rope: Option<Rope>,
+    pub experts: Option<Experts>,
+    /// Standard deviation of initial weights.
+    pub initial_deviation: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+    Qwen3Moe,
+    SmolLm3,
+    Gemma,
+    Gemma2,
+    Gemma3,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Biases {
+    pub query_key_value: bool,
+    /// Of the projection behind attention.
+    pub output: bool,
+    pub feed_forward: bool,
+}
+
+/// RMSNorm (arXiv:1910.07467).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    pub epsilon: f64,
+    /// Added to the stored scale: 1 where checkpoints store the scale's distance from 1 (Gemma).
+    pub offset: f64,
+    /// What attention and feed-forward answer is normalised too, before it is added to the stream (Gemma 2 and 3).
+    pub after: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    Silu,
+    /// GELU by tanh.
+    Gelu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerAttention {
+    /// A token sees itself and the `window - 1` before it; all where absent.
+    pub window: Option<usize>,
+    /// Queries and keys are rotated; some layers of SmolLM3 have no positions at all.
+    pub rotary: bool,
+}
+
+/// Rotary positions (arXiv:2104.09864), in the half-split layout of published checkpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    pub theta: f64,
+    pub scaling: RopeScaling,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    None,
+    /// Positions are divided by the factor.
+    Linear { factor: f64 },
+    /// Llama 3: low frequencies are divided by the factor, high ones kept, those between interpolated.
+    Llama3 { factor: f64, low_frequency: f64, high_frequency: f64, original_context: usize },
+    /// arXiv:2309.00071: frequencies by a ramp between kept and divided; cosines and sines are multiplied by `attention`.
+    Yarn { factor: f64, attention: f64, beta_fast: f64, beta_slow: f64, original_context: usize, truncate: bool },
+}
+
+/// A feed-forward part of which each token uses a few of many (arXiv:1701.06538).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experts {
+    pub count: usize,
+    /// How many a token uses.
+    pub per_token: usize,
+    /// Inner width of one.
+    pub hidden: usize,
+    /// The chosen ones' weights are divided by their sum.
+    pub normalised: bool,
+    /// Layers that have experts, the others have one plain part of [`Config::hidden`].
+    pub layers: Vec<bool>,
+}
+
+impl Config {
+    /// What the language makes from scratch: `llama { ... }`.
+    pub fn of(architecture: &plan::Architecture) -> Config {
+        let head_width = (architecture.width / architecture.heads.max(1)) as usize;
+        Config {
+            family: Family::Llama,
+            vocabulary: architecture.tokenizer.vocabulary() as usize,
+            layers: architecture.layers as usize,
+            width: architecture.width as usize,
+            heads: architecture.heads as usize,
+            key_value_heads: architecture.key_value_heads as usize,
+            head_width,
+            hidden: architecture.hidden as usize,
+            context: architecture.context as usize,
+            tied: architecture.tied,
+            biases: Biases::default(),
+            query_key_norm: false,
+            norm: Norm { epsilon: architecture.norm_epsilon, offset: 0.0, after: false },
+            activation: Activation::Silu,
+            embedding_scale: 1.0,
+            attention_scale: 1.0 / (head_width as f64).sqrt(),
+            attention_softcap: None,
+            logit_softcap: None,
+            attention: vec![LayerAttention { window: None, rotary: true }; architecture.layers as usize],
+            rope: Rope { theta: architecture.rope_theta, scaling: RopeScaling::None },
+            local_rope: None,
+            experts: None,
+            initial_deviation: architecture.initial_deviation,
+        }
+    }
+
+    /// Whether the numbers make a model, in the words of the settings.
+    pub fn check(&self) -> Result<(), String> {
+        let sizes = [
+            ("layers", self.layers),
+            ("width", self.width),
+            ("heads", self.heads),
+            ("key_value_heads", self.key_value_heads),
+            ("hidden", self.hidden),
+            ("context", self.context),
+            ("vocabulary", self.vocabulary),
+            ("head_width", self.head_width),
+        ];
+        // Far above any published decoder; a hostile file must not make sizes that overflow, or a layout of endless layers.
+        const MOST: usize = 1 << 24;
+        for (name, size) in sizes {
+            if size == 0 {
+                return Err(format!("`{name}` must be at least 1"));
+            }
+            if size > MOST || (name == "layers" && size > 4096) {
+                return Err(format!("`{name} = {size}` is more than any decoder has"));
+            }
+        }
+        if !self.head_width.is_multiple_of(2) {
+            return Err(format!("a head must have an even width, not {}: rotary positions turn pairs", self.head_width));
+        }
+        if !self.heads.is_multiple_of(self.key_value_heads) {
+            let Config { heads, key_value_heads, .. } = self;
+            return Err(format!("`heads = {heads}` must be a multiple of `key_value_heads = {key_value_heads}`"));
+        }
+        if self.attention.len() != self.layers {
+            return Err(format!("{} layers, but attention is described for {}", self.layers, self.attention.len()));
+        }
+        if let Some(experts) = &self.experts {
+            if experts.layers.len() != self.layers {
+                return Err(format!("{} layers, but experts are described for {}", self.layers, experts.layers.len()));
+            }
+            if experts.per_token == 0 || experts.per_token > experts.count || experts.hidden == 0 || experts.count > 65_536 {
+                let Experts { count, per_token, hidden, .. } = experts;
+                return Err(format!("{per_token} of {count} experts of width {hidden} make no feed-forward part"));
+            }
+        }
+        Ok(())
+    }
+}
