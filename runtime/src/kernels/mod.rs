@@ -1,6 +1,7 @@
 //! Loops of our own, where libtorch's operators leave most of a processor idle: products of a few rows with a large matrix,
 //! which wait for memory, and updates that touch every parameter once. They run on the processor only.
 
+pub mod adamw;
 pub mod attend;
 pub mod crew;
 pub mod thin;
