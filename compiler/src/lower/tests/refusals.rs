@@ -242,11 +242,18 @@ fn stages() {
     assert_eq!(stage(&|train| train.filter = Some(signal(Signal::Correct))), supported("a choice of prompts by `filter`"));
     let sgd = Optimizer::Sgd { momentum: 0.9, clip_norm: 1.0, origin: HERE };
     assert_eq!(stage(&|train| train.optimizer = sgd.clone()), supported("the optimizer `sgd`"));
+    let only = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Attention)]), except: vec![] };
+    let some = "training some of the weights (`train_only`, `freeze`)";
+    assert_eq!(stage(&|train| train.trainable = only.clone()), supported(some));
+    let parts = Execution { micro_batch: Some(2), checkpointing: Checkpointing::All };
+    assert_eq!(
+        stage(&|train| train.execution = parts),
+        ["a step in parts (`micro_batch`) is not supported yet", "computing layers again (`checkpointing`) is not supported yet"]
+    );
+    assert_eq!(stage(&|train| train.ema = Some(0.99)), supported("the moving average of the weights (`ema`)"));
     let product = apply(Function::Multiply, [&signal(Signal::Progress), &number(1e-3)]);
     assert_eq!(stage(&|train| train.learning_rate = product.clone()), supported("a learning rate that is computed from others"));
     let model = |stage: Stage| refusals(|experiment| experiment.models[0].stage = stage);
-    let gguf = Pretrained::Gguf { file: "m.gguf".into() };
-    assert_eq!(model(Stage::Load(gguf)), supported("a model from a GGUF file (`gguf`)"));
     let Stage::Initialise(architecture) = &experiment().models[0].stage else { panic!("random weights") };
     let qwen = Architecture { family: Family::Qwen3, tokenizer: Tokenizer::File("t.json".into()), ..architecture.clone() };
     assert_eq!(
