@@ -8,7 +8,7 @@ use mopd_lang::formula::{Formula, FormulaKind};
 use super::{Diagnostic, data, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Checkpointing, Comparison, DataSource, Domain, Dtype, Evaluation, Length, Model, Normalized, Origin,
+    AdamW, Architecture, Checkpointing, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin,
     PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
 
@@ -45,9 +45,6 @@ impl<'a> Settings<'a> {
     /// What is said of the run as a whole.
     fn run(&mut self) {
         let experiment = self.experiment;
-        if let Some((wide::Device::Cuda, origin)) = experiment.device {
-            self.refuse::<()>(origin, "a run on a GPU (`device = cuda`)");
-        }
         if let Some((Dtype::Bfloat16, origin)) = experiment.dtype {
             self.refuse::<()>(origin, "a run in half precision (`dtype = bfloat16`)");
         }
@@ -219,9 +216,6 @@ impl<'a> Settings<'a> {
         }
         if ema.is_some() {
             self.refuse::<()>(origin, "the moving average of the weights (`ema`)");
-        }
-        if let Length::Epochs(_) = length {
-            self.refuse::<()>(origin, "a length in epochs");
         }
         let learning_rate = self.schedule(learning_rate);
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };

@@ -235,7 +235,6 @@ fn rollouts() {
 #[test]
 fn stages() {
     let stage = |change: &dyn Fn(&mut Train)| refusals(|experiment| change(distilled(experiment)));
-    assert_eq!(stage(&|train| train.length = Length::Epochs(2)), supported("a length in epochs"));
     assert_eq!(stage(&|train| train.recipe = Recipe::Dpo), supported("training on pairs (`dpo`)"));
     assert_eq!(stage(&|train| train.reference = vec![(DomainId(0), ModelId(1))]), supported("a stage with a `reference` model"));
     assert_eq!(stage(&|train| train.passes = 2), supported("several updates from one batch of rollouts (`passes`)"));
@@ -264,18 +263,14 @@ fn stages() {
     let family = refusals(|experiment| {
         for model in [2, 3] {
             let Stage::Train(train) = &mut experiment.models[model].stage else { panic!("experts are trained") };
-            train.length = Length::Epochs(1);
+            train.ema = Some(0.99);
         }
     });
-    assert_eq!(family, supported("a length in epochs"));
+    assert_eq!(family, supported("the moving average of the weights (`ema`)"));
 }
 
 #[test]
 fn the_run_its_domains_and_its_tables() {
-    assert_eq!(
-        refusals(|experiment| experiment.device = Some((Device::Cuda, HERE))),
-        supported("a run on a GPU (`device = cuda`)")
-    );
     assert_eq!(
         refusals(|experiment| experiment.dtype = Some((Dtype::Bfloat16, HERE))),
         supported("a run in half precision (`dtype = bfloat16`)")
