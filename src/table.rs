@@ -176,6 +176,7 @@ mod tests {
             plan: "h".to_owned(),
             seeds: vec![1],
             versions: Versions { mopd: "0".to_owned(), libtorch: "0".to_owned() },
+            stages: Vec::new(),
             tables: vec![Table {
                 name: "merging".to_owned(),
                 metric: "pass@1".to_owned(),

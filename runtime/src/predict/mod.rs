@@ -45,7 +45,7 @@ pub fn predict(
     let trial = Trial { train, model, domains, shapes, device, completion: completion(plan, train, domains, shapes, model) };
     let batch = sequences(train);
     let (first, second) = sizes(train, batch, trial.work(batch));
-    let mut at = |batch: u32| -> Result<Taken> {
+    let at = |batch: u32| -> Result<Taken> {
         let one = trial.run(batch, 1, 1)?;
         if student == 1 && teachers.is_none_or(|teachers| teachers == 1) {
             return Ok(one);
@@ -73,7 +73,7 @@ pub fn predict(
         Prefixes::Teacher { sequences, batch, .. } => f64::from(*sequences) / f64::from((*batch).max(1)),
         _ => 1.0,
     };
-    let seconds = taken.before * rollouts + taken.step * f64::from(steps) + taken.behind;
+    let seconds = taken.before * rollouts + taken.step * f64::from(steps);
     Ok(Some(Prediction { seconds, memory: taken.memory as u64 }))
 }
 

@@ -12,7 +12,7 @@ use crate::control::Control;
 use crate::failure::Result;
 use crate::model::Weights;
 use crate::prepare::{DomainData, trained};
-use crate::report::results::{peak_memory, reset_peak_memory};
+use crate::report::results::{peak_since_reset, reset_peak_memory};
 use crate::reward::Verifier;
 use crate::train::{self, Source};
 
@@ -34,22 +34,17 @@ pub struct Trial<'a> {
 /// What a trial took, or what one is expected to take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Taken {
-    /// Seconds before the first step, of one step, behind the last.
+    /// Seconds before the first step.
     pub before: f64,
+    /// Of one step.
     pub step: f64,
-    pub behind: f64,
     /// Most resident memory of this process, in bytes.
     pub memory: f64,
 }
 
 impl Taken {
     fn zip(self, other: Taken, f: impl Fn(f64, f64) -> f64) -> Taken {
-        Taken {
-            before: f(self.before, other.before),
-            step: f(self.step, other.step),
-            behind: f(self.behind, other.behind),
-            memory: f(self.memory, other.memory),
-        }
+        Taken { before: f(self.before, other.before), step: f(self.step, other.step), memory: f(self.memory, other.memory) }
     }
 
     pub fn plus(self, other: Taken) -> Taken {
@@ -72,7 +67,8 @@ impl Trial<'_> {
         let config = &self.shapes.configs[self.model.0 as usize];
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         let matrix = config.vocabulary * config.width;
-        let sequences: usize = self.domains.iter().filter_map(|data| data.train.as_ref()).map(|prompts| prompts.tokens.len()).sum();
+        let sequences: usize =
+            self.domains.iter().filter_map(|data| data.train.as_ref()).map(|prompts| prompts.tokens.len()).sum();
         let tokens: usize =
             self.domains.iter().filter_map(|data| data.train.as_ref()).flat_map(|prompts| &prompts.tokens).map(Vec::len).sum();
         let length = tokens as f64 / sequences.max(1) as f64 + f64::from(self.completion);
@@ -138,13 +134,9 @@ impl Trial<'_> {
             control: &quiet,
         };
         let started = Instant::now();
-        let (trained, rows) = train::train(&stage).map_err(|stopped| stopped.error)?;
+        let (_, rows) = train::train(&stage).map_err(|stopped| stopped.error)?;
         let seconds = started.elapsed().as_secs_f64();
-        let memory = peak_memory() as f64;
-        let writing = Instant::now();
-        let bytes = trained.values().iter().map(|value| value.to_bits()).fold(0u32, u32::wrapping_add);
-        std::hint::black_box(bytes);
-        let behind = writing.elapsed().as_secs_f64();
+        let memory = peak_since_reset().unwrap_or(0) as f64;
         // One row a domain; all of a step say the same.
         let mut each: Vec<f64> = Vec::new();
         for step in 0..steps {
@@ -153,6 +145,6 @@ impl Trial<'_> {
         let before = (seconds - each.iter().sum::<f64>()).max(0.0);
         let warm = &each[1.min(each.len().saturating_sub(1))..];
         let step = warm.iter().copied().fold(f64::INFINITY, f64::min);
-        Ok(Taken { before, step: if step.is_finite() { step } else { 0.0 }, behind, memory })
+        Ok(Taken { before, step: if step.is_finite() { step } else { 0.0 }, memory })
     }
 }
