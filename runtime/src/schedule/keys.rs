@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::{Evaluation, Plan, Reward, Stage};
+use mopd_compiler::plan::{Domain, Evaluation, Plan, Reward, Sampling, Stage};
 use tch::Device;
 
 use super::{Task, Work};
@@ -24,7 +24,8 @@ impl Keys {
         libtorch: &str,
         widths: &[usize],
     ) -> Keys {
-        let numeric = format!("float32 {} libtorch {libtorch} mopd {}", device::name(device), env!("CARGO_PKG_VERSION"));
+        let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
+        let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
         for (task, width) in tasks.iter().zip(widths) {
             let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
@@ -43,11 +44,13 @@ impl Keys {
                     }
                 }
                 Work::Evaluate { domain, comparisons, .. } => {
-                    let reward = &plan.experiment.domain(*domain).reward;
+                    let Domain { reward, format, limit, .. } = plan.experiment.domain(*domain);
                     let Evaluation { sampling, prompts } = super::evaluation(plan, comparisons);
                     let data = &domains[domain.0 as usize];
-                    parts.push(format!("evaluation of {} on {reward:?} {prompts:?}", samples(sampling),));
-                    parts.push(format!("temperature {} tokens {}", sampling.temperature, sampling.max_tokens));
+                    parts.push(format!("evaluation of {} on {reward:?} {format:?} {prompts:?}", samples(sampling),));
+                    let Sampling { n: _, temperature, max_tokens: _, top_p, top_k, stop } = sampling;
+                    parts.push(format!("temperature {temperature} tokens {}", sampling.max_tokens(*limit)));
+                    parts.push(format!("of {top_p:?} {top_k:?} up to {stop:?}"));
                     parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
                     parts.extend(programs(reward, base));
                 }
