@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::crew::{Parts, together};
-use super::{Instructions, Stored};
+use super::{Stored, with_instructions};
 
 /// The parameters to be moved.
 pub enum Parameters<'a> {
@@ -163,29 +163,6 @@ fn moved(parameter: f32, gradient: f32, mean: &mut f32, square: &mut f32, update
     *square = *square * update.beta2 + gradient * gradient * (1.0 - update.beta2);
     let denominator = (*square * update.correction).sqrt() + update.epsilon;
     parameter * update.keep - update.rate * *mean / denominator
-}
-
-/// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is fused or reordered.
-fn with_instructions(work: impl FnOnce()) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        fn widest(work: impl FnOnce()) {
-            work();
-        }
-        #[target_feature(enable = "avx2")]
-        fn wide(work: impl FnOnce()) {
-            work();
-        }
-        match Instructions::found() {
-            // SAFETY: the processor has them.
-            Instructions::Avx512 { .. } => return unsafe { widest(work) },
-            // SAFETY: the processor has them.
-            Instructions::Avx2 => return unsafe { wide(work) },
-            Instructions::Any => {}
-        }
-    }
-    work();
 }
 
 #[cfg(test)]

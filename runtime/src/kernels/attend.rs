@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::exp::exp;
 use super::{Instructions, Stored};
 
 /// What is kept of one row and one key-value head, `[capacity, head width]`.
@@ -122,7 +123,9 @@ fn plain<T: Stored>(
     let largest = scratch.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut total = 0.0;
     for score in scratch.iter_mut() {
-        *score = (*score - largest).exp();
+        *score = exp(*score - largest);
+    }
+    for score in scratch.iter() {
         total += *score;
     }
     attended.fill(0.0);

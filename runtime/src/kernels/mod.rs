@@ -4,6 +4,7 @@
 pub mod adamw;
 pub mod attend;
 pub mod crew;
+pub mod exp;
 pub mod thin;
 
 use half::bf16;
@@ -61,4 +62,27 @@ impl Stored for bf16 {
     fn single(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
+}
+
+/// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is fused or reordered.
+pub fn with_instructions(work: impl FnOnce()) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        fn widest(work: impl FnOnce()) {
+            work();
+        }
+        #[target_feature(enable = "avx2")]
+        fn wide(work: impl FnOnce()) {
+            work();
+        }
+        match Instructions::found() {
+            // SAFETY: the processor has them.
+            Instructions::Avx512 { .. } => return unsafe { widest(work) },
+            // SAFETY: the processor has them.
+            Instructions::Avx2 => return unsafe { wide(work) },
+            Instructions::Any => {}
+        }
+    }
+    work();
 }

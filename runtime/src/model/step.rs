@@ -14,7 +14,9 @@ use super::decoder::Rotaries;
 use super::{Activation, Config, Decoder, Token, to_vec};
 use crate::kernels::attend::{Kept, Scores, attend};
 use crate::kernels::crew::{Member, Parts, together};
+use crate::kernels::exp::exp;
 use crate::kernels::thin::{Matrix, Rows, Target, multiply};
+use crate::kernels::with_instructions;
 
 /// The weights of a decoder, as a step reads them.
 pub struct Stepper {
@@ -486,7 +488,9 @@ impl Shared<'_> {
             // SAFETY: as above.
             let (gate, up) = unsafe { (self.gate.part(range.clone()), self.up.part(range.clone())) };
             match self.stepper.config.activation {
-                Activation::Silu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + (-*gate).exp()) * *up),
+                Activation::Silu => with_instructions(|| {
+                    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + exp(-*gate)) * *up);
+                }),
                 Activation::Gelu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = gelu(*gate) * *up),
             }
             if self.halves {
