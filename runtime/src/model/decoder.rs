@@ -115,7 +115,7 @@ impl Decoder {
     fn new(weights: &Weights, device: Device, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
-        let flat = Tensor::from_slice(&weights.values()).to_device(device);
+        let flat = weights.flat(Kind::Float, device);
         let view = |entries: &[Entry]| {
             let elements: usize = entries.iter().map(|entry| entry.len()).sum();
             let shape: Vec<i64> = match entries[0].shape.as_slice() {

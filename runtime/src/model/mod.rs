@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod decoder;
+mod numbers;
 mod step;
 mod weights;
 
