@@ -74,8 +74,9 @@ impl Hub {
         }
         if !is_repository(name) {
             let message = format!("there is no folder {}, and `{name}` names no repository", folder.display());
-            return Err(Error::new(FailureKind::Model, message)
-                .help("a repository of the Hugging Face hub is named `organisation/model`; a folder is relative to the source file"));
+            return Err(Error::new(FailureKind::Model, message).help(
+                "a repository of the Hugging Face hub is named `organisation/model`; a folder is relative to the source file",
+            ));
         }
         let revision = revision.unwrap_or("main");
         let plain = |part: Component| matches!(part, Component::Normal(_));

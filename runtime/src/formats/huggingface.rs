@@ -19,7 +19,8 @@ pub const CONFIG: &str = "config.json";
 pub fn config(folder: &Path) -> Result<Config> {
     let path = folder.join(CONFIG);
     let text = fs::read(&path).map_err(|error| {
-        unreadable(&path, error).help("a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it")
+        unreadable(&path, error)
+            .help("a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it")
     })?;
     let json: Value = serde_json::from_slice(&text).map_err(|error| unreadable(&path, format!("not JSON: {error}")))?;
     config_json::read(&json).map_err(|problem| unreadable(&path, problem))
@@ -47,7 +48,9 @@ pub fn tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
 pub fn check_vocabulary(config: &Config, tokenizer: &Tokenizer) -> Result<(), String> {
     let (rows, ids) = (config.vocabulary, tokenizer.vocabulary());
     if ids > rows {
-        return Err(format!("the tokenizer has {ids} ids, but the embedding has only {rows} rows: they belong to different models"));
+        return Err(format!(
+            "the tokenizer has {ids} ids, but the embedding has only {rows} rows: they belong to different models"
+        ));
     }
     Ok(())
 }

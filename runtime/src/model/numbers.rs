@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
 
-use super::weights::Entry;
+use super::Entry;
 use crate::formats::stored::{Encoding, Stored};
 
 /// All numbers of a model in the order of its layout.

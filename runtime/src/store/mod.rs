@@ -195,7 +195,13 @@ mod tests {
     use crate::model::tests::{lively, tiny};
 
     fn provenance() -> Provenance {
-        Provenance::new(&lively(&tiny(), 1), "expert[sort]", 3, "key", vec![Ancestor { name: "start".into(), key: "other".into() }])
+        Provenance::new(
+            &lively(&tiny(), 1),
+            "expert[sort]",
+            3,
+            "key",
+            vec![Ancestor { name: "start".into(), key: "other".into() }],
+        )
     }
 
     fn filled() -> (tempfile::TempDir, Store, Weights) {

@@ -24,7 +24,8 @@ pub(super) fn read(keys: &Keys, family: Family, default_theta: f64, context: usi
             }
             None => Ok(None),
         };
-        if keys.present("rope_parameters").is_some() && kind("full_attention")?.is_none() && kind("sliding_attention")?.is_none() {
+        if keys.present("rope_parameters").is_some() && kind("full_attention")?.is_none() && kind("sliding_attention")?.is_none()
+        {
             return Err("`rope_parameters` of `gemma3_text` has one object for `full_attention` and one for \
                         `sliding_attention`"
                 .to_owned());

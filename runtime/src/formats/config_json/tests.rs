@@ -154,7 +154,8 @@ fn gemma3_has_two_bases() {
     let plain = |theta: f64| Rope { theta, scaling: RopeScaling::None };
     let linear = Rope { theta: 1e6, scaling: RopeScaling::Linear { factor: 8.0 } };
     assert_eq!(of(json!({})), (plain(1e6), plain(1e4)));
-    let flat = json!({ "rope_theta": 1e6, "rope_local_base_freq": 2e4, "rope_scaling": { "rope_type": "linear", "factor": 8.0 } });
+    let flat =
+        json!({ "rope_theta": 1e6, "rope_local_base_freq": 2e4, "rope_scaling": { "rope_type": "linear", "factor": 8.0 } });
     assert_eq!(of(flat), (linear.clone(), plain(2e4)));
     let nested = json!({ "rope_parameters": {
         "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 1e6 },
@@ -224,11 +225,18 @@ fn what_is_not_supported_is_named() {
 #[test]
 fn hostile_values_are_errors() {
     let sizes = [
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "head_dim", "max_position_embeddings",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
     ];
     for key in sizes {
-        for value in [json!(0), json!(-1), json!(1.5), json!(u64::MAX), json!(1u64 << 40), json!("32"), json!([32]), json!(1e300)] {
+        for value in [json!(0), json!(-1), json!(1.5), json!(u64::MAX), json!(1u64 << 40), json!("32"), json!([32]), json!(1e300)]
+        {
             let problem = problem(&small("llama", json!({ key: value })));
             assert!(!problem.is_empty());
         }

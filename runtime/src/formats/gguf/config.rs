@@ -38,11 +38,13 @@ impl<'a> Keys<'a> {
             Some(Value::Unsigned(size)) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
             Some(Value::Signed(size)) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
             // One for each layer, where some files have layers that differ.
-            Some(Value::List(list)) if list.first().is_some_and(|first| list.iter().all(|size| size == first)) => match &list[0] {
-                Value::Unsigned(size) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
-                Value::Signed(size) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
-                other => self.wrong(key, other),
-            },
+            Some(Value::List(list)) if list.first().is_some_and(|first| list.iter().all(|size| size == first)) => {
+                match &list[0] {
+                    Value::Unsigned(size) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
+                    Value::Signed(size) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
+                    other => self.wrong(key, other),
+                }
+            }
             Some(other) => self.wrong(key, other),
         }
     }
@@ -259,7 +261,7 @@ fn llama3(frequencies: &[f32], head_width: usize, theta: f64) -> Result<RopeScal
     if frequencies.len() != head_width / 2 || factor < 1.0 || !frequencies.iter().enumerate().all(same) {
         return Err("the tensor rope_freqs.weight scales rotary positions in a way that is not supported: only that of Llama 3 \
                     is"
-            .to_owned());
+        .to_owned());
     }
     Ok(RopeScaling::Llama3 { factor, low_frequency: low, high_frequency: high, original_context: original as usize })
 }

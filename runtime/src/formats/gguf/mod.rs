@@ -2,9 +2,9 @@
 
 mod config;
 mod parse;
-pub mod tokenizer;
 #[cfg(test)]
 mod tests;
+pub mod tokenizer;
 
 use std::path::Path;
 
@@ -35,12 +35,8 @@ pub fn open(path: &Path) -> Result<Gguf> {
                         (`llama-gguf-split --merge`)"
                 .to_owned());
         }
-        let place = |place: parse::Place| Tensor {
-            file: file.clone(),
-            range: place.range,
-            encoding: place.encoding,
-            shape: place.shape,
-        };
+        let place =
+            |place: parse::Place| Tensor { file: file.clone(), range: place.range, encoding: place.encoding, shape: place.shape };
         let frequencies = match contents.tensors.remove("rope_freqs.weight") {
             Some(found) => Some(numbers(place(found)).ok_or("the tensor rope_freqs.weight is no vector")?),
             None => None,

@@ -140,7 +140,8 @@ pub fn parse(all: &[u8]) -> Result<Contents, String> {
     for (name, encoding, shape, offset) in described {
         let problem = || format!("the tensor {name} lies outside the file, or is not as long as its shape {shape:?} asks for");
         let (columns, rows) = shape.split_last().ok_or_else(problem)?;
-        let length = rows.iter().try_fold(encoding.bytes(*columns).ok_or_else(problem)?, |length, rows| length.checked_mul(*rows));
+        let length =
+            rows.iter().try_fold(encoding.bytes(*columns).ok_or_else(problem)?, |length, rows| length.checked_mul(*rows));
         let from = usize::try_from(offset).ok().and_then(|offset| start.checked_add(offset)).ok_or_else(problem)?;
         let to = length.and_then(|length| from.checked_add(length)).filter(|to| *to <= all.len()).ok_or_else(problem)?;
         if tensors.insert(name.clone(), Place { encoding, shape, range: from..to }).is_some() {

@@ -139,7 +139,10 @@ fn tokenizers_split_and_merge_as_the_tokenizers_package_does() {
             assert_eq!(encoded.get_ids(), ids, "{pre}: {text:?}");
         }
         let config: serde_json::Value = serde_json::from_slice(config).unwrap();
-        assert_eq!((&config["bos_token"], &config["eos_token"], &config["pad_token"]), (&"<|start|>".into(), &"<|end|>".into(), &"<|pad|>".into()));
+        assert_eq!(
+            (&config["bos_token"], &config["eos_token"], &config["pad_token"]),
+            (&"<|start|>".into(), &"<|end|>".into(), &"<|pad|>".into())
+        );
         assert_eq!(config["add_bos_token"], pre == "llama-bpe");
         assert!(config["chat_template"].as_str().unwrap().contains("message.content"));
     }

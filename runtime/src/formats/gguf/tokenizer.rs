@@ -12,11 +12,16 @@ enum Splitting {
     Gpt2,
     /// Digits alone, then as GPT-2.
     Digits,
-    Pattern { pattern: &'static str, normalises: bool, keeps_whole_words: bool },
+    Pattern {
+        pattern: &'static str,
+        normalises: bool,
+        keeps_whole_words: bool,
+    },
 }
 
 /// Contractions, letters with one sign before them, up to three digits, signs, line ends, spaces.
-const THREE_DIGITS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const THREE_DIGITS: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const ONE_DIGIT: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -46,7 +51,8 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         None => return Err(format!("it has no tokenizer: {WAY_OUT}")),
     }
     let pre = text("tokenizer.ggml.pre").unwrap_or("default");
-    let splitting = splitting(pre).ok_or_else(|| format!("its tokenizer splits text as `{pre}`, which is not known: {WAY_OUT}"))?;
+    let splitting =
+        splitting(pre).ok_or_else(|| format!("its tokenizer splits text as `{pre}`, which is not known: {WAY_OUT}"))?;
     let tokens = texts(metadata, "tokenizer.ggml.tokens")?;
     let merges = texts(metadata, "tokenizer.ggml.merges")?;
     let kinds = match metadata.get("tokenizer.ggml.token_type") {
@@ -80,14 +86,14 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
             Ok(json!([left, right]))
         })
         .collect::<Result<_, String>>()?;
-    let byte_level = |splits: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits });
+    let byte_level =
+        |splits: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits });
     let sequence = |first: Json, second: Json| json!({ "type": "Sequence", "pretokenizers": [first, second] });
     let (pre_tokenizer, normalises, keeps_whole_words) = match splitting {
         Splitting::Gpt2 => (byte_level(true), false, false),
         Splitting::Digits => (sequence(json!({ "type": "Digits", "individual_digits": true }), byte_level(true)), false, false),
         Splitting::Pattern { pattern, normalises, keeps_whole_words } => {
-            let split =
-                json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+            let split = json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
             (sequence(split, byte_level(false)), normalises, keeps_whole_words)
         }
     };
@@ -106,7 +112,8 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
             Some(Value::Unsigned(id)) => usize::try_from(*id).ok(),
             _ => continue,
         };
-        let token = id.and_then(|id| tokens.get(id)).ok_or_else(|| format!("the id of the {key} token is not in the vocabulary"))?;
+        let token =
+            id.and_then(|id| tokens.get(id)).ok_or_else(|| format!("the id of the {key} token is not in the vocabulary"))?;
         config.insert(name.to_owned(), json!(token));
     }
     for name in ["add_bos_token", "add_eos_token"] {

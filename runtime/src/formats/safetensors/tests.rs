@@ -75,9 +75,8 @@ fn what_is_written_is_read_in_one_file_or_several() {
 fn hostile_files_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(MODEL);
-    let tensor = |shape: &str, from: u64, to: u64| {
-        format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#)
-    };
+    let tensor =
+        |shape: &str, from: u64, to: u64| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#);
     let two = |second: &str| format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}},"b":{second}}}"#);
     for (header, data) in [
         (tensor("[2]", 0, 8), 4),
