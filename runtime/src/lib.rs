@@ -12,6 +12,7 @@ pub mod formats;
 pub mod kernels;
 pub mod merge;
 pub mod model;
+pub mod predict;
 pub mod prepare;
 pub mod random;
 pub mod report;

@@ -20,3 +20,6 @@ use crate::failure::Error;
 fn unreadable(path: &Path, cause: impl Display) -> Error {
     Error::new(FailureKind::Model, format!("cannot read {}: {cause}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

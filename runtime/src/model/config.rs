@@ -149,7 +149,7 @@ impl Config {
         let head_width = (architecture.width / architecture.heads.max(1)) as usize;
         Config {
             family: Family::Llama,
-            vocabulary: architecture.tokenizer.vocabulary() as usize,
+            vocabulary: architecture.tokenizer.vocabulary().unwrap_or(0) as usize,
             layers: architecture.layers as usize,
             width: architecture.width as usize,
             heads: architecture.heads as usize,
@@ -172,6 +172,11 @@ impl Config {
             experts: None,
             initial_deviation: architecture.initial_deviation,
         }
+    }
+
+    /// The experts of a layer; none where its feed-forward part is plain.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| experts.layers[layer])
     }
 
     /// Whether the numbers make a model, in the words of the settings.

@@ -11,6 +11,7 @@ use crate::data::tokenizer::{BEGIN, END, Tokenizer};
 /// Two key-value heads for four heads, so that grouping matters.
 pub fn tiny() -> Config {
     Config::of(&Architecture {
+        family: plan::Family::Llama,
         layers: 2,
         width: 16,
         heads: 4,

@@ -54,8 +54,7 @@ impl Defaults {
             tied: false,
             theta: 10_000.0,
         };
-        let qwen2 =
-            Defaults { vocabulary: 151_936, hidden: 22_016, key_value_heads: Some(32), context: 32_768, ..llama };
+        let qwen2 = Defaults { vocabulary: 151_936, hidden: 22_016, key_value_heads: Some(32), context: 32_768, ..llama };
         let gemma2 = Defaults {
             vocabulary: 256_000,
             width: 2304,
