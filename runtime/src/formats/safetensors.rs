@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::{Dtype, SafeTensors};
@@ -66,6 +66,18 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
 /// The files that an index names.
 pub fn shards_of(index: &Path) -> Result<Vec<String>> {
     Ok(read_index(index)?.into_keys().collect())
+}
+
+/// The files that [`open`] reads a folder's tensors from.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (single, index) = (folder.join(MODEL), folder.join(INDEX));
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    if !index.exists() {
+        return Err(absent(folder));
+    }
+    Ok(shards_of(&index)?.into_iter().map(|shard| folder.join(shard)).collect())
 }
 
 /// Whether a name stays in its folder.

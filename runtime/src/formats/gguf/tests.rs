@@ -131,7 +131,7 @@ fn tokenizers_split_and_merge_as_the_tokenizers_package_does() {
     for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2"] {
         let bytes = fs::read(fixture(&format!("tokenizer.{pre}.gguf"))).unwrap();
         let files = tokenizer::files(&parse::parse(&bytes).unwrap().metadata).unwrap();
-        let [(_, tokenizer), (_, config)] = files.as_slice() else { panic!("two files") };
+        let [(_, tokenizer), (_, config), (_, generation)] = files.as_slice() else { panic!("three files") };
         let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer).unwrap();
         let cases: Vec<Case> = serde_json::from_slice(&fs::read(fixture(&format!("tokenizer.{pre}.json"))).unwrap()).unwrap();
         for Case { text, ids } in cases {
@@ -144,6 +144,7 @@ fn tokenizers_split_and_merge_as_the_tokenizers_package_does() {
             (&"<|start|>".into(), &"<|end|>".into(), &"<|pad|>".into())
         );
         assert_eq!(config["add_bos_token"], pre == "llama-bpe");
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(generation).unwrap()["eos_token_id"], serde_json::json!([1]));
         assert!(config["chat_template"].as_str().unwrap().contains("message.content"));
     }
 }

@@ -125,9 +125,20 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         config.insert("chat_template".to_owned(), json!(template));
     }
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+    // Models that converse end a turn by another token than a text.
+    let mut ends: Vec<u64> = Vec::new();
+    for key in ["eos", "eot", "eom"] {
+        if let Some(Value::Unsigned(id)) = metadata.get(&format!("tokenizer.ggml.{key}_token_id"))
+            && !ends.contains(id)
+        {
+            ends.push(*id);
+        }
+    }
+    let file = |name: &str, content: Json| (name.to_owned(), content.to_string().into_bytes());
     Ok(vec![
-        ("tokenizer.json".to_owned(), tokenizer.to_string().into_bytes()),
-        ("tokenizer_config.json".to_owned(), Json::Object(config).to_string().into_bytes()),
+        file("tokenizer.json", tokenizer),
+        file("tokenizer_config.json", Json::Object(config)),
+        file("generation_config.json", json!({ "eos_token_id": ends })),
     ])
 }
 
