@@ -285,7 +285,7 @@ pub fn loss_and_gradient(
     let matrix = decoder.matrix().detach().set_requires_grad(true);
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
     let [by_hidden, by_matrix] = Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
-    (loss.double_value(&[]), decoder.gradient_of(&trace, &by_hidden, &by_matrix))
+    (loss.double_value(&[]), decoder.gradient_of(&trace, &by_hidden, Some(&by_matrix)))
 }
 
 /// Of the mean log-probability of the batch's targets.
