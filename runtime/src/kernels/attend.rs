@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::exp::exp;
-use super::{Instructions, Stored};
+use super::{Instructions, Stored, round};
 
 /// What is kept of one row and one key-value head, `[capacity, head width]`.
 pub enum Kept<'a> {
@@ -21,12 +21,8 @@ impl Kept<'_> {
                 values[range].copy_from_slice(value);
             }
             Kept::Half { keys, values } => {
-                for (to, from) in keys[range.clone()].iter_mut().zip(key) {
-                    *to = bf16::from_f32(*from);
-                }
-                for (to, from) in values[range].iter_mut().zip(value) {
-                    *to = bf16::from_f32(*from);
-                }
+                round(key, &mut keys[range.clone()]);
+                round(value, &mut values[range]);
             }
         }
     }

@@ -25,12 +25,12 @@ pub struct Generator<'a> {
     starts: Vec<usize>,
     capacity: usize,
     stepper: Option<Stepper>,
+    logits: Vec<f32>,
 }
 
 impl<'a> Generator<'a> {
-    /// Reads the prompts (one token each at least) and makes room for `max_tokens` more. Returns the logits of the first
-    /// completion token, `[prompts, vocabulary]`.
-    pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> (Generator<'a>, Vec<f32>) {
+    /// Reads the prompts (one token each at least) and makes room for `max_tokens` more.
+    pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> Generator<'a> {
         let _guard = no_grad_guard();
         let config = &*decoder.config;
         let (device, kind) = (decoder.device, decoder.flat().kind());
@@ -68,6 +68,7 @@ impl<'a> Generator<'a> {
             bias: bias.to_kind(kind),
             positions: Tensor::from_slice(&lengths).to_device(device),
             stepper: Stepper::new(decoder, &rotary, tch::get_num_threads() as usize),
+            logits: Vec::new(),
             rotary,
             filled: length,
             starts: prompts.iter().map(|prompt| longest - prompt.len()).collect(),
@@ -88,18 +89,18 @@ impl<'a> Generator<'a> {
             stream = decoder.finish(layer, stream, &attended.transpose(1, 2).reshape([rows * length, -1]));
         }
         let last = stream.view([rows, length, -1]).select(1, length - 1);
-        let logits = decoder.project_vocabulary(&last);
-        (generator, to_vec(&logits))
+        generator.logits = to_vec(&decoder.project_vocabulary(&last));
+        generator
     }
 
-    /// Appends one token to every row; returns the logits of the next, `[rows, vocabulary]`.
-    pub fn step(&mut self, tokens: &[Token]) -> Vec<f32> {
-        if let Some(stepper) = &self.stepper {
+    /// Appends one token to every row.
+    pub fn step(&mut self, tokens: &[Token]) {
+        if let Some(stepper) = &mut self.stepper {
             let (keys, values) = (&mut self.keys, &mut self.values);
             let state = State { keys, values, capacity: self.capacity, filled: self.filled as usize, starts: &self.starts };
-            let logits = stepper.step(tokens, state);
+            stepper.step(tokens, state, &mut self.logits);
             self.filled += 1;
-            return logits;
+            return;
         }
         let _guard = no_grad_guard();
         let decoder = self.decoder;
@@ -127,7 +128,12 @@ impl<'a> Generator<'a> {
         }
         self.filled = length;
         self.positions = &self.positions + 1;
-        to_vec(&decoder.project_vocabulary(&stream))
+        self.logits = to_vec(&decoder.project_vocabulary(&stream));
+    }
+
+    /// Of the next token, `[rows, vocabulary]`: of every prompt, or of every row that took part in the last step.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
     }
 
     /// Goes on with these rows only, in this order; a row may be repeated.

@@ -68,7 +68,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
 
     // Every prompt is read once; its samples start from the same logits.
     let tokens: Vec<&[Token]> = prompts.iter().map(|prompt| prompt.tokens).collect();
-    let (mut generator, mut logits) = Generator::start(decoder, &tokens, max_tokens);
+    let mut generator = Generator::start(decoder, &tokens, max_tokens);
     let vocabulary = decoder.config.vocabulary;
     // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
     let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
@@ -80,7 +80,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
         let mut inputs = vec![decoder.tokenizer.padding(); width];
         let mut alive = Vec::with_capacity(rows.len());
         let mut alive_places = Vec::with_capacity(rows.len());
-        let draws = draw_all(&mut rows, &places, &logits, vocabulary, sampling.temperature);
+        let draws = draw_all(&mut rows, &places, generator.logits(), vocabulary, sampling.temperature);
         for ((row, place), draw) in rows.into_iter().zip(places).zip(draws) {
             let draw = draw.ok_or_else(not_finite)?;
             let completion = &mut completions[row.index];
@@ -107,7 +107,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
             places = (0..rows.len()).collect();
             width = rows.len();
         }
-        logits = generator.step(&inputs);
+        generator.step(&inputs);
     }
     Ok(completions)
 }

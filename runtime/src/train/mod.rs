@@ -159,7 +159,8 @@ impl<'a> Trainer<'a> {
             scoring: (scored - rolled_out).as_secs_f64(),
             update: scored.elapsed().as_secs_f64(),
         };
-        let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds };
+        let experts = self.model.take_expert_load();
+        let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let rows = diagnose(self.stage, &sequences, &batch, &outputs, &numbers);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {
