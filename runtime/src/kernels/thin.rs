@@ -17,7 +17,7 @@ pub enum Matrix<'a> {
 }
 
 impl Matrix<'_> {
-    pub fn len(&self) -> usize {
+    fn elements(&self) -> usize {
         match self {
             Matrix::Single(values) => values.len(),
             Matrix::Half(values) => values.len(),
@@ -62,7 +62,7 @@ const AHEAD: usize = 16 << 10;
 /// # Safety
 /// As for [`Parts::part`]: between two waits nobody else touches the outputs in `range`.
 pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: std::ops::Range<usize>, target: &Target) {
-    assert!(range.end * x.inputs <= matrix.len(), "the matrix has no such outputs");
+    assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
     let rows = x.count();
     let instructions = Instructions::found();
     for start in range.clone().step_by(OUTPUTS) {
