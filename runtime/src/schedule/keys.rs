@@ -14,13 +14,24 @@ use crate::prepare::DomainData;
 pub struct Keys(Vec<String>);
 
 impl Keys {
-    /// `libtorch` is its version: another one may round differently.
-    pub fn new(plan: &Plan, tasks: &[Task], domains: &[DomainData], base: &Path, device: Device, libtorch: &str) -> Keys {
+    /// `libtorch` is its version, `widths` are the cores of each task: others may round differently.
+    pub fn new(
+        plan: &Plan,
+        tasks: &[Task],
+        domains: &[DomainData],
+        base: &Path,
+        device: Device,
+        libtorch: &str,
+        widths: &[usize],
+    ) -> Keys {
         let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
         let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
-        for task in tasks {
+        for (task, width) in tasks.iter().zip(widths) {
             let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
+            if *width > 1 {
+                parts.push(format!("cores {width}"));
+            }
             match &task.work {
                 Work::Stage(model) => {
                     parts.push(format!("stage {}", plan.stages[model.0 as usize].key));
