@@ -113,10 +113,10 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             && train.mixture.iter().any(|share| share.domain == id)
         {
             trained_on = true;
-            if let Prefixes::Data { field, .. } = &train.prefixes
-                && !fields.iter().any(|known| known.name == field)
-            {
-                fields.push(Field::text(field));
+            for field in train.prefixes.fields() {
+                if !fields.iter().any(|known| known.name == field) {
+                    fields.push(Field::text(field));
+                }
             }
         }
     }

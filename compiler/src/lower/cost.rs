@@ -1,6 +1,6 @@
 //! Predicted cost of every stage, an upper bound.
 
-use crate::plan::{Architecture, Cost, Experiment, ModelId, Objective, Prefixes, Stage, Train};
+use crate::plan::{Architecture, Completions, Cost, Experiment, ModelId, Objective, Prefixes, Role, Stage, Train};
 
 /// Bytes per parameter: weight, gradient and the two moments of Adam, in f32.
 const TRAINING_BYTES: u64 = 16;
@@ -48,16 +48,30 @@ fn training(train: &Train<Objective>, architecture: &Architecture, costs: &[Cost
         Prefixes::Student { prompts, sampling, .. } => {
             steps.saturating_mul(u64::from(*prompts)).saturating_mul(u64::from(sampling.n))
         }
+        Prefixes::Pairs { batch, .. } => steps.saturating_mul(u64::from(*batch)).saturating_mul(2),
     };
     let tokens = sequences.saturating_mul(context);
-    // The largest teacher, where several share the work.
-    let teacher = train.teachers.iter().map(|choice| costs[choice.teacher.0 as usize].parameters).max().unwrap_or(0);
+    let of = |model: ModelId| costs[model.0 as usize].parameters;
+    // The largest model, where several share the work.
+    let teacher = train.teachers.iter().map(|choice| choice.teacher.model().map_or(parameters, of)).max().unwrap_or(0);
+    let reference = train.references.iter().map(|choice| of(choice.reference)).max().unwrap_or(0);
+    // Rollouts serve as many updates as there are passes.
+    let rollouts = FORWARD * tokens as f64 / f64::from(train.passes.max(1));
+    let side = |side: &Completions| match side {
+        Completions::Data { .. } => 0,
+        Completions::Student { .. } => parameters,
+        Completions::Teacher { .. } => teacher,
+        Completions::Model { model, .. } => of(*model),
+    };
     let sampling = match &train.prefixes {
         Prefixes::Data { .. } => 0.0,
-        Prefixes::Student { .. } => FORWARD * parameters as f64 * tokens as f64,
+        Prefixes::Student { .. } => rollouts * parameters as f64,
         Prefixes::Teacher { sequences, .. } => FORWARD * teacher as f64 * f64::from(*sequences) * context as f64,
+        Prefixes::Pairs { chosen, rejected, .. } => rollouts * (side(chosen) + side(rejected)) as f64 / 2.0,
     };
-    let scoring = if train.objective.reads(crate::plan::Role::Teacher) { FORWARD * teacher as f64 * tokens as f64 } else { 0.0 };
+    let scores = [(Role::Teacher, teacher), (Role::Reference, reference)];
+    let scores = scores.into_iter().filter(|(role, _)| train.objective.reads(*role));
+    let scoring: f64 = scores.map(|(_, parameters)| FORWARD * parameters as f64 * tokens as f64).sum();
     Cost {
         parameters,
         sequences,

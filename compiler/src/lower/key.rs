@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Live, MergeMethod, ModelId, Objective, Prefixes,
-    Recipe, Reward, Schedule, Stage, Train,
+    AdamW, Architecture, Comparison, Completions, Domain, DomainId, Evaluation, Experiment, Formula, Live, MergeMethod, ModelId,
+    Objective, Prefixes, Recipe, Reward, Sampling, Schedule, Stage, StudentCopy, Teacher, Train,
 };
 
 /// Raised whenever the same settings come to mean something else, so that old results are not taken for new ones.
@@ -38,12 +38,41 @@ struct TrainMeaning<'a> {
     recipe: Recipe,
     start: &'a str,
     mixture: Vec<(DomainMeaning<'a>, f64)>,
-    teachers: Vec<(DomainMeaning<'a>, &'a str)>,
-    prefixes: &'a Prefixes,
+    teachers: Vec<(DomainMeaning<'a>, TeacherMeaning<'a>)>,
+    references: Vec<(DomainMeaning<'a>, &'a str)>,
+    prefixes: PrefixesMeaning<'a>,
+    passes: u32,
+    filter: &'a Option<Formula>,
     objective: ObjectiveMeaning<'a>,
     optimizer: &'a AdamW,
     steps: u32,
     learning_rate: &'a Schedule,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum TeacherMeaning<'a> {
+    Model(&'a str),
+    Student(StudentCopy),
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PrefixesMeaning<'a> {
+    /// What names no model.
+    Plain(&'a Prefixes),
+    Pairs {
+        chosen: CompletionsMeaning<'a>,
+        rejected: CompletionsMeaning<'a>,
+        batch: u32,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum CompletionsMeaning<'a> {
+    Plain(&'a Completions),
+    Model { model: &'a str, sampling: &'a Sampling },
 }
 
 /// An objective without its name, its terms' names and its normal form, which only describes.
@@ -88,8 +117,34 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                 recipe: train.recipe,
                 start: of(&train.start),
                 mixture: mixture(experiment, train),
-                teachers: train.teachers.iter().map(|choice| (domain(experiment, choice.domain), of(&choice.teacher))).collect(),
-                prefixes: &train.prefixes,
+                teachers: train
+                    .teachers
+                    .iter()
+                    .map(|choice| {
+                        let teacher = match &choice.teacher {
+                            Teacher::Model(model) => TeacherMeaning::Model(of(model)),
+                            Teacher::Student(copy) => TeacherMeaning::Student(*copy),
+                        };
+                        (domain(experiment, choice.domain), teacher)
+                    })
+                    .collect(),
+                references: train
+                    .references
+                    .iter()
+                    .map(|choice| (domain(experiment, choice.domain), of(&choice.reference)))
+                    .collect(),
+                prefixes: match &train.prefixes {
+                    Prefixes::Pairs { chosen, rejected, batch } => {
+                        let side = |side| match side {
+                            Completions::Model { model, sampling } => CompletionsMeaning::Model { model: of(model), sampling },
+                            plain => CompletionsMeaning::Plain(plain),
+                        };
+                        PrefixesMeaning::Pairs { chosen: side(chosen), rejected: side(rejected), batch: *batch }
+                    }
+                    plain => PrefixesMeaning::Plain(plain),
+                },
+                passes: train.passes,
+                filter: &train.filter,
                 objective: ObjectiveMeaning::of(&train.objective),
                 optimizer: &train.optimizer,
                 steps: train.steps,

@@ -107,7 +107,7 @@ pub struct TermExpressions {
 /// signal here. Where names are too long to be shown whole, and two are shown alike, the second is called `... (number 2)`.
 ///
 /// # Errors
-/// What graphs have no word for: schedules that the run itself moves, preference pairs, reductions over another rollout.
+/// What graphs have no word for: schedules that the run itself moves, scores of pairs, reductions over another rollout.
 pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<Expressions, Box<Diagnostic>> {
     objective::expressions(objective, Origins(origins))
 }
@@ -149,7 +149,10 @@ fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Resu
                 mixture: train.mixture,
                 teachers: train.teachers,
                 objective: objective::lower(&checked.objective, normal_form, origins, fused)?,
+                references: train.references,
                 prefixes: train.prefixes,
+                passes: train.passes,
+                filter: train.filter,
                 optimizer: train.optimizer,
                 steps: train.steps,
                 learning_rate: train.learning_rate,

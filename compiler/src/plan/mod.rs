@@ -12,9 +12,9 @@ pub use formula::{
 };
 use serde::{Deserialize, Serialize};
 pub use settings::{
-    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Keep, MarkedSetting, Merge, MergeMethod, Model,
-    ModelId, Normalized, Origin, Over, Prefixes, Recipe, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage,
-    TeacherChoice, Tokenizer, Train,
+    AdamW, Architecture, Comparison, Completions, Domain, DomainId, Evaluation, Experiment, Keep, MarkedSetting, Merge,
+    MergeMethod, Model, ModelId, Normalized, Origin, Over, Prefixes, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule,
+    SettingMark, Share, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train,
 };
 
 use crate::expr::graph::{Graph, NodeId};

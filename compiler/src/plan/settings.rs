@@ -5,6 +5,8 @@ pub use mopd_lang::experiment::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::Formula;
+
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experiment<O> {
@@ -82,7 +84,9 @@ impl<O> Stage<O> {
         let mut inputs = match self {
             Stage::Initialise(_) => Vec::new(),
             Stage::Train(train) => {
-                std::iter::once(train.start).chain(train.teachers.iter().map(|choice| choice.teacher)).collect()
+                let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
+                let references = train.references.iter().map(|choice| choice.reference);
+                std::iter::once(train.start).chain(teachers).chain(references).chain(train.prefixes.models()).collect()
             }
             Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
         };
@@ -137,7 +141,13 @@ pub struct Train<O> {
     pub mixture: Vec<Share>,
     /// Which teacher scores the prompts of which domain; empty where the objective reads no teacher.
     pub teachers: Vec<TeacherChoice>,
+    /// The model behind the role `reference`, by domain; empty where there is none.
+    pub references: Vec<ReferenceChoice>,
     pub prefixes: Prefixes,
+    /// Updates from each batch of rollouts.
+    pub passes: u32,
+    /// Per group: prompts whose rollouts it does not hold for are replaced by the next ones (arXiv:2503.14476, eq. 11).
+    pub filter: Option<Formula>,
     pub objective: O,
     pub optimizer: AdamW,
     pub steps: u32,
@@ -151,6 +161,7 @@ pub enum Recipe {
     Sft,
     Grpo,
     Distill,
+    Dpo,
 }
 
 impl Recipe {
@@ -159,6 +170,7 @@ impl Recipe {
             Recipe::Sft => "sft",
             Recipe::Grpo => "grpo",
             Recipe::Distill => "distill",
+            Recipe::Dpo => "dpo",
         }
     }
 }
@@ -175,7 +187,44 @@ pub struct TeacherChoice {
     pub domain: DomainId,
     /// `specialist[sort]`
     pub name: String,
-    pub teacher: ModelId,
+    pub teacher: Teacher,
+}
+
+/// Whose weights a teacher has.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Teacher {
+    Model(ModelId),
+    /// The student's own, as they were at some time.
+    Student(StudentCopy),
+}
+
+impl Teacher {
+    /// The model that must exist before the stage.
+    pub fn model(self) -> Option<ModelId> {
+        match self {
+            Teacher::Model(model) => Some(model),
+            Teacher::Student(_) => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StudentCopy {
+    /// As they are at this step.
+    Current,
+    /// rate * what they were + (1 - rate) * the student's, after every step.
+    Average { rate: f64 },
+    /// Copied every so many steps.
+    Every { steps: u32 },
+}
+
+/// The frozen model that the student is held near on the prompts of a domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceChoice {
+    pub domain: DomainId,
+    pub reference: ModelId,
 }
 
 /// Where the tokens that the objective judges come from.
@@ -188,6 +237,63 @@ pub enum Prefixes {
     Student { prompts: u32, sampling: Sampling },
     /// Rollouts of the routed teachers, made once before the first step: `sequences` in all, then `batch` a step.
     Teacher { sequences: u32, keep: Keep, batch: u32, sampling: Sampling },
+    /// Two completions of each prompt, one preferred to the other; `batch` pairs a step. A pair is a group.
+    Pairs { chosen: Completions, rejected: Completions, batch: u32 },
+}
+
+impl Prefixes {
+    /// The models whose rollouts they are made of, the student and the routed teachers aside.
+    pub fn models(&self) -> Vec<ModelId> {
+        let Prefixes::Pairs { chosen, rejected, .. } = self else { return Vec::new() };
+        let model = |side: &Completions| if let Completions::Model { model, .. } = side { Some(*model) } else { None };
+        [chosen, rejected].into_iter().filter_map(model).collect()
+    }
+
+    /// The fields of the data that are completions.
+    pub fn fields(&self) -> Vec<&str> {
+        match self {
+            Prefixes::Data { field, .. } => vec![field],
+            Prefixes::Student { .. } | Prefixes::Teacher { .. } => Vec::new(),
+            Prefixes::Pairs { chosen, rejected, .. } => {
+                let field =
+                    |side: &'_ Completions| if let Completions::Data { field } = side { Some(field.as_str()) } else { None };
+                [chosen, rejected].into_iter().filter_map(field).collect()
+            }
+        }
+    }
+}
+
+/// One side of a pair: one completion a prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum Completions {
+    Data {
+        field: String,
+    },
+    /// The student's, fresh every step.
+    Student {
+        sampling: Sampling,
+    },
+    /// The routed teacher's.
+    Teacher {
+        sampling: Sampling,
+    },
+    /// Those of a model that does not change.
+    Model {
+        model: ModelId,
+        sampling: Sampling,
+    },
+}
+
+impl Completions {
+    pub fn sampling(&self) -> Option<&Sampling> {
+        match self {
+            Completions::Data { .. } => None,
+            Completions::Student { sampling } | Completions::Teacher { sampling } | Completions::Model { sampling, .. } => {
+                Some(sampling)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

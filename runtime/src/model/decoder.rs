@@ -186,8 +186,8 @@ impl Decoder {
     }
 
     /// d loss / d parameters, in the order of the flat vector. `hidden` is what [`Decoder::hidden`] answered, `by_hidden` d loss /
-    /// d hidden, `by_matrix` d loss / d output matrix.
-    pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: &Tensor) -> Tensor {
+    /// d hidden, `by_matrix` d loss / d output matrix, beside what hidden states say of it; nothing where absent.
+    pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: Option<&Tensor>) -> Tensor {
         let same_gradient = (hidden * by_hidden).sum(Kind::Float);
         // The output matrix is the embedding too, which the hidden states were made from, or else it stands alone.
         let matrix = self.leaves.iter().position(|leaf| leaf.data_ptr() == self.matrix.data_ptr());
@@ -196,10 +196,11 @@ impl Decoder {
         let used: Vec<&Tensor> =
             before.iter().chain(if self.architecture.tied { &behind[..1] } else { &[] }).chain(&behind[1..]).collect();
         let mut gradients = Tensor::run_backward(&[same_gradient], &used, false, false);
-        if self.architecture.tied {
-            gradients[matrix] += by_matrix;
-        } else {
-            gradients.insert(matrix, by_matrix.shallow_clone());
+        match by_matrix {
+            Some(by_matrix) if self.architecture.tied => gradients[matrix] += by_matrix,
+            Some(by_matrix) => gradients.insert(matrix, by_matrix.shallow_clone()),
+            None if self.architecture.tied => {}
+            None => gradients.insert(matrix, self.matrix.zeros_like()),
         }
         let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
         Tensor::cat(&flat, 0)

@@ -335,12 +335,14 @@ impl Shared<'_> {
                 for share in &settings.mixture {
                     let data = &self.domains[share.domain.0 as usize];
                     let teacher = settings.teachers.iter().find(|choice| choice.domain == share.domain);
+                    let reference = settings.references.iter().find(|choice| choice.domain == share.domain);
                     sources.push(Source {
                         name: &data.name,
                         origin: data.origin,
                         share: share.share,
                         teacher: teacher.map(|choice| choice.name.clone()),
                         teacher_model: teacher.map(|choice| choice.teacher),
+                        reference: reference.map(|choice| choice.reference),
                         prompts: trained(data)?,
                         verifier: &data.verifier,
                     });
@@ -352,7 +354,8 @@ impl Shared<'_> {
                     train: settings,
                     sources,
                     start: input(settings.start),
-                    teachers: settings.teachers.iter().map(|choice| (choice.teacher, input(choice.teacher))).collect(),
+                    models: model.stage.inputs().into_iter().map(|id| (id, input(id))).collect(),
+                    micro_batch: None,
                     device: self.device,
                     control: self.control,
                 };

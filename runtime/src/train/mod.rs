@@ -7,6 +7,7 @@
 
 mod batches;
 mod diagnostics;
+mod models;
 mod noise;
 mod non_finite;
 mod objective;
@@ -15,24 +16,26 @@ mod scores;
 mod tensor_graph;
 pub mod vocabulary;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::plan::events::{Event, FailureKind};
-use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
+use mopd_compiler::plan::events::Event;
+use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
 use tch::Device;
 
 use self::batches::{Batches, Sequences};
 use self::diagnostics::{Step, diagnose};
+use self::models::Models;
 use self::objective::Program;
 use self::optimizer::{Optimizer, gradient_norm};
 use self::scores::score;
 use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, PackedBatch, Weights};
+use crate::model::{Decoder, Weights};
 use crate::prepare::Prompts;
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
@@ -47,7 +50,10 @@ pub struct Stage<'a> {
     /// The domains trained on, in the order of the mixture.
     pub sources: Vec<Source<'a>>,
     pub start: Arc<Weights>,
-    pub teachers: HashMap<ModelId, Arc<Weights>>,
+    /// Teachers, references, and models that write rollouts.
+    pub models: HashMap<ModelId, Arc<Weights>>,
+    /// Sequences that go through a model together; all of a step where absent.
+    pub micro_batch: Option<u32>,
     pub device: Device,
     pub control: &'a Control,
 }
@@ -57,9 +63,11 @@ pub struct Source<'a> {
     pub name: &'a str,
     pub origin: Origin,
     pub share: f64,
-    /// The routed teacher: its name and its model.
+    /// The routed teacher: its name and its weights.
     pub teacher: Option<String>,
-    pub teacher_model: Option<ModelId>,
+    pub teacher_model: Option<Teacher>,
+    /// The model behind the role `reference`.
+    pub reference: Option<ModelId>,
     pub prompts: &'a Prompts,
     pub verifier: &'a Verifier,
 }
@@ -91,37 +99,45 @@ pub fn train(stage: &Stage) -> Result<(Weights, Vec<Row>), Box<Stopped>> {
 struct Trainer<'a> {
     stage: &'a Stage<'a>,
     model: Decoder,
-    /// Each teacher once.
-    teachers: HashMap<ModelId, Decoder>,
-    reads_teacher: bool,
+    models: Models,
+    /// The roles beside the student's whose logits a step needs.
+    roles: Vec<Role>,
     program: Program<'a>,
     optimizer: Optimizer,
     batches: Batches,
+    /// What the passes of now train on.
+    rollouts: Option<Rollouts>,
     /// The numbers that the objective carries over from the step before.
     carried: HashMap<NodeId, f64>,
+}
+
+/// A batch, and what stays true of it while the student learns from it.
+struct Rollouts {
+    sequences: Sequences,
+    /// Logits of frozen models, where there are several passes.
+    known: RefCell<Vec<(Role, Vec<Logits>)>>,
+    /// Those of the student as it was when it sampled, where there are several passes and something reads them.
+    policy: RefCell<Option<Logits>>,
 }
 
 impl<'a> Trainer<'a> {
     fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
         let model = Decoder::trainable(&stage.start, stage.device);
+        let models = Models::new(stage);
         let writes = matches!(stage.train.prefixes, Prefixes::Teacher { .. });
-        let reads_teacher = objective.reads(Role::Teacher) || (writes && objective.reads(Role::Sampler));
-        let mut teachers = HashMap::new();
-        if reads_teacher || writes {
-            for source in &stage.sources {
-                if let Some(id) = source.teacher_model
-                    && let Some(weights) = stage.teachers.get(&id)
-                {
-                    teachers.entry(id).or_insert_with(|| Decoder::frozen(weights, stage.device));
-                }
-            }
+        let mut roles = Vec::new();
+        if objective.reads(Role::Teacher) || (writes && objective.reads(Role::Sampler)) {
+            roles.push(Role::Teacher);
+        }
+        if objective.reads(Role::Reference) {
+            roles.push(Role::Reference);
         }
         let program = Program::new(objective, stage.device, stage.control);
         let optimizer = Optimizer::new(&stage.train.optimizer, &model);
-        let routed: Vec<_> = stage.sources.iter().map(|source| teachers.get(&source.teacher_model?)).collect();
-        let batches = Batches::new(stage, &routed)?;
-        Ok(Trainer { stage, model, teachers, reads_teacher, program, optimizer, batches, carried: HashMap::new() })
+        let batches = Batches::new(stage, &models)?;
+        let (rollouts, carried) = (None, HashMap::new());
+        Ok(Trainer { stage, model, models, roles, program, optimizer, batches, rollouts, carried })
     }
 
     /// One update of the weights. An error says whether the numbers were finite so far.
@@ -130,30 +146,38 @@ impl<'a> Trainer<'a> {
         let Stage { train, control, .. } = self.stage;
         let started = Instant::now();
         control.check().map_err(plain)?;
-        let sequences = self.batches.next(self.stage, &self.model, step).map_err(non_finite::classify)?;
-        let packed = PackedBatch::new(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
-        let (mut batch, forward) = score(self, &sequences, &packed, step).map_err(plain)?;
-        non_finite::check_signals(self.stage, &sequences, &batch)?;
+        let rollouts = match self.rollouts.take() {
+            Some(rollouts) if !step.is_multiple_of(train.passes.max(1)) => rollouts,
+            _ => {
+                let sequences = self.batches.next(self.stage, &self.model, &self.models, step).map_err(non_finite::classify)?;
+                Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() }
+            }
+        };
+        let sequences = &rollouts.sequences;
+        let (mut batch, forward) = score(self, &rollouts, step).map_err(plain)?;
+        non_finite::check_signals(self.stage, sequences, &batch)?;
         noise::add(self.stage, &train.objective, step, &mut batch);
         batch.carried = std::mem::take(&mut self.carried);
         let outputs = self.program.run(&batch).map_err(plain)?;
         let loss = f64::from(outputs.get(train.objective.loss)[0]);
-        non_finite::check(self.stage, &sequences, &outputs)?;
+        non_finite::check(self.stage, sequences, &outputs)?;
         let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
         self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
 
         let adjoints: Vec<&[f32]> = train.objective.live.iter().map(|live| outputs.get(live.adjoint)).collect();
-        let gradient = forward.gradient(&self.model, &train.objective, &batch, &adjoints).map_err(plain)?;
+        let gradient = forward.gradient(self, &rollouts, &batch, &adjoints).map_err(plain)?;
         let norm = gradient_norm(&gradient);
         if !norm.is_finite() {
-            return Err((non_finite::gradient(self, &sequences, &adjoints, step), false));
+            return Err((non_finite::gradient(self, &rollouts, &adjoints, step), false));
         }
         let learning_rate = train.learning_rate.at(step, train.steps);
         self.optimizer.step(&self.model, &gradient, norm, learning_rate);
+        self.models.follow(&self.model, step + 1);
 
         let seconds = started.elapsed().as_secs_f64();
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds };
-        let rows = diagnose(self.stage, &sequences, &batch, &outputs, &numbers);
+        let rows = diagnose(self.stage, sequences, &batch, &outputs, &numbers);
+        self.rollouts = (train.passes > 1).then_some(rollouts);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {
             stage: self.stage.name.to_owned(),
@@ -165,32 +189,6 @@ impl<'a> Trainer<'a> {
         });
         Ok(rows)
     }
-
-    /// The teachers' logits at every completion token, each by the teacher of its own domain, in the order of the batch.
-    fn teacher_logits(&self, sequences: &Sequences) -> Result<Vec<Logits>> {
-        let _guard = tch::no_grad_guard();
-        let mut parts = Vec::new();
-        let sources = &self.stage.sources;
-        // Sequences of a source are adjacent, so parts end to end are in the order of the batch. Sources that follow each other
-        // with one teacher are one part: it is less work, and a teacher equal to the student then sees the student's own batch
-        // and answers with the same bits.
-        let mut first = 0;
-        for run in sources.chunk_by(|one, next| one.teacher_model == next.teacher_model) {
-            let range = first..first + run.len();
-            first = range.end;
-            let pairs = sequences.pairs(self.stage, range);
-            if pairs.clone().next().is_none() {
-                continue;
-            }
-            let teacher = run[0].teacher_model.and_then(|id| self.teachers.get(&id)).ok_or_else(|| {
-                let message = format!("no teacher is routed to the domain `{}`, but the objective reads one", run[0].name);
-                Error::new(FailureKind::Runtime, message)
-            })?;
-            let hidden = teacher.hidden(&PackedBatch::new(pairs, self.stage.device));
-            parts.push(Logits::projected(&hidden, teacher.matrix()));
-        }
-        Ok(parts)
-    }
 }
 
 /// The number that tells whether a recipe makes progress, over the whole step.
@@ -200,7 +198,7 @@ fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
         parts.map(|parts| parts.iter().sum())
     };
     let special = match recipe {
-        Recipe::Sft => None,
+        Recipe::Sft | Recipe::Dpo => None,
         Recipe::Grpo => mean(|row| row.reward, |row| row.prompt_share).map(|value| ("reward", value)),
         Recipe::Distill => mean(|row| row.divergence, |row| row.token_share).map(|value| ("divergence", value)),
     };

@@ -3,6 +3,7 @@
 //! language gains is a compile error here until somebody decides what becomes of it.
 
 mod divergence;
+mod filter;
 pub(super) mod formula;
 pub(super) mod rollout;
 pub(super) mod settings;

@@ -91,8 +91,8 @@ fn rows(probabilities: &[[f64; 5]]) -> Tensor {
 }
 
 fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Option<Sizes>) -> Vocabulary {
-    let teacher = teacher.map(Logits::Given).into_iter().collect();
-    let mut vocabulary = Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), teacher, Some((Student, 2.0)));
+    let others = teacher.map(|teacher| (Teacher, vec![Logits::Given(teacher)])).into_iter().collect();
+    let mut vocabulary = Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), others, Some((Student, 2.0)));
     vocabulary.sizes = sizes.unwrap_or(vocabulary.sizes);
     vocabulary
 }
