@@ -135,11 +135,8 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                     .collect(),
                 prefixes: match &train.prefixes {
                     Prefixes::Pairs { chosen, rejected, batch } => {
-                        let side = |side| match side {
-                            Completions::Model { model, sampling } => CompletionsMeaning::Model { model: of(model), sampling },
-                            plain => CompletionsMeaning::Plain(plain),
-                        };
-                        PrefixesMeaning::Pairs { chosen: side(chosen), rejected: side(rejected), batch: *batch }
+                        let [chosen, rejected] = [chosen, rejected].map(|side| completions(side, &keys));
+                        PrefixesMeaning::Pairs { chosen, rejected, batch: *batch }
                     }
                     plain => PrefixesMeaning::Plain(plain),
                 },
@@ -155,6 +152,13 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
         keys.push(key);
     }
     keys
+}
+
+fn completions<'a>(side: &'a Completions, keys: &'a [String]) -> CompletionsMeaning<'a> {
+    match side {
+        Completions::Model { model, sampling } => CompletionsMeaning::Model { model: &keys[model.0 as usize], sampling },
+        plain => CompletionsMeaning::Plain(plain),
+    }
 }
 
 fn mixture<'a>(experiment: &'a Experiment<Objective>, train: &Train<Objective>) -> Vec<(DomainMeaning<'a>, f64)> {

@@ -255,9 +255,8 @@ impl Prefixes {
             Prefixes::Data { field, .. } => vec![field],
             Prefixes::Student { .. } | Prefixes::Teacher { .. } => Vec::new(),
             Prefixes::Pairs { chosen, rejected, .. } => {
-                let field =
-                    |side: &'_ Completions| if let Completions::Data { field } = side { Some(field.as_str()) } else { None };
-                [chosen, rejected].into_iter().filter_map(field).collect()
+                let sides = [chosen, rejected].into_iter();
+                sides.filter_map(|side| if let Completions::Data { field } = side { Some(field.as_str()) } else { None }).collect()
             }
         }
     }
