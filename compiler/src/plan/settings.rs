@@ -256,7 +256,9 @@ impl Prefixes {
             Prefixes::Student { .. } | Prefixes::Teacher { .. } => Vec::new(),
             Prefixes::Pairs { chosen, rejected, .. } => {
                 let sides = [chosen, rejected].into_iter();
-                sides.filter_map(|side| if let Completions::Data { field } = side { Some(field.as_str()) } else { None }).collect()
+                sides
+                    .filter_map(|side| if let Completions::Data { field } = side { Some(field.as_str()) } else { None })
+                    .collect()
             }
         }
     }

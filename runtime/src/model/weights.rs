@@ -151,6 +151,14 @@ impl Weights {
         Weights { architecture: architecture.clone(), values }
     }
 
+    /// The output matrix alone, `[vocabulary, width]`.
+    pub fn output_matrix(&self, device: tch::Device) -> tch::Tensor {
+        let entries = layout(&self.architecture);
+        let own = entries.iter().find(|entry| entry.name == "lm_head.weight").unwrap_or(&entries[0]);
+        let shape: Vec<i64> = own.shape.iter().map(|size| *size as i64).collect();
+        tch::Tensor::from_slice(&self.values[own.offset..own.offset + own.len()]).view(shape.as_slice()).to_device(device)
+    }
+
     pub fn parameters(architecture: &Architecture) -> usize {
         layout(architecture).last().map_or(0, |last| last.offset + last.len())
     }

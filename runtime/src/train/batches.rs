@@ -13,7 +13,7 @@ use crate::data::mixture::Draw;
 use crate::data::tokenizer::{decode, encode_completion};
 use crate::data::{Mixture, quote};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, PackedBatch};
+use crate::model::{Decoder, PackedBatch, Token};
 use crate::random::{Key, Purpose};
 use crate::reward::Answer;
 use crate::rollout::{Prompt, rollout};
@@ -225,8 +225,7 @@ impl Batches {
                 break;
             }
             let mixture = &mut self.mixture;
-            let uniforms =
-                |source, epoch| Key::new(stage.seed, stage.stream, Purpose::Shuffle, epoch).row(source as u32, 0);
+            let uniforms = |source, epoch| Key::new(stage.seed, stage.stream, Purpose::Shuffle, epoch).row(source as u32, 0);
             let draws: Vec<Draw> = missing.into_iter().map(|source| mixture.replacement(source, uniforms)).collect();
             fresh = sample(stage, student, &draws, drawn, sampling, key)?;
             judge(stage, &mut fresh)?;

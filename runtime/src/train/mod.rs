@@ -14,6 +14,8 @@ mod objective;
 mod optimizer;
 mod scores;
 mod tensor_graph;
+#[cfg(test)]
+mod tests;
 pub mod vocabulary;
 
 use std::cell::RefCell;
@@ -21,15 +23,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::Event;
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
-use tch::Device;
+use tch::{Device, Tensor};
 
 use self::batches::{Batches, Sequences};
 use self::diagnostics::{Step, diagnose};
 use self::models::Models;
-use self::objective::Program;
+use self::non_finite::Classified;
+use self::objective::{Outputs, Program};
 use self::optimizer::{Optimizer, gradient_norm};
 use self::scores::score;
 use self::vocabulary::Logits;
@@ -120,6 +124,13 @@ struct Rollouts {
     policy: RefCell<Option<Logits>>,
 }
 
+/// A batch with everything that the objective read and answered, and d loss / d parameters.
+struct Evaluated {
+    batch: Batch,
+    outputs: Outputs,
+    gradient: Tensor,
+}
+
 impl<'a> Trainer<'a> {
     fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
@@ -140,35 +151,48 @@ impl<'a> Trainer<'a> {
         Ok(Trainer { stage, model, models, roles, program, optimizer, batches, rollouts, carried })
     }
 
+    /// What a step trains on: a batch of its own, or the last one's for another pass.
+    fn rollouts_of(&mut self, step: u32) -> Result<Rollouts> {
+        match self.rollouts.take() {
+            Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
+            _ => {
+                let sequences = self.batches.next(self.stage, &self.model, &self.models, step)?;
+                Ok(Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() })
+            }
+        }
+    }
+
+    /// The objective on a batch and its gradient, with the weights as they are. An error says whether the numbers were finite so
+    /// far.
+    fn evaluate(&self, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
+        let plain = |error: Error| (error, true);
+        let objective = &self.stage.train.objective;
+        let (mut batch, forward) = score(self, rollouts, step).map_err(plain)?;
+        non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
+        noise::add(self.stage, objective, step, &mut batch);
+        batch.carried.clone_from(&self.carried);
+        let outputs = self.program.run(&batch).map_err(plain)?;
+        non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
+        let gradient = forward.gradient(self, rollouts, &batch, &adjoints(objective, &outputs)).map_err(plain)?;
+        Ok(Evaluated { batch, outputs, gradient })
+    }
+
     /// One update of the weights. An error says whether the numbers were finite so far.
-    fn step(&mut self, step: u32) -> Result<Vec<Row>, (Error, bool)> {
+    fn step(&mut self, step: u32) -> Result<Vec<Row>, Classified> {
         let plain = |error: Error| (error, true);
         let Stage { train, control, .. } = self.stage;
         let started = Instant::now();
         control.check().map_err(plain)?;
-        let rollouts = match self.rollouts.take() {
-            Some(rollouts) if !step.is_multiple_of(train.passes.max(1)) => rollouts,
-            _ => {
-                let sequences = self.batches.next(self.stage, &self.model, &self.models, step).map_err(non_finite::classify)?;
-                Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() }
-            }
-        };
+        let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
         let sequences = &rollouts.sequences;
-        let (mut batch, forward) = score(self, &rollouts, step).map_err(plain)?;
-        non_finite::check_signals(self.stage, sequences, &batch)?;
-        noise::add(self.stage, &train.objective, step, &mut batch);
-        batch.carried = std::mem::take(&mut self.carried);
-        let outputs = self.program.run(&batch).map_err(plain)?;
+        let Evaluated { batch, outputs, gradient } = self.evaluate(&rollouts, step)?;
         let loss = f64::from(outputs.get(train.objective.loss)[0]);
-        non_finite::check(self.stage, sequences, &outputs)?;
         let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
         self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
 
-        let adjoints: Vec<&[f32]> = train.objective.live.iter().map(|live| outputs.get(live.adjoint)).collect();
-        let gradient = forward.gradient(self, &rollouts, &batch, &adjoints).map_err(plain)?;
         let norm = gradient_norm(&gradient);
         if !norm.is_finite() {
-            return Err((non_finite::gradient(self, &rollouts, &adjoints, step), false));
+            return Err((non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step), false));
         }
         let learning_rate = train.learning_rate.at(step, train.steps);
         self.optimizer.step(&self.model, &gradient, norm, learning_rate);
@@ -189,6 +213,10 @@ impl<'a> Trainer<'a> {
         });
         Ok(rows)
     }
+}
+
+fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {
+    objective.live.iter().map(|live| outputs.get(live.adjoint)).collect()
 }
 
 /// The number that tells whether a recipe makes progress, over the whole step.

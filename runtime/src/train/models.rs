@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{ModelId, Role, StudentCopy, Teacher};
-use tch::{Device, Tensor, no_grad_guard};
+use tch::{Device, no_grad_guard};
 
 use super::Stage;
 use super::vocabulary::Fetched;
@@ -81,7 +81,7 @@ impl Models {
         };
         let teachers = stage.sources.iter().map(|source| source.teacher_model.as_ref().map(&mut teacher)).collect();
         let references = stage.sources.iter().map(|source| source.reference.map(|id| Whose::Frozen(of_model[&id]))).collect();
-        let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
+        let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.architecture)).sum();
         let keeps_all = frozen.len() <= 1 || parameters <= SMALL;
         Models { device: stage.device, frozen, of_model, resident: RefCell::default(), keeps_all, copies, teachers, references }
     }
@@ -153,4 +153,3 @@ impl Models {
         self.of_role(role).iter().flatten().any(|whose| !matches!(whose, Whose::Frozen(_)))
     }
 }
-

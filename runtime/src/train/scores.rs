@@ -11,7 +11,6 @@ use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal
 use tch::{Tensor, no_grad_guard};
 
 use super::batches::{Sequence, Sequences, no_teacher};
-use super::models::Whose;
 use super::vocabulary::{Logits, Matrix, Parameters, Quantity, Vocabulary};
 use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
@@ -88,7 +87,7 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts) -> Result<Vec<L
         let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
         let hidden = hidden(trainer, decoder, &rollouts.sequences, &micro_batches);
         let matrix = models.fetched(whose).map_or_else(|| Matrix::Held(decoder.matrix().detach()), Matrix::Fetched);
-        parts.push(Logits::Projected { hidden, matrix, softcap: decoder.config.logit_softcap });
+        parts.push(Logits::Projected { hidden, matrix, softcap: None });
     }
     if trainer.stage.train.passes > 1 && !models.moves(role) {
         rollouts.known.borrow_mut().push((role, shared(&parts)));
@@ -130,7 +129,7 @@ impl Forward {
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),
             matrix: Matrix::Held(model.matrix().detach()),
-            softcap: model.config.logit_softcap,
+            softcap: None,
         };
         let mut sampler = sampler(trainer)?;
         if let Some((Role::Student, temperature)) = sampler
@@ -140,14 +139,14 @@ impl Forward {
             let mut policy = rollouts.policy.borrow_mut();
             let policy = policy.get_or_insert_with(|| {
                 let matrix = Matrix::Held(model.matrix().detach().copy());
-                Logits::Projected { hidden: hidden.detach().copy(), matrix, softcap: model.config.logit_softcap }
+                Logits::Projected { hidden: hidden.detach().copy(), matrix, softcap: None }
             });
             others.push((Role::Sampler, vec![policy.share()]));
             sampler = Some((Role::Sampler, temperature));
         }
         let targets: Vec<i64> = sequences.list.iter().flat_map(|sequence| sequence.completion.iter().copied()).collect();
         let targets = Tensor::from_slice(&targets).to_device(stage.device);
-        let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0]);
+        let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler);
         Ok(Forward { hidden, micro_batches, vocabulary })
     }
 

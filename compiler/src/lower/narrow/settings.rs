@@ -8,8 +8,8 @@ use mopd_lang::formula::{Formula, FormulaKind};
 use super::{Diagnostic, filter, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Comparison, Domain, Evaluation, Model, Normalized, Origin, Prefixes, Recipe, ReferenceChoice, Reward, Row,
-    Sampling, Schedule, Share, Stage, Tokenizer, Train,
+    AdamW, Architecture, Comparison, Domain, Evaluation, Model, Normalized, Origin, Prefixes, Recipe, ReferenceChoice, Reward,
+    Row, Sampling, Schedule, Share, Stage, Tokenizer, Train,
 };
 
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a refusal, so that one

@@ -26,12 +26,7 @@ pub fn choice(
     }
 }
 
-fn model(
-    teacher: &wide::Teacher,
-    start: ModelId,
-    origins: Origins,
-    refusals: &mut Vec<Diagnostic>,
-) -> Option<plan::Teacher> {
+fn model(teacher: &wide::Teacher, start: ModelId, origins: Origins, refusals: &mut Vec<Diagnostic>) -> Option<plan::Teacher> {
     // What it can answer only narrows what objectives may ask, and the checker has seen to that; so has it to `foreign`.
     let wide::Teacher {
         name: _,

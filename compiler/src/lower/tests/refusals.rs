@@ -320,10 +320,7 @@ fn pairs() {
         let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
         rollout(RolloutSource::From { teacher: Role::Teacher, sees: None, sequences, sampling })
     };
-    assert_eq!(
-        pairs(&|pair, _| pair.chosen = sampled(2)),
-        supported("a pair that is chosen from several samples (`n` above 1)")
-    );
+    assert_eq!(pairs(&|pair, _| pair.chosen = sampled(2)), supported("a pair that is chosen from several samples (`n` above 1)"));
     assert_eq!(pairs(&|pair, _| pair.chosen = from(Some(8))), supported("the rollout `from` as one side of a pair"));
     assert_eq!(pairs(&|pair, _| pair.kind = PreferenceKind::BradleyTerry), supported("`live bradley_terry`"));
     assert_eq!(

@@ -178,12 +178,7 @@ impl Block {
 }
 
 impl Vocabulary {
-    pub fn new(
-        targets: &Tensor,
-        student: Logits,
-        others: Vec<(Role, Vec<Logits>)>,
-        sampler: Option<(Role, f64)>,
-    ) -> Vocabulary {
+    pub fn new(targets: &Tensor, student: Logits, others: Vec<(Role, Vec<Logits>)>, sampler: Option<(Role, f64)>) -> Vocabulary {
         let sizes = Sizes::of(targets.device());
         Vocabulary { targets: targets.shallow_clone(), student, others, sampler, sizes, kept: RefCell::default() }
     }

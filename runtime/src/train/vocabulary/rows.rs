@@ -23,7 +23,7 @@ pub struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// `count` rows of a block, from its row `from` on.
-    pub fn new(vocabulary: &'a Vocabulary, block: &'a Block, from: i64, count: i64) -> Rows<'a> {
+    pub(super) fn new(vocabulary: &'a Vocabulary, block: &'a Block, from: i64, count: i64) -> Rows<'a> {
         let first = block.first + from;
         let targets = vocabulary.targets.narrow(0, first, count).unsqueeze(1);
         let student = block.student.narrow(0, from, count);
