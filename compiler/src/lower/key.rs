@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    AdamW, Architecture, Comparison, Completions, Domain, DomainId, Evaluation, Experiment, Formula, Live, MergeMethod, ModelId,
-    Objective, Prefixes, Recipe, Reward, Sampling, Schedule, Stage, StudentCopy, Teacher, Train,
+    AdamW, Architecture, Comparison, Completions, DataSource, Domain, DomainId, Evaluation, Experiment, Formula, Length, Live,
+    MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat, Recipe, Reward, Sampling, Schedule, Stage, StudentCopy,
+    Teacher, Train, Trainable,
 };
 
 /// Raised whenever the same settings come to mean something else, so that old results are not taken for new ones.
@@ -16,21 +17,29 @@ const VERSION: u32 = 1;
 /// What a domain is to a stage. Its share is in the stage's mixture; its tests are for comparisons only.
 #[derive(Serialize)]
 struct DomainMeaning<'a> {
-    prompts: &'a str,
+    prompts: &'a DataSource,
+    format: &'a PromptFormat,
+    limit: Option<u32>,
     reward: &'a Reward,
 }
 
 fn domain(experiment: &Experiment<Objective>, id: DomainId) -> DomainMeaning<'_> {
-    let Domain { prompts, reward, .. } = experiment.domain(id);
-    DomainMeaning { prompts, reward }
+    let Domain { prompts, format, limit, reward, .. } = experiment.domain(id);
+    DomainMeaning { prompts, format, limit: *limit, reward }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum StageMeaning<'a> {
     Initialise(&'a Architecture),
+    /// What the files hold is added at run time.
+    Load(&'a Pretrained),
     Train(TrainMeaning<'a>),
-    Merge { method: &'a MergeMethod, base: Option<&'a str>, models: Vec<&'a str> },
+    Merge {
+        method: &'a MergeMethod,
+        base: Option<&'a str>,
+        models: Vec<&'a str>,
+    },
 }
 
 #[derive(Serialize)]
@@ -44,9 +53,13 @@ struct TrainMeaning<'a> {
     passes: u32,
     filter: &'a Option<Formula>,
     objective: ObjectiveMeaning<'a>,
+    trainable: &'a Trainable,
     optimizer: &'a AdamW,
-    steps: u32,
+    length: Length,
     learning_rate: &'a Schedule,
+    ema: Option<f64>,
+    /// It moves the rounding of sums; layers that are computed again give the same bits.
+    micro_batch: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -108,6 +121,7 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
         let of = |id: &ModelId| keys[id.0 as usize].as_str();
         let meaning = match &model.stage {
             Stage::Initialise(architecture) => StageMeaning::Initialise(architecture),
+            Stage::Load(pretrained) => StageMeaning::Load(pretrained),
             Stage::Merge(merge) => StageMeaning::Merge {
                 method: &merge.method,
                 base: merge.base.as_ref().map(of),
@@ -143,12 +157,16 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                 passes: train.passes,
                 filter: &train.filter,
                 objective: ObjectiveMeaning::of(&train.objective),
+                trainable: &train.trainable,
                 optimizer: &train.optimizer,
-                steps: train.steps,
+                length: train.length,
                 learning_rate: &train.learning_rate,
+                ema: train.ema,
+                micro_batch: train.execution.micro_batch,
             }),
         };
-        let key = hash(&("mopd stage", VERSION, meaning)).to_hex().to_string();
+        // Where it is computed is added at run time.
+        let key = hash(&("mopd stage", VERSION, experiment.dtype, meaning)).to_hex().to_string();
         keys.push(key);
     }
     keys
@@ -187,9 +205,10 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
     for model in &experiment.models {
         let of = |id: &ModelId| streams[id.0 as usize];
         let meaning = match &model.stage {
-            Stage::Initialise(_) => StreamMeaning::Initialise,
+            // Trained from whatever weights, the same prompts are drawn.
+            Stage::Initialise(_) | Stage::Load(_) => StreamMeaning::Initialise,
             Stage::Train(train) => {
-                let prompts = |domain: DomainId| experiment.domain(domain).prompts.as_str();
+                let prompts = |domain: DomainId| experiment.domain(domain).prompts.path.as_str();
                 let mixture = train.mixture.iter().map(|share| (prompts(share.domain), share.share)).collect();
                 StreamMeaning::Train { recipe: train.recipe, start: of(&train.start), mixture }
             }
@@ -208,7 +227,7 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
 struct PlanMeaning<'a> {
     seed: u64,
     keys: &'a [String],
-    domains: Vec<(DomainMeaning<'a>, f64, Option<&'a str>)>,
+    domains: Vec<(DomainMeaning<'a>, f64, Option<&'a DataSource>)>,
     comparisons: Vec<ComparisonMeaning<'a>>,
 }
 
@@ -238,7 +257,7 @@ pub(super) fn plan(experiment: &Experiment<Objective>, keys: &[String]) -> Strin
         .domains
         .iter()
         .zip(0..)
-        .map(|(each, index)| (domain(experiment, DomainId(index)), each.share, each.tests.as_deref()));
+        .map(|(each, index)| (domain(experiment, DomainId(index)), each.share, each.tests.as_ref()));
     let meaning = PlanMeaning { seed: experiment.seed, keys, domains: domains.collect(), comparisons: comparisons.collect() };
     hash(&("mopd plan", VERSION, meaning)).to_hex().to_string()
 }

@@ -1,6 +1,6 @@
 //! The forward pass against an independent one in f64, written from the papers' formulas.
 
-use mopd_compiler::plan::{Architecture, Tokenizer};
+use mopd_compiler::plan::{Architecture, Family, Tokenizer};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::*;
@@ -9,6 +9,7 @@ use crate::data::tokenizer::{BEGIN, END, encode_completion, encode_prompt};
 /// Two key-value heads for four heads, so that grouping matters.
 pub fn tiny() -> Architecture {
     Architecture {
+        family: Family::Llama,
         layers: 2,
         width: 16,
         heads: 4,

@@ -77,7 +77,7 @@ impl Sizes {
             key_value_heads: architecture.key_value_heads as usize,
             head_width: (architecture.width / architecture.heads.max(1)) as usize,
             hidden: architecture.hidden as usize,
-            vocabulary: architecture.tokenizer.vocabulary() as usize,
+            vocabulary: architecture.tokenizer.vocabulary().unwrap_or(0) as usize,
             context: architecture.context as usize,
         }
     }

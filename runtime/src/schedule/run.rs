@@ -17,7 +17,7 @@ use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::Weights;
-use crate::prepare::{DomainData, architectures, prepare, trained};
+use crate::prepare::{DomainData, architectures, described, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{assemble, write_results};
@@ -314,7 +314,8 @@ impl Shared<'_> {
             return Ok(Outcome::Weights(Arc::new(entry.weights), rows));
         }
         let started = Instant::now();
-        self.control.emit(&Event::StageStarted { stage: name.clone(), seed, steps: super::steps(&model.stage) });
+        let steps = super::steps(&model.stage, self.domains);
+        self.control.emit(&Event::StageStarted { stage: name.clone(), seed, steps });
         let input = |wanted: ModelId| {
             let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
             found.map(|need| inputs[need].clone()).expect("a stage's inputs are among its needs")
@@ -324,6 +325,10 @@ impl Shared<'_> {
         let config = |weights: &Weights| Config::new(&weights.architecture, &name, seed, key, lineage.clone());
         let (weights, rows) = match &model.stage {
             Stage::Initialise(architecture) => (Weights::initialise(architecture, seed, facts.stream), Vec::new()),
+            Stage::Load(pretrained) => {
+                let message = format!("this version can't load {}", described(pretrained));
+                return Err(Error::new(FailureKind::Runtime, message).into());
+            }
             Stage::Merge(settings) => {
                 let base = settings.base.map(input);
                 let models: Vec<Arc<Weights>> = settings.models.iter().copied().map(input).collect();
@@ -352,6 +357,7 @@ impl Shared<'_> {
                     seed,
                     stream: facts.stream,
                     train: settings,
+                    steps,
                     sources,
                     start: input(settings.start),
                     models: model.stage.inputs().into_iter().map(|id| (id, input(id))).collect(),
@@ -368,7 +374,12 @@ impl Shared<'_> {
         self.store.insert(key, &config(&weights), &weights, &rows)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
-        self.control.emit(&Event::StageFinished { stage: name, seed, seconds: started.elapsed().as_secs_f64() });
+        self.control.emit(&Event::StageFinished {
+            stage: name,
+            seed,
+            seconds: started.elapsed().as_secs_f64(),
+            peak_memory: None,
+        });
         Ok(Outcome::Weights(Arc::new(weights), rows))
     }
 

@@ -250,7 +250,7 @@ fn holding(stage: &Stage, filter: &Formula, list: &[Sequence], n: usize, step: u
         layout: sequences.layout,
         signals: vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)],
         step,
-        steps: stage.train.steps,
+        steps: stage.steps,
         ..Batch::default()
     };
     let values = interpret(&filter.graph, &[filter.value], &batch)
