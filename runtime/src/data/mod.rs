@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use self::tokenizer::Tokenizer;
+
 /// One data file, whole, in the order of its lines.
 #[derive(Clone, Debug)]
 pub struct Dataset {
@@ -117,15 +119,15 @@ impl Dataset {
     }
 
     /// The line whose prompt takes the most tokens.
-    pub fn longest_prompt(&self) -> Longest<'_> {
-        self.longest(None, |record| tokenizer::encode_prompt(&record.prompt).len())
+    pub fn longest_prompt(&self, tokenizer: &Tokenizer) -> Longest<'_> {
+        self.longest(None, |record| tokenizer.prompt(&record.prompt).len())
     }
 
     /// The line whose prompt and `field`, ended, take the most tokens: the longest sequence of fine-tuning on that field.
-    pub fn longest_example(&self, field: &str) -> Longest<'_> {
+    pub fn longest_example(&self, field: &str, tokenizer: &Tokenizer) -> Longest<'_> {
         self.longest(Some(field.to_owned()), |record| {
-            let target = record.text(field).map_or(0, |text| tokenizer::encode_completion(&text).len());
-            tokenizer::encode_prompt(&record.prompt).len() + target
+            let target = record.text(field).map_or(0, |text| tokenizer.completion(&text).len());
+            tokenizer.prompt(&record.prompt).len() + target
         })
     }
 

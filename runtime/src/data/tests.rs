@@ -199,7 +199,7 @@ fn a_sequence_beyond_the_context_is_named() {
         "{\"prompt\": \"fghijk\", \"answer\": \"\"}\n",
     ));
     // Begin, then a token a byte; the first of equals.
-    let longest = data.longest_prompt();
+    let longest = data.longest_prompt(&Tokenizer::Bytes);
     assert_eq!((longest.line, longest.tokens), (2, 7));
     assert_eq!(longest.fits(9, 16), Ok(()));
     let error = longest.fits(10, 16).unwrap_err();
@@ -211,7 +211,7 @@ fn a_sequence_beyond_the_context_is_named() {
     assert_eq!(error.help(), "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line");
     assert_eq!(longest.fits(9, 7).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
 
-    let longest = data.longest_example("answer");
+    let longest = data.longest_example("answer", &Tokenizer::Bytes);
     assert_eq!((longest.line, longest.tokens), (1, 4 + 15 + 1));
     let error = longest.fits(0, 16).unwrap_err();
     assert_eq!(error.to_string(), format!("{path}:1: prompt and `answer` take 20 tokens, the model's context is 16"));

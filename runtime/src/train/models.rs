@@ -81,7 +81,7 @@ impl Models {
         };
         let teachers = stage.sources.iter().map(|source| source.teacher_model.as_ref().map(&mut teacher)).collect();
         let references = stage.sources.iter().map(|source| source.reference.map(|id| Whose::Frozen(of_model[&id]))).collect();
-        let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.architecture)).sum();
+        let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let keeps_all = frozen.len() <= 1 || parameters <= SMALL;
         Models { device: stage.device, frozen, of_model, resident: RefCell::default(), keeps_all, copies, teachers, references }
     }

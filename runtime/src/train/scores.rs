@@ -87,7 +87,7 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts) -> Result<Vec<L
         let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
         let hidden = hidden(trainer, decoder, &rollouts.sequences, &micro_batches);
         let matrix = models.fetched(whose).map_or_else(|| Matrix::Held(decoder.matrix().detach()), Matrix::Fetched);
-        parts.push(Logits::Projected { hidden, matrix, softcap: None });
+        parts.push(Logits::Projected { hidden, matrix, softcap: decoder.config.logit_softcap });
     }
     if trainer.stage.train.passes > 1 && !models.moves(role) {
         rollouts.known.borrow_mut().push((role, shared(&parts)));
@@ -129,7 +129,7 @@ impl Forward {
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),
             matrix: Matrix::Held(model.matrix().detach()),
-            softcap: None,
+            softcap: model.config.logit_softcap,
         };
         let mut sampler = sampler(trainer)?;
         if let Some((Role::Student, temperature)) = sampler
@@ -139,14 +139,14 @@ impl Forward {
             let mut policy = rollouts.policy.borrow_mut();
             let policy = policy.get_or_insert_with(|| {
                 let matrix = Matrix::Held(model.matrix().detach().copy());
-                Logits::Projected { hidden: hidden.detach().copy(), matrix, softcap: None }
+                Logits::Projected { hidden: hidden.detach().copy(), matrix, softcap: model.config.logit_softcap }
             });
             others.push((Role::Sampler, vec![policy.share()]));
             sampler = Some((Role::Sampler, temperature));
         }
         let targets: Vec<i64> = sequences.list.iter().flat_map(|sequence| sequence.completion.iter().copied()).collect();
         let targets = Tensor::from_slice(&targets).to_device(stage.device);
-        let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler);
+        let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0]);
         Ok(Forward { hidden, micro_batches, vocabulary })
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{
-    AdamW, Mass, ModelId, Objective, Origin, Prefixes, Recipe, Reward, Role, Schedule, Support, Teacher, Train,
+    AdamW, Execution, Length, Mass, ModelId, Objective, Origin, Prefixes, Recipe, Reward, Role, Schedule, Support, Teacher, Train, Trainable,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -59,6 +59,7 @@ impl World {
             seed: 1,
             stream: 2,
             train,
+            steps: 4,
             sources: vec![source(0), source(1)],
             start: models[0].clone(),
             models: models.iter().enumerate().map(|(id, weights)| (ModelId(id as u32), weights.clone())).collect(),
@@ -71,7 +72,7 @@ impl World {
 
 fn load(path: &Path) -> Prompts {
     let dataset = Dataset::load(path, &[crate::data::Field::text("answer")]).unwrap();
-    let tokens = dataset.records.iter().map(|record| crate::data::tokenizer::encode_prompt(&record.prompt)).collect();
+    let tokens = dataset.records.iter().map(|record| crate::data::tokenizer::Tokenizer::Bytes.prompt(&record.prompt)).collect();
     Prompts { dataset, tokens }
 }
 
@@ -86,15 +87,18 @@ fn train(objective: Objective, passes: u32) -> Train<Objective> {
         passes,
         filter: None,
         objective,
+        trainable: Trainable::default(),
         optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
-        steps: 4,
+        length: Length::Steps(4),
         learning_rate: Schedule::Constant { value: 1e-2 },
+        ema: None,
+        execution: Execution::default(),
     }
 }
 
 fn models(tied: bool) -> Vec<Arc<Weights>> {
-    let architecture = mopd_compiler::plan::Architecture { tied, ..tiny() };
-    (0..3).map(|seed| Arc::new(lively(&architecture, seed))).collect()
+    let config = crate::model::Config { tied, ..tiny() };
+    (0..3).map(|seed| Arc::new(lively(&config, seed))).collect()
 }
 
 /// A model in double precision, its parameters as leaves in the order of the layout.
@@ -106,12 +110,11 @@ struct Reference {
 impl Reference {
     fn new(weights: &Arc<Weights>) -> Reference {
         let leaf = |entry: &crate::model::Entry| {
-            let values = &weights.values[entry.offset..entry.offset + entry.len()];
             let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
-            let leaf = Tensor::from_slice(values).to_kind(Kind::Double).view(shape.as_slice()).set_requires_grad(true);
+            let leaf = Tensor::from_slice(&weights.of(entry)).to_kind(Kind::Double).view(shape.as_slice()).set_requires_grad(true);
             (entry.name.clone(), leaf)
         };
-        Reference { weights: weights.clone(), leaves: layout(&weights.architecture).iter().map(leaf).collect() }
+        Reference { weights: weights.clone(), leaves: layout(&weights.config).iter().map(leaf).collect() }
     }
 
     fn part(&self, name: &str) -> &Tensor {
@@ -121,26 +124,26 @@ impl Reference {
 
     /// Log-probabilities at the completion's places, `[tokens, vocabulary]`.
     fn logps(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
-        let architecture = &self.weights.architecture;
+        let config = &*self.weights.config;
         let tokens: Vec<Token> = prompt.iter().chain(&completion[..completion.len() - 1]).copied().collect();
-        let (length, heads) = (tokens.len() as i64, i64::from(architecture.heads));
-        let groups = i64::from(architecture.key_value_heads);
-        let width = i64::from(architecture.width) / heads;
+        let (length, heads) = (tokens.len() as i64, config.heads as i64);
+        let groups = config.key_value_heads as i64;
+        let width = config.head_width as i64;
         let norm = |x: &Tensor, scale: &Tensor| {
             let mean = x.square().mean_dim([-1].as_slice(), true, Kind::Double);
-            x / (mean + architecture.norm_epsilon).sqrt() * scale
+            x / (mean + config.norm.epsilon).sqrt() * scale
         };
         let rotate = |x: &Tensor| {
             let half = width / 2;
             let pair = Tensor::arange(half, (Kind::Double, Device::Cpu)) * (-2.0 / width as f64);
             let angle = Tensor::arange(length, (Kind::Double, Device::Cpu)).unsqueeze(1)
-                * Tensor::from(architecture.rope_theta).pow(&pair).unsqueeze(0);
+                * Tensor::from(config.rope.theta).pow(&pair).unsqueeze(0);
             let (cos, sin) = (angle.cos().unsqueeze(1), angle.sin().unsqueeze(1));
             let (a, b) = (x.narrow(2, 0, half), x.narrow(2, half, half));
             Tensor::cat(&[&a * &cos - &b * &sin, &b * &cos + &a * &sin], 2)
         };
         let mut x = self.part("model.embed_tokens").index_select(0, &Tensor::from_slice(&tokens));
-        for layer in 0..architecture.layers {
+        for layer in 0..config.layers {
             let part = |name: &str| self.part(&format!("model.layers.{layer}.{name}"));
             let normed = norm(&x, part("input_layernorm"));
             let project = |name: &str, count: i64| normed.matmul(&part(name).tr()).view([length, count, width]);
@@ -158,7 +161,7 @@ impl Reference {
             x = &x + inner.matmul(&part("mlp.down_proj").tr());
         }
         let x = norm(&x, self.part("model.norm"));
-        let matrix = self.part(if architecture.tied { "model.embed_tokens" } else { "lm_head" });
+        let matrix = self.part(if config.tied { "model.embed_tokens" } else { "lm_head" });
         let first = prompt.len() as i64 - 1;
         x.narrow(0, first, length - first).matmul(&matrix.tr()).log_softmax(-1, Kind::Double)
     }

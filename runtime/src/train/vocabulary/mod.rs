@@ -29,6 +29,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
+use crate::model::Token;
 
 /// Where next-token logits of consecutive tokens come from.
 pub enum Logits {
@@ -131,6 +132,8 @@ pub struct Vocabulary {
     pub others: Vec<(Role, Vec<Logits>)>,
     /// Whose logits the completions were drawn from, and at which temperature.
     pub sampler: Option<(Role, f64)>,
+    /// The token that ends a completion.
+    pub end: Token,
     sizes: Sizes,
     /// Blocks of the first pass that the second need not make again, by their first token.
     kept: RefCell<HashMap<i64, Block>>,
@@ -178,9 +181,15 @@ impl Block {
 }
 
 impl Vocabulary {
-    pub fn new(targets: &Tensor, student: Logits, others: Vec<(Role, Vec<Logits>)>, sampler: Option<(Role, f64)>) -> Vocabulary {
+    pub fn new(
+        targets: &Tensor,
+        student: Logits,
+        others: Vec<(Role, Vec<Logits>)>,
+        sampler: Option<(Role, f64)>,
+        end: Token,
+    ) -> Vocabulary {
         let sizes = Sizes::of(targets.device());
-        Vocabulary { targets: targets.shallow_clone(), student, others, sampler, sizes, kept: RefCell::default() }
+        Vocabulary { targets: targets.shallow_clone(), student, others, sampler, end, sizes, kept: RefCell::default() }
     }
 
     pub fn tokens(&self) -> i64 {

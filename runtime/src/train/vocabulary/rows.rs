@@ -6,6 +6,7 @@ use mopd_compiler::plan::Role;
 use tch::{Kind, Tensor};
 
 use super::{Block, Vocabulary};
+use crate::model::Token;
 
 /// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the chunk.
 pub struct Rows<'a> {
@@ -17,6 +18,8 @@ pub struct Rows<'a> {
     student: Tensor,
     vocabulary: &'a Vocabulary,
     block: &'a Block,
+    /// The token that ends a completion.
+    pub end: Token,
     /// By whose logits they were made from and the temperature.
     logps: RefCell<Vec<(Role, f64, Tensor)>>,
 }
@@ -27,7 +30,8 @@ impl<'a> Rows<'a> {
         let first = block.first + from;
         let targets = vocabulary.targets.narrow(0, first, count).unsqueeze(1);
         let student = block.student.narrow(0, from, count);
-        Rows { first, targets, student, vocabulary, block, logps: RefCell::default() }
+        let end = vocabulary.end;
+        Rows { first, targets, student, vocabulary, block, end, logps: RefCell::default() }
     }
 
     pub fn len(&self) -> i64 {
