@@ -324,6 +324,7 @@ impl Shared<'_> {
         let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
         let provenance = |weights: &Weights| Provenance::new(&weights.config, &name, seed, key, lineage.clone());
+        let mut adapter = train::peft::Files::new();
         let (weights, rows) = match &model.stage {
             Stage::Load(pretrained) => {
                 let message = format!("this version can't load {}", described(pretrained));
@@ -370,12 +371,15 @@ impl Shared<'_> {
                     control: self.control,
                 };
                 match train::train(&stage) {
-                    Ok(trained) => trained,
+                    Ok(finished) => {
+                        adapter = finished.adapter;
+                        (finished.weights, finished.rows)
+                    }
                     Err(stopped) => return Err(self.stopped(*stopped, key, &provenance)),
                 }
             }
         };
-        self.store.insert(key, &provenance(&weights), &weights, &rows)?;
+        self.store.insert(key, &provenance(&weights), &weights, &rows, &adapter)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         self.control.emit(&Event::StageFinished {

@@ -15,6 +15,7 @@ use crate::failure::{Error, Result};
 use crate::files::write_atomically;
 use crate::model::Weights;
 use crate::report::metrics::Row;
+use crate::train::peft;
 
 pub use checkpoint::{Ancestor, Checkpoint, Provenance};
 
@@ -83,11 +84,22 @@ impl Store {
         }
     }
 
-    pub fn insert(&self, key: &str, provenance: &Provenance, weights: &Weights, rows: &[Row]) -> Result<()> {
+    /// `adapter` are the files of the adapter that the weights were merged with, where there is one.
+    pub fn insert(
+        &self,
+        key: &str,
+        provenance: &Provenance,
+        weights: &Weights,
+        rows: &[Row],
+        adapter: &peft::Files,
+    ) -> Result<()> {
         let checkpoint = checkpoint::serialise(provenance, weights)?;
         let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
         let files = checkpoint.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
-        self.write(key, &files.chain([(METRICS, rows.as_slice())]).collect::<Vec<_>>())
+        let adapter = adapter.iter().map(|(name, bytes)| (format!("{}/{name}", peft::FOLDER), bytes.as_slice()));
+        let adapter: Vec<(String, &[u8])> = adapter.collect();
+        let adapter = adapter.iter().map(|(name, bytes)| (name.as_str(), *bytes));
+        self.write(key, &files.chain([(METRICS, rows.as_slice())]).chain(adapter).collect::<Vec<_>>())
     }
 
     pub fn insert_value<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
@@ -125,8 +137,13 @@ impl Store {
     pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
         let folder = out.join("models").join(format!("{}-seed{seed}", file_name(model)));
         fs::create_dir_all(&folder).map_err(|error| Error::storage(&folder, error))?;
-        for name in checkpoint::FILES {
-            let (from, to) = (self.path(key).join(name), folder.join(name));
+        let mut names: Vec<PathBuf> = checkpoint::FILES.iter().map(PathBuf::from).collect();
+        if let Ok(adapter) = fs::read_dir(self.path(key).join(peft::FOLDER)) {
+            names.extend(adapter.flatten().map(|file| Path::new(peft::FOLDER).join(file.file_name())));
+            fs::create_dir_all(folder.join(peft::FOLDER)).map_err(|error| Error::storage(&folder, error))?;
+        }
+        for name in names {
+            let (from, to) = (self.path(key).join(&name), folder.join(&name));
             if to.exists() {
                 fs::remove_file(&to).map_err(|error| Error::storage(&to, error))?;
             }
@@ -183,7 +200,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let weights = lively(&tiny(), 1);
-        store.insert("key", &provenance(), &weights, &[]).unwrap();
+        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
         (folder, store, weights)
     }
 
@@ -218,7 +235,7 @@ mod tests {
         let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
         assert!(reason.contains("model.safetensors"), "{reason}");
         // Rebuilt, it counts again.
-        store.insert("key", &provenance(), &weights, &[]).unwrap();
+        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
         assert!(matches!(store.find("key"), Lookup::Kept(_)));
     }
 

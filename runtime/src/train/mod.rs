@@ -12,8 +12,10 @@ mod noise;
 mod non_finite;
 mod objective;
 mod optimizer;
+pub mod peft;
 mod scores;
 mod tensor_graph;
+pub mod trained;
 #[cfg(test)]
 mod tests;
 pub mod vocabulary;
@@ -27,7 +29,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::Event;
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
-use tch::{Device, Tensor};
+use tch::{Device, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
 use self::diagnostics::{Step, diagnose};
@@ -36,11 +38,13 @@ use self::non_finite::Classified;
 use self::objective::{Outputs, Program};
 use self::optimizer::{Optimizer, gradient_norm};
 use self::scores::score;
+use self::trained::Trained;
 use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Weights};
+use crate::model::{Decoder, Weights, to_vec};
 use crate::prepare::Prompts;
+use crate::random::{Key, Purpose};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 
@@ -85,8 +89,17 @@ pub struct Stopped {
     pub rows: Vec<Row>,
 }
 
-/// Trains to the last step. Answers the weights, and one row of diagnostics per step and domain.
-pub fn train(stage: &Stage) -> Result<(Weights, Vec<Row>), Box<Stopped>> {
+/// What training leaves.
+pub struct Finished {
+    pub weights: Weights,
+    /// The adapter that the weights were merged with.
+    pub adapter: peft::Files,
+    /// Diagnostics, one row per step and domain.
+    pub rows: Vec<Row>,
+}
+
+/// Trains to the last step.
+pub fn train(stage: &Stage) -> Result<Finished, Box<Stopped>> {
     let mut rows = Vec::new();
     let mut trainer = Trainer::new(stage).map_err(|error| Box::new(Stopped { error, last_good: None, rows: Vec::new() }))?;
     for step in 0..stage.steps {
@@ -98,12 +111,26 @@ pub fn train(stage: &Stage) -> Result<(Weights, Vec<Row>), Box<Stopped>> {
             }
         }
     }
-    Ok((trainer.model.weights(), rows))
+    let weights = match &trainer.average {
+        Some((_, average)) => stage.start.with_values(to_vec(average)),
+        None => trainer.model.weights(),
+    };
+    let adapter = match trainer.trained.adapter() {
+        Some(adapted) => match peft::files(adapted) {
+            Ok(files) => files,
+            Err(error) => return Err(Box::new(Stopped { error, last_good: None, rows })),
+        },
+        None => peft::Files::new(),
+    };
+    Ok(Finished { weights, adapter, rows })
 }
 
 struct Trainer<'a> {
     stage: &'a Stage<'a>,
     model: Decoder,
+    trained: Trained,
+    /// The moving average of the weights and its rate, where that is the stage's answer.
+    average: Option<(f64, Tensor)>,
     models: Models,
     /// The roles beside the student's whose logits a step needs.
     roles: Vec<Role>,
@@ -136,6 +163,9 @@ impl<'a> Trainer<'a> {
     fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
         let model = Decoder::trainable(&stage.start, stage.device);
+        let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
+        let trained = Trained::new(&stage.train.trainable, &stage.start, stage.device, key)?;
+        let average = stage.train.ema.map(|rate| (rate, model.flat().copy()));
         let models = Models::new(stage);
         let writes = matches!(stage.train.prefixes, Prefixes::Teacher { .. });
         let mut roles = Vec::new();
@@ -146,10 +176,13 @@ impl<'a> Trainer<'a> {
             roles.push(Role::Reference);
         }
         let program = Program::new(objective, stage.device, stage.control);
-        let optimizer = Optimizer::new(&stage.train.optimizer, &model);
+        let optimizer = {
+            let (parameters, decayed) = trained.parameters(&model);
+            Optimizer::new(&stage.train.optimizer, &parameters, decayed)
+        };
         let batches = Batches::new(stage, &models)?;
         let (rollouts, carried) = (None, HashMap::new());
-        Ok(Trainer { stage, model, models, roles, program, optimizer, batches, rollouts, carried })
+        Ok(Trainer { stage, model, trained, average, models, roles, program, optimizer, batches, rollouts, carried })
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.
@@ -191,12 +224,18 @@ impl<'a> Trainer<'a> {
         let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
         self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
 
+        let gradient = self.trained.gradient(gradient);
         let norm = gradient_norm(&gradient);
         if !norm.is_finite() {
             return Err((non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step), false));
         }
         let learning_rate = train.learning_rate.at(step, self.stage.steps);
-        self.optimizer.step(&self.model, &gradient, norm, learning_rate);
+        self.optimizer.step(&self.trained.parameters(&self.model).0, &gradient, norm, learning_rate);
+        self.trained.apply(&self.model);
+        if let Some((rate, average)) = &mut self.average {
+            let _guard = no_grad_guard();
+            let _ = average.lerp_(self.model.flat(), 1.0 - *rate);
+        }
         self.models.follow(&self.model, step + 1);
 
         let seconds = started.elapsed().as_secs_f64();

@@ -86,6 +86,12 @@ impl Models {
         Models { device: stage.device, frozen, of_model, resident: RefCell::default(), keeps_all, copies, teachers, references }
     }
 
+    /// As where the models are too large to stay.
+    #[cfg(test)]
+    pub fn one_at_a_time(stage: &Stage) -> Models {
+        Models { keeps_all: false, ..Models::new(stage) }
+    }
+
     /// Who has a role for the prompts of each source.
     pub fn of_role(&self, role: Role) -> &[Option<Whose>] {
         match role {

@@ -3,24 +3,25 @@
 use mopd_compiler::plan::AdamW;
 use tch::{Kind, Tensor, no_grad_guard};
 
-use crate::model::Decoder;
-
 pub struct Optimizer {
     settings: AdamW,
     /// First and second moments, in the order of the parameters.
     mean: Tensor,
     square: Tensor,
+    decayed: i64,
     steps: i32,
 }
 
 impl Optimizer {
-    pub fn new(settings: &AdamW, model: &Decoder) -> Optimizer {
-        Optimizer { settings: settings.clone(), mean: model.flat().zeros_like(), square: model.flat().zeros_like(), steps: 0 }
+    /// State for as many parameters as there are, the first `decayed` of which decay.
+    pub fn new(settings: &AdamW, parameters: &Tensor, decayed: i64) -> Optimizer {
+        let (mean, square) = (parameters.zeros_like(), parameters.zeros_like());
+        Optimizer { settings: settings.clone(), mean, square, decayed, steps: 0 }
     }
 
     /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite. Weight decay is
     /// decoupled and leaves the normalisations alone.
-    pub fn step(&mut self, model: &Decoder, gradient: &Tensor, norm: f64, learning_rate: f64) {
+    pub fn step(&mut self, parameters: &Tensor, gradient: &Tensor, norm: f64, learning_rate: f64) {
         let _guard = no_grad_guard();
         let AdamW { beta1, beta2, epsilon, weight_decay, clip_norm } = self.settings;
         // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by rounding.
@@ -33,9 +34,9 @@ impl Optimizer {
         let correction1 = 1.0 - beta1.powi(self.steps);
         let correction2 = 1.0 - beta2.powi(self.steps);
         let denominator = (&self.square / correction2).sqrt_() + epsilon;
-        let mut parameters = model.flat().shallow_clone();
+        let mut parameters = parameters.shallow_clone();
         if weight_decay != 0.0 {
-            let _ = parameters.narrow(0, 0, model.decayed()).g_mul_scalar_(1.0 - learning_rate * weight_decay);
+            let _ = parameters.narrow(0, 0, self.decayed).g_mul_scalar_(1.0 - learning_rate * weight_decay);
         }
         let _ = parameters.addcdiv_(&(&self.mean * (-learning_rate / correction1)), &denominator);
     }
@@ -52,7 +53,7 @@ mod tests {
 
     use super::*;
     use crate::model::tests::{lively, tiny};
-    use crate::model::{EntryKind, layout, to_vec};
+    use crate::model::{Decoder, EntryKind, layout, to_vec};
 
     /// Algorithm 2 with clipping, one number at a time.
     struct Reference {
@@ -87,7 +88,7 @@ mod tests {
             let settings = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm };
             let weights = lively(&tiny(), 1);
             let model = Decoder::trainable(&weights, Device::Cpu);
-            let mut optimizer = Optimizer::new(&settings, &model);
+            let mut optimizer = Optimizer::new(&settings, model.flat(), model.decayed());
             let length = weights.values().len();
             let mut decayed = vec![true; length];
             for entry in layout(&weights.config) {
@@ -105,7 +106,7 @@ mod tests {
                 let gradient: Vec<f32> =
                     (0..length).map(|i| ((i as f32) * 0.37 + step as f32).sin() * 0.1 * (1 + i % 5) as f32).collect();
                 let tensor = Tensor::from_slice(&gradient);
-                optimizer.step(&model, &tensor, gradient_norm(&tensor), 1e-2);
+                optimizer.step(model.flat(), &tensor, gradient_norm(&tensor), 1e-2);
                 reference.step(&gradient, 1e-2);
             }
             for (got, expected) in to_vec(model.flat()).iter().zip(&reference.parameters) {

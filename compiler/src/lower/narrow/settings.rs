@@ -204,19 +204,13 @@ impl<'a> Settings<'a> {
             }
         }
         let optimizer = self.optimizer(optimizer);
-        match trainable {
-            Trainable::Weights { only: None, except } if except.is_empty() => {}
-            Trainable::Weights { .. } => _ = self.refuse::<()>(origin, "training some of the weights (`train_only`, `freeze`)"),
-            Trainable::Adapter(_) => _ = self.refuse::<()>(origin, "training an `adapter`"),
-        }
-        if execution.micro_batch.is_some() {
-            self.refuse::<()>(origin, "a step in parts (`micro_batch`)");
+        if let Trainable::Adapter(adapter) = trainable
+            && adapter.dropout != 0.0
+        {
+            self.refuse::<()>(origin, "an adapter with `dropout`");
         }
         if execution.checkpointing != Checkpointing::None {
             self.refuse::<()>(origin, "computing layers again (`checkpointing`)");
-        }
-        if ema.is_some() {
-            self.refuse::<()>(origin, "the moving average of the weights (`ema`)");
         }
         let learning_rate = self.schedule(learning_rate);
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };

@@ -249,15 +249,20 @@ fn stages() {
     );
     let sgd = Optimizer::Sgd { momentum: 0.9, clip_norm: 1.0, origin: HERE };
     assert_eq!(stage(&|train| train.optimizer = sgd.clone()), supported("the optimizer `sgd`"));
-    let only = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Attention)]), except: vec![] };
-    let some = "training some of the weights (`train_only`, `freeze`)";
-    assert_eq!(stage(&|train| train.trainable = only.clone()), supported(some));
     let parts = Execution { micro_batch: Some(2), checkpointing: Checkpointing::All };
+    assert_eq!(stage(&|train| train.execution = parts), supported("computing layers again (`checkpointing`)"));
+    let adapter = Adapter {
+        kind: AdapterKind::Lora,
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.1,
+        targets: Projection::ATTENTION.to_vec(),
+        layers: None,
+    };
     assert_eq!(
-        stage(&|train| train.execution = parts),
-        ["a step in parts (`micro_batch`) is not supported yet", "computing layers again (`checkpointing`) is not supported yet"]
+        stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())),
+        supported("an adapter with `dropout`")
     );
-    assert_eq!(stage(&|train| train.ema = Some(0.99)), supported("the moving average of the weights (`ema`)"));
     let product = apply(Function::Multiply, [&signal(Signal::Progress), &number(1e-3)]);
     assert_eq!(stage(&|train| train.learning_rate = product.clone()), supported("a learning rate that is computed from others"));
     let model = |stage: Stage| refusals(|experiment| experiment.models[0].stage = stage);

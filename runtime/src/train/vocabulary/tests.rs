@@ -243,6 +243,7 @@ mod reference {
                 Student => at(moved, temperature),
                 Teacher => at(&teacher, temperature),
                 Role::Sampler => at(&logits, 2.0 * temperature),
+                Role::Reference => unreachable!("no divergence here reads it"),
             };
             divergence(spec, &of)
         })
