@@ -171,6 +171,11 @@ impl Config {
         }
     }
 
+    /// The experts of a layer; none where its feed-forward part is plain.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| experts.layers[layer])
+    }
+
     /// Whether the numbers make a model, in the words of the settings.
     pub fn check(&self) -> Result<(), String> {
         let sizes = [

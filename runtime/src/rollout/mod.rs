@@ -39,11 +39,17 @@ pub fn rollout(decoder: &Decoder, prompts: &[Prompt], sampling: &Sampling, key: 
         return Err(Error::new(FailureKind::Runtime, "a completion needs at least one token: `max_tokens` is 0"));
     }
     let n = sampling.n.max(1) as usize;
-    let mut completions = Vec::with_capacity(prompts.len() * n);
-    for chunk in prompts.chunks((ROWS / n).max(1)) {
-        completions.extend(chunk_rollout(decoder, chunk, n, sampling, key)?);
+    // Prompts of similar length are read together, so that little of what is read is padding.
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&prompt| prompts[prompt].tokens.len());
+    let mut written: Vec<(usize, Vec<Completion>)> = Vec::with_capacity(prompts.len());
+    for chunk in order.chunks((ROWS / n).max(1)) {
+        let similar: Vec<Prompt> = chunk.iter().map(|&prompt| prompts[prompt]).collect();
+        let mut completions = chunk_rollout(decoder, &similar, n, sampling, key)?.into_iter();
+        written.extend(chunk.iter().map(|&prompt| (prompt, completions.by_ref().take(n).collect())));
     }
-    Ok(completions)
+    written.sort_by_key(|(prompt, _)| *prompt);
+    Ok(written.into_iter().flat_map(|(_, completions)| completions).collect())
 }
 
 struct Row {

@@ -63,6 +63,8 @@ pub struct Stage<'a> {
     pub models: HashMap<ModelId, Arc<Weights>>,
     /// Sequences that go through a model together; all of a step where absent.
     pub micro_batch: Option<u32>,
+    /// The first so many layers are computed again for the gradient.
+    pub recomputed: usize,
     pub device: Device,
     pub control: &'a Control,
 }

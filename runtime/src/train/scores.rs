@@ -14,12 +14,14 @@ use super::batches::{Sequence, Sequences, no_teacher};
 use super::vocabulary::{Logits, Matrix, Parameters, Quantity, Vocabulary};
 use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, to_vec};
+use crate::model::{Decoder, Trace, to_vec};
 
 /// The student's forward pass, from which the gradient is made.
 pub struct Forward {
-    /// The student's last hidden states, `[tokens, width]`: with gradient where there is one micro-batch.
+    /// The student's last hidden states, `[tokens, width]`, without gradient.
     hidden: Tensor,
+    /// Where they were made from, if there is one micro-batch.
+    trace: Option<Trace>,
     micro_batches: Vec<Vec<usize>>,
     vocabulary: Vocabulary,
 }
@@ -119,13 +121,15 @@ impl Forward {
         let Trainer { stage, model, .. } = trainer;
         let sequences = &rollouts.sequences;
         let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
-        let hidden = if micro_batches.len() == 1 {
-            hidden(trainer, model, sequences, &micro_batches)
-        } else {
-            let _guard = no_grad_guard();
-            hidden(trainer, model, sequences, &micro_batches)
+        let trace = match micro_batches.as_slice() {
+            [all] => Some(model.trace(&sequences.packed(stage, all), stage.recomputed)),
+            _ => None,
         };
         let _guard = no_grad_guard();
+        let hidden = match &trace {
+            Some(trace) => trace.hidden.detach(),
+            None => hidden(trainer, model, sequences, &micro_batches),
+        };
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),
             matrix: Matrix::Held(model.matrix().detach()),
@@ -147,7 +151,7 @@ impl Forward {
         let targets: Vec<i64> = sequences.list.iter().flat_map(|sequence| sequence.completion.iter().copied()).collect();
         let targets = Tensor::from_slice(&targets).to_device(stage.device);
         let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0]);
-        Ok(Forward { hidden, micro_batches, vocabulary })
+        Ok(Forward { hidden, trace, micro_batches, vocabulary })
     }
 
     /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where something needs it.
@@ -196,7 +200,7 @@ impl Forward {
     /// d loss / d parameters, in the order of the model's flat vector. `adjoints` are d loss / d primitive, per token, in the
     /// objective's order; `batch` is what [`score`] answered.
     pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Tensor> {
-        let Forward { hidden, micro_batches, vocabulary } = self;
+        let Forward { hidden, trace, micro_batches, vocabulary } = self;
         let Trainer { stage, model, .. } = trainer;
         let objective = &stage.train.objective;
         let device = hidden.device();
@@ -207,8 +211,8 @@ impl Forward {
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
         let [by_hidden, by_matrix] = vocabulary.projected_gradient(&live, &hidden.detach(), &model.matrix().detach());
-        if let [_] = micro_batches.as_slice() {
-            return Ok(model.gradient(&hidden, &by_hidden, Some(&by_matrix)));
+        if let Some(trace) = trace {
+            return Ok(model.gradient_of(&trace, &by_hidden, Some(&by_matrix)));
         }
         drop(hidden);
         let mut by_matrix = Some(by_matrix);
@@ -217,9 +221,9 @@ impl Forward {
             let tokens: Vec<i64> =
                 members.iter().flat_map(|member| rollouts.sequences.tokens(*member)).map(|token| token as i64).collect();
             let by_hidden = by_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
-            let hidden = model.hidden(&rollouts.sequences.packed(stage, members));
+            let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
             // The output matrix has its share of all tokens already.
-            let part = model.gradient(&hidden, &by_hidden, by_matrix.take().as_ref());
+            let part = model.gradient_of(&trace, &by_hidden, by_matrix.take().as_ref());
             match &mut sum {
                 Some(sum) => *sum += part,
                 None => sum = Some(part),

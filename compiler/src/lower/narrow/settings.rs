@@ -8,7 +8,7 @@ use mopd_lang::formula::{Formula, FormulaKind};
 use super::{Diagnostic, data, filter, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Checkpointing, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin, Prefixes,
+    AdamW, Architecture, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin, Prefixes,
     PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
 
@@ -208,9 +208,6 @@ impl<'a> Settings<'a> {
             && adapter.dropout != 0.0
         {
             self.refuse::<()>(origin, "an adapter with `dropout`");
-        }
-        if execution.checkpointing != Checkpointing::None {
-            self.refuse::<()>(origin, "computing layers again (`checkpointing`)");
         }
         let learning_rate = self.schedule(learning_rate);
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };

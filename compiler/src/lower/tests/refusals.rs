@@ -249,8 +249,6 @@ fn stages() {
     );
     let sgd = Optimizer::Sgd { momentum: 0.9, clip_norm: 1.0, origin: HERE };
     assert_eq!(stage(&|train| train.optimizer = sgd.clone()), supported("the optimizer `sgd`"));
-    let parts = Execution { micro_batch: Some(2), checkpointing: Checkpointing::All };
-    assert_eq!(stage(&|train| train.execution = parts), supported("computing layers again (`checkpointing`)"));
     let adapter = Adapter {
         kind: AdapterKind::Lora,
         rank: 4,
