@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{
-    Comparison, Completions, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Pretrained, Stage, Train,
-};
+use mopd_compiler::plan::{Comparison, Completions, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Pretrained, Stage, Train};
 
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{Dataset, Field, overlap};
@@ -165,7 +163,9 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], c
                         Completions::Data { .. } | Completions::Student { .. } => model,
                     };
                     match side {
-                        Completions::Data { field } => dataset.longest_example(field, &Tokenizer::Bytes).fits(0, context(model))?,
+                        Completions::Data { field } => {
+                            dataset.longest_example(field, &Tokenizer::Bytes).fits(0, context(model))?
+                        }
                         Completions::Student { sampling }
                         | Completions::Teacher { sampling }
                         | Completions::Model { sampling, .. } => {

@@ -47,7 +47,8 @@ compare "table" {{ models = [start, {}], samples = 1, temperature = 1.0, max_tok
         .expect("mopd starts");
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
-    let results: Value = serde_json::from_slice(&fs::read(folder.path().join("out/results.json")).expect("results")).expect("JSON");
+    let results: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("out/results.json")).expect("results")).expect("JSON");
     assert_eq!(results["tables"][0]["rows"].as_array().expect("rows").len(), compared.len() + 1);
     folder
 }

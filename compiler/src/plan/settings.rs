@@ -288,6 +288,15 @@ pub enum Completions {
 }
 
 impl Completions {
+    pub fn sampling_mut(&mut self) -> Option<&mut Sampling> {
+        match self {
+            Completions::Data { .. } => None,
+            Completions::Student { sampling } | Completions::Teacher { sampling } | Completions::Model { sampling, .. } => {
+                Some(sampling)
+            }
+        }
+    }
+
     pub fn sampling(&self) -> Option<&Sampling> {
         match self {
             Completions::Data { .. } => None,

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use mopd_compiler::plan::events::{Event, FailureKind, Prediction, RunJob, Versions};
 use mopd_compiler::plan::results::StageRecord;
-use mopd_compiler::plan::{Checkpointing, ModelId, Plan, SCHEMA, Stage};
+use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
 use tch::Device;
 
 use super::alone::{Tasks, Under};
@@ -442,11 +442,7 @@ impl Shared<'_> {
                     start: input(settings.start),
                     models: model.stage.inputs().into_iter().map(|id| (id, input(id))).collect(),
                     micro_batch: settings.execution.micro_batch,
-                    recomputed: match settings.execution.checkpointing {
-                        Checkpointing::None => 0,
-                        Checkpointing::Layers(layers) => layers as usize,
-                        Checkpointing::All => usize::MAX,
-                    },
+                    recomputed: settings.execution.checkpointing.layers(),
                     device: self.device,
                     control: self.control,
                 };

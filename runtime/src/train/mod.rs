@@ -15,9 +15,9 @@ mod optimizer;
 pub mod peft;
 mod scores;
 mod tensor_graph;
-pub mod trained;
 #[cfg(test)]
 mod tests;
+pub mod trained;
 pub mod vocabulary;
 
 use std::cell::RefCell;

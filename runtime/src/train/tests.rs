@@ -114,7 +114,8 @@ impl Reference {
     fn new(weights: &Arc<Weights>) -> Reference {
         let leaf = |entry: &crate::model::Entry| {
             let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
-            let leaf = Tensor::from_slice(&weights.of(entry)).to_kind(Kind::Double).view(shape.as_slice()).set_requires_grad(true);
+            let leaf =
+                Tensor::from_slice(&weights.of(entry)).to_kind(Kind::Double).view(shape.as_slice()).set_requires_grad(true);
             (entry.name.clone(), leaf)
         };
         Reference { weights: weights.clone(), leaves: layout(&weights.config).iter().map(leaf).collect() }
@@ -505,7 +506,10 @@ fn an_adapter_changes_its_targets_alone() {
     let [(config_name, config), (model_name, model)] = &finished.adapter[..] else { panic!("two files") };
     assert_eq!((*config_name, *model_name), ("adapter_config.json", "adapter_model.safetensors"));
     let config: serde_json::Value = serde_json::from_slice(config).unwrap();
-    assert_eq!((&config["r"], &config["use_dora"], &config["layers_to_transform"]), (&3.into(), &true.into(), &[0].as_slice().into()));
+    assert_eq!(
+        (&config["r"], &config["use_dora"], &config["layers_to_transform"]),
+        (&3.into(), &true.into(), &[0].as_slice().into())
+    );
     let tensors = safetensors::SafeTensors::deserialize(model).unwrap();
     let part = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight").unwrap();
     assert_eq!(part.shape(), [3, 24]);

@@ -14,12 +14,16 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Entry, EntryKind, Weights, layout, to_vec};
-use crate::random::{Key, Purpose};
+use crate::random::Key;
 
 pub enum Trained {
     All,
     /// Parts of the model's flat vector, matrices first, and the same numbers end to end.
-    Parts { ranges: Vec<Range<usize>>, decayed: usize, parameters: Tensor },
+    Parts {
+        ranges: Vec<Range<usize>>,
+        decayed: usize,
+        parameters: Tensor,
+    },
     Adapter(Box<Adapted>),
 }
 
@@ -232,8 +236,7 @@ impl Adapted {
 
     /// A and B.
     fn factors(&self, of: &Tensor, matrix: &Matrix) -> [Tensor; 2] {
-        let (rank, outputs, inputs) =
-            (i64::from(self.settings.rank), matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
+        let (rank, outputs, inputs) = (i64::from(self.settings.rank), matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
         [self.view(of, matrix.a, &[rank, inputs]), self.view(of, matrix.b, &[outputs, rank])]
     }
 
@@ -269,7 +272,7 @@ impl Adapted {
     /// With G the gradient of the merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm by which the direction is
     /// divided is a constant (arXiv:2402.09353, section 4.3): G is replaced by its rows times magnitude / norm.
     fn gradient(&self, by_weights: &Tensor) -> Tensor {
-        let mut gradient = self.parameters.zeros_like();
+        let gradient = self.parameters.zeros_like();
         for matrix in &self.matrices {
             let (outputs, inputs) = (matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
             let mut of_matrix = by_weights.narrow(0, matrix.entry.offset as i64, outputs * inputs).view([outputs, inputs]);

@@ -98,7 +98,11 @@ impl Builder {
             start,
             mixture: self.shares(domains),
             teachers: teachers
-                .map(|(&domain, &teacher)| TeacherChoice { domain, name: format!("teacher{}", domain.0), teacher: Teacher::Model(teacher) })
+                .map(|(&domain, &teacher)| TeacherChoice {
+                    domain,
+                    name: format!("teacher{}", domain.0),
+                    teacher: Teacher::Model(teacher),
+                })
                 .collect(),
             references: vec![],
             prefixes,

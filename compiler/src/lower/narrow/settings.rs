@@ -8,8 +8,8 @@ use mopd_lang::formula::{Formula, FormulaKind};
 use super::{Diagnostic, data, filter, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin, Prefixes,
-    PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
+    AdamW, Architecture, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin, Prefixes, PromptFormat,
+    Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
 
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a refusal, so that one

@@ -257,10 +257,7 @@ fn stages() {
         targets: Projection::ATTENTION.to_vec(),
         layers: None,
     };
-    assert_eq!(
-        stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())),
-        supported("an adapter with `dropout`")
-    );
+    assert_eq!(stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())), supported("an adapter with `dropout`"));
     let product = apply(Function::Multiply, [&signal(Signal::Progress), &number(1e-3)]);
     assert_eq!(stage(&|train| train.learning_rate = product.clone()), supported("a learning rate that is computed from others"));
     let model = |stage: Stage| refusals(|experiment| experiment.models[0].stage = stage);

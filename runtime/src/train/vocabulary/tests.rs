@@ -93,8 +93,7 @@ fn rows(probabilities: &[[f64; 5]]) -> Tensor {
 
 fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Option<Sizes>) -> Vocabulary {
     let others = teacher.map(|teacher| (Teacher, vec![Logits::Given(teacher)])).into_iter().collect();
-    let mut vocabulary =
-        Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), others, Some((Student, 2.0)), END);
+    let mut vocabulary = Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), others, Some((Student, 2.0)), END);
     vocabulary.sizes = sizes.unwrap_or(vocabulary.sizes);
     vocabulary
 }
