@@ -8,10 +8,14 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::*;
 use crate::data::tokenizer::{BEGIN, END, Tokenizer};
 
-/// Two key-value heads for four heads, so that grouping matters.
 pub fn tiny() -> Config {
+    of_family(plan::Family::Llama)
+}
+
+/// Two key-value heads for four heads, so that grouping matters.
+pub fn of_family(family: plan::Family) -> Config {
     Config::of(&Architecture {
-        family: plan::Family::Llama,
+        family,
         layers: 2,
         width: 16,
         heads: 4,

@@ -80,23 +80,54 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
+    use mopd_compiler::plan;
+
     use super::*;
-    use crate::model::tests::tiny;
+    use crate::model::tests::{of_family, tiny};
+    use crate::model::{Biases, Experts};
 
     #[test]
     fn layout_is_dense_and_decayed_parameters_come_first() {
-        for tied in [false, true] {
-            let architecture = Config { tied, ..tiny() };
-            let entries = layout(&architecture);
+        let experts = Experts { count: 3, per_token: 2, hidden: 5, normalised: true, layers: vec![true, false] };
+        for config in [
+            Config { tied: false, ..tiny() },
+            Config { tied: true, biases: Biases { query_key_value: true, output: true, feed_forward: true }, ..tiny() },
+            Config { query_key_norm: true, experts: Some(experts), ..tiny() },
+        ] {
+            let entries = layout(&config);
             let mut end = 0;
             for entry in &entries {
                 assert_eq!(entry.offset, end);
                 end += entry.len();
             }
-            assert_eq!(end, Weights::parameters(&architecture));
-            let first_norm = entries.iter().position(|entry| entry.kind == EntryKind::Norm).unwrap();
-            assert!(entries[first_norm..].iter().all(|entry| entry.kind == EntryKind::Norm));
-            assert_eq!(entries.iter().any(|entry| entry.name == "lm_head.weight"), !tied);
+            assert_eq!(end, Weights::parameters(&config));
+            let matrices = entries.iter().take_while(|entry| entry.kind == EntryKind::Matrix).count();
+            assert!(entries[matrices..].iter().all(|entry| entry.kind != EntryKind::Matrix));
+            assert_eq!(entries.iter().any(|entry| entry.name == "lm_head.weight"), !config.tied);
+            let experts = entries.iter().filter(|entry| entry.name.contains("layers.0.mlp.experts.")).count();
+            assert_eq!(experts, if config.experts.is_some() { 9 } else { 0 });
+        }
+    }
+
+    /// Whatever a family stores: normalisations multiply by 1, biases add nothing.
+    #[test]
+    fn what_is_not_a_matrix_begins_neutral() {
+        for family in [plan::Family::Llama, plan::Family::Qwen2, plan::Family::Qwen3, plan::Family::Gemma] {
+            let config = Arc::new(of_family(family));
+            let weights = Weights::initialise(config.clone(), Arc::new(Tokenizer::Bytes), 1, 2);
+            let entries = layout(&config);
+            for entry in &entries {
+                match entry.kind {
+                    EntryKind::Matrix => assert!(weights.of(entry).iter().any(|value| *value != 0.0)),
+                    EntryKind::Bias => assert!(weights.of(entry).iter().all(|value| *value == 0.0)),
+                    EntryKind::Norm => {
+                        assert!(weights.of(entry).iter().all(|value| f64::from(*value) + config.norm.offset == 1.0));
+                    }
+                }
+            }
+            let has = |part: &str| entries.iter().any(|entry| entry.name.ends_with(part));
+            assert_eq!(has("self_attn.q_proj.bias"), family == plan::Family::Qwen2);
+            assert_eq!(has("self_attn.k_norm.weight"), family == plan::Family::Qwen3);
         }
     }
 

@@ -167,6 +167,23 @@ mod tests {
         }
     }
 
+    /// More prompts than are read at once come back in their own order.
+    #[test]
+    fn prompts_keep_their_places() {
+        let decoder = decoder();
+        let prompts: Vec<Vec<Token>> =
+            (0..300i64).map(|i| (0..1 + i * 7 % 11).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        let settings = Sampling { max_tokens: 2, ..sampling(2, 1.0) };
+        let together = rollout(&decoder, &requests(&prompts), &settings, key).unwrap();
+        assert_eq!(together.len(), 600);
+        for place in [0, 1, 77, 160, 298, 299] {
+            let alone = rollout(&decoder, &[requests(&prompts)[place]], &settings, key).unwrap();
+            let tokens = |completions: &[Completion]| completions.iter().map(|c| c.tokens.clone()).collect::<Vec<_>>();
+            assert_eq!(tokens(&alone), tokens(&together[2 * place..][..2]), "prompt {place}");
+        }
+    }
+
     #[test]
     fn completions_end_at_the_end_token_or_are_cut_off() {
         let completions =
