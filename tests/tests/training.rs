@@ -110,12 +110,13 @@ fn preferences_are_trained_on() {
 fn the_student_teaches_itself() {
     let student = |name: &str, copy: &str| {
         format!(
-            "teacher {name}_past = {copy}\nmodel {name} = distill(start) {{\n  route {{ otherwise -> {name}_past }}\n  objective = \
-             follow\n  rollout = sample(n: 1, temperature: 1.0, max_tokens: 6)\n  prompts = 8\n  steps = 5\n  lr = 3e-3\n}}\n"
+            "teacher {name}_past = {copy}\nmodel {name} = distill(start) {{\n  route {{ else -> {name}_past }}\n  objective = \
+             follow\n  rollout = sample(n: 4, temperature: 1.0, max_tokens: 6)\n  prompts = 4\n  steps = 5\n  lr = 3e-3\n}}\n"
         )
     };
-    let mut models = "objective follow {\n  term stay = live kl(student || teacher) - 0.1 * live student.logp\n  reduce = \
-                      mean(token) then mean(sequence)\n}\n"
+    // Beside what holds it back, something that moves it.
+    let mut models = "objective follow {\n  term seek = -zscore(reward, over: group, deviation: sample) * live student.logp\n  term stay = \
+                      live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}\n"
         .to_owned();
     models += &student("initial", "self.initial");
     models += &student("average", "self.ema(0.5)");
@@ -125,4 +126,19 @@ fn the_student_teaches_itself() {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 3);
+}
+
+/// An adapter leaves its own files beside the merged model; what is frozen, averaged or computed again runs too.
+#[test]
+fn adapters_are_saved_beside_the_model() {
+    let models = "model adapted = grpo(start, on: domains) {\n  adapter = dora(rank: 4, alpha: 8, targets: [attention, feed_forward])\n  \
+                  checkpointing = all\n  steps = 4, prompts = 4, samples = 4, max_tokens = 6, lr = 1e-2\n}\nmodel upper = sft(start, \
+                  on: domains) { target = answer, train_only = [attention], ema = 0.9, steps = 4, batch = 8, lr = 1e-3 }\n";
+    let folder = run(models, &["adapted", "upper"]);
+    assert_ne!(weights(&folder, "adapted"), weights(&folder, "start"));
+    assert_ne!(weights(&folder, "upper"), weights(&folder, "start"));
+    let adapter = folder.path().join("out/models/adapted-seed1/adapter");
+    let config: Value = serde_json::from_slice(&fs::read(adapter.join("adapter_config.json")).expect("a config")).expect("JSON");
+    assert_eq!(config["r"], 4);
+    assert!(adapter.join("adapter_model.safetensors").exists());
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{ModelId, Role, StudentCopy, Teacher};
-use tch::{Device, no_grad_guard};
+use tch::{Device, Tensor, no_grad_guard};
 
 use super::Stage;
 use super::vocabulary::Fetched;
@@ -36,6 +36,8 @@ pub struct Models {
     /// All, or the one that was needed last.
     resident: RefCell<HashMap<usize, Rc<Decoder>>>,
     keeps_all: bool,
+    /// Rows of output matrices that all models have: some checkpoints are padded beyond the tokenizer's ids, and not alike.
+    entries: i64,
     copies: Vec<Copy>,
     /// By source.
     teachers: Vec<Option<Whose>>,
@@ -82,8 +84,10 @@ impl Models {
         let teachers = stage.sources.iter().map(|source| source.teacher_model.as_ref().map(&mut teacher)).collect();
         let references = stage.sources.iter().map(|source| source.reference.map(|id| Whose::Frozen(of_model[&id]))).collect();
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
+        let rows = frozen.iter().chain([&stage.start]).map(|weights| weights.config.vocabulary as i64);
+        let entries = rows.min().unwrap_or(0);
         let keeps_all = frozen.len() <= 1 || parameters <= SMALL;
-        Models { device: stage.device, frozen, of_model, resident: RefCell::default(), keeps_all, copies, teachers, references }
+        Models { device: stage.device, frozen, of_model, resident: RefCell::default(), keeps_all, entries, copies, teachers, references }
     }
 
     /// As where the models are too large to stay.
@@ -135,8 +139,13 @@ impl Models {
         if self.keeps_all {
             return None;
         }
-        let (weights, device) = (self.frozen[index].clone(), self.device);
-        Some(Fetched::new(move || weights.output_matrix(device)))
+        let (weights, device, entries) = (self.frozen[index].clone(), self.device, self.entries);
+        Some(Fetched::new(move || weights.output_matrix(device).narrow(0, 0, entries)))
+    }
+
+    /// The part of a model's output matrix that is compared with others'.
+    pub fn compared(&self, decoder: &Decoder) -> Tensor {
+        decoder.matrix().detach().narrow(0, 0, self.entries)
     }
 
     /// Follows the student after an update; `done` is the number of updates so far.

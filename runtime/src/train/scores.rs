@@ -88,7 +88,7 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts) -> Result<Vec<L
         let decoder = decoder.as_deref().unwrap_or(&trainer.model);
         let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
         let hidden = hidden(trainer, decoder, &rollouts.sequences, &micro_batches);
-        let matrix = models.fetched(whose).map_or_else(|| Matrix::Held(decoder.matrix().detach()), Matrix::Fetched);
+        let matrix = models.fetched(whose).map_or_else(|| Matrix::Held(models.compared(decoder)), Matrix::Fetched);
         parts.push(Logits::Projected { hidden, matrix, softcap: decoder.config.logit_softcap });
     }
     if trainer.stage.train.passes > 1 && !models.moves(role) {
@@ -132,7 +132,7 @@ impl Forward {
         };
         let of_student = |hidden: &Tensor| Logits::Projected {
             hidden: hidden.detach(),
-            matrix: Matrix::Held(model.matrix().detach()),
+            matrix: Matrix::Held(trainer.models.compared(model)),
             softcap: model.config.logit_softcap,
         };
         let mut sampler = sampler(trainer)?;
@@ -142,7 +142,7 @@ impl Forward {
             // Only in the first pass is the student still the policy that sampled.
             let mut policy = rollouts.policy.borrow_mut();
             let policy = policy.get_or_insert_with(|| {
-                let matrix = Matrix::Held(model.matrix().detach().copy());
+                let matrix = Matrix::Held(trainer.models.compared(model).copy());
                 Logits::Projected { hidden: hidden.detach().copy(), matrix, softcap: model.config.logit_softcap }
             });
             others.push((Role::Sampler, vec![policy.share()]));
@@ -210,7 +210,12 @@ impl Forward {
             let primitive = parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
-        let [by_hidden, by_matrix] = vocabulary.projected_gradient(&live, &hidden.detach(), &model.matrix().detach());
+        let compared = trainer.models.compared(model);
+        let [by_hidden, mut by_matrix] = vocabulary.projected_gradient(&live, &hidden, &compared);
+        let padding = model.matrix().size()[0] - compared.size()[0];
+        if padding > 0 {
+            by_matrix = by_matrix.constant_pad_nd([0, 0, 0, padding]);
+        }
         if let Some(trace) = trace {
             return Ok(model.gradient_of(&trace, &by_hidden, Some(&by_matrix)));
         }
