@@ -115,9 +115,10 @@ fn the_student_teaches_itself() {
         )
     };
     // Beside what holds it back, something that moves it.
-    let mut models = "objective follow {\n  term seek = -zscore(reward, over: group, deviation: sample) * live student.logp\n  term stay = \
+    let mut models =
+        "objective follow {\n  term seek = -zscore(reward, over: group, deviation: sample) * live student.logp\n  term stay = \
                       live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}\n"
-        .to_owned();
+            .to_owned();
     models += &student("initial", "self.initial");
     models += &student("average", "self.ema(0.5)");
     models += &student("every", "self.every(2 steps)");

@@ -8,6 +8,9 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::*;
 use crate::data::tokenizer::{BEGIN, END, Tokenizer};
 
+mod parity;
+mod steps;
+
 pub fn tiny() -> Config {
     of_family(plan::Family::Llama)
 }

@@ -241,7 +241,8 @@ impl<'a> Trainer<'a> {
         self.models.follow(&self.model, step + 1);
 
         let seconds = started.elapsed().as_secs_f64();
-        let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds };
+        let experts = self.model.take_expert_load();
+        let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let rows = diagnose(self.stage, sequences, &batch, &outputs, &numbers);
         self.rollouts = (train.passes > 1).then_some(rollouts);
         let (metric, value) = headline(train.recipe, &rows, loss);

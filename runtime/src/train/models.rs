@@ -87,7 +87,17 @@ impl Models {
         let rows = frozen.iter().chain([&stage.start]).map(|weights| weights.config.vocabulary as i64);
         let entries = rows.min().unwrap_or(0);
         let keeps_all = frozen.len() <= 1 || parameters <= SMALL;
-        Models { device: stage.device, frozen, of_model, resident: RefCell::default(), keeps_all, entries, copies, teachers, references }
+        Models {
+            device: stage.device,
+            frozen,
+            of_model,
+            resident: RefCell::default(),
+            keeps_all,
+            entries,
+            copies,
+            teachers,
+            references,
+        }
     }
 
     /// As where the models are too large to stay.
