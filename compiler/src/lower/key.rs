@@ -34,7 +34,7 @@ enum StageMeaning<'a> {
     Initialise(&'a Architecture),
     /// What the files hold is added at run time.
     Load(&'a Pretrained),
-    Train(TrainMeaning<'a>),
+    Train(Box<TrainMeaning<'a>>),
     Merge {
         method: &'a MergeMethod,
         base: Option<&'a str>,
@@ -127,7 +127,7 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                 base: merge.base.as_ref().map(of),
                 models: merge.models.iter().map(of).collect(),
             },
-            Stage::Train(train) => StageMeaning::Train(TrainMeaning {
+            Stage::Train(train) => StageMeaning::Train(Box::new(TrainMeaning {
                 recipe: train.recipe,
                 start: of(&train.start),
                 mixture: mixture(experiment, train),
@@ -163,7 +163,7 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                 learning_rate: &train.learning_rate,
                 ema: train.ema,
                 micro_batch: train.execution.micro_batch,
-            }),
+            })),
         };
         // Where it is computed is added at run time.
         let key = hash(&("mopd stage", VERSION, experiment.dtype, meaning)).to_hex().to_string();

@@ -134,7 +134,8 @@ fn predictions(
     control: &Control,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<HashMap<ModelId, Prediction>> {
-    let tokenizers = vec![Arc::new(Tokenizer::Bytes); configs.len()];
+    let tokenizer = Arc::new(Tokenizer::Bytes);
+    let tokenizers: Vec<_> = configs.iter().map(|_| tokenizer.clone()).collect();
     let shapes = Shapes { configs, tokenizers: &tokenizers };
     let mut known: HashMap<ModelId, Prediction> = HashMap::new();
     for (index, task) in tasks.iter().enumerate() {

@@ -281,7 +281,9 @@ impl Adapted {
                 let norms = Adapted::norms(&direction);
                 let by_magnitude = (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
                 gradient.narrow(0, offset as i64, outputs).copy_(&by_magnitude);
-                of_matrix = of_matrix * (self.view(&self.parameters, offset, &[outputs, 1]) / norms);
+                // Not in place: it is a view of what the caller has.
+                let scale = self.view(&self.parameters, offset, &[outputs, 1]) / norms;
+                of_matrix = scale * of_matrix;
             }
             let [a, b] = self.factors(&self.parameters, matrix);
             let [mut by_a, mut by_b] = self.factors(&gradient, matrix);

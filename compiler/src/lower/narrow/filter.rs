@@ -13,10 +13,9 @@ pub fn formula(formula: &formula::Formula, origins: Origins) -> Narrowed<Formula
     let at = origins.span(formula.0.origin);
     let mut lowering = Lowering::new(Supply::Runtime, origins);
     let value = lowering.lower(formula)?;
-    let known = |signal: &Signal| match signal {
-        Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct | Signal::Progress | Signal::Step => true,
-        Signal::Position => true,
-        _ => false,
+    let known = |signal: &Signal| {
+        let of_completions = matches!(signal, Signal::Length | Signal::Truncated | Signal::Position);
+        of_completions || matches!(signal, Signal::Reward | Signal::Correct | Signal::Progress | Signal::Step)
     };
     if !lowering.primitives.is_empty() || !lowering.graph.signals(&[value]).iter().all(known) {
         return Err(refused(at, "a `filter` that reads more than rewards and lengths"));
