@@ -156,7 +156,7 @@ impl Inputs<'_> {
         };
         let hidden = student.shallow_clone();
         let teacher = vec![logits(self.teacher.shallow_clone(), of_teacher)];
-        let vocabulary = Vocabulary::new(&self.targets, logits(student, of_student), teacher, None);
+        let vocabulary = Vocabulary::new(&self.targets, logits(student, of_student), teacher, None, 0);
         let values = vocabulary.values(&[Quantity::Primitive(primitive())], true).swap_remove(0);
         let live = [(primitive(), self.adjoint.shallow_clone())];
         let gradients = match of_student {

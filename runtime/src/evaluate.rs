@@ -4,7 +4,6 @@ use mopd_compiler::plan::{Evaluation, Sampling};
 use tch::Device;
 
 use crate::control::Control;
-use crate::data::tokenizer::decode;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Weights};
 use crate::prepare::{DomainData, tested};
@@ -41,7 +40,7 @@ pub fn evaluate(
     for (chunk, records) in prompts.chunks(64).zip(tests.dataset.records.chunks(64)) {
         control.check()?;
         let completions = rollout(&decoder, chunk, &sampling, key)?;
-        let texts: Vec<String> = completions.iter().map(|completion| decode(&completion.tokens)).collect();
+        let texts: Vec<String> = completions.iter().map(|completion| weights.tokenizer.decode(&completion.tokens)).collect();
         let answers: Vec<Answer> = texts
             .iter()
             .enumerate()

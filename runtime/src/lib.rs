@@ -7,6 +7,7 @@ pub mod device;
 pub mod evaluate;
 pub mod failure;
 pub mod files;
+pub mod kernels;
 pub mod merge;
 pub mod model;
 pub mod prepare;

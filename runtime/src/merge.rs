@@ -11,38 +11,44 @@ use crate::random::{Key, Purpose};
 /// `seed` and `stream` select DARE's random numbers.
 pub fn merge(method: &MergeMethod, base: Option<&Weights>, models: &[&Weights], seed: u64, stream: u64) -> Result<Weights> {
     let first = base.or(models.first().copied()).ok_or_else(|| failure("a merge of no models"))?;
-    if models.iter().any(|model| model.architecture != first.architecture) {
+    if models.iter().any(|model| model.config != first.config) {
         return Err(failure("models of different architectures cannot be merged"));
     }
+    let base = base.map(Weights::values);
+    let models: Vec<_> = models.iter().map(|model| model.values()).collect();
+    let models: Vec<&[f32]> = models.iter().map(AsRef::as_ref).collect();
+    Ok(first.with_values(merged(method, base.as_deref(), &models, seed, stream)?))
+}
+
+fn merged(method: &MergeMethod, base: Option<&[f32]>, models: &[&[f32]], seed: u64, stream: u64) -> Result<Vec<f32>> {
     let base = || base.ok_or_else(|| failure(&format!("{} needs a base model", method.name())));
-    let values = match *method {
+    Ok(match *method {
         MergeMethod::Average => average(models),
         MergeMethod::TaskArithmetic { scale } => combine(base()?, models, |_, changes| scale * changes.iter().sum::<f64>()),
         MergeMethod::Ties { scale, density } => ties(base()?, models, scale, density),
         MergeMethod::Dare { scale, drop } => dare(base()?, models, scale, drop, seed, stream),
-    };
-    Ok(Weights { architecture: first.architecture.clone(), values })
+    })
 }
 
 fn failure(message: &str) -> Error {
     Error::new(FailureKind::Runtime, message)
 }
 
-fn average(models: &[&Weights]) -> Vec<f32> {
+fn average(models: &[&[f32]]) -> Vec<f32> {
     let mean = |index: usize| {
-        let sum: f64 = models.iter().map(|model| f64::from(model.values[index])).sum();
+        let sum: f64 = models.iter().map(|model| f64::from(model[index])).sum();
         (sum / models.len() as f64) as f32
     };
-    (0..models[0].values.len()).map(mean).collect()
+    (0..models[0].len()).map(mean).collect()
 }
 
 /// base + `change(index, differences of the models)` at every weight.
-fn combine(base: &Weights, models: &[&Weights], mut change: impl FnMut(usize, &mut [f64]) -> f64) -> Vec<f32> {
+fn combine(base: &[f32], models: &[&[f32]], mut change: impl FnMut(usize, &mut [f64]) -> f64) -> Vec<f32> {
     let mut changes = vec![0.0; models.len()];
-    let merged = base.values.iter().enumerate().map(|(index, &origin)| {
+    let merged = base.iter().enumerate().map(|(index, &origin)| {
         let origin = f64::from(origin);
         for (change, model) in changes.iter_mut().zip(models) {
-            *change = f64::from(model.values[index]) - origin;
+            *change = f64::from(model[index]) - origin;
         }
         (origin + change(index, &mut changes)) as f32
     });
@@ -51,7 +57,7 @@ fn combine(base: &Weights, models: &[&Weights], mut change: impl FnMut(usize, &m
 
 /// TIES (arXiv:2306.01708, algorithm 1): of each model only the `density` largest changes count, over all its weights
 /// together; the sign with the larger sum wins; the changes of that sign are averaged.
-fn ties(base: &Weights, models: &[&Weights], scale: f64, density: f64) -> Vec<f32> {
+fn ties(base: &[f32], models: &[&[f32]], scale: f64, density: f64) -> Vec<f32> {
     let thresholds: Vec<f64> = models.iter().map(|model| threshold(base, model, density)).collect();
     combine(base, models, |_, changes| {
         for (change, threshold) in changes.iter_mut().zip(&thresholds) {
@@ -67,9 +73,9 @@ fn ties(base: &Weights, models: &[&Weights], scale: f64, density: f64) -> Vec<f3
 }
 
 /// The smallest change that is among the `density` largest; ties at the bound are kept.
-fn threshold(base: &Weights, model: &Weights, density: f64) -> f64 {
+fn threshold(base: &[f32], model: &[f32], density: f64) -> f64 {
     let mut sizes: Vec<f64> =
-        base.values.iter().zip(&model.values).map(|(&origin, &value)| (f64::from(value) - f64::from(origin)).abs()).collect();
+        base.iter().zip(model).map(|(&origin, &value)| (f64::from(value) - f64::from(origin)).abs()).collect();
     let keep = ((density * sizes.len() as f64).round() as usize).min(sizes.len());
     if keep == 0 {
         return f64::INFINITY;
@@ -81,7 +87,7 @@ fn threshold(base: &Weights, model: &Weights, density: f64) -> f64 {
 
 /// DARE (arXiv:2311.03099, eq. 2): each change is dropped with probability `drop`, the others grow by 1 / (1 - drop), so
 /// that the expected change is the same.
-fn dare(base: &Weights, models: &[&Weights], scale: f64, drop: f64, seed: u64, stream: u64) -> Vec<f32> {
+fn dare(base: &[f32], models: &[&[f32]], scale: f64, drop: f64, seed: u64, stream: u64) -> Vec<f32> {
     let mut rows: Vec<_> = (0..models.len()).map(|model| Key::new(seed, stream, Purpose::Drop, 0).row(model as u32, 0)).collect();
     combine(base, models, |_, changes| {
         let mut sum = 0.0;
@@ -96,70 +102,65 @@ fn dare(base: &Weights, models: &[&Weights], scale: f64, drop: f64, seed: u64, s
 
 #[cfg(test)]
 mod tests {
-    use mopd_compiler::plan::Architecture;
-
     use super::*;
+    use crate::model::Config;
     use crate::model::tests::{lively, tiny};
 
-    fn weights(values: &[f32]) -> Weights {
-        Weights { architecture: tiny(), values: values.to_vec() }
-    }
-
     #[track_caller]
-    fn close(merged: Weights, expected: &[f32]) {
-        assert_eq!(merged.values.len(), expected.len());
-        for (a, b) in merged.values.iter().zip(expected) {
-            assert!((a - b).abs() < 1e-6, "{:?} {expected:?}", merged.values);
+    fn close(merged: Vec<f32>, expected: &[f32]) {
+        assert_eq!(merged.len(), expected.len());
+        for (a, b) in merged.iter().zip(expected) {
+            assert!((a - b).abs() < 1e-6, "{:?} {expected:?}", merged);
         }
     }
 
     #[test]
     fn average_and_task_arithmetic_by_hand() {
-        let (base, a, b) = (weights(&[1.0, 2.0]), weights(&[2.0, 2.0]), weights(&[4.0, 0.0]));
-        close(merge(&MergeMethod::Average, None, &[&a, &b], 0, 0).unwrap(), &[3.0, 1.0]);
+        let (base, a, b) = (([1.0, 2.0]), ([2.0, 2.0]), ([4.0, 0.0]));
+        close(merged(&MergeMethod::Average, None, &[&a, &b], 0, 0).unwrap(), &[3.0, 1.0]);
         let method = MergeMethod::TaskArithmetic { scale: 0.5 };
-        close(merge(&method, Some(&base), &[&a, &b], 0, 0).unwrap(), &[1.0 + 0.5 * (1.0 + 3.0), 2.0 + 0.5 * (0.0 - 2.0)]);
+        close(merged(&method, Some(&base), &[&a, &b], 0, 0).unwrap(), &[1.0 + 0.5 * (1.0 + 3.0), 2.0 + 0.5 * (0.0 - 2.0)]);
     }
 
     #[test]
     fn ties_by_hand() {
-        let base = weights(&[0.0; 5]);
+        let base = [0.0; 5];
         // At density 0.6 each keeps its three largest changes.
-        let a = weights(&[3.0, -2.0, 1.0, 0.1, 0.2]);
-        let b = weights(&[1.0, 4.0, 3.0, -0.1, 0.2]);
-        let c = weights(&[-5.0, 0.5, 2.0, 0.1, 0.6]);
+        let a = [3.0, -2.0, 1.0, 0.1, 0.2];
+        let b = [1.0, 4.0, 3.0, -0.1, 0.2];
+        let c = [-5.0, 0.5, 2.0, 0.1, 0.6];
         // Kept:   a 3 -2 1 . .   b 1 4 3 . .   c -5 . 2 . 0.6
         // Signs:  -1: minus (c)  2: plus (b)  6: plus (all)  .  plus (c)
         let expected = [-5.0, 4.0, 2.0, 0.0, 0.6].map(|change: f32| change * 0.5);
         let method = MergeMethod::Ties { scale: 0.5, density: 0.6 };
-        close(merge(&method, Some(&base), &[&a, &b, &c], 0, 0).unwrap(), &expected);
+        close(merged(&method, Some(&base), &[&a, &b, &c], 0, 0).unwrap(), &expected);
         // With everything kept and one model, it is that model.
         let method = MergeMethod::Ties { scale: 1.0, density: 1.0 };
-        close(merge(&method, Some(&base), &[&a], 0, 0).unwrap(), &a.values);
+        close(merged(&method, Some(&base), &[&a], 0, 0).unwrap(), &a);
         let method = MergeMethod::Ties { scale: 1.0, density: 0.0 };
-        close(merge(&method, Some(&base), &[&a, &b], 0, 0).unwrap(), &base.values);
+        close(merged(&method, Some(&base), &[&a, &b], 0, 0).unwrap(), &base);
     }
 
     #[test]
     fn dare_drops_and_rescales() {
         let n = 10_000;
-        let (base, a, b) = (weights(&vec![1.0; n]), weights(&vec![2.0; n]), weights(&vec![1.0; n]));
+        let (base, a, b) = ((vec![1.0; n]), (vec![2.0; n]), (vec![1.0; n]));
         let method = MergeMethod::Dare { scale: 0.5, drop: 0.75 };
-        let merged = merge(&method, Some(&base), &[&a, &b], 1, 2).unwrap();
-        assert_eq!(merged, merge(&method, Some(&base), &[&a, &b], 1, 2).unwrap());
-        assert_ne!(merged, merge(&method, Some(&base), &[&a, &b], 2, 2).unwrap());
+        let values = merged(&method, Some(&base), &[&a, &b], 1, 2).unwrap();
+        assert_eq!(values, merged(&method, Some(&base), &[&a, &b], 1, 2).unwrap());
+        assert_ne!(values, merged(&method, Some(&base), &[&a, &b], 2, 2).unwrap());
         // A kept change of 1 becomes 4, and the scale makes it 2.
-        assert!(merged.values.iter().all(|&value| value == 1.0 || value == 3.0));
-        let kept = merged.values.iter().filter(|&&value| value == 3.0).count() as f64 / n as f64;
+        assert!(values.iter().all(|&value| value == 1.0 || value == 3.0));
+        let kept = values.iter().filter(|&&value| value == 3.0).count() as f64 / n as f64;
         assert!((kept - 0.25).abs() < 0.02, "{kept}");
         let method = MergeMethod::Dare { scale: 1.0, drop: 0.0 };
-        close(merge(&method, Some(&base), &[&a, &b], 1, 2).unwrap(), &a.values);
+        close(merged(&method, Some(&base), &[&a, &b], 1, 2).unwrap(), &a);
     }
 
     #[test]
     fn models_that_do_not_fit_are_refused() {
         let a = lively(&tiny(), 1);
-        let b = lively(&Architecture { layers: 1, ..tiny() }, 1);
+        let b = lively(&Config { layers: 1, attention: tiny().attention[..1].to_vec(), ..tiny() }, 1);
         let error = merge(&MergeMethod::Average, None, &[&a, &b], 0, 0).unwrap_err();
         assert_eq!(error.to_string(), "models of different architectures cannot be merged");
         let error = merge(&MergeMethod::Ties { scale: 1.0, density: 0.2 }, None, &[&a], 0, 0).unwrap_err();

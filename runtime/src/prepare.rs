@@ -1,14 +1,15 @@
 //! Everything that can be wrong with the data of a plan, found before the first step: files, fields, lengths, rewards.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Architecture, Comparison, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Stage, Train};
+use mopd_compiler::plan::{Comparison, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Stage, Train};
 
-use crate::data::tokenizer::encode_prompt;
+use crate::data::tokenizer::Tokenizer;
 use crate::data::{Dataset, Field, overlap};
 use crate::failure::{Error, Result};
-use crate::model::{Sizes, Token};
+use crate::model::{Config, Token};
 use crate::reward::Verifier;
 use crate::schedule::columns;
 
@@ -32,7 +33,7 @@ pub struct Prompts {
 impl Prompts {
     fn load(path: &Path, needed: &[Field]) -> Result<Prompts> {
         let dataset = Dataset::load(path, needed)?;
-        let tokens = dataset.records.iter().map(|record| encode_prompt(&record.prompt)).collect();
+        let tokens = dataset.records.iter().map(|record| Tokenizer::Bytes.prompt(&record.prompt)).collect();
         Ok(Prompts { dataset, tokens })
     }
 }
@@ -42,21 +43,22 @@ fn beside(base: &Path, name: &str) -> PathBuf {
     if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
 }
 
-/// The architecture of every model: that of the random weights it descends from.
-pub fn architectures(plan: &Plan) -> Result<Vec<Architecture>> {
-    let mut architectures: Vec<Architecture> = Vec::new();
+/// The configuration of every model: that of the weights it descends from.
+pub fn configs(plan: &Plan) -> Result<Vec<Arc<Config>>> {
+    let mut configs: Vec<Arc<Config>> = Vec::new();
     for model in &plan.experiment.models {
         let inherited = |from: &ModelId| {
-            architectures.get(from.0 as usize).cloned().ok_or_else(|| {
+            configs.get(from.0 as usize).cloned().ok_or_else(|| {
                 Error::new(FailureKind::Runtime, format!("the plan uses a model before it makes it: `{}`", model.name))
             })
         };
-        let architecture = match &model.stage {
+        let config = match &model.stage {
             Stage::Initialise(architecture) => {
-                Sizes::check(architecture).map_err(|problem| {
+                let config = Config::of(architecture);
+                config.check().map_err(|problem| {
                     Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
                 })?;
-                architecture.clone()
+                Arc::new(config)
             }
             Stage::Train(train) => inherited(&train.start)?,
             Stage::Merge(merge) => match merge.base.iter().chain(&merge.models).next() {
@@ -64,18 +66,13 @@ pub fn architectures(plan: &Plan) -> Result<Vec<Architecture>> {
                 None => return Err(Error::new(FailureKind::Runtime, "a merge of no models").at(model.origin)),
             },
         };
-        architectures.push(architecture);
+        configs.push(config);
     }
-    Ok(architectures)
+    Ok(configs)
 }
 
 /// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.
-pub fn prepare(
-    plan: &Plan,
-    stages: &[ModelId],
-    architectures: &[Architecture],
-    base: &Path,
-) -> Result<(Vec<DomainData>, Vec<String>)> {
+pub fn prepare(plan: &Plan, stages: &[ModelId], configs: &[Arc<Config>], base: &Path) -> Result<(Vec<DomainData>, Vec<String>)> {
     let mut domains = Vec::new();
     let mut warnings = Vec::new();
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
@@ -89,11 +86,11 @@ pub fn prepare(
     for id in stages {
         let model = plan.experiment.model(*id);
         if let Stage::Train(train) = &model.stage {
-            check_training(train, *id, &domains, architectures).map_err(|error| error.at(model.origin))?;
+            check_training(train, *id, &domains, configs).map_err(|error| error.at(model.origin))?;
         }
     }
     for comparison in &plan.experiment.comparisons {
-        check_evaluation(comparison, &domains, architectures).map_err(|error| error.at(comparison.origin))?;
+        check_evaluation(comparison, &domains, configs).map_err(|error| error.at(comparison.origin))?;
     }
     Ok((domains, warnings))
 }
@@ -124,8 +121,8 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
     Ok(DomainData { id, name: domain.name.clone(), origin: domain.origin, verifier, train, tests })
 }
 
-fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], architectures: &[Architecture]) -> Result<()> {
-    let context = |model: ModelId| architectures[model.0 as usize].context;
+fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], configs: &[Arc<Config>]) -> Result<()> {
+    let context = |model: ModelId| configs[model.0 as usize].context as u32;
     if train.mixture.is_empty() {
         return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
     }
@@ -133,18 +130,20 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], a
         let data = &domains[share.domain.0 as usize];
         let dataset = &trained(data)?.dataset;
         match &train.prefixes {
-            Prefixes::Data { field, .. } => dataset.longest_example(field).fits(0, context(model))?,
-            Prefixes::Student { sampling, .. } => dataset.longest_prompt().fits(sampling.max_tokens, context(model))?,
+            Prefixes::Data { field, .. } => dataset.longest_example(field, &Tokenizer::Bytes).fits(0, context(model))?,
+            Prefixes::Student { sampling, .. } => {
+                dataset.longest_prompt(&Tokenizer::Bytes).fits(sampling.max_tokens, context(model))?
+            }
             Prefixes::Teacher { sampling, .. } => {
                 let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
                 let teacher = teacher.map_or(model, |choice| choice.teacher);
-                dataset.longest_prompt().fits(sampling.max_tokens, context(model).min(context(teacher)))?;
+                dataset.longest_prompt(&Tokenizer::Bytes).fits(sampling.max_tokens, context(model).min(context(teacher)))?;
             }
         }
         // A teacher that scores reads the same sequences.
         for choice in train.teachers.iter().filter(|choice| choice.domain == share.domain) {
-            let (student, teacher) = (&architectures[model.0 as usize], &architectures[choice.teacher.0 as usize]);
-            if student.tokenizer != teacher.tokenizer {
+            let (student, teacher) = (&configs[model.0 as usize], &configs[choice.teacher.0 as usize]);
+            if student.vocabulary != teacher.vocabulary {
                 let message = format!("the teacher `{}` has another tokenizer than its student", choice.name);
                 return Err(Error::new(FailureKind::Runtime, message));
             }
@@ -173,10 +172,10 @@ pub fn tested(data: &DomainData) -> Result<&Prompts> {
     })
 }
 
-fn check_evaluation(comparison: &Comparison, domains: &[DomainData], architectures: &[Architecture]) -> Result<()> {
+fn check_evaluation(comparison: &Comparison, domains: &[DomainData], configs: &[Arc<Config>]) -> Result<()> {
     for (model, domain) in columns(comparison) {
-        let longest = tested(&domains[domain.0 as usize])?.dataset.longest_prompt();
-        longest.fits(comparison.evaluation.sampling.max_tokens, architectures[model.0 as usize].context)?;
+        let longest = tested(&domains[domain.0 as usize])?.dataset.longest_prompt(&Tokenizer::Bytes);
+        longest.fits(comparison.evaluation.sampling.max_tokens, configs[model.0 as usize].context as u32)?;
     }
     Ok(())
 }

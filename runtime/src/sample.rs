@@ -7,7 +7,6 @@ use mopd_compiler::plan::events::{Event, FailureKind, SampleJob};
 use tch::Device;
 
 use crate::control::Control;
-use crate::data::tokenizer::{decode, encode_prompt};
 use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::{Key, Purpose, stream_of};
@@ -17,8 +16,9 @@ use crate::store::Checkpoint;
 /// Emits one event per completion.
 pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> {
     let checkpoint = Checkpoint::load(Path::new(&job.checkpoint))?;
-    let tokens = encode_prompt(&job.prompt);
-    let context = checkpoint.config.architecture.context as usize;
+    let weights = &checkpoint.weights;
+    let tokens = weights.tokenizer.prompt(&job.prompt);
+    let context = weights.config.context;
     let max_tokens = job.max_tokens.unwrap_or(context.saturating_sub(tokens.len()).max(1) as u32);
     if tokens.len() + max_tokens as usize > context {
         let message = format!(
@@ -30,13 +30,13 @@ pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> 
     if !(job.temperature >= 0.0 && job.temperature.is_finite()) {
         return Err(Error::new(FailureKind::Runtime, "the temperature must be 0 or more"));
     }
-    let decoder = Decoder::frozen(&checkpoint.weights, device);
+    let decoder = Decoder::frozen(weights, device);
     let sampling = Sampling { n: job.n, temperature: job.temperature, max_tokens };
     let key = Key::new(job.seed, stream_of(&job.prompt), Purpose::Sample, 0);
     for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0 }], &sampling, key)? {
         control.check()?;
         control.emit(&Event::Sample {
-            text: decode(&completion.tokens),
+            text: weights.tokenizer.decode(&completion.tokens),
             tokens: completion.tokens.len() as u32,
             finished: !completion.truncated,
             logp: completion.logps.iter().map(|&logp| f64::from(logp)).sum(),

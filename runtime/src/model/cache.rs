@@ -4,7 +4,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Token;
 use super::decoder::{Decoder, Layer, rotate};
-use crate::data::tokenizer::PADDING;
+use super::step::{State, Stepper};
 
 /// Added to the score of a place that must not be looked at. Finite, so that a row of nothing else stays finite.
 const HIDDEN: f64 = -1e30;
@@ -21,6 +21,10 @@ pub struct Generator<'a> {
     /// `[rows]`: the position of the next token within its own sequence.
     positions: Tensor,
     filled: i64,
+    /// Of each row: the place of its first token, behind its padding.
+    starts: Vec<usize>,
+    capacity: usize,
+    stepper: Option<Stepper>,
 }
 
 impl<'a> Generator<'a> {
@@ -28,7 +32,7 @@ impl<'a> Generator<'a> {
     /// completion token, `[prompts, vocabulary]`.
     pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> (Generator<'a>, Tensor) {
         let _guard = no_grad_guard();
-        let sizes = &decoder.sizes;
+        let sizes = &*decoder.config;
         let device = decoder.device;
         let rows = prompts.len() as i64;
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
@@ -39,7 +43,7 @@ impl<'a> Generator<'a> {
         let mut bias = vec![0.0f32; prompts.len() * capacity as usize];
         for (row, prompt) in prompts.iter().enumerate() {
             let padding = longest - prompt.len();
-            tokens.extend(std::iter::repeat_n(PADDING, padding));
+            tokens.extend(std::iter::repeat_n(decoder.tokenizer.padding(), padding));
             tokens.extend(prompt.iter().copied());
             places.extend((0..longest).map(|place| place.saturating_sub(padding) as i64));
             bias[row * capacity as usize..][..padding].fill(HIDDEN as f32);
@@ -59,8 +63,17 @@ impl<'a> Generator<'a> {
         let sine = decoder.sine.index_select(0, &places).view([rows, length, 1, head_width]);
         let tokens = Tensor::from_slice(&tokens).to_device(device);
         let mut stream = decoder.embedding.index_select(0, &tokens);
-        let mut generator =
-            Generator { decoder, keys: Vec::new(), values: Vec::new(), bias, positions: Tensor::new(), filled: length };
+        let mut generator = Generator {
+            decoder,
+            keys: Vec::new(),
+            values: Vec::new(),
+            bias,
+            positions: Tensor::new(),
+            filled: length,
+            starts: prompts.iter().map(|prompt| longest - prompt.len()).collect(),
+            capacity: capacity as usize,
+            stepper: Stepper::new(decoder, tch::get_num_threads() as usize),
+        };
         generator.positions = Tensor::from_slice(&lengths).to_device(device);
         for layer in &decoder.layers {
             let (query, key, value) = generator.project(layer, &stream, &[rows, length], &cosine, &sine);
@@ -85,7 +98,15 @@ impl<'a> Generator<'a> {
     pub fn step(&mut self, tokens: &[Token]) -> Tensor {
         let _guard = no_grad_guard();
         let decoder = self.decoder;
-        let sizes = &decoder.sizes;
+        if let Some(stepper) = &self.stepper {
+            let (keys, values) = (&mut self.keys, &mut self.values);
+            let state = State { keys, values, capacity: self.capacity, filled: self.filled as usize, starts: &self.starts };
+            let logits = stepper.step(tokens, state);
+            self.filled += 1;
+            self.positions = &self.positions + 1;
+            return Tensor::from_slice(&logits).view([tokens.len() as i64, -1]);
+        }
+        let sizes = &*decoder.config;
         let rows = tokens.len() as i64;
         let (heads, groups, head_width) = (sizes.heads as i64, sizes.key_value_heads as i64, sizes.head_width as i64);
         let tokens = Tensor::from_slice(tokens).to_device(decoder.device);
@@ -115,6 +136,7 @@ impl<'a> Generator<'a> {
     /// Goes on with these rows only, in this order; a row may be repeated.
     pub fn select(&mut self, rows: &[i64]) {
         let _guard = no_grad_guard();
+        self.starts = rows.iter().map(|&row| self.starts[row as usize]).collect();
         let rows = Tensor::from_slice(rows).to_device(self.decoder.device);
         for cache in self.keys.iter_mut().chain(&mut self.values) {
             *cache = cache.index_select(0, &rows);
@@ -132,7 +154,7 @@ impl<'a> Generator<'a> {
         cosine: &Tensor,
         sine: &Tensor,
     ) -> (Tensor, Tensor, Tensor) {
-        let sizes = &self.decoder.sizes;
+        let sizes = &*self.decoder.config;
         let (heads, groups) = (sizes.heads as i64, sizes.key_value_heads as i64);
         let shape: Vec<i64> = leading.iter().copied().chain([heads + 2 * groups, sizes.head_width as i64]).collect();
         let normed = self.decoder.normalise(stream, &layer.norm_attention);
@@ -143,7 +165,7 @@ impl<'a> Generator<'a> {
 
     /// The rest of a layer: output projection, residual, SwiGLU, residual.
     fn finish(&self, layer: &Layer, stream: Tensor, attended: &Tensor) -> Tensor {
-        let hidden = self.decoder.sizes.hidden as i64;
+        let hidden = self.decoder.config.hidden as i64;
         let stream = stream + attended.linear::<&Tensor>(&layer.output, None);
         let normed = self.decoder.normalise(&stream, &layer.norm_mlp);
         let gate_up = normed.linear::<&Tensor>(&layer.fused_gate_up, None);

@@ -4,9 +4,10 @@
 //! family's name; the name only decides how a `config.json` is read and written.
 
 use mopd_compiler::plan;
+use serde::{Deserialize, Serialize};
 
 /// A decoder without its weights.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub family: Family,
     /// Rows of the embedding; some checkpoints pad it beyond the tokenizer's ids.
@@ -44,7 +45,8 @@ pub struct Config {
     pub initial_deviation: f64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Family {
     Llama,
     Mistral,
@@ -57,7 +59,7 @@ pub enum Family {
     Gemma3,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Biases {
     pub query_key_value: bool,
     /// Of the projection behind attention.
@@ -66,7 +68,7 @@ pub struct Biases {
 }
 
 /// RMSNorm (arXiv:1910.07467).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Norm {
     pub epsilon: f64,
     /// Added to the stored scale: 1 where checkpoints store the scale's distance from 1 (Gemma).
@@ -75,14 +77,15 @@ pub struct Norm {
     pub after: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     Silu,
     /// GELU by tanh.
     Gelu,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerAttention {
     /// A token sees itself and the `window - 1` before it; all where absent.
     pub window: Option<usize>,
@@ -91,25 +94,40 @@ pub struct LayerAttention {
 }
 
 /// Rotary positions (arXiv:2104.09864), in the half-split layout of published checkpoints.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rope {
     pub theta: f64,
     pub scaling: RopeScaling,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeScaling {
     None,
     /// Positions are divided by the factor.
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// Llama 3: low frequencies are divided by the factor, high ones kept, those between interpolated.
-    Llama3 { factor: f64, low_frequency: f64, high_frequency: f64, original_context: usize },
+    Llama3 {
+        factor: f64,
+        low_frequency: f64,
+        high_frequency: f64,
+        original_context: usize,
+    },
     /// arXiv:2309.00071: frequencies by a ramp between kept and divided; cosines and sines are multiplied by `attention`.
-    Yarn { factor: f64, attention: f64, beta_fast: f64, beta_slow: f64, original_context: usize, truncate: bool },
+    Yarn {
+        factor: f64,
+        attention: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        original_context: usize,
+        truncate: bool,
+    },
 }
 
 /// A feed-forward part of which each token uses a few of many (arXiv:1701.06538).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Experts {
     pub count: usize,
     /// How many a token uses.

@@ -3,11 +3,13 @@
 //! RMSNorm (arXiv:1910.07467), rotary positions (arXiv:2104.09864, in the half-split layout of the Llama checkpoints),
 //! grouped heads (arXiv:2305.13245), SwiGLU (arXiv:2002.05202).
 
-use mopd_compiler::plan::Architecture;
+use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
 
-use super::Token;
-use super::weights::{Entry, EntryKind, Sizes, Weights, layout};
+use super::weights::{Entry, EntryKind, Weights, layout};
+use super::{Config, Token};
+use crate::data::tokenizer::Tokenizer;
 
 /// Parameters of one layer. Matrices are `[outputs, inputs]`.
 ///
@@ -28,8 +30,8 @@ pub(super) struct Layer {
 
 /// A model on a device. All parameters are views of one flat tensor, in the order of [`layout`].
 pub struct Decoder {
-    pub architecture: Architecture,
-    pub sizes: Sizes,
+    pub config: Arc<Config>,
+    pub tokenizer: Arc<Tokenizer>,
     pub device: Device,
     flat: Tensor,
     /// Every tensor that gradients are taken for, in the order of the flat tensor.
@@ -111,10 +113,9 @@ impl Decoder {
     }
 
     fn new(weights: &Weights, device: Device, trainable: bool) -> Decoder {
-        let architecture = weights.architecture.clone();
-        let sizes = Sizes::of(&architecture);
-        let entries = layout(&architecture);
-        let flat = Tensor::from_slice(&weights.values).to_device(device);
+        let config = weights.config.clone();
+        let entries = layout(&config);
+        let flat = Tensor::from_slice(&weights.values()).to_device(device);
         let view = |entries: &[Entry]| {
             let elements: usize = entries.iter().map(|entry| entry.len()).sum();
             let shape: Vec<i64> = match entries[0].shape.as_slice() {
@@ -135,9 +136,9 @@ impl Decoder {
         };
         let embedding = take(1);
         let matrices: Vec<[Tensor; 6]> =
-            (0..sizes.layers).map(|_| [take(2), take(1), take(1), take(1), take(1), take(1)]).collect();
-        let matrix = if architecture.tied { embedding.shallow_clone() } else { take(1) };
-        let norms: Vec<[Tensor; 2]> = (0..sizes.layers).map(|_| [take(1), take(1)]).collect();
+            (0..config.layers).map(|_| [take(2), take(1), take(1), take(1), take(1), take(1)]).collect();
+        let matrix = if config.tied { embedding.shallow_clone() } else { take(1) };
+        let norms: Vec<[Tensor; 2]> = (0..config.layers).map(|_| [take(1), take(1)]).collect();
         let norm = take(1);
         let layers = matrices.into_iter().zip(norms).enumerate();
         let layers = layers
@@ -158,10 +159,10 @@ impl Decoder {
             })
             .collect();
         let decayed: usize = entries.iter().filter(|entry| entry.kind != EntryKind::Norm).map(|entry| entry.len()).sum();
-        let (cosine, sine) = rotary_tables(&architecture, &sizes, device);
+        let (cosine, sine) = rotary_tables(&config, device);
         Decoder {
-            architecture,
-            sizes,
+            config,
+            tokenizer: weights.tokenizer.clone(),
             device,
             flat,
             leaves,
@@ -173,6 +174,18 @@ impl Decoder {
             cosine,
             sine,
         }
+    }
+
+    /// A parameter by the name that checkpoints give it.
+    pub fn tensor(&self, name: &str) -> Option<Tensor> {
+        let entry = layout(&self.config).into_iter().find(|entry| entry.name == name)?;
+        let shape: Vec<i64> = entry.shape.iter().map(|&size| size as i64).collect();
+        Some(self.flat.narrow(0, entry.offset as i64, entry.len() as i64).view(shape.as_slice()))
+    }
+
+    /// Cosines and sines, `[context, head width]` each, as [`rotate`] wants them.
+    pub(super) fn rotary_tables(&self) -> Vec<[Tensor; 2]> {
+        vec![[self.cosine.shallow_clone(), self.sine.shallow_clone()]]
     }
 
     /// The parameters as one vector; writing to it changes the model.
@@ -194,9 +207,9 @@ impl Decoder {
         let matrix = matrix.expect("the output matrix is a parameter");
         let (before, behind) = self.leaves.split_at(matrix);
         let used: Vec<&Tensor> =
-            before.iter().chain(if self.architecture.tied { &behind[..1] } else { &[] }).chain(&behind[1..]).collect();
+            before.iter().chain(if self.config.tied { &behind[..1] } else { &[] }).chain(&behind[1..]).collect();
         let mut gradients = Tensor::run_backward(&[same_gradient], &used, false, false);
-        if self.architecture.tied {
+        if self.config.tied {
             gradients[matrix] += by_matrix;
         } else {
             gradients.insert(matrix, by_matrix.shallow_clone());
@@ -206,7 +219,7 @@ impl Decoder {
     }
 
     pub fn weights(&self) -> Weights {
-        Weights { architecture: self.architecture.clone(), values: to_vec(&self.flat) }
+        Weights::new(self.config.clone(), self.tokenizer.clone(), to_vec(&self.flat))
     }
 
     /// Next-token logits at the batch's completion positions: `[completion tokens, vocabulary]`.
@@ -216,7 +229,7 @@ impl Decoder {
 
     /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens, width]`.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
-        let sizes = &self.sizes;
+        let sizes = &*self.config;
         let [heads, groups, head_width] = [sizes.heads, sizes.key_value_heads, sizes.head_width].map(|size| size as i64);
         let [sequences, longest] = batch.shape;
         let cosine = self.cosine.index_select(0, &batch.positions).unsqueeze(1);
@@ -256,7 +269,7 @@ impl Decoder {
 
     /// Causal attention over whole sequences; `[sequences, length, heads, head width]` in and out.
     fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
-        let grouped = self.sizes.heads != self.sizes.key_value_heads;
+        let grouped = self.config.heads != self.config.key_value_heads;
         let (query, key, value) = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2));
         Tensor::scaled_dot_product_attention::<&Tensor>(&query, &key, &value, None, 0.0, true, None, grouped).transpose(1, 2)
     }
@@ -266,7 +279,7 @@ impl Decoder {
     }
 
     pub(super) fn normalise(&self, stream: &Tensor, scale: &Tensor) -> Tensor {
-        stream.rms_norm([self.sizes.width as i64], Some(scale), self.architecture.norm_epsilon)
+        stream.rms_norm([self.config.width as i64], Some(scale), self.config.norm.epsilon)
     }
 }
 
@@ -282,7 +295,7 @@ pub(super) fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor) -> Tensor {
     x * cosine + x.roll([half], [-1]) * sine
 }
 
-fn rotary_tables(architecture: &Architecture, sizes: &Sizes, device: Device) -> (Tensor, Tensor) {
+fn rotary_tables(sizes: &Config, device: Device) -> (Tensor, Tensor) {
     let half = sizes.head_width / 2;
     let shape = [sizes.context as i64, sizes.head_width as i64];
     let table = |function: fn(f64) -> f64, first: f64| {
@@ -290,7 +303,7 @@ fn rotary_tables(architecture: &Architecture, sizes: &Sizes, device: Device) -> 
         for position in 0..sizes.context {
             for index in 0..sizes.head_width {
                 let pair = (index % half) as f64;
-                let angle = position as f64 * architecture.rope_theta.powf(-2.0 * pair / sizes.head_width as f64);
+                let angle = position as f64 * sizes.rope.theta.powf(-2.0 * pair / sizes.head_width as f64);
                 let sign = if index < half { first } else { 1.0 };
                 values.push((sign * function(angle)) as f32);
             }

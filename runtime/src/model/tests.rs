@@ -1,60 +1,61 @@
 //! The forward pass against an independent one in f64, written from the papers' formulas.
 
-use mopd_compiler::plan::{Architecture, Tokenizer};
+use std::sync::Arc;
+
+use mopd_compiler::plan::{self, Architecture};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::*;
-use crate::data::tokenizer::{BEGIN, END, encode_completion, encode_prompt};
+use crate::data::tokenizer::{BEGIN, END, Tokenizer};
 
 /// Two key-value heads for four heads, so that grouping matters.
-pub fn tiny() -> Architecture {
-    Architecture {
+pub fn tiny() -> Config {
+    Config::of(&Architecture {
         layers: 2,
         width: 16,
         heads: 4,
         key_value_heads: 2,
         hidden: 24,
         context: 32,
-        tokenizer: Tokenizer::Bytes,
+        tokenizer: plan::Tokenizer::Bytes,
         tied: true,
         rope_theta: 10_000.0,
         norm_epsilon: 1e-5,
         initial_deviation: 0.02,
-    }
+    })
 }
 
 /// Weights large enough that attention and the gates are far from linear, and scales other than 1.
-pub fn lively(architecture: &Architecture, seed: u64) -> Weights {
-    let mut weights = Weights::initialise(architecture, seed, 0);
-    for (index, value) in weights.values.iter_mut().enumerate() {
-        *value = if *value == 1.0 { 0.7 + 0.01 * (index % 60) as f32 } else { *value * 15.0 };
-    }
-    weights
+pub fn lively(config: &Config, seed: u64) -> Weights {
+    let weights = Weights::initialise(Arc::new(config.clone()), Arc::new(Tokenizer::Bytes), seed, 0);
+    let values = weights.values().into_owned().into_iter().enumerate();
+    weights.with_values(
+        values.map(|(index, value)| if value == 1.0 { 0.7 + 0.01 * (index % 60) as f32 } else { value * 15.0 }).collect(),
+    )
 }
 
 /// Logits at every position, from the definitions, one number at a time.
 fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
-    let architecture = &weights.architecture;
-    let sizes = Sizes::of(architecture);
-    let entries = layout(architecture);
+    let sizes = &*weights.config;
+    let entries = layout(sizes);
     let matrix = |name: &str| {
         let entry = entries.iter().find(|entry| entry.name == format!("{name}.weight")).unwrap();
-        let values = weights.values[entry.offset..entry.offset + entry.len()].iter().map(|&value| f64::from(value));
+        let values = weights.of(entry).iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
         let columns = *entry.shape.last().unwrap();
-        values.collect::<Vec<f64>>().chunks(columns).map(<[f64]>::to_vec).collect::<Vec<_>>()
+        values.chunks(columns).map(<[f64]>::to_vec).collect::<Vec<_>>()
     };
     let times = |matrix: &[Vec<f64>], x: &[f64]| -> Vec<f64> {
         matrix.iter().map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
     };
     let norm = |x: &[f64], scale: &[f64]| -> Vec<f64> {
         let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        x.iter().zip(scale).map(|(x, scale)| x / (mean + architecture.norm_epsilon).sqrt() * scale).collect()
+        x.iter().zip(scale).map(|(x, scale)| x / (mean + sizes.norm.epsilon).sqrt() * scale).collect()
     };
     let rope = |x: &[f64], position: usize| -> Vec<f64> {
         let half = x.len() / 2;
         let mut out = x.to_vec();
         for pair in 0..half {
-            let angle = position as f64 / architecture.rope_theta.powf(pair as f64 / half as f64);
+            let angle = position as f64 / sizes.rope.theta.powf(pair as f64 / half as f64);
             out[pair] = x[pair] * angle.cos() - x[pair + half] * angle.sin();
             out[pair + half] = x[pair + half] * angle.cos() + x[pair] * angle.sin();
         }
@@ -101,7 +102,7 @@ fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
             add(stream, &times(&down, &inner));
         }
     }
-    let head = if architecture.tied { embedding } else { matrix("lm_head") };
+    let head = if sizes.tied { embedding } else { matrix("lm_head") };
     let scale = matrix("model.norm").concat();
     streams.iter().map(|x| times(&head, &norm(x, &scale))).collect()
 }
@@ -110,7 +111,7 @@ fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
 fn sequences() -> Vec<(Vec<Token>, Vec<Token>)> {
     [("sort: cab", "abc"), ("x", "hello wor"), ("reverse: ab", ""), ("12+34", "46")]
         .iter()
-        .map(|(prompt, completion)| (encode_prompt(prompt), encode_completion(completion)))
+        .map(|(prompt, completion)| (Tokenizer::Bytes.prompt(prompt), Tokenizer::Bytes.completion(completion)))
         .collect()
 }
 
@@ -121,7 +122,7 @@ fn batch(sequences: &[(Vec<Token>, Vec<Token>)]) -> PackedBatch {
 #[test]
 fn forward_equals_the_reference() {
     for (tied, key_value_heads) in [(true, 2), (false, 4), (false, 1)] {
-        let weights = lively(&Architecture { tied, key_value_heads, ..tiny() }, 3);
+        let weights = lively(&Config { tied, key_value_heads, ..tiny() }, 3);
         let sequences = sequences();
         let logits = to_vec(&Decoder::frozen(&weights, Device::Cpu).logits(&batch(&sequences)));
         let mut rows = logits.chunks(259);
@@ -143,7 +144,7 @@ fn forward_equals_the_reference() {
 #[test]
 fn generation_equals_the_forward_pass() {
     for key_value_heads in [1, 2, 4] {
-        let weights = lively(&Architecture { key_value_heads, ..tiny() }, 4);
+        let weights = lively(&Config { key_value_heads, ..tiny() }, 4);
         let decoder = Decoder::frozen(&weights, Device::Cpu);
         let sequences = sequences();
         let prompts: Vec<&[Token]> = sequences.iter().map(|(prompt, _)| prompt.as_slice()).collect();
@@ -173,7 +174,7 @@ fn generation_equals_the_forward_pass() {
 #[test]
 fn gradient_equals_finite_differences() {
     for tied in [true, false] {
-        let weights = lively(&Architecture { tied, ..tiny() }, 5);
+        let weights = lively(&Config { tied, ..tiny() }, 5);
         let sequences = sequences();
         let batch = batch(&sequences);
         let loss =
@@ -184,8 +185,8 @@ fn gradient_equals_finite_differences() {
         let [by_logits] = Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
         let (by_hidden, by_matrix) = (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
         let gradient = to_vec(&decoder.gradient(&hidden, &by_hidden, &by_matrix));
-        assert_eq!(gradient.len(), weights.values.len());
-        for entry in layout(&weights.architecture) {
+        assert_eq!(gradient.len(), weights.values().len());
+        for entry in layout(&weights.config) {
             // The largest component of every parameter: a mixed-up order would show.
             let part = &gradient[entry.offset..entry.offset + entry.len()];
             let (index, expected) = part
@@ -195,9 +196,9 @@ fn gradient_equals_finite_differences() {
                 .map(|(i, g)| (entry.offset + i, *g))
                 .unwrap();
             let at = |delta: f32| {
-                let mut moved = weights.clone();
-                moved.values[index] += delta;
-                loss(&Decoder::frozen(&moved, Device::Cpu).logits(&batch)).double_value(&[])
+                let mut moved = weights.values().into_owned();
+                moved[index] += delta;
+                loss(&Decoder::frozen(&weights.with_values(moved), Device::Cpu).logits(&batch)).double_value(&[])
             };
             let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
             let error = (numeric - f64::from(expected)).abs();
@@ -209,7 +210,7 @@ fn gradient_equals_finite_differences() {
 #[test]
 fn weights_survive_the_device() {
     let weights = lively(&tiny(), 6);
-    assert_eq!(Decoder::trainable(&weights, Device::Cpu).weights(), weights);
+    assert_eq!(Decoder::trainable(&weights, Device::Cpu).weights().values(), weights.values());
     let _guard = no_grad_guard();
     let decoder = Decoder::trainable(&weights, Device::Cpu);
     let before = to_vec(&decoder.logits(&batch(&[(vec![BEGIN, 97], vec![98, END])])));

@@ -1,8 +1,11 @@
 //! Weights as plain data: one flat vector and the layout that gives its parts names. Threads, merges and the store use this
 //! form; [`super::Decoder`] turns it into tensors.
 
-use mopd_compiler::plan::Architecture;
+use std::borrow::Cow;
+use std::sync::Arc;
 
+use super::Config;
+use crate::data::tokenizer::Tokenizer;
 use crate::random::{Key, Purpose};
 
 /// A parameter's place in the flat vector. Matrices are `[outputs, inputs]`, row-major.
@@ -32,61 +35,10 @@ impl Entry {
     }
 }
 
-/// Sizes that follow from an architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    pub layers: usize,
-    pub width: usize,
-    pub heads: usize,
-    pub key_value_heads: usize,
-    pub head_width: usize,
-    pub hidden: usize,
-    pub vocabulary: usize,
-    pub context: usize,
-}
-
-impl Sizes {
-    /// Whether the numbers make a model, in the words of the settings.
-    pub fn check(architecture: &Architecture) -> Result<(), String> {
-        let Architecture { layers, width, heads, key_value_heads, hidden, context, .. } = *architecture;
-        let all = [
-            ("layers", layers),
-            ("width", width),
-            ("heads", heads),
-            ("key_value_heads", key_value_heads),
-            ("hidden", hidden),
-            ("context", context),
-        ];
-        if let Some((name, _)) = all.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("`{name}` must be at least 1"));
-        }
-        if width % heads != 0 || (width / heads) % 2 != 0 {
-            return Err(format!("`width = {width}` must be an even multiple of `heads = {heads}`: rotary positions turn pairs"));
-        }
-        if heads % key_value_heads != 0 {
-            return Err(format!("`heads = {heads}` must be a multiple of `key_value_heads = {key_value_heads}`"));
-        }
-        Ok(())
-    }
-
-    pub fn of(architecture: &Architecture) -> Sizes {
-        Sizes {
-            layers: architecture.layers as usize,
-            width: architecture.width as usize,
-            heads: architecture.heads as usize,
-            key_value_heads: architecture.key_value_heads as usize,
-            head_width: (architecture.width / architecture.heads.max(1)) as usize,
-            hidden: architecture.hidden as usize,
-            vocabulary: architecture.tokenizer.vocabulary() as usize,
-            context: architecture.context as usize,
-        }
-    }
-}
-
 /// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are multiplied with the
 /// same input are neighbours, so that they are one matrix.
-pub fn layout(architecture: &Architecture) -> Vec<Entry> {
-    let sizes = Sizes::of(architecture);
+pub fn layout(config: &Config) -> Vec<Entry> {
+    let sizes = config;
     let query = sizes.heads * sizes.head_width;
     let key_value = sizes.key_value_heads * sizes.head_width;
     let mut entries: Vec<Entry> = Vec::new();
@@ -105,7 +57,7 @@ pub fn layout(architecture: &Architecture) -> Vec<Entry> {
         add(name("mlp.up_proj"), vec![sizes.hidden, sizes.width], EntryKind::Matrix);
         add(name("mlp.down_proj"), vec![sizes.width, sizes.hidden], EntryKind::Matrix);
     }
-    if !architecture.tied {
+    if !config.tied {
         add("lm_head.weight".into(), vec![sizes.vocabulary, sizes.width], EntryKind::Matrix);
     }
     for layer in 0..sizes.layers {
@@ -116,23 +68,44 @@ pub fn layout(architecture: &Architecture) -> Vec<Entry> {
     entries
 }
 
-/// The weights of one model.
-#[derive(Clone, Debug, PartialEq)]
+/// The weights of one model, and the tokenizer that its embedding is indexed by.
+#[derive(Clone, Debug)]
 pub struct Weights {
-    pub architecture: Architecture,
+    pub config: Arc<Config>,
+    pub tokenizer: Arc<Tokenizer>,
     /// In the order of [`layout`].
-    pub values: Vec<f32>,
+    values: Vec<f32>,
 }
 
 impl Weights {
-    /// Random weights: matrices normal with the architecture's initial deviation, normalisations at 1.
-    pub fn initialise(architecture: &Architecture, seed: u64, stream: u64) -> Weights {
-        let entries = layout(architecture);
+    /// `values` are in the order of [`layout`], as many as it has.
+    pub fn new(config: Arc<Config>, tokenizer: Arc<Tokenizer>, values: Vec<f32>) -> Weights {
+        assert_eq!(values.len(), Weights::parameters(&config), "weights of another configuration");
+        Weights { config, tokenizer, values }
+    }
+
+    /// The same kind of model with other numbers.
+    pub fn with_values(&self, values: Vec<f32>) -> Weights {
+        Weights::new(self.config.clone(), self.tokenizer.clone(), values)
+    }
+
+    /// All of them, in the order of [`layout`].
+    pub fn values(&self) -> Cow<'_, [f32]> {
+        Cow::Borrowed(&self.values)
+    }
+
+    pub fn of(&self, entry: &Entry) -> Cow<'_, [f32]> {
+        Cow::Borrowed(&self.values[entry.offset..entry.offset + entry.len()])
+    }
+
+    /// Random weights: matrices normal with the configuration's initial deviation, normalisations at 1.
+    pub fn initialise(config: Arc<Config>, tokenizer: Arc<Tokenizer>, seed: u64, stream: u64) -> Weights {
+        let entries = layout(&config);
         let key = Key::new(seed, stream, Purpose::Initialise, 0);
         let mut values = Vec::with_capacity(entries.last().map_or(0, |last| last.offset + last.len()));
         for (index, entry) in entries.iter().enumerate() {
             let deviation = match entry.kind {
-                EntryKind::Matrix => architecture.initial_deviation,
+                EntryKind::Matrix => config.initial_deviation,
                 EntryKind::Norm => {
                     values.resize(values.len() + entry.len(), 1.0);
                     continue;
@@ -148,11 +121,11 @@ impl Weights {
                 }
             }
         }
-        Weights { architecture: architecture.clone(), values }
+        Weights::new(config, tokenizer, values)
     }
 
-    pub fn parameters(architecture: &Architecture) -> usize {
-        layout(architecture).last().map_or(0, |last| last.offset + last.len())
+    pub fn parameters(config: &Config) -> usize {
+        layout(config).last().map_or(0, |last| last.offset + last.len())
     }
 }
 
@@ -164,7 +137,7 @@ mod tests {
     #[test]
     fn layout_is_dense_and_decayed_parameters_come_first() {
         for tied in [false, true] {
-            let architecture = Architecture { tied, ..tiny() };
+            let architecture = Config { tied, ..tiny() };
             let entries = layout(&architecture);
             let mut end = 0;
             for entry in &entries {
@@ -181,17 +154,18 @@ mod tests {
     #[test]
     fn initial_deviations() {
         let architecture = tiny();
-        let weights = Weights::initialise(&architecture, 1, 2);
+        let initialise = |seed| Weights::initialise(Arc::new(tiny()), Arc::new(Tokenizer::Bytes), seed, 2);
+        let weights = initialise(1);
         let deviation = |name: &str| {
             let entries = layout(&architecture);
             let entry = entries.iter().find(|entry| entry.name == name).unwrap();
-            let part = &weights.values[entry.offset..entry.offset + entry.len()];
+            let part = weights.of(entry);
             (part.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / part.len() as f64).sqrt()
         };
         assert!((deviation("model.embed_tokens.weight") / 0.02 - 1.0).abs() < 0.05);
         assert!((deviation("model.layers.1.mlp.down_proj.weight") / 0.02 - 1.0).abs() < 0.1);
         assert_eq!(deviation("model.norm.weight"), 1.0);
-        assert_ne!(weights, Weights::initialise(&architecture, 2, 2));
-        assert_eq!(weights, Weights::initialise(&architecture, 1, 2));
+        assert_ne!(weights.values(), initialise(2).values());
+        assert_eq!(weights.values(), initialise(1).values());
     }
 }

@@ -5,7 +5,6 @@ mod sampler;
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::FailureKind;
 
-use crate::data::tokenizer::END;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Generator, Token, to_vec};
 use crate::random::{Key, Uniforms};
@@ -63,7 +62,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
     // Every prompt is read once; its samples start from the same logits.
     let tokens: Vec<&[Token]> = prompts.iter().map(|prompt| prompt.tokens).collect();
     let (mut generator, logits) = Generator::start(decoder, &tokens, max_tokens);
-    let vocabulary = decoder.sizes.vocabulary;
+    let vocabulary = decoder.config.vocabulary;
     let mut logits = to_vec(&logits);
     // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
     let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
@@ -73,7 +72,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
     let mut width = rows.len();
     let mut scratch = Vec::with_capacity(vocabulary);
     for step in 0..max_tokens {
-        let mut inputs = vec![END; width];
+        let mut inputs = vec![decoder.tokenizer.padding(); width];
         let mut alive = Vec::with_capacity(rows.len());
         let mut alive_places = Vec::with_capacity(rows.len());
         for (mut row, place) in rows.into_iter().zip(places) {
@@ -82,7 +81,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
             let completion = &mut completions[row.index];
             completion.tokens.push(draw.token);
             completion.logps.push(draw.logp as f32);
-            if draw.token == END {
+            if decoder.tokenizer.is_end(draw.token) {
                 completion.truncated = false;
                 continue;
             }
@@ -117,6 +116,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
+    use crate::data::tokenizer::END;
     use crate::model::PackedBatch;
     use crate::model::tests::{lively, tiny};
     use crate::random::Purpose;
@@ -135,12 +135,13 @@ mod tests {
 
     /// Likes the end token enough that completions have many lengths.
     fn decoder() -> Decoder {
-        let mut weights = lively(&tiny(), 8);
-        let width = weights.architecture.width as usize;
-        for index in 0..width {
-            weights.values[END as usize * width + index] *= 2.5;
+        let weights = lively(&tiny(), 8);
+        let width = weights.config.width;
+        let mut values = weights.values().into_owned();
+        for value in &mut values[END as usize * width..][..width] {
+            *value *= 2.5;
         }
-        Decoder::frozen(&weights, Device::Cpu)
+        Decoder::frozen(&weights.with_values(values), Device::Cpu)
     }
 
     #[test]

@@ -13,16 +13,17 @@ use tch::Device;
 
 use super::{Keys, Task, Work};
 use crate::control::Control;
+use crate::data::tokenizer::Tokenizer;
 use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
-use crate::model::Weights;
-use crate::prepare::{DomainData, architectures, prepare, trained};
+use crate::model::{Config, Weights};
+use crate::prepare::{DomainData, configs, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{assemble, write_results};
 use crate::report::statistics::Scores;
-use crate::store::{Ancestor, Config, Lookup, Store};
+use crate::store::{Ancestor, Lookup, Provenance, Store};
 use crate::train::{self, Source};
 
 /// How far a job came, for the event that ends it.
@@ -95,7 +96,7 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let (base, out) = (Path::new(&job.base), PathBuf::from(&job.out));
     let tasks = super::tasks(plan);
     let stages = super::stages(&tasks);
-    let (domains, warnings) = prepare(plan, &stages, &architectures(plan)?, base)?;
+    let (domains, warnings) = prepare(plan, &stages, &configs(plan)?, base)?;
     for warning in warnings {
         control.warn(warning);
     }
@@ -321,9 +322,12 @@ impl Shared<'_> {
         };
         let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
-        let config = |weights: &Weights| Config::new(&weights.architecture, &name, seed, key, lineage.clone());
+        let provenance = |weights: &Weights| Provenance::new(&weights.config, &name, seed, key, lineage.clone());
         let (weights, rows) = match &model.stage {
-            Stage::Initialise(architecture) => (Weights::initialise(architecture, seed, facts.stream), Vec::new()),
+            Stage::Initialise(architecture) => {
+                let config = Arc::new(Config::of(architecture));
+                (Weights::initialise(config, Arc::new(Tokenizer::Bytes), seed, facts.stream), Vec::new())
+            }
             Stage::Merge(settings) => {
                 let base = settings.base.map(input);
                 let models: Vec<Arc<Weights>> = settings.models.iter().copied().map(input).collect();
@@ -358,11 +362,11 @@ impl Shared<'_> {
                 };
                 match train::train(&stage) {
                     Ok(trained) => trained,
-                    Err(stopped) => return Err(self.stopped(*stopped, key, &config)),
+                    Err(stopped) => return Err(self.stopped(*stopped, key, &provenance)),
                 }
             }
         };
-        self.store.insert(key, &config(&weights), &weights, &rows)?;
+        self.store.insert(key, &provenance(&weights), &weights, &rows)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         self.control.emit(&Event::StageFinished { stage: name, seed, seconds: started.elapsed().as_secs_f64() });
@@ -370,10 +374,10 @@ impl Shared<'_> {
     }
 
     /// Training that ended early: keeps the weights before the step that failed.
-    fn stopped(&self, stopped: train::Stopped, key: &str, config: &dyn Fn(&Weights) -> Config) -> Unfinished {
+    fn stopped(&self, stopped: train::Stopped, key: &str, provenance: &dyn Fn(&Weights) -> Provenance) -> Unfinished {
         let train::Stopped { mut error, last_good, rows } = stopped;
         if let Some(weights) = last_good {
-            error = match self.store.keep_last_good(key, &config(&weights), &weights) {
+            error = match self.store.keep_last_good(key, &provenance(&weights), &weights) {
                 Ok(folder) => error.help(format!(
                     "the weights before that step are in {}; lower `lr`, or bound what the objective divides by or exponentiates",
                     folder.display()

@@ -16,7 +16,7 @@ use crate::files::write_atomically;
 use crate::model::Weights;
 use crate::report::metrics::Row;
 
-pub use checkpoint::{Ancestor, Checkpoint, Config};
+pub use checkpoint::{Ancestor, Checkpoint, Provenance};
 
 const METRICS: &str = "metrics.json";
 const CHECKSUMS: &str = "checksums.json";
@@ -83,8 +83,8 @@ impl Store {
         }
     }
 
-    pub fn insert(&self, key: &str, config: &Config, weights: &Weights, rows: &[Row]) -> Result<()> {
-        let checkpoint = checkpoint::serialise(config, weights)?;
+    pub fn insert(&self, key: &str, provenance: &Provenance, weights: &Weights, rows: &[Row]) -> Result<()> {
+        let checkpoint = checkpoint::serialise(provenance, weights)?;
         let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
         let files = checkpoint.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
         self.write(key, &files.chain([(METRICS, rows.as_slice())]).collect::<Vec<_>>())
@@ -113,9 +113,9 @@ impl Store {
     }
 
     /// Weights of a stage that could not be finished, for a look at what went wrong. Returns the folder.
-    pub fn keep_last_good(&self, key: &str, config: &Config, weights: &Weights) -> Result<PathBuf> {
+    pub fn keep_last_good(&self, key: &str, provenance: &Provenance, weights: &Weights) -> Result<PathBuf> {
         let folder = self.folder.join(format!("{key}.last-good"));
-        for (name, bytes) in checkpoint::serialise(config, weights)? {
+        for (name, bytes) in checkpoint::serialise(provenance, weights)? {
             write_atomically(&folder.join(name), |file| file.write_all(&bytes))?;
         }
         Ok(folder)
@@ -175,15 +175,15 @@ mod tests {
     use super::*;
     use crate::model::tests::{lively, tiny};
 
-    fn config() -> Config {
-        Config::new(&tiny(), "expert[sort]", 3, "key", vec![Ancestor { name: "start".into(), key: "other".into() }])
+    fn provenance() -> Provenance {
+        Provenance::new(&tiny(), "expert[sort]", 3, "key", vec![Ancestor { name: "start".into(), key: "other".into() }])
     }
 
     fn filled() -> (tempfile::TempDir, Store, Weights) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let weights = lively(&tiny(), 1);
-        store.insert("key", &config(), &weights, &[]).unwrap();
+        store.insert("key", &provenance(), &weights, &[]).unwrap();
         (folder, store, weights)
     }
 
@@ -191,7 +191,7 @@ mod tests {
     fn what_was_inserted_is_found_and_nothing_else() {
         let (_folder, store, weights) = filled();
         let Lookup::Kept(entry) = store.find("key") else { panic!("not found") };
-        assert_eq!(entry.weights, weights);
+        assert_eq!(entry.weights.values(), weights.values());
         assert!(matches!(store.find("other"), Lookup::Absent));
         store.insert_value("value", &vec![1.5, 0.1]).unwrap();
         assert!(matches!(store.find_value::<Vec<f64>>("value"), Lookup::Kept(value) if value == [1.5, 0.1]));
@@ -218,7 +218,7 @@ mod tests {
         let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
         assert!(reason.contains("model.safetensors"), "{reason}");
         // Rebuilt, it counts again.
-        store.insert("key", &config(), &weights, &[]).unwrap();
+        store.insert("key", &provenance(), &weights, &[]).unwrap();
         assert!(matches!(store.find("key"), Lookup::Kept(_)));
     }
 
@@ -236,7 +236,7 @@ mod tests {
         for _ in 0..2 {
             let published = store.publish("key", &out, "expert[sort]", 3).unwrap();
             assert_eq!(published, out.join("models/expert.sort-seed3"));
-            assert_eq!(Checkpoint::load(&published).unwrap().weights, weights);
+            assert_eq!(Checkpoint::load(&published).unwrap().weights.values(), weights.values());
         }
         assert_eq!(file_name("a/b: c"), "a_b__c");
     }

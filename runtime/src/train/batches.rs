@@ -6,7 +6,6 @@ use mopd_compiler::plan::{Keep, Objective, Prefixes, Sampling, Signal};
 
 use super::{Source, Stage};
 use crate::data::mixture::Draw;
-use crate::data::tokenizer::{decode, encode_completion};
 use crate::data::{Mixture, quote};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Token};
@@ -82,7 +81,7 @@ impl Batches {
             Prefixes::Data { field, batch } => {
                 let judged = reads_reward(&stage.train.objective);
                 let examples = stage.sources.iter().enumerate().map(|(index, source)| {
-                    let mut examples = examples(source, index, field)?;
+                    let mut examples = examples(stage, source, index, field)?;
                     if judged {
                         judge(stage, &mut examples)?;
                     }
@@ -133,13 +132,13 @@ fn reads_reward(objective: &Objective) -> bool {
     signals.iter().any(|signal| matches!(signal, Signal::Reward | Signal::Correct))
 }
 
-fn examples(source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
+fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
     let sequences = source.prompts.dataset.records.iter().enumerate().map(|(record, line)| {
         let text = line.text(field).ok_or_else(|| {
             let path = source.prompts.dataset.path.display();
             Error::new(FailureKind::Data, format!("{path}:{}: the field {} is missing", line.line, quote(field)))
         })?;
-        let completion = encode_completion(&text);
+        let completion = stage.start.tokenizer.completion(&text);
         Ok(Sequence { source: index, record, completion, logps: None, truncated: false, reward: None })
     });
     sequences.collect()
@@ -175,7 +174,7 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
 fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
     for (index, source) in stage.sources.iter().enumerate() {
         let of_source = || sequences.iter().filter(|sequence| sequence.source == index);
-        let texts: Vec<String> = of_source().map(|sequence| decode(&sequence.completion)).collect();
+        let texts: Vec<String> = of_source().map(|sequence| stage.start.tokenizer.decode(&sequence.completion)).collect();
         let records = &source.prompts.dataset.records;
         let answers: Vec<Answer> = of_source()
             .zip(&texts)

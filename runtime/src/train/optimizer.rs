@@ -88,14 +88,14 @@ mod tests {
             let weights = lively(&tiny(), 1);
             let model = Decoder::trainable(&weights, Device::Cpu);
             let mut optimizer = Optimizer::new(&settings, &model);
-            let length = weights.values.len();
+            let length = weights.values().len();
             let mut decayed = vec![true; length];
-            for entry in layout(&weights.architecture) {
+            for entry in layout(&weights.config) {
                 decayed[entry.offset..entry.offset + entry.len()].fill(entry.kind != EntryKind::Norm);
             }
             let mut reference = Reference {
                 settings,
-                parameters: weights.values.iter().map(|&value| f64::from(value)).collect(),
+                parameters: weights.values().iter().map(|&value| f64::from(value)).collect(),
                 decayed,
                 mean: vec![0.0; length],
                 square: vec![0.0; length],

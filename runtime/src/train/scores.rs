@@ -33,7 +33,7 @@ pub fn score(trainer: &Trainer, sequences: &Sequences, packed: &PackedBatch, ste
     let reads_teacher = trainer.reads_teacher;
     let teacher = if reads_teacher { trainer.teacher_logits(sequences)? } else { Vec::new() };
     let student = Logits::projected(&hidden, trainer.model.matrix());
-    let vocabulary = Vocabulary::new(&packed.targets, student, teacher, sampler(trainer)?);
+    let vocabulary = Vocabulary::new(&packed.targets, student, teacher, sampler(trainer)?, trainer.model.tokenizer.ends()[0]);
     let forward = Forward { hidden, vocabulary, reads_teacher };
 
     let layout = sequences.layout.clone();

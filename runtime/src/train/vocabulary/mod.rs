@@ -28,6 +28,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
+use crate::model::Token;
 
 /// Where next-token logits of consecutive tokens come from.
 pub enum Logits {
@@ -65,6 +66,8 @@ pub struct Vocabulary {
     pub teacher: Vec<Logits>,
     /// Whose logits the completions were drawn from, and at which temperature.
     pub sampler: Option<(Role, f64)>,
+    /// The token that ends a completion.
+    pub end: Token,
     sizes: Sizes,
     /// Blocks of the first pass that the second need not make again, by their first token.
     kept: RefCell<HashMap<i64, Block>>,
@@ -105,9 +108,9 @@ struct Block {
 }
 
 impl Vocabulary {
-    pub fn new(targets: &Tensor, student: Logits, teacher: Vec<Logits>, sampler: Option<(Role, f64)>) -> Vocabulary {
+    pub fn new(targets: &Tensor, student: Logits, teacher: Vec<Logits>, sampler: Option<(Role, f64)>, end: Token) -> Vocabulary {
         let sizes = Sizes::of(targets.device());
-        Vocabulary { targets: targets.shallow_clone(), student, teacher, sampler, sizes, kept: RefCell::default() }
+        Vocabulary { targets: targets.shallow_clone(), student, teacher, sampler, end, sizes, kept: RefCell::default() }
     }
 
     pub fn tokens(&self) -> i64 {
@@ -227,7 +230,7 @@ impl Vocabulary {
             let cut = |tensor: &Tensor| tensor.narrow(0, from, step.min(count - from));
             let targets = self.targets.narrow(0, block.first, count);
             let teacher = block.teacher.as_ref().map(cut);
-            Rows::new(block.first + from, cut(&targets).unsqueeze(1), cut(&block.student), teacher, self.sampler)
+            Rows::new(block.first + from, cut(&targets).unsqueeze(1), cut(&block.student), teacher, self.sampler, self.end)
         })
     }
 }

@@ -6,7 +6,6 @@ use tch::{Kind, Tensor};
 use super::divergence::Divergence;
 use super::rows::{Rows, Slopes};
 use super::support::{Entries, entries, in_nucleus, mask, top};
-use crate::data::tokenizer::END;
 
 /// What can be asked of a distribution.
 pub enum Quantity<'a> {
@@ -46,7 +45,7 @@ impl Quantity<'_> {
         match self {
             Quantity::Primitive(primitive) => primitive.values(rows),
             Quantity::Logp(role) => rows.logps(*role, 1.0).gather(-1, &rows.targets, false).squeeze_dim(1),
-            Quantity::EndLogp(role) => rows.logps(*role, 1.0).select(1, END).contiguous(),
+            Quantity::EndLogp(role) => rows.logps(*role, 1.0).select(1, rows.end).contiguous(),
             Quantity::Entropy(role) => entropy(&rows.logps(*role, 1.0)),
             Quantity::Top1(role) => rows.logps(*role, 1.0).amax([-1].as_slice(), false).exp(),
             Quantity::Rank(role) => {
@@ -98,7 +97,7 @@ impl Primitive<'_> {
     pub fn add_slopes(&self, rows: &Rows, adjoint: &Tensor, slopes: &mut Slopes) {
         match self {
             Primitive::Logp => slopes.add_at(rows, 1.0, &rows.targets, adjoint),
-            Primitive::EndLogp => slopes.add_at(rows, 1.0, &rows.targets.full_like(END), adjoint),
+            Primitive::EndLogp => slopes.add_at(rows, 1.0, &rows.targets.full_like(rows.end), adjoint),
             Primitive::Divergence(divergence) => divergence.add_slopes(rows, adjoint, slopes),
             Primitive::Likelihood { of } => {
                 slopes.add_at(rows, 1.0, &rows.logps(*of, 1.0).argmax(-1, true), &adjoint.neg());

@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use mopd_compiler::plan::Role;
 use tch::{Kind, Tensor};
 
+use crate::model::Token;
+
 /// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the chunk.
 pub struct Rows {
     /// The first of them among the tokens of the step.
@@ -16,13 +18,22 @@ pub struct Rows {
     teacher: Option<Tensor>,
     /// Whose logits the completions were drawn from, and at which temperature.
     sampler: Option<(Role, f64)>,
+    /// The token that ends a completion.
+    pub end: Token,
     /// By whose logits they were made from and the temperature.
     logps: RefCell<Vec<(Role, f64, Tensor)>>,
 }
 
 impl Rows {
-    pub fn new(first: i64, targets: Tensor, student: Tensor, teacher: Option<Tensor>, sampler: Option<(Role, f64)>) -> Rows {
-        Rows { first, targets, student, teacher, sampler, logps: RefCell::default() }
+    pub fn new(
+        first: i64,
+        targets: Tensor,
+        student: Tensor,
+        teacher: Option<Tensor>,
+        sampler: Option<(Role, f64)>,
+        end: Token,
+    ) -> Rows {
+        Rows { first, targets, student, teacher, sampler, end, logps: RefCell::default() }
     }
 
     pub fn len(&self) -> i64 {

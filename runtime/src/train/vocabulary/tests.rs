@@ -11,6 +11,7 @@ use mopd_compiler::plan::{
 use tch::Kind;
 
 use super::*;
+use crate::data::tokenizer::END;
 use crate::model::to_vec;
 use Role::{Student, Teacher};
 
@@ -92,7 +93,8 @@ fn rows(probabilities: &[[f64; 5]]) -> Tensor {
 
 fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Option<Sizes>) -> Vocabulary {
     let teacher = teacher.map(Logits::Given).into_iter().collect();
-    let mut vocabulary = Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), teacher, Some((Student, 2.0)));
+    let mut vocabulary =
+        Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), teacher, Some((Student, 2.0)), END);
     vocabulary.sizes = sizes.unwrap_or(vocabulary.sizes);
     vocabulary
 }
@@ -645,7 +647,7 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     for (block, kept) in [(4, 0), (4, 1 << 20), (100, 0), (7, 14)] {
         let teacher = teacher.iter().map(|(hidden, matrix)| Logits::projected(hidden, matrix)).collect();
         let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
-        let mut pass = Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), teacher, None);
+        let mut pass = Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), teacher, None, 0);
         pass.sizes = Sizes { chunk: 3 * vocabulary, block: block * vocabulary, kept: kept * vocabulary };
         let got = pass.values(&[Quantity::Primitive(primitive())], true).swap_remove(0);
         assert!(largest_difference(&got, &values) < 5e-6, "{block}: {}", largest_difference(&got, &values));

@@ -1,0 +1,154 @@
+//! Threads that go through the same phases side by side.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// One of the threads.
+pub struct Member<'a> {
+    pub index: usize,
+    pub count: usize,
+    shared: &'a Shared,
+}
+
+struct Shared {
+    count: usize,
+    arrived: AtomicUsize,
+    phase: AtomicUsize,
+    broken: AtomicBool,
+}
+
+/// Runs `work` on `count` threads, the calling one among them.
+///
+/// # Panics
+/// If one of them does: the others leave at their next [`Member::wait`].
+pub fn together(count: usize, work: impl Fn(Member) + Sync) {
+    let count = count.max(1);
+    let shared = Shared { count, arrived: AtomicUsize::new(0), phase: AtomicUsize::new(0), broken: AtomicBool::new(false) };
+    let member = |index| work(Member { index, count, shared: &shared });
+    if count == 1 {
+        return member(0);
+    }
+    std::thread::scope(|scope| {
+        let member = &member;
+        for index in 1..count {
+            scope.spawn(move || member(index));
+        }
+        member(0);
+    });
+}
+
+impl Member<'_> {
+    /// Goes on when every member has come here: what they wrote before can be read after.
+    pub fn wait(&self) {
+        let Shared { count, arrived, phase, broken } = self.shared;
+        if *count == 1 {
+            return;
+        }
+        let before = phase.load(Ordering::Acquire);
+        if arrived.fetch_add(1, Ordering::AcqRel) + 1 == *count {
+            arrived.store(0, Ordering::Relaxed);
+            phase.store(before.wrapping_add(1), Ordering::Release);
+            return;
+        }
+        let mut turns = 0u32;
+        while phase.load(Ordering::Acquire) == before {
+            assert!(!broken.load(Ordering::Relaxed), "another thread of the crew failed");
+            // A phase lasts microseconds: sleeping would take longer than it. Where there are more threads than cores, the one that
+            // is waited for needs this one's core.
+            turns += 1;
+            if turns.is_multiple_of(4096) {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// This member's part of `0..items`, in pieces of `unit`.
+    pub fn part(&self, items: usize, unit: usize) -> std::ops::Range<usize> {
+        let units = items.div_ceil(unit);
+        let bound = |index: usize| (units * index / self.count * unit).min(items);
+        bound(self.index)..bound(self.index + 1)
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.broken.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A buffer that members of a crew write different parts of between two [`Member::wait`]s.
+pub struct Parts<'a, T> {
+    start: *mut T,
+    length: usize,
+    _borrowed: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a slice whose parts are handed out under the condition that [`Parts::part`] states.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub fn new(buffer: &'a mut [T]) -> Parts<'a, T> {
+        Parts { start: buffer.as_mut_ptr(), length: buffer.len(), _borrowed: std::marker::PhantomData }
+    }
+
+    /// # Safety
+    /// Between two waits, no element is in parts of two members unless all of them only read it.
+    #[allow(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
+    pub unsafe fn part(&self, range: std::ops::Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.length);
+        // SAFETY: in bounds, and exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+
+    /// # Safety
+    /// Until the next wait nobody writes.
+    pub unsafe fn all(&self) -> &[T] {
+        // SAFETY: in bounds, and shared by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_see_what_the_phase_before_wrote() {
+        for count in [1, 2, 5] {
+            let (mut first, mut second) = (vec![0u64; 37], vec![0u64; 37]);
+            let (a, b) = (Parts::new(&mut first), Parts::new(&mut second));
+            together(count, |member| {
+                for round in 0..50u64 {
+                    let part = member.part(37, 4);
+                    // SAFETY: parts are apart; a wait stands between writing and reading.
+                    for (offset, value) in unsafe { a.part(part.clone()) }.iter_mut().enumerate() {
+                        *value = round + (part.start + offset) as u64;
+                    }
+                    member.wait();
+                    // SAFETY: nobody writes `a` before the next wait.
+                    let sum = unsafe { a.all() }.iter().sum::<u64>();
+                    // SAFETY: parts are apart.
+                    unsafe { b.part(part) }.fill(sum);
+                    member.wait();
+                    // SAFETY: nobody writes `b` before the next wait.
+                    assert!(unsafe { b.all() }.iter().all(|&value| value == 37 * round + 36 * 37 / 2));
+                    member.wait();
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_failure_ends_all() {
+        let failed = std::panic::catch_unwind(|| {
+            together(3, |member| {
+                assert!(member.index != 1, "on purpose");
+                member.wait();
+            });
+        });
+        assert!(failed.is_err());
+    }
+}

@@ -1,0 +1,314 @@
+//! Products of a few rows with a large matrix.
+//!
+//! Generation multiplies a handful of rows with every matrix of the model: each weight is read once and used a few times, so the
+//! time is that of reading the weights. A general product first copies the matrix into another order; here it is read as it
+//! lies, `[outputs, inputs]`, along the inputs.
+
+use half::bf16;
+
+use super::crew::Parts;
+use super::{Instructions, Stored};
+
+/// `[outputs, inputs]`, row-major.
+#[derive(Clone, Copy)]
+pub enum Matrix<'a> {
+    Single(&'a [f32]),
+    Half(&'a [bf16]),
+}
+
+impl Matrix<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            Matrix::Single(values) => values.len(),
+            Matrix::Half(values) => values.len(),
+        }
+    }
+}
+
+/// The rows on the left, `[rows, inputs]`; `half` are the same in half precision, for products with matrices that are.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub inputs: usize,
+    pub single: &'a [f32],
+    pub half: &'a [bf16],
+}
+
+impl Rows<'_> {
+    pub fn count(&self) -> usize {
+        self.single.len() / self.inputs
+    }
+}
+
+/// Where results go: row `r`, output `o` to `first + r * stride + o`.
+pub struct Target<'a, 'b> {
+    pub buffer: &'a Parts<'b, f32>,
+    pub first: usize,
+    pub stride: usize,
+    /// Added to what is there, instead of taking its place.
+    pub add: bool,
+}
+
+/// Outputs that are worked through before the next rows: their weights stay in the nearest cache meanwhile.
+const OUTPUTS: usize = 16;
+
+/// `x @ matrix^T`, for the outputs in `range`; sums are taken in single precision, each in an order that depends on nothing but
+/// the number of inputs. `bias` has one number per output of the matrix.
+///
+/// # Safety
+/// As for [`Parts::part`]: between two waits nobody else touches the outputs in `range`.
+pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: std::ops::Range<usize>, target: &Target) {
+    assert!(range.end * x.inputs <= matrix.len(), "the matrix has no such outputs");
+    let rows = x.count();
+    let instructions = Instructions::found();
+    for start in range.clone().step_by(OUTPUTS) {
+        let outputs = start..(start + OUTPUTS).min(range.end);
+        let mut row = 0;
+        while row < rows {
+            let count = (rows - row).min(8);
+            let mut output = outputs.start;
+            while output < outputs.end {
+                let wide = outputs.end - output;
+                let mut sums = [[0.0f32; 4]; 8];
+                // SAFETY: rows and outputs are in bounds: `row + count <= rows`, `output + width <= range.end`.
+                let width = unsafe {
+                    match (count, wide) {
+                        (8, 2..) => tile::<8, 2>(x, row, matrix, output, instructions, &mut sums),
+                        (7, 2..) => tile::<7, 2>(x, row, matrix, output, instructions, &mut sums),
+                        (6, 2..) => tile::<6, 2>(x, row, matrix, output, instructions, &mut sums),
+                        (5, 2..) => tile::<5, 2>(x, row, matrix, output, instructions, &mut sums),
+                        (4, 4..) => tile::<4, 4>(x, row, matrix, output, instructions, &mut sums),
+                        (3, 4..) => tile::<3, 4>(x, row, matrix, output, instructions, &mut sums),
+                        (2, 4..) => tile::<2, 4>(x, row, matrix, output, instructions, &mut sums),
+                        (1, 4..) => tile::<1, 4>(x, row, matrix, output, instructions, &mut sums),
+                        (8, _) => tile::<8, 1>(x, row, matrix, output, instructions, &mut sums),
+                        (7, _) => tile::<7, 1>(x, row, matrix, output, instructions, &mut sums),
+                        (6, _) => tile::<6, 1>(x, row, matrix, output, instructions, &mut sums),
+                        (5, _) => tile::<5, 1>(x, row, matrix, output, instructions, &mut sums),
+                        (4, _) => tile::<4, 1>(x, row, matrix, output, instructions, &mut sums),
+                        (3, _) => tile::<3, 1>(x, row, matrix, output, instructions, &mut sums),
+                        (2, _) => tile::<2, 1>(x, row, matrix, output, instructions, &mut sums),
+                        _ => tile::<1, 1>(x, row, matrix, output, instructions, &mut sums),
+                    }
+                };
+                for (index, sums) in sums[..count].iter().enumerate() {
+                    let place = target.first + (row + index) * target.stride + output;
+                    // SAFETY: the caller keeps these outputs to this call.
+                    let target_row = unsafe { target.buffer.part(place..place + width) };
+                    for (offset, (value, &sum)) in target_row.iter_mut().zip(sums).enumerate() {
+                        let sum = sum + bias.map_or(0.0, |bias| bias[output + offset]);
+                        *value = if target.add { *value + sum } else { sum };
+                    }
+                }
+                output += width;
+            }
+            row += count;
+        }
+    }
+}
+
+/// The products of `R` rows with `O` outputs, from `row` and `output` on. Answers `O`.
+///
+/// # Safety
+/// The rows are in `x`, the outputs in the matrix, and the processor has the instructions.
+unsafe fn tile<const R: usize, const O: usize>(
+    x: Rows,
+    row: usize,
+    matrix: Matrix,
+    output: usize,
+    instructions: Instructions,
+    sums: &mut [[f32; 4]; 8],
+) -> usize {
+    let inputs = x.inputs;
+    let from = row * inputs..(row + R) * inputs;
+    let weights = output * inputs..(output + O) * inputs;
+    // SAFETY: the slices are in bounds by the caller's promise, and each version runs where its instructions are.
+    unsafe {
+        match (matrix, instructions) {
+            #[cfg(target_arch = "x86_64")]
+            (Matrix::Single(matrix), Instructions::Avx512 { .. }) => {
+                x86::single::<R, O>(&x.single[from], &matrix[weights], inputs, sums)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Matrix::Half(matrix), Instructions::Avx512 { half: true }) => {
+                x86::half::<R, O>(&x.half[from], &matrix[weights], inputs, sums)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Matrix::Single(matrix), Instructions::Avx2) => {
+                x86::single_avx2::<R, O>(&x.single[from], &matrix[weights], inputs, sums)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Matrix::Half(matrix), Instructions::Avx512 { .. } | Instructions::Avx2) => {
+                x86::half_avx2::<R, O>(&x.half[from], &matrix[weights], inputs, sums)
+            }
+            (Matrix::Single(matrix), Instructions::Any) => portable::<R, O, _>(&x.single[from], &matrix[weights], inputs, sums),
+            (Matrix::Half(matrix), Instructions::Any) => portable::<R, O, _>(&x.half[from], &matrix[weights], inputs, sums),
+        }
+    }
+    O
+}
+
+/// Sums in eight lanes, as the compiler can put them into registers.
+#[inline(always)]
+fn portable<const R: usize, const O: usize, T: Stored>(x: &[T], weights: &[T], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+    let whole = inputs / 8 * 8;
+    let mut lanes = [[[0.0f32; 8]; O]; R];
+    for first in (0..whole).step_by(8) {
+        for output in 0..O {
+            let weights = &weights[output * inputs + first..][..8];
+            for (row, lanes) in lanes.iter_mut().enumerate() {
+                let x = &x[row * inputs + first..][..8];
+                for lane in 0..8 {
+                    lanes[output][lane] += x[lane].single() * weights[lane].single();
+                }
+            }
+        }
+    }
+    for (row, lanes) in lanes.iter().enumerate() {
+        for (output, lanes) in lanes.iter().enumerate() {
+            let rest = (whole..inputs).map(|at| x[row * inputs + at].single() * weights[output * inputs + at].single());
+            sums[row][output] = lanes.iter().sum::<f32>() + rest.sum::<f32>();
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use half::bf16;
+
+    use super::portable;
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn single<const R: usize, const O: usize>(x: &[f32], weights: &[f32], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+        assert!(x.len() == R * inputs && weights.len() == O * inputs);
+        let mut lanes = [[_mm512_setzero_ps(); O]; R];
+        for first in (0..inputs).step_by(16) {
+            // All lanes, but at the end those that are left.
+            let mask = if inputs - first >= 16 { u16::MAX } else { (1 << (inputs - first)) - 1 };
+            let mut row_of_weights = [_mm512_setzero_ps(); O];
+            for (output, weight) in row_of_weights.iter_mut().enumerate() {
+                // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
+                *weight = unsafe { _mm512_maskz_loadu_ps(mask, weights.as_ptr().add(output * inputs + first)) };
+            }
+            for (row, lanes) in lanes.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let x = unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr().add(row * inputs + first)) };
+                for (lanes, weight) in lanes.iter_mut().zip(&row_of_weights) {
+                    *lanes = _mm512_fmadd_ps(x, *weight, *lanes);
+                }
+            }
+        }
+        for (sums, lanes) in sums.iter_mut().zip(&lanes) {
+            for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                *sum = _mm512_reduce_add_ps(*lanes);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub fn half<const R: usize, const O: usize>(x: &[bf16], weights: &[bf16], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+        assert!(x.len() == R * inputs && weights.len() == O * inputs);
+        let mut lanes = [[_mm512_setzero_ps(); O]; R];
+        for first in (0..inputs).step_by(32) {
+            let mask = if inputs - first >= 32 { u32::MAX } else { (1 << (inputs - first)) - 1 };
+            let mut row_of_weights = [_mm512_setzero_si512(); O];
+            for (output, weight) in row_of_weights.iter_mut().enumerate() {
+                // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
+                *weight = unsafe { _mm512_maskz_loadu_epi16(mask, weights.as_ptr().add(output * inputs + first).cast()) };
+            }
+            for (row, lanes) in lanes.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let x = unsafe { _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(row * inputs + first).cast()) };
+                for (lanes, weight) in lanes.iter_mut().zip(&row_of_weights) {
+                    // SAFETY: both are 512 bits without invalid values; the other type only names what they hold.
+                    let (x, weight) = unsafe {
+                        (std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(*weight))
+                    };
+                    *lanes = _mm512_dpbf16_ps(*lanes, x, weight);
+                }
+            }
+        }
+        for (sums, lanes) in sums.iter_mut().zip(&lanes) {
+            for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                *sum = _mm512_reduce_add_ps(*lanes);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn single_avx2<const R: usize, const O: usize>(x: &[f32], weights: &[f32], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+        portable::<R, O, _>(x, weights, inputs, sums);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn half_avx2<const R: usize, const O: usize>(x: &[bf16], weights: &[bf16], inputs: usize, sums: &mut [[f32; 4]; 8]) {
+        portable::<R, O, _>(x, weights, inputs, sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::crew::together;
+    use super::*;
+
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        (0..count as u64).map(|i| (((i + 1) * (seed * 2 + 12_345)) % 1013) as f32 / 506.5 - 1.0).collect()
+    }
+
+    /// Every number of rows, sizes that fill no register, both precisions, several threads, against sums in f64.
+    #[test]
+    fn products_equal_the_definition() {
+        for (rows, inputs, outputs) in
+            [(1, 5, 3), (2, 16, 7), (3, 33, 4), (4, 31, 19), (5, 64, 33), (7, 48, 9), (8, 96, 40), (21, 70, 18)]
+        {
+            let (x, matrix, bias) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2), numbers(outputs, 3));
+            let halves = |values: &[f32]| values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>();
+            let (x_half, matrix_half) = (halves(&x), halves(&matrix));
+            for half in [false, true] {
+                let mut got = vec![1.0; rows * (outputs + 2)];
+                let buffer = Parts::new(&mut got);
+                together(3, |member| {
+                    let x = Rows { inputs, single: &x, half: &x_half };
+                    let matrix = if half { Matrix::Half(&matrix_half) } else { Matrix::Single(&matrix) };
+                    let target = Target { buffer: &buffer, first: 1, stride: outputs + 2, add: true };
+                    // SAFETY: members have parts of their own.
+                    unsafe { multiply(x, matrix, Some(&bias), member.part(outputs, 2), &target) };
+                });
+                for row in 0..rows {
+                    for output in 0..outputs {
+                        let number =
+                            |value: f32, half_value: bf16| if half { f64::from(half_value.to_f32()) } else { f64::from(value) };
+                        let products = (0..inputs).map(|at| {
+                            let (a, b) = (row * inputs + at, output * inputs + at);
+                            number(x[a], x_half[a]) * number(matrix[b], matrix_half[b])
+                        });
+                        let expected = 1.0 + f64::from(bias[output]) + products.sum::<f64>();
+                        let got = f64::from(got[1 + row * (outputs + 2) + output]);
+                        assert!((got - expected).abs() < 2e-5, "{rows} {inputs} {outputs} {half}: {got} {expected}");
+                    }
+                    assert_eq!(got[row * (outputs + 2)], 1.0, "written beside the target");
+                }
+            }
+        }
+    }
+
+    /// What a row gives does not depend on the rows beside it.
+    #[test]
+    fn products_do_not_depend_on_the_batch() {
+        let (inputs, outputs) = (83, 29);
+        let (x, matrix) = (numbers(19 * inputs, 4), numbers(outputs * inputs, 5));
+        let product = |x: &[f32]| {
+            let mut got = vec![0.0; x.len() / inputs * outputs];
+            let buffer = Parts::new(&mut got);
+            let target = Target { buffer: &buffer, first: 0, stride: outputs, add: false };
+            // SAFETY: there is one thread.
+            unsafe { multiply(Rows { inputs, single: x, half: &[] }, Matrix::Single(&matrix), None, 0..outputs, &target) };
+            got
+        };
+        let together = product(&x);
+        for (row, expected) in x.chunks(inputs).zip(together.chunks(outputs)) {
+            assert_eq!(product(row), expected);
+        }
+    }
+}

@@ -1,0 +1,571 @@
+//! One more token for every row, on the processor.
+//!
+//! A step of generation is a few rows through all matrices: the time to read the weights, if nothing stands in between. An operator
+//! of libtorch costs more than many of these products, so the whole step is one pass of a crew of threads: each computes its
+//! share of every product's outputs, and they meet between products. Numbers between products are in single precision, also
+//! where weights are not.
+
+use std::sync::Arc;
+
+use half::bf16;
+use tch::{Kind, Tensor};
+
+use super::{Activation, Config, Decoder, Token, to_vec};
+use crate::kernels::attend::{Kept, Scores, attend};
+use crate::kernels::crew::{Member, Parts, together};
+use crate::kernels::thin::{Matrix, Rows, Target, multiply};
+
+/// The weights of a decoder, as a step reads them.
+pub struct Stepper {
+    config: Arc<Config>,
+    embedding: Weight,
+    output: Option<Weight>,
+    norm: Vec<f32>,
+    layers: Vec<Layer>,
+    /// `[context, head width]`, as [`super::decoder::rotate`] wants them.
+    tables: Vec<Tables>,
+    threads: usize,
+}
+
+struct Tables {
+    cosine: Vec<f32>,
+    sine: Vec<f32>,
+}
+
+struct Layer {
+    norm_attention: Vec<f32>,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    query_norm: Option<Vec<f32>>,
+    key_norm: Option<Vec<f32>>,
+    output: Linear,
+    after_attention: Option<Vec<f32>>,
+    norm_feed_forward: Vec<f32>,
+    feed_forward: FeedForward,
+    after_feed_forward: Option<Vec<f32>>,
+    window: usize,
+    /// Which rotary tables; none where the layer has no positions.
+    tables: Option<usize>,
+}
+
+enum FeedForward {
+    Plain(Gated),
+    /// `router` has one output per expert.
+    Experts {
+        router: Linear,
+        experts: Vec<Gated>,
+        per_token: usize,
+        normalised: bool,
+    },
+}
+
+struct Gated {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+struct Linear {
+    weight: Weight,
+    bias: Option<Vec<f32>>,
+    outputs: usize,
+}
+
+/// A matrix where the decoder has it; nobody writes to it while the stepper lives.
+struct Weight(Tensor);
+
+// SAFETY: libtorch's tensors are reference-counted atomically; threads here only read the numbers.
+unsafe impl Sync for Weight {}
+
+impl Weight {
+    fn matrix(&self) -> Matrix<'_> {
+        let length = self.0.numel();
+        // SAFETY: a contiguous tensor on the processor, of the kind that is asked, alive as long as `self`.
+        unsafe {
+            match self.0.kind() {
+                Kind::BFloat16 => Matrix::Half(std::slice::from_raw_parts(self.0.data_ptr() as *const bf16, length)),
+                _ => Matrix::Single(std::slice::from_raw_parts(self.0.data_ptr() as *const f32, length)),
+            }
+        }
+    }
+}
+
+/// What a step reads of the rows, and writes to their caches.
+pub struct State<'a> {
+    /// Per layer, `[rows, key-value heads, capacity, head width]`, contiguous.
+    pub keys: &'a mut [Tensor],
+    pub values: &'a mut [Tensor],
+    pub capacity: usize,
+    /// Where the new token stands in the caches.
+    pub filled: usize,
+    /// Where each row begins there.
+    pub starts: &'a [usize],
+}
+
+impl Stepper {
+    /// None where the decoder is elsewhere, or of a kind of number that steps are not written for.
+    pub fn new(decoder: &Decoder, threads: usize) -> Option<Stepper> {
+        let kind = decoder.tensor("model.embed_tokens.weight")?.kind();
+        if decoder.device != tch::Device::Cpu || !matches!(kind, Kind::Float | Kind::BFloat16) {
+            return None;
+        }
+        let config = decoder.config.clone();
+        let weight = |name: &str| Some(Weight(decoder.tensor(name)?.detach().contiguous()));
+        let linear = |name: &str| {
+            let weight = weight(&format!("{name}.weight"))?;
+            let outputs = weight.0.size()[0] as usize;
+            Some(Linear { weight, bias: decoder.tensor(&format!("{name}.bias")).map(|bias| to_vec(&bias)), outputs })
+        };
+        let norm = |name: &str| {
+            let scale = to_vec(&decoder.tensor(&format!("{name}.weight"))?);
+            Some(scale.into_iter().map(|scale| scale + config.norm.offset as f32).collect::<Vec<f32>>())
+        };
+        let gated = |name: &str| {
+            Some(Gated {
+                gate: linear(&format!("{name}.gate_proj"))?,
+                up: linear(&format!("{name}.up_proj"))?,
+                down: linear(&format!("{name}.down_proj"))?,
+            })
+        };
+        let layers = (0..config.layers).map(|index| {
+            let name = format!("model.layers.{index}");
+            let attention = config.attention[index];
+            let feed_forward = match &config.experts {
+                Some(experts) if experts.layers[index] => FeedForward::Experts {
+                    router: linear(&format!("{name}.mlp.gate"))?,
+                    experts: (0..experts.count)
+                        .map(|expert| gated(&format!("{name}.mlp.experts.{expert}")))
+                        .collect::<Option<_>>()?,
+                    per_token: experts.per_token,
+                    normalised: experts.normalised,
+                },
+                _ => FeedForward::Plain(gated(&format!("{name}.mlp"))?),
+            };
+            // With norms after both parts, the one before the feed-forward part has another name (Gemma 2 and 3).
+            let [after_attention, before] = if config.norm.after {
+                [norm(&format!("{name}.post_attention_layernorm")), norm(&format!("{name}.pre_feedforward_layernorm"))]
+            } else {
+                [None, norm(&format!("{name}.post_attention_layernorm"))]
+            };
+            Some(Layer {
+                norm_attention: norm(&format!("{name}.input_layernorm"))?,
+                query: linear(&format!("{name}.self_attn.q_proj"))?,
+                key: linear(&format!("{name}.self_attn.k_proj"))?,
+                value: linear(&format!("{name}.self_attn.v_proj"))?,
+                query_norm: norm(&format!("{name}.self_attn.q_norm")),
+                key_norm: norm(&format!("{name}.self_attn.k_norm")),
+                output: linear(&format!("{name}.self_attn.o_proj"))?,
+                after_attention,
+                norm_feed_forward: before?,
+                feed_forward,
+                after_feed_forward: norm(&format!("{name}.post_feedforward_layernorm")),
+                window: attention.window.unwrap_or(usize::MAX),
+                tables: attention.rotary.then(|| usize::from(attention.window.is_some() && config.local_rope.is_some())),
+            })
+        });
+        let layers = layers.collect::<Option<Vec<Layer>>>()?;
+        let tables = decoder.rotary_tables();
+        let tables = tables.iter().map(|[cosine, sine]| Tables { cosine: to_vec(cosine), sine: to_vec(sine) });
+        Some(Stepper {
+            embedding: weight("model.embed_tokens.weight")?,
+            output: weight("lm_head.weight"),
+            norm: norm("model.norm")?,
+            layers,
+            tables: tables.collect(),
+            threads,
+            config,
+        })
+    }
+
+    /// Appends one token to every row; the logits of the next, `[rows, vocabulary]`.
+    pub fn step(&self, tokens: &[Token], state: State) -> Vec<f32> {
+        let config = &*self.config;
+        let rows = tokens.len();
+        let heads = config.heads * config.head_width;
+        let key_values = config.key_value_heads * config.head_width;
+        let (inner, slots) = match &config.experts {
+            Some(experts) => (experts.hidden.max(config.hidden), experts.per_token),
+            None => (config.hidden, 1),
+        };
+        let halves = matches!(self.embedding.matrix(), Matrix::Half(_));
+        let single = |width: usize| vec![0.0f32; rows * width];
+        let half = |width: usize| if halves { vec![bf16::ZERO; rows * width] } else { Vec::new() };
+        let mut stream = single(config.width);
+        let scale = if halves { bf16::from_f64(config.embedding_scale).to_f32() } else { config.embedding_scale as f32 };
+        for (row, token) in tokens.iter().enumerate() {
+            self.embed(*token as usize, scale, &mut stream[row * config.width..][..config.width]);
+        }
+        let [mut projected, mut attended, mut gate, mut up] =
+            [single(heads + 2 * key_values), single(heads), single(slots * inner), single(slots * inner)];
+        let [mut attended_half, mut gate_half] = [half(heads), half(slots * inner)];
+        let mut branch = single(slots * config.width);
+        let mut logits = single(config.vocabulary);
+        let caches: Vec<[Cache; 2]> = state
+            .keys
+            .iter_mut()
+            .zip(state.values.iter_mut())
+            .map(|(keys, values)| [Cache::of(keys), Cache::of(values)])
+            .collect();
+        let shared = Shared {
+            stepper: self,
+            rows,
+            capacity: state.capacity,
+            filled: state.filled,
+            starts: state.starts,
+            caches: &caches,
+            halves,
+            inner,
+            stream: Parts::new(&mut stream),
+            projected: Parts::new(&mut projected),
+            attended: Parts::new(&mut attended),
+            attended_half: Parts::new(&mut attended_half),
+            gate: Parts::new(&mut gate),
+            gate_half: Parts::new(&mut gate_half),
+            up: Parts::new(&mut up),
+            branch: Parts::new(&mut branch),
+            logits: Parts::new(&mut logits),
+        };
+        together(self.threads, |member| shared.work(&member));
+        if let Some(cap) = config.logit_softcap {
+            for logit in &mut logits {
+                *logit = (f64::from(*logit) / cap).tanh() as f32 * cap as f32;
+            }
+        }
+        logits
+    }
+
+    fn embed(&self, token: usize, scale: f32, to: &mut [f32]) {
+        let range = token * to.len()..(token + 1) * to.len();
+        match self.embedding.matrix() {
+            Matrix::Single(values) => to.copy_from_slice(&values[range]),
+            Matrix::Half(values) => to.iter_mut().zip(&values[range]).for_each(|(to, value)| *to = value.to_f32()),
+        }
+        if scale != 1.0 {
+            to.iter_mut().for_each(|value| *value *= scale);
+        }
+    }
+}
+
+/// The memory of a cache tensor.
+struct Cache {
+    start: *mut std::ffi::c_void,
+    kind: Kind,
+}
+
+// SAFETY: members of the crew use the caches of different rows and heads.
+unsafe impl Sync for Cache {}
+
+impl Cache {
+    fn of(tensor: &mut Tensor) -> Cache {
+        assert!(tensor.is_contiguous(), "caches are made whole");
+        Cache { start: tensor.data_ptr(), kind: tensor.kind() }
+    }
+}
+
+/// Everything that the crew shares during a step. Buffers are `[rows, ...]`.
+struct Shared<'a> {
+    stepper: &'a Stepper,
+    rows: usize,
+    capacity: usize,
+    filled: usize,
+    starts: &'a [usize],
+    caches: &'a [[Cache; 2]],
+    halves: bool,
+    inner: usize,
+    stream: Parts<'a, f32>,
+    /// Queries, keys, values.
+    projected: Parts<'a, f32>,
+    attended: Parts<'a, f32>,
+    attended_half: Parts<'a, bf16>,
+    /// Of the feed-forward part: first the gate, then gate times up.
+    gate: Parts<'a, f32>,
+    gate_half: Parts<'a, bf16>,
+    up: Parts<'a, f32>,
+    /// What a part answers before it is normalised or weighed.
+    branch: Parts<'a, f32>,
+    logits: Parts<'a, f32>,
+}
+
+/// A member's own copy of normalised rows.
+#[derive(Default)]
+struct Normed {
+    single: Vec<f32>,
+    half: Vec<bf16>,
+}
+
+impl Normed {
+    fn rows(&self, inputs: usize) -> Rows<'_> {
+        Rows { inputs, single: &self.single, half: &self.half }
+    }
+}
+
+impl Shared<'_> {
+    fn work(&self, member: &Member) {
+        let config = &*self.stepper.config;
+        let mut normed = Normed::default();
+        for (index, layer) in self.stepper.layers.iter().enumerate() {
+            self.normalise(&layer.norm_attention, &mut normed);
+            self.project(member, layer, normed.rows(config.width));
+            member.wait();
+            self.attention(member, layer, &self.caches[index]);
+            member.wait();
+            let heads = config.heads * config.head_width;
+            // SAFETY: between these waits attended rows are only read.
+            let attended = unsafe { Rows { inputs: heads, single: self.attended.all(), half: self.attended_half.all() } };
+            self.residual(member, &layer.output, attended, layer.after_attention.as_deref());
+            member.wait();
+            self.normalise(&layer.norm_feed_forward, &mut normed);
+            match &layer.feed_forward {
+                FeedForward::Plain(gated) => self.feed_forward(member, gated, &normed, layer.after_feed_forward.as_deref()),
+                FeedForward::Experts { router, experts, per_token, normalised } => {
+                    let chosen = self.route(router, normed.rows(config.width), *per_token, *normalised);
+                    self.experts(member, experts, &chosen, &normed);
+                }
+            }
+            member.wait();
+        }
+        self.normalise(&self.stepper.norm, &mut normed);
+        let matrix = self.stepper.output.as_ref().unwrap_or(&self.stepper.embedding).matrix();
+        let target = Target { buffer: &self.logits, first: 0, stride: config.vocabulary, add: false };
+        // SAFETY: members have outputs of their own.
+        unsafe { multiply(normed.rows(config.width), matrix, None, member.part(config.vocabulary, 16), &target) };
+    }
+
+    /// RMSNorm of all rows of the stream, each member for itself: it is less work than waiting for each other.
+    fn normalise(&self, scale: &[f32], normed: &mut Normed) {
+        // SAFETY: between the waits around this nobody writes the stream.
+        let stream = unsafe { self.stream.all() };
+        normed.single.clear();
+        for row in stream.chunks_exact(scale.len()) {
+            let factor = self.norm_factor(row);
+            normed.single.extend(row.iter().zip(scale).map(|(value, scale)| value * factor * scale));
+        }
+        if self.halves {
+            normed.half.clear();
+            normed.half.extend(normed.single.iter().map(|&value| bf16::from_f32(value)));
+        }
+    }
+
+    fn norm_factor(&self, values: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        for chunk in values.chunks(16) {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *lane += value * value;
+            }
+        }
+        let mean = lanes.iter().sum::<f32>() / values.len() as f32;
+        1.0 / (mean + self.stepper.config.norm.epsilon as f32).sqrt()
+    }
+
+    /// Queries, keys and values, as one row of outputs.
+    fn project(&self, member: &Member, layer: &Layer, normed: Rows) {
+        let parts = [&layer.query, &layer.key, &layer.value];
+        let stride: usize = parts.iter().map(|part| part.outputs).sum();
+        let mine = member.part(stride, 8);
+        let mut first = 0;
+        for part in parts {
+            let range =
+                mine.start.clamp(first, first + part.outputs) - first..mine.end.clamp(first, first + part.outputs) - first;
+            let target = Target { buffer: &self.projected, first, stride, add: false };
+            // SAFETY: members have outputs of their own.
+            unsafe { multiply(normed, part.weight.matrix(), part.bias.as_deref(), range, &target) };
+            first += part.outputs;
+        }
+    }
+
+    /// A row and a key-value head belong to one member, which writes their cache and reads it.
+    fn attention(&self, member: &Member, layer: &Layer, [keys, values]: &[Cache; 2]) {
+        let config = &*self.stepper.config;
+        let width = config.head_width;
+        let shared_by = config.heads / config.key_value_heads;
+        let stride = (config.heads + 2 * config.key_value_heads) * width;
+        let scores = Scores { scale: config.attention_scale, softcap: config.attention_softcap };
+        // SAFETY: between these waits projected rows are only read.
+        let projected = unsafe { self.projected.all() };
+        let (mut turned, mut scratch) = (vec![0.0; width], Vec::new());
+        for item in member.part(self.rows * config.key_value_heads, 1) {
+            let (row, group) = (item / config.key_value_heads, item % config.key_value_heads);
+            let own = &projected[row * stride..][..stride];
+            let position = self.filled - self.starts[row];
+            let first = self.starts[row].max((self.filled + 1).saturating_sub(layer.window));
+            let length = self.capacity * width;
+            // SAFETY: `item` numbers these slices of the caches, and no other member has it.
+            let mut kept = unsafe {
+                match keys.kind {
+                    Kind::BFloat16 => Kept::Half { keys: slice(keys, item, length), values: slice(values, item, length) },
+                    _ => Kept::Single { keys: slice(keys, item, length), values: slice(values, item, length) },
+                }
+            };
+            let key = &own[(config.heads + group) * width..][..width];
+            let value = &own[(config.heads + config.key_value_heads + group) * width..][..width];
+            self.turn(key, layer.key_norm.as_deref(), layer.tables, position, &mut turned);
+            kept.put(self.filled, &turned, value);
+            for head in group * shared_by..(group + 1) * shared_by {
+                let place = (row * config.heads + head) * width;
+                self.turn(&own[head * width..][..width], layer.query_norm.as_deref(), layer.tables, position, &mut turned);
+                // SAFETY: no other member has this row and group.
+                let attended = unsafe { self.attended.part(place..place + width) };
+                attend(&turned, &kept, first..self.filled + 1, scores, &mut scratch, attended);
+                if self.halves {
+                    // SAFETY: as above.
+                    let half = unsafe { self.attended_half.part(place..place + width) };
+                    half.iter_mut().zip(attended).for_each(|(to, from)| *to = bf16::from_f32(*from));
+                }
+            }
+        }
+    }
+
+    /// A query or key, normalised where the model does that, and rotated to its position.
+    fn turn(&self, head: &[f32], norm: Option<&[f32]>, tables: Option<usize>, position: usize, turned: &mut [f32]) {
+        turned.copy_from_slice(head);
+        if let Some(scale) = norm {
+            let factor = self.norm_factor(head);
+            turned.iter_mut().zip(scale).for_each(|(value, scale)| *value *= factor * scale);
+        }
+        let Some(tables) = tables else { return };
+        let (width, half) = (head.len(), head.len() / 2);
+        let Tables { cosine, sine } = &self.stepper.tables[tables];
+        let (cosine, sine) = (&cosine[position * width..][..width], &sine[position * width..][..width]);
+        for low in 0..half {
+            let high = low + half;
+            let (a, b) = (turned[low], turned[high]);
+            turned[low] = a * cosine[low] + b * sine[low];
+            turned[high] = b * cosine[high] + a * sine[high];
+        }
+    }
+
+    /// Adds what a matrix makes of `x` to the stream, normalised first where `after` is a scale.
+    fn residual(&self, member: &Member, linear: &Linear, x: Rows, after: Option<&[f32]>) {
+        let width = self.stepper.config.width;
+        let buffer = if after.is_some() { &self.branch } else { &self.stream };
+        let target = Target { buffer, first: 0, stride: width, add: after.is_none() };
+        // SAFETY: members have outputs of their own.
+        unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), member.part(width, 8), &target) };
+        let Some(scale) = after else { return };
+        member.wait();
+        for row in member.part(self.rows, 1) {
+            let range = row * width..(row + 1) * width;
+            // SAFETY: members have rows of their own.
+            let (stream, branch) = unsafe { (self.stream.part(range.clone()), self.branch.part(range)) };
+            let factor = self.norm_factor(branch);
+            for ((stream, branch), scale) in stream.iter_mut().zip(branch).zip(scale) {
+                *stream += *branch * factor * scale;
+            }
+        }
+    }
+
+    fn feed_forward(&self, member: &Member, gated: &Gated, normed: &Normed, after: Option<&[f32]>) {
+        let hidden = gated.gate.outputs;
+        let x = normed.rows(self.stepper.config.width);
+        self.gate(member, gated, x, 0..self.rows, self.inner);
+        member.wait();
+        // SAFETY: between these waits the inner rows are only read. Where no layer has experts they are `hidden` wide.
+        let (single, half) = unsafe { (self.gate.all(), self.gate_half.all()) };
+        if self.inner == hidden && single.len() == self.rows * hidden {
+            return self.residual(member, &gated.down, Rows { inputs: hidden, single, half }, after);
+        }
+        let compact = Normed {
+            single: single.chunks(self.inner).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
+            half: half.chunks(self.inner.max(1)).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
+        };
+        self.residual(member, &gated.down, compact.rows(hidden), after);
+    }
+
+    /// act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride` apart.
+    fn gate(&self, member: &Member, gated: &Gated, x: Rows, to: std::ops::Range<usize>, stride: usize) {
+        let part = member.part(gated.gate.outputs, 16);
+        for (linear, buffer) in [(&gated.gate, &self.gate), (&gated.up, &self.up)] {
+            let target = Target { buffer, first: to.start * stride, stride, add: false };
+            // SAFETY: members have outputs of their own.
+            unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), part.clone(), &target) };
+        }
+        for place in to {
+            let range = place * stride + part.start..place * stride + part.end;
+            // SAFETY: as above.
+            let (gate, up) = unsafe { (self.gate.part(range.clone()), self.up.part(range.clone())) };
+            match self.stepper.config.activation {
+                Activation::Silu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + (-*gate).exp()) * *up),
+                Activation::Gelu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = gelu(*gate) * *up),
+            }
+            if self.halves {
+                // SAFETY: as above.
+                let half = unsafe { self.gate_half.part(range) };
+                half.iter_mut().zip(gate).for_each(|(to, from)| *to = bf16::from_f32(*from));
+            }
+        }
+    }
+
+    /// The experts of every row and their weights, each member for itself.
+    fn route(&self, router: &Linear, x: Rows, per_token: usize, normalised: bool) -> Vec<Vec<(usize, f32)>> {
+        let count = router.outputs;
+        let mut scores = vec![0.0; self.rows * count];
+        let buffer = Parts::new(&mut scores);
+        let target = Target { buffer: &buffer, first: 0, stride: count, add: false };
+        // SAFETY: the buffer is this member's own.
+        unsafe { multiply(x, router.weight.matrix(), router.bias.as_deref(), 0..count, &target) };
+        let choose = |scores: &[f32]| {
+            let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let total: f32 = scores.iter().map(|score| (score - largest).exp()).sum();
+            let mut order: Vec<usize> = (0..count).collect();
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            let mut chosen: Vec<(usize, f32)> =
+                order[..per_token].iter().map(|&expert| (expert, (scores[expert] - largest).exp() / total)).collect();
+            if normalised {
+                let sum: f32 = chosen.iter().map(|(_, weight)| weight).sum();
+                chosen.iter_mut().for_each(|(_, weight)| *weight /= sum);
+            }
+            chosen
+        };
+        scores.chunks(count).map(choose).collect()
+    }
+
+    fn experts(&self, member: &Member, experts: &[Gated], chosen: &[Vec<(usize, f32)>], normed: &Normed) {
+        let width = self.stepper.config.width;
+        let slots = chosen.first().map_or(0, Vec::len);
+        let row_of = |row: usize| Rows {
+            inputs: width,
+            single: &normed.single[row * width..][..width],
+            half: normed.half.get(row * width..(row + 1) * width).unwrap_or(&[]),
+        };
+        for (row, chosen) in chosen.iter().enumerate() {
+            for (slot, (expert, _)) in chosen.iter().enumerate() {
+                let place = row * slots + slot;
+                self.gate(member, &experts[*expert], row_of(row), place..place + 1, self.inner);
+            }
+        }
+        member.wait();
+        // SAFETY: between these waits the inner rows are only read.
+        let (single, half) = unsafe { (self.gate.all(), self.gate_half.all()) };
+        let part = member.part(width, 8);
+        for (row, chosen) in chosen.iter().enumerate() {
+            for (slot, (expert, weight)) in chosen.iter().enumerate() {
+                let (place, down) = (row * slots + slot, &experts[*expert].down);
+                let hidden = experts[*expert].gate.outputs;
+                let inner = place * self.inner..place * self.inner + hidden;
+                let x = Rows { inputs: hidden, single: &single[inner.clone()], half: half.get(inner).unwrap_or(&[]) };
+                let target = Target { buffer: &self.branch, first: place * width, stride: width, add: false };
+                // SAFETY: members have outputs of their own, also in the stream.
+                unsafe {
+                    multiply(x, down.weight.matrix(), down.bias.as_deref(), part.clone(), &target);
+                    let branch = self.branch.part(place * width + part.start..place * width + part.end);
+                    let stream = self.stream.part(row * width + part.start..row * width + part.end);
+                    stream.iter_mut().zip(branch).for_each(|(stream, branch)| *stream += *weight * *branch);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The tensor is alive, of the kind of `T`, has `index + 1` pieces of `length` numbers, and nobody else uses this one.
+unsafe fn slice<'a, T>(cache: &Cache, index: usize, length: usize) -> &'a mut [T] {
+    // SAFETY: by the caller's promise.
+    unsafe { std::slice::from_raw_parts_mut((cache.start as *mut T).add(index * length), length) }
+}
+
+/// GELU by tanh (arXiv:1606.08415, section 2).
+fn gelu(x: f32) -> f32 {
+    let inner = std::f32::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x * x * x);
+    0.5 * x * (1.0 + inner.tanh())
+}
