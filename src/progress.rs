@@ -106,7 +106,7 @@ impl Progress {
                 self.kept += 1;
                 self.settle(stage, *seed, "kept from before");
             }
-            Event::StageFinished { stage, seed, seconds } => {
+            Event::StageFinished { stage, seed, seconds, .. } => {
                 self.finished += 1;
                 let metric = self.stages.get(&(stage.clone(), *seed)).map_or("", |running| &running.metric);
                 let what = format!("{:>10}  {metric}", figures::duration(*seconds));

@@ -108,7 +108,7 @@ mod tests {
 
     use mopd_compiler::plan::events::Versions;
     use mopd_compiler::plan::results::TableRow;
-    use mopd_compiler::plan::{Experiment, SCHEMA};
+    use mopd_compiler::plan::{Dtype, Experiment, SCHEMA};
 
     use super::*;
 
@@ -120,6 +120,8 @@ mod tests {
                 name: "e".to_owned(),
                 seed: 1,
                 out: None,
+                device: None,
+                dtype: Dtype::Float32,
                 domains: Vec::new(),
                 models: Vec::new(),
                 comparisons: Vec::new(),

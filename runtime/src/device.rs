@@ -3,7 +3,11 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use mopd_compiler::plan;
+use mopd_compiler::plan::events::FailureKind;
 use tch::Device;
+
+use crate::failure::{Error, Result};
 
 /// What was found out about CUDA.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,27 @@ impl Cuda {
         if *self == Cuda::Ready { Device::Cuda(0) } else { Device::Cpu }
     }
 
+    /// Where an experiment runs that asks for `device`, or does not say.
+    ///
+    /// # Errors
+    /// If it asks for a GPU and there is none: it is not run elsewhere in silence.
+    pub fn wanted(&self, device: Option<plan::Device>) -> Result<Device> {
+        match (device, self) {
+            (Some(plan::Device::Cpu), _) => Ok(Device::Cpu),
+            (None, _) | (Some(plan::Device::Cuda), Cuda::Ready) => Ok(self.device()),
+            (Some(plan::Device::Cuda), missing) => {
+                let why = match missing {
+                    Cuda::Absent => "this libtorch is built without CUDA".to_owned(),
+                    Cuda::Unusable(reason) => format!("libtorch's CUDA library cannot be opened: {reason}"),
+                    Cuda::NoDevice | Cuda::Ready => "libtorch finds no GPU".to_owned(),
+                };
+                let message = format!("the experiment asks for `device = cuda`, and there is none here: {why}");
+                Err(Error::new(FailureKind::Runtime, message)
+                    .help("remove `device` to run on what there is, or set LIBTORCH to a libtorch with CUDA"))
+            }
+        }
+    }
+
     /// What the author should know, if anything.
     pub fn warning(&self) -> Option<String> {
         match self {
@@ -87,6 +112,12 @@ mod tests {
         assert!(broken.warning().unwrap().contains("libcudnn.so.9"));
         assert_eq!(broken.device(), Device::Cpu);
         assert_eq!(Cuda::Ready.device(), Device::Cuda(0));
+        assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cpu)).unwrap(), Device::Cpu);
+        assert_eq!(Cuda::Ready.wanted(Some(plan::Device::Cuda)).unwrap(), Device::Cuda(0));
+        assert_eq!(Cuda::Absent.wanted(None).unwrap(), Device::Cpu);
+        for missing in [Cuda::Absent, Cuda::NoDevice, Cuda::Unusable("libcudnn.so.9".into())] {
+            assert!(missing.wanted(Some(plan::Device::Cuda)).unwrap_err().to_string().contains("`device = cuda`"));
+        }
         assert!(Cuda::NoDevice.warning().unwrap().contains("no GPU"));
     }
 }

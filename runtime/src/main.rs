@@ -60,7 +60,10 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
         .map_err(|error| Error::new(FailureKind::Runtime, format!("standard input holds no job: {error}")))?;
 
     let cuda = device::open_cuda();
-    let device = cuda.device();
+    let device = match &job {
+        Job::Run(job) => cuda.wanted(job.plan.experiment.device)?,
+        Job::Probe | Job::Sample(_) | Job::Bench(_) => cuda.device(),
+    };
     tch::set_num_threads(1);
     let versions = Versions { mopd: env!("CARGO_PKG_VERSION").to_owned(), libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned() };
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Comparison, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Stage, Train};
+use mopd_compiler::plan::{Comparison, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Pretrained, Stage, Train};
 
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{Dataset, Field, overlap};
@@ -60,6 +60,10 @@ pub fn configs(plan: &Plan) -> Result<Vec<Arc<Config>>> {
                 })?;
                 Arc::new(config)
             }
+            Stage::Load(pretrained) => {
+                let message = format!("`{}`: this version can't load {}", model.name, described(pretrained));
+                return Err(Error::new(FailureKind::Runtime, message).at(model.origin));
+            }
             Stage::Train(train) => inherited(&train.start)?,
             Stage::Merge(merge) => match merge.base.iter().chain(&merge.models).next() {
                 Some(from) => inherited(from)?,
@@ -69,6 +73,15 @@ pub fn configs(plan: &Plan) -> Result<Vec<Arc<Config>>> {
         configs.push(config);
     }
     Ok(configs)
+}
+
+/// As the author wrote it.
+pub fn described(pretrained: &Pretrained) -> String {
+    match pretrained {
+        Pretrained::HuggingFace { name, .. } => format!("hf({name:?})"),
+        Pretrained::Gguf { file } => format!("gguf({file:?})"),
+        Pretrained::Checkpoint { folder } => format!("checkpoint({folder:?})"),
+    }
 }
 
 /// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.
@@ -100,7 +113,7 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let tests = match &domain.tests {
         Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
-            Some(Prompts::load(&beside(base, tests), &fields)?)
+            Some(Prompts::load(&beside(base, &tests.path), &fields)?)
         }
         _ => None,
     };
@@ -117,7 +130,7 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             }
         }
     }
-    let train = if trained_on { Some(Prompts::load(&beside(base, &domain.prompts), &fields)?) } else { None };
+    let train = if trained_on { Some(Prompts::load(&beside(base, &domain.prompts.path), &fields)?) } else { None };
     Ok(DomainData { id, name: domain.name.clone(), origin: domain.origin, verifier, train, tests })
 }
 

@@ -31,7 +31,7 @@ pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> 
         return Err(Error::new(FailureKind::Runtime, "the temperature must be 0 or more"));
     }
     let decoder = Decoder::frozen(weights, device);
-    let sampling = Sampling { n: job.n, temperature: job.temperature, max_tokens };
+    let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream_of(&job.prompt), Purpose::Sample, 0);
     for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0 }], &sampling, key)? {
         control.check()?;

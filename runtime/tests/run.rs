@@ -331,7 +331,7 @@ fn the_sampler_at_temperature_1_is_the_student() {
     ];
     let mut b = fine_tuning(20, nll());
     let rollouts = |temperature| {
-        let sampling = Sampling { n: 2, temperature, max_tokens: 8 };
+        let sampling = Sampling::new(2, temperature, 8);
         Prefixes::Student { prompts: 8, sampling }
     };
     for (index, (left, right)) in pairs.iter().enumerate() {

@@ -3,9 +3,10 @@
 
 use mopd_compiler::plan::{Cost, NormalForm, Plan};
 use mopd_lang::experiment::{
-    BatchSize, Benchmark, BudgetUnit, Comparison, DomainId, Evaluation, Experiment, Joint, Keep, Length, MarkedSetting, Metric,
-    Model, ModelId, Optimizer, Over, Pretrained, RolloutSource, Sampling, Schedule, SelfCopy, SettingMark, Share, Stage, Teacher,
-    TeacherChoice, TeacherWeights, Tokenizer, Train,
+    Adapter, BatchSize, Benchmark, BudgetUnit, Checkpointing, Comparison, DataSource, Domain, DomainId, Evaluation, Experiment,
+    Joint, Keep, Length, MarkedSetting, Metric, Model, ModelId, Optimizer, Over, Pretrained, PromptFormat, RolloutSource,
+    Sampling, Schedule, SelfCopy, SettingMark, Share, Stage, Teacher, TeacherChoice, TeacherWeights, Tokenizer, Train, Trainable,
+    WeightFilter,
 };
 use mopd_lang::formula::text;
 use mopd_lang::formula::{Formula, FormulaKind};
@@ -30,6 +31,12 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, style: Style) -> Strin
         seeds(experiment),
         plan.map_or("not fit to run".to_owned(), |plan| format!("plan {}", prefix(&plan.hash))),
     );
+    for domain in &experiment.domains {
+        let rows = data(domain);
+        if !rows.is_empty() {
+            out += &node(&format!("{} {}", style.bold("domain"), style.bold(&domain.name)), &rows, style);
+        }
+    }
     let mut shown: Vec<(&str, Rows)> = Vec::new();
     for (index, model) in experiment.models.iter().enumerate() {
         let mut rows = settings(model, experiment);
@@ -74,6 +81,34 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, style: Style) -> Strin
         Some(plan) => totals(plan, number_of_seeds(experiment)),
         None => "│\n└─ no keys and no costs: they belong to a plan, and there is none\n".to_owned(),
     }
+}
+
+/// Of a domain, what is not just a file of prompts.
+fn data(domain: &Domain) -> Rows {
+    let mut rows = Vec::new();
+    let plain = |source: &DataSource| source.split.is_none() && source.filter.is_none() && source.limit.is_none();
+    for (name, source) in [("prompts", Some(&domain.prompts)), ("tests", domain.tests.as_ref())] {
+        rows.extend(source.filter(|source| !plain(source)).map(|source| (name, self::source(source))));
+    }
+    if !domain.columns.is_empty() {
+        rows.push(("fields", joined(&domain.columns, |column| format!("{} is {:?}", column.field, column.column))));
+    }
+    match &domain.format {
+        None | Some(PromptFormat::Text) => {}
+        Some(PromptFormat::Chat { system: None }) => rows.push(("format", "chat".to_owned())),
+        Some(PromptFormat::Chat { system: Some(system) }) => rows.push(("format", format!("chat, system message {system:?}"))),
+    }
+    rows.extend(domain.limit.map(|(limit, _)| ("completions", format!("at most {limit} tokens"))));
+    rows
+}
+
+fn source(source: &DataSource) -> String {
+    let parts = [
+        source.split.as_ref().map(|split| format!(", split {split}")),
+        source.filter.as_ref().map(|filter| format!(", where {}", formula(filter))),
+        source.limit.map(|limit| format!(", the first {}", count(u64::from(limit)))),
+    ];
+    format!("{:?}{}", source.path, parts.into_iter().flatten().collect::<String>())
 }
 
 /// The objective's name and its nine slots.
@@ -210,10 +245,49 @@ fn training(train: &Train, experiment: &Experiment) -> Rows {
     let passes = if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
     rows.push(("training", format!("{length}{passes}, learning rate {}", rate(&train.learning_rate))));
     rows.push(("optimizer", optimizer(&train.optimizer)));
+    rows.extend(weights(&train.trainable).map(|weights| ("trained weights", weights)));
+    rows.extend(train.ema.map(|rate| ("answer", format!("moving average of the weights, {} kept at every step", setting(rate)))));
+    let execution = [
+        train.execution.micro_batch.map(|sequences| format!("{} at once", counted(sequences as usize, "sequence"))),
+        match train.execution.checkpointing {
+            Checkpointing::None => None,
+            Checkpointing::Layers(layers) => Some(format!("{} computed again", counted(layers as usize, "layer"))),
+            Checkpointing::All => Some("every layer computed again".to_owned()),
+        },
+    ];
+    let execution: Vec<String> = execution.into_iter().flatten().collect();
+    if !execution.is_empty() {
+        rows.push(("execution", execution.join(", ")));
+    }
     if let Some(extrapolation) = &train.extrapolation {
         rows.push(("extrapolation", format!("factor {}, {} rounds", setting(extrapolation.factor), extrapolation.rounds)));
     }
     rows
+}
+
+/// Which weights a stage changes, where not all.
+fn weights(trainable: &Trainable) -> Option<String> {
+    let listed = |filters: &[WeightFilter]| {
+        joined(filters, |filter| match filter {
+            WeightFilter::Group(group) => group.name().to_owned(),
+            WeightFilter::Layers { first, last } => format!("layers {first} to {last}"),
+        })
+    };
+    match trainable {
+        Trainable::Adapter(adapter) => Some(self::adapter(adapter)),
+        Trainable::Weights { only: None, except } if except.is_empty() => None,
+        Trainable::Weights { only: None, except } => Some(format!("all but {}", listed(except))),
+        Trainable::Weights { only: Some(only), except } if except.is_empty() => Some(listed(only)),
+        Trainable::Weights { only: Some(only), except } => Some(format!("{}, but not {}", listed(only), listed(except))),
+    }
+}
+
+fn adapter(adapter: &Adapter) -> String {
+    let dropout = if adapter.dropout > 0.0 { format!(", dropout {}", setting(adapter.dropout)) } else { String::new() };
+    let layers = adapter.layers.map(|(first, last)| format!(" of layers {first} to {last}")).unwrap_or_default();
+    let targets = joined(&adapter.targets, |target| target.name().to_owned());
+    let (kind, rank, alpha) = (adapter.kind.name(), adapter.rank, setting(adapter.alpha));
+    format!("{kind} of rank {rank}, alpha {alpha}{dropout}, beside {targets}{layers}")
 }
 
 fn joined<T>(parts: &[T], text: impl Fn(&T) -> String) -> String {
@@ -283,9 +357,14 @@ fn samples(sampling: &Sampling) -> String {
         sampling.top_k.map(|k| format!(", top_k {k}")),
         sampling.repetition_penalty.map(|penalty| format!(", repetition penalty {}", setting(penalty))),
         sampling.heads.map(|heads| format!(", {} heads", heads.heads)),
+        stops(&sampling.stop),
     ];
     let most: String = most.into_iter().flatten().collect();
     format!("{}{most}, at most {} tokens", drawn(sampling.n, sampling.temperature), formula(&sampling.max_tokens))
+}
+
+fn stops(texts: &[String]) -> Option<String> {
+    (!texts.is_empty()).then(|| format!(", up to {}", joined(texts, |text| format!("{text:?}"))))
 }
 
 fn drawn(n: u32, temperature: f64) -> String {
@@ -362,15 +441,22 @@ pub fn slots(form: &NormalForm) -> Rows {
 }
 
 fn cost(cost: &Cost) -> String {
-    let mut parts = vec![format!("{} parameters", count(cost.parameters))];
-    if cost.sequences > 0 {
-        parts.push(format!("{} sequences", count(cost.sequences)));
-        parts.push(format!("{} tokens", count(cost.tokens)));
+    let Some(parameters) = cost.parameters else {
+        let sequences = cost.sequences.filter(|sequences| *sequences > 0);
+        let sequences = sequences.map(|sequences| format!("{} sequences, ", count(sequences))).unwrap_or_default();
+        return format!("{sequences}else as its files say");
+    };
+    let mut parts = vec![format!("{} parameters", count(parameters))];
+    parts.extend(cost.trained.filter(|trained| (1..parameters).contains(trained)).map(|it| format!("{} trained", count(it))));
+    match (cost.sequences, cost.tokens) {
+        (Some(0), _) => {}
+        (Some(sequences), Some(tokens)) => {
+            parts.extend([format!("{} sequences", count(sequences)), format!("{} tokens", count(tokens))]);
+        }
+        _ => parts.push("as many sequences as the data has".to_owned()),
     }
-    if cost.flops > 0.0 {
-        parts.push(flops(cost.flops));
-    }
-    parts.push(bytes(cost.memory));
+    parts.extend(cost.flops.filter(|work| *work > 0.0).map(flops));
+    parts.extend(cost.memory.map(bytes));
     parts.join(", ")
 }
 
@@ -412,7 +498,13 @@ fn evaluation(evaluation: &Evaluation) -> String {
         Some(n) => format!("the first {n} test prompts a domain"),
         None => "every test prompt".to_owned(),
     };
-    format!("{prompts}, {}, at most {} tokens", drawn(evaluation.samples, evaluation.temperature), evaluation.max_tokens)
+    let cut = [
+        evaluation.top_p.map(|p| format!(", top_p {}", setting(p))),
+        evaluation.top_k.map(|k| format!(", top_k {k}")),
+        stops(&evaluation.stop),
+    ];
+    let cut: String = cut.into_iter().flatten().collect();
+    format!("{prompts}, {}{cut}, at most {} tokens", drawn(evaluation.samples, evaluation.temperature), evaluation.max_tokens)
 }
 
 fn metrics(metrics: &[Metric]) -> Option<(&'static str, String)> {
@@ -445,17 +537,25 @@ fn marks(experiment: &Experiment) -> Rows {
 }
 
 fn totals(plan: &Plan, seeds: u64) -> String {
-    let sum = |of: fn(&Cost) -> u64| plan.stages.iter().map(|facts| of(&facts.cost)).fold(0, u64::saturating_add);
-    let work = plan.stages.iter().fold(0.0, |work, facts| work + facts.cost.flops);
-    let memory = plan.stages.iter().map(|facts| facts.cost.memory).max().unwrap_or(0);
+    let costs = || plan.stages.iter().map(|facts| facts.cost);
+    // None where one of them is not known.
+    let sum =
+        |of: fn(&Cost) -> Option<u64>| costs().map(|cost| of(&cost)).try_fold(0u64, |sum, it| Some(sum.saturating_add(it?)));
+    let work: Option<f64> = costs().map(|cost| cost.flops).sum();
+    let memory: Option<u64> = costs().map(|cost| cost.memory).collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max());
     let seeds = match seeds {
         1 => String::new(),
         n => format!(" a seed, {n} seeds"),
     };
+    let (sequences, tokens) = (sum(|cost| cost.sequences), sum(|cost| cost.tokens));
+    let (Some(sequences), Some(tokens), Some(work), Some(memory)) = (sequences, tokens, work, memory) else {
+        let sequences = sequences.map(|sequences| format!("at most {} sequences{seeds}; ", count(sequences))).unwrap_or_default();
+        return format!("│\n└─ total: {sequences}what the stages take depends on files that are read when it runs\n");
+    };
     format!(
         "│\n└─ total: at most {} sequences, {} tokens, {}{seeds}; the largest stage holds {} of weights, gradients and optimizer state\n",
-        count(sum(|cost| cost.sequences)),
-        count(sum(|cost| cost.tokens)),
+        count(sequences),
+        count(tokens),
         flops(work),
         bytes(memory),
     )

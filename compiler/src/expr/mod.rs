@@ -7,7 +7,7 @@ pub mod derivative;
 pub mod graph;
 pub mod interpret;
 pub mod jit;
-mod scalar;
+pub(crate) mod scalar;
 pub mod single;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

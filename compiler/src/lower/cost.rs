@@ -1,8 +1,11 @@
-//! Predicted cost of every stage, an upper bound.
+//! Predicted cost of every stage, an upper bound. What depends on files that are read at run time, the sizes of a loaded model for
+//! one, stays unknown here: the worker, which reads them, predicts that.
 
-use crate::plan::{Architecture, Cost, Experiment, ModelId, Objective, Prefixes, Stage, Train};
+use crate::plan::{
+    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Prefixes, Projection, Stage, Train, Trainable,
+};
 
-/// Bytes per parameter: weight, gradient and the two moments of Adam, in f32.
+/// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
 const TRAINING_BYTES: u64 = 16;
 /// A weight alone.
 const WEIGHT_BYTES: u64 = 4;
@@ -12,24 +15,22 @@ const TRAINING: f64 = 6.0;
 
 /// One per model, in order.
 pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
-    let mut architectures: Vec<&Architecture> = Vec::new();
+    // None where the shape is in a file.
+    let mut architectures: Vec<Option<&Architecture>> = Vec::new();
     let mut costs: Vec<Cost> = Vec::new();
     for model in &experiment.models {
         let of = |id: ModelId| architectures[id.0 as usize];
         let (architecture, cost) = match &model.stage {
-            Stage::Initialise(architecture) => {
-                let parameters = parameters(architecture);
-                (architecture, Cost { parameters, memory: parameters.saturating_mul(WEIGHT_BYTES), ..Cost::default() })
-            }
+            Stage::Initialise(architecture) => (Some(architecture), weights_alone(parameters(architecture))),
+            Stage::Load(_) => (None, weights_alone(None)),
             Stage::Train(train) => (of(train.start), training(train, of(train.start), &costs)),
             Stage::Merge(merge) => {
                 let Some(first) = merge.base.iter().chain(&merge.models).next() else {
                     unreachable!("the checker refuses a merge of nothing")
                 };
-                let parameters = parameters(of(*first));
-                let flops = FORWARD * parameters as f64 * merge.models.len() as f64;
-                let memory = parameters.saturating_mul(WEIGHT_BYTES);
-                (of(*first), Cost { parameters, flops, memory, ..Cost::default() })
+                let alone = weights_alone(of(*first).and_then(parameters));
+                let flops = alone.parameters.map(|parameters| FORWARD * parameters as f64 * merge.models.len() as f64);
+                (of(*first), Cost { flops, ..alone })
             }
         };
         architectures.push(architecture);
@@ -38,46 +39,92 @@ pub(super) fn costs(experiment: &Experiment<Objective>) -> Vec<Cost> {
     costs
 }
 
+fn weights_alone(parameters: Option<u64>) -> Cost {
+    let memory = parameters.map(|parameters| parameters.saturating_mul(WEIGHT_BYTES));
+    Cost { parameters, trained: Some(0), sequences: Some(0), tokens: Some(0), flops: Some(0.0), memory }
+}
+
 /// Every sequence is taken to fill the context, since prompts are not known before the data is read.
-fn training(train: &Train<Objective>, architecture: &Architecture, costs: &[Cost]) -> Cost {
-    let parameters = parameters(architecture);
-    let context = u64::from(architecture.context);
-    let steps = u64::from(train.steps);
-    let sequences = match &train.prefixes {
-        Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => steps.saturating_mul(u64::from(*batch)),
-        Prefixes::Student { prompts, sampling, .. } => {
-            steps.saturating_mul(u64::from(*prompts)).saturating_mul(u64::from(sampling.n))
-        }
+fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs: &[Cost]) -> Cost {
+    let parameters = architecture.and_then(parameters);
+    let trained = architecture.and_then(|architecture| trained(&train.trainable, architecture));
+    let context = architecture.map(|architecture| u64::from(architecture.context));
+    let steps = match train.length {
+        Length::Steps(steps) => Some(u64::from(steps)),
+        Length::Epochs(_) => None,
     };
-    let tokens = sequences.saturating_mul(context);
+    let each_step = match &train.prefixes {
+        Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => u64::from(*batch),
+        Prefixes::Student { prompts, sampling, .. } => u64::from(*prompts).saturating_mul(u64::from(sampling.n)),
+    };
+    let sequences = steps.map(|steps| steps.saturating_mul(each_step));
+    let tokens = sequences.zip(context).map(|(sequences, context)| sequences.saturating_mul(context));
     // The largest teacher, where several share the work.
-    let teacher = train.teachers.iter().map(|choice| costs[choice.teacher.0 as usize].parameters).max().unwrap_or(0);
-    let sampling = match &train.prefixes {
-        Prefixes::Data { .. } => 0.0,
-        Prefixes::Student { .. } => FORWARD * parameters as f64 * tokens as f64,
-        Prefixes::Teacher { sequences, .. } => FORWARD * teacher as f64 * f64::from(*sequences) * context as f64,
+    let teachers = train.teachers.iter().map(|choice| costs[choice.teacher.0 as usize].parameters);
+    let teacher = teachers.collect::<Option<Vec<u64>>>().map(|teachers| teachers.into_iter().max().unwrap_or(0));
+    let flops = || {
+        let (parameters, tokens, teacher) = (parameters? as f64, tokens? as f64, teacher? as f64);
+        let sampling = match &train.prefixes {
+            Prefixes::Data { .. } => 0.0,
+            Prefixes::Student { .. } => FORWARD * parameters * tokens,
+            Prefixes::Teacher { sequences, .. } => FORWARD * teacher * f64::from(*sequences) * context? as f64,
+        };
+        let scoring = if train.objective.reads(crate::plan::Role::Teacher) { FORWARD * teacher * tokens } else { 0.0 };
+        // Gradients of frozen weights are not computed, those of their inputs are.
+        let updates = (TRAINING - FORWARD) * parameters + FORWARD * trained? as f64;
+        Some(updates * f64::from(train.passes) * tokens + sampling + scoring)
     };
-    let scoring = if train.objective.reads(crate::plan::Role::Teacher) { FORWARD * teacher as f64 * tokens as f64 } else { 0.0 };
-    Cost {
-        parameters,
-        sequences,
-        tokens,
-        flops: TRAINING * parameters as f64 * tokens as f64 + sampling + scoring,
-        memory: parameters.saturating_mul(TRAINING_BYTES),
-    }
+    let memory = parameters.zip(trained).map(|(parameters, trained)| {
+        let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);
+        frozen.saturating_add(trained.saturating_mul(TRAINING_BYTES))
+    });
+    Cost { parameters, trained, sequences, tokens, flops: flops(), memory }
 }
 
 /// Embedding `V W`; per layer queries and output `2 W^2`, keys and values `2 W (kv_heads W / heads)`, SwiGLU `3 W H`, two norms
-/// `2 W`; a last norm `W`; an output matrix `V W` of its own where not tied.
-pub(super) fn parameters(architecture: &Architecture) -> u64 {
+/// `2 W`; a last norm `W`; an output matrix `V W` of its own where not tied. What a family has besides, biases and norms of
+/// heads, is less than a thousandth of it and left out. None where the vocabulary is in a file.
+pub(super) fn parameters(architecture: &Architecture) -> Option<u64> {
+    let width = u64::from(architecture.width);
+    let matrices = Projection::ATTENTION.iter().chain(Projection::FEED_FORWARD).map(|projection| {
+        let (rows, columns) = shape(*projection, architecture);
+        rows.saturating_mul(columns)
+    });
+    let layer = matrices.fold(2 * width, u64::saturating_add);
+    let embeddings = u64::from(architecture.tokenizer.vocabulary()?) * width * if architecture.tied { 1 } else { 2 };
+    Some(layer.saturating_mul(u64::from(architecture.layers)).saturating_add(embeddings).saturating_add(width))
+}
+
+/// Rows and columns of a layer's matrix.
+fn shape(projection: Projection, architecture: &Architecture) -> (u64, u64) {
     let (width, hidden) = (u64::from(architecture.width), u64::from(architecture.hidden));
-    let vocabulary = u64::from(architecture.tokenizer.vocabulary());
     let head = width / u64::from(architecture.heads.max(1));
     let key_values = head.saturating_mul(u64::from(architecture.key_value_heads));
-    let matrices = width.saturating_mul(width).saturating_mul(2);
-    let matrices = matrices.saturating_add(width.saturating_mul(key_values).saturating_mul(2));
-    let matrices = matrices.saturating_add(width.saturating_mul(hidden).saturating_mul(3));
-    let layer = matrices.saturating_add(2 * width);
-    let embeddings = vocabulary * width * if architecture.tied { 1 } else { 2 };
-    layer.saturating_mul(u64::from(architecture.layers)).saturating_add(embeddings).saturating_add(width)
+    match projection {
+        Projection::Query | Projection::Output => (width, width),
+        Projection::Key | Projection::Value => (key_values, width),
+        Projection::Gate | Projection::Up => (hidden, width),
+        Projection::Down => (width, hidden),
+    }
+}
+
+/// How many numbers a stage changes. Where some of the weights are frozen, that is a bound: all of them.
+fn trained(trainable: &Trainable, architecture: &Architecture) -> Option<u64> {
+    match trainable {
+        Trainable::Weights { .. } => parameters(architecture),
+        Trainable::Adapter(adapter) => {
+            let numbers = |projection: &Projection| {
+                let (rows, columns) = shape(*projection, architecture);
+                let norms = if adapter.kind == crate::plan::AdapterKind::Dora { rows } else { 0 };
+                (rows + columns).saturating_mul(u64::from(adapter.rank)).saturating_add(norms)
+            };
+            let layer = adapter.targets.iter().map(numbers).fold(0, u64::saturating_add);
+            Some(layer.saturating_mul(layers(adapter, architecture)))
+        }
+    }
+}
+
+fn layers(adapter: &Adapter, architecture: &Architecture) -> u64 {
+    let all = u64::from(architecture.layers);
+    adapter.layers.map_or(all, |(first, last)| (u64::from(last) + 1).min(all).saturating_sub(u64::from(first)))
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Live, MergeMethod, ModelId, Objective, Prefixes,
-    Recipe, Reward, Schedule, Stage, Train,
+    AdamW, Architecture, Comparison, DataSource, Domain, DomainId, Evaluation, Experiment, Length, Live, MergeMethod, ModelId,
+    Objective, Prefixes, Pretrained, PromptFormat, Recipe, Reward, Schedule, Stage, Train, Trainable,
 };
 
 /// Raised whenever the same settings come to mean something else, so that old results are not taken for new ones.
@@ -16,21 +16,29 @@ const VERSION: u32 = 1;
 /// What a domain is to a stage. Its share is in the stage's mixture; its tests are for comparisons only.
 #[derive(Serialize)]
 struct DomainMeaning<'a> {
-    prompts: &'a str,
+    prompts: &'a DataSource,
+    format: &'a PromptFormat,
+    limit: Option<u32>,
     reward: &'a Reward,
 }
 
 fn domain(experiment: &Experiment<Objective>, id: DomainId) -> DomainMeaning<'_> {
-    let Domain { prompts, reward, .. } = experiment.domain(id);
-    DomainMeaning { prompts, reward }
+    let Domain { prompts, format, limit, reward, .. } = experiment.domain(id);
+    DomainMeaning { prompts, format, limit: *limit, reward }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum StageMeaning<'a> {
     Initialise(&'a Architecture),
+    /// What the files hold is added at run time.
+    Load(&'a Pretrained),
     Train(TrainMeaning<'a>),
-    Merge { method: &'a MergeMethod, base: Option<&'a str>, models: Vec<&'a str> },
+    Merge {
+        method: &'a MergeMethod,
+        base: Option<&'a str>,
+        models: Vec<&'a str>,
+    },
 }
 
 #[derive(Serialize)]
@@ -39,11 +47,17 @@ struct TrainMeaning<'a> {
     start: &'a str,
     mixture: Vec<(DomainMeaning<'a>, f64)>,
     teachers: Vec<(DomainMeaning<'a>, &'a str)>,
+    references: Vec<(DomainMeaning<'a>, &'a str)>,
     prefixes: &'a Prefixes,
+    passes: u32,
     objective: ObjectiveMeaning<'a>,
+    trainable: &'a Trainable,
     optimizer: &'a AdamW,
-    steps: u32,
+    length: Length,
     learning_rate: &'a Schedule,
+    ema: Option<f64>,
+    /// It moves the rounding of sums; layers that are computed again give the same bits.
+    micro_batch: Option<u32>,
 }
 
 /// An objective without its name, its terms' names and its normal form, which only describes.
@@ -79,6 +93,7 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
         let of = |id: &ModelId| keys[id.0 as usize].as_str();
         let meaning = match &model.stage {
             Stage::Initialise(architecture) => StageMeaning::Initialise(architecture),
+            Stage::Load(pretrained) => StageMeaning::Load(pretrained),
             Stage::Merge(merge) => StageMeaning::Merge {
                 method: &merge.method,
                 base: merge.base.as_ref().map(of),
@@ -89,14 +104,24 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                 start: of(&train.start),
                 mixture: mixture(experiment, train),
                 teachers: train.teachers.iter().map(|choice| (domain(experiment, choice.domain), of(&choice.teacher))).collect(),
+                references: train
+                    .references
+                    .iter()
+                    .map(|choice| (domain(experiment, choice.domain), of(&choice.reference)))
+                    .collect(),
                 prefixes: &train.prefixes,
+                passes: train.passes,
                 objective: ObjectiveMeaning::of(&train.objective),
+                trainable: &train.trainable,
                 optimizer: &train.optimizer,
-                steps: train.steps,
+                length: train.length,
                 learning_rate: &train.learning_rate,
+                ema: train.ema,
+                micro_batch: train.execution.micro_batch,
             }),
         };
-        let key = hash(&("mopd stage", VERSION, meaning)).to_hex().to_string();
+        // Where it is computed is added at run time.
+        let key = hash(&("mopd stage", VERSION, experiment.dtype, meaning)).to_hex().to_string();
         keys.push(key);
     }
     keys
@@ -128,9 +153,10 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
     for model in &experiment.models {
         let of = |id: &ModelId| streams[id.0 as usize];
         let meaning = match &model.stage {
-            Stage::Initialise(_) => StreamMeaning::Initialise,
+            // Trained from whatever weights, the same prompts are drawn.
+            Stage::Initialise(_) | Stage::Load(_) => StreamMeaning::Initialise,
             Stage::Train(train) => {
-                let prompts = |domain: DomainId| experiment.domain(domain).prompts.as_str();
+                let prompts = |domain: DomainId| experiment.domain(domain).prompts.path.as_str();
                 let mixture = train.mixture.iter().map(|share| (prompts(share.domain), share.share)).collect();
                 StreamMeaning::Train { recipe: train.recipe, start: of(&train.start), mixture }
             }
@@ -149,7 +175,7 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
 struct PlanMeaning<'a> {
     seed: u64,
     keys: &'a [String],
-    domains: Vec<(DomainMeaning<'a>, f64, Option<&'a str>)>,
+    domains: Vec<(DomainMeaning<'a>, f64, Option<&'a DataSource>)>,
     comparisons: Vec<ComparisonMeaning<'a>>,
 }
 
@@ -179,7 +205,7 @@ pub(super) fn plan(experiment: &Experiment<Objective>, keys: &[String]) -> Strin
         .domains
         .iter()
         .zip(0..)
-        .map(|(each, index)| (domain(experiment, DomainId(index)), each.share, each.tests.as_deref()));
+        .map(|(each, index)| (domain(experiment, DomainId(index)), each.share, each.tests.as_ref()));
     let meaning = PlanMeaning { seed: experiment.seed, keys, domains: domains.collect(), comparisons: comparisons.collect() };
     hash(&("mopd plan", VERSION, meaning)).to_hex().to_string()
 }

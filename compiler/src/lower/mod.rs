@@ -62,6 +62,8 @@ pub fn compile(
         name: experiment.name.clone(),
         seed: experiment.seed,
         out: experiment.out.clone(),
+        device: experiment.device.map(|(device, _)| device),
+        dtype: experiment.dtype.map(|(dtype, _)| dtype).unwrap_or_default(),
         domains,
         models: lowered,
         comparisons,
@@ -139,6 +141,7 @@ fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Resu
     let Model { name, stage, origin } = model;
     let stage = match stage {
         Stage::Initialise(architecture) => Stage::Initialise(architecture),
+        Stage::Load(pretrained) => Stage::Load(pretrained),
         Stage::Merge(merge) => Stage::Merge(merge),
         Stage::Train(train) => {
             let checked = train.objective;
@@ -148,11 +151,16 @@ fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Resu
                 start: train.start,
                 mixture: train.mixture,
                 teachers: train.teachers,
+                references: train.references,
                 objective: objective::lower(&checked.objective, normal_form, origins, fused)?,
                 prefixes: train.prefixes,
+                passes: train.passes,
+                trainable: train.trainable,
                 optimizer: train.optimizer,
-                steps: train.steps,
+                length: train.length,
                 learning_rate: train.learning_rate,
+                ema: train.ema,
+                execution: train.execution,
             }))
         }
     };

@@ -35,6 +35,7 @@ pub(super) fn check<O>(domains: &[Domain], models: &[Model<O>], comparisons: &[C
                 ];
                 finite(&numbers, &what, model.origin);
             }
+            Stage::Load(_) => {}
             Stage::Train(train) => {
                 let optimizer = &train.optimizer;
                 let numbers = [

@@ -111,6 +111,9 @@ pub enum Event {
         stage: String,
         seed: u64,
         seconds: f64,
+        /// Most resident memory of the worker while the stage ran, in bytes; none where the system does not tell, or where other
+        /// stages ran beside it.
+        peak_memory: Option<u64>,
     },
     Evaluated {
         model: String,

@@ -1,26 +1,29 @@
 //! The plan: what the compiler makes and the runtime executes. Typed, versioned, serialisable; it knows no source text
 //! but a table of places to point at when something fails.
 
+mod data;
 pub mod events;
 mod formula;
 pub mod results;
 mod settings;
 
+pub use data::{DataFormula, DataNode, DataSource};
 pub use formula::{
     Axis, Deviation, Distribution, Divergence, DivergenceKind, Formula, Function, Generator, Live, Mass, Memory, Parameter,
     Reduction, Role, Scan, Signal, Statistic, Support,
 };
 use serde::{Deserialize, Serialize};
 pub use settings::{
-    AdamW, Architecture, Comparison, Domain, DomainId, Evaluation, Experiment, Keep, MarkedSetting, Merge, MergeMethod, Model,
-    ModelId, Normalized, Origin, Over, Prefixes, Recipe, Reward, Row, Sampling, Schedule, SettingMark, Share, Stage,
-    TeacherChoice, Tokenizer, Train,
+    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId, Dtype, Evaluation,
+    Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId, Normalized, Origin, Over,
+    Prefixes, Pretrained, Projection, PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, SettingMark, Share,
+    Stage, TeacherChoice, Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
 };
 
 use crate::expr::graph::{Graph, NodeId};
 
 /// Raised whenever the meaning of a field changes.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -51,16 +54,19 @@ pub struct StageFacts {
     pub cost: Cost,
 }
 
-/// Predicted cost, an upper bound: every sequence is taken to be as long as its limits allow.
+/// Predicted cost, an upper bound: every sequence is taken to be as long as its limits allow. What only the files of a model or
+/// of a domain know is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    pub parameters: u64,
+    pub parameters: Option<u64>,
+    /// Those that are trained.
+    pub trained: Option<u64>,
     /// Sequences trained on.
-    pub sequences: u64,
-    pub tokens: u64,
-    pub flops: f64,
+    pub sequences: Option<u64>,
+    pub tokens: Option<u64>,
+    pub flops: Option<f64>,
     /// Weights, gradients and optimiser state, in bytes.
-    pub memory: u64,
+    pub memory: Option<u64>,
 }
 
 /// A place in the source.

@@ -1,9 +1,13 @@
 //! What the runtime can execute, setting by setting. The language's own types say more; lowering refuses the rest by name.
 
 pub use mopd_lang::experiment::{
-    AdamW, DomainId, MarkedSetting, Merge, MergeMethod, ModelId, Origin, Over, Schedule, SettingMark,
+    AdamW, Adapter, AdapterKind, Checkpointing, Column, Device, DomainId, Dtype, Execution, Family, Length, MarkedSetting, Merge,
+    MergeMethod, ModelId, Origin, Over, Pretrained, Projection, PromptFormat, Schedule, SettingMark, Tokenizer, Trainable,
+    WeightFilter, WeightGroup,
 };
 use serde::{Deserialize, Serialize};
+
+use super::data::DataSource;
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,6 +17,9 @@ pub struct Experiment<O> {
     pub seed: u64,
     /// Folder for results, relative to where the command runs.
     pub out: Option<String>,
+    /// The best there is where absent.
+    pub device: Option<Device>,
+    pub dtype: Dtype,
     pub domains: Vec<Domain>,
     pub models: Vec<Model<O>>,
     pub comparisons: Vec<Comparison>,
@@ -34,13 +41,15 @@ impl<O> Experiment<O> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Domain {
     pub name: String,
-    /// JSON lines with a `prompt` field; relative to the source file.
-    pub prompts: String,
-    /// Held-out prompts for evaluation, the same layout.
-    pub tests: Option<String>,
+    pub prompts: DataSource,
+    /// Held-out prompts for evaluation.
+    pub tests: Option<DataSource>,
+    pub format: PromptFormat,
     pub reward: Reward,
     /// Share of prompts where several domains are mixed; the shares of all domains sum to 1.
     pub share: f64,
+    /// Longest completion in this domain, in tokens, the end token included; a rollout's own limit holds as well.
+    pub limit: Option<u32>,
     pub origin: Origin,
 }
 
@@ -72,6 +81,8 @@ pub struct Model<O> {
 pub enum Stage<O> {
     /// Random weights.
     Initialise(Architecture),
+    /// Weights that exist already, in files that the plan names.
+    Load(Pretrained),
     Train(Box<Train<O>>),
     Merge(Merge),
 }
@@ -80,9 +91,11 @@ impl<O> Stage<O> {
     /// The models that must exist before this stage can run, without repetition.
     pub fn inputs(&self) -> Vec<ModelId> {
         let mut inputs = match self {
-            Stage::Initialise(_) => Vec::new(),
+            Stage::Initialise(_) | Stage::Load(_) => Vec::new(),
             Stage::Train(train) => {
-                std::iter::once(train.start).chain(train.teachers.iter().map(|choice| choice.teacher)).collect()
+                let teachers = train.teachers.iter().map(|choice| choice.teacher);
+                let references = train.references.iter().map(|choice| choice.reference);
+                std::iter::once(train.start).chain(teachers).chain(references).collect()
             }
             Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
         };
@@ -92,14 +105,15 @@ impl<O> Stage<O> {
     }
 }
 
-/// A decoder of the Llama family: RMSNorm, rotary positions, grouped heads, SwiGLU.
+/// A decoder: RMSNorm, rotary positions, grouped heads, a gated feed-forward part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Architecture {
+    pub family: Family,
     pub layers: u32,
     pub width: u32,
     pub heads: u32,
     pub key_value_heads: u32,
-    /// Inner width of SwiGLU.
+    /// Inner width of the feed-forward part.
     pub hidden: u32,
     /// Longest sequence, in tokens, prompt and completion together.
     pub context: u32,
@@ -112,21 +126,6 @@ pub struct Architecture {
     pub initial_deviation: f64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tokenizer {
-    /// 256 bytes, then begin (256), end (257), padding (258).
-    Bytes,
-}
-
-impl Tokenizer {
-    pub fn vocabulary(self) -> u32 {
-        match self {
-            Tokenizer::Bytes => 259,
-        }
-    }
-}
-
 /// One training loop. SFT, GRPO and distillation differ in where prefixes come from and in the objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Train<O> {
@@ -137,11 +136,20 @@ pub struct Train<O> {
     pub mixture: Vec<Share>,
     /// Which teacher scores the prompts of which domain; empty where the objective reads no teacher.
     pub teachers: Vec<TeacherChoice>,
+    /// The model behind the role `reference`, by domain; empty where there is none.
+    pub references: Vec<ReferenceChoice>,
     pub prefixes: Prefixes,
+    /// Updates from each batch of rollouts.
+    pub passes: u32,
     pub objective: O,
+    pub trainable: Trainable,
     pub optimizer: AdamW,
-    pub steps: u32,
+    pub length: Length,
     pub learning_rate: Schedule,
+    /// The stage's answer is the exponential moving average of its weights: so much of what it was at every step. The weights
+    /// after the last step where absent.
+    pub ema: Option<f64>,
+    pub execution: Execution,
 }
 
 /// The constructor's name, for people.
@@ -178,6 +186,13 @@ pub struct TeacherChoice {
     pub teacher: ModelId,
 }
 
+/// The frozen model that the student is held near on the prompts of a domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceChoice {
+    pub domain: DomainId,
+    pub reference: ModelId,
+}
+
 /// Where the tokens that the objective judges come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "snake_case")]
@@ -206,6 +221,25 @@ pub struct Sampling {
     pub temperature: f64,
     /// Longest completion, in tokens, the end token included.
     pub max_tokens: u32,
+    /// Only the fewest most probable entries that together hold at least this much, from 0 to 1, are drawn from. Applied behind
+    /// `top_k` and `temperature`.
+    pub top_p: Option<f64>,
+    /// Only so many of the most probable entries are drawn from.
+    pub top_k: Option<u32>,
+    /// A completion ends behind the first of these texts, which it keeps.
+    pub stop: Vec<String>,
+}
+
+impl Sampling {
+    /// From the whole distribution, ending at end tokens only.
+    pub fn new(n: u32, temperature: f64, max_tokens: u32) -> Sampling {
+        Sampling { n, temperature, max_tokens, top_p: None, top_k: None, stop: Vec::new() }
+    }
+
+    /// A completion ends here, in a domain with a limit of its own.
+    pub fn max_tokens(&self, limit: Option<u32>) -> u32 {
+        limit.map_or(self.max_tokens, |limit| limit.min(self.max_tokens))
+    }
 }
 
 /// A table: rows of models, columns of domains.

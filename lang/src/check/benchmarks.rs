@@ -36,11 +36,29 @@ impl Checker {
         let samples = self.required_count(settings, "samples", env, 1);
         let temperature = self.required(settings, "temperature").and_then(|expr| self.at_least(expr, "temperature", env, 0.0));
         let max_tokens = self.required_count(settings, "max_tokens", env, 1);
+        let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
+        let stop = self.stop_texts(settings.get("stop"), env);
         let prompts = match prompts {
             Some(expr) => Some(self.count(expr, "prompts", env, 1)?),
             None => None,
         };
-        let evaluation = Evaluation { samples: samples?, temperature: temperature?, max_tokens: max_tokens?, prompts };
+        let ((top_p, top_k), stop) = (truncation?, stop?);
+        let evaluation =
+            Evaluation { samples: samples?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k, stop, prompts };
+        if evaluation.temperature == 0.0
+            && let Some(place) = ["top_p", "top_k"].iter().find_map(|key| settings.key_span(key))
+        {
+            self.report(
+                Diagnostic::error(
+                    Code::UnusedSetting,
+                    place,
+                    "a greedy completion takes the most probable token: nothing is cut off",
+                )
+                .because(settings.place(&["temperature"]), "greedy")
+                .help("remove it, or write a temperature above 0"),
+            );
+            return None;
+        }
         if evaluation.temperature == 0.0 && evaluation.samples > 1 {
             self.report(
                 Diagnostic::error(

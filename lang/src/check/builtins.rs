@@ -1,6 +1,6 @@
 //! The functions that need no import: one table, from which the checker binds arguments, editors help and the book lists.
 
-use crate::experiment::{Family, Pool};
+use crate::experiment::{AdapterKind, Family, Pool};
 use crate::formula::{Formula, Function, Reduction, Scan};
 
 /// One built-in name.
@@ -46,6 +46,13 @@ pub enum Kind {
     Rollout(RolloutName),
     Edit(EditName),
     Optimizer(OptimizerName),
+    Adapter(AdapterKind),
+    /// `layers(0..=11)`: some of a model's layers.
+    Layers,
+    /// Rows of data.
+    Dataset,
+    /// Takes any named arguments: each is a field.
+    Columns,
     Normalized,
     Constructor(Constructor),
     Served,
@@ -336,6 +343,9 @@ static BUILTINS: &[Builtin] = &[
     function("warmup", &["steps", "then"], 2, "warmup(20 steps, then: 1e-3)", "Rises in a straight line over so many steps, then another schedule, whose own time starts there.", Kind::Schedule(ScheduleName::Warmup)),
     function("ladder", &["values", "advance_if", "every"], 2, "ladder([1024, 2048], advance_if: mean(student.entropy, over: batch) >= 0.4)", "The first value, and the next one whenever the condition holds after a step; asked `every` so many steps if written.", Kind::Schedule(ScheduleName::Ladder)),
     function("learned", &["gain", "hold", "discount"], 2, "learned(gain: previous(loss) - loss, hold: 10 steps)", "A number from 0 to 1, drawn anew every `hold` steps from a Beta distribution that is trained to raise `gain`, later gains counting less by `discount` a step.", Kind::Schedule(ScheduleName::Learned)),
+    // Data
+    function("dataset", &["path", "split", "filter", "limit"], 1, "dataset(\"data/gsm8k\", split: \"train\")", "Rows of data: a JSON lines, CSV or parquet file, a pattern of files, or a folder as Hugging Face datasets have it. Of those where `filter` holds, the first `limit` are read.", Kind::Dataset),
+    function("columns", &[], 0, "columns(prompt: question, answer: \"final answer\")", "Fields that stand in columns of other names.", Kind::Columns),
     // Rewards
     function("exact_match", &["field"], 0, "exact_match, or exact_match(field)", "1 where the completion equals a field of the data, `answer` if not written, to the letter.", Kind::Reward(RewardName::ExactMatch)),
     function("numeric", &["field", "tolerance"], 0, "numeric(tolerance: 0.01)", "1 where the completion and a field of the data, `answer` if not written, are numbers that differ by at most `tolerance`.", Kind::Reward(RewardName::Numeric)),
@@ -346,8 +356,8 @@ static BUILTINS: &[Builtin] = &[
     function("http", &["url", "time_limit", "batch"], 1, "http(env(\"JUDGE_URL\"), time_limit: 10)", "A server of yours gives a number from 0 to 1. `time_limit` is in seconds, `batch` how many it is asked at once.", Kind::Reward(RewardName::Http)),
     function("parts", &[], 0, "parts(accuracy: numeric, format: regex(\"...\"), weights: [0.8, 0.2])", "Several verdicts and their weights; each is read as `reward.<name>`.", Kind::Reward(RewardName::Parts)),
     // Rollouts
-    function("sample", &["n", "temperature", "max_tokens", "top_p", "top_k", "repetition_penalty", "heads", "accept"], 3, "sample(n: 1, temperature: 1.0, max_tokens: 24)", "The student's own completions, `n` of each prompt, fresh every step. With `heads` it writes so many tokens at once, and those after the first stay where their confidence reaches `accept`.", Kind::Rollout(RolloutName::Sample)),
-    function("from", &["teacher", "sequences", "temperature", "max_tokens", "n", "top_p", "top_k", "sees"], 1, "from(teacher, sequences: 9600, temperature: 1.0, max_tokens: 24)", "A teacher's completions: `n` of each prompt at every step, or `sequences` in all, made once before the first step.", Kind::Rollout(RolloutName::From)),
+    function("sample", &["n", "temperature", "max_tokens", "top_p", "top_k", "repetition_penalty", "heads", "accept", "stop"], 3, "sample(n: 1, temperature: 1.0, max_tokens: 24)", "The student's own completions, `n` of each prompt, fresh every step. With `heads` it writes so many tokens at once, and those after the first stay where their confidence reaches `accept`. A completion ends behind the first text of `stop`.", Kind::Rollout(RolloutName::Sample)),
+    function("from", &["teacher", "sequences", "temperature", "max_tokens", "n", "top_p", "top_k", "sees", "stop"], 1, "from(teacher, sequences: 9600, temperature: 1.0, max_tokens: 24)", "A teacher's completions: `n` of each prompt at every step, or `sequences` in all, made once before the first step.", Kind::Rollout(RolloutName::From)),
     function("data", &["field"], 1, "data(answer)", "A field of the data as the completion.", Kind::Rollout(RolloutName::Data)),
     function("mix", &["share", "first", "second"], 3, "mix(0.5, sample(...), data(answer))", "Each sequence from the first rollout with probability `share`, else from the second.", Kind::Rollout(RolloutName::Mix)),
     function("token_mix", &["alpha", "of"], 2, "token_mix(0.2, sample(...))", "Each token is drawn from `alpha` of the teacher and the rest of the student.", Kind::Rollout(RolloutName::TokenMix)),
@@ -372,6 +382,9 @@ static BUILTINS: &[Builtin] = &[
     function("adamw", &["beta1", "beta2", "epsilon", "weight_decay", "clip_norm"], 0, "adamw(beta2: 0.95, weight_decay: 0, clip_norm: 1.0)", "Adam with decoupled weight decay.", Kind::Optimizer(OptimizerName::AdamW)),
     function("sgd", &["momentum", "clip_norm"], 0, "sgd(momentum: 0.9, clip_norm: 1.0)", "Stochastic gradient descent.", Kind::Optimizer(OptimizerName::Sgd)),
     function("private_adamw", &["clip", "epsilon", "delta"], 3, "private_adamw(clip: 1.0, epsilon: 2.0, delta: 1e-5)", "AdamW on gradients that are clipped per example to `clip` and noised so that the run as a whole is (`epsilon`, `delta`)-private.", Kind::Optimizer(OptimizerName::PrivateAdamW)),
+    function("lora", &["rank", "alpha", "targets", "dropout", "layers"], 3, "lora(rank: 16, alpha: 32, targets: [attention, feed_forward])", "Low-rank matrices trained beside frozen ones: W + alpha / rank * B A. `layers` says which layers have them, `dropout` which share of their inputs is set to 0 in training.", Kind::Adapter(AdapterKind::Lora)),
+    function("dora", &["rank", "alpha", "targets", "dropout", "layers"], 3, "dora(rank: 16, alpha: 32, targets: [attention, feed_forward])", "As `lora`, with the norm of every row of the adapted matrix trained apart from its direction.", Kind::Adapter(AdapterKind::Dora)),
+    function("layers", &["range"], 1, "layers(0..=11)", "Everything in some of a model's layers, counted from 0, both ends included.", Kind::Layers),
     function("normalized", &["zero", "one"], 2, "normalized(zero: start, one: expert)", "Scores on a scale where one model is 0 and another is 1, domain by domain.", Kind::Normalized),
     function("pass_at", &["k"], 1, "pass_at(16)", "The chance that at least one of `k` samples is right, estimated without bias from all samples.", Kind::PassAt),
     // Models

@@ -129,6 +129,7 @@ impl Checker {
         let span = whole.span;
         match builtin.kind {
             Kind::Blend => return self.blend(arguments, span, env),
+            Kind::Columns => return self.columns_call(arguments, span),
             Kind::Reward(builtins::RewardName::Parts) => {
                 return self
                     .reward_call(builtins::RewardName::Parts, arguments, &[], span, env)
@@ -146,6 +147,9 @@ impl Checker {
             }
             Kind::Edit(name) => self.edit_call(name, &given, span, env).map_or(Value::Error, Value::Edit),
             Kind::Optimizer(name) => self.optimizer_call(name, &given, span, env).map_or(Value::Error, Value::Optimizer),
+            Kind::Adapter(kind) => self.adapter_call(kind, &given, env).map_or(Value::Error, Value::Adapter),
+            Kind::Layers => self.layers_call(&given, env),
+            Kind::Dataset => self.dataset_call(&given, span, env),
             Kind::Detached => self.detached_side(given[0].expect("required"), span, env),
             Kind::Support(name) => self.support_call(name, &given, span, env),
             Kind::Divergence(name) => self.divergence_call(name, builtin, &given, span, env),

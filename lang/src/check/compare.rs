@@ -41,7 +41,7 @@ impl Checker {
         // Benchmarks bring their own way of judging.
         let evaluation = match columns.benchmarks.first() {
             Some(first) if columns.domains.is_empty() => {
-                for key in ["samples", "temperature", "max_tokens", "prompts"] {
+                for key in ["samples", "temperature", "max_tokens", "top_p", "top_k", "stop", "prompts"] {
                     if let Some(place) = settings.key_span(key) {
                         let text = format!("every column is a benchmark, and each says its own `{key}`");
                         self.report(
@@ -74,6 +74,13 @@ impl Checker {
             }
         }
         let (rows, normalized, budget) = (rows?, normalized?, budget?);
+        for row in &rows {
+            for (model, domain) in row.models.iter().zip(&columns.domains) {
+                if !self.check_format(*model, *domain, name.span) {
+                    return None;
+                }
+            }
+        }
         if let (Some(budget), Some(place)) = (budget, settings.key_span("budget")) {
             self.check_budget(&rows, normalized.as_ref(), budget, place);
         }

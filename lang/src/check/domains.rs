@@ -1,7 +1,7 @@
 //! `experiment` and `domain`.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Device, Domain, DomainId, Dtype, Origin, Reward};
+use crate::experiment::{DataSource, Device, Domain, DomainId, Dtype, Origin, Reward};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Expr, ExprKind, ItemKind, Module, Name};
 
@@ -112,15 +112,20 @@ impl Checker {
         });
         let unsaid = if settings.broken { None } else { Some(f64::NAN) };
         shares.push(share.unwrap_or((unsaid, name.span)));
-        let prompts = self.required(&settings, "prompts").and_then(|expr| self.text(expr, "prompts", &env));
-        let tests = settings.get("tests").map(|expr| self.text(expr, "tests", &env));
+        let prompts = self.required(&settings, "prompts").and_then(|expr| self.source(expr, "prompts", &env));
+        let tests = settings.get("tests").map(|expr| self.source(expr, "tests", &env));
+        let columns = self.fields(&settings, &env);
+        let format = self.format(&settings, &env);
         let reward = self.required(&settings, "reward").and_then(|expr| self.reward(expr, &env));
         let origin = self.origin(name.span);
+        let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin };
         // A faulty domain is declared all the same: whatever names it is not wrong because of it.
         self.domains.push(Domain {
             name: name.text.clone(),
-            prompts: prompts.unwrap_or_default(),
-            tests: tests.map(Option::unwrap_or_default).or(settings.broken.then(String::new)),
+            prompts: prompts.unwrap_or_else(nowhere),
+            tests: tests.map(|tests| tests.unwrap_or_else(nowhere)).or_else(|| settings.broken.then(nowhere)),
+            columns,
+            format,
             reward: reward.unwrap_or(Reward::ExactMatch { field: "answer".into() }),
             share: share.and_then(|(share, _)| share).unwrap_or(1.0),
             limit,

@@ -189,6 +189,7 @@ impl Checker {
                     top_k: None,
                     repetition_penalty: None,
                     heads: None,
+                    stop: Vec::new(),
                 };
                 let source = RolloutSource::Parameter { name: name.text.clone(), sampling };
                 Value::Rollout(Rc::new(Rollout { source, edits: Vec::new(), origin }))

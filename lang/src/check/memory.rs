@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::diag::Diagnostic;
-use crate::experiment::{Domain, Origin, Reward, RewardPart};
+use crate::experiment::{DataSource, Domain, Origin, PromptFormat, Reward, RewardPart};
 use crate::source::FileId;
 use crate::syntax::KnownFile;
 use crate::syntax::ast::{Item, ItemKind, Module};
@@ -185,13 +185,17 @@ impl Changed {
 
 /// A domain without what no other item's check depends on. Places are told in findings, and a check with findings is not kept.
 fn as_checks_see_it(domain: &Domain) -> Domain {
-    let Domain { name, prompts: _, tests, reward, share, limit, origin: _ } = domain;
+    let Domain { name, prompts: _, tests, columns: _, format, reward, share, limit, origin: _ } = domain;
+    let nowhere = || DataSource { path: String::new(), split: None, filter: None, limit: None, origin: Origin(0) };
     let nothing = || Reward::ExactMatch { field: String::new() };
     Domain {
         name: name.clone(),
         // Files are read when it runs.
-        prompts: String::new(),
-        tests: tests.as_ref().map(|_| String::new()),
+        prompts: nowhere(),
+        tests: tests.as_ref().map(|_| nowhere()),
+        columns: Vec::new(),
+        // Whether it is said.
+        format: format.as_ref().map(|_| PromptFormat::Text),
         // Objectives name the parts of a reward.
         reward: match reward {
             Reward::Parts(parts) => {

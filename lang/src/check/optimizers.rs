@@ -10,6 +10,7 @@ use crate::syntax::ast::{Expr, ExprKind};
 use super::Checker;
 use super::builtins::{self, Kind, OptimizerName};
 use super::evaluate::Env;
+use super::trainable::WEIGHT_GROUPS;
 use super::value::Value;
 
 impl Checker {
@@ -146,13 +147,7 @@ impl Checker {
             self.wrong_kind(expr.span, "`weights` is a list: `[attention, feed_forward, embedding, norm]`", &value);
             return None;
         };
-        let words = [
-            ("attention", WeightGroup::Attention),
-            ("feed_forward", WeightGroup::FeedForward),
-            ("embedding", WeightGroup::Embedding),
-            ("norm", WeightGroup::Norm),
-        ];
-        items.iter().map(|item| self.word(item, "a part of a decoder", &words)).collect()
+        items.iter().map(|item| self.word(item, "a part of a decoder", &WEIGHT_GROUPS)).collect()
     }
 
     pub(super) fn powers_of(&mut self, given: &[Option<&Expr>], _span: Span, env: &Env) -> Value {

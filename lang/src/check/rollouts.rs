@@ -175,6 +175,7 @@ impl Checker {
             None => None,
         };
         let heads = self.heads(given[6], given[7], env)?;
+        let stop = self.stop_texts(given[8], env)?;
         if temperature == Some(0.0) {
             self.report(
                 Diagnostic::error(Code::OutOfRange, temperature_place.span, "a greedy rollout has no distribution to learn from")
@@ -182,7 +183,16 @@ impl Checker {
             );
             return None;
         }
-        Some(Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k, repetition_penalty, heads })
+        Some(Sampling {
+            n: n?,
+            temperature: temperature?,
+            max_tokens: max_tokens?,
+            top_p,
+            top_k,
+            repetition_penalty,
+            heads,
+            stop,
+        })
     }
 
     /// `from(teacher, sequences: 9600, ...)`: made once; `from(teacher, n: 1, ...)`: fresh every step.
@@ -222,13 +232,53 @@ impl Checker {
         let max_tokens = self.tokens_or_turns(given[3].expect("checked above"), "max_tokens", env);
         let (top_p, top_k) = self.truncation(given[5], given[6], env)?;
         let sees = self.optional_template(given[7], env)?;
+        let stop = self.stop_texts(given[8], env)?;
         let (repetition_penalty, heads) = (None, None);
         let sampling =
-            Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k, repetition_penalty, heads };
+            Sampling { n: n?, temperature: temperature?, max_tokens: max_tokens?, top_p, top_k, repetition_penalty, heads, stop };
         Some(RolloutSource::From { teacher: teacher?, sees, sequences, sampling })
     }
 
-    fn truncation(&mut self, top_p: Option<&Expr>, top_k: Option<&Expr>, env: &Env) -> Option<(Option<f64>, Option<u32>)> {
+    /// `stop: ["\n\n", "Question:"]`: the texts that end a completion.
+    pub(super) fn stop_texts(&mut self, expr: Option<&Expr>, env: &Env) -> Option<Vec<String>> {
+        const WANTED: &str = "`stop` is a text that ends a completion, or a list of them: `[\"\\n\\n\"]`";
+        let Some(expr) = expr else { return Some(Vec::new()) };
+        let values = match self.evaluate(expr, env) {
+            Value::List(values) => values,
+            text @ (Value::Text(_) | Value::Error) => vec![text],
+            other => {
+                self.wrong_kind(expr.span, WANTED, &other);
+                return None;
+            }
+        };
+        let mut texts: Vec<String> = Vec::new();
+        for value in values {
+            match value {
+                Value::Text(text) if text.is_empty() => {
+                    let message = "an empty text ends every completion before it begins";
+                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, message));
+                    return None;
+                }
+                Value::Text(text) if texts.contains(&text) => {
+                    self.report(Diagnostic::error(Code::DuplicateKey, expr.span, format!("{text:?} is listed twice")));
+                    return None;
+                }
+                Value::Text(text) => texts.push(text),
+                other => {
+                    self.wrong_kind(expr.span, WANTED, &other);
+                    return None;
+                }
+            }
+        }
+        Some(texts)
+    }
+
+    pub(super) fn truncation(
+        &mut self,
+        top_p: Option<&Expr>,
+        top_k: Option<&Expr>,
+        env: &Env,
+    ) -> Option<(Option<f64>, Option<u32>)> {
         let top_p = match top_p {
             Some(expr) => {
                 let value = self.evaluate(expr, env);

@@ -200,6 +200,8 @@ impl Checker {
             self.check_reward_parts(train),
             self.check_numbers(train, settings),
             self.check_context(train, settings),
+            self.check_trainable(train, settings),
+            self.check_formats(train, settings),
             self.check_teachers(train, settings),
             self.check_pitfalls(train, settings),
         ];
@@ -364,6 +366,11 @@ impl Checker {
             good = false;
         }
         good
+    }
+
+    fn check_formats(&mut self, train: &Train, settings: &Settings) -> bool {
+        let said = train.mixture.iter().map(|share| self.check_format(train.start, share.domain, settings.span));
+        said.fold(true, |all, one| all && one)
     }
 
     /// Prompt and completion share the context.

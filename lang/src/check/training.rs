@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{
-    BatchSize, DomainId, Edit, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce, ReduceStep, Rollout, RolloutSource,
-    Sampling, Share, Template, Term, Train,
+    BatchSize, DomainId, Edit, Execution, Keep, Length, ModelId, Objective, Optimizer, Recipe, Reduce, ReduceStep, Rollout,
+    RolloutSource, Sampling, Share, Template, Term, Train, Trainable,
 };
 use crate::formula::{Axis, Formula, FormulaKind, Live, Preference, PreferenceKind, Reduction, Unit};
 use crate::source::Span;
@@ -43,6 +43,9 @@ struct Common {
     priority: Option<Option<Formula>>,
     refresh: Option<Option<u32>>,
     extrapolation: Option<Option<crate::experiment::Extrapolation>>,
+    trainable: Option<Trainable>,
+    execution: Option<Execution>,
+    ema: Option<Option<f64>>,
 }
 
 impl Checker {
@@ -119,6 +122,9 @@ impl Checker {
             length: common.length?,
             learning_rate: common.learning_rate?,
             extrapolation: common.extrapolation?,
+            trainable: common.trainable?,
+            execution: common.execution?,
+            ema: common.ema?,
         };
         self.check_stage(&train, settings).then_some(train)
     }
@@ -156,7 +162,23 @@ impl Checker {
             },
             None => Some(None),
         };
-        Common { length, learning_rate, optimizer, reference, sees, passes, filter, priority, refresh, extrapolation }
+        let trainable = self.trainable(settings, env);
+        let (execution, ema) = (self.execution(settings, env), self.weight_average(settings, env));
+        Common {
+            length,
+            learning_rate,
+            optimizer,
+            reference,
+            sees,
+            passes,
+            filter,
+            priority,
+            refresh,
+            extrapolation,
+            trainable,
+            execution,
+            ema,
+        }
     }
 
     /// The role `reference`: one model, or of a family each domain's own.
@@ -311,7 +333,7 @@ impl Checker {
         let objective = self.objective_setting(settings.get("objective"), GRPO_OBJECTIVE, settings.span, env);
         let rollout = match settings.get("rollout") {
             Some(expr) => {
-                for key in ["samples", "max_tokens", "temperature"] {
+                for key in ["samples", "max_tokens", "temperature", "top_p", "top_k", "stop"] {
                     if let Some(place) = settings.key_span(key) {
                         self.report(
                             Diagnostic::error(Code::UnusedSetting, place, format!("`{key}` is said by the rollout already"))
@@ -327,7 +349,7 @@ impl Checker {
         Parts { recipe: Recipe::Grpo, start, mixture, rollout, size, keep: Keep::All, objective }
     }
 
-    /// `samples`, `max_tokens` and `temperature` of a `grpo`.
+    /// `samples`, `max_tokens`, `temperature` and their like of a `grpo`.
     fn group_sampling(&mut self, settings: &Settings, env: &Env) -> Option<Rollout> {
         let n = self.required_count(settings, "samples", env, 1);
         let max_tokens = self.required(settings, "max_tokens").and_then(|expr| self.tokens_or_turns(expr, "max_tokens", env));
@@ -335,14 +357,18 @@ impl Checker {
             Some(expr) => self.at_least(expr, "temperature", env, f64::MIN_POSITIVE),
             None => Some(1.0),
         };
+        let truncation = self.truncation(settings.get("top_p"), settings.get("top_k"), env);
+        let stop = self.stop_texts(settings.get("stop"), env);
+        let ((top_p, top_k), stop) = (truncation?, stop);
         let sampling = Sampling {
             n: n?,
             temperature: temperature?,
             max_tokens: max_tokens?,
-            top_p: None,
-            top_k: None,
+            top_p,
+            top_k,
             repetition_penalty: None,
             heads: None,
+            stop: stop?,
         };
         let origin = self.origin(settings.place(&["samples"]));
         Some(Rollout { source: RolloutSource::Sample(sampling), edits: Vec::new(), origin })

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use crate::experiment::{
-    BenchmarkId, DomainId, Edit, Extrapolation, Metric, ModelId, Objective, Optimizer, PanelId, Reward, Rollout, Secret,
-    SelfCopy, TeacherId, Template,
+    Adapter, BenchmarkId, Column, DataSource, DomainId, Edit, Extrapolation, Metric, ModelId, Objective, Optimizer, PanelId,
+    Reward, Rollout, Secret, SelfCopy, TeacherId, Template,
 };
 use crate::formula::{Distribution, Formula, FormulaKind, Role, Support};
 
@@ -61,6 +61,15 @@ pub enum Value {
     Capability,
     Secret(Secret),
     Optimizer(Optimizer),
+    Adapter(Adapter),
+    /// `layers(0..=11)`
+    Layers {
+        first: u32,
+        last: u32,
+    },
+    Dataset(Rc<DataSource>),
+    /// `columns(prompt: question)`
+    Columns(Rc<Vec<Column>>),
     Metric(Metric),
     Extrapolation(Rc<Extrapolation>),
     /// `powers_of(2)`
@@ -159,6 +168,10 @@ impl Value {
             Value::Capability => "what a teacher answers".into(),
             Value::Secret(_) => "a text of the environment".into(),
             Value::Optimizer(_) => "an optimizer".into(),
+            Value::Adapter(_) => "an adapter".into(),
+            Value::Layers { .. } => "some layers of a model".into(),
+            Value::Dataset(_) => "a dataset".into(),
+            Value::Columns(_) => "a list of columns".into(),
             Value::Metric(_) => "a metric".into(),
             Value::Extrapolation(_) => "an extrapolation".into(),
             Value::PowersOf(_) => "a list of steps".into(),

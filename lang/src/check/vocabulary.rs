@@ -53,6 +53,19 @@ pub enum Takes {
     Template,
     Reward,
     Optimizer,
+    Adapter,
+    /// Parts of a decoder: words and `layers(...)`.
+    Weights,
+    /// A range of whole numbers.
+    Range,
+    /// The path of a file, or `dataset(...)`.
+    Dataset,
+    /// `columns(...)`
+    Columns,
+    /// A number of layers, or the word `all`.
+    Layers,
+    /// A text, or a list of them.
+    Texts,
     Score,
     /// A list of benchmarks.
     Benchmarks,
@@ -114,6 +127,18 @@ pub fn takes(builtin: &Builtin, parameter: &str) -> Takes {
         Kind::Support(SupportName::Nucleus) => Takes::Number,
         Kind::Support(SupportName::Union | SupportName::Intersection) => Takes::Support,
         Kind::Optimizer(_) => Takes::Number,
+        Kind::Adapter(_) => match parameter {
+            "rank" => Takes::Count,
+            "targets" => Takes::Words(PROJECTIONS),
+            "layers" => Takes::Range,
+            _ => Takes::Number,
+        },
+        Kind::Layers => Takes::Range,
+        Kind::Dataset => match parameter {
+            "filter" => Takes::Condition,
+            "limit" => Takes::Count,
+            _ => Takes::Text,
+        },
         Kind::Normalized => Takes::Model,
         Kind::Served => match parameter {
             "url" => Takes::Secret,
@@ -186,6 +211,7 @@ fn rollout(name: RolloutName, parameter: &str) -> Takes {
         (RolloutName::Derived, "template") | (_, "sees") => Takes::Template,
         (_, "of" | "first" | "second" | "third" | "fourth" | "history" | "from") => Takes::Rollout,
         (_, "max_tokens" | "at_most" | "share" | "alpha") => Takes::Schedule,
+        (_, "stop") => Takes::Texts,
         (_, "temperature" | "top_p" | "repetition_penalty" | "accept") => Takes::Number,
         _ => Takes::Count,
     }

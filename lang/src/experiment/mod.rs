@@ -3,6 +3,7 @@
 //! This is everything that the language can say. The plan's types are narrower: they hold what a run can execute, and the
 //! compiler says what does not fit.
 
+mod data;
 mod objectives;
 mod rollouts;
 mod schedules;
@@ -12,6 +13,7 @@ mod teachers;
 
 use serde::{Deserialize, Serialize};
 
+pub use data::*;
 pub use objectives::*;
 pub use rollouts::*;
 pub use schedules::*;
@@ -80,17 +82,30 @@ impl Experiment {
 }
 
 /// Where a run computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Device {
     Cpu,
     Cuda,
 }
 
 /// The numbers that a run computes with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Dtype {
+    #[default]
     Float32,
+    /// 16 bits for models; weights that are trained are kept in 32 bits beside.
     Bfloat16,
+}
+
+impl Dtype {
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::Float32 => "float32",
+            Dtype::Bfloat16 => "bfloat16",
+        }
+    }
 }
 
 /// `beta in [0.1, 0.5]` of a `sweep`: values of a `param`, as written.
@@ -123,10 +138,13 @@ pub enum SettingMark {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Domain {
     pub name: String,
-    /// JSON lines with a `prompt` field; relative to the source file.
-    pub prompts: String,
-    /// Held-out prompts for evaluation, the same layout.
-    pub tests: Option<String>,
+    pub prompts: DataSource,
+    /// Held-out prompts for evaluation.
+    pub tests: Option<DataSource>,
+    /// Fields that stand in columns of other names, in `prompts` and in `tests`.
+    pub columns: Vec<Column>,
+    /// Absent where nothing is said: then prompts are text.
+    pub format: Option<PromptFormat>,
     pub reward: Reward,
     /// Share of prompts where several domains are mixed; the shares of all domains sum to 1.
     pub share: f64,

@@ -248,6 +248,8 @@ pub struct Sampling {
     pub repetition_penalty: Option<f64>,
     /// Several tokens a step, each by a head of its own; later ones stay where their confidence reaches `accept`.
     pub heads: Option<Heads>,
+    /// A completion ends behind the first of these texts.
+    pub stop: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

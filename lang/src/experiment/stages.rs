@@ -36,7 +36,8 @@ pub enum Stage {
 }
 
 /// Where existing weights come from. Architecture and tokenizer are read with them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "source", rename_all = "snake_case")]
 pub enum Pretrained {
     /// A folder, or a name on the hub with a revision.
     HuggingFace {
@@ -46,6 +47,7 @@ pub enum Pretrained {
     Gguf {
         file: String,
     },
+    /// A model that an earlier run left.
     Checkpoint {
         folder: String,
     },
@@ -118,7 +120,8 @@ pub struct Architecture {
 }
 
 /// Which published family a decoder is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Family {
     Llama,
     Qwen2,
@@ -137,12 +140,23 @@ impl Family {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Tokenizer {
     /// 256 bytes, then begin (256), end (257), padding (258).
     Bytes,
-    /// A `tokenizer.json`.
+    /// A `tokenizer.json`, or the folder of a model that has one; relative to the source file.
     File(String),
+}
+
+impl Tokenizer {
+    /// Number of its tokens, where that is known without reading a file.
+    pub fn vocabulary(&self) -> Option<u32> {
+        match self {
+            Tokenizer::Bytes => Some(259),
+            Tokenizer::File(_) => None,
+        }
+    }
 }
 
 /// One training loop. The recipes differ in where prefixes come from and in the objective.
@@ -176,6 +190,119 @@ pub struct Train {
     pub length: Length,
     pub learning_rate: Formula,
     pub extrapolation: Option<Extrapolation>,
+    pub trainable: Trainable,
+    pub execution: Execution,
+    /// The stage's answer is the exponential moving average of its weights: so much of what it was at every step. The weights
+    /// after the last step where absent.
+    pub ema: Option<f64>,
+}
+
+/// Which weights a stage changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "trains", rename_all = "snake_case")]
+pub enum Trainable {
+    /// The model's own: those in `only` (all where absent) that are not in `except`.
+    Weights { only: Option<Vec<WeightFilter>>, except: Vec<WeightFilter> },
+    /// Small matrices beside frozen weights.
+    Adapter(Adapter),
+}
+
+impl Default for Trainable {
+    fn default() -> Trainable {
+        Trainable::Weights { only: None, except: Vec::new() }
+    }
+}
+
+/// Some of a model's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightFilter {
+    /// In every layer.
+    Group(WeightGroup),
+    /// Everything in these layers, counted from 0, both ends included.
+    Layers { first: u32, last: u32 },
+}
+
+/// Low-rank matrices B A that are trained beside frozen matrices W: W + scale * B A, with scale = alpha / rank
+/// (arXiv:2106.09685, section 4.1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Adapter {
+    pub kind: AdapterKind,
+    pub rank: u32,
+    pub alpha: f64,
+    /// Share of an adapter's inputs that are set to 0 while it is trained.
+    pub dropout: f64,
+    /// The matrices that have one.
+    pub targets: Vec<Projection>,
+    /// Only in these layers, counted from 0, both ends included; in all where absent.
+    pub layers: Option<(u32, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterKind {
+    Lora,
+    /// The norm of every row of the adapted matrix is trained apart from its direction (arXiv:2402.09353).
+    Dora,
+}
+
+impl AdapterKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            AdapterKind::Lora => "lora",
+            AdapterKind::Dora => "dora",
+        }
+    }
+}
+
+/// A matrix of a decoder layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projection {
+    Query,
+    Key,
+    Value,
+    /// Behind attention.
+    Output,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Projection {
+    pub const ATTENTION: &'static [Projection] = &[Projection::Query, Projection::Key, Projection::Value, Projection::Output];
+    pub const FEED_FORWARD: &'static [Projection] = &[Projection::Gate, Projection::Up, Projection::Down];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Projection::Query => "query",
+            Projection::Key => "key",
+            Projection::Value => "value",
+            Projection::Output => "output",
+            Projection::Gate => "gate",
+            Projection::Up => "up",
+            Projection::Down => "down",
+        }
+    }
+}
+
+/// How a step is computed. It changes what fits into memory; results are the same, up to the rounding of sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Execution {
+    /// Sequences that go forward and backward at once; the whole batch where absent.
+    pub micro_batch: Option<u32>,
+    pub checkpointing: Checkpointing,
+}
+
+/// Layers whose inner values are computed again on the way back instead of being kept (arXiv:1604.06174).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Checkpointing {
+    #[default]
+    None,
+    /// The first so many.
+    Layers(u32),
+    All,
 }
 
 impl Train {
@@ -217,7 +344,8 @@ pub(super) fn named(role: &Role) -> Option<TeacherId> {
 }
 
 /// How long a stage trains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Length {
     Steps(u32),
     /// Times through the prompts.
@@ -245,12 +373,25 @@ pub struct Extrapolation {
 }
 
 /// A part of a decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WeightGroup {
     Attention,
     FeedForward,
+    /// The output matrix too.
     Embedding,
     Norm,
+}
+
+impl WeightGroup {
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightGroup::Attention => "attention",
+            WeightGroup::FeedForward => "feed_forward",
+            WeightGroup::Embedding => "embedding",
+            WeightGroup::Norm => "norm",
+        }
+    }
 }
 
 /// The constructor's name, for people.

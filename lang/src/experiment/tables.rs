@@ -45,6 +45,12 @@ pub struct Evaluation {
     /// 0 is greedy, one sample.
     pub temperature: f64,
     pub max_tokens: u32,
+    /// Only the most probable entries that together hold this much are drawn.
+    pub top_p: Option<f64>,
+    /// Only so many entries are drawn.
+    pub top_k: Option<u32>,
+    /// A completion ends behind the first of these texts.
+    pub stop: Vec<String>,
     /// At most this many test prompts a domain, the first ones of the file; all where absent.
     pub prompts: Option<u32>,
 }

@@ -304,7 +304,15 @@ fn values(list: &mut List, context: &Context, takes: Takes) {
             list.add("false", CandidateKind::Word, "", "", "false", 0);
         }
         // Only the data knows its fields; a text is the author's.
-        Takes::Field | Takes::Text => return,
+        Takes::Field | Takes::Text | Takes::Texts | Takes::Range => return,
+        Takes::Dataset => return list.builtins(|builtin| builtin.kind == Kind::Dataset, 0),
+        Takes::Columns => return list.builtins(|builtin| builtin.kind == Kind::Columns, 0),
+        Takes::Adapter => return list.builtins(|builtin| matches!(builtin.kind, Kind::Adapter(_)), 0),
+        Takes::Layers => return list.add("all", CandidateKind::Word, "every layer", "", "all", 0),
+        Takes::Weights => {
+            list.words(vocabulary::WEIGHTS, CandidateKind::Word, 0);
+            return list.builtins(|builtin| builtin.kind == Kind::Layers, 0);
+        }
         Takes::Secret => return list.builtins(|builtin| builtin.kind == Kind::Environment, 0),
         Takes::Metrics => {
             list.words(vocabulary::METRICS, CandidateKind::Word, 0);

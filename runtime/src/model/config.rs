@@ -146,7 +146,7 @@ impl Config {
         let head_width = (architecture.width / architecture.heads.max(1)) as usize;
         Config {
             family: Family::Llama,
-            vocabulary: architecture.tokenizer.vocabulary() as usize,
+            vocabulary: architecture.tokenizer.vocabulary().unwrap_or(0) as usize,
             layers: architecture.layers as usize,
             width: architecture.width as usize,
             heads: architecture.heads as usize,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mopd_compiler::plan::{self, Architecture};
+use mopd_compiler::plan::{self, Architecture, Family};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::*;
@@ -11,6 +11,7 @@ use crate::data::tokenizer::{BEGIN, END, Tokenizer};
 /// Two key-value heads for four heads, so that grouping matters.
 pub fn tiny() -> Config {
     Config::of(&Architecture {
+        family: Family::Llama,
         layers: 2,
         width: 16,
         heads: 4,

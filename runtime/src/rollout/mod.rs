@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn sampling(n: u32, temperature: f64) -> Sampling {
-        Sampling { n, temperature, max_tokens: 12 }
+        Sampling::new(n, temperature, 12)
     }
 
     /// Likes the end token enough that completions have many lengths.

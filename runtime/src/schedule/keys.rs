@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::{Evaluation, Plan, Reward, Stage};
+use mopd_compiler::plan::{Domain, Evaluation, Plan, Reward, Sampling, Stage};
 use tch::Device;
 
 use super::{Task, Work};
@@ -16,7 +16,8 @@ pub struct Keys(Vec<String>);
 impl Keys {
     /// `libtorch` is its version: another one may round differently.
     pub fn new(plan: &Plan, tasks: &[Task], domains: &[DomainData], base: &Path, device: Device, libtorch: &str) -> Keys {
-        let numeric = format!("float32 {} libtorch {libtorch} mopd {}", device::name(device), env!("CARGO_PKG_VERSION"));
+        let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
+        let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
         for task in tasks {
             let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
@@ -32,11 +33,13 @@ impl Keys {
                     }
                 }
                 Work::Evaluate { domain, comparisons, .. } => {
-                    let reward = &plan.experiment.domain(*domain).reward;
+                    let Domain { reward, format, limit, .. } = plan.experiment.domain(*domain);
                     let Evaluation { sampling, prompts } = super::evaluation(plan, comparisons);
                     let data = &domains[domain.0 as usize];
-                    parts.push(format!("evaluation of {} on {reward:?} {prompts:?}", samples(sampling),));
-                    parts.push(format!("temperature {} tokens {}", sampling.temperature, sampling.max_tokens));
+                    parts.push(format!("evaluation of {} on {reward:?} {format:?} {prompts:?}", samples(sampling),));
+                    let Sampling { n: _, temperature, max_tokens: _, top_p, top_k, stop } = sampling;
+                    parts.push(format!("temperature {temperature} tokens {}", sampling.max_tokens(*limit)));
+                    parts.push(format!("of {top_p:?} {top_k:?} up to {stop:?}"));
                     parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
                     parts.extend(programs(reward, base));
                 }

@@ -5,11 +5,12 @@ mod run;
 
 use std::collections::{BTreeSet, HashMap};
 
-use mopd_compiler::plan::{Comparison, DomainId, Evaluation, ModelId, Objective, Plan, Stage};
+use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train};
 
 pub use keys::Keys;
 pub use run::{Progress, run};
 
+use crate::prepare::DomainData;
 use crate::report::results::seeds;
 
 /// One unit of work.
@@ -106,7 +107,7 @@ pub fn tasks(plan: &Plan) -> Vec<Task> {
     for index in (0..tasks.len()).rev() {
         // Short tasks that nothing waits for go last.
         if let Work::Stage(model) = tasks[index].work {
-            tasks[index].urgency += plan.stages[model.0 as usize].cost.flops + 1.0;
+            tasks[index].urgency += plan.stages[model.0 as usize].cost.flops.unwrap_or(0.0) + 1.0;
         }
         let urgency = tasks[index].urgency;
         for need in tasks[index].needs.clone() {
@@ -130,6 +131,25 @@ pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
 }
 
 /// Steps of a stage; what does not train has none.
-pub fn steps(stage: &Stage<Objective>) -> u32 {
-    if let Stage::Train(train) = stage { train.steps } else { 0 }
+pub fn steps(stage: &Stage<Objective>, domains: &[DomainData]) -> u32 {
+    if let Stage::Train(train) = stage { training_steps(train, domains) } else { 0 }
+}
+
+/// An epoch is as many prompts as the domains have together, or as many sequences as the teachers are asked for.
+fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
+    let epochs = match train.length {
+        Length::Steps(steps) => return steps,
+        Length::Epochs(epochs) => epochs,
+    };
+    let rows = || {
+        let rows = train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
+        rows.map(|prompts| prompts.tokens.len() as u64).sum()
+    };
+    let (all, each) = match &train.prefixes {
+        Prefixes::Data { batch, .. } => (rows(), *batch),
+        Prefixes::Student { prompts, .. } => (rows(), *prompts),
+        Prefixes::Teacher { sequences, batch, .. } => (u64::from(*sequences), *batch),
+    };
+    let steps = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(each.max(1)));
+    u32::try_from(steps).unwrap_or(u32::MAX)
 }

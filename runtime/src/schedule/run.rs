@@ -18,7 +18,7 @@ use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::{Config, Weights};
-use crate::prepare::{DomainData, configs, prepare, trained};
+use crate::prepare::{DomainData, configs, described, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{assemble, write_results};
@@ -315,7 +315,8 @@ impl Shared<'_> {
             return Ok(Outcome::Weights(Arc::new(entry.weights), rows));
         }
         let started = Instant::now();
-        self.control.emit(&Event::StageStarted { stage: name.clone(), seed, steps: super::steps(&model.stage) });
+        let steps = super::steps(&model.stage, self.domains);
+        self.control.emit(&Event::StageStarted { stage: name.clone(), seed, steps });
         let input = |wanted: ModelId| {
             let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
             found.map(|need| inputs[need].clone()).expect("a stage's inputs are among its needs")
@@ -327,6 +328,10 @@ impl Shared<'_> {
             Stage::Initialise(architecture) => {
                 let config = Arc::new(Config::of(architecture));
                 (Weights::initialise(config, Arc::new(Tokenizer::Bytes), seed, facts.stream), Vec::new())
+            }
+            Stage::Load(pretrained) => {
+                let message = format!("this version can't load {}", described(pretrained));
+                return Err(Error::new(FailureKind::Runtime, message).into());
             }
             Stage::Merge(settings) => {
                 let base = settings.base.map(input);
@@ -354,6 +359,7 @@ impl Shared<'_> {
                     seed,
                     stream: facts.stream,
                     train: settings,
+                    steps,
                     sources,
                     start: input(settings.start),
                     teachers: settings.teachers.iter().map(|choice| (choice.teacher, input(choice.teacher))).collect(),
@@ -369,7 +375,12 @@ impl Shared<'_> {
         self.store.insert(key, &provenance(&weights), &weights, &rows)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
-        self.control.emit(&Event::StageFinished { stage: name, seed, seconds: started.elapsed().as_secs_f64() });
+        self.control.emit(&Event::StageFinished {
+            stage: name,
+            seed,
+            seconds: started.elapsed().as_secs_f64(),
+            peak_memory: None,
+        });
         Ok(Outcome::Weights(Arc::new(weights), rows))
     }
 

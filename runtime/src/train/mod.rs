@@ -44,6 +44,7 @@ pub struct Stage<'a> {
     /// Selects the stage's random numbers.
     pub stream: u64,
     pub train: &'a Train<Objective>,
+    pub steps: u32,
     /// The domains trained on, in the order of the mixture.
     pub sources: Vec<Source<'a>>,
     pub start: Arc<Weights>,
@@ -76,7 +77,7 @@ pub struct Stopped {
 pub fn train(stage: &Stage) -> Result<(Weights, Vec<Row>), Box<Stopped>> {
     let mut rows = Vec::new();
     let mut trainer = Trainer::new(stage).map_err(|error| Box::new(Stopped { error, last_good: None, rows: Vec::new() }))?;
-    for step in 0..stage.train.steps {
+    for step in 0..stage.steps {
         match trainer.step(step) {
             Ok(new) => rows.extend(new),
             Err((error, finite)) => {
@@ -148,7 +149,7 @@ impl<'a> Trainer<'a> {
         if !norm.is_finite() {
             return Err((non_finite::gradient(self, &sequences, &adjoints, step), false));
         }
-        let learning_rate = train.learning_rate.at(step, train.steps);
+        let learning_rate = train.learning_rate.at(step, self.stage.steps);
         self.optimizer.step(&self.model, &gradient, norm, learning_rate);
 
         let seconds = started.elapsed().as_secs_f64();
@@ -159,7 +160,7 @@ impl<'a> Trainer<'a> {
             stage: self.stage.name.to_owned(),
             seed: self.stage.seed,
             step,
-            steps: train.steps,
+            steps: self.stage.steps,
             metric: metric.to_owned(),
             value,
         });

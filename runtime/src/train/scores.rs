@@ -37,7 +37,7 @@ pub fn score(trainer: &Trainer, sequences: &Sequences, packed: &PackedBatch, ste
     let forward = Forward { hidden, vocabulary, reads_teacher };
 
     let layout = sequences.layout.clone();
-    let mut batch = Batch { layout, step, steps: trainer.stage.train.steps, ..Batch::default() };
+    let mut batch = Batch { layout, step, steps: trainer.stage.steps, ..Batch::default() };
     let mut wanted = objective.graph.signals(&objective.outputs());
     // Formulas inside divergences are worked out before the divergences are.
     let inside = wanted.iter().filter_map(|signal| if let Signal::Divergence(of) = signal { Some(of) } else { None });

@@ -12,6 +12,7 @@ pub use objectives::*;
 
 pub fn tiny() -> Architecture {
     Architecture {
+        family: Family::Llama,
         layers: 2,
         width: 32,
         heads: 4,
@@ -49,6 +50,8 @@ impl Builder {
             name: "test".into(),
             seed: 1,
             out: None,
+            device: None,
+            dtype: Dtype::Float32,
             domains: vec![],
             models: vec![],
             comparisons: vec![],
@@ -62,10 +65,12 @@ impl Builder {
     pub fn domain(&mut self, name: &str, share: f64) -> DomainId {
         self.plan.experiment.domains.push(Domain {
             name: name.into(),
-            prompts: format!("{name}.train.jsonl"),
-            tests: Some(format!("{name}.test.jsonl")),
+            prompts: DataSource::file(format!("{name}.train.jsonl")),
+            tests: Some(DataSource::file(format!("{name}.test.jsonl"))),
+            format: PromptFormat::Text,
             reward: Reward::ExactMatch { field: "answer".into() },
             share,
+            limit: None,
             origin: Origin(0),
         });
         DomainId(self.plan.experiment.domains.len() as u32 - 1)
@@ -75,7 +80,7 @@ impl Builder {
         let id = self.plan.experiment.models.len() as u32;
         let key = serde_json::to_string(&(&stage, id)).expect("a stage is plain data");
         // Not a content key as the compiler makes it, but as good for one plan: ids stand for inputs.
-        let cost = Cost { flops: f64::from(id), ..Cost::default() };
+        let cost = Cost { flops: Some(f64::from(id)), ..Cost::default() };
         self.plan.stages.push(StageFacts { key, stream: u64::from(id), cost });
         self.plan.experiment.models.push(Model { name: name.into(), stage, origin: Origin(0) });
         ModelId(id)
@@ -95,11 +100,16 @@ impl Builder {
             teachers: teachers
                 .map(|(&domain, &teacher)| TeacherChoice { domain, name: format!("teacher{}", domain.0), teacher })
                 .collect(),
+            references: vec![],
             prefixes,
+            passes: 1,
             objective,
+            trainable: Trainable::default(),
             optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
-            steps,
+            length: Length::Steps(steps),
             learning_rate: Schedule::Constant { value: learning_rate },
+            ema: None,
+            execution: Execution::default(),
         };
         self.model(name, Stage::Train(Box::new(train)))
     }
@@ -112,14 +122,14 @@ impl Builder {
             domains: domains.to_vec(),
             normalized: None,
             seeds,
-            evaluation: Evaluation { sampling: Sampling { n, temperature: 1.0, max_tokens: 8 }, prompts: None },
+            evaluation: Evaluation { sampling: sampling(n), prompts: None },
             origin: Origin(0),
         });
     }
 }
 
 pub fn sampling(n: u32) -> Sampling {
-    Sampling { n, temperature: 1.0, max_tokens: 8 }
+    Sampling::new(n, 1.0, 8)
 }
 
 /// Copying and reversing two letters: enough to learn something in a few steps.

@@ -2,6 +2,7 @@
 //! not convert is refused by name, where it was asked for. Matches are exhaustive, one function a type: a construct that the
 //! language gains is a compile error here until somebody decides what becomes of it.
 
+mod data;
 mod divergence;
 pub(super) mod formula;
 pub(super) mod rollout;

@@ -83,7 +83,7 @@ fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {
 
 fn sampling(sampling: &wide::Sampling, origins: Origins, origin: wide::Origin) -> Narrowed<Sampling> {
     let at = origins.span(origin);
-    let wide::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads } = sampling;
+    let wide::Sampling { n, temperature, max_tokens, top_p, top_k, repetition_penalty, heads, stop } = sampling;
     if top_p.is_some_and(|p| p < 1.0) {
         return Err(refused(at, "sampling with `top_p`"));
     }
@@ -96,8 +96,11 @@ fn sampling(sampling: &wide::Sampling, origins: Origins, origin: wide::Origin) -
     if heads.is_some() {
         return Err(refused(at, "sampling with several output heads"));
     }
+    if !stop.is_empty() {
+        return Err(refused(at, "texts that end a completion (`stop`)"));
+    }
     let Some(limit) = max_tokens.constant() else {
         return Err(refused(origins.span(max_tokens.0.origin), "a `max_tokens` that changes during the run"));
     };
-    Ok(Sampling { n: *n, temperature: *temperature, max_tokens: limit as u32 })
+    Ok(Sampling::new(*n, *temperature, limit as u32))
 }

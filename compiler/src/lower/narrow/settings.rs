@@ -5,11 +5,11 @@ use std::fmt::Display;
 use mopd_lang::experiment as wide;
 use mopd_lang::formula::{Formula, FormulaKind};
 
-use super::{Diagnostic, refused, rollout, teacher};
+use super::{Diagnostic, data, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Comparison, Domain, Evaluation, Model, Normalized, Origin, Recipe, Reward, Row, Sampling, Schedule,
-    Share, Stage, Tokenizer, Train,
+    AdamW, Architecture, Checkpointing, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin,
+    PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
 
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a refusal, so that one
@@ -45,10 +45,7 @@ impl<'a> Settings<'a> {
     /// What is said of the run as a whole.
     fn run(&mut self) {
         let experiment = self.experiment;
-        if let Some((wide::Device::Cuda, origin)) = experiment.device {
-            self.refuse::<()>(origin, "a run on a GPU (`device = cuda`)");
-        }
-        if let Some((wide::Dtype::Bfloat16, origin)) = experiment.dtype {
+        if let Some((Dtype::Bfloat16, origin)) = experiment.dtype {
             self.refuse::<()>(origin, "a run in half precision (`dtype = bfloat16`)");
         }
         for axis in &experiment.sweep {
@@ -60,13 +57,50 @@ impl<'a> Settings<'a> {
     }
 
     pub fn domain(&mut self, domain: &wide::Domain) -> Option<Domain> {
-        let wide::Domain { name, prompts, tests, reward, share, limit, origin } = domain;
+        let wide::Domain { name, prompts, tests, columns, format, reward, share, limit, origin } = domain;
         if let Some((_, origin)) = limit {
             self.refuse::<()>(*origin, "a limit of tokens for one domain");
         }
-        let reward = self.reward(reward, *origin)?;
-        let (name, prompts, tests) = (name.clone(), prompts.clone(), tests.clone());
-        Some(Domain { name, prompts, tests, reward, share: *share, origin: *origin })
+        let format = format.clone().unwrap_or_default();
+        if let PromptFormat::Chat { .. } = format {
+            self.refuse::<()>(*origin, "prompts as messages of a conversation (`format = chat`)");
+        }
+        let prompts = self.source(prompts, columns);
+        let tests = tests.as_ref().map(|tests| self.source(tests, columns));
+        let reward = self.reward(reward, *origin);
+        let tests = match tests {
+            Some(tests) => Some(tests?),
+            None => None,
+        };
+        let limit = limit.map(|(limit, _)| limit);
+        Some(Domain {
+            name: name.clone(),
+            prompts: prompts?,
+            tests,
+            format,
+            reward: reward?,
+            share: *share,
+            limit,
+            origin: *origin,
+        })
+    }
+
+    fn source(&mut self, source: &wide::DataSource, columns: &[wide::Column]) -> Option<DataSource> {
+        let wide::DataSource { path, split, filter, limit, origin } = source;
+        if !columns.is_empty() || split.is_some() || filter.is_some() || limit.is_some() {
+            self.refuse::<()>(*origin, "a choice of rows or columns");
+        }
+        let filter = match filter {
+            Some(filter) => match data::formula(filter, self.origins) {
+                Ok(filter) => Some(filter),
+                Err(refusal) => {
+                    self.note([*refusal]);
+                    return None;
+                }
+            },
+            None => None,
+        };
+        Some(DataSource { path: path.clone(), split: split.clone(), columns: columns.to_vec(), filter, limit: *limit })
     }
 
     fn reward(&mut self, reward: &wide::Reward, origin: Origin) -> Option<Reward> {
@@ -90,13 +124,7 @@ impl<'a> Settings<'a> {
             wide::Stage::Initialise(of) => Stage::Initialise(self.architecture(of, *origin)?),
             wide::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin)?)),
             wide::Stage::Merge(merge) => Stage::Merge(merge.clone()),
-            wide::Stage::Load(wide::Pretrained::HuggingFace { .. }) => {
-                return self.refuse(*origin, "a model from Hugging Face (`hf`)");
-            }
-            wide::Stage::Load(wide::Pretrained::Gguf { .. }) => return self.refuse(*origin, "a model from a GGUF file (`gguf`)"),
-            wide::Stage::Load(wide::Pretrained::Checkpoint { .. }) => {
-                return self.refuse(*origin, "a model from another run (`checkpoint`)");
-            }
+            wide::Stage::Load(pretrained) => Stage::Load(pretrained.clone()),
             wide::Stage::Joint(_) | wide::Stage::Member { .. } => {
                 return self.refuse(*origin, "training several models in turns (`train`)");
             }
@@ -105,29 +133,14 @@ impl<'a> Settings<'a> {
         Some(Model { name: name.clone(), stage, origin: *origin })
     }
 
-    fn architecture(&mut self, architecture: &wide::Architecture, origin: Origin) -> Option<Architecture> {
-        let family = match architecture.family {
-            wide::Family::Llama => Some(()),
-            other => self.refuse(origin, format!("the architecture `{}`", other.name())),
-        };
-        let tokenizer = match &architecture.tokenizer {
-            wide::Tokenizer::Bytes => Some(Tokenizer::Bytes),
-            wide::Tokenizer::File(_) => self.refuse(origin, "a tokenizer from a file"),
-        };
-        family?;
-        Some(Architecture {
-            layers: architecture.layers,
-            width: architecture.width,
-            heads: architecture.heads,
-            key_value_heads: architecture.key_value_heads,
-            hidden: architecture.hidden,
-            context: architecture.context,
-            tokenizer: tokenizer?,
-            tied: architecture.tied,
-            rope_theta: architecture.rope_theta,
-            norm_epsilon: architecture.norm_epsilon,
-            initial_deviation: architecture.initial_deviation,
-        })
+    fn architecture(&mut self, shape: &wide::Architecture, origin: Origin) -> Option<Architecture> {
+        if shape.family != wide::Family::Llama {
+            self.refuse::<()>(origin, format!("the architecture `{}`", shape.family.name()));
+        }
+        if let wide::Tokenizer::File(_) = shape.tokenizer {
+            self.refuse::<()>(origin, "a tokenizer from a file");
+        }
+        Some(architecture(shape))
     }
 
     fn train(&mut self, train: &'a wide::Train, origin: Origin) -> Option<Train<&'a wide::Train>> {
@@ -150,6 +163,9 @@ impl<'a> Settings<'a> {
             length,
             learning_rate,
             extrapolation,
+            trainable,
+            execution,
+            ema,
         } = train;
         let recipe = match recipe {
             wide::Recipe::Sft => Some(Recipe::Sft),
@@ -187,10 +203,20 @@ impl<'a> Settings<'a> {
             }
         }
         let optimizer = self.optimizer(optimizer);
-        let steps = match length {
-            wide::Length::Steps(steps) => Some(*steps),
-            wide::Length::Epochs(_) => self.refuse(origin, "a length in epochs"),
-        };
+        match trainable {
+            Trainable::Weights { only: None, except } if except.is_empty() => {}
+            Trainable::Weights { .. } => _ = self.refuse::<()>(origin, "training some of the weights (`train_only`, `freeze`)"),
+            Trainable::Adapter(_) => _ = self.refuse::<()>(origin, "training an `adapter`"),
+        }
+        if execution.micro_batch.is_some() {
+            self.refuse::<()>(origin, "a step in parts (`micro_batch`)");
+        }
+        if execution.checkpointing != Checkpointing::None {
+            self.refuse::<()>(origin, "computing layers again (`checkpointing`)");
+        }
+        if ema.is_some() {
+            self.refuse::<()>(origin, "the moving average of the weights (`ema`)");
+        }
         let learning_rate = self.schedule(learning_rate);
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
         Some(Train {
@@ -198,11 +224,19 @@ impl<'a> Settings<'a> {
             start: *start,
             mixture: mixture.iter().map(share).collect(),
             teachers: (choices.len() == teachers.len()).then_some(choices)?,
+            references: reference
+                .iter()
+                .map(|(domain, reference)| ReferenceChoice { domain: *domain, reference: *reference })
+                .collect(),
             prefixes: prefixes?,
+            passes: *passes,
             objective: train,
+            trainable: trainable.clone(),
             optimizer: optimizer?,
-            steps: steps?,
+            length: *length,
             learning_rate: learning_rate?,
+            ema: *ema,
+            execution: *execution,
         })
     }
 
@@ -244,7 +278,8 @@ impl<'a> Settings<'a> {
             self.refuse::<()>(*origin, "a comparison at equal `budget`");
         }
         let row = |row: &wide::Row| Row { label: row.label.clone(), models: row.models.clone() };
-        let wide::Evaluation { samples: n, temperature, max_tokens, prompts } = *evaluation;
+        let wide::Evaluation { samples, temperature, max_tokens, prompts, .. } = evaluation;
+        let sampling = Sampling::new(*samples, *temperature, *max_tokens);
         Some(Comparison {
             name: name.clone(),
             rows: rows.iter().map(row).collect(),
@@ -253,8 +288,25 @@ impl<'a> Settings<'a> {
                 .as_ref()
                 .map(|wide::Normalized { zero, one }| Normalized { zero: zero.clone(), one: one.clone() }),
             seeds: *seeds,
-            evaluation: Evaluation { sampling: Sampling { n, temperature, max_tokens }, prompts },
+            evaluation: Evaluation { sampling, prompts: *prompts },
             origin: *origin,
         })
+    }
+}
+
+fn architecture(architecture: &wide::Architecture) -> Architecture {
+    Architecture {
+        family: architecture.family,
+        layers: architecture.layers,
+        width: architecture.width,
+        heads: architecture.heads,
+        key_value_heads: architecture.key_value_heads,
+        hidden: architecture.hidden,
+        context: architecture.context,
+        tokenizer: architecture.tokenizer.clone(),
+        tied: architecture.tied,
+        rope_theta: architecture.rope_theta,
+        norm_epsilon: architecture.norm_epsilon,
+        initial_deviation: architecture.initial_deviation,
     }
 }

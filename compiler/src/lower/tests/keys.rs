@@ -104,7 +104,7 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
         [4]
     );
     assert_eq!(changed(|experiment| trained(experiment, 4).learning_rate = number(1e-3)), [4]);
-    assert_eq!(changed(|experiment| experiment.domains[0].prompts = "other.jsonl".into()), all[1..]);
+    assert_eq!(changed(|experiment| experiment.domains[0].prompts = file("other.jsonl")), all[1..]);
     assert_eq!(
         changed(|experiment| experiment.domains[1].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.1 }),
         all[1..]
@@ -168,6 +168,6 @@ fn stages_that_differ_in_objective_reward_optimiser_or_length_share_their_random
     assert_eq!(differs(|experiment| trained(experiment, 1).recipe = Recipe::Distill), [1, 2, 3, 4, 5]);
     assert_eq!(differs(|experiment| trained(experiment, 4).start = ModelId(2)), [4]);
     assert_eq!(differs(|experiment| trained(experiment, 2).mixture[0].domain = DomainId(1)), [2, 5]);
-    assert_eq!(differs(|experiment| experiment.domains[0].prompts = "other".into()), [1, 2, 3, 4, 5]);
+    assert_eq!(differs(|experiment| experiment.domains[0].prompts = file("other")), [1, 2, 3, 4, 5]);
     assert_ne!(before[2], before[3], "experts of different domains draw different numbers");
 }

@@ -125,11 +125,17 @@ pub fn divergence(kind: DivergenceKind, support: Support) -> Divergence {
     Divergence { kind, left, right, support, mass: Mass::Generalized, temperature: 1.0, clip_each: None }
 }
 
+pub fn file(path: &str) -> DataSource {
+    DataSource { path: path.into(), split: None, filter: None, limit: None, origin: HERE }
+}
+
 fn domain(name: &str, share: f64) -> Domain {
     Domain {
         name: name.into(),
-        prompts: format!("{name}.train.jsonl"),
-        tests: Some(format!("{name}.test.jsonl")),
+        prompts: file(&format!("{name}.train.jsonl")),
+        tests: Some(file(&format!("{name}.test.jsonl"))),
+        columns: vec![],
+        format: None,
         reward: Reward::ExactMatch { field: "answer".into() },
         share,
         limit: None,
@@ -159,6 +165,9 @@ fn train(recipe: Recipe, mixture: &[u32], (source, size): (RolloutSource, BatchS
         length: Length::Steps(10),
         learning_rate: schedule(learning_rate),
         extrapolation: None,
+        trainable: Trainable::default(),
+        execution: Execution::default(),
+        ema: None,
     }
 }
 
@@ -175,6 +184,7 @@ fn student(prompts: u32, n: u32) -> (RolloutSource, BatchSize) {
         top_k: None,
         repetition_penalty: None,
         heads: None,
+        stop: vec![],
     };
     (RolloutSource::Sample(sampling), BatchSize::Prompts(prompts))
 }
@@ -233,7 +243,15 @@ pub fn experiment() -> Experiment {
         benchmarks: vec![],
         normalized: Some(Normalized { zero: vec![ModelId(1); 2], one: vec![ModelId(2), ModelId(3)] }),
         seeds: 1,
-        evaluation: Evaluation { samples: 8, temperature: 1.0, max_tokens: 16, prompts: None },
+        evaluation: Evaluation {
+            samples: 8,
+            temperature: 1.0,
+            max_tokens: 16,
+            top_p: None,
+            top_k: None,
+            stop: vec![],
+            prompts: None,
+        },
         metrics: vec![],
         budget: None,
         origin: HERE,

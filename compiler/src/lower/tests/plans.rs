@@ -78,17 +78,32 @@ fn costs_are_counted_from_the_architecture() {
     // norms 2 * 96; a last norm.
     let parameters = 259 * 96 + 3 * (2 * 96 * 96 + 2 * 96 * 48 + 3 * 96 * 256 + 2 * 96) + 96;
     let costs: Vec<Cost> = plan.stages.iter().map(|stage| stage.cost).collect();
-    assert!(costs.iter().all(|cost| cost.parameters == parameters));
-    assert_eq!(costs[0], Cost { parameters, memory: 4 * parameters, ..Cost::default() });
-    assert_eq!((costs[1].sequences, costs[1].tokens, costs[1].memory), (320, 320 * 64, 16 * parameters));
-    assert_eq!(costs[1].flops, 6.0 * parameters as f64 * 320.0 * 64.0);
+    assert!(costs.iter().all(|cost| cost.parameters == Some(parameters)));
+    let alone = Cost {
+        parameters: Some(parameters),
+        trained: Some(0),
+        sequences: Some(0),
+        tokens: Some(0),
+        flops: Some(0.0),
+        memory: Some(4 * parameters),
+    };
+    assert_eq!(costs[0], alone);
+    let trained = Cost {
+        parameters: Some(parameters),
+        trained: Some(parameters),
+        sequences: Some(320),
+        tokens: Some(320 * 64),
+        flops: Some(6.0 * parameters as f64 * 320.0 * 64.0),
+        memory: Some(16 * parameters),
+    };
+    assert_eq!(costs[1], trained);
     // Rollouts are sampled too.
-    assert_eq!((costs[2].sequences, costs[2].flops), (320, 8.0 * parameters as f64 * 320.0 * 64.0));
+    assert_eq!((costs[2].sequences, costs[2].flops), (Some(320), Some(8.0 * parameters as f64 * 320.0 * 64.0)));
     // And the student's are scored by a teacher.
-    assert_eq!((costs[4].sequences, costs[4].flops), (640, 10.0 * parameters as f64 * 640.0 * 64.0));
-    assert_eq!((costs[5].sequences, costs[5].memory), (0, 4 * parameters));
+    assert_eq!((costs[4].sequences, costs[4].flops), (Some(640), Some(10.0 * parameters as f64 * 640.0 * 64.0)));
+    assert_eq!((costs[5].sequences, costs[5].memory), (Some(0), Some(4 * parameters)));
 
     let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else { panic!("random weights") };
     let untied = plan::Architecture { tied: false, ..architecture.clone() };
-    assert_eq!(cost::parameters(&untied), parameters + 259 * 96);
+    assert_eq!(cost::parameters(&untied), Some(parameters + 259 * 96));
 }

@@ -1,6 +1,6 @@
 //! The settings of every block.
 
-use super::{ALIGNMENTS, BUDGETS, CHARGES, DEVICES, DTYPES, KEEPS, Key, MERGES, ORIGINS, REVEALS, TOKENIZERS, Takes};
+use super::{ALIGNMENTS, BUDGETS, CHARGES, DEVICES, DTYPES, FORMATS, KEEPS, Key, MERGES, ORIGINS, REVEALS, TOKENIZERS, Takes};
 
 const fn must(name: &'static str, takes: Takes, doc: &'static str) -> Key {
     Key { name, required: true, takes, doc }
@@ -13,13 +13,24 @@ const fn may(name: &'static str, takes: Takes, doc: &'static str) -> Key {
 pub static EXPERIMENT: &[Key] = &[
     must("seed", Takes::Count, "The first seed; a comparison over `n` seeds runs `seed`, `seed + 1`, ..."),
     may("out", Takes::Text, "Folder for results; without it `runs/<experiment>`."),
-    may("device", Takes::Words(DEVICES), "Where to run; the best there is if not written."),
-    may("dtype", Takes::Words(DTYPES), "The numbers that a run computes with."),
+    may("device", Takes::Words(DEVICES), "Where to run; on a graphics card where there is one, if not written."),
+    may("dtype", Takes::Words(DTYPES), "The numbers that models compute with; `float32` if not written."),
 ];
 
 pub static DOMAIN: &[Key] = &[
-    must("prompts", Takes::Text, "JSON lines with a `prompt` field, relative to this file: what is trained on."),
-    may("tests", Takes::Text, "Held-out prompts, the same layout: what a `compare` judges on."),
+    must(
+        "prompts",
+        Takes::Dataset,
+        "Rows with a `prompt` field, relative to this file: a path in quotes, or `dataset(...)`. What is trained on.",
+    ),
+    may("tests", Takes::Dataset, "Held-out rows, the same layout: what a `compare` judges on."),
+    may("fields", Takes::Columns, "Fields that stand in columns of other names: `columns(prompt: question)`."),
+    may(
+        "format",
+        Takes::Words(FORMATS),
+        "How prompts are handed to a model; must be written where the model is loaded, else `text`.",
+    ),
+    may("system", Takes::Text, "The system message of every conversation that has none of its own; of `format = chat`."),
     must("reward", Takes::Reward, "How a completion is judged, from 0 to 1."),
     may("share", Takes::Number, "Share of the prompts where several domains are mixed; all shares add up to 1."),
     may("limits", Takes::Count, "Longest completion in this domain: `limits = 4096 tokens`."),
@@ -33,6 +44,9 @@ pub static COMPARE: &[Key] = &[
     must("samples", Takes::Count, "Completions of each test prompt."),
     must("temperature", Takes::Number, "Of the judged completions; 0 is greedy."),
     must("max_tokens", Takes::Count, "Longest completion, in tokens."),
+    may("top_p", Takes::Number, "Only the most probable entries that together hold this much are drawn; all if not written."),
+    may("top_k", Takes::Count, "Only so many entries are drawn; all if not written."),
+    may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
     may("seeds", Takes::Count, "How many seeds the whole experiment is run with; 1 if not written."),
     may("prompts", Takes::Count, "Judge on the first so many test prompts only."),
     may("budget", Takes::Words(BUDGETS), "What every row must have spent the same of."),
@@ -45,6 +59,9 @@ pub static EVAL: &[Key] = &[
     must("samples", Takes::Count, "Completions of each prompt."),
     must("temperature", Takes::Number, "Of the judged completions; 0 is greedy."),
     must("max_tokens", Takes::Count, "Longest completion, in tokens."),
+    may("top_p", Takes::Number, "Only the most probable entries that together hold this much are drawn; all if not written."),
+    may("top_k", Takes::Count, "Only so many entries are drawn; all if not written."),
+    may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
     may("metrics", Takes::Metrics, "What a cell shows besides the mean reward: `[pass_at(16), distinct]`."),
 ];
 
@@ -74,9 +91,17 @@ pub static DECODER: &[Key] = &[
     must("width", Takes::Count, "Width of the residual stream; divides into `heads` heads of even size."),
     must("heads", Takes::Count, "Attention heads."),
     may("key_value_heads", Takes::Count, "Heads of keys and values, shared by groups of heads; `heads` if not written."),
-    may("hidden", Takes::Count, "Inner width of SwiGLU; 8/3 of the width, rounded up to a multiple of 32, if not written."),
+    may(
+        "hidden",
+        Takes::Count,
+        "Inner width of the feed-forward part; 8/3 of the width, rounded up to a multiple of 32, if not written.",
+    ),
     must("context", Takes::Count, "Longest sequence, in tokens, prompt and completion together."),
-    must("tokenizer", Takes::Words(TOKENIZERS), "How text becomes tokens: `bytes`, or the path of a `tokenizer.json` in quotes."),
+    must(
+        "tokenizer",
+        Takes::Words(TOKENIZERS),
+        "How text becomes tokens: `bytes`, or in quotes the path of a `tokenizer.json` or of a folder that has one.",
+    ),
     may("tied", Takes::Truth, "One matrix for embedding and output; `true` if not written."),
     may("rope_theta", Takes::Number, "Base of the rotary positions; 10,000 if not written."),
     may("norm_epsilon", Takes::Number, "Added to the variance in RMSNorm; 1e-5 if not written."),
@@ -104,6 +129,12 @@ macro_rules! stage {
             may("filter", Takes::Condition, "Prompts are trained on where this holds, one truth value per prompt."),
             may("priority", Takes::Formula, "Prompts with larger numbers come first, one number per prompt."),
             may("refresh", Takes::Count, "Filter and priority are computed again after so many steps; never if not written."),
+            may("adapter", Takes::Adapter, "Trains small matrices beside frozen weights: `lora(...)` or `dora(...)`."),
+            may("train_only", Takes::Weights, "The parts of the model that are trained, `[attention, layers(8..=11)]`; all if not written."),
+            may("freeze", Takes::Weights, "Parts of the model that are not trained."),
+            may("micro_batch", Takes::Count, "Sequences that go forward and backward at once; all of a step if not written. Less memory, the same result."),
+            may("checkpointing", Takes::Layers, "How many layers compute their inner values again on the way back, or `all`; none if not written. Less memory, more work, the same result."),
+            may("ema", Takes::Number, "The stage's answer is the exponential moving average of its weights, of which this much is kept at every step."),
             may("extrapolate", Takes::Formula, "Longer steps along the way gone so far: `extrapolate(factor: 2, ...)`."),
         ]
     };
@@ -124,7 +155,18 @@ pub static GRPO: &[Key] = stage![
     must("samples", Takes::Count, "Samples of each prompt: the size of a group."),
     must("max_tokens", Takes::Schedule, "Longest completion, in tokens: a number or a schedule."),
     may("temperature", Takes::Number, "Of the rollouts; 1 if not written."),
-    may("rollout", Takes::Rollout, "How completions are drawn, in place of `samples`, `max_tokens` and `temperature`."),
+    may(
+        "top_p",
+        Takes::Number,
+        "Of the rollouts: only the most probable entries that together hold this much are drawn; all if not written."
+    ),
+    may("top_k", Takes::Count, "Of the rollouts: only so many entries are drawn; all if not written."),
+    may("stop", Takes::Texts, "A completion ends behind the first of these texts."),
+    may(
+        "rollout",
+        Takes::Rollout,
+        "How completions are drawn, in place of `samples`, `max_tokens`, `temperature` and their like."
+    ),
     may("objective", Takes::Objective, "What is trained on; `std.rl.grpo_loss` if not written."),
 ];
 

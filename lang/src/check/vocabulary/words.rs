@@ -59,6 +59,28 @@ pub static ORIGINS: &[Word] = &[
     word("foreign", "it descends from another checkpoint, and the author knows"),
 ];
 
+pub static FORMATS: &[Word] =
+    &[word("text", "as they are"), word("chat", "as messages of a conversation, by the model's own chat template")];
+
+pub static WEIGHTS: &[Word] = &[
+    word("attention", "queries, keys, values and the projection behind them, in every layer"),
+    word("feed_forward", "the feed-forward part of every layer, experts and their routers too"),
+    word("embedding", "the embedding, and the output matrix where it has one of its own"),
+    word("norm", "every norm"),
+];
+
+pub static PROJECTIONS: &[Word] = &[
+    word("attention", "queries, keys, values and the projection behind them"),
+    word("feed_forward", "the three matrices of the feed-forward part"),
+    word("query", "the matrix of the queries"),
+    word("key", "the matrix of the keys"),
+    word("value", "the matrix of the values"),
+    word("output", "the projection behind attention"),
+    word("gate", "the gate of the feed-forward part"),
+    word("up", "the matrix beside the gate"),
+    word("down", "the matrix back to the model's width"),
+];
+
 pub static ALIGNMENTS: &[Word] = &[
     word("positions", "the same tokens at the end of both inputs"),
     word("tokens", "another tokenizer: by the text that tokens stand for"),

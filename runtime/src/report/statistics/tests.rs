@@ -1,6 +1,9 @@
 //! What stands in a table, against values worked out by hand and a bootstrap written the plain way.
 
-use mopd_compiler::plan::{Architecture, Domain, Evaluation, Model, Normalized, Origin, Reward, Row, Sampling, Stage, Tokenizer};
+use mopd_compiler::plan::{
+    Architecture, DataSource, Domain, Dtype, Evaluation, Family, Model, Normalized, Origin, PromptFormat, Reward, Row, Sampling,
+    Stage, Tokenizer,
+};
 
 use super::*;
 use crate::random::{Key, Purpose};
@@ -9,13 +12,16 @@ use crate::random::{Key, Purpose};
 pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment {
     let domain = |index| Domain {
         name: format!("d{index}"),
-        prompts: "prompts.jsonl".to_owned(),
-        tests: Some("tests.jsonl".to_owned()),
+        prompts: DataSource::file("prompts.jsonl"),
+        tests: Some(DataSource::file("tests.jsonl")),
+        format: PromptFormat::Text,
         reward: Reward::ExactMatch { field: "answer".to_owned() },
         share: 1.0 / domains as f64,
+        limit: None,
         origin: Origin(0),
     };
     let architecture = Architecture {
+        family: Family::Llama,
         layers: 1,
         width: 8,
         heads: 1,
@@ -33,6 +39,8 @@ pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment
         name: "trial".to_owned(),
         seed: 7,
         out: None,
+        device: None,
+        dtype: Dtype::Float32,
         domains: (0..domains).map(domain).collect(),
         models: (0..models).map(model).collect(),
         comparisons: Vec::new(),
@@ -49,7 +57,7 @@ pub(in crate::report) fn comparison(rows: &[&[u32]], normalized: bool) -> Compar
     let rows: Vec<_> = rows.iter().enumerate().map(row).collect();
     let domains = (0..rows[0].models.len() as u32).map(DomainId).collect();
     let anchors = normalized.then(|| Normalized { zero: rows[0].models.clone(), one: rows[1].models.clone() });
-    let sampling = Sampling { n: 1, temperature: 1.0, max_tokens: 4 };
+    let sampling = Sampling::new(1, 1.0, 4);
     Comparison {
         name: "all".to_owned(),
         rows,

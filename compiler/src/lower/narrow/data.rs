@@ -1,0 +1,43 @@
+//! Numbers that a row of the data decides.
+
+use std::collections::HashMap;
+
+use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Signal};
+
+use super::{Narrowed, refused};
+use crate::lower::Origins;
+use crate::plan::{DataFormula, DataNode};
+
+/// The checker lets only formulas through that the data decides.
+pub fn formula(formula: &Formula, origins: Origins) -> Narrowed<DataFormula> {
+    let mut nodes: Vec<DataNode> = Vec::new();
+    // Formulas share parts: each is written once. No recursion, since they may be deep.
+    let mut known: HashMap<*const FormulaNode, u32> = HashMap::new();
+    let mut pending = vec![formula];
+    while let Some(formula) = pending.last().copied() {
+        let address = |formula: &Formula| std::rc::Rc::as_ptr(&formula.0);
+        if known.contains_key(&address(formula)) {
+            pending.pop();
+            continue;
+        }
+        let before = pending.len();
+        pending.extend(formula.operands().into_iter().filter(|operand| !known.contains_key(&address(operand))));
+        if pending.len() > before {
+            continue;
+        }
+        let node = match &formula.0.kind {
+            FormulaKind::Number(value) => DataNode::Number { value: *value },
+            FormulaKind::Signal(Signal::Data { field }) => DataNode::Field { field: field.clone() },
+            FormulaKind::Signal(Signal::DataIs { field, text }) => DataNode::FieldIs { field: field.clone(), text: text.clone() },
+            FormulaKind::Apply { function, operands } => {
+                let operands = operands.iter().map(|operand| known[&address(operand)]).collect();
+                DataNode::Apply { function: *function, operands }
+            }
+            _ => return Err(refused(origins.span(formula.0.origin), "a choice of rows by anything but their data")),
+        };
+        known.insert(address(formula), nodes.len() as u32);
+        nodes.push(node);
+        pending.pop();
+    }
+    Ok(DataFormula { nodes })
+}
