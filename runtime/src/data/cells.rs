@@ -5,9 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
 use super::error::{DataError, Place, Problem};
+use super::json::{Json, Object};
 use super::rows::{Take, Wanted};
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside quotes are text.
@@ -56,7 +55,7 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
         if cells.len() != names.len() {
             return Err(failed(Problem::CellCount { found: cells.len(), header: names.len() }));
         }
-        let object: Map<String, Value> = names.iter().cloned().zip(cells.into_iter().map(Value::String)).collect();
+        let object: Object = names.iter().cloned().zip(cells.into_iter().map(Json::String)).collect();
         done = take(wanted.of_object(place, object)).map_err(failed)? == ControlFlow::Break(());
     }
 }

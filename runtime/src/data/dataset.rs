@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::chat::Conversation;
 use super::error::{DataError, Place, Problem, describe};
+use super::json::{Json, Object};
 use super::lists::{Builder, Lists};
 use super::numbers::{number, text};
 use super::rows::{self, Row, Wanted};
@@ -20,6 +21,9 @@ const MESSAGES: &str = "messages";
 const TOOLS: &str = "tools";
 const DOCUMENTS: &str = "documents";
 const VARIABLES: &str = "chat_template_kwargs";
+
+/// Rows that a core takes at a time.
+const BLOCK: usize = 256;
 
 /// What to read.
 #[derive(Clone, Copy, Debug)]
@@ -123,12 +127,47 @@ impl Dataset {
         if written.is_empty() {
             return Some(Conversation::question(system, self.prompt(row)));
         }
-        let parts: Map<String, Value> = serde_json::from_str(written).expect("an object was written");
+        let parts = Json::parse(written).expect("an object was written");
+        let parts = parts.as_object().expect("an object was written");
         let conversation = match parts.get(MESSAGES) {
             Some(messages) => Conversation::new(messages, system).expect("it was checked when it was read"),
             None => Conversation::question(system, self.prompt(row)),
         };
-        Some(with_parts(conversation, &parts))
+        Some(with_parts(conversation, parts))
+    }
+
+    /// A list for every row, made on all cores.
+    pub fn lists<E: From<DataError> + Send>(&self, make: impl Fn(usize) -> Result<Vec<i64>, E> + Sync) -> Result<Lists<i64>, E> {
+        let full = |error: std::io::Error| {
+            E::from(DataError::of_file(&self.path, Problem::Unreadable { cause: format!("no room for its tokens: {error}") }))
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut lists = Builder::new();
+        // In parts, so that not all lists are held twice.
+        for start in (0..self.len()).step_by(BLOCK * cores) {
+            let block = |core: usize| {
+                let first = start + core * BLOCK;
+                (first.min(self.len())..(first + BLOCK).min(self.len())).map(&make).collect::<Result<Vec<_>, E>>()
+            };
+            let blocks: Vec<Result<Vec<Vec<i64>>, E>> = if self.len() <= BLOCK {
+                vec![block(0)]
+            } else {
+                std::thread::scope(|scope| {
+                    let block = &block;
+                    let threads: Vec<_> = (0..cores).map(|core| scope.spawn(move || block(core))).collect();
+                    let join = |thread: std::thread::ScopedJoinHandle<_>| {
+                        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    };
+                    threads.into_iter().map(join).collect()
+                })
+            };
+            for block in blocks {
+                for list in block? {
+                    lists.push(&list).map_err(full)?;
+                }
+            }
+        }
+        lists.finish().map_err(full)
     }
 
     /// The file of a row, and where it stands there.
@@ -144,11 +183,11 @@ impl Dataset {
     }
 }
 
-fn with_parts(conversation: Conversation, parts: &Map<String, Value>) -> Conversation {
-    let part = |name: &str| parts.get(name).unwrap_or(&Value::Null);
+fn with_parts(conversation: Conversation, parts: &Object) -> Conversation {
+    let part = |name: &str| parts.get(name).unwrap_or(&Json::Null);
     let conversation = conversation.with_tools(part(TOOLS)).with_documents(part(DOCUMENTS));
     match parts.get(VARIABLES) {
-        Some(Value::Object(variables)) => conversation.with_variables(variables),
+        Some(Json::Object(variables)) => conversation.with_variables(variables),
         _ => conversation,
     }
 }
@@ -207,7 +246,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Whether the row has a field that is not null.
-    fn value<'r>(&self, row: &'r Row, field: &str) -> Option<&'r Value> {
+    fn value<'r>(&self, row: &'r Row, field: &str) -> Option<&'r Json> {
         let column = self.request.source.column(field);
         row.values[self.columns.iter().position(|known| known == column)?].as_ref()
     }
@@ -235,11 +274,11 @@ impl<'a> Reading<'a> {
         keep(&mut self.conversations, &conversation)?;
         if let Some(mut object) = row.whole.take() {
             for column in &source.columns {
-                if let Some(value) = object.shift_remove(&column.column) {
+                if let Some(value) = object.remove(&column.column) {
                     object.insert(column.field.clone(), value);
                 }
             }
-            keep(&mut self.rows, &Value::Object(object).to_string())?;
+            keep(&mut self.rows, &Json::Object(object).to_string())?;
         }
         self.places.push(row.place);
         Ok(ControlFlow::Continue(()))
@@ -260,7 +299,7 @@ impl<'a> Reading<'a> {
             };
             let value = self.value(row, field).ok_or_else(|| self.missing(field, row))?;
             let fits = match node {
-                DataNode::Field { .. } => matches!(value, Value::Bool(_)) || as_number(value).is_some(),
+                DataNode::Field { .. } => matches!(value, Json::Bool(_)) || as_number(value).is_some(),
                 _ => text(value).is_some(),
             };
             if !fits && !value.is_null() {
@@ -268,7 +307,7 @@ impl<'a> Reading<'a> {
             }
         }
         let numeric = |field: &str| match self.value(row, field) {
-            Some(Value::Bool(truth)) => f64::from(u8::from(*truth)),
+            Some(Json::Bool(truth)) => f64::from(u8::from(*truth)),
             value => value.and_then(as_number).unwrap_or(f64::NAN),
         };
         let is = |field: &str, wanted: &str| self.value(row, field).and_then(text).is_some_and(|text| text == wanted);
@@ -288,22 +327,22 @@ impl<'a> Reading<'a> {
         let wrong = |wanted| Problem::WrongKind { field: field.to_owned(), wanted, found: describe(value) };
         let Some(system) = system else {
             return match value {
-                Value::String(prompt) => Ok((prompt.clone(), String::new())),
-                Value::Array(_) => Err(Problem::Conversation { field: field.to_owned() }),
+                Json::String(prompt) => Ok((prompt.clone(), String::new())),
+                Json::Array(_) => Err(Problem::Conversation { field: field.to_owned() }),
                 _ => Err(wrong("a string")),
             };
         };
-        let mut parts = Map::new();
+        let mut parts = Object::default();
         for name in [TOOLS, DOCUMENTS, VARIABLES] {
             if let Some(value) = self.value(row, name).filter(|value| !value.is_null()) {
                 // Tables have no lists of any structure, so schemas are often kept as JSON text.
                 let value = match value {
-                    Value::String(text) => serde_json::from_str(text).map_err(|error| Problem::not_json(text, &error))?,
+                    Json::String(text) => Json::parse(text).map_err(|error| Problem::not_json(text, &error))?,
                     value => value.clone(),
                 };
                 let (fits, wanted) = match name {
-                    VARIABLES => (value.is_object(), "an object"),
-                    _ => (value.is_array(), "a list"),
+                    VARIABLES => (matches!(value, Json::Object(_)), "an object"),
+                    _ => (matches!(value, Json::Array(_)), "a list"),
                 };
                 if !fits {
                     return Err(Problem::WrongKind { field: name.to_owned(), wanted, found: describe(&value) });
@@ -312,29 +351,29 @@ impl<'a> Reading<'a> {
             }
         }
         let prompt = match value {
-            Value::String(prompt) => prompt.clone(),
-            Value::Array(messages) => {
+            Json::String(prompt) => prompt.clone(),
+            Json::Array(messages) => {
                 Conversation::new(value, system.as_deref()).map_err(|error| Problem::Chat { error: Box::new(error) })?;
                 parts.insert(MESSAGES.to_owned(), value.clone());
                 last_question(messages)
             }
             _ => return Err(wrong("a string or a list of messages")),
         };
-        Ok((prompt, if parts.is_empty() { String::new() } else { Value::Object(parts).to_string() }))
+        Ok((prompt, if parts.is_empty() { String::new() } else { Json::Object(parts).to_string() }))
     }
 }
 
 /// What was said last that is not the assistant's.
-fn last_question(messages: &[Value]) -> String {
-    let asked = messages.iter().rev().find(|message| message.get("role").and_then(Value::as_str) != Some("assistant"));
-    match asked.and_then(|message| message.get("content")) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => String::new(),
+fn last_question(messages: &[Json]) -> String {
+    let asked = messages.iter().rev().find(|message| message.as_object().and_then(|message| message.get("role")?.as_str()) != Some("assistant"));
+    match asked.and_then(|message| message.as_object()?.get("content")) {
+        Some(Json::String(text)) => text.clone(),
+        Some(Json::Null) | None => String::new(),
         Some(parts) => parts.to_string(),
     }
 }
 
-fn as_number(value: &Value) -> Option<f64> {
+fn as_number(value: &Json) -> Option<f64> {
     text(value).and_then(|text| number(&text))
 }
 

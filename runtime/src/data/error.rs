@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::nearest;
-use serde_json::Value;
 
 use super::chat::ChatError;
 use super::files::ENDINGS;
+use super::json::Json;
 
 /// A data file that cannot be used. Displays as `FILE:LINE: what is wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub enum Problem {
     Chat {
         error: Box<ChatError>,
     },
+    /// A prompt of no tokens.
+    NoTokens,
     Compressed,
     NotParquet {
         cause: String,
@@ -160,6 +162,7 @@ impl fmt::Display for Problem {
             Problem::WrongKind { field, wanted, found } => write!(f, "the field `{field}` must be {wanted}; found {found}"),
             Problem::Conversation { field } => write!(f, "the field `{field}` is a list of messages, but prompts are plain text"),
             Problem::Chat { error } => error.fmt(f),
+            Problem::NoTokens => write!(f, "the prompt is empty, and the tokenizer begins it with no token"),
             Problem::Compressed => write!(f, "the file is compressed"),
             Problem::NotParquet { cause } => write!(f, "not a parquet file that can be read: {cause}"),
             Problem::ColumnKind { column, kind } => write!(f, "the column `{column}` has values of the type {kind}, which cannot be read"),
@@ -209,6 +212,7 @@ impl DataError {
             Problem::WrongKind { field, wanted, .. } => format!("write `{field}` as {wanted}"),
             Problem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
             Problem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
+            Problem::NoTokens => "leave the row out, or write a prompt".to_owned(),
             Problem::Compressed => "unpack it first, or save it as parquet, which is compressed by itself".to_owned(),
             Problem::NotParquet { .. } => "write it again with the program that made it".to_owned(),
             Problem::ColumnKind { column, .. } => format!("save `{column}` as text, 64-bit numbers, truth values, or lists or structs of them"),
@@ -268,14 +272,14 @@ impl Problem {
 }
 
 /// A JSON value in a few words: its kind, and what it is if that is short.
-pub(super) fn describe(value: &Value) -> String {
+pub(super) fn describe(value: &Json) -> String {
     match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(value) => format!("the truth value {value}"),
-        Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => format!("the string {}", quote(text)),
-        Value::Array(items) => format!("a list of {}", items.len()),
-        Value::Object(_) => "an object".to_owned(),
+        Json::Null => "null".to_owned(),
+        Json::Bool(value) => format!("the truth value {value}"),
+        Json::Number(number) => format!("the number {number}"),
+        Json::String(text) => format!("the string {}", quote(text)),
+        Json::Array(items) => format!("a list of {}", items.len()),
+        Json::Object(_) => "an object".to_owned(),
     }
 }
 

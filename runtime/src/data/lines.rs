@@ -5,9 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::error::{DataError, Place, Problem, describe};
+use super::json::Json;
 use super::rows::{Row, Take, Wanted};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -39,9 +38,9 @@ fn row(line: &[u8], place: Place, wanted: Wanted) -> Result<Row, Problem> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let line = std::str::from_utf8(line).map_err(|error| Problem::not_utf8(line, &error))?;
-    let value: Value = serde_json::from_str(line).map_err(|error| Problem::not_json(line, &error))?;
+    let value = Json::parse(line).map_err(|error| Problem::not_json(line, &error))?;
     match value {
-        Value::Object(object) => Ok(wanted.of_object(place, object)),
+        Json::Object(object) => Ok(wanted.of_object(place, object)),
         other => Err(Problem::NotAnObject { found: describe(&other) }),
     }
 }

@@ -5,6 +5,7 @@ pub mod chat;
 mod dataset;
 mod error;
 mod files;
+mod json;
 mod length;
 mod lines;
 mod lists;
@@ -17,6 +18,7 @@ pub mod tokenizer;
 
 pub use dataset::{Dataset, Request};
 pub use error::{DataError, Place, Problem, quote};
+pub use json::{Json, Object};
 pub use length::{ContextError, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
@@ -51,7 +53,7 @@ impl<'a> Field<'a> {
 }
 
 /// A file named in the source, as the author would name it: `sort.jsonl`, not `./sort.jsonl`.
-fn beside(base: &Path, name: &str) -> PathBuf {
+pub fn beside(base: &Path, name: &str) -> PathBuf {
     if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
 }
 

@@ -7,9 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use polars::prelude::{AnyValue, ArrowDataType, DataFrame, ParquetReader, PolarsError, SerReader};
-use serde_json::{Map, Number, Value};
+use serde_json::Number;
 
 use super::error::{DataError, Place, Problem};
+use super::json::{Json, Object};
 use super::rows::{Row, Take, Wanted};
 
 /// Bytes of a row group, uncompressed, that are read at once; larger ones are read in slices.
@@ -72,7 +73,7 @@ fn first_line(text: &str) -> String {
 }
 
 fn row(frame: &DataFrame, index: usize, place: Place, wanted: Wanted, present: &[String]) -> Result<Row, Problem> {
-    let mut object = Map::new();
+    let mut object = Object::default();
     for column in frame.columns() {
         let value = column.get(index).map_err(|error| Problem::NotParquet { cause: first_line(&error.to_string()) })?;
         object.insert(column.name().to_string(), json(&value));
@@ -83,23 +84,23 @@ fn row(frame: &DataFrame, index: usize, place: Place, wanted: Wanted, present: &
 
 /// A value as JSON. Structs lose members that are null: a column of structs has the members of all its rows, so null there
 /// says that a row has no such member.
-fn json(value: &AnyValue) -> Value {
-    let series = |series: &polars::prelude::Series| Value::Array(series.iter().map(|item| json(&item)).collect());
+fn json(value: &AnyValue) -> Json {
+    let series = |series: &polars::prelude::Series| Json::Array(series.iter().map(|item| json(&item)).collect());
     match value {
-        AnyValue::Null => Value::Null,
-        AnyValue::Boolean(value) => Value::Bool(*value),
-        AnyValue::String(text) => Value::String((*text).to_owned()),
-        AnyValue::StringOwned(text) => Value::String(text.to_string()),
-        AnyValue::Int32(number) => Value::from(*number),
-        AnyValue::Int64(number) => Value::from(*number),
-        AnyValue::UInt32(number) => Value::from(*number),
-        AnyValue::UInt64(number) => Value::from(*number),
+        AnyValue::Null => Json::Null,
+        AnyValue::Boolean(value) => Json::Bool(*value),
+        AnyValue::String(text) => Json::String((*text).to_owned()),
+        AnyValue::StringOwned(text) => Json::String(text.to_string()),
+        AnyValue::Int32(number) => Json::Number((*number).into()),
+        AnyValue::Int64(number) => Json::Number((*number).into()),
+        AnyValue::UInt32(number) => Json::Number((*number).into()),
+        AnyValue::UInt64(number) => Json::Number((*number).into()),
         // As it is written: 0.1, not 0.10000000149011612.
-        AnyValue::Float32(number) => number.to_string().parse().ok().and_then(Number::from_f64).map_or(Value::Null, Value::Number),
-        AnyValue::Float64(number) => Number::from_f64(*number).map_or(Value::Null, Value::Number),
+        AnyValue::Float32(number) => number.to_string().parse().ok().and_then(Number::from_f64).map_or(Json::Null, Json::Number),
+        AnyValue::Float64(number) => Number::from_f64(*number).map_or(Json::Null, Json::Number),
         AnyValue::List(items) => series(items),
         AnyValue::Struct(..) | AnyValue::StructOwned(_) => {
-            let mut object = Map::new();
+            let mut object = Object::default();
             let owned = value.clone().into_static();
             if let AnyValue::StructOwned(parts) = &owned {
                 for (item, field) in parts.0.iter().zip(&parts.1) {
@@ -108,9 +109,9 @@ fn json(value: &AnyValue) -> Value {
                     }
                 }
             }
-            Value::Object(object)
+            Json::Object(object)
         }
-        other => Value::String(other.to_string()),
+        other => Json::String(other.to_string()),
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use serde_json::{Map, Value};
-
 use super::error::{DataError, Place, Problem};
 use super::files::{DataFile, Layout};
+use super::json::{Json, Object};
 use super::{cells, lines, parquet};
 
 /// What to read of each row.
@@ -22,8 +21,8 @@ pub struct Wanted<'a> {
 pub struct Row {
     pub place: Place,
     /// One per wanted column; none where the row has no such column.
-    pub values: Vec<Option<Value>>,
-    pub whole: Option<Map<String, Value>>,
+    pub values: Vec<Option<Json>>,
+    pub whole: Option<Object>,
     /// The names that the row has, in order; empty where it has all that are wanted.
     pub present: Vec<String>,
 }
@@ -42,10 +41,10 @@ pub fn read(file: &DataFile, wanted: Wanted, take: &mut Take) -> Result<blake3::
 
 impl Wanted<'_> {
     /// The row that is a JSON object.
-    pub fn of_object(self, place: Place, mut object: Map<String, Value>) -> Row {
-        let complete = self.columns.iter().all(|column| object.contains_key(column));
-        let present = if complete { Vec::new() } else { object.keys().cloned().collect() };
-        let mut value = |column: &String| if self.whole { object.get(column).cloned() } else { object.swap_remove(column) };
+    pub fn of_object(self, place: Place, mut object: Object) -> Row {
+        let complete = self.columns.iter().all(|column| object.get(column).is_some());
+        let present = if complete { Vec::new() } else { object.names().map(str::to_owned).collect() };
+        let mut value = |column: &String| if self.whole { object.get(column).cloned() } else { object.remove(column) };
         let values = self.columns.iter().map(&mut value).collect();
         Row { place, values, whole: self.whole.then_some(object), present }
     }

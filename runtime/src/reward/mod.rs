@@ -77,6 +77,11 @@ impl Verifier {
         }
     }
 
+    /// Whether it reads whole rows: a command gets them.
+    pub fn reads_rows(&self) -> bool {
+        matches!(self.judge, Judge::Command(_))
+    }
+
     /// One reward per answer, in order, each in [0, 1]. The records must have the field that [`Verifier::needed`] names.
     /// Blocks until all are judged; a command takes at most twice its time limit per batch of its own size.
     pub fn judge(&self, answers: &[Answer]) -> Result<Vec<f64>, RewardError> {

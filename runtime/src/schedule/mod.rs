@@ -143,7 +143,7 @@ fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
     };
     let rows = || {
         let rows = train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
-        rows.map(|prompts| prompts.tokens.len() as u64).sum()
+        rows.map(|prompts| prompts.dataset.len() as u64).sum()
     };
     let (all, each) = match &train.prefixes {
         Prefixes::Data { batch, .. } => (rows(), *batch),

@@ -13,12 +13,11 @@ use tch::Device;
 
 use super::{Keys, Task, Work};
 use crate::control::Control;
-use crate::data::tokenizer::Tokenizer;
 use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
-use crate::model::{Config, Weights};
-use crate::prepare::{DomainData, configs, described, prepare, trained};
+use crate::model::Weights;
+use crate::prepare::{DomainData, Form, described, forms, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{assemble, write_results};
@@ -38,6 +37,7 @@ struct Shared<'a> {
     plan: &'a Plan,
     tasks: &'a [Task],
     keys: Keys,
+    forms: &'a [Form],
     domains: &'a [DomainData],
     store: Store,
     out: PathBuf,
@@ -96,12 +96,13 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let (base, out) = (Path::new(&job.base), PathBuf::from(&job.out));
     let tasks = super::tasks(plan);
     let stages = super::stages(&tasks);
-    let (domains, warnings) = prepare(plan, &stages, &configs(plan)?, base)?;
+    let forms = forms(plan, base)?;
+    let (domains, warnings) = prepare(plan, &stages, &forms, base)?;
     for warning in warnings {
         control.warn(warning);
     }
     let store = Store::open(Path::new(&job.store))?;
-    let keys = Keys::new(plan, &tasks, &domains, base, device, &versions.libtorch);
+    let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
 
@@ -109,6 +110,7 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
         plan,
         tasks: &tasks,
         keys,
+        forms: &forms,
         domains: &domains,
         store,
         out,
@@ -325,9 +327,9 @@ impl Shared<'_> {
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
         let provenance = |weights: &Weights| Provenance::new(&weights.config, &name, seed, key, lineage.clone());
         let (weights, rows) = match &model.stage {
-            Stage::Initialise(architecture) => {
-                let config = Arc::new(Config::of(architecture));
-                (Weights::initialise(config, Arc::new(Tokenizer::Bytes), seed, facts.stream), Vec::new())
+            Stage::Initialise(_) => {
+                let Form { config, tokenizer } = self.forms[id.0 as usize].clone();
+                (Weights::initialise(config, tokenizer, seed, facts.stream), Vec::new())
             }
             Stage::Load(pretrained) => {
                 let message = format!("this version can't load {}", described(pretrained));
@@ -351,6 +353,8 @@ impl Shared<'_> {
                         teacher: teacher.map(|choice| choice.name.clone()),
                         teacher_model: teacher.map(|choice| choice.teacher),
                         prompts: trained(data)?,
+                        tokens: trained(data)?.tokens(&self.forms[id.0 as usize].tokenizer)?,
+                        limit: data.limit,
                         verifier: &data.verifier,
                     });
                 }

@@ -6,7 +6,7 @@ use mopd_compiler::plan::{Keep, Objective, Prefixes, Sampling, Signal};
 
 use super::{Source, Stage};
 use crate::data::mixture::Draw;
-use crate::data::{Mixture, quote};
+use crate::data::Mixture;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Token};
 use crate::random::{Key, Purpose};
@@ -20,11 +20,20 @@ pub struct Sequence {
     pub source: usize,
     /// Index of the prompt's record in the source's data.
     pub record: usize,
+    /// What stands before the completion, where it is not the prompt of the record as a model is asked it.
+    pub prompt: Option<Vec<Token>>,
     pub completion: Vec<Token>,
     /// Log-probabilities under whoever sampled it, at the temperature of sampling; none where the data has it.
     pub logps: Option<Vec<f32>>,
     pub truncated: bool,
     pub reward: Option<f64>,
+}
+
+impl Sequence {
+    /// What stands before the completion.
+    pub fn prompt<'a>(&'a self, stage: &'a Stage) -> &'a [Token] {
+        self.prompt.as_deref().unwrap_or_else(|| stage.sources[self.source].tokens.get(self.record))
+    }
 }
 
 /// The sequences of a step. Those of a group are adjacent, and so are the groups of a source.
@@ -53,8 +62,7 @@ impl Sequences {
         sources: std::ops::Range<usize>,
     ) -> impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone {
         self.list.iter().filter(move |sequence| sources.contains(&sequence.source)).map(|sequence| {
-            let prompt = &stage.sources[sequence.source].prompts.tokens[sequence.record];
-            (prompt.as_slice(), sequence.completion.as_slice())
+            (sequence.prompt(stage), sequence.completion.as_slice())
         })
     }
 }
@@ -76,7 +84,7 @@ impl Batches {
     /// `teachers` are the routed ones, by source; they write their rollouts here, before the first step.
     pub fn new(stage: &Stage, teachers: &[Option<&Decoder>]) -> Result<Batches> {
         let whole =
-            || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.prompts.tokens.len())).collect::<Vec<_>>());
+            || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>());
         let (mixture, size, kind) = match &stage.train.prefixes {
             Prefixes::Data { field, batch } => {
                 let judged = reads_reward(&stage.train.objective);
@@ -133,13 +141,11 @@ fn reads_reward(objective: &Objective) -> bool {
 }
 
 fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
-    let sequences = source.prompts.dataset.records.iter().enumerate().map(|(record, line)| {
-        let text = line.text(field).ok_or_else(|| {
-            let path = source.prompts.dataset.path.display();
-            Error::new(FailureKind::Data, format!("{path}:{}: the field {} is missing", line.line, quote(field)))
-        })?;
-        let completion = stage.start.tokenizer.completion(&text);
-        Ok(Sequence { source: index, record, completion, logps: None, truncated: false, reward: None })
+    let tokenizer = &stage.start.tokenizer;
+    let sequences = (0..source.prompts.dataset.len()).map(|record| {
+        let example = source.prompts.example(tokenizer, record, field)?;
+        let prompt = (example.prompt != source.tokens.get(record)).then_some(example.prompt);
+        Ok(Sequence { source: index, record, prompt, completion: example.completion, logps: None, truncated: false, reward: None })
     });
     sequences.collect()
 }
@@ -150,8 +156,9 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
         .iter()
         .enumerate()
         .map(|(place, draw)| Prompt {
-            tokens: &stage.sources[draw.source].prompts.tokens[draw.record],
+            tokens: stage.sources[draw.source].tokens.get(draw.record),
             id: (first + place) as u32,
+            limit: stage.sources[draw.source].limit,
         })
         .collect();
     let n = sampling.n.max(1) as usize;
@@ -161,6 +168,7 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
         Sequence {
             source: draw.source,
             record: draw.record,
+            prompt: None,
             completion: completion.tokens,
             logps: Some(completion.logps),
             truncated: completion.truncated,
@@ -174,14 +182,13 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
 fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
     for (index, source) in stage.sources.iter().enumerate() {
         let of_source = || sequences.iter().filter(|sequence| sequence.source == index);
-        let texts: Vec<String> = of_source().map(|sequence| stage.start.tokenizer.decode(&sequence.completion)).collect();
-        let records = &source.prompts.dataset.records;
+        let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&sequence.completion));
+        let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
+        let dataset = &source.prompts.dataset;
+        let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();
         let answers: Vec<Answer> = of_source()
-            .zip(&texts)
-            .map(|(sequence, completion)| {
-                let record = &records[sequence.record];
-                Answer { prompt: &record.prompt, completion, record: &record.fields }
-            })
+            .zip(texts.iter().zip(&records))
+            .map(|(sequence, (completion, record))| Answer { prompt: dataset.prompt(sequence.record), completion, record })
             .collect();
         let rewards = source.verifier.judge(&answers).map_err(|error| Error::from(error).at(source.origin))?;
         for warning in source.verifier.take_warnings() {

@@ -31,8 +31,9 @@ use self::optimizer::{Optimizer, gradient_norm};
 use self::scores::score;
 use self::vocabulary::Logits;
 use crate::control::Control;
+use crate::data::Lists;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, PackedBatch, Weights};
+use crate::model::{Decoder, PackedBatch, Token, Weights};
 use crate::prepare::Prompts;
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
@@ -62,6 +63,10 @@ pub struct Source<'a> {
     pub teacher: Option<String>,
     pub teacher_model: Option<ModelId>,
     pub prompts: &'a Prompts,
+    /// The prompts as the student reads them.
+    pub tokens: Arc<Lists<Token>>,
+    /// Longest completion in this domain.
+    pub limit: Option<u32>,
     pub verifier: &'a Verifier,
 }
 

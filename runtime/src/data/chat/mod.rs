@@ -7,13 +7,14 @@ mod template;
 use std::fmt;
 
 use minijinja::Value;
+use minijinja::value::Serde;
 use mopd_compiler::nearest;
-use serde_json::{Map, Value as Json};
 
 use super::error::describe;
+use super::json::{Json, Object};
 use super::tokenizer::TokenizerError;
 
-pub use response::{Example, example};
+pub use response::{Example, example, prompt};
 pub use template::Template;
 
 /// What people and models said to each other, in order, and what the template gets to know besides.
@@ -151,19 +152,19 @@ impl Conversation {
 
     /// Functions that the model may call: a list of JSON schemas.
     pub fn with_tools(mut self, tools: &Json) -> Conversation {
-        self.tools = (!tools.is_null()).then(|| Value::from_serialize(tools));
+        self.tools = (!tools.is_null()).then(|| Value::from(Serde(tools)));
         self
     }
 
     /// Texts that the model may quote: a list of objects.
     pub fn with_documents(mut self, documents: &Json) -> Conversation {
-        self.documents = (!documents.is_null()).then(|| Value::from_serialize(documents));
+        self.documents = (!documents.is_null()).then(|| Value::from(Serde(documents)));
         self
     }
 
     /// Further names that the template reads.
-    pub fn with_variables(mut self, variables: &Map<String, Json>) -> Conversation {
-        self.variables = variables.iter().map(|(name, value)| (name.clone(), Value::from_serialize(value))).collect();
+    pub fn with_variables(mut self, variables: &Object) -> Conversation {
+        self.variables = variables.iter().map(|(name, value)| (name.to_owned(), Value::from(Serde(value)))).collect();
         self
     }
 
@@ -224,19 +225,19 @@ fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
         None | Some(Json::Null | Json::String(_) | Json::Array(_)) => {}
         Some(other) => return wrong(format!("has a `content` that is neither a string nor a list: {}", describe(other))),
     }
-    if *role != Role::Assistant && !fields.contains_key("content") {
+    if *role != Role::Assistant && fields.get("content").is_none() {
         return wrong("has no `content`".to_owned());
     }
     // Older names of the reasoning are filled in from each other, as the reference library does.
-    let reasoning = REASONING.iter().find_map(|name| fields.get(*name).filter(|value| !value.is_null()));
+    let reasoning = REASONING.iter().find_map(|name| fields.get(name).filter(|value| !value.is_null()));
     let value = match reasoning {
-        None => Value::from_serialize(value),
+        None => Value::from(Serde(value)),
         Some(reasoning) => {
-            let mut aliased = Map::new();
-            aliased.insert("thinking".to_owned(), reasoning.clone());
-            aliased.extend(fields.clone());
+            let first = std::iter::once(("thinking".to_owned(), reasoning.clone()));
+            let members = fields.iter().map(|(name, value)| (name.to_owned(), value.clone()));
+            let mut aliased: Object = first.chain(members).collect();
             aliased.insert("reasoning_content".to_owned(), reasoning.clone());
-            Value::from_serialize(&aliased)
+            Value::from(Serde(&aliased))
         }
     };
     Ok(Message { role: *role, value })

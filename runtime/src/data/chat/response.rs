@@ -15,6 +15,22 @@ pub struct Example {
     pub written: Vec<bool>,
 }
 
+impl Example {
+    /// One answer to one prompt.
+    pub fn new(prompt: Vec<Token>, completion: Vec<Token>) -> Example {
+        let written = vec![true; completion.len()];
+        Example { prompt, completion, written }
+    }
+}
+
+/// What a model is asked: the conversation without the assistant's last messages, and what its turn begins with.
+pub fn prompt(tokenizer: &Tokenizer, conversation: Conversation) -> Result<Vec<Token>, ChatError> {
+    let conversation = conversation.asked();
+    let template = tokenizer.template(&conversation).ok_or(ChatError::NoTemplate)?;
+    let text = template.render(&conversation, conversation.roles().len(), true)?;
+    Ok(tokenizer.encode(&text)?)
+}
+
 /// Tokens of the whole conversation, and what is to be trained on: the assistant's turns, each up to the token that ends it.
 ///
 /// Where the template marks them, by its marks. Otherwise by rendering the conversation up to each turn's beginning and end: both

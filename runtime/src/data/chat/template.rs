@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 use regex::Regex;
@@ -35,8 +36,8 @@ const FUEL: u64 = 50_000_000;
 impl Template {
     pub fn new(name: &str, source: &str, special: Vec<(&'static str, String)>) -> Result<Template, ChatError> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.expect("the usual delimiters differ from each other"));
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_fuel(Some(FUEL));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -190,11 +191,11 @@ fn tojson(value: &Value, arguments: minijinja::value::Rest<Value>) -> Result<Val
     json.write(value).map(Value::from)
 }
 
-/// The day as `strftime` writes it.
+/// The day as `strftime` writes it, in universal time: where a run computes changes nothing.
 fn date(format: &str) -> Result<String, Error> {
     use std::fmt::Write;
     let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(format))
+    write!(text, "{}", chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format(format))
         .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no format of a date")))?;
     Ok(text)
 }

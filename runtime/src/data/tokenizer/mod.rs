@@ -143,11 +143,18 @@ impl Tokenizer {
         }
     }
 
+    /// The chat templates of its model.
+    pub fn templates(&self) -> &[Template] {
+        match self {
+            Tokenizer::Bytes => &[],
+            Tokenizer::Pretrained(tokenizer) => tokenizer.templates(),
+        }
+    }
+
     /// How the model writes conversations; `tools` says whether the conversation has any, for which some models have a template
     /// of its own. None where its files have no template.
     pub fn template(&self, conversation: &Conversation) -> Option<&Template> {
-        let Tokenizer::Pretrained(tokenizer) = self else { return None };
-        let named = |name: &str| tokenizer.templates().iter().find(|template| template.name() == name);
+        let named = |name: &str| self.templates().iter().find(|template| template.name() == name);
         conversation.has_tools().then(|| named("tool_use")).flatten().or_else(|| named("default"))
     }
 }
