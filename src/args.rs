@@ -95,7 +95,7 @@ pub struct Fmt {
 /// Show the stages of an experiment, their objectives in normal form, and what they cost
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json\n  mopd plan std.opd                       the objectives of a library module"
+    after_help = "Examples:\n  mopd plan a.mopd\n  mopd plan --format json a.mopd > plan.json\n  mopd plan --predict a.mopd             time and memory of each stage, from a short trial\n  mopd plan std.opd                       the objectives of a library module"
 )]
 pub struct Plan {
     /// The experiment, a .mopd file; or a library, also as `std.opd`
@@ -105,6 +105,10 @@ pub struct Plan {
     /// `json` is the plan itself, as the worker gets it
     #[arg(long, value_enum, default_value_t = PlanFormat::Tree)]
     pub format: PlanFormat,
+    /// Try a few steps with shallow models to say how long each stage will take and how much memory; done by itself where a
+    /// model is loaded
+    #[arg(long)]
+    pub predict: bool,
     #[arg(long, hide = true)]
     pub why: bool,
 }

@@ -117,6 +117,7 @@ impl Progress {
                 self.speaker().say(&output::hanging(&format!("{head}: "), "         ", &output::printable(message)));
             }
             Event::Ready { .. }
+            | Event::Predicted { .. }
             | Event::Evaluated { .. }
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }

@@ -1,11 +1,12 @@
 //! The tables of `results.json`, as Markdown: readable on a terminal, and pasted into a README as they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table as Grid, presets};
-use mopd_compiler::plan::results::{Interval, Results, Score, Table};
+use mopd_compiler::plan::results::{Interval, Results, Score, StageRecord, Table};
 use mopd_compiler::plan::{Comparison, Plan};
 
+use crate::figures::{bytes, duration};
 use crate::output::{Style, counted};
 
 /// Every table with its caption. The best value of a column is bold on a terminal.
@@ -46,6 +47,31 @@ fn prompts(table: &Table) -> String {
             format!("prompts: {}", each.join(", "))
         }
     }
+}
+
+/// What each stage that trains took, beside what was expected: a line each, means over its seeds. Empty where nothing was trained.
+pub fn stages(records: &[StageRecord]) -> String {
+    let mut by_name: BTreeMap<&str, Vec<&StageRecord>> = BTreeMap::new();
+    for record in records.iter().filter(|record| record.predicted.is_some()) {
+        by_name.entry(&record.stage).or_default().push(record);
+    }
+    let width = by_name.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+    let line = |(name, records): (&&str, &Vec<&StageRecord>)| {
+        let count = records.len() as f64;
+        let took = records.iter().map(|record| record.seconds).sum::<f64>() / count;
+        let expected = records.iter().filter_map(|record| record.predicted).map(|it| it.seconds).sum::<f64>() / count;
+        let memory = records.iter().filter_map(|record| record.peak_memory).max();
+        let most = records.iter().filter_map(|record| record.predicted).map(|it| it.memory).max().unwrap_or(0);
+        // Of stages that ran side by side, nobody knows whose memory it was.
+        let memory = memory.map_or_else(|| "?".to_owned(), bytes);
+        format!(
+            "{name:>width$}  {:>10} (predicted {}), peak memory {memory} (predicted {})\n",
+            duration(took),
+            duration(expected),
+            bytes(most)
+        )
+    };
+    by_name.iter().map(line).collect()
 }
 
 fn grid(table: &Table, style: Style) -> Grid {
@@ -150,6 +176,7 @@ mod tests {
             plan: "h".to_owned(),
             seeds: vec![1],
             versions: Versions { mopd: "0".to_owned(), libtorch: "0".to_owned() },
+            stages: Vec::new(),
             tables: vec![Table {
                 name: "merging".to_owned(),
                 metric: "pass@1".to_owned(),

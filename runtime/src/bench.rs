@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::report::results::{peak_memory, reset_peak_memory};
+use crate::report::results::{peak_since_reset, reset_peak_memory};
 use crate::train::vocabulary::{Logits, Parameters, Primitive, Quantity, Vocabulary};
 
 /// Entries of a truncated support.
@@ -31,7 +31,7 @@ pub fn bench(job: &BenchJob, device: Device, control: &Control) -> Result<()> {
             } else {
                 drop(inputs.chunked(inputs.student.shallow_clone()))
             };
-            let bytes = before.map(|before| peak_memory().saturating_sub(before));
+            let bytes = before.map(|before| peak_since_reset().unwrap_or(before).saturating_sub(before));
             control.emit(&Event::MeasuredMemory { bytes });
         }
         Measure::Time { runs } => {

@@ -10,6 +10,7 @@ pub mod files;
 pub mod kernels;
 pub mod merge;
 pub mod model;
+pub mod predict;
 pub mod prepare;
 pub mod random;
 pub mod report;

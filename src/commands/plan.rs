@@ -1,14 +1,21 @@
 //! `mopd plan`: what a run would do, and what that costs.
 
+use std::path::Path;
+
+use mopd_compiler::plan::events::{Event, Job, RunJob};
+use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 
+use super::run::{STORE, as_text};
 use super::{plan_json, plan_of, report};
 use crate::args::{Plan, PlanFormat};
-use crate::host;
+use crate::host::{self, folder_of};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
+use crate::render::outline::Predictions;
 use crate::render::{self, outline};
+use crate::worker::{self, Said, Worker};
 
 pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
     if arguments.why {
@@ -17,13 +24,21 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
     if arguments.format == PlanFormat::Dot {
         return Err(Problem::not_supported("`--format dot`").help("the formats are tree and json"));
     }
+    if arguments.predict && arguments.format == PlanFormat::Json {
+        return Err(Problem::usage("no-prediction", "a plan as JSON has no predictions: they are of one machine".to_owned())
+            .help("leave out `--format json`, or `--predict`"));
+    }
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
     let plan = plan_of(&mut analysis);
     // What is known is shown, even of an experiment that can't run.
     match (&analysis.experiment, &plan) {
         (Some(_), Some(plan)) if arguments.format == PlanFormat::Json => output::result(&plan_json(plan)?),
         (Some(experiment), plan) if arguments.format == PlanFormat::Tree => {
-            output::result(&outline::tree(experiment, plan.as_ref(), Style::of_stdout()));
+            let predictions = match plan {
+                Some(plan) => predictions(plan, arguments)?,
+                None => Predictions::new(),
+            };
+            output::result(&outline::tree(experiment, plan.as_ref(), &predictions, Style::of_stdout()));
         }
         (None, _) if !analysis.has_errors() => {
             let objectives: Vec<&NamedObjective> = analysis.objectives.iter().filter(|named| named.public).collect();
@@ -38,6 +53,57 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
     }
     report(&analysis);
     Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
+}
+
+/// What each stage will take, where that is asked for or nothing else can say it.
+fn predictions(plan: &plan::Plan, arguments: &Plan) -> Result<Predictions, Problem> {
+    let loads = plan.experiment.models.iter().any(|model| matches!(model.stage, Stage::Load(_)));
+    if !arguments.predict && !loads {
+        return Ok(Predictions::new());
+    }
+    match predicted(plan, arguments) {
+        Err(problem) if !arguments.predict => {
+            // The rest of the plan is worth showing.
+            output::error(&format!("no prediction of time and memory: {}\n", problem.message()));
+            Ok(Predictions::new())
+        }
+        other => other,
+    }
+}
+
+fn predicted(plan: &plan::Plan, arguments: &Plan) -> Result<Predictions, Problem> {
+    let job = Job::Predict(Box::new(RunJob {
+        plan: plan.clone(),
+        base: as_text(&folder_of(&arguments.file))?,
+        store: STORE.to_owned(),
+        out: as_text(Path::new("."))?,
+        fresh: false,
+        workers: None,
+    }));
+    let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", output::printable(line))))?;
+    let mut found = Predictions::new();
+    let mut failure = None;
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(Event::Predicted { stage, prediction, .. }) => _ = found.insert(stage, prediction),
+            Said::Event(Event::Failed(failed)) => failure = Some(failed),
+            Said::Event(Event::Warning { message }) => output::error(&format!("warning: {}\n", output::printable(&message))),
+            Said::Event(_) => {}
+            Said::Text(text) => output::error(&format!("{text}\n")),
+        }
+    }
+    let status = worker.wait()?;
+    match failure {
+        Some(failure) => {
+            let problem = Problem::run("no-prediction", failure.message);
+            Err(match failure.help {
+                Some(help) => problem.help(help),
+                None => problem,
+            })
+        }
+        None if !status.success() => Err(worker::death(status)),
+        None => Ok(found),
+    }
 }
 
 /// What a file without an experiment has to offer.

@@ -168,7 +168,7 @@ fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     write(out.join("plan.json"), &plan_json(&compiled.plan)?)
 }
 
-fn as_text(path: &Path) -> Result<String, Problem> {
+pub fn as_text(path: &Path) -> Result<String, Problem> {
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| Problem::usage("not-text", format!("the path {} is not UTF-8 text", path.display())))
 }
@@ -201,6 +201,7 @@ fn finish(out: &Path, compiled: &Compiled, format: Format, seconds: f64, peak_me
     if format == Format::Human {
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
     }
+    output::error(&table::stages(&results.stages));
     output::error(&format!("{}, peak memory {}, results in {}\n", duration(seconds), bytes(peak_memory), out.display()));
     Ok(Status::Good)
 }

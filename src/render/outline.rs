@@ -1,6 +1,9 @@
 //! An experiment for people: stages in the order in which they run, what each is made from, its objective in normal form, and,
 //! where there is a plan, its key and its cost.
 
+use std::collections::BTreeMap;
+
+use mopd_compiler::plan::events::Prediction;
 use mopd_compiler::plan::{Cost, NormalForm, Plan};
 use mopd_lang::experiment::{
     Adapter, BatchSize, Benchmark, BudgetUnit, Checkpointing, Comparison, DataSource, Domain, DomainId, Evaluation, Experiment,
@@ -11,7 +14,7 @@ use mopd_lang::experiment::{
 use mopd_lang::formula::text;
 use mopd_lang::formula::{Formula, FormulaKind};
 
-use crate::figures::{bytes, count, flops, percent, setting};
+use crate::figures::{bytes, count, duration, flops, percent, setting};
 use crate::output::{Style, counted};
 
 /// Characters of a hash that tell stages apart.
@@ -22,7 +25,11 @@ const QUOTED: usize = 100;
 
 pub type Rows = Vec<(&'static str, String)>;
 
-pub fn tree(experiment: &Experiment, plan: Option<&Plan>, style: Style) -> String {
+/// What stages will take, by name.
+pub type Predictions = BTreeMap<String, Prediction>;
+
+/// `predictions` are of the plan's stages, those that are known.
+pub fn tree(experiment: &Experiment, plan: Option<&Plan>, predictions: &Predictions, style: Style) -> String {
     let mut out = format!(
         "{}: {}, {}, {}, {}\n",
         style.bold(&experiment.name),
@@ -57,6 +64,9 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, style: Style) -> Strin
         }
         if let Some(facts) = plan.and_then(|plan| plan.stages.get(index)) {
             rows.push(("cost", cost(&facts.cost)));
+            if let Some(Prediction { seconds, memory }) = predictions.get(&model.name) {
+                rows.push(("predicted", format!("{}, peak memory {}", duration(*seconds), bytes(*memory))));
+            }
             rows.push(("key", style.dim(prefix(&facts.key))));
         }
         out += &node(&format!("{} = {}", style.bold(&model.name), constructor(&model.stage, experiment)), &rows, style);

@@ -9,6 +9,8 @@ use super::{Origin, Plan};
 #[serde(tag = "job", rename_all = "snake_case")]
 pub enum Job {
     Run(Box<RunJob>),
+    /// Say what each stage of a run will take, and run none.
+    Predict(Box<RunJob>),
     Sample(SampleJob),
     /// What `mopd bench divergence` asks.
     Bench(BenchJob),
@@ -115,6 +117,12 @@ pub enum Event {
         /// stages ran beside it.
         peak_memory: Option<u64>,
     },
+    /// What a stage that trains will take, measured with shallow models before anything runs.
+    Predicted {
+        stage: String,
+        seed: u64,
+        prediction: Prediction,
+    },
     Evaluated {
         model: String,
         seed: u64,
@@ -156,6 +164,15 @@ pub enum Event {
         seconds: f64,
         peak_memory: u64,
     },
+}
+
+/// What a stage takes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Seconds of the whole stage, where nothing runs beside it and no reward is asked of a program.
+    pub seconds: f64,
+    /// Most resident memory of the worker while the stage runs, in bytes.
+    pub memory: u64,
 }
 
 /// Why a job could not be finished, in the author's terms.

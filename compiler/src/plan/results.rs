@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::events::Versions;
+use super::events::{Prediction, Versions};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
@@ -15,10 +15,25 @@ pub struct Results {
     pub seeds: Vec<u64>,
     pub versions: Versions,
     pub tables: Vec<Table>,
+    /// Of every stage that this run computed, in the order in which they ended.
+    #[serde(default)]
+    pub stages: Vec<StageRecord>,
     /// Wall time of the run, in seconds, stages taken from the store not counted.
     pub seconds: f64,
     /// Peak resident memory of the worker, in bytes.
     pub peak_memory: u64,
+}
+
+/// What a stage took, and what was expected.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageRecord {
+    pub stage: String,
+    pub seed: u64,
+    pub seconds: f64,
+    /// Most resident memory of the worker while it ran, in bytes; none where others ran beside it.
+    pub peak_memory: Option<u64>,
+    /// None of stages that train nothing.
+    pub predicted: Option<Prediction>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -22,7 +22,7 @@ pub use json::{Json, Object};
 pub use length::{ContextError, Longest};
 pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
-pub use numbers::{number, text};
+pub use numbers::number;
 pub use overlap::{Overlap, overlap};
 
 use std::path::{Path, PathBuf};

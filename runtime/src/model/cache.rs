@@ -3,11 +3,9 @@
 use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Token;
-use super::decoder::{Decoder, Layer, rotate};
+use super::attention::{HIDDEN, Masks, attend, cap, wide_softmax};
+use super::decoder::{Decoder, Layer, Rotaries};
 use super::step::{State, Stepper};
-
-/// Added to the score of a place that must not be looked at. Finite, so that a row of nothing else stays finite.
-const HIDDEN: f64 = -1e30;
 
 /// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded on the left,
 /// and the padding is hidden from attention.
@@ -20,6 +18,8 @@ pub struct Generator<'a> {
     bias: Tensor,
     /// `[rows]`: the position of the next token within its own sequence.
     positions: Tensor,
+    /// Of every position that a row can come to.
+    rotary: Rotaries,
     filled: i64,
     /// Of each row: the place of its first token, behind its padding.
     starts: Vec<usize>,
@@ -32,62 +32,60 @@ impl<'a> Generator<'a> {
     /// completion token, `[prompts, vocabulary]`.
     pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> (Generator<'a>, Tensor) {
         let _guard = no_grad_guard();
-        let sizes = &*decoder.config;
-        let device = decoder.device;
+        let config = &*decoder.config;
+        let (device, kind) = (decoder.device, decoder.flat().kind());
         let rows = prompts.len() as i64;
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
-        let capacity = (longest + max_tokens) as i64;
+        let capacity = longest + max_tokens;
 
         let mut tokens = Vec::with_capacity(prompts.len() * longest);
         let mut places = Vec::with_capacity(tokens.capacity());
-        let mut bias = vec![0.0f32; prompts.len() * capacity as usize];
+        let mut bias = vec![0.0f32; prompts.len() * capacity];
         for (row, prompt) in prompts.iter().enumerate() {
             let padding = longest - prompt.len();
             tokens.extend(std::iter::repeat_n(decoder.tokenizer.padding(), padding));
             tokens.extend(prompt.iter().copied());
             places.extend((0..longest).map(|place| place.saturating_sub(padding) as i64));
-            bias[row * capacity as usize..][..padding].fill(HIDDEN as f32);
+            bias[row * capacity..][..padding].fill(HIDDEN as f32);
         }
-        let places = Tensor::from_slice(&places).to_device(device);
-        let bias = Tensor::from_slice(&bias).to_device(device).view([rows, 1, 1, capacity]);
-        let lengths: Vec<i64> = prompts.iter().map(|prompt| prompt.len() as i64).collect();
-
         let length = longest as i64;
-        let (heads, groups, head_width) = (sizes.heads as i64, sizes.key_value_heads as i64, sizes.head_width as i64);
-        let causal = Tensor::full([length, length], HIDDEN, (Kind::Float, device)).triu(1);
+        let places = Tensor::from_slice(&places).to_device(device).view([rows, length]);
+        let bias = Tensor::from_slice(&bias).to_device(device).view([rows, 1, 1, capacity as i64]);
         // Padding looks at itself, so that its softmax is defined; nobody looks at padding.
         let seen = Tensor::ones([length, length], (Kind::Float, device)) - Tensor::eye(length, (Kind::Float, device));
-        let mask = bias.narrow(3, 0, length) * seen + causal;
+        let padding = bias.narrow(3, 0, length) * seen;
+        let masks = Masks::new(config, longest, Some(&padding), kind, device);
+        let rotary = Rotaries::new(config, capacity, kind, device);
+        let rotated = rotary.at(&places);
 
-        let cosine = decoder.cosine.index_select(0, &places).view([rows, length, 1, head_width]);
-        let sine = decoder.sine.index_select(0, &places).view([rows, length, 1, head_width]);
+        let lengths: Vec<i64> = prompts.iter().map(|prompt| prompt.len() as i64).collect();
         let tokens = Tensor::from_slice(&tokens).to_device(device);
-        let mut stream = decoder.embedding.index_select(0, &tokens);
+        let mut stream = decoder.embed(&tokens);
         let mut generator = Generator {
             decoder,
             keys: Vec::new(),
             values: Vec::new(),
-            bias,
-            positions: Tensor::new(),
+            bias: bias.to_kind(kind),
+            positions: Tensor::from_slice(&lengths).to_device(device),
+            stepper: Stepper::new(decoder, &rotary, tch::get_num_threads() as usize),
+            rotary,
             filled: length,
             starts: prompts.iter().map(|prompt| longest - prompt.len()).collect(),
-            capacity: capacity as usize,
-            stepper: Stepper::new(decoder, tch::get_num_threads() as usize),
+            capacity,
         };
-        generator.positions = Tensor::from_slice(&lengths).to_device(device);
         for layer in &decoder.layers {
-            let (query, key, value) = generator.project(layer, &stream, &[rows, length], &cosine, &sine);
+            let (query, key, value) = decoder.project(layer, &stream, &[rows, length], &rotated);
             let (query, key, value) = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2));
             let cache = |part: &Tensor| {
-                let cache = Tensor::zeros([rows, groups, capacity, head_width], (Kind::Float, device));
+                let shape = [rows, config.key_value_heads as i64, capacity as i64, config.head_width as i64];
+                let cache = Tensor::zeros(shape, (kind, device));
                 cache.narrow(2, 0, length).copy_(part);
                 cache
             };
             generator.keys.push(cache(&key));
             generator.values.push(cache(&value));
-            let attended =
-                Tensor::scaled_dot_product_attention(&query, &key, &value, Some(&mask), 0.0, false, None, heads != groups);
-            stream = generator.finish(layer, stream, &attended.transpose(1, 2).reshape([rows * length, -1]));
+            let attended = attend(config, &layer.attention, &masks, &query, &key, &value);
+            stream = decoder.finish(layer, stream, &attended.transpose(1, 2).reshape([rows * length, -1]));
         }
         let last = stream.view([rows, length, -1]).select(1, length - 1);
         let logits = decoder.project_vocabulary(&last);
@@ -106,27 +104,27 @@ impl<'a> Generator<'a> {
             self.positions = &self.positions + 1;
             return Tensor::from_slice(&logits).view([tokens.len() as i64, -1]);
         }
-        let sizes = &*decoder.config;
+        let config = &*decoder.config;
         let rows = tokens.len() as i64;
-        let (heads, groups, head_width) = (sizes.heads as i64, sizes.key_value_heads as i64, sizes.head_width as i64);
+        let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let tokens = Tensor::from_slice(tokens).to_device(decoder.device);
-        let cosine = decoder.cosine.index_select(0, &self.positions).unsqueeze(1);
-        let sine = decoder.sine.index_select(0, &self.positions).unsqueeze(1);
+        let rotary = self.rotary.at(&self.positions);
         let length = self.filled + 1;
-        let bias = self.bias.narrow(3, 0, length);
-        let scale = 1.0 / (head_width as f64).sqrt();
-        let mut stream = decoder.embedding.index_select(0, &tokens);
+        let mut stream = decoder.embed(&tokens);
         for (index, layer) in decoder.layers.iter().enumerate() {
-            let (query, key, value) = self.project(layer, &stream, &[rows], &cosine, &sine);
+            let (query, key, value) = decoder.project(layer, &stream, &[rows], &rotary);
             self.keys[index].select(2, self.filled).copy_(&key);
             self.values[index].select(2, self.filled).copy_(&value);
+            // Rows end at the same place, so what a window sees is the same part of every row's cache.
+            let first = layer.attention.window.map_or(0, |window| (length - window as i64).max(0));
+            let cached = |cache: &Tensor| cache.narrow(2, first, length - first);
+            let (keys, values) = (cached(&self.keys[index]), cached(&self.values[index]));
             // Heads that share keys and values are the rows of one small matrix product.
-            let query = (query * scale).reshape([rows, groups, heads / groups, head_width]);
-            let keys = self.keys[index].narrow(2, 0, length);
-            let values = self.values[index].narrow(2, 0, length);
-            let scores = query.matmul(&keys.transpose(2, 3)) + &bias;
-            let attended = scores.softmax(-1, Kind::Float).matmul(&values).view([rows, heads * head_width]);
-            stream = self.finish(layer, stream, &attended);
+            let query = (query * config.attention_scale).reshape([rows, groups, heads / groups, head_width]);
+            let scores = cap(query.matmul(&keys.transpose(2, 3)), config.attention_softcap);
+            let weights = wide_softmax(&(scores + self.bias.narrow(3, first, length - first))).to_kind(values.kind());
+            let attended = weights.matmul(&values).view([rows, heads * head_width]);
+            stream = decoder.finish(layer, stream, &attended);
         }
         self.filled = length;
         self.positions = &self.positions + 1;
@@ -144,32 +142,27 @@ impl<'a> Generator<'a> {
         self.bias = self.bias.index_select(0, &rows);
         self.positions = self.positions.index_select(0, &rows);
     }
+}
 
+/// A layer without a gradient, in which matrices that read the same input are one.
+impl Decoder {
     /// Queries, keys and values, `[leading.., heads, head width]` each, rotated.
-    fn project(
-        &self,
-        layer: &Layer,
-        stream: &Tensor,
-        leading: &[i64],
-        cosine: &Tensor,
-        sine: &Tensor,
-    ) -> (Tensor, Tensor, Tensor) {
-        let sizes = &*self.decoder.config;
-        let (heads, groups) = (sizes.heads as i64, sizes.key_value_heads as i64);
-        let shape: Vec<i64> = leading.iter().copied().chain([heads + 2 * groups, sizes.head_width as i64]).collect();
-        let normed = self.decoder.normalise(stream, &layer.norm_attention);
-        let all = normed.linear::<&Tensor>(&layer.fused_query_key_value, None).view(shape.as_slice());
-        let rotated = rotate(&all.narrow(-2, 0, heads + groups), cosine, sine);
-        (rotated.narrow(-2, 0, heads), rotated.narrow(-2, heads, groups), all.narrow(-2, heads + groups, groups))
+    fn project(&self, layer: &Layer, stream: &Tensor, leading: &[i64], rotary: &Rotaries) -> (Tensor, Tensor, Tensor) {
+        let config = &*self.config;
+        let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let shape: Vec<i64> = leading.iter().copied().chain([heads + 2 * groups, head_width]).collect();
+        let normed = self.normalise(stream, &layer.norm_attention);
+        let all = layer.query_key_value.apply(&normed).view(shape.as_slice());
+        let query_key = self.normalise_heads(all.narrow(-2, 0, heads + groups), layer);
+        let query_key = rotary.rotate(&layer.attention, query_key);
+        (query_key.narrow(-2, 0, heads), query_key.narrow(-2, heads, groups), all.narrow(-2, heads + groups, groups))
     }
 
-    /// The rest of a layer: output projection, residual, SwiGLU, residual.
+    /// The rest of a layer: output projection, residual, feed-forward, residual.
     fn finish(&self, layer: &Layer, stream: Tensor, attended: &Tensor) -> Tensor {
-        let hidden = self.decoder.config.hidden as i64;
-        let stream = stream + attended.linear::<&Tensor>(&layer.output, None);
-        let normed = self.decoder.normalise(&stream, &layer.norm_mlp);
-        let gate_up = normed.linear::<&Tensor>(&layer.fused_gate_up, None);
-        let inner = gate_up.narrow(-1, 0, hidden).silu() * gate_up.narrow(-1, hidden, hidden);
-        stream + inner.linear::<&Tensor>(&layer.down, None)
+        let stream = stream + self.after(layer.output.apply(attended), layer.after_attention.as_ref());
+        let normed = self.normalise(&stream, &layer.norm_feed_forward);
+        let answer = layer.feed_forward.infer(&normed, self.config.activation, self.config.experts.as_ref());
+        stream + self.after(answer, layer.after_feed_forward.as_ref())
     }
 }

@@ -141,11 +141,17 @@ pub struct Experts {
 }
 
 impl Config {
-    /// What the language makes from scratch: `llama { ... }`.
+    /// What the language makes from scratch: `llama { ... }`, `qwen2 { ... }`, `qwen3 { ... }`, `gemma { ... }`.
     pub fn of(architecture: &plan::Architecture) -> Config {
         let head_width = (architecture.width / architecture.heads.max(1)) as usize;
+        let gemma = architecture.family == plan::Family::Gemma;
         Config {
-            family: Family::Llama,
+            family: match architecture.family {
+                plan::Family::Llama => Family::Llama,
+                plan::Family::Qwen2 => Family::Qwen2,
+                plan::Family::Qwen3 => Family::Qwen3,
+                plan::Family::Gemma => Family::Gemma,
+            },
             vocabulary: architecture.tokenizer.vocabulary().unwrap_or(0) as usize,
             layers: architecture.layers as usize,
             width: architecture.width as usize,
@@ -155,11 +161,11 @@ impl Config {
             hidden: architecture.hidden as usize,
             context: architecture.context as usize,
             tied: architecture.tied,
-            biases: Biases::default(),
-            query_key_norm: false,
-            norm: Norm { epsilon: architecture.norm_epsilon, offset: 0.0, after: false },
-            activation: Activation::Silu,
-            embedding_scale: 1.0,
+            biases: Biases { query_key_value: architecture.family == plan::Family::Qwen2, ..Biases::default() },
+            query_key_norm: architecture.family == plan::Family::Qwen3,
+            norm: Norm { epsilon: architecture.norm_epsilon, offset: if gemma { 1.0 } else { 0.0 }, after: false },
+            activation: if gemma { Activation::Gelu } else { Activation::Silu },
+            embedding_scale: if gemma { f64::from(architecture.width).sqrt() } else { 1.0 },
             attention_scale: 1.0 / (head_width as f64).sqrt(),
             attention_softcap: None,
             logit_softcap: None,
@@ -169,6 +175,11 @@ impl Config {
             experts: None,
             initial_deviation: architecture.initial_deviation,
         }
+    }
+
+    /// The experts of a layer; none where its feed-forward part is plain.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| experts.layers[layer])
     }
 
     /// Whether the numbers make a model, in the words of the settings.

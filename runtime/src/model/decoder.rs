@@ -1,31 +1,41 @@
 //! A decoder as tensors: the forward pass that training and scoring share.
 //!
-//! RMSNorm (arXiv:1910.07467), rotary positions (arXiv:2104.09864, in the half-split layout of the Llama checkpoints),
-//! grouped heads (arXiv:2305.13245), SwiGLU (arXiv:2002.05202).
+//! It asks the configuration for features, never for a family: RMSNorm (arXiv:1910.07467) before and, in some, behind each part,
+//! rotary positions ([`super::rope`]), grouped heads with windows and caps ([`super::attention`]), gated linear units or experts
+//! ([`super::feed_forward`]).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use super::weights::{Entry, EntryKind, Weights, layout};
-use super::{Config, Token};
+use super::attention::{Masks, attend, cap};
+use super::feed_forward::{ExpertLoad, FeedForward};
+use super::linear::Linear;
+use super::parameters::{Leaf, Parameters};
+use super::rope::Rotary;
+use super::weights::Weights;
+use super::{Config, Entry, EntryKind, LayerAttention, Token, layout};
 use crate::data::tokenizer::Tokenizer;
 
-/// Parameters of one layer. Matrices are `[outputs, inputs]`.
+/// Parameters of one layer.
 ///
 /// Where several matrices read the same input, training multiplies them one by one, because the backward pass of a split
-/// costs more than it saves; `fused` are the same numbers as one matrix, for inference.
+/// costs more than it saves; `query_key_value` is the same numbers as one matrix, for inference.
 pub(super) struct Layer {
+    pub attention: LayerAttention,
     pub norm_attention: Tensor,
-    query_key: Tensor,
-    value: Tensor,
-    pub fused_query_key_value: Tensor,
-    pub output: Tensor,
-    pub norm_mlp: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    pub fused_gate_up: Tensor,
-    pub down: Tensor,
+    pub after_attention: Option<Tensor>,
+    pub query_key: Linear,
+    pub value: Linear,
+    pub query_key_value: Linear,
+    /// `[2, head width]`: the scale of queries, then that of keys.
+    pub query_key_norm: Option<Tensor>,
+    pub output: Linear,
+    pub norm_feed_forward: Tensor,
+    pub after_feed_forward: Option<Tensor>,
+    pub feed_forward: FeedForward,
 }
 
 /// A model on a device. All parameters are views of one flat tensor, in the order of [`layout`].
@@ -34,16 +44,16 @@ pub struct Decoder {
     pub tokenizer: Arc<Tokenizer>,
     pub device: Device,
     flat: Tensor,
+    entries: HashMap<String, Entry>,
     /// Every tensor that gradients are taken for, in the order of the flat tensor.
-    leaves: Vec<Tensor>,
+    leaves: Vec<Leaf>,
     decayed: i64,
     pub(super) embedding: Tensor,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Tensor,
     pub(super) matrix: Tensor,
-    /// Rotary tables `[context, head width]`; the sine's first half is negated, see [`rotate`].
-    pub(super) cosine: Tensor,
-    pub(super) sine: Tensor,
+    /// By layer, how many tokens each expert took in forward passes so far; none where a layer has no experts.
+    load: RefCell<Vec<Option<Tensor>>>,
 }
 
 /// Sequences end to end, without padding. Only attention sees them side by side, padded on the right: a causal query never
@@ -66,7 +76,6 @@ pub struct PackedBatch {
     /// `[completion tokens]`: the tokens taken there.
     pub targets: Tensor,
 }
-
 impl PackedBatch {
     /// Each sequence is a prompt and a completion, at least one token each. The last token is predicted, never read.
     pub fn new<'a>(sequences: impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone, device: Device) -> PackedBatch {
@@ -101,91 +110,119 @@ impl PackedBatch {
     }
 }
 
+impl PackedBatch {
+    fn shallow_clone(&self) -> PackedBatch {
+        PackedBatch {
+            shape: self.shape,
+            tokens: self.tokens.shallow_clone(),
+            positions: self.positions.shallow_clone(),
+            unpack: self.unpack.shallow_clone(),
+            pack: self.pack.shallow_clone(),
+            predictors: self.predictors.shallow_clone(),
+            predictors_padded: self.predictors_padded.shallow_clone(),
+            targets: self.targets.shallow_clone(),
+        }
+    }
+}
+
+/// What the layers of one forward pass have in common.
+struct Context {
+    batch: PackedBatch,
+    rotary: Rotaries,
+    masks: Masks,
+}
+
+/// Rotary tables by layer: those with a window may have their own.
+pub(super) struct Rotaries {
+    global: Rotary,
+    local: Option<Rotary>,
+}
+
+impl Rotaries {
+    /// Of the first `positions` positions.
+    pub fn new(config: &Config, positions: usize, kind: Kind, device: Device) -> Rotaries {
+        let table = |rope| Rotary::new(rope, config.head_width, positions, kind, device);
+        Rotaries { global: table(&config.rope), local: config.local_rope.as_ref().map(table) }
+    }
+
+    pub fn at(&self, positions: &Tensor) -> Rotaries {
+        Rotaries { global: self.global.at(positions), local: self.local.as_ref().map(|local| local.at(positions)) }
+    }
+
+    /// The table of most layers, then that of layers with a window where they have another.
+    pub fn tables(&self) -> impl Iterator<Item = &Rotary> {
+        std::iter::once(&self.global).chain(&self.local)
+    }
+
+    /// `x` is `[.., heads, head width]`.
+    pub fn rotate(&self, layer: &LayerAttention, x: Tensor) -> Tensor {
+        match (layer.rotary, layer.window, &self.local) {
+            (false, _, _) => x,
+            (true, Some(_), Some(local)) => local.rotate(&x),
+            (true, _, _) => self.global.rotate(&x),
+        }
+    }
+}
+
+/// A forward pass that a gradient can be taken of.
+pub struct Trace {
+    /// What [`Decoder::hidden`] answers.
+    pub hidden: Tensor,
+    recomputed: Option<Recomputed>,
+}
+
+/// The first layers of a forward pass, which are run again for the gradient.
+struct Recomputed {
+    context: Context,
+    /// What each read.
+    inputs: Vec<Tensor>,
+    /// What the first layer that is not run again read.
+    boundary: Tensor,
+}
+
 impl Decoder {
     /// For scoring and sampling.
     pub fn frozen(weights: &Weights, device: Device) -> Decoder {
-        Decoder::new(weights, device, false)
+        Decoder::new(weights, device, Kind::Float, false)
     }
 
     /// For training.
     pub fn trainable(weights: &Weights, device: Device) -> Decoder {
-        Decoder::new(weights, device, true)
+        Decoder::new(weights, device, Kind::Float, true)
     }
 
-    fn new(weights: &Weights, device: Device, trainable: bool) -> Decoder {
+    pub(super) fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
-        let flat = Tensor::from_slice(&weights.values()).to_device(device);
-        let view = |entries: &[Entry]| {
-            let elements: usize = entries.iter().map(|entry| entry.len()).sum();
-            let shape: Vec<i64> = match entries[0].shape.as_slice() {
-                [.., _, inputs] => vec![(elements / inputs) as i64, *inputs as i64],
-                _ => vec![elements as i64],
-            };
-            flat.narrow(0, entries[0].offset as i64, elements as i64).view(shape.as_slice())
-        };
-        let mut leaves = Vec::new();
-        let mut rest = entries.as_slice();
-        // The next `count` entries, stacked along the outputs, as one leaf.
-        let mut take = |count: usize| {
-            let (taken, left) = rest.split_at(count);
-            rest = left;
-            let leaf = view(taken).detach().set_requires_grad(trainable);
-            leaves.push(leaf.shallow_clone());
-            leaf
-        };
-        let embedding = take(1);
-        let matrices: Vec<[Tensor; 6]> =
-            (0..config.layers).map(|_| [take(2), take(1), take(1), take(1), take(1), take(1)]).collect();
-        let matrix = if config.tied { embedding.shallow_clone() } else { take(1) };
-        let norms: Vec<[Tensor; 2]> = (0..config.layers).map(|_| [take(1), take(1)]).collect();
-        let norm = take(1);
-        let layers = matrices.into_iter().zip(norms).enumerate();
-        let layers = layers
-            .map(|(index, ([query_key, value, output, gate, up, down], [norm_attention, norm_mlp]))| {
-                let first = 1 + index * 7;
-                Layer {
-                    norm_attention,
-                    query_key,
-                    value,
-                    fused_query_key_value: view(&entries[first..first + 3]),
-                    output,
-                    norm_mlp,
-                    gate,
-                    up,
-                    fused_gate_up: view(&entries[first + 4..first + 6]),
-                    down,
-                }
-            })
-            .collect();
-        let decayed: usize = entries.iter().filter(|entry| entry.kind != EntryKind::Norm).map(|entry| entry.len()).sum();
-        let (cosine, sine) = rotary_tables(&config, device);
+        let flat = Tensor::from_slice(&weights.values()).to_device(device).to_kind(kind);
+        let mut parameters = Parameters::new(&entries, &flat, trainable);
+        let embedding = parameters.outside("model.embed_tokens.weight");
+        let layers = (0..config.layers).map(|index| parameters.layer(&config, index)).collect();
+        let matrix = if config.tied { embedding.shallow_clone() } else { parameters.outside("lm_head.weight") };
+        let norm = parameters.outside("model.norm.weight");
+        let leaves = parameters.leaves();
+        let decayed: usize = entries.iter().filter(|entry| entry.kind == EntryKind::Matrix).map(|entry| entry.len()).sum();
         Decoder {
-            config,
+            load: RefCell::new((0..config.layers).map(|_| None).collect()),
             tokenizer: weights.tokenizer.clone(),
+            config,
             device,
             flat,
+            entries: entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect(),
             leaves,
             decayed: decayed as i64,
             embedding,
             layers,
             norm,
             matrix,
-            cosine,
-            sine,
         }
     }
 
     /// A parameter by the name that checkpoints give it.
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
-        let entry = layout(&self.config).into_iter().find(|entry| entry.name == name)?;
+        let entry = self.entries.get(name)?;
         let shape: Vec<i64> = entry.shape.iter().map(|&size| size as i64).collect();
         Some(self.flat.narrow(0, entry.offset as i64, entry.len() as i64).view(shape.as_slice()))
-    }
-
-    /// Cosines and sines, `[context, head width]` each, as [`rotate`] wants them.
-    pub(super) fn rotary_tables(&self) -> Vec<[Tensor; 2]> {
-        vec![[self.cosine.shallow_clone(), self.sine.shallow_clone()]]
     }
 
     /// The parameters as one vector; writing to it changes the model.
@@ -193,73 +230,13 @@ impl Decoder {
         &self.flat
     }
 
-    /// How many of the flat vector's first elements weight decay applies to: the matrices, not the normalisations.
+    /// How many of the flat vector's first elements weight decay applies to: the matrices, not biases and normalisations.
     pub fn decayed(&self) -> i64 {
         self.decayed
     }
 
-    /// d loss / d parameters, in the order of the flat vector. `hidden` is what [`Decoder::hidden`] answered, `by_hidden` d loss /
-    /// d hidden, `by_matrix` d loss / d output matrix.
-    pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: &Tensor) -> Tensor {
-        let same_gradient = (hidden * by_hidden).sum(Kind::Float);
-        // The output matrix is the embedding too, which the hidden states were made from, or else it stands alone.
-        let matrix = self.leaves.iter().position(|leaf| leaf.data_ptr() == self.matrix.data_ptr());
-        let matrix = matrix.expect("the output matrix is a parameter");
-        let (before, behind) = self.leaves.split_at(matrix);
-        let used: Vec<&Tensor> =
-            before.iter().chain(if self.config.tied { &behind[..1] } else { &[] }).chain(&behind[1..]).collect();
-        let mut gradients = Tensor::run_backward(&[same_gradient], &used, false, false);
-        if self.config.tied {
-            gradients[matrix] += by_matrix;
-        } else {
-            gradients.insert(matrix, by_matrix.shallow_clone());
-        }
-        let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
-        Tensor::cat(&flat, 0)
-    }
-
     pub fn weights(&self) -> Weights {
         Weights::new(self.config.clone(), self.tokenizer.clone(), to_vec(&self.flat))
-    }
-
-    /// Next-token logits at the batch's completion positions: `[completion tokens, vocabulary]`.
-    pub fn logits(&self, batch: &PackedBatch) -> Tensor {
-        self.hidden(batch).linear::<&Tensor>(&self.matrix, None)
-    }
-
-    /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens, width]`.
-    pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
-        let sizes = &*self.config;
-        let [heads, groups, head_width] = [sizes.heads, sizes.key_value_heads, sizes.head_width].map(|size| size as i64);
-        let [sequences, longest] = batch.shape;
-        let cosine = self.cosine.index_select(0, &batch.positions).unsqueeze(1);
-        let sine = self.sine.index_select(0, &batch.positions).unsqueeze(1);
-        let mut stream = gather(&self.embedding, &batch.tokens);
-        for (index, layer) in self.layers.iter().enumerate() {
-            let normed = self.normalise(&stream, &layer.norm_attention);
-            let query_key = normed.linear::<&Tensor>(&layer.query_key, None).view([-1, heads + groups, head_width]);
-            let query_key = rotate(&query_key, &cosine, &sine).view([-1, (heads + groups) * head_width]);
-            let query_key = gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_width]);
-            let value = gather(&normed.linear::<&Tensor>(&layer.value, None), &batch.unpack);
-            let value = value.view([sequences, longest, groups, head_width]);
-            // Splitting has a cheaper backward pass than two views.
-            let [query, key]: [Tensor; 2] =
-                query_key.split_with_sizes([heads, groups], 2).try_into().expect("two sizes make two parts");
-            let attended = self.attend(&query, &key, &value).reshape([sequences * longest, heads * head_width]);
-            // After the last attention a position only matters if its prediction does.
-            let attended = if index + 1 == self.layers.len() {
-                stream = gather(&stream, &batch.predictors);
-                gather(&attended, &batch.predictors_padded)
-            } else {
-                gather(&attended, &batch.pack)
-            };
-            // Never in place: the backward pass reads what the normalisations read.
-            stream = &stream + attended.linear::<&Tensor>(&layer.output, None);
-            let normed = self.normalise(&stream, &layer.norm_mlp);
-            let inner = normed.linear::<&Tensor>(&layer.gate, None).silu() * normed.linear::<&Tensor>(&layer.up, None);
-            stream = &stream + inner.linear::<&Tensor>(&layer.down, None);
-        }
-        self.normalise(&stream, &self.norm)
     }
 
     /// `[vocabulary, width]`
@@ -267,50 +244,252 @@ impl Decoder {
         &self.matrix
     }
 
-    /// Causal attention over whole sequences; `[sequences, length, heads, head width]` in and out.
-    fn attend(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Tensor {
-        let grouped = self.config.heads != self.config.key_value_heads;
-        let (query, key, value) = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2));
-        Tensor::scaled_dot_product_attention::<&Tensor>(&query, &key, &value, None, 0.0, true, None, grouped).transpose(1, 2)
+    /// How the experts were used in forward passes ([`Decoder::hidden`], [`Decoder::trace`]) since this was last asked; none where
+    /// the model has no experts or nothing has passed.
+    pub fn take_expert_load(&self) -> Option<ExpertLoad> {
+        let counts: Vec<Vec<i64>> = self
+            .load
+            .borrow_mut()
+            .iter_mut()
+            .filter_map(Option::take)
+            .map(|counts| Vec::try_from(counts).expect("counts are integers in one row"))
+            .collect();
+        (!counts.is_empty()).then_some(ExpertLoad { counts })
     }
 
+    /// Next-token logits at the batch's completion positions: `[completion tokens, vocabulary]`.
+    pub fn logits(&self, batch: &PackedBatch) -> Tensor {
+        self.capped_logits(&self.hidden(batch))
+    }
+
+    /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens, width]`.
+    pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
+        let context = self.context(batch);
+        self.run(0, self.embed(&batch.tokens), &context)
+    }
+
+    /// The same, ready for [`Decoder::gradient_of`]. The first `recomputed` layers keep nothing but what they read and are run
+    /// again for the gradient (arXiv:1604.06174): memory for their activations becomes time for one more forward pass of theirs.
+    pub fn trace(&self, batch: &PackedBatch, recomputed: usize) -> Trace {
+        let recomputed = recomputed.min(self.layers.len());
+        if recomputed == 0 {
+            return Trace { hidden: self.hidden(batch), recomputed: None };
+        }
+        let context = self.context(batch);
+        let mut inputs = Vec::with_capacity(recomputed);
+        let boundary = {
+            let _guard = no_grad_guard();
+            let mut stream = self.embed(&batch.tokens);
+            for layer in 0..recomputed {
+                let output = self.counted_layer(layer, &stream, &context);
+                inputs.push(std::mem::replace(&mut stream, output));
+            }
+            stream
+        };
+        let boundary = boundary.set_requires_grad(true);
+        let hidden = self.run(recomputed, boundary.shallow_clone(), &context);
+        Trace { hidden, recomputed: Some(Recomputed { context, inputs, boundary }) }
+    }
+
+    /// d loss / d parameters, in the order of the flat vector. `hidden` is what [`Decoder::hidden`] answered, `by_hidden` d loss /
+    /// d hidden, `by_matrix` d loss / d output matrix.
+    pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: &Tensor) -> Tensor {
+        self.gradient_through(hidden, None, by_hidden, by_matrix)
+    }
+
+    /// The same for what [`Decoder::trace`] answered; to the bit, however many layers are run again. Once for a trace.
+    pub fn gradient_of(&self, trace: &Trace, by_hidden: &Tensor, by_matrix: &Tensor) -> Tensor {
+        self.gradient_through(&trace.hidden, trace.recomputed.as_ref(), by_hidden, by_matrix)
+    }
+
+    fn gradient_through(
+        &self,
+        hidden: &Tensor,
+        recomputed: Option<&Recomputed>,
+        by_hidden: &Tensor,
+        by_matrix: &Tensor,
+    ) -> Tensor {
+        let mut gradients: Vec<Option<Tensor>> = self.leaves.iter().map(|_| None).collect();
+        // The embedding is read before the first layer, the output matrix by the loss; one leaf may be both.
+        let (embedding, matrix) = (self.index_of(&self.embedding), self.index_of(&self.matrix));
+        let again = recomputed.map_or(0, |recomputed| recomputed.inputs.len());
+        let top = |leaf: usize| match self.leaves[leaf].layer {
+            Some(layer) => layer >= again,
+            None if leaf == embedding => again == 0,
+            None => leaf != matrix,
+        };
+        let boundary = recomputed.map(|recomputed| &recomputed.boundary);
+        let mut by_stream = self.backward(hidden, by_hidden, top, boundary, &mut gradients);
+        if let Some(Recomputed { context, inputs, .. }) = recomputed {
+            for (index, input) in inputs.iter().enumerate().rev() {
+                let input = input.detach().set_requires_grad(true);
+                let (output, _) = self.layer(index, &input, context);
+                let of_layer = |leaf: usize| self.leaves[leaf].layer == Some(index);
+                let by_output = by_stream.expect("the layer behind reads what this one writes");
+                by_stream = self.backward(&output, &by_output, of_layer, Some(&input), &mut gradients);
+            }
+            if let Some(by_stream) = by_stream {
+                let stream = self.embed(&context.batch.tokens);
+                self.backward(&stream, &by_stream, |leaf| leaf == embedding, None, &mut gradients);
+            }
+        }
+        gradients[matrix] = Some(match gradients[matrix].take() {
+            Some(by_embedding) => by_embedding + by_matrix,
+            None => by_matrix.shallow_clone(),
+        });
+        let flat: Vec<Tensor> = gradients
+            .into_iter()
+            .map(|gradient| gradient.expect("every parameter is read by a layer or by the loss").reshape([-1]))
+            .collect();
+        Tensor::cat(&flat, 0)
+    }
+
+    /// Fills in d loss / d leaf for the leaves that `of` names, and answers d loss / d input.
+    fn backward(
+        &self,
+        output: &Tensor,
+        by_output: &Tensor,
+        of: impl Fn(usize) -> bool,
+        input: Option<&Tensor>,
+        gradients: &mut [Option<Tensor>],
+    ) -> Option<Tensor> {
+        let leaves: Vec<usize> = (0..self.leaves.len()).filter(|leaf| of(*leaf)).collect();
+        let wanted: Vec<&Tensor> = leaves.iter().map(|leaf| &self.leaves[*leaf].tensor).chain(input).collect();
+        // The bindings start a backward pass from a number: this one has the gradient that is asked for.
+        let mut found = Tensor::run_backward(&[(output * by_output).sum(None::<Kind>)], &wanted, false, false);
+        let by_input = input.and_then(|_| found.pop());
+        for (leaf, gradient) in leaves.into_iter().zip(found) {
+            gradients[leaf] = Some(gradient);
+        }
+        by_input
+    }
+
+    fn index_of(&self, parameter: &Tensor) -> usize {
+        let found = self.leaves.iter().position(|leaf| leaf.tensor.data_ptr() == parameter.data_ptr());
+        found.expect("the embedding and the output matrix are parameters")
+    }
+
+    fn context(&self, batch: &PackedBatch) -> Context {
+        let (length, kind) = (batch.shape[1] as usize, self.flat.kind());
+        Context {
+            batch: batch.shallow_clone(),
+            rotary: Rotaries::new(&self.config, length, kind, self.device).at(&batch.positions),
+            masks: Masks::new(&self.config, length, None, kind, self.device),
+        }
+    }
+
+    /// From what layer `first` reads to what the output matrix reads.
+    fn run(&self, first: usize, stream: Tensor, context: &Context) -> Tensor {
+        let layers = first..self.layers.len();
+        self.normalise(&layers.fold(stream, |stream, layer| self.counted_layer(layer, &stream, context)), &self.norm)
+    }
+
+    fn counted_layer(&self, index: usize, stream: &Tensor, context: &Context) -> Tensor {
+        let (output, counts) = self.layer(index, stream, context);
+        if let Some(counts) = counts {
+            let sum = &mut self.load.borrow_mut()[index];
+            *sum = Some(match sum.take() {
+                Some(before) => before + counts,
+                None => counts,
+            });
+        }
+        output
+    }
+
+    /// One layer: `[tokens, width]` in and out, and how many tokens each expert took. The last layer answers only the places whose
+    /// predictions matter.
+    fn layer(&self, index: usize, stream: &Tensor, context: &Context) -> (Tensor, Option<Tensor>) {
+        let (layer, batch) = (&self.layers[index], &context.batch);
+        let normed = self.normalise(stream, &layer.norm_attention);
+        let attended = self.attention(layer, &normed, context);
+        // After the last attention a position only matters if its prediction does.
+        let last = index + 1 == self.layers.len();
+        let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
+        let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
+        // Never in place: the backward pass reads what the normalisations read.
+        let stream = if last { gather(stream, &batch.predictors) + attended } else { stream + attended };
+        let normed = self.normalise(&stream, &layer.norm_feed_forward);
+        let (answer, counts) = layer.feed_forward.train(&normed, self.config.activation, self.config.experts.as_ref());
+        (stream + self.after(answer, layer.after_feed_forward.as_ref()), counts)
+    }
+
+    /// What the heads saw, before the output projection, padded: `[sequences * longest, heads * head width]`.
+    fn attention(&self, layer: &Layer, normed: &Tensor, context: &Context) -> Tensor {
+        let config = &*self.config;
+        let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let batch = &context.batch;
+        let [sequences, longest] = batch.shape;
+        let query_key = layer.query_key.apply(normed).view([-1, heads + groups, head_width]);
+        let query_key = context.rotary.rotate(&layer.attention, self.normalise_heads(query_key, layer));
+        let query_key = query_key.view([-1, (heads + groups) * head_width]);
+        let query_key = gather(&query_key, &batch.unpack).view([sequences, longest, heads + groups, head_width]);
+        let value = gather(&layer.value.apply(normed), &batch.unpack).view([sequences, longest, groups, head_width]);
+        // Splitting has a cheaper backward pass than two views.
+        let [query, key]: [Tensor; 2] =
+            query_key.split_with_sizes([heads, groups], 2).try_into().expect("two sizes make two parts");
+        let (query, key, value) = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2));
+        let attended = attend(config, &layer.attention, &context.masks, &query, &key, &value);
+        attended.transpose(1, 2).reshape([sequences * longest, heads * head_width])
+    }
+
+    /// The stream at the beginning: `[tokens]` to `[tokens, width]`.
+    pub(super) fn embed(&self, tokens: &Tensor) -> Tensor {
+        let stream = gather(&self.embedding, tokens);
+        let scale = self.config.embedding_scale;
+        if scale == 1.0 {
+            return stream;
+        }
+        // The published models round the scale to their own precision before they multiply.
+        stream * if self.flat.kind() == Kind::BFloat16 { half::bf16::from_f64(scale).to_f64() } else { scale }
+    }
+
+    /// Logits of the next token from the stream behind the last layer.
     pub(super) fn project_vocabulary(&self, stream: &Tensor) -> Tensor {
-        self.normalise(stream, &self.norm).linear::<&Tensor>(&self.matrix, None)
+        self.capped_logits(&self.normalise(stream, &self.norm))
+    }
+
+    fn capped_logits(&self, hidden: &Tensor) -> Tensor {
+        cap(hidden.linear::<&Tensor>(&self.matrix, None), self.config.logit_softcap)
     }
 
     pub(super) fn normalise(&self, stream: &Tensor, scale: &Tensor) -> Tensor {
-        stream.rms_norm([self.config.width as i64], Some(scale), self.config.norm.epsilon)
+        let scale = self.scale(scale);
+        let normed = |stream: &Tensor| stream.rms_norm([self.config.width as i64], Some(&scale), self.config.norm.epsilon);
+        if scale.kind() == stream.kind() { normed(stream) } else { normed(&stream.to_kind(scale.kind())).to_kind(stream.kind()) }
+    }
+
+    /// What a part answers, on its way to the stream.
+    pub(super) fn after(&self, answer: Tensor, scale: Option<&Tensor>) -> Tensor {
+        match scale {
+            Some(scale) => self.normalise(&answer, scale),
+            None => answer,
+        }
+    }
+
+    /// Queries and keys, `[.., heads + key-value heads, head width]`, each head by itself.
+    pub(super) fn normalise_heads(&self, query_key: Tensor, layer: &Layer) -> Tensor {
+        let Some(scales) = &layer.query_key_norm else { return query_key };
+        let config = &*self.config;
+        let (heads, groups, width) = (config.heads as i64, config.key_value_heads as i64, config.head_width as i64);
+        let scales = self.scale(scales);
+        let of = |row: i64, count: i64| scales.narrow(0, row, 1).expand([count, width], false);
+        let scales = Tensor::cat(&[of(0, heads), of(1, groups)], 0);
+        (query_key.rms_norm::<&Tensor>([width], None, config.norm.epsilon) * scales).to_kind(query_key.kind())
+    }
+
+    /// The scale that a normalisation multiplies with; a distance from 1 is not rounded once it is added to 1.
+    fn scale(&self, stored: &Tensor) -> Tensor {
+        match self.config.norm.offset {
+            0.0 => stored.shallow_clone(),
+            offset if stored.kind() == Kind::BFloat16 => stored.to_kind(Kind::Float) + offset,
+            offset => stored + offset,
+        }
     }
 }
 
 /// Rows of a matrix. As an embedding, because its backward pass on the CPU is the fastest of all that gather rows.
 fn gather(matrix: &Tensor, rows: &Tensor) -> Tensor {
     Tensor::embedding(matrix, rows, -1, false, false)
-}
-
-/// Turns each pair of components by its position's angle: `x * cosine + swap_halves(x) * sine`, where the first half of the
-/// sine table is negated.
-pub(super) fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor) -> Tensor {
-    let half = x.size()[x.dim() - 1] / 2;
-    x * cosine + x.roll([half], [-1]) * sine
-}
-
-fn rotary_tables(sizes: &Config, device: Device) -> (Tensor, Tensor) {
-    let half = sizes.head_width / 2;
-    let shape = [sizes.context as i64, sizes.head_width as i64];
-    let table = |function: fn(f64) -> f64, first: f64| {
-        let mut values = Vec::with_capacity(sizes.context * sizes.head_width);
-        for position in 0..sizes.context {
-            for index in 0..sizes.head_width {
-                let pair = (index % half) as f64;
-                let angle = position as f64 * sizes.rope.theta.powf(-2.0 * pair / sizes.head_width as f64);
-                let sign = if index < half { first } else { 1.0 };
-                values.push((sign * function(angle)) as f32);
-            }
-        }
-        Tensor::from_slice(&values).view(shape).to_device(device)
-    };
-    (table(f64::cos, 1.0), table(f64::sin, -1.0))
 }
 
 /// The elements of a tensor, in f32, on the host.

@@ -1,15 +1,23 @@
-//! The decoder of the Llama family: weights, training forward, cached generation.
+//! Decoders: configuration, weights, training forward, cached generation.
 
+mod attention;
 mod cache;
 mod config;
 mod decoder;
+mod feed_forward;
+mod layout;
+mod linear;
+mod parameters;
+mod rope;
 mod step;
 mod weights;
 
 pub use cache::Generator;
 pub use config::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm, Rope, RopeScaling};
-pub use decoder::{Decoder, PackedBatch, to_vec};
-pub use weights::{Entry, EntryKind, Weights, layout};
+pub use decoder::{Decoder, PackedBatch, Trace, to_vec};
+pub use feed_forward::ExpertLoad;
+pub use layout::{Entry, EntryKind, layout};
+pub use weights::Weights;
 
 /// An index into the vocabulary; see [`crate::data::tokenizer`].
 pub type Token = i64;

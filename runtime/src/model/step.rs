@@ -10,6 +10,7 @@ use std::sync::Arc;
 use half::bf16;
 use tch::{Kind, Tensor};
 
+use super::decoder::Rotaries;
 use super::{Activation, Config, Decoder, Token, to_vec};
 use crate::kernels::attend::{Kept, Scores, attend};
 use crate::kernels::crew::{Member, Parts, together};
@@ -22,7 +23,7 @@ pub struct Stepper {
     output: Option<Weight>,
     norm: Vec<f32>,
     layers: Vec<Layer>,
-    /// `[context, head width]`, as [`super::decoder::rotate`] wants them.
+    /// `[positions, head width]`, as [`super::rope::Rotary`] has them.
     tables: Vec<Tables>,
     threads: usize,
 }
@@ -105,7 +106,7 @@ pub struct State<'a> {
 
 impl Stepper {
     /// None where the decoder is elsewhere, or of a kind of number that steps are not written for.
-    pub fn new(decoder: &Decoder, threads: usize) -> Option<Stepper> {
+    pub(super) fn new(decoder: &Decoder, rotary: &Rotaries, threads: usize) -> Option<Stepper> {
         let kind = decoder.tensor("model.embed_tokens.weight")?.kind();
         if decoder.device != tch::Device::Cpu || !matches!(kind, Kind::Float | Kind::BFloat16) {
             return None;
@@ -165,8 +166,8 @@ impl Stepper {
             })
         });
         let layers = layers.collect::<Option<Vec<Layer>>>()?;
-        let tables = decoder.rotary_tables();
-        let tables = tables.iter().map(|[cosine, sine]| Tables { cosine: to_vec(cosine), sine: to_vec(sine) });
+        let tables = rotary.tables();
+        let tables = tables.map(|table| Tables { cosine: to_vec(&table.cosine), sine: to_vec(&table.sine) });
         Some(Stepper {
             embedding: weight("model.embed_tokens.weight")?,
             output: weight("lm_head.weight"),

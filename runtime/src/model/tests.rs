@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
-use mopd_compiler::plan::{self, Architecture, Family};
+use mopd_compiler::plan::{self, Architecture};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::*;
 use crate::data::tokenizer::{BEGIN, END, Tokenizer};
 
-/// Two key-value heads for four heads, so that grouping matters.
 pub fn tiny() -> Config {
+    of_family(plan::Family::Llama)
+}
+
+/// Two key-value heads for four heads, so that grouping matters.
+pub fn of_family(family: plan::Family) -> Config {
     Config::of(&Architecture {
-        family: Family::Llama,
+        family,
         layers: 2,
         width: 16,
         heads: 4,

@@ -4,69 +4,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::Config;
+use super::{Config, Entry, EntryKind, layout};
 use crate::data::tokenizer::Tokenizer;
 use crate::random::{Key, Purpose};
-
-/// A parameter's place in the flat vector. Matrices are `[outputs, inputs]`, row-major.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// As checkpoints of the Llama family call it: `model.layers.0.self_attn.q_proj.weight`.
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub offset: usize,
-    pub kind: EntryKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryKind {
-    Matrix,
-    /// The scale of a normalisation.
-    Norm,
-}
-
-impl Entry {
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are multiplied with the
-/// same input are neighbours, so that they are one matrix.
-pub fn layout(config: &Config) -> Vec<Entry> {
-    let sizes = config;
-    let query = sizes.heads * sizes.head_width;
-    let key_value = sizes.key_value_heads * sizes.head_width;
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut add = |name: String, shape: Vec<usize>, kind| {
-        let offset = entries.last().map_or(0, |last| last.offset + last.len());
-        entries.push(Entry { name, shape, offset, kind });
-    };
-    add("model.embed_tokens.weight".into(), vec![sizes.vocabulary, sizes.width], EntryKind::Matrix);
-    for layer in 0..sizes.layers {
-        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        add(name("self_attn.q_proj"), vec![query, sizes.width], EntryKind::Matrix);
-        add(name("self_attn.k_proj"), vec![key_value, sizes.width], EntryKind::Matrix);
-        add(name("self_attn.v_proj"), vec![key_value, sizes.width], EntryKind::Matrix);
-        add(name("self_attn.o_proj"), vec![sizes.width, query], EntryKind::Matrix);
-        add(name("mlp.gate_proj"), vec![sizes.hidden, sizes.width], EntryKind::Matrix);
-        add(name("mlp.up_proj"), vec![sizes.hidden, sizes.width], EntryKind::Matrix);
-        add(name("mlp.down_proj"), vec![sizes.width, sizes.hidden], EntryKind::Matrix);
-    }
-    if !config.tied {
-        add("lm_head.weight".into(), vec![sizes.vocabulary, sizes.width], EntryKind::Matrix);
-    }
-    for layer in 0..sizes.layers {
-        add(format!("model.layers.{layer}.input_layernorm.weight"), vec![sizes.width], EntryKind::Norm);
-        add(format!("model.layers.{layer}.post_attention_layernorm.weight"), vec![sizes.width], EntryKind::Norm);
-    }
-    add("model.norm.weight".into(), vec![sizes.width], EntryKind::Norm);
-    entries
-}
 
 /// The weights of one model, and the tokenizer that its embedding is indexed by.
 #[derive(Clone, Debug)]
@@ -98,7 +38,7 @@ impl Weights {
         Cow::Borrowed(&self.values[entry.offset..entry.offset + entry.len()])
     }
 
-    /// Random weights: matrices normal with the configuration's initial deviation, normalisations at 1.
+    /// Random weights: matrices normal with the configuration's initial deviation, biases at 0, normalisations at 1.
     pub fn initialise(config: Arc<Config>, tokenizer: Arc<Tokenizer>, seed: u64, stream: u64) -> Weights {
         let entries = layout(&config);
         let key = Key::new(seed, stream, Purpose::Initialise, 0);
@@ -106,8 +46,9 @@ impl Weights {
         for (index, entry) in entries.iter().enumerate() {
             let deviation = match entry.kind {
                 EntryKind::Matrix => config.initial_deviation,
-                EntryKind::Norm => {
-                    values.resize(values.len() + entry.len(), 1.0);
+                EntryKind::Bias | EntryKind::Norm => {
+                    let value = if entry.kind == EntryKind::Norm { 1.0 - config.norm.offset as f32 } else { 0.0 };
+                    values.resize(values.len() + entry.len(), value);
                     continue;
                 }
             };
@@ -131,23 +72,54 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
+    use mopd_compiler::plan;
+
     use super::*;
-    use crate::model::tests::tiny;
+    use crate::model::tests::{of_family, tiny};
+    use crate::model::{Biases, Experts};
 
     #[test]
     fn layout_is_dense_and_decayed_parameters_come_first() {
-        for tied in [false, true] {
-            let architecture = Config { tied, ..tiny() };
-            let entries = layout(&architecture);
+        let experts = Experts { count: 3, per_token: 2, hidden: 5, normalised: true, layers: vec![true, false] };
+        for config in [
+            Config { tied: false, ..tiny() },
+            Config { tied: true, biases: Biases { query_key_value: true, output: true, feed_forward: true }, ..tiny() },
+            Config { query_key_norm: true, experts: Some(experts), ..tiny() },
+        ] {
+            let entries = layout(&config);
             let mut end = 0;
             for entry in &entries {
                 assert_eq!(entry.offset, end);
                 end += entry.len();
             }
-            assert_eq!(end, Weights::parameters(&architecture));
-            let first_norm = entries.iter().position(|entry| entry.kind == EntryKind::Norm).unwrap();
-            assert!(entries[first_norm..].iter().all(|entry| entry.kind == EntryKind::Norm));
-            assert_eq!(entries.iter().any(|entry| entry.name == "lm_head.weight"), !tied);
+            assert_eq!(end, Weights::parameters(&config));
+            let matrices = entries.iter().take_while(|entry| entry.kind == EntryKind::Matrix).count();
+            assert!(entries[matrices..].iter().all(|entry| entry.kind != EntryKind::Matrix));
+            assert_eq!(entries.iter().any(|entry| entry.name == "lm_head.weight"), !config.tied);
+            let experts = entries.iter().filter(|entry| entry.name.contains("layers.0.mlp.experts.")).count();
+            assert_eq!(experts, if config.experts.is_some() { 9 } else { 0 });
+        }
+    }
+
+    /// Whatever a family stores: normalisations multiply by 1, biases add nothing.
+    #[test]
+    fn what_is_not_a_matrix_begins_neutral() {
+        for family in [plan::Family::Llama, plan::Family::Qwen2, plan::Family::Qwen3, plan::Family::Gemma] {
+            let config = Arc::new(of_family(family));
+            let weights = Weights::initialise(config.clone(), Arc::new(Tokenizer::Bytes), 1, 2);
+            let entries = layout(&config);
+            for entry in &entries {
+                match entry.kind {
+                    EntryKind::Matrix => assert!(weights.of(entry).iter().any(|value| *value != 0.0)),
+                    EntryKind::Bias => assert!(weights.of(entry).iter().all(|value| *value == 0.0)),
+                    EntryKind::Norm => {
+                        assert!(weights.of(entry).iter().all(|value| f64::from(*value) + config.norm.offset == 1.0));
+                    }
+                }
+            }
+            let has = |part: &str| entries.iter().any(|entry| entry.name.ends_with(part));
+            assert_eq!(has("self_attn.q_proj.bias"), family == plan::Family::Qwen2);
+            assert_eq!(has("self_attn.k_norm.weight"), family == plan::Family::Qwen3);
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use mopd_compiler::plan::results::{Results, Table};
+use mopd_compiler::plan::results::{Results, StageRecord, Table};
 use mopd_compiler::plan::{Comparison, Plan, events::Versions};
 
 use super::statistics::{Scores, StatisticsError, table_rows};
@@ -25,10 +26,11 @@ fn first_seeds(plan: &Plan, count: u32) -> Vec<u64> {
 /// Puts the tables together, and says what a reader should be warned of.
 ///
 /// `scores` has the rewards of one comparison after the other, as they stand in the plan; `uniforms` makes the random numbers
-/// of the comparison with that index; `seconds` is the run's wall time.
+/// of the comparison with that index; `seconds` is the run's wall time, `stages` what it took them.
 pub fn assemble(
     plan: &Plan,
     scores: &[Scores],
+    stages: Vec<StageRecord>,
     versions: Versions,
     seconds: f64,
     mut uniforms: impl FnMut(usize) -> Uniforms,
@@ -59,6 +61,7 @@ pub fn assemble(
         seeds: first_seeds(plan, most),
         versions,
         tables,
+        stages,
         seconds,
         peak_memory: peak_memory(),
     };
@@ -76,16 +79,24 @@ pub fn write_results(results: &Results, folder: &Path) -> Result<PathBuf, WriteE
     Ok(path)
 }
 
+/// Most memory that was held before the count began anew, in bytes.
+static BEFORE: AtomicU64 = AtomicU64::new(0);
+
 /// Most memory that this process has held so far, in bytes; 0 where the system does not tell.
 pub fn peak_memory() -> u64 {
-    std::fs::read_to_string("/proc/self/status").ok().and_then(|status| high_water_mark(&status)).unwrap_or(0)
+    peak_since_reset().unwrap_or(0).max(BEFORE.load(Ordering::Relaxed))
 }
 
-/// Begins the count of [`peak_memory`] anew: from here on it is the most that is held from now. Answers what is held now, in bytes;
-/// none where the system can't.
-pub fn reset_peak_memory() -> Option<u64> {
-    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+/// The same since the last [`reset_peak_memory`]; none where the system does not tell.
+pub fn peak_since_reset() -> Option<u64> {
     high_water_mark(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// Begins the count of [`peak_since_reset`] anew. Answers what is held now, in bytes; none where the system can't.
+pub fn reset_peak_memory() -> Option<u64> {
+    BEFORE.fetch_max(peak_since_reset()?, Ordering::Relaxed);
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    peak_since_reset()
 }
 
 /// `VmHWM:     1234 kB`

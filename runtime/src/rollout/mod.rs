@@ -41,11 +41,17 @@ pub fn rollout(decoder: &Decoder, prompts: &[Prompt], sampling: &Sampling, key: 
         return Err(Error::new(FailureKind::Runtime, "a completion needs at least one token: `max_tokens` is 0"));
     }
     let n = sampling.n.max(1) as usize;
-    let mut completions = Vec::with_capacity(prompts.len() * n);
-    for chunk in prompts.chunks((ROWS / n).max(1)) {
-        completions.extend(chunk_rollout(decoder, chunk, n, sampling, key)?);
+    // Prompts of similar length are read together, so that little of what is read is padding.
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&prompt| prompts[prompt].tokens.len());
+    let mut written: Vec<(usize, Vec<Completion>)> = Vec::with_capacity(prompts.len());
+    for chunk in order.chunks((ROWS / n).max(1)) {
+        let similar: Vec<Prompt> = chunk.iter().map(|&prompt| prompts[prompt]).collect();
+        let mut completions = chunk_rollout(decoder, &similar, n, sampling, key)?.into_iter();
+        written.extend(chunk.iter().map(|&prompt| (prompt, completions.by_ref().take(n).collect())));
     }
-    Ok(completions)
+    written.sort_by_key(|(prompt, _)| *prompt);
+    Ok(written.into_iter().flat_map(|(_, completions)| completions).collect())
 }
 
 struct Row {
@@ -163,6 +169,23 @@ mod tests {
             }
             // A smaller group is the beginning of a larger one.
             assert_eq!(rollout(&decoder, &[request], &sampling(1, 1.0), key).unwrap()[0].tokens, group[0].tokens);
+        }
+    }
+
+    /// More prompts than are read at once come back in their own order.
+    #[test]
+    fn prompts_keep_their_places() {
+        let decoder = decoder();
+        let prompts: Vec<Vec<Token>> =
+            (0..300i64).map(|i| (0..1 + i * 7 % 11).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        let settings = Sampling { max_tokens: 2, ..sampling(2, 1.0) };
+        let together = rollout(&decoder, &requests(&prompts), &settings, key).unwrap();
+        assert_eq!(together.len(), 600);
+        for place in [0, 1, 77, 160, 298, 299] {
+            let alone = rollout(&decoder, &[requests(&prompts)[place]], &settings, key).unwrap();
+            let tokens = |completions: &[Completion]| completions.iter().map(|c| c.tokens.clone()).collect::<Vec<_>>();
+            assert_eq!(tokens(&alone), tokens(&together[2 * place..][..2]), "prompt {place}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What has to be done for a plan, and in which order: stages per seed, then evaluations.
 
+mod alone;
 mod keys;
 mod run;
 
@@ -8,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train};
 
 pub use keys::Keys;
-pub use run::{Progress, run};
+pub use run::{Progress, predict, run};
 
 use crate::prepare::DomainData;
 use crate::report::results::seeds;

@@ -7,16 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, FailureKind, RunJob, Versions};
+use mopd_compiler::plan::events::{Event, FailureKind, Prediction, RunJob, Versions};
+use mopd_compiler::plan::results::StageRecord;
 use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
 use tch::Device;
 
+use super::alone::{Tasks, Under};
 use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::Weights;
+use crate::predict::Shapes;
 use crate::prepare::{DomainData, Form, described, forms, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
@@ -42,6 +45,10 @@ struct Shared<'a> {
     store: Store,
     out: PathBuf,
     fresh: bool,
+    predictions: HashMap<ModelId, Prediction>,
+    running: Tasks,
+    /// What stages took that this run computed.
+    records: Mutex<Vec<StageRecord>>,
     /// Keys of results that this run computed: also a fresh run computes nothing twice.
     made: Mutex<HashSet<String>>,
     device: Device,
@@ -84,29 +91,89 @@ impl From<Error> for Unfinished {
     }
 }
 
-/// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the metrics so far
-/// are on disk in any case.
-pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control, progress: &mut Progress) -> Result<()> {
-    let started = Instant::now();
+/// A plan with its data.
+struct Prepared<'a> {
+    /// Folder that its paths are relative to.
+    base: &'a Path,
+    tasks: Vec<Task>,
+    forms: Vec<Form>,
+    domains: Vec<DomainData>,
+}
+
+fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
     let plan = &job.plan;
     if plan.schema != SCHEMA {
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
         return Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"));
     }
-    let (base, out) = (Path::new(&job.base), PathBuf::from(&job.out));
+    let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let stages = super::stages(&tasks);
     let forms = forms(plan, base)?;
-    let (domains, warnings) = prepare(plan, &stages, &forms, base)?;
+    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, base)?;
     for warning in warnings {
         control.warn(warning);
     }
+    Ok(Prepared { base, tasks, forms, domains })
+}
+
+/// Says what each stage of a plan will take, and runs none.
+pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
+    let Prepared { tasks, forms, domains, .. } = prepared(job, control)?;
+    predictions(&job.plan, &tasks, &forms, &domains, device, control, |_| true).map(|_| ())
+}
+
+/// What the stages that are waited for will take, each model once, however many its seeds. Said as soon as it is known.
+fn predictions(
+    plan: &Plan,
+    tasks: &[Task],
+    forms: &[Form],
+    domains: &[DomainData],
+    device: Device,
+    control: &Control,
+    waiting: impl Fn(usize) -> bool,
+) -> Result<HashMap<ModelId, Prediction>> {
+    let configs: Vec<_> = forms.iter().map(|form| form.config.clone()).collect();
+    let tokenizers: Vec<_> = forms.iter().map(|form| form.tokenizer.clone()).collect();
+    let shapes = Shapes { configs: &configs, tokenizers: &tokenizers };
+    let mut known: HashMap<ModelId, Prediction> = HashMap::new();
+    for (index, task) in tasks.iter().enumerate() {
+        let Work::Stage(id) = task.work else { continue };
+        if !waiting(index) {
+            continue;
+        }
+        control.check()?;
+        let model = plan.experiment.model(id);
+        if !known.contains_key(&id) {
+            let steps = super::steps(&model.stage, domains);
+            let prediction = crate::predict::predict(plan, id, domains, &shapes, steps, device);
+            known.extend(prediction.map_err(|error| error.at(model.origin))?.map(|prediction| (id, prediction)));
+        }
+        if let Some(prediction) = known.get(&id) {
+            let (stage, seed) = (model.name.clone(), task.seed);
+            control.emit(&Event::Predicted { stage, seed, prediction: *prediction });
+        }
+    }
+    Ok(known)
+}
+
+/// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the metrics so far
+/// are on disk in any case.
+pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control, progress: &mut Progress) -> Result<()> {
+    let started = Instant::now();
+    let plan = &job.plan;
+    let out = PathBuf::from(&job.out);
+    let Prepared { base, tasks, forms, domains } = prepared(job, control)?;
     let store = Store::open(Path::new(&job.store))?;
     let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
+    let waiting = |index: usize| job.fresh || !store.has(keys.of(index));
+    let predictions = predictions(plan, &tasks, &forms, &domains, device, control, waiting)?;
 
     let shared = Shared {
+        predictions,
+        running: Tasks::default(),
+        records: Mutex::default(),
         plan,
         tasks: &tasks,
         keys,
@@ -140,7 +207,8 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     written?;
     let scores = shared.scores(&state.rewards);
     let bootstrap = |index: usize| Key::new(plan.experiment.seed, index as u64, Purpose::Bootstrap, 0).row(0, 0);
-    let (results, warnings) = assemble(plan, &scores, versions.clone(), started.elapsed().as_secs_f64(), bootstrap)
+    let records = std::mem::take(&mut *lock(&shared.records));
+    let (results, warnings) = assemble(plan, &scores, records, versions.clone(), started.elapsed().as_secs_f64(), bootstrap)
         .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
     for warning in warnings {
         control.warn(warning);
@@ -258,10 +326,11 @@ impl Shared<'_> {
 
     fn execute(&self, index: usize, inputs: &HashMap<usize, Arc<Weights>>) -> Result<Outcome, Unfinished> {
         let task = &self.tasks[index];
+        let under = self.running.begin();
         match &task.work {
             Work::Stage(model) => {
                 let origin = self.plan.experiment.model(*model).origin;
-                self.stage(index, *model, inputs)
+                self.stage(index, *model, inputs, &under)
                     .map_err(|unfinished| Unfinished { error: unfinished.error.at(origin), ..unfinished })
             }
             Work::Evaluate { model, domain, comparisons } => {
@@ -305,7 +374,13 @@ impl Shared<'_> {
         }
     }
 
-    fn stage(&self, index: usize, id: ModelId, inputs: &HashMap<usize, Arc<Weights>>) -> Result<Outcome, Unfinished> {
+    fn stage(
+        &self,
+        index: usize,
+        id: ModelId,
+        inputs: &HashMap<usize, Arc<Weights>>,
+        under: &Under,
+    ) -> Result<Outcome, Unfinished> {
         let Task { seed, needs, .. } = &self.tasks[index];
         let (model, facts, key) = (self.plan.experiment.model(id), &self.plan.stages[id.0 as usize], self.keys.of(index));
         let (name, seed) = (model.name.clone(), *seed);
@@ -379,12 +454,10 @@ impl Shared<'_> {
         self.store.insert(key, &provenance(&weights), &weights, &rows)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
-        self.control.emit(&Event::StageFinished {
-            stage: name,
-            seed,
-            seconds: started.elapsed().as_secs_f64(),
-            peak_memory: None,
-        });
+        let (seconds, peak_memory) = (started.elapsed().as_secs_f64(), under.peak_memory());
+        let predicted = self.predictions.get(&id).copied();
+        lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted });
+        self.control.emit(&Event::StageFinished { stage: name, seed, seconds, peak_memory });
         Ok(Outcome::Weights(Arc::new(weights), rows))
     }
 

@@ -59,6 +59,11 @@ impl Store {
         self.folder.join(key)
     }
 
+    /// Whether there is an entry; it may turn out to be damaged.
+    pub fn has(&self, key: &str) -> bool {
+        self.path(key).join(CHECKSUMS).exists()
+    }
+
     pub fn find(&self, key: &str) -> Lookup<Entry> {
         self.read(key, |folder| {
             let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;

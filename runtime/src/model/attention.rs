@@ -1,0 +1,103 @@
+//! Attention of one layer over whole sequences: grouped heads (arXiv:2305.13245), sliding windows (arXiv:2004.05150), capped
+//! scores.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Config, LayerAttention};
+
+/// Added to the score of a place that must not be looked at. Finite, so that a row of nothing else stays finite.
+pub(super) const HIDDEN: f64 = -1e30;
+
+/// What every layer of a batch may look at. One mask for each distinct window, made once.
+pub(super) struct Masks {
+    /// Added to scores, `[length, length]` or `[rows, 1, length, length]`; none where everything before is seen and no more is
+    /// hidden than that.
+    masks: Vec<(Option<usize>, Option<Tensor>)>,
+}
+
+impl Masks {
+    /// Of sequences of `length` tokens at most. `hidden` is what is hidden besides, `[rows, 1, length, length]` in f32.
+    pub fn new(config: &Config, length: usize, hidden: Option<&Tensor>, kind: Kind, device: Device) -> Masks {
+        let mut masks: Vec<(Option<usize>, Option<Tensor>)> = Vec::new();
+        for layer in &config.attention {
+            let window = window(layer, length);
+            if masks.iter().any(|(made, _)| *made == window) {
+                continue;
+            }
+            // The library's own causal attention is the fastest, but it has neither windows nor caps.
+            let plain = window.is_none() && hidden.is_none() && config.attention_softcap.is_none();
+            let mask = (!plain).then(|| {
+                let causal = triangle(length, window, device);
+                let mask = match hidden {
+                    Some(hidden) => causal + hidden,
+                    None => causal,
+                };
+                mask.to_kind(kind)
+            });
+            masks.push((window, mask));
+        }
+        Masks { masks }
+    }
+
+    fn of(&self, layer: &LayerAttention, length: usize) -> Option<&Tensor> {
+        let window = window(layer, length);
+        self.masks.iter().find(|(made, _)| *made == window).and_then(|(_, mask)| mask.as_ref())
+    }
+}
+
+/// A window that hides something.
+fn window(layer: &LayerAttention, length: usize) -> Option<usize> {
+    layer.window.filter(|window| *window < length)
+}
+
+/// [`HIDDEN`] above the diagonal, and below it beyond the window; 0 elsewhere.
+fn triangle(length: usize, window: Option<usize>, device: Device) -> Tensor {
+    let hidden = || Tensor::full([length as i64, length as i64], HIDDEN, (Kind::Float, device));
+    let after = hidden().triu(1);
+    match window {
+        Some(window) => after + hidden().tril(-(window as i64)),
+        None => after,
+    }
+}
+
+/// Causal attention; queries are `[rows, heads, length, head width]`, keys and values have fewer heads where they are grouped.
+/// Answers the queries' shape.
+pub(super) fn attend(
+    config: &Config,
+    layer: &LayerAttention,
+    masks: &Masks,
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+) -> Tensor {
+    let length = query.size()[2];
+    let mask = masks.of(layer, length as usize);
+    if config.attention_softcap.is_none() {
+        let (causal, grouped) = (mask.is_none(), config.heads != config.key_value_heads);
+        return Tensor::scaled_dot_product_attention(query, key, value, mask, 0.0, causal, config.attention_scale, grouped);
+    }
+    let [rows, heads, groups] = [query.size()[0], config.heads as i64, config.key_value_heads as i64];
+    let head_width = config.head_width as i64;
+    // Heads that share keys are the rows of one matrix product.
+    let query = query.reshape([rows, groups, heads / groups * length, head_width]) * config.attention_scale;
+    let scores = cap(query.matmul(&key.transpose(2, 3)), config.attention_softcap).view([rows, heads, length, length]);
+    let scores = match mask {
+        Some(mask) => scores + mask,
+        None => scores,
+    };
+    let weights = wide_softmax(&scores).to_kind(value.kind()).view([rows, groups, heads / groups * length, length]);
+    weights.matmul(value).view([rows, heads, length, head_width])
+}
+
+/// `cap * tanh(x / cap)` (arXiv:2408.00118, section 2).
+pub(super) fn cap(x: Tensor, cap: Option<f64>) -> Tensor {
+    match cap {
+        Some(cap) => (x / cap).tanh() * cap,
+        None => x,
+    }
+}
+
+/// Over the last axis, in f32 where the numbers are narrower.
+pub(super) fn wide_softmax(scores: &Tensor) -> Tensor {
+    scores.softmax(-1, if scores.kind() == Kind::Double { Kind::Double } else { Kind::Float })
+}

@@ -1,0 +1,135 @@
+//! The part of a layer behind attention: a gated linear unit (arXiv:2002.05202), or experts of which each token uses a few
+//! (arXiv:1701.06538).
+
+use tch::{Kind, Tensor};
+
+use super::attention::wide_softmax;
+use super::linear::Linear;
+use super::{Activation, Experts};
+
+pub(super) enum FeedForward {
+    /// Training multiplies gate and up one by one, because the backward pass of a split costs more than it saves; `gate_up` is
+    /// the same numbers as one matrix, for inference.
+    Gated {
+        gate: Linear,
+        up: Linear,
+        gate_up: Linear,
+        down: Linear,
+    },
+    Experts(ExpertWeights),
+}
+
+/// All experts of a layer, stacked.
+pub(super) struct ExpertWeights {
+    /// `[experts, width]`
+    pub router: Linear,
+    /// `[experts, 2 * inner, width]`: an expert's gate, then its up.
+    pub gate_up: Tensor,
+    /// `[experts, width, inner]`
+    pub down: Tensor,
+}
+
+impl FeedForward {
+    /// `x` is `[tokens, width]`. Where there are experts, also how many tokens each took, `[experts]`.
+    pub fn train(&self, x: &Tensor, activation: Activation, experts: Option<&Experts>) -> (Tensor, Option<Tensor>) {
+        match (self, experts) {
+            (FeedForward::Gated { gate, up, down, .. }, _) => {
+                (down.apply(&(activate(&gate.apply(x), activation) * up.apply(x))), None)
+            }
+            (FeedForward::Experts(weights), Some(experts)) => {
+                let (output, counts) = weights.apply(x, activation, experts);
+                (output, Some(counts))
+            }
+            (FeedForward::Experts(_), None) => unreachable!("a layer with experts belongs to a configuration with experts"),
+        }
+    }
+
+    /// The same without a gradient.
+    pub fn infer(&self, x: &Tensor, activation: Activation, experts: Option<&Experts>) -> Tensor {
+        match self {
+            FeedForward::Gated { gate_up, down, .. } => down.apply(&gated(&gate_up.apply(x), activation)),
+            FeedForward::Experts(_) => self.train(x, activation, experts).0,
+        }
+    }
+}
+
+impl ExpertWeights {
+    fn apply(&self, x: &Tensor, activation: Activation, experts: &Experts) -> (Tensor, Tensor) {
+        let (count, used) = (experts.count as i64, experts.per_token as i64);
+        let (tokens, width) = (x.size()[0], x.size()[1]);
+        let (mut weights, chosen) = wide_softmax(&self.router.apply(x)).topk(used, -1, true, true);
+        if experts.normalised {
+            weights = &weights / weights.sum_dim_intlist(-1, true, weights.kind());
+        }
+        let weights = weights.to_kind(x.kind());
+        // Tokens in the order of their experts, so that each expert is one matrix product, however the tokens are spread.
+        let chosen = chosen.view([-1]);
+        let counts = chosen.bincount::<&Tensor>(None, count);
+        let order = chosen.argsort_stable(true, 0, false);
+        let inputs = x.index_select(0, &order.divide_scalar_mode(used, "floor"));
+        let sizes = Vec::<i64>::try_from(&counts).expect("counts are integers in one row");
+        let outputs: Vec<Tensor> = inputs
+            .split_with_sizes(sizes.as_slice(), 0)
+            .iter()
+            .zip(self.gate_up.unbind(0))
+            .zip(self.down.unbind(0))
+            .filter(|((inputs, _), _)| inputs.size()[0] > 0)
+            .map(|((inputs, gate_up), down)| {
+                let inner = gated(&inputs.linear::<&Tensor>(&gate_up, None), activation);
+                inner.linear::<&Tensor>(&down, None)
+            })
+            .collect();
+        // Back to the tokens' own order: each token's parts are added up in the order of their weights, whoever else is there.
+        let parts = Tensor::cat(&outputs, 0).index_select(0, &order.argsort(0, false)).view([tokens, used, width]);
+        let output = (parts * weights.unsqueeze(-1)).sum_dim_intlist(1i64, false, None::<Kind>);
+        (output, counts)
+    }
+}
+
+/// `[.., 2 * inner]`, gate before up.
+fn gated(gate_up: &Tensor, activation: Activation) -> Tensor {
+    let inner = gate_up.size()[gate_up.dim() - 1] / 2;
+    activate(&gate_up.narrow(-1, 0, inner), activation) * gate_up.narrow(-1, inner, inner)
+}
+
+fn activate(x: &Tensor, activation: Activation) -> Tensor {
+    match activation {
+        Activation::Silu => x.silu(),
+        Activation::Gelu => x.gelu("tanh"),
+    }
+}
+
+/// How tokens were spread over experts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertLoad {
+    /// Of each layer that has experts: how many tokens each took. A token counts once for every expert that it uses.
+    pub counts: Vec<Vec<i64>>,
+}
+
+impl ExpertLoad {
+    /// Each expert's share of its layer's tokens; a layer's shares add up to 1.
+    pub fn shares(&self) -> Vec<Vec<f64>> {
+        let share = |counts: &Vec<i64>| {
+            let total = counts.iter().sum::<i64>().max(1) as f64;
+            counts.iter().map(|count| *count as f64 / total).collect()
+        };
+        self.counts.iter().map(share).collect()
+    }
+
+    /// The largest share of any expert: 1 / experts where the load is even, 1 / experts used per token where one expert is used by
+    /// every token.
+    pub fn largest_share(&self) -> f64 {
+        self.shares().into_iter().flatten().fold(0.0, f64::max)
+    }
+
+    /// The entropy of the shares as a part of the most it can be, averaged over layers: 1 where the load is even, 0 where one
+    /// expert takes all.
+    pub fn entropy(&self) -> f64 {
+        let of_layer = |shares: &Vec<f64>| {
+            let entropy: f64 = shares.iter().filter(|share| **share > 0.0).map(|share| -share * share.ln()).sum();
+            if shares.len() > 1 { entropy / (shares.len() as f64).ln() } else { 1.0 }
+        };
+        let layers = self.shares();
+        layers.iter().map(of_layer).sum::<f64>() / layers.len().max(1) as f64
+    }
+}

@@ -1,0 +1,138 @@
+//! Which parameters a decoder has, and in which order.
+
+use super::{Config, Experts};
+
+/// A parameter's place in the flat vector. Matrices are `[outputs, inputs]`, row-major.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// As published checkpoints call it: `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub offset: usize,
+    pub kind: EntryKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    Matrix,
+    /// Added to what a matrix answers.
+    Bias,
+    /// The scale of a normalisation.
+    Norm,
+}
+
+impl Entry {
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are multiplied with the
+/// same input are neighbours, so that they are one matrix, and so are their biases. Of experts, all gates and ups come before all
+/// downs, so that a layer's experts are two stacks.
+pub fn layout(config: &Config) -> Vec<Entry> {
+    let query = config.heads * config.head_width;
+    let key_value = config.key_value_heads * config.head_width;
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut add = |name: String, shape: Vec<usize>, kind| {
+        let offset = entries.last().map_or(0, |last| last.offset + last.len());
+        entries.push(Entry { name, shape, offset, kind });
+    };
+    add("model.embed_tokens.weight".into(), vec![config.vocabulary, config.width], EntryKind::Matrix);
+    for layer in 0..config.layers {
+        let mut matrix = |part: &str, outputs: usize, inputs: usize| {
+            add(format!("model.layers.{layer}.{part}.weight"), vec![outputs, inputs], EntryKind::Matrix);
+        };
+        matrix("self_attn.q_proj", query, config.width);
+        matrix("self_attn.k_proj", key_value, config.width);
+        matrix("self_attn.v_proj", key_value, config.width);
+        matrix("self_attn.o_proj", config.width, query);
+        match config.experts_of(layer) {
+            Some(Experts { count, hidden, .. }) => {
+                matrix("mlp.gate", *count, config.width);
+                for expert in 0..*count {
+                    matrix(&format!("mlp.experts.{expert}.gate_proj"), *hidden, config.width);
+                    matrix(&format!("mlp.experts.{expert}.up_proj"), *hidden, config.width);
+                }
+                for expert in 0..*count {
+                    matrix(&format!("mlp.experts.{expert}.down_proj"), config.width, *hidden);
+                }
+            }
+            None => {
+                matrix("mlp.gate_proj", config.hidden, config.width);
+                matrix("mlp.up_proj", config.hidden, config.width);
+                matrix("mlp.down_proj", config.width, config.hidden);
+            }
+        }
+    }
+    if !config.tied {
+        add("lm_head.weight".into(), vec![config.vocabulary, config.width], EntryKind::Matrix);
+    }
+    for layer in 0..config.layers {
+        let mut bias = |part: &str, outputs: usize| {
+            add(format!("model.layers.{layer}.{part}.bias"), vec![outputs], EntryKind::Bias);
+        };
+        if config.biases.query_key_value {
+            bias("self_attn.q_proj", query);
+            bias("self_attn.k_proj", key_value);
+            bias("self_attn.v_proj", key_value);
+        }
+        if config.biases.output {
+            bias("self_attn.o_proj", config.width);
+        }
+        if config.biases.feed_forward && config.experts_of(layer).is_none() {
+            bias("mlp.gate_proj", config.hidden);
+            bias("mlp.up_proj", config.hidden);
+            bias("mlp.down_proj", config.width);
+        }
+    }
+    for layer in 0..config.layers {
+        let mut norm = |part: &str, width: usize| {
+            add(format!("model.layers.{layer}.{part}.weight"), vec![width], EntryKind::Norm);
+        };
+        let names = NormNames::of(config);
+        norm(names.attention, config.width);
+        if let Some(after) = names.after_attention {
+            norm(after, config.width);
+        }
+        norm(names.feed_forward, config.width);
+        if let Some(after) = names.after_feed_forward {
+            norm(after, config.width);
+        }
+        if config.query_key_norm {
+            norm("self_attn.q_norm", config.head_width);
+            norm("self_attn.k_norm", config.head_width);
+        }
+    }
+    add("model.norm.weight".into(), vec![config.width], EntryKind::Norm);
+    entries
+}
+
+/// What checkpoints call a layer's normalisations. `post_attention_layernorm` stands before the feed-forward part in most
+/// families; where answers are normalised too, it is what its name says.
+pub(super) struct NormNames {
+    pub attention: &'static str,
+    pub after_attention: Option<&'static str>,
+    pub feed_forward: &'static str,
+    pub after_feed_forward: Option<&'static str>,
+}
+
+impl NormNames {
+    pub fn of(config: &Config) -> NormNames {
+        let attention = "input_layernorm";
+        if config.norm.after {
+            NormNames {
+                attention,
+                after_attention: Some("post_attention_layernorm"),
+                feed_forward: "pre_feedforward_layernorm",
+                after_feed_forward: Some("post_feedforward_layernorm"),
+            }
+        } else {
+            NormNames { attention, after_attention: None, feed_forward: "post_attention_layernorm", after_feed_forward: None }
+        }
+    }
+}

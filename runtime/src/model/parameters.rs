@@ -1,0 +1,159 @@
+//! The tensors of a decoder, cut from its flat vector by the names of the layout.
+
+use std::collections::HashMap;
+
+use tch::Tensor;
+
+use super::decoder::Layer;
+use super::feed_forward::{ExpertWeights, FeedForward};
+use super::layout::NormNames;
+use super::linear::Linear;
+use super::{Config, Entry};
+
+/// A tensor that gradients are taken for.
+pub(super) struct Leaf {
+    pub tensor: Tensor,
+    /// The layer that reads it; none where it stands before or behind all of them.
+    pub layer: Option<usize>,
+    offset: usize,
+}
+
+/// Cuts views from the flat vector, and remembers those that gradients are taken for.
+pub(super) struct Parameters<'a> {
+    entries: HashMap<&'a str, &'a Entry>,
+    flat: &'a Tensor,
+    trainable: bool,
+    leaves: Vec<Leaf>,
+}
+
+impl<'a> Parameters<'a> {
+    pub fn new(entries: &'a [Entry], flat: &'a Tensor, trainable: bool) -> Parameters<'a> {
+        let entries = entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+        Parameters { entries, flat, trainable, leaves: Vec::new() }
+    }
+
+    /// Every leaf, in the order of the flat vector.
+    pub fn leaves(mut self) -> Vec<Leaf> {
+        self.leaves.sort_by_key(|leaf| leaf.offset);
+        let mut end = 0;
+        for leaf in &self.leaves {
+            assert_eq!(leaf.offset, end, "every parameter belongs to one leaf");
+            end += leaf.tensor.numel();
+        }
+        assert_eq!(end, self.flat.numel(), "every parameter belongs to one leaf");
+        self.leaves
+    }
+
+    /// A parameter outside the layers, as the layout has it.
+    pub fn outside(&mut self, name: &str) -> Tensor {
+        let shape: Vec<i64> = self.entries[name].shape.iter().map(|size| *size as i64).collect();
+        self.leaf(None, &[name.to_owned()], &shape)
+    }
+
+    /// Those of one layer.
+    pub fn layer(&mut self, config: &Config, index: usize) -> Layer {
+        let mut of = OfLayer { index, parameters: self };
+        let [query, key, value] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+        let biases = &config.biases;
+        let names = NormNames::of(config);
+        Layer {
+            attention: config.attention[index],
+            norm_attention: of.norm(names.attention),
+            after_attention: names.after_attention.map(|name| of.norm(name)),
+            query_key: of.linear(&[query, key], biases.query_key_value),
+            value: of.linear(&[value], biases.query_key_value),
+            query_key_value: of.fused(&[query, key, value], biases.query_key_value),
+            query_key_norm: config.query_key_norm.then(|| of.stack(&["self_attn.q_norm", "self_attn.k_norm"], &[2, -1])),
+            output: of.linear(&["self_attn.o_proj"], biases.output),
+            norm_feed_forward: of.norm(names.feed_forward),
+            after_feed_forward: names.after_feed_forward.map(|name| of.norm(name)),
+            feed_forward: of.feed_forward(config),
+        }
+    }
+
+    /// Parameters that are neighbours in the layout, as one tensor.
+    fn view(&self, names: &[String], shape: &[i64]) -> (usize, Tensor) {
+        let entries: Vec<&Entry> = names.iter().map(|name| self.entries[name.as_str()]).collect();
+        let neighbours = entries.windows(2).all(|pair| pair[0].offset + pair[0].len() == pair[1].offset);
+        assert!(neighbours, "{names:?} are not neighbours in the layout");
+        let elements: usize = entries.iter().map(|entry| entry.len()).sum();
+        let offset = entries[0].offset;
+        (offset, self.flat.narrow(0, offset as i64, elements as i64).view(shape))
+    }
+
+    fn leaf(&mut self, layer: Option<usize>, names: &[String], shape: &[i64]) -> Tensor {
+        let (offset, view) = self.view(names, shape);
+        let tensor = view.detach().set_requires_grad(self.trainable);
+        self.leaves.push(Leaf { tensor: tensor.shallow_clone(), layer, offset });
+        tensor
+    }
+}
+
+struct OfLayer<'p, 'a> {
+    index: usize,
+    parameters: &'p mut Parameters<'a>,
+}
+
+impl OfLayer<'_, '_> {
+    fn names<S: AsRef<str>>(&self, parts: &[S], what: &str) -> Vec<String> {
+        parts.iter().map(|part| format!("model.layers.{}.{}.{what}", self.index, part.as_ref())).collect()
+    }
+
+    /// A leaf, of the given shape.
+    fn stack<S: AsRef<str>>(&mut self, parts: &[S], shape: &[i64]) -> Tensor {
+        let names = self.names(parts, "weight");
+        self.parameters.leaf(Some(self.index), &names, shape)
+    }
+
+    fn norm(&mut self, part: &str) -> Tensor {
+        self.stack(&[part], &[-1])
+    }
+
+    /// Matrices that are neighbours, stacked along the outputs.
+    fn linear(&mut self, parts: &[&str], bias: bool) -> Linear {
+        let (matrices, biases) = (self.names(parts, "weight"), self.names(parts, "bias"));
+        let layer = Some(self.index);
+        let inputs = self.inputs(&matrices);
+        Linear {
+            weight: self.parameters.leaf(layer, &matrices, &[-1, inputs]),
+            bias: bias.then(|| self.parameters.leaf(layer, &biases, &[-1])),
+        }
+    }
+
+    /// The same numbers as one matrix, for inference; no leaf.
+    fn fused(&self, parts: &[&str], bias: bool) -> Linear {
+        let (matrices, biases) = (self.names(parts, "weight"), self.names(parts, "bias"));
+        let inputs = self.inputs(&matrices);
+        Linear {
+            weight: self.parameters.view(&matrices, &[-1, inputs]).1,
+            bias: bias.then(|| self.parameters.view(&biases, &[-1]).1),
+        }
+    }
+
+    fn inputs(&self, matrices: &[String]) -> i64 {
+        self.parameters.entries[matrices[0].as_str()].shape[1] as i64
+    }
+
+    fn feed_forward(&mut self, config: &Config) -> FeedForward {
+        let [gate, up] = ["mlp.gate_proj", "mlp.up_proj"];
+        let bias = config.biases.feed_forward;
+        let Some(experts) = config.experts_of(self.index) else {
+            return FeedForward::Gated {
+                gate: self.linear(&[gate], bias),
+                up: self.linear(&[up], bias),
+                gate_up: self.fused(&[gate, up], bias),
+                down: self.linear(&["mlp.down_proj"], bias),
+            };
+        };
+        let (count, width, hidden) = (experts.count as i64, config.width as i64, experts.hidden as i64);
+        let part = |expert: usize, part: &str| format!("mlp.experts.{expert}.{part}");
+        let gate_up: Vec<String> =
+            (0..experts.count).flat_map(|expert| [part(expert, "gate_proj"), part(expert, "up_proj")]).collect();
+        let down: Vec<String> = (0..experts.count).map(|expert| part(expert, "down_proj")).collect();
+        FeedForward::Experts(ExpertWeights {
+            router: self.linear(&["mlp.gate"], false),
+            gate_up: self.stack(&gate_up, &[count, 2 * hidden, width]),
+            down: self.stack(&down, &[count, width, hidden]),
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! What a stage will take, before it runs: a few of its own steps with a model of one layer and with one of two, on its own
+//! prompts. Whatever a stage does, this does too, so there is no second description of the work that could drift from the first.
+//!
+//! Both time and memory grow by the same amount with every layer. So with what one step takes written as `t(layers)`,
+//! `t(n) = t(1) + (n - 1) (t(2) - t(1))`; and where the trained model and its teachers differ in depth, each has its own
+//! difference. Where even one layer would take too long, trials have fewer sequences, `m` and `2 m`, and `t` is taken to be
+//! linear in these as well.
+
+mod trial;
+
+use std::sync::Arc;
+
+use mopd_compiler::plan::events::Prediction;
+use mopd_compiler::plan::{ModelId, Objective, Plan, Prefixes, Reward, Stage, Train};
+use tch::Device;
+
+use crate::data::tokenizer::Tokenizer;
+use crate::failure::Result;
+use crate::model::{Config, Weights};
+use crate::prepare::DomainData;
+
+use trial::{Taken, Trial};
+
+/// Multiplications and additions that a step of a trial may take: about a second on one core of a usual processor.
+const MOST_WORK: f64 = 5e10;
+
+/// Of every model of a plan, as far as it is known without its weights.
+pub struct Shapes<'a> {
+    pub configs: &'a [Arc<Config>],
+    pub tokenizers: &'a [Arc<Tokenizer>],
+}
+
+/// What a stage that trains will take on this machine, alone; none for other stages.
+pub fn predict(
+    plan: &Plan,
+    model: ModelId,
+    domains: &[DomainData],
+    shapes: &Shapes,
+    steps: u32,
+    device: Device,
+) -> Result<Option<Prediction>> {
+    let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(None) };
+    let student = shapes.configs[model.0 as usize].layers;
+    let teachers = teachers(train).map(|id| shapes.configs[id.0 as usize].layers).max();
+    let trial = Trial { train, model, domains, shapes, device, completion: completion(plan, train, domains, shapes, model) };
+    let batch = sequences(train);
+    let (first, second) = sizes(train, batch, trial.work(batch));
+    let at = |batch: u32| -> Result<Taken> {
+        let one = trial.run(batch, 1, 1)?;
+        if student == 1 && teachers.is_none_or(|teachers| teachers == 1) {
+            return Ok(one);
+        }
+        let deeper = match teachers {
+            // All of one depth grow together.
+            Some(teachers) if teachers != student => {
+                let (own, others) = (trial.run(batch, 2, 1)?, trial.run(batch, 1, 2)?);
+                let own = one.extrapolated(own, (student - 1) as f64);
+                own.plus(one.extrapolated(others, (teachers - 1) as f64).minus(one))
+            }
+            _ => one.extrapolated(trial.run(batch, 2, 2)?, (student - 1) as f64),
+        };
+        Ok(deeper)
+    };
+    let taken = match second {
+        None => at(first)?,
+        Some(second) => {
+            let less = at(first)?;
+            less.extrapolated(at(second)?, f64::from(batch - first) / f64::from(second - first))
+        }
+    };
+    let rollouts = match &train.prefixes {
+        // Teachers write once; a trial has them write one batch.
+        Prefixes::Teacher { sequences, batch, .. } => f64::from(*sequences) / f64::from((*batch).max(1)),
+        _ => 1.0,
+    };
+    let seconds = taken.before * rollouts + taken.step * f64::from(steps);
+    Ok(Some(Prediction { seconds, memory: taken.memory as u64 }))
+}
+
+fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
+    let references = train.references.iter().map(|choice| choice.reference);
+    train.teachers.iter().map(|choice| choice.teacher).chain(references)
+}
+
+/// Sequences of one step.
+fn sequences(train: &Train<Objective>) -> u32 {
+    match &train.prefixes {
+        Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => *batch,
+        Prefixes::Student { prompts, sampling } => prompts.saturating_mul(sampling.n.max(1)),
+    }
+}
+
+/// How many sequences the trials have: all of a step, or two smaller numbers.
+fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
+    let group = match &train.prefixes {
+        Prefixes::Student { sampling, .. } => sampling.n.max(1),
+        _ => 1,
+    };
+    // Parts of a step are not cut: a step of fewer parts needs no less memory.
+    let part = train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(group);
+    let factor = (work / MOST_WORK).max(1.0);
+    let first = ((f64::from(batch) / factor / f64::from(part)) as u32).max(1) * part;
+    if factor > 1.5 && first.saturating_mul(2) < batch { (first, Some(first * 2)) } else { (batch, None) }
+}
+
+/// Answers whose length is asked: enough for a mean.
+const SAMPLE: usize = 10_000;
+
+/// Tokens of a completion, on average: of an `exact_match` those of the right answer, since that is where training leads; else
+/// the most that is allowed.
+fn completion(plan: &Plan, train: &Train<Objective>, domains: &[DomainData], shapes: &Shapes, model: ModelId) -> u32 {
+    let most = match &train.prefixes {
+        Prefixes::Data { .. } => return 0,
+        Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } => sampling,
+    };
+    let tokenizer = &shapes.tokenizers[model.0 as usize];
+    let mut sum = 0.0;
+    for share in &train.mixture {
+        let domain = plan.experiment.domain(share.domain);
+        let limit = most.max_tokens(domain.limit);
+        let answer = match (&domain.reward, &domains[share.domain.0 as usize].train) {
+            (Reward::ExactMatch { field }, Some(prompts)) => {
+                let answer = |row| prompts.dataset.text(row, field);
+                // A completion is its answer and the token that ends it.
+                let length = |row| Some(tokenizer.encode(answer(row)?).ok()?.len() + 1);
+                let lengths: Vec<usize> = (0..prompts.dataset.len().min(SAMPLE)).filter_map(length).collect();
+                (!lengths.is_empty()).then(|| lengths.iter().sum::<usize>() as f64 / lengths.len() as f64)
+            }
+            _ => None,
+        };
+        sum += share.share * answer.map_or(f64::from(limit), |answer| answer.min(f64::from(limit)));
+    }
+    (sum.round() as u32).clamp(1, most.max_tokens.max(1))
+}
+
+/// A model of the same shape with fewer layers. Its numbers are of no account, but none of them is denormal or infinite.
+fn shallow(config: &Config, layers: usize, tokenizer: &Arc<Tokenizer>) -> Weights {
+    let mut config = Config { layers, ..config.clone() };
+    config.attention.truncate(layers);
+    if let Some(experts) = &mut config.experts {
+        experts.layers.truncate(layers);
+    }
+    let config = Arc::new(config);
+    let count = Weights::parameters(&config);
+    let mut state = 1u32;
+    let values = (0..count).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 * 0.1 - 0.05
+    });
+    Weights::new(config.clone(), tokenizer.clone(), values.collect())
+}

@@ -1,0 +1,153 @@
+//! A few steps of a stage with shallow models.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mopd_compiler::plan::{Keep, ModelId, Objective, Prefixes, Reward, Train};
+use tch::Device;
+
+use super::{Shapes, shallow, teachers};
+use crate::control::Control;
+use crate::failure::Result;
+use crate::model::Weights;
+use crate::prepare::{DomainData, trained};
+use crate::report::results::{peak_since_reset, reset_peak_memory};
+use crate::reward::Verifier;
+use crate::train::{self, Source};
+
+/// Steps of a trial; the first is for warming up.
+const STEPS: u32 = 3;
+/// Of one that takes long.
+const FEW_STEPS: u32 = 2;
+
+pub struct Trial<'a> {
+    pub train: &'a Train<Objective>,
+    pub model: ModelId,
+    pub domains: &'a [DomainData],
+    pub shapes: &'a Shapes<'a>,
+    pub device: Device,
+    /// Tokens of a completion that a model writes.
+    pub completion: u32,
+}
+
+/// What a trial took, or what one is expected to take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Taken {
+    /// Seconds before the first step.
+    pub before: f64,
+    /// Of one step.
+    pub step: f64,
+    /// Most resident memory of this process, in bytes.
+    pub memory: f64,
+}
+
+impl Taken {
+    fn zip(self, other: Taken, f: impl Fn(f64, f64) -> f64) -> Taken {
+        Taken { before: f(self.before, other.before), step: f(self.step, other.step), memory: f(self.memory, other.memory) }
+    }
+
+    pub fn plus(self, other: Taken) -> Taken {
+        self.zip(other, |a, b| a + b)
+    }
+
+    pub fn minus(self, other: Taken) -> Taken {
+        self.zip(other, |a, b| a - b)
+    }
+
+    /// `more` was measured one unit further; this is `units` further. What measured less only did so by chance.
+    pub fn extrapolated(self, more: Taken, units: f64) -> Taken {
+        self.zip(more, |a, b| a + units * (b - a).max(0.0))
+    }
+}
+
+impl Trial<'_> {
+    /// About how many multiplications and additions a step of one layer takes.
+    pub fn work(&self, batch: u32) -> f64 {
+        let config = &self.shapes.configs[self.model.0 as usize];
+        let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
+        let matrix = config.vocabulary * config.width;
+        let tokenizer = &self.shapes.tokenizers[self.model.0 as usize];
+        // They are known since the plan was checked.
+        let prompts = || self.domains.iter().filter_map(|data| data.train.as_ref()?.tokens(tokenizer).ok());
+        let sequences: usize = prompts().map(|tokens| tokens.len()).sum();
+        let tokens: usize = prompts().map(|tokens| tokens.lengths().sum::<usize>()).sum();
+        let length = tokens as f64 / sequences.max(1) as f64 + f64::from(self.completion);
+        8.0 * f64::from(batch) * length * (layer + matrix) as f64
+    }
+
+    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`.
+    pub fn run(&self, batch: u32, own: usize, others: usize) -> Result<Taken> {
+        let mut train = self.train.clone();
+        match &mut train.prefixes {
+            Prefixes::Data { batch: size, .. } => *size = batch,
+            Prefixes::Student { prompts, sampling } => {
+                *prompts = (batch / sampling.n.max(1)).max(1);
+                sampling.max_tokens = self.completion;
+            }
+            Prefixes::Teacher { sequences, keep, batch: size, sampling } => {
+                (*size, *sequences) = (batch, batch);
+                // Nothing that these models write is right.
+                *keep = Keep::All;
+                sampling.max_tokens = self.completion;
+            }
+        }
+        // Verifiers of the author's are not asked about nonsense.
+        let verifier = Verifier::new(&Reward::Regex { pattern: String::new(), field: String::new() }, ".".as_ref())?;
+        let mut sources = Vec::new();
+        for share in &train.mixture {
+            let data = &self.domains[share.domain.0 as usize];
+            let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
+            sources.push(Source {
+                name: &data.name,
+                origin: data.origin,
+                share: share.share,
+                teacher: teacher.map(|choice| choice.name.clone()),
+                teacher_model: teacher.map(|choice| choice.teacher),
+                prompts: trained(data)?,
+                tokens: trained(data)?.tokens(&self.shapes.tokenizers[self.model.0 as usize])?,
+                limit: data.limit,
+                verifier: &verifier,
+            });
+        }
+        let weights = |id: ModelId, layers: usize| -> Arc<Weights> {
+            let config = &self.shapes.configs[id.0 as usize];
+            Arc::new(shallow(config, layers.min(config.layers), &self.shapes.tokenizers[id.0 as usize]))
+        };
+        let quiet = Control::new(std::io::sink());
+        reset_peak_memory();
+        let start = weights(train.start, own);
+        let mut others_weights: HashMap<ModelId, Arc<Weights>> = HashMap::new();
+        for id in teachers(&train) {
+            // A student's own start is one model, whoever reads it.
+            let one = if id == train.start { start.clone() } else { weights(id, others) };
+            others_weights.entry(id).or_insert(one);
+        }
+        let steps = if self.work(batch) > 2e9 { FEW_STEPS } else { STEPS };
+        let stage = train::Stage {
+            name: "trial",
+            seed: 0,
+            stream: 0,
+            train: &train,
+            steps,
+            sources,
+            start,
+            teachers: others_weights,
+            device: self.device,
+            control: &quiet,
+        };
+        let started = Instant::now();
+        let (_, rows) = train::train(&stage).map_err(|stopped| stopped.error)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let memory = peak_since_reset().unwrap_or(0) as f64;
+        // One row a domain; all of a step say the same.
+        let mut each: Vec<f64> = Vec::new();
+        for step in 0..steps {
+            each.extend(rows.iter().find(|row| row.step == step).map(|row| row.seconds));
+        }
+        let before = (seconds - each.iter().sum::<f64>()).max(0.0);
+        let warm = &each[1.min(each.len().saturating_sub(1))..];
+        let step = warm.iter().copied().fold(f64::INFINITY, f64::min);
+        Ok(Taken { before, step: if step.is_finite() { step } else { 0.0 }, memory })
+    }
+}

@@ -1,0 +1,62 @@
+//! The memory of a stage, where nothing ran beside it: the system counts for the whole process.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::report::results::{peak_since_reset, reset_peak_memory};
+
+/// Counts the tasks of a run.
+#[derive(Default)]
+pub struct Tasks {
+    running: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+/// A task under way.
+pub struct Under<'a> {
+    tasks: &'a Tasks,
+    /// Which task it is, where no other ran when it began.
+    alone: Option<usize>,
+}
+
+impl Tasks {
+    pub fn begin(&self) -> Under<'_> {
+        let others = self.running.fetch_add(1, Ordering::SeqCst);
+        let number = self.begun.fetch_add(1, Ordering::SeqCst);
+        let alone = (others == 0 && reset_peak_memory().is_some()).then_some(number);
+        Under { tasks: self, alone }
+    }
+}
+
+impl Under<'_> {
+    /// Most resident memory of this process since the task began, in bytes; none where another ran meanwhile, or where the system
+    /// does not tell.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let last = self.tasks.begun.load(Ordering::SeqCst).checked_sub(1);
+        if self.alone.is_some() && self.alone == last { peak_since_reset() } else { None }
+    }
+}
+
+impl Drop for Under<'_> {
+    fn drop(&mut self) {
+        self.tasks.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_of_what_ran_alone() {
+        let tasks = Tasks::default();
+        let first = tasks.begin();
+        let alone = first.peak_memory().is_some();
+        let second = tasks.begin();
+        assert_eq!((first.peak_memory(), second.peak_memory()), (None, None));
+        drop(second);
+        assert_eq!(first.peak_memory(), None, "the other has been there");
+        drop(first);
+        // Where the system tells at all.
+        assert_eq!(tasks.begin().peak_memory().is_some(), alone);
+    }
+}
