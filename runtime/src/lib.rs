@@ -1,12 +1,14 @@
 //! Executes a plan with libtorch.
 
 pub mod bench;
+pub mod content;
 pub mod control;
 pub mod data;
 pub mod device;
 pub mod evaluate;
 pub mod failure;
 pub mod files;
+pub mod formats;
 pub mod kernels;
 pub mod merge;
 pub mod model;

@@ -20,9 +20,10 @@ struct Completion {
 
 pub fn sample(arguments: &Sample) -> Result<Status, Problem> {
     let checkpoint = arguments.checkpoint.display();
-    for file in ["model.safetensors", "config.json"] {
-        if !arguments.checkpoint.join(file).is_file() {
-            return Err(Problem::usage("no-checkpoint", format!("{checkpoint} is no checkpoint: it has no {file}"))
+    // One file of weights, or the index of several.
+    for files in [&["model.safetensors", "model.safetensors.index.json"][..], &["config.json"]] {
+        if !files.iter().any(|file| arguments.checkpoint.join(file).is_file()) {
+            return Err(Problem::usage("no-checkpoint", format!("{checkpoint} is no checkpoint: it has no {}", files[0]))
                 .help("`mopd run` leaves a checkpoint of every model and seed in its results, such as runs/quickstart/models/student-seed1"));
         }
     }

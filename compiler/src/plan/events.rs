@@ -35,7 +35,7 @@ pub struct RunJob {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleJob {
-    /// Folder with `model.safetensors` and `config.json`.
+    /// A model's folder.
     pub checkpoint: String,
     pub prompt: String,
     pub n: u32,
@@ -199,6 +199,8 @@ pub enum FailureKind {
     Context,
     /// A reward program crashed, hung or answered nonsense.
     Reward,
+    /// A model's files are missing or malformed, or what they describe cannot be run.
+    Model,
     /// A loss, gradient or log-probability is not finite.
     NonFinite,
     /// Results could not be written.
@@ -213,6 +215,7 @@ impl FailureKind {
             FailureKind::Data => "data",
             FailureKind::Context => "context",
             FailureKind::Reward => "reward",
+            FailureKind::Model => "model",
             FailureKind::NonFinite => "non-finite",
             FailureKind::Storage => "storage",
             FailureKind::Runtime => "runtime",

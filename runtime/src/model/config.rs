@@ -141,6 +141,9 @@ pub struct Experts {
 }
 
 impl Config {
+    /// Far above any published decoder: a hostile file must not make lists without end.
+    pub const MOST_LAYERS: usize = 4096;
+
     /// What the language makes from scratch: `llama { ... }`, `qwen2 { ... }`, `qwen3 { ... }`, `gemma { ... }`.
     pub fn of(architecture: &plan::Architecture) -> Config {
         let head_width = (architecture.width / architecture.heads.max(1)) as usize;
@@ -194,13 +197,13 @@ impl Config {
             ("vocabulary", self.vocabulary),
             ("head_width", self.head_width),
         ];
-        // Far above any published decoder; a hostile file must not make sizes that overflow, or a layout of endless layers.
+        // As with layers: sizes must not overflow.
         const MOST: usize = 1 << 24;
         for (name, size) in sizes {
             if size == 0 {
                 return Err(format!("`{name}` must be at least 1"));
             }
-            if size > MOST || (name == "layers" && size > 4096) {
+            if size > MOST || (name == "layers" && size > Config::MOST_LAYERS) {
                 return Err(format!("`{name} = {size}` is more than any decoder has"));
             }
         }

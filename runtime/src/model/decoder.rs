@@ -194,7 +194,7 @@ impl Decoder {
     pub(super) fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
-        let flat = Tensor::from_slice(&weights.values()).to_device(device).to_kind(kind);
+        let flat = weights.flat(kind, device);
         let mut parameters = Parameters::new(&entries, &flat, trainable);
         let embedding = parameters.outside("model.embed_tokens.weight");
         let layers = (0..config.layers).map(|index| parameters.layer(&config, index)).collect();

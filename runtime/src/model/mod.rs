@@ -7,6 +7,7 @@ mod decoder;
 mod feed_forward;
 mod layout;
 mod linear;
+mod numbers;
 mod parameters;
 mod rope;
 mod step;

@@ -1,11 +1,15 @@
-//! Weights as plain data: one flat vector and the layout that gives its parts names. Threads, merges and the store use this
-//! form; [`super::Decoder`] turns it into tensors.
+//! Weights as plain data: one flat vector, in memory or in mapped files, and the layout that gives its parts names. Threads,
+//! merges and the store use this form; [`super::Decoder`] turns it into tensors.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use tch::{Device, Kind, Tensor};
+
+use super::numbers::{Numbers, Parts};
 use super::{Config, Entry, EntryKind, layout};
 use crate::data::tokenizer::Tokenizer;
+use crate::formats::stored::Stored;
 use crate::random::{Key, Purpose};
 
 /// The weights of one model, and the tokenizer that its embedding is indexed by.
@@ -13,15 +17,21 @@ use crate::random::{Key, Purpose};
 pub struct Weights {
     pub config: Arc<Config>,
     pub tokenizer: Arc<Tokenizer>,
-    /// In the order of [`layout`].
-    values: Vec<f32>,
+    numbers: Numbers,
 }
 
 impl Weights {
     /// `values` are in the order of [`layout`], as many as it has.
     pub fn new(config: Arc<Config>, tokenizer: Arc<Tokenizer>, values: Vec<f32>) -> Weights {
         assert_eq!(values.len(), Weights::parameters(&config), "weights of another configuration");
-        Weights { config, tokenizer, values }
+        Weights { config, tokenizer, numbers: Numbers::Owned(Arc::new(values)) }
+    }
+
+    /// Weights that stay in their files; `parts` are in the order of [`layout`], one per entry.
+    pub fn stored(config: Arc<Config>, tokenizer: Arc<Tokenizer>, parts: Vec<Stored>) -> Weights {
+        let numbers = Numbers::Stored(Arc::new(Parts::new(parts)));
+        assert_eq!(numbers.len(), Weights::parameters(&config), "weights of another configuration");
+        Weights { config, tokenizer, numbers }
     }
 
     /// The same kind of model with other numbers.
@@ -29,13 +39,25 @@ impl Weights {
         Weights::new(self.config.clone(), self.tokenizer.clone(), values)
     }
 
-    /// All of them, in the order of [`layout`].
+    /// All of them, in the order of [`layout`]; of weights that stay in their files a copy.
     pub fn values(&self) -> Cow<'_, [f32]> {
-        Cow::Borrowed(&self.values)
+        self.numbers.values()
     }
 
+    /// Those of one entry; without a copy unless they are stored in another type.
     pub fn of(&self, entry: &Entry) -> Cow<'_, [f32]> {
-        Cow::Borrowed(&self.values[entry.offset..entry.offset + entry.len()])
+        self.numbers.of(entry)
+    }
+
+    /// All of them as one vector of a floating-point `kind` on a device, in the order of [`layout`]. What comes from files is
+    /// written there once, and the files' memory is let go of.
+    pub fn flat(&self, kind: Kind, device: Device) -> Tensor {
+        self.numbers.flat(kind, device)
+    }
+
+    /// Lets go of the memory that looking at mapped files took; they can be looked at again.
+    pub fn release(&self) {
+        self.numbers.release();
     }
 
     /// Random weights: matrices normal with the configuration's initial deviation, biases at 0, normalisations at 1.

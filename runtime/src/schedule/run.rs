@@ -400,7 +400,7 @@ impl Shared<'_> {
         };
         let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
-        let provenance = |weights: &Weights| Provenance::new(&weights.config, &name, seed, key, lineage.clone());
+        let provenance = |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone());
         let (weights, rows) = match &model.stage {
             Stage::Initialise(_) => {
                 let Form { config, tokenizer } = self.forms[id.0 as usize].clone();

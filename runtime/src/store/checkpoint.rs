@@ -1,28 +1,33 @@
-//! `model.safetensors` and `config.json`: one model in a folder, for the store, for `mopd sample`, and for other tools.
+//! One model in a folder, for the store, for `mopd sample`, and for other tools: the layout of the transformers library, and
+//! `mopd.json`, which says where the model comes from.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{BEGIN, Tokenizer};
 use crate::failure::{Error, Result};
-use crate::model::{Config, Weights, layout};
+use crate::files::write_atomically;
+use crate::formats::config_json::{self, TokenIds};
+use crate::formats::huggingface;
+use crate::formats::safetensors::{self, Header};
+use crate::model::{Weights, layout};
 
-const MODEL: &str = "model.safetensors";
-const CONFIG: &str = "config.json";
-pub(super) const FILES: [&str; 2] = [MODEL, CONFIG];
+const PROVENANCE: &str = "mopd.json";
+const GENERATION: &str = "generation_config.json";
+/// Larger models are split into files of at most so many bytes, as the transformers library does.
+const LARGEST_FILE: usize = 5_000_000_000;
 
-/// What `config.json` holds.
+/// What `mopd.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     pub format: u32,
-    pub config: Config,
     /// The model's name in the experiment that made it first.
     pub model: String,
     pub seed: u64,
@@ -30,6 +35,8 @@ pub struct Provenance {
     pub key: String,
     /// The models that this one was made from.
     pub lineage: Vec<Ancestor>,
+    /// Whether tokens are bytes; other tokenizers are files beside this one.
+    bytes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,113 +45,201 @@ pub struct Ancestor {
     pub key: String,
 }
 
-/// Raised whenever the meaning of `config.json` or the names of tensors change.
-const FORMAT: u32 = 2;
+/// Raised whenever the meaning of `mopd.json` changes.
+const FORMAT: u32 = 3;
 
 impl Provenance {
-    pub fn new(config: &Config, model: &str, seed: u64, key: &str, lineage: Vec<Ancestor>) -> Provenance {
+    pub fn new(weights: &Weights, model: &str, seed: u64, key: &str, lineage: Vec<Ancestor>) -> Provenance {
         let (model, key) = (model.to_owned(), key.to_owned());
-        Provenance { format: FORMAT, config: config.clone(), model, seed, key, lineage }
+        Provenance { format: FORMAT, model, seed, key, lineage, bytes: *weights.tokenizer == Tokenizer::Bytes }
     }
 }
 
 /// A model read from a folder.
 #[derive(Debug)]
 pub struct Checkpoint {
-    pub provenance: Provenance,
+    /// None where somebody else wrote the folder.
+    pub provenance: Option<Provenance>,
+    /// They stay in their files.
     pub weights: Weights,
 }
 
 impl Checkpoint {
-    /// Reads `model.safetensors` and `config.json`; every tensor must be there with its shape, in f32.
+    /// Every tensor must be there with its shape; no number is read yet.
     pub fn load(folder: &Path) -> Result<Checkpoint> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            fs::read(&path).map_err(|error| unreadable(&path, error))
+        let path = folder.join(PROVENANCE);
+        let provenance = match fs::read(&path) {
+            Ok(text) => Some(serde_json::from_slice::<Provenance>(&text).map_err(|error| unreadable(&path, error))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(unreadable(&path, error)),
         };
-        let provenance: Provenance =
-            serde_json::from_slice(&read(CONFIG)?).map_err(|error| unreadable(&folder.join(CONFIG), error))?;
-        if provenance.format != FORMAT {
-            let problem = format!("format {} is not supported, this version reads {FORMAT}", provenance.format);
-            return Err(unreadable(&folder.join(CONFIG), problem));
+        if let Some(Provenance { format, .. }) = provenance
+            && format != FORMAT
+        {
+            return Err(unreadable(&path, format!("format {format} is not supported, this version reads {FORMAT}")));
         }
-        let weights = parse(&read(MODEL)?, &provenance.config).map_err(|problem| unreadable(&folder.join(MODEL), problem))?;
-        Ok(Checkpoint { provenance, weights })
+        let tokenizer = match &provenance {
+            Some(Provenance { bytes: true, .. }) => Arc::new(Tokenizer::Bytes),
+            _ => huggingface::tokenizer(folder)?,
+        };
+        Ok(Checkpoint { provenance, weights: huggingface::weights(folder, tokenizer)? })
     }
 }
 
 fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Error {
-    Error::new(FailureKind::Runtime, format!("cannot read {}: {cause}", path.display()))
-        .help("a checkpoint is a folder with `model.safetensors` and `config.json`, such as those in `models/` of a run")
+    Error::new(FailureKind::Model, format!("cannot read {}: {cause}", path.display()))
+        .help("a checkpoint is a folder with `config.json` and `model.safetensors`, such as those in `models/` of a run")
 }
 
-fn parse(bytes: &[u8], config: &Config) -> Result<Weights, String> {
-    config.check().map_err(|problem| format!("config.json: {problem}"))?;
-    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
-    // Checked before the layout is made: a hostile file may ask for any number of layers.
-    let described = 9 * config.layers as u64 + if config.tied { 2 } else { 3 };
-    if file.len() as u64 != described {
-        return Err(format!("{} tensors, but config.json describes {described}", file.len()));
-    }
-    let entries = layout(config);
-    let mut values = Vec::new();
-    for entry in &entries {
-        let tensor = file.tensor(&entry.name).map_err(|_| format!("the tensor {} is missing", entry.name))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != entry.shape {
-            return Err(format!(
-                "the tensor {} is {:?} {:?}, but config.json asks for F32 {:?}",
-                entry.name,
-                tensor.dtype(),
-                tensor.shape(),
-                entry.shape
-            ));
-        }
-        let (numbers, _) = tensor.data().as_chunks::<4>();
-        values.extend(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-    }
-    Ok(Weights::new(Arc::new(config.clone()), Arc::new(Tokenizer::Bytes), values))
+/// Writes a model's folder. Answers the files, and of each the Blake3 hash of its content in hexadecimal.
+pub(super) fn save(folder: &Path, provenance: &Provenance, weights: &Weights) -> Result<BTreeMap<String, String>> {
+    save_in_files_of(LARGEST_FILE, folder, provenance, weights)
 }
 
-/// The files of a checkpoint.
-pub(super) fn serialise(provenance: &Provenance, weights: &Weights) -> Result<[(&'static str, Vec<u8>); 2]> {
-    let bytes: Vec<u8> = weights.values().iter().flat_map(|value| value.to_le_bytes()).collect();
-    let failed = |error: &dyn std::fmt::Display| Error::new(FailureKind::Runtime, format!("cannot save a model: {error}"));
-    let mut tensors = BTreeMap::new();
-    for entry in layout(&weights.config) {
-        let data = &bytes[4 * entry.offset..4 * (entry.offset + entry.len())];
-        let view = TensorView::new(Dtype::F32, entry.shape, data).map_err(|error| failed(&error))?;
-        tensors.insert(entry.name, view);
+fn save_in_files_of(
+    largest: usize,
+    folder: &Path,
+    provenance: &Provenance,
+    weights: &Weights,
+) -> Result<BTreeMap<String, String>> {
+    let ids = token_ids(&weights.tokenizer);
+    let config = config_json::write(&weights.config, &ids);
+    if config_json::read(&config).as_ref() != Ok(&*weights.config) {
+        let message = "a model with these features cannot be saved: no published family has all of them";
+        return Err(Error::new(FailureKind::Model, message));
     }
-    let model = safetensors::serialize(tensors, None).map_err(|error| failed(&error))?;
-    let config = serde_json::to_vec_pretty(provenance).map_err(|error| failed(&error))?;
-    Ok([(MODEL, model), (CONFIG, config)])
+    let mut sums = BTreeMap::new();
+    let mut put = |name: &str, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>| -> Result<()> {
+        let mut hash = None;
+        write_atomically(&folder.join(name), |file| {
+            let mut file = Hashing { file: BufWriter::new(file), hasher: blake3::Hasher::new() };
+            write(&mut file)?;
+            file.flush()?;
+            hash = Some(file.hasher.finalize());
+            Ok(())
+        })?;
+        let hash = hash.expect("a file that was written was hashed");
+        sums.insert(name.to_owned(), hash.to_hex().to_string());
+        Ok(())
+    };
+    let entries = layout(&weights.config);
+    let headers: Vec<Header> =
+        entries.iter().map(|entry| Header { name: entry.name.clone(), shape: entry.shape.clone() }).collect();
+    let shards = safetensors::shards(&headers, largest);
+    for (index, range) in shards.iter().enumerate() {
+        put(&safetensors::shard_name(index, shards.len()), &mut |file| {
+            safetensors::write(&headers[range.clone()], file, |tensor, take| take(&weights.of(&entries[range.start + tensor])))
+        })?;
+    }
+    weights.release();
+    let mut texts = vec![(huggingface::CONFIG.to_owned(), pretty(&config)), (PROVENANCE.to_owned(), pretty(provenance))];
+    if shards.len() > 1 {
+        texts.push((safetensors::INDEX.to_owned(), pretty(&safetensors::index(&headers, &shards))));
+    }
+    let generation = json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
+    texts.push((GENERATION.to_owned(), pretty(&generation)));
+    for (name, content) in texts {
+        put(&name, &mut |file| file.write_all(&content))?;
+    }
+    Ok(sums)
+}
+
+fn token_ids(tokenizer: &Tokenizer) -> TokenIds {
+    let end = match tokenizer.ends() {
+        [end] => json!(end),
+        ends => json!(ends),
+    };
+    let begin = match tokenizer {
+        Tokenizer::Bytes => json!(BEGIN),
+    };
+    TokenIds { begin, end, padding: json!(tokenizer.padding()) }
+}
+
+fn pretty(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).expect("plain data with text keys");
+    text.push(b'\n');
+    text
+}
+
+/// Hashes what it writes.
+struct Hashing<'a> {
+    file: BufWriter<&'a mut File>,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Config;
     use crate::model::tests::{lively, tiny};
 
+    fn saved(config: &Config, largest: usize) -> (tempfile::TempDir, Weights, BTreeMap<String, String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = lively(config, 1);
+        let provenance = Provenance::new(&weights, "m", 1, "k", Vec::new());
+        let sums = save_in_files_of(largest, folder.path(), &provenance, &weights).unwrap();
+        (folder, weights, sums)
+    }
+
     #[test]
-    fn hostile_files_are_errors() {
-        let weights = lively(&tiny(), 1);
-        let provenance = Provenance::new(&tiny(), "m", 1, "k", Vec::new());
-        let [(_, model), _] = serialise(&provenance, &weights).unwrap();
-        assert_eq!(parse(&model, &tiny()).unwrap().values(), weights.values());
-        assert!(parse(&[], &tiny()).is_err());
-        assert!(parse(&[255; 64], &tiny()).is_err());
-        assert!(parse(&model[..model.len() - 4], &tiny()).is_err());
-        let wider = Config { width: 32, ..tiny() };
-        assert!(parse(&model, &wider).unwrap_err().contains("config.json asks for"));
-        let deeper = Config { layers: 3, attention: vec![tiny().attention[0]; 3], ..tiny() };
-        assert!(parse(&model, &deeper).unwrap_err().contains("config.json describes"));
-        assert!(parse(&model, &Config { heads: 0, ..tiny() }).is_err());
+    fn a_model_survives_its_folder() {
+        for (tied, largest) in [(true, LARGEST_FILE), (false, LARGEST_FILE), (false, 10_000)] {
+            let (folder, weights, sums) = saved(&Config { tied, ..tiny() }, largest);
+            let loaded = Checkpoint::load(folder.path()).unwrap();
+            assert_eq!(loaded.weights.values(), weights.values());
+            assert_eq!(loaded.weights.config, weights.config);
+            assert_eq!(loaded.provenance.unwrap().key, "k");
+            assert_eq!(sums.contains_key("model.safetensors.index.json"), largest == 10_000);
+            for (name, sum) in sums {
+                let content = fs::read(folder.path().join(&name)).unwrap();
+                assert_eq!(blake3::hash(&content).to_hex().as_str(), sum, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_another_model_are_refused_in_words() {
+        let (folder, ..) = saved(&tiny(), LARGEST_FILE);
+        let error = |change: &dyn Fn(&mut serde_json::Value)| {
+            let path = folder.path().join("config.json");
+            let text = fs::read(&path).unwrap();
+            let mut config = serde_json::from_slice(&text).unwrap();
+            change(&mut config);
+            fs::write(&path, config.to_string()).unwrap();
+            let error = Checkpoint::load(folder.path()).unwrap_err().to_string();
+            fs::write(&path, text).unwrap();
+            error
+        };
+        let set = |key: &'static str, value: serde_json::Value| error(&|config| config[key] = value.clone());
+        assert!(set("intermediate_size", json!(32)).contains("but the configuration asks for [32, 16]"));
+        assert!(set("num_hidden_layers", json!(3)).contains("9 tensors are missing: model.layers.2."));
+        assert!(set("num_hidden_layers", json!(1)).contains("that the configuration has no place for: model.layers.1."));
+        assert!(set("tie_word_embeddings", json!(false)).contains("lm_head.weight is missing"));
+        assert!(set("num_hidden_layers", json!(4000)).contains("weights or more, but there are only"));
+        assert!(set("num_attention_heads", json!(0)).contains("config.json"));
     }
 
     #[test]
     fn a_missing_file_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = Checkpoint::load(folder.path()).unwrap_err();
-        assert!(error.to_string().contains("config.json"), "{error}");
+        let (folder, ..) = saved(&tiny(), LARGEST_FILE);
+        for name in ["model.safetensors", "config.json"] {
+            let bytes = fs::read(folder.path().join(name)).unwrap();
+            fs::remove_file(folder.path().join(name)).unwrap();
+            let error = Checkpoint::load(folder.path()).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Finished stages, kept under a key that says what they computed: one folder each with `model.safetensors`, `config.json`,
-//! the stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not count.
+//! Finished stages, kept under a key that says what they computed: one folder each with the model (see [`Checkpoint`]), the
+//! stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not count.
 
 mod checkpoint;
 
@@ -11,14 +11,17 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::content;
 use crate::failure::{Error, Result};
 use crate::files::write_atomically;
+use crate::formats::safetensors;
 use crate::model::Weights;
 use crate::report::metrics::Row;
 
 pub use checkpoint::{Ancestor, Checkpoint, Provenance};
 
 const METRICS: &str = "metrics.json";
+const VALUE: &str = "value.json";
 const CHECKSUMS: &str = "checksums.json";
 
 pub struct Store {
@@ -74,7 +77,7 @@ impl Store {
 
     /// Any other small result, under a key of its own.
     pub fn find_value<T: DeserializeOwned>(&self, key: &str) -> Lookup<T> {
-        self.read(key, |folder| read_json(&folder.join("value.json")))
+        self.read(key, |folder| read_json(&folder.join(VALUE)))
     }
 
     fn read<T>(&self, key: &str, read: impl FnOnce(&Path) -> Result<T, String>) -> Lookup<T> {
@@ -89,30 +92,31 @@ impl Store {
     }
 
     pub fn insert(&self, key: &str, provenance: &Provenance, weights: &Weights, rows: &[Row]) -> Result<()> {
-        let checkpoint = checkpoint::serialise(provenance, weights)?;
         let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
-        let files = checkpoint.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
-        self.write(key, &files.chain([(METRICS, rows.as_slice())]).collect::<Vec<_>>())
+        self.write(key, |folder| {
+            let mut sums = checkpoint::save(folder, provenance, weights)?;
+            sums.insert(METRICS.to_owned(), write_whole(&folder.join(METRICS), &rows)?);
+            Ok(sums)
+        })
     }
 
     pub fn insert_value<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
         let bytes = serde_json::to_vec(value).map_err(|error| Error::storage(&self.path(key), error))?;
-        self.write(key, &[("value.json", &bytes)])
+        self.write(key, |folder| {
+            let sum = write_whole(&folder.join(VALUE), &bytes)?;
+            Ok(BTreeMap::from([(VALUE.to_owned(), sum)]))
+        })
     }
 
-    fn write(&self, key: &str, files: &[(&str, &[u8])]) -> Result<()> {
+    /// `write` fills the folder and answers the hash of each file.
+    fn write(&self, key: &str, write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>>) -> Result<()> {
         let folder = self.path(key);
         // A damaged entry must not become valid half-way through its replacement.
         let checksums = folder.join(CHECKSUMS);
         if checksums.exists() {
             fs::remove_file(&checksums).map_err(|error| Error::storage(&checksums, error))?;
         }
-        let mut sums = BTreeMap::new();
-        for (name, bytes) in files {
-            write_atomically(&folder.join(name), |file| file.write_all(bytes))?;
-            sums.insert((*name).to_owned(), blake3::hash(bytes).to_hex().to_string());
-        }
-        let sums = serde_json::to_vec(&Checksums { files: sums }).expect("checksums are plain data");
+        let sums = serde_json::to_vec(&Checksums { files: write(&folder)? }).expect("checksums are plain data");
         write_atomically(&checksums, |file| file.write_all(&sums))?;
         Ok(())
     }
@@ -120,9 +124,7 @@ impl Store {
     /// Weights of a stage that could not be finished, for a look at what went wrong. Returns the folder.
     pub fn keep_last_good(&self, key: &str, provenance: &Provenance, weights: &Weights) -> Result<PathBuf> {
         let folder = self.folder.join(format!("{key}.last-good"));
-        for (name, bytes) in checkpoint::serialise(provenance, weights)? {
-            write_atomically(&folder.join(name), |file| file.write_all(&bytes))?;
-        }
+        checkpoint::save(&folder, provenance, weights)?;
         Ok(folder)
     }
 
@@ -130,8 +132,19 @@ impl Store {
     pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
         let folder = out.join("models").join(format!("{}-seed{seed}", file_name(model)));
         fs::create_dir_all(&folder).map_err(|error| Error::storage(&folder, error))?;
-        for name in checkpoint::FILES {
-            let (from, to) = (self.path(key).join(name), folder.join(name));
+        let entry = self.path(key);
+        let sums: Checksums = read_json(&entry.join(CHECKSUMS)).map_err(|problem| Error::storage(&entry, problem))?;
+        // What an earlier run left there would be loaded first.
+        for stale in [safetensors::MODEL, safetensors::INDEX].map(|name| folder.join(name)) {
+            if stale.exists() {
+                fs::remove_file(&stale).map_err(|error| Error::storage(&stale, error))?;
+            }
+        }
+        for name in sums.files.keys().filter(|name| *name != METRICS) {
+            let (from, to) = (entry.join(name), folder.join(name));
+            if let Some(parent) = to.parent() {
+                fs::create_dir_all(parent).map_err(|error| Error::storage(parent, error))?;
+            }
             if to.exists() {
                 fs::remove_file(&to).map_err(|error| Error::storage(&to, error))?;
             }
@@ -161,12 +174,18 @@ pub fn file_name(model: &str) -> String {
 fn verify(folder: &Path) -> Result<(), String> {
     let checksums: Checksums = read_json(&folder.join(CHECKSUMS))?;
     for (name, expected) in &checksums.files {
-        let bytes = fs::read(folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
-        if blake3::hash(&bytes).to_hex().as_str() != expected {
+        let found = content::hash_anew(&folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
+        if found != *expected {
             return Err(format!("{name} is not what was written"));
         }
     }
     Ok(())
+}
+
+/// Answers the hash.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
+    write_atomically(path, |file| file.write_all(bytes))?;
+    Ok(blake3::hash(bytes).to_hex().to_string())
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
@@ -181,7 +200,13 @@ mod tests {
     use crate::model::tests::{lively, tiny};
 
     fn provenance() -> Provenance {
-        Provenance::new(&tiny(), "expert[sort]", 3, "key", vec![Ancestor { name: "start".into(), key: "other".into() }])
+        Provenance::new(
+            &lively(&tiny(), 1),
+            "expert[sort]",
+            3,
+            "key",
+            vec![Ancestor { name: "start".into(), key: "other".into() }],
+        )
     }
 
     fn filled() -> (tempfile::TempDir, Store, Weights) {
@@ -205,7 +230,7 @@ mod tests {
     #[test]
     fn a_flipped_bit_anywhere_is_damage() {
         let (_folder, store, weights) = filled();
-        for name in ["model.safetensors", "config.json", METRICS, CHECKSUMS] {
+        for name in ["model.safetensors", "config.json", "mopd.json", METRICS, CHECKSUMS] {
             let path = store.path("key").join(name);
             let good = fs::read(&path).unwrap();
             for place in [0, good.len() / 2, good.len() - 1] {

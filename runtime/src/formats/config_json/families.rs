@@ -1,0 +1,92 @@
+//! What tells the families' `config.json` files apart: names, and values of keys that are absent.
+
+use crate::model::Family;
+
+/// Name of a family in `model_type`, and of the reference's class, which other tools look for.
+pub(super) const NAMES: [(Family, &str, &str); 9] = [
+    (Family::Llama, "llama", "LlamaForCausalLM"),
+    (Family::Mistral, "mistral", "MistralForCausalLM"),
+    (Family::Qwen2, "qwen2", "Qwen2ForCausalLM"),
+    (Family::Qwen3, "qwen3", "Qwen3ForCausalLM"),
+    (Family::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
+    (Family::SmolLm3, "smollm3", "SmolLM3ForCausalLM"),
+    (Family::Gemma, "gemma", "GemmaForCausalLM"),
+    (Family::Gemma2, "gemma2", "Gemma2ForCausalLM"),
+    (Family::Gemma3, "gemma3_text", "Gemma3ForCausalLM"),
+];
+
+pub(super) fn named(name: &str) -> Option<Family> {
+    NAMES.iter().find(|(_, known, _)| *known == name).map(|(family, ..)| *family)
+}
+
+/// For messages.
+pub(super) fn names() -> String {
+    NAMES.map(|(_, name, _)| format!("`{name}`")).join(", ")
+}
+
+/// The reference's own, of transformers 5.23.
+pub(super) struct Defaults {
+    pub vocabulary: usize,
+    pub width: usize,
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    /// As many as heads where absent.
+    pub key_value_heads: Option<usize>,
+    /// Width divided by heads where absent.
+    pub head_width: Option<usize>,
+    pub context: usize,
+    pub tied: bool,
+    pub theta: f64,
+}
+
+impl Defaults {
+    pub fn of(family: Family) -> Defaults {
+        let llama = Defaults {
+            vocabulary: 32_000,
+            width: 4096,
+            hidden: 11_008,
+            layers: 32,
+            heads: 32,
+            key_value_heads: None,
+            head_width: None,
+            context: 2048,
+            tied: false,
+            theta: 10_000.0,
+        };
+        let qwen2 = Defaults { vocabulary: 151_936, hidden: 22_016, key_value_heads: Some(32), context: 32_768, ..llama };
+        let gemma2 = Defaults {
+            vocabulary: 256_000,
+            width: 2304,
+            hidden: 9216,
+            layers: 26,
+            heads: 8,
+            key_value_heads: Some(4),
+            head_width: Some(256),
+            context: 8192,
+            tied: true,
+            theta: 10_000.0,
+        };
+        match family {
+            Family::Llama => llama,
+            Family::Mistral => Defaults { hidden: 14_336, key_value_heads: Some(8), context: 131_072, ..llama },
+            Family::Qwen2 => qwen2,
+            Family::Qwen3 => Defaults { head_width: Some(128), ..qwen2 },
+            Family::Qwen3Moe => Defaults { width: 2048, hidden: 6144, layers: 24, key_value_heads: Some(4), ..qwen2 },
+            Family::SmolLm3 => Defaults {
+                vocabulary: 128_256,
+                width: 2048,
+                layers: 36,
+                heads: 16,
+                key_value_heads: Some(4),
+                context: 32_768,
+                tied: true,
+                theta: 2_000_000.0,
+                ..llama
+            },
+            Family::Gemma => Defaults { width: 3072, hidden: 24_576, layers: 28, heads: 16, key_value_heads: Some(16), ..gemma2 },
+            Family::Gemma2 => gemma2,
+            Family::Gemma3 => Defaults { vocabulary: 262_208, context: 131_072, theta: 1_000_000.0, ..gemma2 },
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Typed access to a JSON object, with errors that name the key.
+
+use serde_json::{Map, Value};
+
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a>(&'a Map<String, Value>);
+
+impl<'a> Keys<'a> {
+    pub fn of(json: &'a Value) -> Result<Keys<'a>, String> {
+        json.as_object().map(Keys).ok_or_else(|| "not a JSON object".to_owned())
+    }
+
+    /// The value unless it is absent or null.
+    pub fn present(&self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether the key is not there at all; null is there.
+    pub fn absent(&self, key: &str) -> bool {
+        !self.0.contains_key(key)
+    }
+
+    fn typed<T>(&self, key: &str, expected: &str, take: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, String> {
+        match self.present(key) {
+            None => Ok(None),
+            Some(value) => {
+                take(value).map(Some).ok_or_else(|| format!("`{key}` must be {expected}, not {}", shortened(&value.to_string())))
+            }
+        }
+    }
+
+    pub fn size(&self, key: &str) -> Result<Option<usize>, String> {
+        self.typed(key, "a whole number from 0", |value| value.as_u64().and_then(|number| usize::try_from(number).ok()))
+    }
+
+    pub fn number(&self, key: &str) -> Result<Option<f64>, String> {
+        self.typed(key, "a number", |value| value.as_f64().filter(|number| number.is_finite()))
+    }
+
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, String> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    pub fn array(&self, key: &str) -> Result<Option<&'a [Value]>, String> {
+        self.typed(key, "a list", |value| value.as_array().map(Vec::as_slice))
+    }
+
+    /// A list with one element per layer.
+    pub fn list(&self, key: &str, layers: usize) -> Result<Option<&'a [Value]>, String> {
+        match self.array(key)? {
+            // The reference reads by index, so that a longer list is none of its concern.
+            Some(list) if list.len() < layers => {
+                Err(format!("`{key}` has {} elements, but there are {layers} layers", list.len()))
+            }
+            list => Ok(list.map(|list| &list[..layers])),
+        }
+    }
+
+    pub fn nested(&self, key: &str) -> Result<Keys<'a>, String> {
+        let nested = self.typed(key, "an object", Value::as_object)?;
+        nested.map(Keys).ok_or_else(|| format!("`{key}` is missing"))
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let mut characters = text.chars();
+    let start: String = characters.by_ref().take(60).collect();
+    if characters.next().is_some() { format!("{start}...") } else { start }
+}

@@ -1,0 +1,288 @@
+//! `config.json`: how the transformers library writes down what a decoder is made of.
+//!
+//! Each family has its own defaults for keys that are absent, and switches that it spells in its own way; here they become
+//! the features of [`Config`]. What a decoder here can't do is refused by name: a key that changes what a model computes is
+//! never passed over.
+
+mod families;
+mod keys;
+mod rope;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use serde_json::Value;
+
+use self::families::Defaults;
+use self::keys::Keys;
+use crate::model::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm};
+
+pub use self::write::{TokenIds, write};
+
+/// Reads the object of a `config.json`. An error says what is wrong with it in one line, without the file's name.
+pub fn read(json: &Value) -> Result<Config, String> {
+    let keys = Keys::of(json)?;
+    let family = family(&keys)?;
+    refuse_what_changes_the_model(&keys)?;
+    let defaults = Defaults::of(family);
+    let size = |key: &str, default: usize| Ok::<usize, String>(keys.size(key)?.unwrap_or(default));
+    let layers = size("num_hidden_layers", defaults.layers)?;
+    // Checked here, because lists are made of that length before all else is.
+    if layers == 0 || layers > Config::MOST_LAYERS {
+        return Err(format!("`num_hidden_layers` is {layers}"));
+    }
+    let width = size("hidden_size", defaults.width)?;
+    let heads = size("num_attention_heads", defaults.heads)?;
+    let head_width = match (keys.size("head_dim")?, defaults.head_width) {
+        (Some(given), _) => given,
+        (None, Some(default)) if keys.absent("head_dim") => default,
+        _ => width / heads.max(1),
+    };
+    let key_value_heads = match (keys.size("num_key_value_heads")?, defaults.key_value_heads) {
+        (Some(given), _) => given,
+        (None, Some(default)) if keys.absent("num_key_value_heads") => default,
+        _ => heads,
+    };
+    let context = size("max_position_embeddings", defaults.context)?;
+    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let (rope, local_rope) = rope::read(&keys, family, defaults.theta, context)?;
+    let config = Config {
+        family,
+        vocabulary: size("vocab_size", defaults.vocabulary)?,
+        layers,
+        width,
+        heads,
+        key_value_heads,
+        head_width,
+        hidden: size("intermediate_size", defaults.hidden)?,
+        context,
+        tied: keys.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
+        biases: biases(&keys, family)?,
+        query_key_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
+        norm: Norm {
+            epsilon: keys.number("rms_norm_eps")?.unwrap_or(1e-6),
+            offset: if gemma { 1.0 } else { 0.0 },
+            after: matches!(family, Family::Gemma2 | Family::Gemma3),
+        },
+        activation: activation(&keys, family)?,
+        embedding_scale: if gemma { (width as f64).sqrt() } else { 1.0 },
+        attention_scale: attention_scale(&keys, family, head_width)?,
+        attention_softcap: softcap(&keys, "attn_logit_softcapping", if family == Family::Gemma2 { Some(50.0) } else { None })?,
+        logit_softcap: softcap(&keys, "final_logit_softcapping", if family == Family::Gemma2 { Some(30.0) } else { None })?,
+        attention: attention(&keys, family, layers)?,
+        rope,
+        local_rope,
+        experts: if family == Family::Qwen3Moe { Some(experts(&keys, layers)?) } else { None },
+        initial_deviation: keys.number("initializer_range")?.unwrap_or(0.02),
+    };
+    if family == Family::Gemma3 && config.attention_softcap.is_some() {
+        return Err("`attn_logit_softcapping` of `gemma3_text` must be null: the reference passes it over".to_owned());
+    }
+    if config.norm.epsilon <= 0.0 {
+        return Err(format!("`rms_norm_eps` is {}, it must be above 0", config.norm.epsilon));
+    }
+    config.check()?;
+    Ok(config)
+}
+
+fn family(keys: &Keys) -> Result<Family, String> {
+    let Some(name) = keys.text("model_type")? else {
+        return Err(format!("`model_type` is missing; it is one of {}", families::names()));
+    };
+    if let Some(family) = families::named(name) {
+        return Ok(family);
+    }
+    let reason = match name {
+        "gemma3" => "`gemma3` reads images; its text part alone is `gemma3_text`".to_owned(),
+        _ => format!("the model type `{name}` is not supported"),
+    };
+    Err(format!("{reason}; supported are {}", families::names()))
+}
+
+/// Settings of the reference that no family here has, each with the value under which it does nothing.
+fn refuse_what_changes_the_model(keys: &Keys) -> Result<(), String> {
+    if keys.present("quantization_config").is_some() {
+        let method = keys.nested("quantization_config")?.text("quant_method")?.map(str::to_owned);
+        let method = method.map_or(String::new(), |method| format!(" (`{method}`)"));
+        return Err(format!(
+            "the checkpoint is quantised{method}, which is not supported in this format: load the unquantised weights, or a GGUF file"
+        ));
+    }
+    if keys.flag("use_bidirectional_attention")? == Some(true) {
+        return Err("`use_bidirectional_attention` is true: such a model does not predict the next token".to_owned());
+    }
+    if let Some(dropout) = keys.number("attention_dropout")?
+        && dropout != 0.0
+    {
+        return Err(format!("`attention_dropout` is {dropout}, which is not supported: set it to 0 to train without"));
+    }
+    if let Some(factor) = keys.number("partial_rotary_factor")?
+        && factor != 1.0
+    {
+        return Err(rope::partial(factor));
+    }
+    Ok(())
+}
+
+fn biases(keys: &Keys, family: Family) -> Result<Biases, String> {
+    let flag = |key: &str| Ok::<bool, String>(keys.flag(key)?.unwrap_or(false));
+    Ok(match family {
+        // Qwen2 has no key for it: queries, keys and values have biases, the output projection has none.
+        Family::Qwen2 => Biases { query_key_value: true, output: false, feed_forward: false },
+        Family::Mistral => Biases::default(),
+        _ => {
+            let attention = flag("attention_bias")?;
+            let feed_forward = matches!(family, Family::Llama | Family::SmolLm3) && flag("mlp_bias")?;
+            Biases { query_key_value: attention, output: attention, feed_forward }
+        }
+    })
+}
+
+fn activation(keys: &Keys, family: Family) -> Result<Activation, String> {
+    let (key, default) = match family {
+        // Published Gemma checkpoints say `gelu` in the older key and mean the approximation.
+        Family::Gemma if keys.present("hidden_activation").is_none() => ("hidden_act", "gelu_pytorch_tanh"),
+        Family::Gemma | Family::Gemma2 | Family::Gemma3 => ("hidden_activation", "gelu_pytorch_tanh"),
+        _ => ("hidden_act", "silu"),
+    };
+    match keys.text(key)?.unwrap_or(default) {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::Gelu),
+        "gelu" if family == Family::Gemma => Ok(Activation::Gelu),
+        other => Err(format!("`{key}` is `{other}`; supported are `silu` and `gelu_pytorch_tanh`")),
+    }
+}
+
+fn attention_scale(keys: &Keys, family: Family, head_width: usize) -> Result<f64, String> {
+    let scalar = match family {
+        Family::Gemma2 | Family::Gemma3 => keys.number("query_pre_attn_scalar")?.unwrap_or(256.0),
+        _ => head_width as f64,
+    };
+    if scalar <= 0.0 {
+        return Err(format!("`query_pre_attn_scalar` is {scalar}, it must be above 0"));
+    }
+    Ok(1.0 / scalar.sqrt())
+}
+
+/// Null is none, absence the family's default.
+fn softcap(keys: &Keys, key: &str, default: Option<f64>) -> Result<Option<f64>, String> {
+    let cap = if keys.absent(key) { default } else { keys.number(key)? };
+    match cap {
+        Some(cap) if cap <= 0.0 => Err(format!("`{key}` is {cap}, it must be above 0")),
+        cap => Ok(cap),
+    }
+}
+
+/// Windows and rotation of each layer.
+fn attention(keys: &Keys, family: Family, layers: usize) -> Result<Vec<LayerAttention>, String> {
+    let full = LayerAttention { window: None, rotary: true };
+    let window = |default: Option<usize>| -> Result<Option<usize>, String> {
+        let window = if keys.absent("sliding_window") { default } else { keys.size("sliding_window")? };
+        match window {
+            Some(0) => Err("`sliding_window` is 0: a token must at least see itself".to_owned()),
+            window => Ok(window),
+        }
+    };
+    let used = keys.flag("use_sliding_window")?.unwrap_or(false);
+    match family {
+        Family::Llama | Family::Gemma => Ok(vec![full; layers]),
+        Family::Mistral => Ok(vec![LayerAttention { window: window(Some(4096))?, ..full }; layers]),
+        // Without `max_window_layers`, unlike its relatives: all layers or none.
+        Family::Qwen3Moe => {
+            let window = if used { window(Some(4096))? } else { None };
+            Ok(vec![LayerAttention { window, ..full }; layers])
+        }
+        Family::Qwen2 | Family::Qwen3 => {
+            let window = if used { window(Some(4096))? } else { None };
+            let first = keys.size("max_window_layers")?.unwrap_or(28);
+            by_type(keys, layers, window, |layer| window.is_some() && layer >= first)
+        }
+        Family::SmolLm3 => {
+            let rotary = rotary_layers(keys, layers)?;
+            let window = if used { window(None)? } else { None };
+            let mut attention = by_type(keys, layers, window, |layer| window.is_some() && !rotary[layer])?;
+            for (layer, rotary) in attention.iter_mut().zip(rotary) {
+                layer.rotary = rotary;
+            }
+            Ok(attention)
+        }
+        Family::Gemma2 => {
+            let window = window(Some(4096))?;
+            by_type(keys, layers, window, |layer| layer % 2 == 0)
+        }
+        Family::Gemma3 => {
+            let window = window(Some(4096))?;
+            let pattern = keys.size("sliding_window_pattern")?.unwrap_or(6);
+            if pattern == 0 {
+                return Err("`sliding_window_pattern` is 0".to_owned());
+            }
+            by_type(keys, layers, window, |layer| !(layer + 1).is_multiple_of(pattern))
+        }
+    }
+}
+
+/// `layer_types` where it is given; otherwise what the family's rule says.
+fn by_type(
+    keys: &Keys,
+    layers: usize,
+    window: Option<usize>,
+    rule: impl Fn(usize) -> bool,
+) -> Result<Vec<LayerAttention>, String> {
+    let sliding: Vec<bool> = match keys.list("layer_types", layers)? {
+        None => (0..layers).map(rule).collect(),
+        Some(types) => {
+            let sliding = |kind: &Value| match kind.as_str() {
+                Some("full_attention" | "attention") => Ok(false),
+                Some("sliding_attention") => Ok(true),
+                _ => Err(format!("`layer_types` has {kind}; supported are `full_attention` and `sliding_attention`")),
+            };
+            types.iter().map(sliding).collect::<Result<_, _>>()?
+        }
+    };
+    if window.is_none() && sliding.contains(&true) {
+        return Err("some layers have sliding attention, but `sliding_window` says no window".to_owned());
+    }
+    let layer = |sliding: bool| LayerAttention { window: if sliding { window } else { None }, rotary: true };
+    Ok(sliding.into_iter().map(layer).collect())
+}
+
+/// Of SmolLM3: which layers rotate, 1 or 0 each in `no_rope_layers`, where 1 means that they do.
+fn rotary_layers(keys: &Keys, layers: usize) -> Result<Vec<bool>, String> {
+    if let Some(list) = keys.list("no_rope_layers", layers)? {
+        let rotary = |value: &Value| match value.as_u64() {
+            Some(0) => Ok(false),
+            Some(1) => Ok(true),
+            _ => Err(format!("`no_rope_layers` has {value}; each layer has 1 (rotary positions) or 0 (none)")),
+        };
+        return list.iter().map(rotary).collect();
+    }
+    let interval = keys.size("no_rope_layer_interval")?.unwrap_or(4);
+    if interval == 0 {
+        return Err("`no_rope_layer_interval` is 0".to_owned());
+    }
+    Ok((0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect())
+}
+
+fn experts(keys: &Keys, layers: usize) -> Result<Experts, String> {
+    let count = match keys.size("num_experts")? {
+        Some(count) => count,
+        // The name since version 5 of the reference.
+        None => keys.size("num_local_experts")?.unwrap_or(128),
+    };
+    let step = keys.size("decoder_sparse_step")?.unwrap_or(1);
+    if step == 0 {
+        return Err("`decoder_sparse_step` is 0".to_owned());
+    }
+    let mut with: Vec<bool> = (0..layers).map(|layer| count > 0 && (layer + 1).is_multiple_of(step)).collect();
+    for value in keys.array("mlp_only_layers")?.into_iter().flatten() {
+        let layer = value.as_u64().and_then(|layer| usize::try_from(layer).ok()).and_then(|layer| with.get_mut(layer));
+        *layer.ok_or_else(|| format!("`mlp_only_layers` has {value}, but there are {layers} layers"))? = false;
+    }
+    Ok(Experts {
+        count,
+        per_token: keys.size("num_experts_per_tok")?.unwrap_or(8),
+        hidden: keys.size("moe_intermediate_size")?.unwrap_or(768),
+        normalised: keys.flag("norm_topk_prob")?.unwrap_or(false),
+        layers: with,
+    })
+}

@@ -1,0 +1,174 @@
+//! From a [`Config`] to a `config.json` that the transformers library loads.
+
+use serde_json::{Map, Value, json};
+
+use super::families::NAMES;
+use crate::model::{Activation, Config, Family, Rope, RopeScaling};
+
+/// The ids that `config.json` names, in the way it names them: a number, a list of numbers, or null.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenIds {
+    pub begin: Value,
+    pub end: Value,
+    pub padding: Value,
+}
+
+impl TokenIds {
+    /// What a `config.json` says.
+    pub fn read(json: &Value) -> TokenIds {
+        let id = |key: &str| json.get(key).cloned().unwrap_or(Value::Null);
+        TokenIds { begin: id("bos_token_id"), end: id("eos_token_id"), padding: id("pad_token_id") }
+    }
+}
+
+/// Rotary positions are written with flat keys, which every version of the reference and the tools around it read; what those
+/// can't say is written in the newer way.
+pub fn write(config: &Config, ids: &TokenIds) -> Value {
+    let Config { family, .. } = *config;
+    let (_, name, class) = NAMES[NAMES.iter().position(|(known, ..)| *known == family).expect("every family has a name")];
+    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let mut keys = Map::new();
+    let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+    put("architectures", json!([class]));
+    put("model_type", json!(name));
+    put("vocab_size", json!(config.vocabulary));
+    put("hidden_size", json!(config.width));
+    put("intermediate_size", json!(config.hidden));
+    put("num_hidden_layers", json!(config.layers));
+    put("num_attention_heads", json!(config.heads));
+    put("num_key_value_heads", json!(config.key_value_heads));
+    put("head_dim", json!(config.head_width));
+    put("max_position_embeddings", json!(config.context));
+    put("tie_word_embeddings", json!(config.tied));
+    put("rms_norm_eps", json!(config.norm.epsilon));
+    put("initializer_range", json!(config.initial_deviation));
+    put("attention_dropout", json!(0.0));
+    put("bos_token_id", ids.begin.clone());
+    put("eos_token_id", ids.end.clone());
+    put("pad_token_id", ids.padding.clone());
+    put("dtype", json!("float32"));
+    // The older name of the same.
+    put("torch_dtype", json!("float32"));
+    let activation = match config.activation {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu_pytorch_tanh",
+    };
+    put("hidden_act", json!(activation));
+    if gemma {
+        put("hidden_activation", json!(activation));
+    }
+    if !matches!(family, Family::Mistral | Family::Qwen2) {
+        put("attention_bias", json!(config.biases.query_key_value));
+    }
+    if matches!(family, Family::Llama | Family::SmolLm3) {
+        put("mlp_bias", json!(config.biases.feed_forward));
+    }
+    if matches!(family, Family::Gemma2 | Family::Gemma3) {
+        put("query_pre_attn_scalar", scalar(config.attention_scale));
+        put("attn_logit_softcapping", json!(config.attention_softcap));
+        put("final_logit_softcapping", json!(config.logit_softcap));
+    }
+    for (key, value) in windows(config) {
+        put(key, value);
+    }
+    if let Some(experts) = &config.experts {
+        put("num_experts", json!(experts.count));
+        put("num_experts_per_tok", json!(experts.per_token));
+        put("moe_intermediate_size", json!(experts.hidden));
+        put("norm_topk_prob", json!(experts.normalised));
+        put("decoder_sparse_step", json!(1));
+        let without: Vec<usize> = (0..config.layers).filter(|layer| !experts.layers[*layer]).collect();
+        put("mlp_only_layers", json!(without));
+    }
+    for (key, value) in rotary(config) {
+        put(key, value);
+    }
+    Value::Object(keys)
+}
+
+/// Published ones are whole numbers, and a whole number is what the reference's class asks for.
+fn scalar(attention_scale: f64) -> Value {
+    let scalar = attention_scale.powi(-2);
+    let whole = scalar.round();
+    if (scalar - whole).abs() < 1e-9 * whole { json!(whole as u64) } else { json!(scalar) }
+}
+
+fn windows(config: &Config) -> Vec<(&'static str, Value)> {
+    let window = config.attention.iter().find_map(|layer| layer.window);
+    let kind = |windowed: bool| if windowed { "sliding_attention" } else { "full_attention" };
+    let types: Vec<&str> = config.attention.iter().map(|layer| kind(layer.window.is_some())).collect();
+    let mut keys = Vec::new();
+    match config.family {
+        Family::Llama | Family::Gemma => {}
+        Family::Mistral => keys.push(("sliding_window", json!(window))),
+        Family::Qwen3Moe => {
+            keys.extend([("use_sliding_window", json!(window.is_some())), ("sliding_window", json!(window))]);
+        }
+        Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 => {
+            keys.extend([
+                ("use_sliding_window", json!(window.is_some())),
+                ("sliding_window", json!(window)),
+                ("layer_types", json!(types)),
+            ]);
+            if config.family == Family::SmolLm3 {
+                let rotary: Vec<u8> = config.attention.iter().map(|layer| u8::from(layer.rotary)).collect();
+                keys.push(("no_rope_layers", json!(rotary)));
+            } else {
+                // For tools that know no `layer_types`: exact where the layers with a window are the last ones, as published.
+                let first = config.attention.iter().position(|layer| layer.window.is_some());
+                keys.push(("max_window_layers", json!(first.unwrap_or(config.layers))));
+            }
+        }
+        Family::Gemma2 | Family::Gemma3 => {
+            keys.extend([("sliding_window", json!(window)), ("layer_types", json!(types))]);
+        }
+    }
+    keys
+}
+
+fn rotary(config: &Config) -> Vec<(&'static str, Value)> {
+    if let Some(local) = &config.local_rope {
+        if local.scaling != RopeScaling::None {
+            let full = json!({ "full_attention": nested(&config.rope), "sliding_attention": nested(local) });
+            return vec![("rope_parameters", full)];
+        }
+        return vec![
+            ("rope_theta", json!(config.rope.theta)),
+            ("rope_local_base_freq", json!(local.theta)),
+            ("rope_scaling", scaling(&config.rope.scaling)),
+        ];
+    }
+    vec![("rope_theta", json!(config.rope.theta)), ("rope_scaling", scaling(&config.rope.scaling))]
+}
+
+fn nested(rope: &Rope) -> Value {
+    let mut parameters = match scaling(&rope.scaling) {
+        Value::Object(parameters) => parameters,
+        _ => Map::from_iter([("rope_type".to_owned(), json!("default"))]),
+    };
+    parameters.insert("rope_theta".to_owned(), json!(rope.theta));
+    Value::Object(parameters)
+}
+
+fn scaling(scaling: &RopeScaling) -> Value {
+    match *scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+        RopeScaling::Llama3 { factor, low_frequency, high_frequency, original_context } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_frequency,
+            "high_freq_factor": high_frequency,
+            "original_max_position_embeddings": original_context,
+        }),
+        RopeScaling::Yarn { factor, attention, beta_fast, beta_slow, original_context, truncate } => json!({
+            "rope_type": "yarn",
+            "factor": factor,
+            "attention_factor": attention,
+            "beta_fast": beta_fast,
+            "beta_slow": beta_slow,
+            "original_max_position_embeddings": original_context,
+            "truncate": truncate,
+        }),
+    }
+}

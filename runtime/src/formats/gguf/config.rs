@@ -1,0 +1,267 @@
+//! From GGUF's metadata to a [`Config`].
+//!
+//! Some of what a family needs stands in no key, because the programs that run these files know it by the family's name; so it
+//! does here, and each such place says so.
+
+use super::parse::{Contents, Metadata, Value};
+use crate::model::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm, Rope, RopeScaling};
+
+pub(super) struct Keys<'a> {
+    metadata: &'a Metadata,
+    architecture: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    pub fn of(metadata: &'a Metadata) -> Result<Keys<'a>, String> {
+        match metadata.get("general.architecture") {
+            Some(Value::Text(architecture)) => Ok(Keys { metadata, architecture }),
+            _ => Err("`general.architecture` is missing".to_owned()),
+        }
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.metadata.get(&self.name(key))
+    }
+
+    fn wrong<T>(&self, key: &str, value: &Value) -> Result<T, String> {
+        let text = format!("{value:?}");
+        Err(format!("`{}` is {}", self.name(key), text.chars().take(60).collect::<String>()))
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>, String> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Unsigned(size)) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
+            Some(Value::Signed(size)) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
+            // One for each layer, where some files have layers that differ.
+            Some(Value::List(list)) if list.first().is_some_and(|first| list.iter().all(|size| size == first)) => {
+                match &list[0] {
+                    Value::Unsigned(size) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
+                    Value::Signed(size) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
+                    other => self.wrong(key, other),
+                }
+            }
+            Some(other) => self.wrong(key, other),
+        }
+    }
+
+    fn required(&self, key: &str) -> Result<usize, String> {
+        self.size(key)?.ok_or_else(|| format!("`{}` is missing", self.name(key)))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, String> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Float(number)) if number.is_finite() => Ok(Some(*number)),
+            Some(Value::Unsigned(number)) => Ok(Some(*number as f64)),
+            Some(other) => self.wrong(key, other),
+        }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(other) => self.wrong(key, other),
+        }
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>, String> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Flag(flag)) => Ok(Some(*flag)),
+            Some(other) => self.wrong(key, other),
+        }
+    }
+}
+
+const FAMILIES: [(&str, Family); 8] = [
+    ("llama", Family::Llama),
+    ("qwen2", Family::Qwen2),
+    ("qwen3", Family::Qwen3),
+    ("qwen3moe", Family::Qwen3Moe),
+    ("smollm3", Family::SmolLm3),
+    ("gemma", Family::Gemma),
+    ("gemma2", Family::Gemma2),
+    ("gemma3", Family::Gemma3),
+];
+
+/// `frequencies` are the factors of the file's `rope_freqs`, if it has them.
+pub(super) fn config(contents: &Contents, frequencies: Option<&[f32]>) -> Result<Config, String> {
+    let keys = Keys::of(&contents.metadata)?;
+    let Some((_, family)) = FAMILIES.into_iter().find(|(name, _)| *name == keys.architecture) else {
+        let names = FAMILIES.map(|(name, _)| format!("`{name}`")).join(", ");
+        return Err(format!("the architecture `{}` is not supported; supported are {names}", keys.architecture));
+    };
+    let layers = keys.required("block_count")?;
+    if layers == 0 || layers > Config::MOST_LAYERS {
+        return Err(format!("`{}` is {layers}", keys.name("block_count")));
+    }
+    let (width, heads) = (keys.required("embedding_length")?, keys.required("attention.head_count")?);
+    let head_width = keys.size("attention.key_length")?.unwrap_or(width / heads.max(1));
+    if keys.size("attention.value_length")?.is_some_and(|length| length != head_width) {
+        return Err("values of another width than keys are not supported".to_owned());
+    }
+    if keys.size("rope.dimension_count")?.is_some_and(|turned| turned != head_width) {
+        return Err("heads that are rotated in part are not supported".to_owned());
+    }
+    let experts = keys.size("expert_count")?.unwrap_or(0);
+    if experts > 0 && family != Family::Qwen3Moe {
+        return Err(format!("experts of the architecture `{}` are not supported", keys.architecture));
+    }
+    let tensor = |name: &str| contents.tensors.get(name);
+    let embedding = tensor("token_embd.weight").ok_or("the tensor token_embd.weight is missing")?;
+    let bias = |name: &str| tensor(&format!("blk.0.{name}.bias")).is_some();
+    let gemma = matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3);
+    let context = keys.required("context_length")?;
+    let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
+    if theta <= 1.0 {
+        return Err(format!("`{}` is {theta}", keys.name("rope.freq_base")));
+    }
+    let config = Config {
+        family,
+        vocabulary: embedding.shape[0],
+        layers,
+        width,
+        heads,
+        key_value_heads: keys.size("attention.head_count_kv")?.unwrap_or(heads),
+        head_width,
+        hidden: keys.required("feed_forward_length")?,
+        context,
+        tied: tensor("output.weight").is_none(),
+        biases: Biases { query_key_value: bias("attn_q"), output: bias("attn_output"), feed_forward: bias("ffn_gate") },
+        query_key_norm: matches!(family, Family::Qwen3 | Family::Qwen3Moe | Family::Gemma3),
+        norm: Norm {
+            epsilon: keys
+                .number("attention.layer_norm_rms_epsilon")?
+                .filter(|epsilon| *epsilon > 0.0)
+                // The file has it in f32: 9.99e-6 where 1e-5 is meant.
+                .map(nearest_decimal)
+                .ok_or_else(|| format!("`{}` is missing", keys.name("attention.layer_norm_rms_epsilon")))?,
+            offset: if gemma { 1.0 } else { 0.0 },
+            after: matches!(family, Family::Gemma2 | Family::Gemma3),
+        },
+        activation: if gemma { Activation::Gelu } else { Activation::Silu },
+        embedding_scale: if gemma { (width as f64).sqrt() } else { 1.0 },
+        attention_scale: 1.0 / attention_scalar(family, layers, width, heads, head_width).sqrt(),
+        attention_softcap: softcap(&keys, "attn_logit_softcapping", if family == Family::Gemma2 { Some(50.0) } else { None })?,
+        logit_softcap: softcap(&keys, "final_logit_softcapping", if family == Family::Gemma2 { Some(30.0) } else { None })?,
+        attention: attention(&keys, family, layers)?,
+        rope: Rope { theta, scaling: scaling(&keys, head_width, theta, context, frequencies)? },
+        // Gemma 3's second base stands in files since 2026 only, and was never another.
+        local_rope: match family {
+            Family::Gemma3 => {
+                let theta = keys.number("rope.freq_base_swa")?.filter(|theta| *theta > 1.0).unwrap_or(10_000.0);
+                Some(Rope { theta, scaling: RopeScaling::None })
+            }
+            _ => None,
+        },
+        experts: match family {
+            Family::Qwen3Moe => Some(Experts {
+                count: experts,
+                per_token: keys.required("expert_used_count")?,
+                hidden: keys.required("expert_feed_forward_length")?,
+                // Of every published model of the family; files without the key are run this way.
+                normalised: keys.flag("expert_weights_norm")?.unwrap_or(true),
+                layers: (0..layers).map(|layer| tensor(&format!("blk.{layer}.ffn_gate_inp.weight")).is_some()).collect(),
+            }),
+            _ => None,
+        },
+        // Files do not say how their weights began.
+        initial_deviation: 0.02,
+    };
+    config.check()?;
+    Ok(config)
+}
+
+fn nearest_decimal(number: f64) -> f64 {
+    (number as f32).to_string().parse().unwrap_or(number)
+}
+
+/// No file says what scores are scaled by; programs tell the two large Gemma models by their number of layers.
+fn attention_scalar(family: Family, layers: usize, width: usize, heads: usize, head_width: usize) -> f64 {
+    let by_width = matches!((family, layers), (Family::Gemma2, 46) | (Family::Gemma3, 62));
+    if by_width { width as f64 / heads.max(1) as f64 } else { head_width as f64 }
+}
+
+fn softcap(keys: &Keys, key: &str, default: Option<f64>) -> Result<Option<f64>, String> {
+    // 0 means none.
+    Ok(keys.number(key)?.or(default).filter(|cap| *cap > 0.0))
+}
+
+/// Which layers have a window, and which rotate, is known by the family.
+fn attention(keys: &Keys, family: Family, layers: usize) -> Result<Vec<LayerAttention>, String> {
+    let window = keys.size("attention.sliding_window")?.filter(|window| *window > 0);
+    let layer = |layer: usize| match family {
+        Family::Gemma2 => LayerAttention { window: window.filter(|_| layer.is_multiple_of(2)), rotary: true },
+        Family::Gemma3 => LayerAttention { window: window.filter(|_| !(layer + 1).is_multiple_of(6)), rotary: true },
+        Family::SmolLm3 => LayerAttention { window: None, rotary: !(layer + 1).is_multiple_of(4) },
+        _ => LayerAttention { window, rotary: true },
+    };
+    Ok((0..layers).map(layer).collect())
+}
+
+fn scaling(
+    keys: &Keys,
+    head_width: usize,
+    theta: f64,
+    context: usize,
+    frequencies: Option<&[f32]>,
+) -> Result<RopeScaling, String> {
+    if let Some(frequencies) = frequencies {
+        return llama3(frequencies, head_width, theta);
+    }
+    let kind = keys.text("rope.scaling.type")?.unwrap_or("none");
+    let factor = || {
+        let factor = keys.number("rope.scaling.factor")?.filter(|factor| *factor > 0.0);
+        factor.ok_or_else(|| format!("`{}` is missing", keys.name("rope.scaling.factor")))
+    };
+    match kind {
+        "none" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
+        "yarn" => {
+            let factor = factor()?;
+            let number = |key: &str, default: f64| Ok::<f64, String>(keys.number(key)?.unwrap_or(default));
+            let multiplier = number("rope.scaling.attn_factor", 1.0)?;
+            Ok(RopeScaling::Yarn {
+                factor,
+                attention: multiplier * if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 },
+                beta_fast: number("rope.scaling.yarn_beta_fast", 32.0)?,
+                beta_slow: number("rope.scaling.yarn_beta_slow", 1.0)?,
+                original_context: keys.size("rope.scaling.original_context_length")?.unwrap_or(context).max(1),
+                truncate: true,
+            })
+        }
+        other => Err(format!("`{}` is `{other}`; supported are `none`, `linear` and `yarn`", keys.name("rope.scaling.type"))),
+    }
+}
+
+/// Llama 3's scaling stands in the file as what it does: what each frequency is divided by. The settings that do so are found by
+/// trying: only the factor differs among published models.
+fn llama3(frequencies: &[f32], head_width: usize, theta: f64) -> Result<RopeScaling, String> {
+    let factor = frequencies.iter().fold(0.0f32, |most, factor| most.max(*factor));
+    let factor = f64::from(factor.round());
+    let (low, high, original) = (1.0, 4.0, 8192.0);
+    let divided = |pair: usize| {
+        let wavelength = std::f64::consts::TAU * theta.powf(2.0 * pair as f64 / head_width as f64);
+        if wavelength < original / high {
+            1.0
+        } else if wavelength > original / low {
+            factor
+        } else {
+            let smooth = (original / wavelength - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    let same = |(pair, given): (usize, &f32)| (f64::from(*given) - divided(pair)).abs() < 1e-4 * divided(pair);
+    if frequencies.len() != head_width / 2 || factor < 1.0 || !frequencies.iter().enumerate().all(same) {
+        return Err("the tensor rope_freqs.weight scales rotary positions in a way that is not supported: only that of Llama 3 \
+                    is"
+        .to_owned());
+    }
+    Ok(RopeScaling::Llama3 { factor, low_frequency: low, high_frequency: high, original_context: original as usize })
+}

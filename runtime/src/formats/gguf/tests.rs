@@ -1,0 +1,168 @@
+//! Files that `runtime/tests/fixtures/gguf/make.py` wrote with the gguf package; transformers reads the same weights from them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+use crate::formats::safetensors;
+use crate::model::{Biases, Rope, RopeScaling};
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf").join(name)
+}
+
+/// The formula of `make.py`.
+fn expected(name: &str, count: usize) -> Vec<f32> {
+    let start = u64::from(crc32(name.as_bytes()));
+    let number = |place: u64| (place.wrapping_mul(2_654_435_761).wrapping_add(start) % (1 << 32)) >> 24;
+    (0..count as u64).map(|place| number(place) as f32 / 8.0 - 16.0).collect()
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| if sum & 1 == 1 { sum >> 1 ^ 0xEDB8_8320 } else { sum >> 1 })
+    })
+}
+
+#[test]
+fn weights_and_configurations_of_four_families() {
+    let mut configs = Vec::new();
+    for name in ["llama", "qwen2", "qwen3moe", "gemma3"] {
+        let gguf = open(&fixture(&format!("{name}.gguf"))).unwrap();
+        for (entry, part) in layout(&gguf.config).iter().zip(&gguf.parts) {
+            let mut values = vec![0.0; entry.len()];
+            part.read(&mut values);
+            assert_eq!(values, expected(&entry.name, entry.len()), "{name}: {}", entry.name);
+        }
+        configs.push(gguf.config);
+    }
+    let [llama, qwen2, qwen3moe, gemma3] = configs.try_into().unwrap();
+    assert_eq!((llama.width, llama.hidden, llama.heads, llama.key_value_heads, llama.head_width), (32, 64, 4, 2, 8));
+    assert_eq!((llama.layers, llama.vocabulary, llama.context, llama.tied), (2, 40, 128, false));
+    assert_eq!(llama.norm.epsilon, 1e-5);
+    let llama3 = RopeScaling::Llama3 { factor: 8.0, low_frequency: 1.0, high_frequency: 4.0, original_context: 8192 };
+    assert_eq!(llama.rope, Rope { theta: 5e5, scaling: llama3 });
+    assert_eq!(qwen2.biases, Biases { query_key_value: true, output: false, feed_forward: false });
+    assert!(qwen2.tied && qwen2.rope.scaling == RopeScaling::None);
+    let experts = qwen3moe.experts.unwrap();
+    assert_eq!((experts.count, experts.per_token, experts.hidden, experts.normalised), (4, 2, 32, true));
+    assert_eq!(experts.layers, [true, true]);
+    assert_eq!(gemma3.rope, Rope { theta: 1e6, scaling: RopeScaling::Linear { factor: 8.0 } });
+    assert_eq!(gemma3.local_rope, Some(Rope { theta: 1e4, scaling: RopeScaling::None }));
+    assert_eq!(gemma3.attention[0].window, Some(16));
+    assert_eq!(gemma3.attention_scale, 1.0 / 8.0f64.sqrt());
+}
+
+#[test]
+fn every_encoding_means_what_the_gguf_package_says() {
+    let file = MappedFile::open(&fixture("quantised.gguf")).unwrap();
+    let contents = parse::parse(file.bytes()).unwrap();
+    assert_eq!(contents.tensors.len(), 10);
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(fixture("quantised.safetensors"), folder.path().join(safetensors::MODEL)).unwrap();
+    let expected = safetensors::open(folder.path()).unwrap();
+    for (name, place) in contents.tensors {
+        let stored = Stored::new(file.clone(), place.range, place.encoding, 2, 512).unwrap();
+        let mut values = vec![0.0; 1024];
+        stored.read(&mut values);
+        for (value, expected) in values.iter().zip(expected[&name].values()) {
+            // Products of three may be rounded in another order.
+            assert!((value - expected).abs() <= 1e-6 * expected.abs(), "{name}: {value} {expected}");
+        }
+        // A row alone is the same row.
+        let mut row = vec![0.0; 512];
+        stored.narrow(1, 1).unwrap().read(&mut row);
+        assert_eq!(row, values[512..], "{name}");
+    }
+}
+
+#[test]
+fn damaged_files_are_errors_wherever_the_damage_is() {
+    let good = fs::read(fixture("llama.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.gguf");
+    let opened = |bytes: &[u8]| {
+        // A new file each time: what is mapped must not change.
+        let _ = fs::remove_file(&path);
+        fs::write(&path, bytes).unwrap();
+        open(&path)
+    };
+    // Numbers alone are 41 KB of it: what stands before them is cut at every byte.
+    let header = good.len() - 41_000;
+    for length in 0..header {
+        assert!(opened(&good[..length]).is_err(), "{length} bytes");
+    }
+    assert!(opened(&good[..good.len() - 64]).is_err());
+    // Any byte at all, with what each may become; many are still files, none may be a panic or fill the memory.
+    for place in 0..header {
+        for flip in [1, 128, 255] {
+            let mut bad = good.clone();
+            bad[place] ^= flip;
+            let _ = opened(&bad);
+        }
+    }
+}
+
+#[test]
+fn problems_are_named() {
+    let problem = |bytes: &[u8]| parse::parse(bytes).unwrap_err();
+    assert!(problem(b"PK\x03\x04").contains("not a GGUF file"));
+    assert!(problem(b"GGUF\x01\0\0\0").contains("version 1 is not supported"));
+    assert!(problem(b"GGUF\0\0\0\x03").contains("big-endian"));
+    let header = |tensors: u64, values: u64| [&b"GGUF\x03\0\0\0"[..], &tensors.to_le_bytes(), &values.to_le_bytes()].concat();
+    assert!(problem(&header(u64::MAX, 0)).contains("ends too early"));
+    assert!(problem(&header(0, u64::MAX)).contains("ends too early"));
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let list = |length: u64| [&9u32.to_le_bytes()[..], &0u32.to_le_bytes(), &length.to_le_bytes()].concat();
+    assert!(problem(&[header(0, 1), text("a"), list(u64::MAX)].concat()).contains("longer than any"));
+    let kind = |kind: u32| [header(1, 0), text("t"), [1u32, 8, 0, kind, 0, 0].map(u32::to_le_bytes).concat()].concat();
+    assert!(problem(&kind(19)).contains("the tensor t is of type IQ1_S; supported are F32"));
+    let file = open(&fixture("quantised.gguf")).unwrap_err().to_string();
+    assert!(file.contains("architecture `none` is not supported; supported are `llama`"), "{file}");
+}
+
+#[test]
+fn tokenizers_split_and_merge_as_the_tokenizers_package_does() {
+    #[derive(serde::Deserialize)]
+    struct Case {
+        text: String,
+        ids: Vec<u32>,
+    }
+    for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2"] {
+        let bytes = fs::read(fixture(&format!("tokenizer.{pre}.gguf"))).unwrap();
+        let files = tokenizer::files(&parse::parse(&bytes).unwrap().metadata).unwrap();
+        let [(_, tokenizer), (_, config), (_, generation)] = files.as_slice() else { panic!("three files") };
+        let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer).unwrap();
+        let cases: Vec<Case> = serde_json::from_slice(&fs::read(fixture(&format!("tokenizer.{pre}.json"))).unwrap()).unwrap();
+        for Case { text, ids } in cases {
+            let encoded = tokenizer.encode(text.as_str(), false).unwrap();
+            assert_eq!(encoded.get_ids(), ids, "{pre}: {text:?}");
+        }
+        let config: serde_json::Value = serde_json::from_slice(config).unwrap();
+        assert_eq!(
+            (&config["bos_token"], &config["eos_token"], &config["pad_token"]),
+            (&"<|start|>".into(), &"<|end|>".into(), &"<|pad|>".into())
+        );
+        assert_eq!(config["add_bos_token"], pre == "llama-bpe");
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(generation).unwrap()["eos_token_id"], serde_json::json!([1]));
+        assert!(config["chat_template"].as_str().unwrap().contains("message.content"));
+    }
+}
+
+#[test]
+fn a_tokenizer_that_is_not_known_asks_for_its_file() {
+    let bytes = fs::read(fixture("tokenizer.qwen2.gguf")).unwrap();
+    let metadata = parse::parse(&bytes).unwrap().metadata;
+    let problem = |key: &str, value: Value| {
+        let mut metadata = metadata.clone();
+        metadata.insert(key.to_owned(), value);
+        tokenizer::files(&metadata).unwrap_err()
+    };
+    let text = |text: &str| Value::Text(text.to_owned());
+    assert!(problem("tokenizer.ggml.model", text("llama")).contains("only `gpt2` can be read: put the model's tokenizer.json"));
+    assert!(problem("tokenizer.ggml.pre", text("tekken")).contains("splits text as `tekken`"));
+    assert!(problem("tokenizer.ggml.eos_token_id", Value::Unsigned(9999)).contains("eos token is not in the vocabulary"));
+    assert!(problem("tokenizer.ggml.tokens", Value::List(vec![text("a"), text("a")])).contains("does not have one number"));
+    assert!(problem("tokenizer.ggml.merges", Value::List(vec![text("ab")])).contains("is not of two tokens"));
+    assert!(problem("tokenizer.ggml.merges", Value::Flag(true)).contains("no list"));
+}

@@ -1,0 +1,56 @@
+//! A model's folder in the layout of the transformers library: `config.json`, safetensors, and the tokenizer's files.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::stored::Stored;
+use super::tensors::assemble;
+use super::{config_json, safetensors, unreadable};
+use crate::data::tokenizer::Tokenizer;
+use crate::failure::Result;
+use crate::model::{Config, Weights};
+
+pub const CONFIG: &str = "config.json";
+
+/// What `config.json` of a folder says.
+pub fn config(folder: &Path) -> Result<Config> {
+    let path = folder.join(CONFIG);
+    let text = fs::read(&path).map_err(|error| {
+        unreadable(&path, error)
+            .help("a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it")
+    })?;
+    let json: Value = serde_json::from_slice(&text).map_err(|error| unreadable(&path, format!("not JSON: {error}")))?;
+    config_json::read(&json).map_err(|problem| unreadable(&path, problem))
+}
+
+/// Where the parts of a model are; none is read yet.
+pub fn parts(folder: &Path, config: &Config) -> Result<Vec<Stored>> {
+    assemble(config, &safetensors::open(folder)?).map_err(|problem| unreadable(folder, problem))
+}
+
+/// The model of a folder. Its numbers stay in their files.
+pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
+    let config = config(folder)?;
+    check_vocabulary(&config, &tokenizer).map_err(|problem| unreadable(folder, problem))?;
+    let parts = parts(folder, &config)?;
+    Ok(Weights::stored(Arc::new(config), tokenizer, parts))
+}
+
+/// The tokenizer of a folder.
+pub fn tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
+    Err(unreadable(folder, "a model's own tokenizer is not supported yet"))
+}
+
+/// Published embeddings are often padded beyond the tokenizer's ids; they are never smaller.
+pub fn check_vocabulary(config: &Config, tokenizer: &Tokenizer) -> Result<(), String> {
+    let (rows, ids) = (config.vocabulary, tokenizer.vocabulary());
+    if ids > rows {
+        return Err(format!(
+            "the tokenizer has {ids} ids, but the embedding has only {rows} rows: they belong to different models"
+        ));
+    }
+    Ok(())
+}

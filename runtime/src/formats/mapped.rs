@@ -1,0 +1,131 @@
+//! Files that are looked at where they are: the system reads a page when it is looked at, and may forget it again.
+//!
+//! A file that shrinks while it is mapped ends the process, as with every program that maps files. Checkpoints are replaced
+//! by renaming, here and by the tools around, so that the old file lives on until the last one lets go of it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
+
+use memmap2::{Mmap, UncheckedAdvice};
+
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// What tells whether two paths are the same file with the same content.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    pub length: u64,
+    pub modified: SystemTime,
+}
+
+impl Identity {
+    /// Follows links.
+    pub fn of(path: &Path) -> io::Result<Identity> {
+        Identity::described(&fs::metadata(path)?)
+    }
+
+    fn described(metadata: &fs::Metadata) -> io::Result<Identity> {
+        Ok(Identity { device: metadata.dev(), inode: metadata.ino(), length: metadata.len(), modified: metadata.modified()? })
+    }
+}
+
+/// Every file that is mapped now, so that equal checkpoints take memory once.
+static MAPPED: Mutex<Option<HashMap<Identity, Weak<MappedFile>>>> = Mutex::new(None);
+
+impl MappedFile {
+    /// Maps a file, or answers the mapping that there is.
+    pub fn open(path: &Path) -> io::Result<Arc<MappedFile>> {
+        // Asked before it is opened: opening a pipe waits for whoever writes to it.
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("not a file"));
+        }
+        let file = File::open(path)?;
+        let identity = Identity::described(&file.metadata()?)?;
+        let mut mapped = MAPPED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mapped = mapped.get_or_insert_with(HashMap::new);
+        if let Some(shared) = mapped.get(&identity).and_then(Weak::upgrade) {
+            return Ok(shared);
+        }
+        // SAFETY: the mapping is private to this type, which hands out shared slices only; see the module's text for files
+        // that others change.
+        let map = unsafe { Mmap::map(&file)? };
+        let shared = Arc::new(MappedFile { path: path.to_owned(), map });
+        mapped.retain(|_, known| known.strong_count() > 0);
+        mapped.insert(identity, Arc::downgrade(&shared));
+        Ok(shared)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Lets go of the memory of these bytes; whoever looks at them again waits for the disk, or for the system's cache.
+    pub fn release(&self, range: Range<usize>) {
+        // A part that goes beyond is cut off; pages that are in the range in part are let go of whole, which is no harm.
+        let end = range.end.min(self.map.len());
+        let start = range.start.min(end);
+        if start < end {
+            // SAFETY: the mapping is of a file and never written to, so that what is let go of is read again as it was.
+            let outcome = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            // Memory that is not let go of is no reason to stop.
+            drop(outcome);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_mapped_once_however_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, vec![7; 100_000]).unwrap();
+        std::os::unix::fs::symlink(&path, folder.path().join("b")).unwrap();
+        let first = MappedFile::open(&path).unwrap();
+        let second = MappedFile::open(&folder.path().join("b")).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        // Replaced by renaming: another file, and the old one is still what it was.
+        fs::write(folder.path().join("new"), "new").unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        let third = MappedFile::open(&path).unwrap();
+        assert_eq!(third.bytes(), b"new");
+        assert_eq!(first.bytes(), vec![7; 100_000]);
+    }
+
+    #[test]
+    fn what_is_let_go_of_can_be_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let bytes: Vec<u8> = (0..50_000u32).map(|index| index as u8).collect();
+        fs::write(&path, &bytes).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        assert_eq!(file.bytes(), bytes);
+        file.release(10..40_000);
+        file.release(49_999..60_000);
+        assert_eq!(file.bytes(), bytes);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(MappedFile::open(folder.path()).is_err());
+        assert!(MappedFile::open(&folder.path().join("absent")).is_err());
+    }
+}

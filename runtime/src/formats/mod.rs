@@ -1,0 +1,25 @@
+//! Models as others write and read them: folders of the transformers library, the Hugging Face hub, GGUF files.
+
+pub mod config_json;
+pub mod gguf;
+pub mod hub;
+pub mod huggingface;
+pub mod mapped;
+pub mod safetensors;
+pub mod stored;
+pub mod tensors;
+
+use std::fmt::Display;
+use std::path::Path;
+
+use mopd_compiler::plan::events::FailureKind;
+
+use crate::failure::Error;
+
+/// A file of a model can't be used, and why.
+fn unreadable(path: &Path, cause: impl Display) -> Error {
+    Error::new(FailureKind::Model, format!("cannot read {}: {cause}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

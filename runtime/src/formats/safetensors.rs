@@ -1,0 +1,223 @@
+//! Safetensors: a JSON header with names, shapes and places, then the numbers. One file, or several with an index.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::mapped::MappedFile;
+use super::stored::Encoding;
+use super::tensors::{Tensor, Tensors, is_derived};
+use super::unreadable;
+use crate::failure::Result;
+
+pub const MODEL: &str = "model.safetensors";
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// Tensors of a folder: of `model.safetensors`, or of the files that `model.safetensors.index.json` names.
+pub fn open(folder: &Path) -> Result<Tensors> {
+    let (single, index) = (folder.join(MODEL), folder.join(INDEX));
+    let mut tensors = Tensors::new();
+    if single.exists() {
+        add(&single, &mut tensors)?;
+        return Ok(tensors);
+    }
+    if !index.exists() {
+        return Err(absent(folder));
+    }
+    for (shard, names) in read_index(&index)? {
+        let path = folder.join(&shard);
+        if !path.exists() {
+            return Err(unreadable(&index, format!("the file {shard} that it names is missing")));
+        }
+        let file = add(&path, &mut tensors)?;
+        for name in names {
+            if tensors.get(&name).is_none_or(|tensor| !Arc::ptr_eq(&tensor.file, &file)) {
+                return Err(unreadable(&index, format!("the tensor {name} is not in {shard}, where it says")));
+            }
+        }
+    }
+    Ok(tensors)
+}
+
+/// The tensors of each file that an index names.
+fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read(path).map_err(|error| unreadable(path, error))?;
+    let Index { weight_map } = serde_json::from_slice(&text).map_err(|error| unreadable(path, error))?;
+    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (tensor, shard) in weight_map {
+        if !is_file_name(&shard) {
+            return Err(unreadable(path, format!("{shard:?} is not the name of a file in the same folder")));
+        }
+        shards.entry(shard).or_default().push(tensor);
+    }
+    Ok(shards)
+}
+
+/// The files that an index names.
+pub fn shards_of(index: &Path) -> Result<Vec<String>> {
+    Ok(read_index(index)?.into_keys().collect())
+}
+
+/// The files that [`open`] reads a folder's tensors from.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (single, index) = (folder.join(MODEL), folder.join(INDEX));
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    if !index.exists() {
+        return Err(absent(folder));
+    }
+    Ok(shards_of(&index)?.into_iter().map(|shard| folder.join(shard)).collect())
+}
+
+/// Whether a name stays in its folder.
+fn is_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name)
+}
+
+/// Why a folder has no weights, as far as its files tell.
+fn absent(folder: &Path) -> crate::failure::Error {
+    let present = |name: &str| folder.join(name).exists();
+    let error = unreadable(folder, format!("there is no {MODEL} and no {INDEX} in it"));
+    if present("pytorch_model.bin") || present("pytorch_model.bin.index.json") {
+        return error.help(
+            "its weights are in PyTorch's own format, which can run code when it is read: load it with transformers and save it with \
+             `save_pretrained`, which writes safetensors",
+        );
+    }
+    if present("adapter_model.safetensors") {
+        return error.help("it holds an adapter: load the model it was trained on, or merge it into that model with PEFT");
+    }
+    let gguf = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let gguf = gguf.map(|entry| entry.file_name().to_string_lossy().into_owned()).find(|name| name.ends_with(".gguf"));
+    match gguf {
+        Some(name) => error.help(format!("it has a GGUF file: `gguf(\"{}\")`", folder.join(name).display())),
+        None => error.help("a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it"),
+    }
+}
+
+/// The tensors of one file, which no other file may have.
+fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
+    let file = MappedFile::open(path).map_err(|error| unreadable(path, error))?;
+    // The library checks the header: its length, that tensors lie in the file one behind the other without gaps, and that
+    // every one is as long as its shape and type ask for.
+    let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|error| unreadable(path, error))?;
+    let start = size_of::<u64>() + header;
+    for (name, info) in metadata.tensors() {
+        let encoding = match info.dtype {
+            Dtype::F32 => Encoding::F32,
+            Dtype::F16 => Encoding::F16,
+            Dtype::BF16 => Encoding::Bf16,
+            // What is left over from old versions, and never looked at: masks and tables that follow from the configuration.
+            _ if is_derived(&name) => continue,
+            other => {
+                let problem = format!("the tensor {name} is of type {other:?}; supported are F32, F16 and BF16");
+                return Err(unreadable(path, problem).help("a quantised checkpoint is read from a GGUF file"));
+            }
+        };
+        let (from, to) = info.data_offsets;
+        let tensor = Tensor { file: file.clone(), range: start + from..start + to, encoding, shape: info.shape.clone() };
+        if let Some(other) = tensors.insert(name.clone(), tensor) {
+            return Err(unreadable(path, format!("the tensor {name} is in {} too", other.file.path().display())));
+        }
+    }
+    Ok(file)
+}
+
+/// What a tensor to be written is.
+#[derive(Clone, Debug)]
+pub struct Header {
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+impl Header {
+    /// In f32.
+    fn bytes(&self) -> usize {
+        4 * self.shape.iter().product::<usize>()
+    }
+}
+
+/// Tensors of one file after the other, at most `most` bytes each unless a single tensor has more: ranges of `headers`.
+pub fn shards(headers: &[Header], most: usize) -> Vec<Range<usize>> {
+    let mut shards = Vec::new();
+    let (mut first, mut bytes) = (0, 0);
+    for (index, header) in headers.iter().enumerate() {
+        if index > first && bytes + header.bytes() > most {
+            shards.push(first..index);
+            (first, bytes) = (index, 0);
+        }
+        bytes += header.bytes();
+    }
+    shards.push(first..headers.len());
+    shards
+}
+
+/// The file of a shard, `index` from 0: `model-00001-of-00002.safetensors`, or `model.safetensors` where it is the only one.
+pub fn shard_name(index: usize, count: usize) -> String {
+    if count == 1 { MODEL.to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", index + 1) }
+}
+
+/// The index of several files.
+pub fn index(headers: &[Header], shards: &[Range<usize>]) -> Value {
+    let mut weight_map = Map::new();
+    for (shard, range) in shards.iter().enumerate() {
+        for header in &headers[range.clone()] {
+            weight_map.insert(header.name.clone(), json!(shard_name(shard, shards.len())));
+        }
+    }
+    let total: usize = headers.iter().map(Header::bytes).sum();
+    json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
+}
+
+/// Writes one file in f32, tensor by tensor, so that a model need not be in memory twice. `numbers` hands those of each tensor
+/// to the function it is given.
+pub fn write(
+    headers: &[Header],
+    into: &mut dyn Write,
+    mut numbers: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> io::Result<()>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut json = Map::new();
+    // Loaders ask which library the tensors are of.
+    json.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let mut end = 0;
+    for header in headers {
+        let start = end;
+        end += header.bytes();
+        json.insert(header.name.clone(), json!({ "dtype": "F32", "shape": header.shape, "data_offsets": [start, end] }));
+    }
+    let mut text = serde_json::to_vec(&json)?;
+    // The numbers start at a multiple of 8.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    into.write_all(&(text.len() as u64).to_le_bytes())?;
+    into.write_all(&text)?;
+    let mut buffer = Vec::new();
+    for index in 0..headers.len() {
+        let mut written = 0;
+        numbers(index, &mut |values| {
+            written += values.len();
+            for block in values.chunks(1 << 16) {
+                buffer.clear();
+                buffer.extend(block.iter().flat_map(|value| value.to_le_bytes()));
+                into.write_all(&buffer)?;
+            }
+            Ok(())
+        })?;
+        assert_eq!(4 * written, headers[index].bytes(), "the numbers of {}", headers[index].name);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! The tensors of a checkpoint, and how they become the parts of a model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::mapped::MappedFile;
+use super::stored::{Encoding, Stored};
+use crate::model::{Config, Entry, layout};
+
+/// A tensor in a file, of any number of dimensions; the numbers of the last one are neighbours.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub file: Arc<MappedFile>,
+    /// Of the file's bytes.
+    pub range: Range<usize>,
+    pub encoding: Encoding,
+    pub shape: Vec<usize>,
+}
+
+/// By the name that checkpoints of the transformers library have for it.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+impl Tensor {
+    /// As a matrix of these sizes, if it has as many numbers.
+    fn matrix(&self, rows: usize, columns: usize) -> Option<Stored> {
+        Stored::new(self.file.clone(), self.range.clone(), self.encoding, rows, columns)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.file.bytes()[self.range.clone()]
+    }
+
+    #[cfg(test)]
+    pub fn values(&self) -> Vec<f32> {
+        let columns = self.shape.last().copied().unwrap_or(1);
+        let stored = self.matrix(self.shape.iter().rev().skip(1).product(), columns).unwrap();
+        let mut values = vec![0.0; stored.len()];
+        stored.read(&mut values);
+        values
+    }
+}
+
+/// Tables that some versions of the reference saved although they follow from the configuration.
+pub fn is_derived(name: &str) -> bool {
+    [".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached", ".attn.masked_bias", ".attn.bias"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
+/// The parts of a model in the order of [`layout`]. Every tensor must be there with its shape, and none may be left over: a part
+/// that nobody reads would be a part of another model.
+pub fn assemble(config: &Config, tensors: &Tensors) -> Result<Vec<Stored>, String> {
+    check_size(config, tensors)?;
+    let mut used = BTreeSet::new();
+    let mut parts = Vec::new();
+    let mut missing = Vec::new();
+    for entry in layout(config) {
+        match find(config, tensors, &entry)? {
+            Some((name, stored)) => {
+                used.insert(name);
+                parts.push(stored);
+            }
+            None => missing.push(entry.name),
+        }
+    }
+    if missing.iter().any(|name| name == OUTPUT) && tensors.contains_key(EMBEDDING) {
+        return Err(format!(
+            "the tensor {OUTPUT} is missing, but the configuration has `tie_word_embeddings` false: the output needs a matrix of its own"
+        ));
+    }
+    if !missing.is_empty() {
+        return Err(format!("{} missing: {}", count(missing.len(), "tensor is", "tensors are"), some(&missing)));
+    }
+    check_tied(config, tensors)?;
+    let tied = |name: &str| config.tied && name == OUTPUT;
+    let extra: Vec<String> =
+        tensors.keys().filter(|name| !used.contains(*name) && !is_derived(name) && !tied(name)).cloned().collect();
+    if !extra.is_empty() {
+        return Err(format!(
+            "{} the configuration has no place for: {}",
+            count(extra.len(), "tensor is there that", "tensors are there that"),
+            some(&extra)
+        ));
+    }
+    Ok(parts)
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OUTPUT: &str = "lm_head.weight";
+
+/// Before the layout is made: a hostile file may describe any number of layers and experts.
+fn check_size(config: &Config, tensors: &Tensors) -> Result<(), String> {
+    let stored: u128 = tensors.values().map(|tensor| tensor.range.len() as u128).sum();
+    let product = |sizes: &[usize]| sizes.iter().map(|size| *size as u128).product::<u128>();
+    let heads = config.heads + config.key_value_heads;
+    let attention = product(&[2, heads, config.head_width, config.width]);
+    let experts = config.experts.as_ref();
+    let with_experts = experts.map_or(0, |experts| experts.layers.iter().filter(|layer| **layer).count());
+    let feed_forward = product(&[config.layers - with_experts, 3, config.width, config.hidden]);
+    let expert = experts.map_or(0, |experts| product(&[with_experts, experts.count, 3, config.width, experts.hidden]));
+    let embedding = product(&[config.vocabulary, config.width]);
+    let described = embedding + config.layers as u128 * attention + feed_forward + expert;
+    // No encoding has fewer than four bits a number.
+    if described > 2 * stored {
+        return Err(format!(
+            "the configuration describes {described} weights or more, but there are only {stored} bytes of tensors"
+        ));
+    }
+    Ok(())
+}
+
+/// The name of the tensor that has an entry's numbers, and the part of it that they are.
+fn find(config: &Config, tensors: &Tensors, entry: &Entry) -> Result<Option<(String, Stored)>, String> {
+    let (rows, columns) = match entry.shape.as_slice() {
+        [columns] => (1, *columns),
+        [rows, columns] => (*rows, *columns),
+        other => return Err(format!("the tensor {} has the shape {other:?}", entry.name)),
+    };
+    let shaped = |name: &str, shape: &[usize]| -> Result<Option<Tensor>, String> {
+        match tensors.get(name) {
+            Some(tensor) if tensor.shape == shape => Ok(Some(tensor.clone())),
+            Some(tensor) => {
+                Err(format!("the tensor {name} has the shape {:?}, but the configuration asks for {shape:?}", tensor.shape))
+            }
+            None => Ok(None),
+        }
+    };
+    let unsized_part = || format!("the tensor {} does not hold as many numbers as its shape says", entry.name);
+    if let Some(tensor) = shaped(&entry.name, &entry.shape)? {
+        return Ok(Some((entry.name.clone(), tensor.matrix(rows, columns).ok_or_else(unsized_part)?)));
+    }
+    let (Some(experts), Some(Expert { prefix, index, part })) = (&config.experts, Expert::of(&entry.name)) else {
+        return Ok(None);
+    };
+    // All experts of a layer in one tensor, one after the other; the matrices that read the same input may be stacked too.
+    let own = format!("{prefix}.{part}");
+    if let Some(tensor) = shaped(&own, &[experts.count, rows, columns])? {
+        let all = tensor.matrix(experts.count * rows, columns).ok_or_else(unsized_part)?;
+        return Ok(all.narrow(index * rows, rows).map(|stored| (own, stored)));
+    }
+    let place = match part {
+        "gate_proj" => 0,
+        "up_proj" => 1,
+        _ => return Ok(None),
+    };
+    let both = format!("{prefix}.gate_up_proj");
+    if let Some(tensor) = shaped(&both, &[experts.count, 2 * rows, columns])? {
+        let all = tensor.matrix(experts.count * 2 * rows, columns).ok_or_else(unsized_part)?;
+        return Ok(all.narrow((2 * index + place) * rows, rows).map(|stored| (both, stored)));
+    }
+    Ok(None)
+}
+
+/// `model.layers.0.mlp.experts.3.gate_proj.weight` in parts.
+struct Expert<'a> {
+    /// `model.layers.0.mlp.experts`
+    prefix: &'a str,
+    index: usize,
+    /// `gate_proj`
+    part: &'a str,
+}
+
+impl Expert<'_> {
+    fn of(name: &str) -> Option<Expert<'_>> {
+        let (before, behind) = name.split_once(".experts.")?;
+        let (index, part) = behind.split_once('.')?;
+        let prefix = &name[..before.len() + ".experts".len()];
+        Some(Expert { prefix, index: index.parse().ok()?, part: part.strip_suffix(".weight")? })
+    }
+}
+
+/// A file may have the output matrix although it is the embedding; then it must be the same.
+fn check_tied(config: &Config, tensors: &Tensors) -> Result<(), String> {
+    if !config.tied {
+        return Ok(());
+    }
+    let (Some(embedding), Some(output)) = (tensors.get(EMBEDDING), tensors.get(OUTPUT)) else { return Ok(()) };
+    let same = embedding.shape == output.shape && embedding.encoding == output.encoding && embedding.bytes() == output.bytes();
+    if same {
+        for tensor in [embedding, output] {
+            tensor.file.release(tensor.range.clone());
+        }
+        return Ok(());
+    }
+    Err(format!(
+        "the configuration has `tie_word_embeddings` true, but {OUTPUT} is there and differs from {EMBEDDING}: set it to false if \
+         both are meant"
+    ))
+}
+
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// The first names of a list that may be long.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 4;
+    let shown = names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST { format!("{shown} and {} more", names.len() - MOST) } else { shown }
+}

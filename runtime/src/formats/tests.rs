@@ -1,0 +1,116 @@
+//! Checkpoints that transformers made (`runtime/tests/fixtures/architectures.py`), read, saved, and read again: the logits stay
+//! what transformers says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::Device;
+
+use super::{huggingface, safetensors};
+use crate::data::tokenizer::Tokenizer;
+use crate::model::{Decoder, PackedBatch, Token, Weights, to_vec};
+use crate::store::{Checkpoint, Provenance, Store};
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/architectures")
+}
+
+fn families() -> Vec<String> {
+    let folders = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap());
+    let mut names: Vec<String> =
+        folders.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() > 8, "the fixtures were not found");
+    names
+}
+
+/// Sequences, and the reference's logits after the last tokens of each.
+fn reference(name: &str) -> Vec<(Vec<Token>, Vec<f32>)> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(fixtures().join(name).join("reference.safetensors"), folder.path().join(safetensors::MODEL)).unwrap();
+    let bytes = fs::read(folder.path().join(safetensors::MODEL)).unwrap();
+    let file = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut cases = Vec::new();
+    while let Ok(tokens) = file.tensor(&format!("tokens.{}", cases.len())) {
+        let logits = file.tensor(&format!("logits.{}", cases.len())).unwrap();
+        let tokens = tokens.data().as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        cases.push((tokens, logits.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()));
+    }
+    assert!(!cases.is_empty());
+    cases
+}
+
+/// The largest difference from the reference's logits.
+fn difference(weights: &Weights, name: &str) -> f32 {
+    let decoder = Decoder::frozen(weights, Device::Cpu);
+    let mut worst = 0.0f32;
+    for (tokens, expected) in reference(name) {
+        let positions = expected.len() / weights.config.vocabulary;
+        // A completion of which the last token is predicted only: any will do.
+        let (prompt, rest) = tokens.split_at(tokens.len() + 1 - positions);
+        let completion = [rest, &[0]].concat();
+        let batch = PackedBatch::new([(prompt, completion.as_slice())].into_iter(), Device::Cpu);
+        let got = to_vec(&decoder.logits(&batch));
+        assert_eq!(got.len(), expected.len());
+        worst = got.iter().zip(&expected).fold(worst, |worst, (got, expected)| worst.max((got - expected).abs()));
+    }
+    worst
+}
+
+fn save(weights: &Weights, folder: &Path) -> PathBuf {
+    let store = Store::open(&folder.join("store")).unwrap();
+    store.insert("key", &Provenance::new(weights, "student", 1, "key", Vec::new()), weights, &[]).unwrap();
+    store.publish("key", folder, "student", 1).unwrap()
+}
+
+#[test]
+fn saved_models_give_the_logits_of_the_reference() {
+    // `saved.py` loads these with transformers.
+    let kept = std::env::var_os("MOPD_SAVED").map(PathBuf::from);
+    for name in families() {
+        let weights = huggingface::weights(&fixtures().join(&name), Arc::new(Tokenizer::Bytes)).unwrap();
+        let loaded = difference(&weights, &name);
+        assert!(loaded < 1e-4, "{name}: {loaded}");
+        let folder = tempfile::tempdir().unwrap();
+        let saved = save(&weights, folder.path());
+        let again = Checkpoint::load(&saved).unwrap().weights;
+        assert_eq!(again.config, weights.config, "{name}");
+        assert_eq!(again.values(), weights.values(), "{name}");
+        assert_eq!(difference(&again, &name), loaded, "{name}");
+        if let Some(kept) = &kept {
+            let to = kept.join(&name);
+            fs::create_dir_all(&to).unwrap();
+            for entry in fs::read_dir(&saved).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_become_tensors_of_any_kind() {
+    use tch::Kind;
+
+    // In bfloat16 in the file, so that every kind can hold the numbers.
+    let weights = huggingface::weights(&fixtures().join("llama"), Arc::new(Tokenizer::Bytes)).unwrap();
+    let values = weights.values().into_owned();
+    let owned = weights.with_values(values.clone());
+    for kind in [Kind::Float, Kind::Double, Kind::BFloat16] {
+        for weights in [&weights, &owned] {
+            let flat = weights.flat(kind, Device::Cpu);
+            assert_eq!(flat.kind(), kind);
+            assert_eq!(to_vec(&flat), values);
+        }
+    }
+    // Numbers that need more than a type has are rounded to the nearest, ties to even, wherever they come from.
+    let folder = tempfile::tempdir().unwrap();
+    let uneven = weights.with_values(values.iter().enumerate().map(|(i, value)| value + i as f32 * 1e-5).collect());
+    let stored = Checkpoint::load(&save(&uneven, folder.path())).unwrap().weights;
+    for kind in [Kind::BFloat16, Kind::Half] {
+        assert_eq!(to_vec(&stored.flat(kind, Device::Cpu)), to_vec(&uneven.flat(kind, Device::Cpu)));
+    }
+    stored.release();
+    assert_eq!(stored.values(), uneven.values());
+}

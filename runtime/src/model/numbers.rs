@@ -1,0 +1,159 @@
+//! Where a model's numbers are: in memory, or in mapped files, which are looked at when somebody asks.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use tch::{Device, Kind, Tensor};
+
+use super::Entry;
+use crate::formats::stored::{Encoding, Stored};
+
+/// All numbers of a model in the order of its layout.
+#[derive(Clone, Debug)]
+pub(super) enum Numbers {
+    Owned(Arc<Vec<f32>>),
+    Stored(Arc<Parts>),
+}
+
+/// One part per entry of the layout.
+#[derive(Debug)]
+pub(super) struct Parts {
+    parts: Vec<Stored>,
+    /// Where each begins among all numbers, and at the end how many there are.
+    offsets: Vec<usize>,
+}
+
+impl Parts {
+    pub fn new(parts: Vec<Stored>) -> Parts {
+        let mut offsets = vec![0];
+        for part in &parts {
+            offsets.push(offsets[offsets.len() - 1] + part.len());
+        }
+        Parts { parts, offsets }
+    }
+
+    fn len(&self) -> usize {
+        self.offsets[self.parts.len()]
+    }
+
+    fn of(&self, entry: &Entry) -> &Stored {
+        let index = self.offsets.partition_point(|offset| *offset <= entry.offset) - 1;
+        let part = &self.parts[index];
+        assert_eq!((self.offsets[index], part.len()), (entry.offset, entry.len()), "an entry of another layout");
+        part
+    }
+}
+
+impl Numbers {
+    pub fn len(&self) -> usize {
+        match self {
+            Numbers::Owned(values) => values.len(),
+            Numbers::Stored(parts) => parts.len(),
+        }
+    }
+
+    /// All of them.
+    pub fn values(&self) -> Cow<'_, [f32]> {
+        match self {
+            Numbers::Owned(values) => Cow::Borrowed(values),
+            Numbers::Stored(all) => {
+                let mut values = vec![0.0; all.len()];
+                let mut rest = values.as_mut_slice();
+                for part in &all.parts {
+                    let (these, others) = rest.split_at_mut(part.len());
+                    part.read(these);
+                    part.release();
+                    rest = others;
+                }
+                Cow::Owned(values)
+            }
+        }
+    }
+
+    /// Those of one entry; without a copy where they are f32.
+    pub fn of(&self, entry: &Entry) -> Cow<'_, [f32]> {
+        match self {
+            Numbers::Owned(values) => Cow::Borrowed(&values[entry.offset..entry.offset + entry.len()]),
+            Numbers::Stored(parts) => {
+                let part = parts.of(entry);
+                match part.as_f32() {
+                    Some(numbers) => Cow::Borrowed(numbers),
+                    None => {
+                        let mut numbers = vec![0.0; part.len()];
+                        part.read(&mut numbers);
+                        Cow::Owned(numbers)
+                    }
+                }
+            }
+        }
+    }
+
+    /// All of them as one vector on a device, written there once.
+    pub fn flat(&self, kind: Kind, device: Device) -> Tensor {
+        match self {
+            Numbers::Owned(values) => Tensor::from_slice(values).to_device(device).to_kind(kind),
+            Numbers::Stored(all) => {
+                let flat = Tensor::empty([all.len() as i64], (kind, device));
+                for (part, offset) in all.parts.iter().zip(&all.offsets) {
+                    let mut place = flat.narrow(0, *offset as i64, part.len() as i64);
+                    if device == Device::Cpu {
+                        write(part, &place);
+                    } else {
+                        let staged = Tensor::empty([part.len() as i64], (kind, Device::Cpu));
+                        write(part, &staged);
+                        place.copy_(&staged);
+                    }
+                    part.release();
+                }
+                flat
+            }
+        }
+    }
+
+    /// Lets go of the memory that looking at mapped files took.
+    pub fn release(&self) {
+        if let Numbers::Stored(all) = self {
+            all.parts.iter().for_each(Stored::release);
+        }
+    }
+}
+
+/// Writes a part into a contiguous tensor of as many numbers on the CPU.
+fn write(part: &Stored, tensor: &Tensor) {
+    let bytes = |size: usize| {
+        // SAFETY: the tensor is contiguous, on the host, and as long; nobody else knows of it yet, or looks at this part of it.
+        unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), part.len() * size) }
+    };
+    match (tensor.kind(), part.encoding(), part.plain_bytes()) {
+        (Kind::BFloat16, Encoding::Bf16, Some(plain)) | (Kind::Half, Encoding::F16, Some(plain)) => {
+            bytes(2).copy_from_slice(plain);
+        }
+        (Kind::Float, ..) => part.read(elements(bytes(4))),
+        (Kind::Double, ..) => convert(part, elements::<f64>(bytes(8)), |numbers, into| {
+            into.iter_mut().zip(numbers).for_each(|(into, number)| *into = f64::from(*number));
+        }),
+        (Kind::BFloat16, ..) => convert(part, elements::<bf16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
+        (Kind::Half, ..) => convert(part, elements::<f16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
+        (other, ..) => panic!("weights are floating-point numbers, not {other:?}"),
+    }
+}
+
+/// The memory of a tensor as its elements: libtorch aligns it to more than any of them needs, and a part's offset is a whole
+/// number of elements.
+fn elements<T: Copy>(bytes: &mut [u8]) -> &mut [T] {
+    // SAFETY: only called with floating-point types, of which every pattern of bits is one.
+    let (before, elements, after) = unsafe { bytes.align_to_mut::<T>() };
+    assert!(before.is_empty() && after.is_empty(), "a tensor is aligned to its elements");
+    elements
+}
+
+fn convert<T>(part: &Stored, into: &mut [T], convert: impl Fn(&[f32], &mut [T])) {
+    let mut rest = into;
+    part.for_each_block(|numbers| {
+        let (these, others) = std::mem::take(&mut rest).split_at_mut(numbers.len());
+        convert(numbers, these);
+        rest = others;
+    });
+}
