@@ -20,7 +20,7 @@ use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::Weights;
 use crate::predict::Shapes;
-use crate::prepare::{DomainData, Form, described, forms, prepare, trained};
+use crate::prepare::{DomainData, Form, forms, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{assemble, write_results};
@@ -108,7 +108,7 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
     }
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let forms = forms(plan, base)?;
+    let forms = forms(plan, base, &Store::notes(Path::new(&job.store)))?;
     let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, base)?;
     for warning in warnings {
         control.warn(warning);
@@ -403,12 +403,14 @@ impl Shared<'_> {
         let provenance = |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone());
         let (weights, rows) = match &model.stage {
             Stage::Initialise(_) => {
-                let Form { config, tokenizer } = self.forms[id.0 as usize].clone();
+                let Form { config, tokenizer, .. } = self.forms[id.0 as usize].clone();
                 (Weights::initialise(config, tokenizer, seed, facts.stream), Vec::new())
             }
-            Stage::Load(pretrained) => {
-                let message = format!("this version can't load {}", described(pretrained));
-                return Err(Error::new(FailureKind::Runtime, message).into());
+            Stage::Load(_) => {
+                let loaded = self.forms[id.0 as usize].loaded.as_ref().expect("what is read is opened before anything runs");
+                // Nothing is computed, so that there is nothing to keep or to publish: it would be a copy.
+                self.control.emit(&Event::StageFinished { stage: name, seed, seconds: 0.0, peak_memory: None });
+                return Ok(Outcome::Weights(Arc::new(loaded.weights.clone()), Vec::new()));
             }
             Stage::Merge(settings) => {
                 let base = settings.base.map(input);
@@ -454,6 +456,8 @@ impl Shared<'_> {
         self.store.insert(key, &provenance(&weights), &weights, &rows)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
+        // Later stages read them where they are kept: what waits for its use takes no memory.
+        let weights = self.store.weights(key)?;
         let (seconds, peak_memory) = (started.elapsed().as_secs_f64(), under.peak_memory());
         let predicted = self.predictions.get(&id).copied();
         lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted });
