@@ -82,9 +82,12 @@ impl Dataset {
             }
         };
         let files = files.into_iter().map(|file| file.path).collect();
-        reading.finish().map(|kept| Dataset { hash: hash.to_hex().to_string(), files, first, path: path.clone(), ..kept }).map_err(
-            |error| DataError::of_file(&path, Problem::Unreadable { cause: format!("no room to keep its rows: {error}") }),
-        )
+        reading
+            .finish()
+            .map(|kept| Dataset { hash: hash.to_hex().to_string(), files, first, path: path.clone(), ..kept })
+            .map_err(|error| {
+                DataError::of_file(&path, Problem::Unreadable { cause: format!("no room to keep its rows: {error}") })
+            })
     }
 
     /// At least one.
@@ -365,7 +368,10 @@ impl<'a> Reading<'a> {
 
 /// What was said last that is not the assistant's.
 fn last_question(messages: &[Json]) -> String {
-    let asked = messages.iter().rev().find(|message| message.as_object().and_then(|message| message.get("role")?.as_str()) != Some("assistant"));
+    let asked = messages
+        .iter()
+        .rev()
+        .find(|message| message.as_object().and_then(|message| message.get("role")?.as_str()) != Some("assistant"));
     match asked.and_then(|message| message.as_object()?.get("content")) {
         Some(Json::String(text)) => text.clone(),
         Some(Json::Null) | None => String::new(),

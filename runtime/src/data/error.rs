@@ -165,7 +165,9 @@ impl fmt::Display for Problem {
             Problem::NoTokens => write!(f, "the prompt is empty, and the tokenizer begins it with no token"),
             Problem::Compressed => write!(f, "the file is compressed"),
             Problem::NotParquet { cause } => write!(f, "not a parquet file that can be read: {cause}"),
-            Problem::ColumnKind { column, kind } => write!(f, "the column `{column}` has values of the type {kind}, which cannot be read"),
+            Problem::ColumnKind { column, kind } => {
+                write!(f, "the column `{column}` has values of the type {kind}, which cannot be read")
+            }
             Problem::OpenQuote => write!(f, "a quote is opened and never closed"),
             Problem::ColumnTwice { column } => write!(f, "two columns have the name `{column}`"),
             Problem::CellCount { found, header } => write!(f, "the row has {found} cells, the header {header}"),
@@ -215,7 +217,9 @@ impl DataError {
             Problem::NoTokens => "leave the row out, or write a prompt".to_owned(),
             Problem::Compressed => "unpack it first, or save it as parquet, which is compressed by itself".to_owned(),
             Problem::NotParquet { .. } => "write it again with the program that made it".to_owned(),
-            Problem::ColumnKind { column, .. } => format!("save `{column}` as text, 64-bit numbers, truth values, or lists or structs of them"),
+            Problem::ColumnKind { column, .. } => {
+                format!("save `{column}` as text, 64-bit numbers, truth values, or lists or structs of them")
+            }
             Problem::OpenQuote => "close it, or double the quotes that are part of the text".to_owned(),
             Problem::ColumnTwice { .. } => "give each column a name of its own in the first line".to_owned(),
             Problem::CellCount { .. } => "put text with separators or line breaks between quotes".to_owned(),

@@ -20,7 +20,9 @@ pub enum Layout {
     Lines,
     Parquet,
     /// Cells between separators, a header above.
-    Cells { separator: u8 },
+    Cells {
+        separator: u8,
+    },
 }
 
 /// The endings of data files in a folder.
@@ -93,7 +95,8 @@ fn of_folder(folder: &Path, wanted: Option<&str>) -> Result<Vec<PathBuf>, Proble
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = folder.read_dir() else { return Vec::new() };
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut paths: Vec<_> = paths.filter(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.')).collect();
+    let mut paths: Vec<_> =
+        paths.filter(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.')).collect();
     paths.sort();
     paths
 }
@@ -182,7 +185,10 @@ mod tests {
         let (problem, help) = found(&folder, "", None).unwrap_err();
         assert_eq!(problem, "the folder has the splits `extra`, `test`, `train`, `validation`");
         assert_eq!(help, "choose one, such as dataset(\"...\", split: \"extra\")");
-        assert_eq!(found(&folder, "validation.jsonl", Some("train")).unwrap_err().0, "a file has no splits, but `train` is asked for");
+        assert_eq!(
+            found(&folder, "validation.jsonl", Some("train")).unwrap_err().0,
+            "a file has no splits, but `train` is asked for"
+        );
         assert_eq!(found(&folder, "*.arrow", None).unwrap_err().0, "no file matches the pattern");
     }
 

@@ -105,7 +105,9 @@ impl<T: Plain> Lists<T> {
         match &self.items {
             Items::Memory(items) => items,
             // SAFETY: a mapping starts at a page, so it is aligned; whole items were written, which are integers without gaps.
-            Items::File(mapped) => unsafe { std::slice::from_raw_parts(mapped.as_ptr().cast::<T>(), mapped.len() / size_of::<T>()) },
+            Items::File(mapped) => unsafe {
+                std::slice::from_raw_parts(mapped.as_ptr().cast::<T>(), mapped.len() / size_of::<T>())
+            },
         }
     }
 }

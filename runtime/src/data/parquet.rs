@@ -45,7 +45,9 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash
             let mut slice = ParquetReader::new(open()?).with_slice(Some((first + start, count)));
             slice.set_metadata(metadata.clone());
             // Without a column to read there still are rows, whose fields are missing.
-            let frame = if read.is_empty() { DataFrame::empty() } else {
+            let frame = if read.is_empty() {
+                DataFrame::empty()
+            } else {
                 guarded(|| slice.with_columns(Some(read.clone())).finish()).map_err(refused)?
             };
             for index in 0..count {
@@ -64,8 +66,7 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash
 
 /// Damaged files can make the reader panic; that is the file's fault and said as such.
 fn guarded<T>(read: impl FnOnce() -> Result<T, PolarsError>) -> Result<T, PolarsError> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(PolarsError::ComputeError("the file is damaged".into())))
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(PolarsError::ComputeError("the file is damaged".into())))
 }
 
 fn first_line(text: &str) -> String {

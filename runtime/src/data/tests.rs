@@ -220,7 +220,8 @@ fn a_sequence_beyond_the_context_is_named() {
     assert_eq!(error.help(), "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line");
     assert_eq!(longest.fits(9, 7).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
 
-    let answers = (0..3).map(|row| Tokenizer::Bytes.completion(data.prompt(row), data.text(row, "answer").unwrap()).unwrap().len());
+    let answers =
+        (0..3).map(|row| Tokenizer::Bytes.completion(data.prompt(row), data.text(row, "answer").unwrap()).unwrap().len());
     let longest = Longest::of(&data, Some("answer"), prompts.zip(answers).map(|(prompt, answer)| prompt + answer));
     assert_eq!((longest.place, longest.tokens), (Place::Line(1), 4 + 15 + 1));
     let error = longest.fits(0, 16).unwrap_err();

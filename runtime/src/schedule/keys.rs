@@ -15,7 +15,15 @@ pub struct Keys(Vec<String>);
 
 impl Keys {
     /// `libtorch` is its version: another one may round differently.
-    pub fn new(plan: &Plan, tasks: &[Task], forms: &[Form], domains: &[DomainData], base: &Path, device: Device, libtorch: &str) -> Keys {
+    pub fn new(
+        plan: &Plan,
+        tasks: &[Task],
+        forms: &[Form],
+        domains: &[DomainData],
+        base: &Path,
+        device: Device,
+        libtorch: &str,
+    ) -> Keys {
         let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
         let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());

@@ -5,8 +5,8 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Keep, Objective, Prefixes, Sampling, Signal};
 
 use super::{Source, Stage};
-use crate::data::mixture::Draw;
 use crate::data::Mixture;
+use crate::data::mixture::Draw;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Token};
 use crate::random::{Key, Purpose};
@@ -61,9 +61,10 @@ impl Sequences {
         stage: &'a Stage,
         sources: std::ops::Range<usize>,
     ) -> impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone {
-        self.list.iter().filter(move |sequence| sources.contains(&sequence.source)).map(|sequence| {
-            (sequence.prompt(stage), sequence.completion.as_slice())
-        })
+        self.list
+            .iter()
+            .filter(move |sequence| sources.contains(&sequence.source))
+            .map(|sequence| (sequence.prompt(stage), sequence.completion.as_slice()))
     }
 }
 
@@ -83,8 +84,7 @@ enum Kind {
 impl Batches {
     /// `teachers` are the routed ones, by source; they write their rollouts here, before the first step.
     pub fn new(stage: &Stage, teachers: &[Option<&Decoder>]) -> Result<Batches> {
-        let whole =
-            || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>());
+        let whole = || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>());
         let (mixture, size, kind) = match &stage.train.prefixes {
             Prefixes::Data { field, batch } => {
                 let judged = reads_reward(&stage.train.objective);
@@ -145,7 +145,15 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
     let sequences = (0..source.prompts.dataset.len()).map(|record| {
         let example = source.prompts.example(tokenizer, record, field)?;
         let prompt = (example.prompt != source.tokens.get(record)).then_some(example.prompt);
-        Ok(Sequence { source: index, record, prompt, completion: example.completion, logps: None, truncated: false, reward: None })
+        Ok(Sequence {
+            source: index,
+            record,
+            prompt,
+            completion: example.completion,
+            logps: None,
+            truncated: false,
+            reward: None,
+        })
     });
     sequences.collect()
 }

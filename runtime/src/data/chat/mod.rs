@@ -67,7 +67,9 @@ pub enum ChatError {
     /// Not a list of messages, in words that say what was found.
     Messages(String),
     /// Rendered up to a turn, the text is not a beginning of the whole. Messages are counted from 1.
-    Unstable { message: usize },
+    Unstable {
+        message: usize,
+    },
     /// Nobody answered: there is nothing to train on.
     NoAnswer,
     Tokenizer(TokenizerError),
@@ -138,7 +140,8 @@ impl Conversation {
         let Json::Array(list) = messages else {
             return wrong(format!("a conversation must be a list of messages; found {}", describe(messages)));
         };
-        let mut checked = list.iter().enumerate().map(|(index, value)| message(index + 1, value)).collect::<Result<Vec<_>, _>>()?;
+        let mut checked =
+            list.iter().enumerate().map(|(index, value)| message(index + 1, value)).collect::<Result<Vec<_>, _>>()?;
         if checked.is_empty() {
             return wrong("the conversation has no messages".to_owned());
         }

@@ -48,7 +48,8 @@ impl Template {
         environment.set_unknown_method_callback(method);
         environment.add_filter("tojson", tojson);
         environment.add_filter("string", |value: &Value| python::text(value));
-        environment.add_filter("trim", |text: String, characters: Option<String>| strip(&text, characters.as_deref(), true, true));
+        environment
+            .add_filter("trim", |text: String, characters: Option<String>| strip(&text, characters.as_deref(), true, true));
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -96,7 +97,8 @@ impl Template {
         answer: bool,
     ) -> Result<(String, Vec<Span>), ChatError> {
         let special = self.special.iter().map(|(name, token)| ((*name).to_owned(), Value::from(token)));
-        let context = special.chain(conversation.context(count)).chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
+        let context =
+            special.chain(conversation.context(count)).chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
         let template = self.environment.get_template("chat").map_err(|error| ChatError::Template(describe(&error)))?;
         let marked = template.render(Value::from_pairs(context)).map_err(|error| ChatError::Render(describe(&error)))?;
         if !self.marks_answers {

@@ -173,11 +173,14 @@ fn a_token_across_a_border_is_split_there() {
 
 #[test]
 fn a_prompt_is_what_comes_before_the_answer() {
-    let chat = Conversation::new(&json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).into(), Some("s")).unwrap();
+    let chat =
+        Conversation::new(&json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).into(), Some("s"))
+            .unwrap();
     assert_eq!(chat.roles().collect::<Vec<_>>(), [Role::System, Role::User, Role::Assistant]);
     let asked = chat.asked();
     assert_eq!(asked.roles().collect::<Vec<_>>(), [Role::System, Role::User]);
-    let template = template("{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}?{% endif %}");
+    let template =
+        template("{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}?{% endif %}");
     assert_eq!(template.render(&asked, 2, true).unwrap(), "system:s;user:a;?");
     assert_eq!(template.render(&asked, 1, false).unwrap(), "system:s;");
 }

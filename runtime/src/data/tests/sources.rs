@@ -1,7 +1,7 @@
 //! Tables, folders, columns of other names, filters, limits and conversations.
 
 use mopd_compiler::plan::{Column, DataFormula, DataNode, Function};
-use polars::prelude::{DataFrame, IntoLazy, NamedFrom, ParquetWriter, Series, as_struct, col, df};
+use polars::prelude::{DataFrame, IntoSeries, NamedFrom, ParquetWriter, Series, StructChunked, df};
 
 use super::super::chat::Role;
 use super::*;
@@ -53,7 +53,10 @@ fn a_published_folder_is_read_by_split_and_column() {
     let data = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, ANSWER)).unwrap();
     assert_eq!(data.len(), 7);
     assert_eq!((data.prompt(6), data.text(6, "answer")), ("What is 6²?", Some("36")));
-    assert_eq!(data.object(6), *json!({"level": "hard", "score": 0.6, "prompt": "What is 6²?", "answer": 36}).as_object().unwrap());
+    assert_eq!(
+        data.object(6),
+        *json!({"level": "hard", "score": 0.6, "prompt": "What is 6²?", "answer": 36}).as_object().unwrap()
+    );
     let (file, place) = data.place(6);
     assert!(file.ends_with("data/train-00001-of-00002.parquet"));
     assert_eq!(place, Place::Row(2));
@@ -91,7 +94,10 @@ fn filters_and_limits_choose_rows() {
     assert!(error.to_string().ends_with(": the filter holds in none of its 7 rows"), "{error}");
     let wrong = DataSource { filter: Some(greater("level", 1.0)), ..published_source() };
     let error = Dataset::read(folder.path(), request(&wrong, &PromptFormat::Text, ANSWER)).unwrap_err();
-    assert!(error.to_string().ends_with("the field `level` must be a number or a truth value; found the string \"hard\""), "{error}");
+    assert!(
+        error.to_string().ends_with("the field `level` must be a number or a truth value; found the string \"hard\""),
+        "{error}"
+    );
 }
 
 #[test]
@@ -159,7 +165,13 @@ fn what_is_no_table_is_refused() {
     assert!(error.to_string().contains("not a parquet file"), "{error}");
     let packed = folder.path().join("train.jsonl.gz");
     fs::write(&packed, b"\x1F\x8B\x08\x00rest").unwrap();
-    assert_eq!(complaint(&packed, ANSWER), (": the file is compressed".to_owned(), "unpack it first, or save it as parquet, which is compressed by itself".to_owned()));
+    assert_eq!(
+        complaint(&packed, ANSWER),
+        (
+            ": the file is compressed".to_owned(),
+            "unpack it first, or save it as parquet, which is compressed by itself".to_owned()
+        )
+    );
 }
 
 #[test]
@@ -173,17 +185,19 @@ fn conversations_come_from_lines_and_from_tables() {
     ], "tools": [{"type": "function", "function": {"name": "add"}}], "answer": "1"});
     fs::write(&lines, format!("{talk}\n{}\n", json!({"prompt": "plain", "answer": "x"}))).unwrap();
     let table = folder.path().join("talk.parquet");
-    let mut messages = df!("role" => ["user", "assistant"], "content" => ["Go", "1"], "name" => [Some("ann"), None]).unwrap()
-        .lazy().select([as_struct(vec![col("role"), col("content"), col("name")]).alias("messages")]).collect().unwrap();
-    let list = messages.column("messages").unwrap().as_materialized_series().clone();
+    let members = [
+        Series::new("role".into(), ["user", "assistant"]),
+        Series::new("content".into(), ["Go", "1"]),
+        Series::new("name".into(), [Some("ann"), None]),
+    ];
+    let list = StructChunked::from_series("messages".into(), 2, members.iter()).unwrap().into_series();
     let list = Series::new("messages".into(), [list]);
-    messages = DataFrame::new(1, vec![list.into(), Series::new("answer".into(), ["1"]).into()]).unwrap();
+    let mut messages = DataFrame::new(1, vec![list.into(), Series::new("answer".into(), ["1"]).into()]).unwrap();
     write(&table, &mut messages);
 
-    for (path, roles, tools) in [
-        (&lines, vec![Role::System, Role::User, Role::Assistant], true),
-        (&table, vec![Role::User, Role::Assistant], false),
-    ] {
+    for (path, roles, tools) in
+        [(&lines, vec![Role::System, Role::User, Role::Assistant], true), (&table, vec![Role::User, Role::Assistant], false)]
+    {
         let source = DataSource::file(path.to_str().unwrap());
         let data = Dataset::read(Path::new("."), request(&source, &CHAT, ANSWER)).unwrap();
         let conversation = data.conversation(0).unwrap();

@@ -10,11 +10,21 @@ use crate::model::Token;
 pub enum Difference {
     /// One splits text by bytes, the other by a vocabulary of its own.
     Kind,
-    Id { id: Token, student: Option<String>, teacher: Option<String> },
+    Id {
+        id: Token,
+        student: Option<String>,
+        teacher: Option<String>,
+    },
     /// What prompts begin with.
-    Begin { student: Vec<String>, teacher: Vec<String> },
+    Begin {
+        student: Vec<String>,
+        teacher: Vec<String>,
+    },
     /// The tokens that end a completion, as sets.
-    End { student: Vec<String>, teacher: Vec<String> },
+    End {
+        student: Vec<String>,
+        teacher: Vec<String>,
+    },
 }
 
 /// Compares by the map from ids to tokens and by special ids. Sizes say nothing: different vocabularies may be equally large,
@@ -76,9 +86,13 @@ impl Difference {
     /// The way out.
     pub fn help(&self) -> &'static str {
         match self {
-            Difference::Kind | Difference::Id { .. } => "a teacher scores its student's own tokens: choose one of the same vocabulary",
+            Difference::Kind | Difference::Id { .. } => {
+                "a teacher scores its student's own tokens: choose one of the same vocabulary"
+            }
             Difference::Begin { .. } => "give both the same `add_bos_token` in tokenizer_config.json",
-            Difference::End { .. } => "give both the same `eos_token_id` in generation_config.json, all tokens that may end a completion",
+            Difference::End { .. } => {
+                "give both the same `eos_token_id` in generation_config.json, all tokens that may end a completion"
+            }
         }
     }
 }

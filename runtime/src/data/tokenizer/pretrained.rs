@@ -51,8 +51,7 @@ impl Pretrained {
 
     pub fn new(files: Files) -> Result<Pretrained, TokenizerError> {
         let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;
-        let mut tokenizer =
-            tokenizers::Tokenizer::from_bytes(content).map_err(|error| files.error(TOKENIZER, error))?;
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(content).map_err(|error| files.error(TOKENIZER, error))?;
         // Some files remember how their authors cut and padded batches; a run does neither behind the author's back.
         tokenizer.with_truncation(None).map_err(|error| files.error(TOKENIZER, error))?;
         tokenizer.with_padding(None);
@@ -99,9 +98,8 @@ impl Pretrained {
                 ("unk_token", &settings.unknown),
             ];
             let special = special.into_iter().filter_map(|(name, token)| Some((name, token.clone()?)));
-            Template::new(name, source, special.collect()).map_err(|error| {
-                files.error("chat_template.jinja", format!("the chat template `{name}`: {error}"))
-            })
+            Template::new(name, source, special.collect())
+                .map_err(|error| files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")))
         });
         let templates = templates.collect::<Result<Vec<Template>, TokenizerError>>()?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
@@ -148,9 +146,10 @@ impl Pretrained {
     }
 
     fn encoding(&self, text: &str) -> Result<Encoding, TokenizerError> {
-        self.0.tokenizer.encode(text, false).map_err(|error| {
-            self.0.files.error(TOKENIZER, format!("cannot encode {}: {error}", crate::data::quote(text)))
-        })
+        self.0
+            .tokenizer
+            .encode(text, false)
+            .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot encode {}: {error}", crate::data::quote(text))))
     }
 
     /// The tokens of a text as it stands. Special tokens that it spells out become themselves; none is added.

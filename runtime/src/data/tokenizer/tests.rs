@@ -62,7 +62,10 @@ fn texts_are_tokenised_as_by_the_reference() {
             // A prompt ends where a completion begins: what the reference adds behind a text is left away.
             let whole = ids(&case["whole"]);
             let prompt = tokenizer.prompt(text).unwrap();
-            assert!(whole.starts_with(&prompt) && whole.len() - prompt.len() <= usize::from(name == "unigram"), "{name}: {text:?}");
+            assert!(
+                whole.starts_with(&prompt) && whole.len() - prompt.len() <= usize::from(name == "unigram"),
+                "{name}: {text:?}"
+            );
             compared += 1;
         }
     }
@@ -73,7 +76,9 @@ fn texts_are_tokenised_as_by_the_reference() {
 fn a_completion_follows_its_prompt() {
     for name in ["qwen3", "smollm", "llama3", "gemma", "mistral", "llama2", "unigram"] {
         let tokenizer = pretrained(name);
-        for (prompt, completion) in [("What is 2+2? ", "4 eggs"), ("Sort: b a\n", "a b"), ("x", "yz"), ("A: ", "日本 😀"), ("q", "")] {
+        for (prompt, completion) in
+            [("What is 2+2? ", "4 eggs"), ("Sort: b a\n", "a b"), ("x", "yz"), ("A: ", "日本 😀"), ("q", "")]
+        {
             let (prompt_tokens, tokens) = (tokenizer.prompt(prompt).unwrap(), tokenizer.completion(prompt, completion).unwrap());
             assert_eq!(tokens.last(), Some(&tokenizer.ends()[0]), "{name}");
             assert_eq!(tokens.iter().filter(|token| tokenizer.is_end(**token)).count(), 1, "{name}");
@@ -184,7 +189,10 @@ fn files_that_make_no_tokenizer_are_refused_in_words() {
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!([7, 100_000]));
     assert!(refused(&folder).0.contains("generation_config.json: the end token 100000 is not in the vocabulary of "));
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!("7"));
-    assert_eq!(refused(&folder).0, "FOLDER/generation_config.json: `eos_token_id` must be a token's id or a list of them, not \"7\"");
+    assert_eq!(
+        refused(&folder).0,
+        "FOLDER/generation_config.json: `eos_token_id` must be a token's id or a list of them, not \"7\""
+    );
     fs::write(folder.path().join("chat_template.jinja"), "{% for %}").unwrap();
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!(7));
     let problem = refused(&folder).0;
