@@ -453,8 +453,8 @@ pub fn slots(form: &NormalForm) -> Rows {
 fn cost(cost: &Cost) -> String {
     let Some(parameters) = cost.parameters else {
         let sequences = cost.sequences.filter(|sequences| *sequences > 0);
-        let sequences = sequences.map(|sequences| format!("{} sequences, ", count(sequences))).unwrap_or_default();
-        return format!("{sequences}else as its files say");
+        let known = sequences.map(|sequences| format!("{} sequences, the rest ", count(sequences))).unwrap_or_default();
+        return format!("{known}as its files say");
     };
     let mut parts = vec![format!("{} parameters", count(parameters))];
     parts.extend(cost.trained.filter(|trained| (1..parameters).contains(trained)).map(|it| format!("{} trained", count(it))));

@@ -93,11 +93,7 @@ impl Checker {
     /// `targets: [query, value]`, `targets: [attention, feed_forward]`
     fn adapted(&mut self, expr: &Expr, env: &Env) -> Option<Vec<Projection>> {
         const WANTED: &str = "`targets` lists the matrices that get an adapter: `[attention, feed_forward]`, `[query, value]`";
-        let ExprKind::List(items) = &expr.kind else {
-            let value = self.evaluate(expr, env);
-            self.wrong_kind(expr.span, WANTED, &value);
-            return None;
-        };
+        let items = self.list(expr, WANTED, env)?;
         let single =
             Projection::ATTENTION.iter().chain(Projection::FEED_FORWARD).map(|one| (one.name(), std::slice::from_ref(one)));
         let words: Vec<(&str, &[Projection])> =
@@ -122,6 +118,23 @@ impl Checker {
         }
         targets.sort();
         Some(targets)
+    }
+
+    /// The elements of a list of words, which are no values.
+    fn list<'e>(&mut self, expr: &'e Expr, wanted: &str, env: &Env) -> Option<&'e [Expr]> {
+        match &expr.kind {
+            ExprKind::List(items) => return Some(items),
+            ExprKind::Name(name) => {
+                let list = format!("[{name}]");
+                let finding = Diagnostic::error(Code::WrongKind, expr.span, wanted);
+                self.report(finding.label("this is one word").replace_with("put it into a list", &list));
+            }
+            _ => {
+                let value = self.evaluate(expr, env);
+                self.wrong_kind(expr.span, wanted, &value);
+            }
+        }
+        None
     }
 
     /// `8..=23`
@@ -150,12 +163,7 @@ impl Checker {
 
     /// `[attention, layers(0..=11)]`
     fn weight_filters(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<Vec<WeightFilter>> {
-        let ExprKind::List(items) = &expr.kind else {
-            let value = self.evaluate(expr, env);
-            let wanted = format!("`{key}` is a list of parts of the model: `[attention, layers(0..=11)]`");
-            self.wrong_kind(expr.span, &wanted, &value);
-            return None;
-        };
+        let items = self.list(expr, &format!("`{key}` is a list of parts of the model: `[attention, layers(0..=11)]`"), env)?;
         let mut filters = Vec::new();
         for item in items {
             let filter = match &item.kind {

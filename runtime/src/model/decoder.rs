@@ -292,13 +292,13 @@ impl Decoder {
     }
 
     /// d loss / d parameters, in the order of the flat vector. `hidden` is what [`Decoder::hidden`] answered, `by_hidden` d loss /
-    /// d hidden, `by_matrix` d loss / d output matrix.
-    pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: &Tensor) -> Tensor {
+    /// d hidden, `by_matrix` d loss / d output matrix beside what hidden states say of it; nothing where absent.
+    pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: Option<&Tensor>) -> Tensor {
         self.gradient_through(hidden, None, by_hidden, by_matrix)
     }
 
     /// The same for what [`Decoder::trace`] answered; to the bit, however many layers are run again. Once for a trace.
-    pub fn gradient_of(&self, trace: &Trace, by_hidden: &Tensor, by_matrix: &Tensor) -> Tensor {
+    pub fn gradient_of(&self, trace: &Trace, by_hidden: &Tensor, by_matrix: Option<&Tensor>) -> Tensor {
         self.gradient_through(&trace.hidden, trace.recomputed.as_ref(), by_hidden, by_matrix)
     }
 
@@ -307,7 +307,7 @@ impl Decoder {
         hidden: &Tensor,
         recomputed: Option<&Recomputed>,
         by_hidden: &Tensor,
-        by_matrix: &Tensor,
+        by_matrix: Option<&Tensor>,
     ) -> Tensor {
         let mut gradients: Vec<Option<Tensor>> = self.leaves.iter().map(|_| None).collect();
         // The embedding is read before the first layer, the output matrix by the loss; one leaf may be both.
@@ -334,8 +334,8 @@ impl Decoder {
             }
         }
         gradients[matrix] = Some(match gradients[matrix].take() {
-            Some(by_embedding) => by_embedding + by_matrix,
-            None => by_matrix.shallow_clone(),
+            Some(by_embedding) => by_matrix.map_or_else(|| by_embedding.shallow_clone(), |by_matrix| &by_embedding + by_matrix),
+            None => by_matrix.map_or_else(|| self.matrix.zeros_like(), Tensor::shallow_clone),
         });
         let flat: Vec<Tensor> = gradients
             .into_iter()

@@ -8,6 +8,9 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::*;
 use crate::data::tokenizer::{BEGIN, END, Tokenizer};
 
+mod parity;
+mod steps;
+
 pub fn tiny() -> Config {
     of_family(plan::Family::Llama)
 }
@@ -189,7 +192,7 @@ fn gradient_equals_finite_differences() {
         let logits = hidden.detach().linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);
         let [by_logits] = Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
         let (by_hidden, by_matrix) = (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
-        let gradient = to_vec(&decoder.gradient(&hidden, &by_hidden, &by_matrix));
+        let gradient = to_vec(&decoder.gradient(&hidden, &by_hidden, Some(&by_matrix)));
         assert_eq!(gradient.len(), weights.values().len());
         for entry in layout(&weights.config) {
             // The largest component of every parameter: a mixed-up order would show.

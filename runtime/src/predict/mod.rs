@@ -22,7 +22,7 @@ use crate::prepare::DomainData;
 use trial::{Taken, Trial};
 
 /// Multiplications and additions that a step of a trial may take: about a second on one core of a usual processor.
-const MOST_WORK: f64 = 5e10;
+const MOST_WORK: f64 = 2e11;
 
 /// Of every model of a plan, as far as it is known without its weights.
 pub struct Shapes<'a> {

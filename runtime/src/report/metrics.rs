@@ -37,6 +37,10 @@ pub struct Row {
     pub clipped_fraction: Option<f64>,
     /// Mean reward of the completions, in [0, 1].
     pub reward: Option<f64>,
+    /// Of the whole step, where the student has experts: the entropy of their shares of the tokens, as a part of the most it can
+    /// be, averaged over layers; and the largest share that any of them has.
+    pub expert_entropy: Option<f64>,
+    pub expert_largest_share: Option<f64>,
     /// Loss of the whole step, all domains together.
     pub loss: f64,
     pub learning_rate: f64,
@@ -80,6 +84,8 @@ fn table(rows: &[Row]) -> polars::prelude::PolarsResult<DataFrame> {
             column!(length),
             column!(clipped_fraction),
             column!(reward),
+            column!(expert_entropy),
+            column!(expert_largest_share),
             column!(loss),
             column!(learning_rate),
             column!(gradient_norm),
@@ -112,6 +118,8 @@ mod tests {
             length: Some(7.5),
             clipped_fraction: None,
             reward: Some(1.0),
+            expert_entropy: None,
+            expert_largest_share: Some(0.5),
             loss: -1.5e-300,
             learning_rate: 1e-3,
             gradient_norm: 2.0,
@@ -127,7 +135,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 18));
+        assert_eq!(table.shape(), (2, 20));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> = table.get_column_names().iter().map(|name| json.find(&format!("\"{name}\":")).unwrap()).collect();
@@ -154,7 +162,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 18));
+        assert_eq!(table.shape(), (0, 20));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

@@ -94,9 +94,23 @@ pub fn peak_since_reset() -> Option<u64> {
 
 /// Begins the count of [`peak_since_reset`] anew. Answers what is held now, in bytes; none where the system can't.
 pub fn reset_peak_memory() -> Option<u64> {
+    give_back_memory();
     BEFORE.fetch_max(peak_since_reset()?, Ordering::Relaxed);
     std::fs::write("/proc/self/clear_refs", "5").ok()?;
     peak_since_reset()
+}
+
+/// Hands memory that is free in this process back to the system. The allocator keeps what was freed for later: after a large stage
+/// that would be gigabytes that the next one does not need and another program can't have.
+fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(keep: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: the function takes any number, and locks what it looks at.
+        unsafe { malloc_trim(0) };
+    }
 }
 
 /// `VmHWM:     1234 kB`

@@ -145,8 +145,15 @@ fn predictions(
         let model = plan.experiment.model(id);
         if !known.contains_key(&id) {
             let steps = super::steps(&model.stage, domains);
-            let prediction = crate::predict::predict(plan, id, domains, &shapes, steps, device);
-            known.extend(prediction.map_err(|error| error.at(model.origin))?.map(|prediction| (id, prediction)));
+            // On a thread like those that will run it: the system's allocator has memory of its own for each.
+            let measured = std::thread::scope(|scope| {
+                let thread = scope.spawn(|| {
+                    tch::set_num_threads(1);
+                    crate::predict::predict(plan, id, domains, &shapes, steps, device)
+                });
+                thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
+            });
+            known.extend(measured.map_err(|error| error.at(model.origin))?.map(|prediction| (id, prediction)));
         }
         if let Some(prediction) = known.get(&id) {
             let (stage, seed) = (model.name.clone(), task.seed);

@@ -6,6 +6,7 @@ use super::Stage;
 use super::batches::Sequences;
 use super::objective::Outputs;
 use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
+use crate::model::ExpertLoad;
 use crate::report::metrics::Row;
 
 /// The numbers of a step that belong to no domain.
@@ -15,6 +16,8 @@ pub struct Step {
     pub learning_rate: f64,
     pub gradient_norm: f64,
     pub seconds: f64,
+    /// Of the student, where it has experts.
+    pub experts: Option<ExpertLoad>,
 }
 
 /// One row per domain that the step has sequences of.
@@ -56,6 +59,8 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
             length: Some(tokens / own.len() as f64),
             clipped_fraction: clipped.map(|clipped| sum(clipped) / tokens),
             reward: rewards.map(|rewards| rewards.iter().sum::<f64>() / rewards.len() as f64),
+            expert_entropy: numbers.experts.as_ref().map(ExpertLoad::entropy),
+            expert_largest_share: numbers.experts.as_ref().map(ExpertLoad::largest_share),
             loss: numbers.loss,
             learning_rate: numbers.learning_rate,
             gradient_norm: numbers.gradient_norm,

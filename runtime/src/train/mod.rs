@@ -158,7 +158,8 @@ impl<'a> Trainer<'a> {
         self.optimizer.step(&self.model, &gradient, norm, learning_rate);
 
         let seconds = started.elapsed().as_secs_f64();
-        let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds };
+        let experts = self.model.take_expert_load();
+        let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let rows = diagnose(self.stage, &sequences, &batch, &outputs, &numbers);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {

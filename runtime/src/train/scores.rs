@@ -109,7 +109,7 @@ impl Forward {
         }
         let (hidden, matrix) = (self.hidden.detach(), model.matrix().detach());
         let [by_hidden, by_matrix] = self.vocabulary.projected_gradient(&live, self.reads_teacher, &hidden, &matrix);
-        Ok(model.gradient(&self.hidden, &by_hidden, &by_matrix))
+        Ok(model.gradient(&self.hidden, &by_hidden, Some(&by_matrix)))
     }
 }
 

@@ -134,9 +134,6 @@ impl<'a> Settings<'a> {
     }
 
     fn architecture(&mut self, shape: &wide::Architecture, origin: Origin) -> Option<Architecture> {
-        if shape.family != wide::Family::Llama {
-            self.refuse::<()>(origin, format!("the architecture `{}`", shape.family.name()));
-        }
         if let wide::Tokenizer::File(_) = shape.tokenizer {
             self.refuse::<()>(origin, "a tokenizer from a file");
         }

@@ -1,0 +1,377 @@
+//! Every family against the reference library: small checkpoints with what it answers for them in float64, made by
+//! `tests/fixtures/architectures.py`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::{Dtype, SafeTensors};
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use crate::data::tokenizer::Tokenizer;
+use crate::formats::huggingface;
+use crate::model::attention::cap;
+use crate::model::*;
+
+const CASES: [&str; 15] = [
+    "llama",
+    "llama_tied",
+    "llama_bias",
+    "llama_rope_llama3",
+    "llama_rope_linear",
+    "llama_rope_yarn",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_moe_unnormalised",
+    "smollm3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+];
+
+const VOCABULARY: usize = 272;
+
+fn folder(case: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/architectures").join(case)
+}
+
+/// The numbers of a file, by name.
+pub fn read(file: &Path) -> HashMap<String, Vec<f64>> {
+    let bytes = std::fs::read(file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let numbers = |(name, view): (String, safetensors::tensor::TensorView)| {
+        let data = view.data();
+        let values = match view.dtype() {
+            Dtype::F32 => data.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
+            Dtype::F64 => data.chunks(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+            Dtype::I64 => data.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+            other => panic!("{name} is {other:?}"),
+        };
+        (name, values)
+    };
+    tensors.tensors().into_iter().map(numbers).collect()
+}
+
+fn weights(case: &str) -> Weights {
+    load(&folder(case))
+}
+
+pub fn load(folder: &Path) -> Weights {
+    huggingface::weights(folder, Arc::new(Tokenizer::Bytes)).unwrap()
+}
+
+fn with_config(weights: &Weights, change: impl FnOnce(&mut Config)) -> Weights {
+    let mut config = (*weights.config).clone();
+    change(&mut config);
+    Weights::new(Arc::new(config), weights.tokenizer.clone(), weights.values().into_owned())
+}
+
+struct Reference {
+    tokens: Vec<Token>,
+    /// After each of the last tokens, eight at most.
+    logits: Vec<f64>,
+    greedy: Vec<Token>,
+}
+
+fn references(case: &str) -> Vec<Reference> {
+    let mut stored = read(&folder(case).join("reference.safetensors"));
+    let mut of = |what: &str, index: usize| stored.remove(&format!("{what}.{index}")).unwrap();
+    let tokens = |values: Vec<f64>| values.into_iter().map(|value| value as Token).collect();
+    (0..3)
+        .map(|index| Reference {
+            tokens: tokens(of("tokens", index)),
+            logits: of("logits", index),
+            greedy: tokens(of("greedy", index)),
+        })
+        .collect()
+}
+
+impl Reference {
+    /// Whose predictors are the places that logits are known of; the last token is only predicted.
+    fn sequence(&self) -> (Vec<Token>, Vec<Token>) {
+        let known = self.logits.len() / VOCABULARY;
+        let (prompt, rest) = self.tokens.split_at(self.tokens.len() + 1 - known);
+        (prompt.to_vec(), rest.iter().copied().chain([0]).collect())
+    }
+}
+
+/// Sequences of different lengths, all in one batch.
+fn batch(references: &[Reference]) -> PackedBatch {
+    super::batch(&references.iter().map(Reference::sequence).collect::<Vec<_>>())
+}
+
+fn expected(references: &[Reference]) -> Vec<f64> {
+    references.iter().flat_map(|reference| reference.logits.clone()).collect()
+}
+
+fn largest_difference(tensor: &Tensor, expected: &[f64]) -> f64 {
+    let got = Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap();
+    assert_eq!(got.len(), expected.len());
+    got.iter().zip(expected).map(|(got, expected)| (got - expected).abs()).fold(0.0, f64::max)
+}
+
+#[test]
+fn logits_equal_the_reference() {
+    let _guard = no_grad_guard();
+    for case in CASES {
+        let (weights, references) = (weights(case), references(case));
+        let (batch, expected) = (batch(&references), expected(&references));
+        let difference = |kind| {
+            let decoder = Decoder::new(&weights, Device::Cpu, kind, false);
+            largest_difference(&decoder.logits(&batch), &expected)
+        };
+        let (single, double) = (difference(Kind::Float), difference(Kind::Double));
+        println!("{case}: {single:.1e} in f32, {double:.1e} in f64");
+        assert!(single < 5e-5, "{case}: {single}");
+        // What remains is the rounding of the stored logits, and of the rotary tables.
+        assert!(double < 2e-6, "{case}: {double}");
+    }
+}
+
+/// Every sequence of a case by the generator, all in one batch.
+#[test]
+fn greedy_tokens_equal_the_reference() {
+    for case in CASES {
+        let (weights, references) = (weights(case), references(case));
+        let decoder = Decoder::frozen(&weights, Device::Cpu);
+        let prompts: Vec<&[Token]> = references.iter().map(|reference| reference.tokens.as_slice()).collect();
+        let (mut generator, mut logits) = Generator::start(&decoder, &prompts, 64);
+        for step in 0..64 {
+            let tokens: Vec<Token> = Vec::try_from(logits.argmax(1, false)).unwrap();
+            for (row, (token, reference)) in tokens.iter().zip(&references).enumerate() {
+                assert_eq!(*token, reference.greedy[step], "{case}: row {row}, step {step}");
+            }
+            logits = generator.step(&tokens);
+        }
+    }
+}
+
+#[test]
+fn generation_equals_the_forward_pass() {
+    let _guard = no_grad_guard();
+    for case in CASES {
+        let (weights, references) = (weights(case), references(case));
+        let decoder = Decoder::frozen(&weights, Device::Cpu);
+        let prompts: Vec<&[Token]> = references.iter().map(|reference| &reference.tokens[..reference.tokens.len() / 2]).collect();
+        let (mut generator, _) = Generator::start(&decoder, &prompts, 30);
+        // Rows come and go, and more than one continues the same prompt.
+        let mut rows = vec![2, 0, 2, 1];
+        generator.select(&[2, 0, 2, 1]);
+        for step in 0..20 {
+            let tokens: Vec<Token> = (0..rows.len()).map(|place| (17 * step + 5 * place + 40) as Token % 256).collect();
+            if step == 12 {
+                generator.select(&[3, 0]);
+                rows = vec![1, 2];
+            }
+            let tokens = &tokens[..rows.len()];
+            let got = generator.step(tokens);
+            let sequence = |place: usize| {
+                // The place that this row had before the others left.
+                let written = |step: usize| {
+                    let place = if step < 12 && rows.len() == 2 { [3, 0][place] } else { place };
+                    (17 * step + 5 * place + 40) as Token % 256
+                };
+                let prompt: Vec<Token> = prompts[rows[place]].iter().copied().chain((0..step).map(written)).collect();
+                (prompt.into_iter().chain([tokens[place]]).collect(), vec![0])
+            };
+            let sequences: Vec<_> = (0..rows.len()).map(sequence).collect();
+            let expected = Vec::<f64>::try_from(decoder.logits(&super::batch(&sequences)).to_kind(Kind::Double).reshape([-1]));
+            let difference = largest_difference(&got, &expected.unwrap());
+            assert!(difference < 5e-5, "{case}: step {step}: {difference}");
+        }
+    }
+}
+
+/// If a fixture could not tell whether a feature is there, its parity would say nothing.
+#[test]
+fn every_feature_changes_the_logits() {
+    let _guard = no_grad_guard();
+    type Change = fn(&mut Config);
+    let no_scaling: Change = |config| config.rope.scaling = RopeScaling::None;
+    let no_window: Change = |config| config.attention.iter_mut().for_each(|layer| layer.window = None);
+    let wider: Change =
+        |config| config.attention.iter_mut().for_each(|layer| layer.window = layer.window.map(|window| window + 1));
+    let default_scale: Change = |config| config.attention_scale = 1.0 / (config.head_width as f64).sqrt();
+    let unscaled: Change = |config| config.embedding_scale = 1.0;
+    let cases: [(&str, &str, Change); 23] = [
+        ("llama", "theta", |config| config.rope.theta = 10_000.0),
+        ("llama_rope_llama3", "scaling", no_scaling),
+        ("llama_rope_linear", "scaling", no_scaling),
+        ("llama_rope_yarn", "scaling", no_scaling),
+        ("llama_rope_yarn", "attention factor", |config| {
+            if let RopeScaling::Yarn { attention, .. } = &mut config.rope.scaling {
+                *attention = 1.0;
+            }
+        }),
+        ("mistral", "window", no_window),
+        ("mistral", "window's width", wider),
+        ("qwen2", "window", no_window),
+        ("qwen3", "epsilon", |config| config.norm.epsilon = 0.01),
+        ("qwen3_moe", "normalised", |config| config.experts.iter_mut().for_each(|experts| experts.normalised = false)),
+        ("qwen3_moe", "top-k", |config| config.experts.iter_mut().for_each(|experts| experts.per_token = 1)),
+        ("qwen3_moe_unnormalised", "normalised", |config| {
+            config.experts.iter_mut().for_each(|experts| experts.normalised = true);
+        }),
+        ("smollm3", "no positions", |config| config.attention.iter_mut().for_each(|layer| layer.rotary = true)),
+        ("gemma", "embedding scale", unscaled),
+        ("gemma", "offset", |config| config.norm.offset = 0.0),
+        ("gemma", "activation", |config| config.activation = Activation::Silu),
+        ("gemma2", "attention scale", default_scale),
+        ("gemma2", "attention cap", |config| config.attention_softcap = None),
+        ("gemma2", "logit cap", |config| config.logit_softcap = None),
+        ("gemma2", "window", no_window),
+        ("gemma3_text", "attention scale", default_scale),
+        ("gemma3_text", "local rope", |config| config.local_rope = None),
+        ("gemma3_text", "window", no_window),
+    ];
+    for (case, feature, change) in cases {
+        let references = references(case);
+        let decoder = Decoder::frozen(&with_config(&weights(case), change), Device::Cpu);
+        let difference = largest_difference(&decoder.logits(&batch(&references)), &expected(&references));
+        assert!(difference > 1e-2, "{case} can't tell its {feature}: {difference}");
+    }
+}
+
+/// Half the significant digits, the same model. The median: a rounding may choose another expert for a token.
+#[test]
+fn bf16_differs_by_rounding() {
+    let _guard = no_grad_guard();
+    for case in CASES {
+        let (weights, references) = (weights(case), references(case));
+        let batch = batch(&references);
+        let logps = |kind| {
+            let decoder = Decoder::new(&weights, Device::Cpu, kind, false);
+            decoder.logits(&batch).log_softmax(-1, Kind::Float)
+        };
+        let (single, half) = (logps(Kind::Float), logps(Kind::BFloat16));
+        let divergences = (single.exp() * (single - half)).sum_dim_intlist(-1, false, Kind::Float);
+        let divergence = divergences.median().double_value(&[]);
+        println!("{case}: {divergence:.1e}");
+        assert!(divergence > 1e-7, "{case} is not in half precision");
+        assert!(divergence < 3e-3, "{case}: {divergence}");
+    }
+}
+
+/// A teacher that is the student gives the very same numbers, so that their divergence is 0 and nothing is learnt from it.
+#[test]
+fn equal_weights_give_equal_bits() {
+    for case in CASES {
+        let (weights, references) = (weights(case), references(case));
+        let batch = batch(&references);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let student = Decoder::new(&weights, Device::Cpu, kind, true);
+            let teacher = Decoder::new(&weights.clone(), Device::Cpu, kind, false);
+            let learning = student.hidden(&batch);
+            let scoring = {
+                let _guard = no_grad_guard();
+                teacher.hidden(&batch)
+            };
+            assert!(learning.equal(&scoring), "{case} in {kind:?}");
+        }
+    }
+}
+
+/// A loss of logits, and d loss / d parameters by [`Decoder::gradient_of`].
+pub fn loss_and_gradient(
+    decoder: &Decoder,
+    batch: &PackedBatch,
+    recomputed: usize,
+    loss: impl Fn(&Tensor) -> Tensor,
+) -> (f64, Tensor) {
+    let trace = decoder.trace(batch, recomputed);
+    let hidden = trace.hidden.detach().set_requires_grad(true);
+    let matrix = decoder.matrix().detach().set_requires_grad(true);
+    let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
+    let [by_hidden, by_matrix] = Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
+    (loss.double_value(&[]), decoder.gradient_of(&trace, &by_hidden, Some(&by_matrix)))
+}
+
+/// Of the mean log-probability of the batch's targets.
+fn gradient(decoder: &Decoder, batch: &PackedBatch, recomputed: usize) -> Tensor {
+    loss_and_gradient(decoder, batch, recomputed, |logits| mean_logp(logits, batch)).1
+}
+
+fn mean_logp(logits: &Tensor, batch: &PackedBatch) -> Tensor {
+    logits.log_softmax(-1, None::<Kind>).gather(1, &batch.targets.unsqueeze(1), false).mean(None::<Kind>)
+}
+
+/// In f64, where a difference quotient is exact to many digits, for the largest component of every parameter.
+#[test]
+fn gradient_equals_difference_quotients() {
+    for case in CASES {
+        let (weights, references) = (weights(case), references(case));
+        let batch = batch(&references);
+        let decoder = Decoder::new(&weights, Device::Cpu, Kind::Double, true);
+        let gradient = gradient(&decoder, &batch, 0);
+        let single = gradient_in_f32(&weights, &batch);
+        let relative = ((&single.to_kind(Kind::Double) - &gradient).norm() / gradient.norm()).double_value(&[]);
+        assert!(relative < 2e-5, "{case}: {relative} in f32");
+        let _guard = no_grad_guard();
+        for entry in layout(&weights.config) {
+            let part = gradient.narrow(0, entry.offset as i64, entry.len() as i64);
+            let index = entry.offset as i64 + part.abs().argmax(0, false).int64_value(&[]);
+            let expected = gradient.double_value(&[index]);
+            let mut parameter = decoder.flat().narrow(0, index, 1);
+            let step = 1e-5;
+            let mut at = |delta: f64| {
+                let _ = parameter.g_add_scalar_(delta);
+                mean_logp(&decoder.logits(&batch), &batch).double_value(&[])
+            };
+            let (above, below) = (at(step), at(-2.0 * step));
+            at(step);
+            let numeric = (above - below) / (2.0 * step);
+            let error = (numeric - expected).abs();
+            // An expert that no token of the batch uses has no gradient.
+            assert!(expected != 0.0 || entry.name.contains("experts"), "{case}: {} has no gradient", entry.name);
+            assert!(error < 1e-8 + 1e-6 * expected.abs(), "{case}: {}: {numeric} {expected}", entry.name);
+        }
+    }
+}
+
+fn gradient_in_f32(weights: &Weights, batch: &PackedBatch) -> Tensor {
+    gradient(&Decoder::trainable(weights, Device::Cpu), batch, 0)
+}
+
+#[test]
+fn layers_run_again_give_the_same_gradient() {
+    for case in CASES {
+        let (weights, references) = (weights(case), references(case));
+        let batch = batch(&references);
+        let decoder = Decoder::trainable(&weights, Device::Cpu);
+        let plain = gradient(&decoder, &batch, 0);
+        // More than there are means all.
+        for recomputed in 1..=weights.config.layers + 1 {
+            assert!(plain.equal(&gradient(&decoder, &batch, recomputed)), "{case}: {recomputed} layers");
+        }
+    }
+}
+
+#[test]
+fn expert_load_is_counted() {
+    let weights = weights("qwen3_moe");
+    let decoder = Decoder::trainable(&weights, Device::Cpu);
+    assert_eq!(decoder.take_expert_load(), None);
+    let references = references("qwen3_moe");
+    // What is run again for the gradient is not counted twice.
+    let gradient = gradient(&decoder, &batch(&references), 3);
+    assert_eq!(gradient.numel(), weights.values().len());
+    let load = decoder.take_expert_load().unwrap();
+    let tokens: usize = references.iter().map(|reference| reference.tokens.len()).sum();
+    let predictors: usize = references.iter().map(|reference| reference.logits.len() / VOCABULARY).sum();
+    // Two experts for each token; the last layer only sees the tokens whose predictions matter. The layer between has none.
+    let totals: Vec<i64> = load.counts.iter().map(|counts| counts.iter().sum()).collect();
+    assert_eq!(totals, [2 * tokens as i64, 2 * predictors as i64]);
+    assert!(load.shares().iter().all(|shares| (shares.iter().sum::<f64>() - 1.0).abs() < 1e-12));
+    assert_eq!(decoder.take_expert_load(), None);
+
+    let even = ExpertLoad { counts: vec![vec![5; 4]] };
+    assert_eq!((even.largest_share(), even.entropy()), (0.25, 1.0));
+    let collapsed = ExpertLoad { counts: vec![vec![0, 9, 0]] };
+    assert_eq!((collapsed.largest_share(), collapsed.entropy()), (1.0, 0.0));
+    // One expert takes half of a layer's tokens: (1.5 ln 2) / ln 4 there, 1 in the other.
+    let half = ExpertLoad { counts: vec![vec![4, 2, 2, 0], vec![2, 2, 2, 2]] };
+    assert!((half.entropy() - 0.875).abs() < 1e-12);
+    assert_eq!(half.largest_share(), 0.5);
+}
