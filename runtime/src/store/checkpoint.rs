@@ -136,11 +136,12 @@ fn save_in_files_of(
     if shards.len() > 1 {
         texts.push((safetensors::INDEX.to_owned(), pretty(&safetensors::index(&headers, &shards))));
     }
+    let generation = json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
+    // A tokenizer's own files say more than its ids.
     if let Tokenizer::Pretrained(tokenizer) = &*weights.tokenizer {
         texts.extend(tokenizer.files().files.iter().cloned());
     }
-    if texts.iter().all(|(name, _)| name != GENERATION) {
-        let generation = json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
+    if !texts.iter().any(|(name, _)| name == GENERATION) {
         texts.push((GENERATION.to_owned(), pretty(&generation)));
     }
     for (name, content) in texts {

@@ -1,7 +1,7 @@
 //! Tables, folders, columns of other names, filters, limits and conversations.
 
 use mopd_compiler::plan::{Column, DataFormula, DataNode, Function};
-use polars::prelude::{DataFrame, IntoLazy, NamedFrom, ParquetWriter, Series, as_struct, col, df};
+use polars::prelude::{DataFrame, IntoSeries, NamedFrom, ParquetWriter, Series, StructChunked, df};
 
 use super::super::chat::Role;
 use super::*;
@@ -185,15 +185,14 @@ fn conversations_come_from_lines_and_from_tables() {
     ], "tools": [{"type": "function", "function": {"name": "add"}}], "answer": "1"});
     fs::write(&lines, format!("{talk}\n{}\n", json!({"prompt": "plain", "answer": "x"}))).unwrap();
     let table = folder.path().join("talk.parquet");
-    let mut messages = df!("role" => ["user", "assistant"], "content" => ["Go", "1"], "name" => [Some("ann"), None])
-        .unwrap()
-        .lazy()
-        .select([as_struct(vec![col("role"), col("content"), col("name")]).alias("messages")])
-        .collect()
-        .unwrap();
-    let list = messages.column("messages").unwrap().as_materialized_series().clone();
+    let members = [
+        Series::new("role".into(), ["user", "assistant"]),
+        Series::new("content".into(), ["Go", "1"]),
+        Series::new("name".into(), [Some("ann"), None]),
+    ];
+    let list = StructChunked::from_series("messages".into(), 2, members.iter()).unwrap().into_series();
     let list = Series::new("messages".into(), [list]);
-    messages = DataFrame::new(1, vec![list.into(), Series::new("answer".into(), ["1"]).into()]).unwrap();
+    let mut messages = DataFrame::new(1, vec![list.into(), Series::new("answer".into(), ["1"]).into()]).unwrap();
     write(&table, &mut messages);
 
     for (path, roles, tools) in
