@@ -191,6 +191,10 @@ impl Decoder {
         Decoder::new(weights, device, Kind::Float, true)
     }
 
+    pub fn with_kind(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
+        Decoder::new(weights, device, kind, trainable)
+    }
+
     pub(super) fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);

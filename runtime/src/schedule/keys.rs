@@ -10,24 +10,29 @@ use crate::device;
 use crate::evaluate::samples;
 use crate::prepare::{DomainData, Form, Prompts};
 
+/// How numbers are computed: in which type, where, by which programs. `libtorch` is its version.
+pub fn numeric(plan: &Plan, device: Device, libtorch: &str) -> String {
+    let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
+    format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"))
+}
+
 /// The key of every task.
 pub struct Keys(Vec<String>);
 
 impl Keys {
-    /// `libtorch` is its version: another one may round differently.
+    /// `numeric` says how numbers are computed (see [`numeric`]), `widths` are the cores of each task: others may round
+    /// differently.
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
         forms: &[Form],
         domains: &[DomainData],
         base: &Path,
-        device: Device,
-        libtorch: &str,
+        numeric: &str,
+        widths: &[usize],
     ) -> Keys {
-        let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
-        let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
-        for task in tasks {
+        for (task, width) in tasks.iter().zip(widths) {
             let loaded = match task.work {
                 Work::Stage(model) => forms[model.0 as usize].loaded.as_ref(),
                 Work::Evaluate { .. } => None,
@@ -37,7 +42,10 @@ impl Keys {
                 keys.push(blake3::hash(format!("content {}", loaded.content).as_bytes()).to_hex().to_string());
                 continue;
             }
-            let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
+            let mut parts = vec![numeric.to_owned(), format!("seed {}", task.seed)];
+            if *width > 1 {
+                parts.push(format!("cores {width}"));
+            }
             match &task.work {
                 Work::Stage(model) => {
                     parts.push(format!("stage {}", plan.stages[model.0 as usize].key));

@@ -15,9 +15,17 @@ pub struct Step {
     pub loss: f64,
     pub learning_rate: f64,
     pub gradient_norm: f64,
-    pub seconds: f64,
+    pub seconds: Seconds,
     /// Of the student, where it has experts.
     pub experts: Option<ExpertLoad>,
+}
+
+/// Wall time of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Seconds {
+    pub rollout: f64,
+    pub scoring: f64,
+    pub update: f64,
 }
 
 /// One row per domain that the step has sequences of.
@@ -64,7 +72,10 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
             loss: numbers.loss,
             learning_rate: numbers.learning_rate,
             gradient_norm: numbers.gradient_norm,
-            seconds: numbers.seconds,
+            seconds: numbers.seconds.rollout + numbers.seconds.scoring + numbers.seconds.update,
+            rollout_seconds: numbers.seconds.rollout,
+            scoring_seconds: numbers.seconds.scoring,
+            update_seconds: numbers.seconds.update,
         });
     }
     rows
