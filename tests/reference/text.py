@@ -4,7 +4,7 @@
 
 Needs transformers and tokenizers. Trains small tokenizers of each published kind, writes chat templates that use the constructs
 of published ones, and stores what `transformers` answers; the tests of `runtime/src/data` expect the same. Writes to
-`tests/reference/text/`. The same versions give the same files.
+`tests/reference/text/`. The unigram model is trained a little differently every time; the rest comes out the same.
 """
 
 import json
@@ -120,6 +120,8 @@ def unigram():
     tokenizer.model = models.Unigram(pieces, unk_id=2, byte_fallback=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(replacement="\u2581", prepend_scheme="first")])
     tokenizer.add_special_tokens(special("<pad>", "</s>", "<unk>"))
+    # An end token behind every text, as encoders have it.
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
     return tokenizer
 
 
@@ -147,9 +149,9 @@ def make_tokenizers():
         "smollm": (smol, {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}, []),
         "llama3": (begins_with(llama3, "<|begin_of_text|>"), {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}, ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]),
         "gemma": (begins_with(gemma, "<bos>"), {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}, ["<eos>", "<end_of_turn>"]),
-        "mistral": (mistral, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": True, "add_eos_token": False}, ["</s>"]),
+        "mistral": (begins_with(mistral, "<s>"), {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, ["</s>"]),
         "llama2": (begins_with(llama2, "<s>"), {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, ["</s>"]),
-        "unigram": (unigram(), {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "add_eos_token": True}, ["</s>"]),
+        "unigram": (unigram(), {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}, ["</s>"]),
     }
 
 
@@ -167,8 +169,8 @@ CHATML = """{%- for message in messages -%}
 QWEN3 = """{#- Reverse iteration, namespaces, functions, thoughts that are kept after the last question only. -#}
 {%- macro open(role) %}{{- '<|im_start|>' ~ role ~ '\\n' }}{% endmacro %}
 {%- set state = namespace(last=-1, open=true) %}
-{%- for message in messages[::-1] if state.open %}
-    {%- if message.role == 'user' and not (message.content is string and message.content.startswith('<result>')) %}
+{%- for message in messages[::-1] %}
+    {%- if state.open and message.role == 'user' and not (message.content is string and message.content.startswith('<result>')) %}
         {%- set state.open = false %}
         {%- set state.last = messages|length - loop.index %}
     {%- endif %}

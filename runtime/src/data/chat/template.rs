@@ -159,17 +159,17 @@ fn strip(text: &str, characters: Option<&str>, start: bool, end: bool) -> String
 }
 
 /// The reference library's `tojson`: `json.dumps(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-fn tojson(value: &Value, arguments: minijinja::value::Rest<Value>) -> Result<Value, Error> {
-    let (mut positional, mut named) = (arguments.0.as_slice(), None);
-    if let Some((last, before)) = positional.split_last()
-        && let Ok(kwargs) = Kwargs::try_from(last.clone())
-        && last.is_kwargs()
-    {
-        (positional, named) = (before, Some(kwargs));
-    }
+fn tojson(
+    value: &Value,
+    ensure_ascii: Option<Value>,
+    indent: Option<Value>,
+    separators: Option<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let positional = [ensure_ascii, indent, separators];
     let argument = |index: usize, name: &str| -> Option<Value> {
-        let by_name = || named.as_ref().and_then(|named| named.get::<Option<Value>>(name).ok().flatten());
-        positional.get(index).cloned().or_else(by_name).filter(|value| !value.is_none() && !value.is_undefined())
+        let by_name = || named.get::<Option<Value>>(name).ok().flatten();
+        positional.get(index).cloned().flatten().or_else(by_name).filter(|value| !value.is_none() && !value.is_undefined())
     };
     let indent = match argument(1, "indent") {
         None => None,
@@ -187,9 +187,7 @@ fn tojson(value: &Value, arguments: minijinja::value::Rest<Value>) -> Result<Val
     };
     let flag = |index, name: &str| argument(index, name).is_some_and(|value| value.is_true());
     let json = Json { ascii: flag(0, "ensure_ascii"), indent, between, after_key, sorted: flag(3, "sort_keys") };
-    if let Some(named) = &named {
-        named.assert_all_used()?;
-    }
+    named.assert_all_used()?;
     json.write(value).map(Value::from)
 }
 

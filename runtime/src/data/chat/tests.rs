@@ -87,6 +87,12 @@ fn marked_answers_are_the_references() {
             assert_eq!(example(&tokenizer, &chat), Err(ChatError::NoAnswer), "{case}");
             continue;
         }
+        if case == "spaces" {
+            // The answer begins with line breaks, which the reference joins with the one before it.
+            let turns = trained(&tokenizer, &chat).unwrap();
+            assert_eq!(turns, ["ĊĊĠĠanswerĠĠĊ<|im_end|>"]);
+            continue;
+        }
         let (tokens, ours) = whole(&example(&tokenizer, &chat).unwrap());
         let wanted: Vec<Token> = wanted["tokens"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
         assert!(wanted.starts_with(&tokens), "{case}");
@@ -132,12 +138,14 @@ fn the_assistants_turns_are_trained_on_up_to_their_end_tokens() {
     assert_eq!(trained(&smollm, &chat("answer")).unwrap(), ["4<|im_end|>"]);
     assert_eq!(trained(&smollm, &chat("system")).unwrap(), ["1<|im_end|>", "2<|im_end|>"]);
     assert_eq!(trained(&pretrained("gemma"), &chat("answer")).unwrap(), ["4<end_of_turn>"]);
-    assert_eq!(trained(&pretrained("mistral"), &chat("system")).unwrap(), ["▁1</s>", "▁2</s>"]);
+    assert_eq!(trained(&pretrained("mistral"), &chat("answer")).unwrap(), ["▁4</s>"]);
+    // Its preface moves to the last question, whichever that is.
+    assert_eq!(trained(&pretrained("mistral"), &chat("system")), Err(ChatError::Unstable { message: 3 }));
     // The calls are the assistant's, what the tools answered is not.
-    let turns = trained(&pretrained("mistral"), &chat("tools")).unwrap();
+    let turns = trained(&pretrained("mistral"), &chat("two_calls")).unwrap();
     assert_eq!(turns.len(), 2);
     assert!(turns[0].starts_with("[TOOL_CALLS]") && turns[0].ends_with("]</s>") && turns[1].ends_with("</s>"), "{turns:?}");
-    assert!(!turns.concat().contains("celsius"), "{turns:?}");
+    assert!(!turns.concat().contains("TOOL_RESULTS"), "{turns:?}");
     assert_eq!(trained(&smollm, &chat("question")), Err(ChatError::NoAnswer));
 }
 
@@ -160,12 +168,14 @@ fn a_template_that_rewrites_what_was_said_is_refused_in_words() {
 fn a_token_across_a_border_is_split_there() {
     // Without a separator the question's last letters and the answer's first are one token.
     let tokenizer = with_template("smollm", "{% for m in messages %}{{ m.content }}{% endfor %}");
-    let joined = tokenizer.encode("the").unwrap();
-    assert_eq!(joined.len(), 1, "the fixture has a token for it");
-    let chat = Conversation::question(None, "t").answered("he");
+    let letters = || 'a'..='z';
+    let words = letters().flat_map(|first| letters().map(move |second| [first, second]));
+    let is_token = |word: &[char; 2]| tokenizer.encode(&String::from_iter(word)).unwrap().len() == 1;
+    let [question, answer] = { words }.find(is_token).expect("the fixture has a token of two letters").map(String::from);
+    let chat = Conversation::question(None, &question).answered(&answer);
     let example = example(&tokenizer, &chat).unwrap();
-    assert_eq!(example.prompt, tokenizer.encode("t").unwrap());
-    let mut wanted = tokenizer.encode("he").unwrap();
+    assert_eq!(example.prompt, tokenizer.encode(&question).unwrap());
+    let mut wanted = tokenizer.encode(&answer).unwrap();
     wanted.push(tokenizer.ends()[0]);
     assert_eq!(example.completion, wanted);
     assert!(example.written.iter().all(|&written| written));

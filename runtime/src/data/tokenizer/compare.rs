@@ -89,7 +89,7 @@ impl Difference {
             Difference::Kind | Difference::Id { .. } => {
                 "a teacher scores its student's own tokens: choose one of the same vocabulary"
             }
-            Difference::Begin { .. } => "give both the same `add_bos_token` in tokenizer_config.json",
+            Difference::Begin { .. } => "give both the same `post_processor` in tokenizer.json",
             Difference::End { .. } => {
                 "give both the same `eos_token_id` in generation_config.json, all tokens that may end a completion"
             }

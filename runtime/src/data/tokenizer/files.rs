@@ -88,14 +88,11 @@ impl Files {
             };
             of(&config).or_else(|| of(&special))
         };
-        let flag = |name: &str| config.get(name).and_then(Value::as_bool);
         Ok(Settings {
             begin: token("bos_token"),
             end: token("eos_token"),
             padding: token("pad_token"),
             unknown: token("unk_token"),
-            adds_begin: flag("add_bos_token"),
-            adds_end: flag("add_eos_token"),
             generation_ends: self.ids(&generation, "eos_token_id")?,
             generation_padding: self.ids(&generation, "pad_token_id")?.first().copied(),
             templates: self.templates(&config)?,
@@ -159,9 +156,6 @@ pub struct Settings {
     pub end: Option<String>,
     pub padding: Option<String>,
     pub unknown: Option<String>,
-    /// Whether texts get a begin or an end token; where either is said, it replaces what `tokenizer.json` says.
-    pub adds_begin: Option<bool>,
-    pub adds_end: Option<bool>,
     pub generation_ends: Vec<u32>,
     pub generation_padding: Option<u32>,
     /// By name.

@@ -86,10 +86,8 @@ impl Pretrained {
         let padding = id(&settings.padding, "padding")?
             .or(settings.generation_padding.map(Token::from).filter(|&id| (id as usize) < vocabulary))
             .unwrap_or(end);
-        let before = match (settings.adds_begin, settings.adds_end) {
-            (None, None) => before(&tokenizer).map_err(|error| files.error(TOKENIZER, error))?,
-            (adds, _) => begin.into_iter().filter(|_| adds == Some(true)).collect(),
-        };
+        // As in the reference library, `add_bos_token` of tokenizer_config.json does not count beside a `tokenizer.json`.
+        let before = before(&tokenizer).map_err(|error| files.error(TOKENIZER, error))?;
         let templates = settings.templates.iter().map(|(name, source)| {
             let special = [
                 ("bos_token", &settings.begin),

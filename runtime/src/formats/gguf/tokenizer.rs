@@ -99,10 +99,26 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
             (sequence(split, byte_level(false)), normalises, keeps_whole_words)
         }
     };
+    // What a text begins with stands in the tokenizer itself: its readers ignore the configuration's word for it.
+    let begins = matches!(metadata.get("tokenizer.ggml.add_bos_token"), Some(Value::Flag(true)));
+    let begin = match metadata.get("tokenizer.ggml.bos_token_id") {
+        Some(Value::Unsigned(id)) if begins => usize::try_from(*id).ok().and_then(|id| Some((id, *tokens.get(id)?))),
+        _ => None,
+    };
+    let post_processor = begin.map_or(Json::Null, |(id, token)| {
+        let (special, first, second) = (
+            json!({ "SpecialToken": { "id": token, "type_id": 0 } }),
+            json!({ "Sequence": { "id": "A", "type_id": 0 } }),
+            json!({ "Sequence": { "id": "B", "type_id": 1 } }),
+        );
+        let tokens = json!({ token: { "id": token, "ids": [id], "tokens": [token] } });
+        let pair = json!([special.clone(), first.clone(), special.clone(), second]);
+        json!({ "type": "TemplateProcessing", "single": [special, first], "pair": pair, "special_tokens": tokens })
+    });
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": if normalises { json!({ "type": "NFC" }) } else { Json::Null },
-        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": byte_level(true),
+        "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": byte_level(true),
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "", "end_of_word_suffix": "",
             "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words, "vocab": vocabulary, "merges": pairs,
