@@ -2,7 +2,8 @@
 
 use half::bf16;
 
-use super::{Instructions, Stored};
+use super::exp::exp;
+use super::{Instructions, Stored, round};
 
 /// What is kept of one row and one key-value head, `[capacity, head width]`.
 pub enum Kept<'a> {
@@ -20,12 +21,8 @@ impl Kept<'_> {
                 values[range].copy_from_slice(value);
             }
             Kept::Half { keys, values } => {
-                for (to, from) in keys[range.clone()].iter_mut().zip(key) {
-                    *to = bf16::from_f32(*from);
-                }
-                for (to, from) in values[range].iter_mut().zip(value) {
-                    *to = bf16::from_f32(*from);
-                }
+                round(key, &mut keys[range.clone()]);
+                round(value, &mut values[range]);
             }
         }
     }
@@ -122,7 +119,9 @@ fn plain<T: Stored>(
     let largest = scratch.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut total = 0.0;
     for score in scratch.iter_mut() {
-        *score = (*score - largest).exp();
+        *score = exp(*score - largest);
+    }
+    for score in scratch.iter() {
         total += *score;
     }
     attended.fill(0.0);

@@ -1,8 +1,10 @@
 //! Loops of our own, where libtorch's operators leave most of a processor idle: products of a few rows with a large matrix,
 //! which wait for memory, and updates that touch every parameter once. They run on the processor only.
 
+pub mod adamw;
 pub mod attend;
 pub mod crew;
+pub mod exp;
 pub mod thin;
 
 use half::bf16;
@@ -59,5 +61,62 @@ impl Stored for bf16 {
     #[inline(always)]
     fn single(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+/// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is fused or reordered.
+pub fn with_instructions(work: impl FnOnce()) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        fn widest(work: impl FnOnce()) {
+            work();
+        }
+        #[target_feature(enable = "avx2")]
+        fn wide(work: impl FnOnce()) {
+            work();
+        }
+        match Instructions::found() {
+            // SAFETY: the processor has them.
+            Instructions::Avx512 { .. } => return unsafe { widest(work) },
+            // SAFETY: the processor has them.
+            Instructions::Avx2 => return unsafe { wide(work) },
+            Instructions::Any => {}
+        }
+    }
+    work();
+}
+
+/// Each number as the nearest half-precision one, ties to the even one.
+pub fn round(from: &[f32], to: &mut [bf16]) {
+    with_instructions(|| {
+        for (to, from) in to.iter_mut().zip(from) {
+            let bits = from.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+            // Rounding could carry the digits of a NaN into its exponent.
+            *to = bf16::from_bits(if from.is_nan() { 0x7fc0 } else { rounded as u16 });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_to_the_nearest() {
+        let mut bits = 7u32;
+        let numbers: Vec<f32> = (0..100_000)
+            .map(|_| {
+                bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f32::from_bits(bits)
+            })
+            .chain([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1.0])
+            .collect();
+        let mut halves = vec![bf16::ZERO; numbers.len()];
+        round(&numbers, &mut halves);
+        for (number, half) in numbers.iter().zip(halves) {
+            assert!(half == bf16::from_f32(*number) || (half.is_nan() && number.is_nan()), "{number} {half}");
+        }
     }
 }

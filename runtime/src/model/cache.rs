@@ -4,7 +4,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 
 use super::Token;
 use super::attention::{HIDDEN, Masks, attend, cap, wide_softmax};
-use super::decoder::{Decoder, Layer, Rotaries};
+use super::decoder::{Decoder, Layer, Rotaries, to_vec};
 use super::step::{State, Stepper};
 
 /// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded on the left,
@@ -16,7 +16,7 @@ pub struct Generator<'a> {
     values: Vec<Tensor>,
     /// `[rows, 1, 1, capacity]`: 0, or [`HIDDEN`] on left padding.
     bias: Tensor,
-    /// `[rows]`: the position of the next token within its own sequence.
+    /// `[rows]`: the position of the next token within its own sequence. Kept up where steps are made of tensors.
     positions: Tensor,
     /// Of every position that a row can come to.
     rotary: Rotaries,
@@ -25,12 +25,12 @@ pub struct Generator<'a> {
     starts: Vec<usize>,
     capacity: usize,
     stepper: Option<Stepper>,
+    logits: Vec<f32>,
 }
 
 impl<'a> Generator<'a> {
-    /// Reads the prompts (one token each at least) and makes room for `max_tokens` more. Returns the logits of the first
-    /// completion token, `[prompts, vocabulary]`.
-    pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> (Generator<'a>, Tensor) {
+    /// Reads the prompts (one token each at least) and makes room for `max_tokens` more.
+    pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> Generator<'a> {
         let _guard = no_grad_guard();
         let config = &*decoder.config;
         let (device, kind) = (decoder.device, decoder.flat().kind());
@@ -68,6 +68,7 @@ impl<'a> Generator<'a> {
             bias: bias.to_kind(kind),
             positions: Tensor::from_slice(&lengths).to_device(device),
             stepper: Stepper::new(decoder, &rotary, tch::get_num_threads() as usize),
+            logits: Vec::new(),
             rotary,
             filled: length,
             starts: prompts.iter().map(|prompt| longest - prompt.len()).collect(),
@@ -88,22 +89,21 @@ impl<'a> Generator<'a> {
             stream = decoder.finish(layer, stream, &attended.transpose(1, 2).reshape([rows * length, -1]));
         }
         let last = stream.view([rows, length, -1]).select(1, length - 1);
-        let logits = decoder.project_vocabulary(&last);
-        (generator, logits)
+        generator.logits = to_vec(&decoder.project_vocabulary(&last));
+        generator
     }
 
-    /// Appends one token to every row; returns the logits of the next, `[rows, vocabulary]`.
-    pub fn step(&mut self, tokens: &[Token]) -> Tensor {
-        let _guard = no_grad_guard();
-        let decoder = self.decoder;
-        if let Some(stepper) = &self.stepper {
+    /// Appends one token to every row.
+    pub fn step(&mut self, tokens: &[Token]) {
+        if let Some(stepper) = &mut self.stepper {
             let (keys, values) = (&mut self.keys, &mut self.values);
             let state = State { keys, values, capacity: self.capacity, filled: self.filled as usize, starts: &self.starts };
-            let logits = stepper.step(tokens, state);
+            stepper.step(tokens, state, &mut self.logits);
             self.filled += 1;
-            self.positions = &self.positions + 1;
-            return Tensor::from_slice(&logits).view([tokens.len() as i64, -1]);
+            return;
         }
+        let _guard = no_grad_guard();
+        let decoder = self.decoder;
         let config = &*decoder.config;
         let rows = tokens.len() as i64;
         let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
@@ -128,7 +128,12 @@ impl<'a> Generator<'a> {
         }
         self.filled = length;
         self.positions = &self.positions + 1;
-        decoder.project_vocabulary(&stream)
+        self.logits = to_vec(&decoder.project_vocabulary(&stream));
+    }
+
+    /// Of the next token, `[rows, vocabulary]`: of every prompt, or of every row that took part in the last step.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
     }
 
     /// Goes on with these rows only, in this order; a row may be repeated.

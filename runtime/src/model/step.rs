@@ -14,7 +14,9 @@ use super::decoder::Rotaries;
 use super::{Activation, Config, Decoder, Token, to_vec};
 use crate::kernels::attend::{Kept, Scores, attend};
 use crate::kernels::crew::{Member, Parts, together};
+use crate::kernels::exp::exp;
 use crate::kernels::thin::{Matrix, Rows, Target, multiply};
+use crate::kernels::{round, with_instructions};
 
 /// The weights of a decoder, as a step reads them.
 pub struct Stepper {
@@ -26,6 +28,7 @@ pub struct Stepper {
     /// `[positions, head width]`, as [`super::rope::Rotary`] has them.
     tables: Vec<Tables>,
     threads: usize,
+    buffers: Buffers,
 }
 
 struct Tables {
@@ -175,39 +178,29 @@ impl Stepper {
             layers,
             tables: tables.collect(),
             threads,
+            buffers: Buffers::default(),
             config,
         })
     }
 
-    /// Appends one token to every row; the logits of the next, `[rows, vocabulary]`.
-    pub fn step(&self, tokens: &[Token], state: State) -> Vec<f32> {
+    /// Appends one token to every row; the logits of the next, `[rows, vocabulary]`, into `logits`.
+    pub fn step(&mut self, tokens: &[Token], state: State, logits: &mut Vec<f32>) {
+        let mut buffers = std::mem::take(&mut self.buffers);
         let config = &*self.config;
         let rows = tokens.len();
-        let heads = config.heads * config.head_width;
-        let key_values = config.key_value_heads * config.head_width;
-        let (inner, slots) = match &config.experts {
-            Some(experts) => (experts.hidden.max(config.hidden), experts.per_token),
-            None => (config.hidden, 1),
-        };
         let halves = matches!(self.embedding.matrix(), Matrix::Half(_));
-        let single = |width: usize| vec![0.0f32; rows * width];
-        let half = |width: usize| if halves { vec![bf16::ZERO; rows * width] } else { Vec::new() };
-        let mut stream = single(config.width);
+        let inner = match &config.experts {
+            Some(experts) => experts.hidden.max(config.hidden),
+            None => config.hidden,
+        };
+        buffers.fit(config, rows, inner, halves);
+        logits.resize(rows * config.vocabulary, 0.0);
         let scale = if halves { bf16::from_f64(config.embedding_scale).to_f32() } else { config.embedding_scale as f32 };
-        for (row, token) in tokens.iter().enumerate() {
-            self.embed(*token as usize, scale, &mut stream[row * config.width..][..config.width]);
+        for (token, row) in tokens.iter().zip(buffers.stream.chunks_exact_mut(config.width)) {
+            self.embed(*token as usize, scale, row);
         }
-        let [mut projected, mut attended, mut gate, mut up] =
-            [single(heads + 2 * key_values), single(heads), single(slots * inner), single(slots * inner)];
-        let [mut attended_half, mut gate_half] = [half(heads), half(slots * inner)];
-        let mut branch = single(slots * config.width);
-        let mut logits = single(config.vocabulary);
-        let caches: Vec<[Cache; 2]> = state
-            .keys
-            .iter_mut()
-            .zip(state.values.iter_mut())
-            .map(|(keys, values)| [Cache::of(keys), Cache::of(values)])
-            .collect();
+        let caches = state.keys.iter_mut().zip(state.values.iter_mut());
+        let caches: Vec<[Cache; 2]> = caches.map(|(keys, values)| [Cache::of(keys), Cache::of(values)]).collect();
         let shared = Shared {
             stepper: self,
             rows,
@@ -217,23 +210,23 @@ impl Stepper {
             caches: &caches,
             halves,
             inner,
-            stream: Parts::new(&mut stream),
-            projected: Parts::new(&mut projected),
-            attended: Parts::new(&mut attended),
-            attended_half: Parts::new(&mut attended_half),
-            gate: Parts::new(&mut gate),
-            gate_half: Parts::new(&mut gate_half),
-            up: Parts::new(&mut up),
-            branch: Parts::new(&mut branch),
-            logits: Parts::new(&mut logits),
+            stream: Parts::new(&mut buffers.stream),
+            projected: Parts::new(&mut buffers.projected),
+            attended: Parts::new(&mut buffers.attended),
+            attended_half: Parts::new(&mut buffers.attended_half),
+            gate: Parts::new(&mut buffers.gate),
+            gate_half: Parts::new(&mut buffers.gate_half),
+            up: Parts::new(&mut buffers.up),
+            branch: Parts::new(&mut buffers.branch),
+            logits: Parts::new(logits),
         };
         together(self.threads, |member| shared.work(&member));
         if let Some(cap) = config.logit_softcap {
-            for logit in &mut logits {
+            for logit in logits {
                 *logit = (f64::from(*logit) / cap).tanh() as f32 * cap as f32;
             }
         }
-        logits
+        self.buffers = buffers;
     }
 
     fn embed(&self, token: usize, scale: f32, to: &mut [f32]) {
@@ -245,6 +238,36 @@ impl Stepper {
         if scale != 1.0 {
             to.iter_mut().for_each(|value| *value *= scale);
         }
+    }
+}
+
+/// What is between the products of a step, `[rows, ...]`. Kept from step to step: new memory has to be cleared first.
+#[derive(Default)]
+struct Buffers {
+    stream: Vec<f32>,
+    projected: Vec<f32>,
+    attended: Vec<f32>,
+    attended_half: Vec<bf16>,
+    gate: Vec<f32>,
+    gate_half: Vec<bf16>,
+    up: Vec<f32>,
+    branch: Vec<f32>,
+}
+
+impl Buffers {
+    fn fit(&mut self, config: &Config, rows: usize, inner: usize, halves: bool) {
+        let heads = config.heads * config.head_width;
+        let slots = config.experts.as_ref().map_or(1, |experts| experts.per_token);
+        let single = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        let half = |buffer: &mut Vec<bf16>, width: usize| buffer.resize(if halves { rows * width } else { 0 }, bf16::ZERO);
+        single(&mut self.stream, config.width);
+        single(&mut self.projected, heads + 2 * config.key_value_heads * config.head_width);
+        single(&mut self.attended, heads);
+        half(&mut self.attended_half, heads);
+        single(&mut self.gate, slots * inner);
+        half(&mut self.gate_half, slots * inner);
+        single(&mut self.up, slots * inner);
+        single(&mut self.branch, slots * config.width);
     }
 }
 
@@ -337,24 +360,34 @@ impl Shared<'_> {
     fn normalise(&self, scale: &[f32], normed: &mut Normed) {
         // SAFETY: between the waits around this nobody writes the stream.
         let stream = unsafe { self.stream.all() };
-        normed.single.clear();
-        for row in stream.chunks_exact(scale.len()) {
+        normed.single.resize(stream.len(), 0.0);
+        for (row, to) in stream.chunks_exact(scale.len()).zip(normed.single.chunks_exact_mut(scale.len())) {
             let factor = self.norm_factor(row);
-            normed.single.extend(row.iter().zip(scale).map(|(value, scale)| value * factor * scale));
+            with_instructions(|| {
+                for ((to, value), scale) in to.iter_mut().zip(row).zip(scale) {
+                    *to = value * factor * scale;
+                }
+            });
         }
         if self.halves {
-            normed.half.clear();
-            normed.half.extend(normed.single.iter().map(|&value| bf16::from_f32(value)));
+            normed.half.resize(stream.len(), bf16::ZERO);
+            round(&normed.single, &mut normed.half);
         }
     }
 
     fn norm_factor(&self, values: &[f32]) -> f32 {
         let mut lanes = [0.0f32; 16];
-        for chunk in values.chunks(16) {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *lane += value * value;
+        with_instructions(|| {
+            let chunks = values.chunks_exact(16);
+            for (lane, value) in lanes.iter_mut().zip(chunks.remainder()) {
+                *lane = value * value;
             }
-        }
+            for chunk in chunks {
+                for (lane, value) in lanes.iter_mut().zip(chunk) {
+                    *lane += value * value;
+                }
+            }
+        });
         let mean = lanes.iter().sum::<f32>() / values.len() as f32;
         1.0 / (mean + self.stepper.config.norm.epsilon as f32).sqrt()
     }
@@ -411,7 +444,7 @@ impl Shared<'_> {
                 if self.halves {
                     // SAFETY: as above.
                     let half = unsafe { self.attended_half.part(place..place + width) };
-                    half.iter_mut().zip(attended).for_each(|(to, from)| *to = bf16::from_f32(*from));
+                    round(attended, half);
                 }
             }
         }
@@ -486,13 +519,15 @@ impl Shared<'_> {
             // SAFETY: as above.
             let (gate, up) = unsafe { (self.gate.part(range.clone()), self.up.part(range.clone())) };
             match self.stepper.config.activation {
-                Activation::Silu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + (-*gate).exp()) * *up),
+                Activation::Silu => with_instructions(|| {
+                    gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + exp(-*gate)) * *up);
+                }),
                 Activation::Gelu => gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = gelu(*gate) * *up),
             }
             if self.halves {
                 // SAFETY: as above.
                 let half = unsafe { self.gate_half.part(range) };
-                half.iter_mut().zip(gate).for_each(|(to, from)| *to = bf16::from_f32(*from));
+                round(gate, half);
             }
         }
     }

@@ -48,6 +48,10 @@ pub struct Row {
     pub gradient_norm: f64,
     /// Wall time of the whole step.
     pub seconds: f64,
+    /// Of that: rollouts and their rewards; forward passes of all models; gradient and update.
+    pub rollout_seconds: f64,
+    pub scoring_seconds: f64,
+    pub update_seconds: f64,
 }
 
 /// Writes the rows as Parquet: a column per field of [`Row`], with its name; absent numbers are null.
@@ -90,6 +94,9 @@ fn table(rows: &[Row]) -> polars::prelude::PolarsResult<DataFrame> {
             column!(learning_rate),
             column!(gradient_norm),
             column!(seconds),
+            column!(rollout_seconds),
+            column!(scoring_seconds),
+            column!(update_seconds),
         ],
     )
 }
@@ -124,6 +131,9 @@ mod tests {
             learning_rate: 1e-3,
             gradient_norm: 2.0,
             seconds: 0.125,
+            rollout_seconds: 0.0625,
+            scoring_seconds: 0.03125,
+            update_seconds: 0.03125,
         }
     }
 

@@ -6,10 +6,11 @@ use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::FailureKind;
 
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Generator, Token, to_vec};
+use crate::model::{Decoder, Generator, Token};
 use crate::random::{Key, Uniforms};
 
-use sampler::draw;
+use crate::kernels::crew::{Parts, together};
+use sampler::{Draw, draw};
 
 /// What a model wrote after a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,23 +70,21 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
 
     // Every prompt is read once; its samples start from the same logits.
     let tokens: Vec<&[Token]> = prompts.iter().map(|prompt| prompt.tokens).collect();
-    let (mut generator, logits) = Generator::start(decoder, &tokens, max_tokens);
+    let mut generator = Generator::start(decoder, &tokens, max_tokens);
     let vocabulary = decoder.config.vocabulary;
-    let mut logits = to_vec(&logits);
     // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
     let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
     if n > 1 {
         generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
     }
     let mut width = rows.len();
-    let mut scratch = Vec::with_capacity(vocabulary);
     for step in 0..max_tokens {
         let mut inputs = vec![decoder.tokenizer.padding(); width];
         let mut alive = Vec::with_capacity(rows.len());
         let mut alive_places = Vec::with_capacity(rows.len());
-        for (mut row, place) in rows.into_iter().zip(places) {
-            let logits = &logits[place * vocabulary..][..vocabulary];
-            let draw = draw(logits, sampling.temperature, &mut row.uniforms, &mut scratch).ok_or_else(not_finite)?;
+        let draws = draw_all(&mut rows, &places, generator.logits(), vocabulary, sampling.temperature);
+        for ((row, place), draw) in rows.into_iter().zip(places).zip(draws) {
+            let draw = draw.ok_or_else(not_finite)?;
             let completion = &mut completions[row.index];
             completion.tokens.push(draw.token);
             completion.logps.push(draw.logp as f32);
@@ -113,9 +112,25 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
             places = (0..rows.len()).collect();
             width = rows.len();
         }
-        logits = to_vec(&generator.step(&inputs));
+        generator.step(&inputs);
     }
     Ok(completions)
+}
+
+/// The next token of every row, whose logits stand at its place; none where they are not finite.
+fn draw_all(rows: &mut [Row], places: &[usize], logits: &[f32], vocabulary: usize, temperature: f64) -> Vec<Option<Draw>> {
+    let mut draws = vec![None; rows.len()];
+    let (all_rows, all_draws) = (Parts::new(rows), Parts::new(&mut draws));
+    together(tch::get_num_threads() as usize, |member| {
+        let mut scratch = Vec::with_capacity(vocabulary);
+        for index in member.part(places.len(), 1) {
+            // SAFETY: every row has an index of its own.
+            let (row, drawn) = unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
+            let logits = &logits[places[index] * vocabulary..][..vocabulary];
+            drawn[0] = draw(logits, temperature, &mut row[0].uniforms, &mut scratch);
+        }
+    });
+    draws
 }
 
 fn not_finite() -> Error {
@@ -128,8 +143,8 @@ mod tests {
 
     use super::*;
     use crate::data::tokenizer::END;
-    use crate::model::PackedBatch;
     use crate::model::tests::{lively, tiny};
+    use crate::model::{PackedBatch, to_vec};
     use crate::random::Purpose;
 
     fn prompts() -> Vec<Vec<Token>> {

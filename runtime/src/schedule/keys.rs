@@ -14,7 +14,8 @@ use crate::prepare::{DomainData, Form, Prompts};
 pub struct Keys(Vec<String>);
 
 impl Keys {
-    /// `libtorch` is its version: another one may round differently.
+    /// `libtorch` is its version, `widths` are the cores of each task: others may round differently.
+    #[expect(clippy::too_many_arguments, reason = "all that a result depends on")]
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
@@ -23,12 +24,16 @@ impl Keys {
         base: &Path,
         device: Device,
         libtorch: &str,
+        widths: &[usize],
     ) -> Keys {
         let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
         let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
-        for task in tasks {
+        for (task, width) in tasks.iter().zip(widths) {
             let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
+            if *width > 1 {
+                parts.push(format!("cores {width}"));
+            }
             match &task.work {
                 Work::Stage(model) => {
                     parts.push(format!("stage {}", plan.stages[model.0 as usize].key));

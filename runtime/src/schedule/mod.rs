@@ -11,7 +11,8 @@ use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, ModelId, Obj
 pub use keys::Keys;
 pub use run::{Progress, predict, run};
 
-use crate::prepare::DomainData;
+use crate::model::Weights;
+use crate::prepare::{DomainData, Form};
 use crate::report::results::seeds;
 
 /// One unit of work.
@@ -129,6 +130,19 @@ pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
     let models: BTreeSet<ModelId> =
         tasks.iter().filter_map(|task| if let Work::Stage(model) = task.work { Some(model) } else { None }).collect();
     models.into_iter().collect()
+}
+
+/// Parameters from which on a model's products keep several cores busy.
+const LARGE: usize = 10_000_000;
+
+/// The cores of each task. It depends on the models alone, not on what else is running: sums over several cores are taken in
+/// another order, and a result must not depend on who ran what when.
+pub fn threads(tasks: &[Task], forms: &[Form], cores: usize) -> Vec<usize> {
+    let width = |task: &Task| {
+        let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
+        if Weights::parameters(&forms[model.0 as usize].config) >= LARGE { cores } else { 1 }
+    };
+    tasks.iter().map(width).collect()
 }
 
 /// Steps of a stage; what does not train has none.

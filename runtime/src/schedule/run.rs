@@ -1,5 +1,5 @@
-//! Runs the tasks of a plan side by side, each on a thread of its own with libtorch on one core. Results do not depend on who
-//! ran what when: random numbers are keyed, and weights travel between threads as plain data.
+//! Runs the tasks of a plan: those of small models side by side, each on one core; those of large ones one at a time, on all of
+//! them. Results do not depend on who ran what when: random numbers are keyed, and weights travel between threads as plain data.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +39,8 @@ pub struct Progress {
 struct Shared<'a> {
     plan: &'a Plan,
     tasks: &'a [Task],
+    /// Cores of each task.
+    widths: Vec<usize>,
     keys: Keys,
     forms: &'a [Form],
     domains: &'a [DomainData],
@@ -171,7 +173,9 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let out = PathBuf::from(&job.out);
     let Prepared { base, tasks, forms, domains } = prepared(job, control)?;
     let store = Store::open(Path::new(&job.store))?;
-    let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let widths = super::threads(&tasks, &forms, cores);
+    let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch, &widths);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
     let waiting = |index: usize| job.fresh || !store.has(keys.of(index));
@@ -183,6 +187,7 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
         records: Mutex::default(),
         plan,
         tasks: &tasks,
+        widths,
         keys,
         forms: &forms,
         domains: &domains,
@@ -193,7 +198,6 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
         device,
         control,
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = job.workers.map_or(cores, |workers| workers as usize).clamp(1, tasks.len().max(1));
     let state = Mutex::new(shared.initial_state());
     let changed = Condvar::new();
@@ -245,8 +249,6 @@ impl Shared<'_> {
 
     /// One thread: takes the most urgent task that is ready, until none is left or the job is over.
     fn work(&self, state: &Mutex<State>, changed: &Condvar) {
-        // Both libtorch's own pool and the ones it calls keep this setting per thread.
-        tch::set_num_threads(1);
         loop {
             let (task, inputs) = {
                 let mut state = lock(state);
@@ -263,6 +265,8 @@ impl Shared<'_> {
                     state = changed.wait_timeout(state, timeout).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
                 }
             };
+            // Both libtorch's own pool and the ones it calls keep this setting per thread.
+            tch::set_num_threads(self.widths[task] as i32);
             let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(task, &inputs)))
                 .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref()).into()));
             self.finish(&mut lock(state), task, outcome);
@@ -271,7 +275,7 @@ impl Shared<'_> {
     }
 
     /// The most urgent task whose inputs are done, the earliest among equals. Of tasks with the same key, one is run at a
-    /// time: the others find its result in the store.
+    /// time: the others find its result in the store. A task that wants several cores waits until it is alone.
     fn take(&self, state: &mut State) -> Option<(usize, HashMap<usize, Arc<Weights>>)> {
         let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
         let ready = |&task: &usize| {
@@ -284,6 +288,10 @@ impl Shared<'_> {
             .copied()
             .filter(ready)
             .reduce(|best, task| if self.tasks[task].urgency > self.tasks[best].urgency { task } else { best })?;
+        let wide = |task: usize| self.widths[task] > 1;
+        if state.running.iter().any(|&running| wide(running) || wide(best)) {
+            return None;
+        }
         state.waiting.retain(|&task| task != best);
         state.running.push(best);
         let inputs = self.tasks[best].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();

@@ -15,9 +15,17 @@ pub struct Step {
     pub loss: f64,
     pub learning_rate: f64,
     pub gradient_norm: f64,
-    pub seconds: f64,
+    pub seconds: Seconds,
     /// Of the student, where it has experts.
     pub experts: Option<ExpertLoad>,
+}
+
+/// Wall time of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Seconds {
+    pub rollout: f64,
+    pub scoring: f64,
+    pub update: f64,
 }
 
 /// One row per domain that the step has sequences of.
@@ -33,7 +41,7 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
     let mut token = 0;
     for (index, source) in stage.sources.iter().enumerate() {
         let own: Vec<_> = sequences.list.iter().filter(|sequence| sequence.source == index).collect();
-        let count: usize = own.iter().map(|sequence| sequence.completion.len()).sum();
+        let count: usize = own.iter().map(|sequence| sequence.trained()).sum();
         // Sequences of a source are adjacent, so its tokens are one range.
         let range = token..token + count;
         token += count;
@@ -64,7 +72,10 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
             loss: numbers.loss,
             learning_rate: numbers.learning_rate,
             gradient_norm: numbers.gradient_norm,
-            seconds: numbers.seconds,
+            seconds: numbers.seconds.rollout + numbers.seconds.scoring + numbers.seconds.update,
+            rollout_seconds: numbers.seconds.rollout,
+            scoring_seconds: numbers.seconds.scoring,
+            update_seconds: numbers.seconds.update,
         });
     }
     rows

@@ -25,7 +25,7 @@ use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Tr
 use tch::Device;
 
 use self::batches::{Batches, Sequences};
-use self::diagnostics::{Step, diagnose};
+use self::diagnostics::{Seconds, Step, diagnose};
 use self::objective::Program;
 use self::optimizer::{Optimizer, gradient_norm};
 use self::scores::score;
@@ -137,8 +137,10 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         control.check().map_err(plain)?;
         let sequences = self.batches.next(self.stage, &self.model, step).map_err(non_finite::classify)?;
-        let packed = PackedBatch::new(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
+        let rolled_out = Instant::now();
+        let packed = PackedBatch::masked(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
         let (mut batch, forward) = score(self, &sequences, &packed, step).map_err(plain)?;
+        let scored = Instant::now();
         non_finite::check_signals(self.stage, &sequences, &batch)?;
         noise::add(self.stage, &train.objective, step, &mut batch);
         batch.carried = std::mem::take(&mut self.carried);
@@ -157,7 +159,11 @@ impl<'a> Trainer<'a> {
         let learning_rate = train.learning_rate.at(step, self.stage.steps);
         self.optimizer.step(&self.model, &gradient, norm, learning_rate);
 
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = Seconds {
+            rollout: (rolled_out - started).as_secs_f64(),
+            scoring: (scored - rolled_out).as_secs_f64(),
+            update: scored.elapsed().as_secs_f64(),
+        };
         let experts = self.model.take_expert_load();
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let rows = diagnose(self.stage, &sequences, &batch, &outputs, &numbers);
@@ -193,7 +199,7 @@ impl<'a> Trainer<'a> {
                 let message = format!("no teacher is routed to the domain `{}`, but the objective reads one", run[0].name);
                 Error::new(FailureKind::Runtime, message)
             })?;
-            let hidden = teacher.hidden(&PackedBatch::new(pairs, self.stage.device));
+            let hidden = teacher.hidden(&PackedBatch::masked(pairs, self.stage.device));
             parts.push(Logits::projected(&hidden, teacher.matrix()));
         }
         Ok(parts)

@@ -1,0 +1,231 @@
+//! AdamW (arXiv:1711.05101, algorithm 2) in one pass: every number is read and written once.
+
+use half::bf16;
+
+use super::crew::{Parts, together};
+use super::{Stored, with_instructions};
+
+/// The parameters to be moved.
+pub enum Parameters<'a> {
+    Single(&'a mut [f32]),
+    /// A single-precision number in two halves: `high` is it, rounded to the nearest half-precision number, and what the model
+    /// computes with; `low` is the rest. Together they take the place of one number and not of one and a half.
+    Split {
+        high: &'a mut [bf16],
+        low: &'a mut [i16],
+    },
+}
+
+/// d loss / d parameters.
+#[derive(Clone, Copy)]
+pub enum Gradient<'a> {
+    Single(&'a [f32]),
+    Half(&'a [bf16]),
+}
+
+/// The numbers of one step. Products are taken in single precision.
+#[derive(Clone, Copy)]
+pub struct Update {
+    /// The gradient is multiplied by it: clipping.
+    pub scale: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub epsilon: f32,
+    /// Parameters are multiplied by it: 1 - learning rate * weight decay.
+    pub keep: f32,
+    /// Learning rate / (1 - beta1^t).
+    pub rate: f32,
+    /// 1 / (1 - beta2^t).
+    pub correction: f32,
+}
+
+/// Numbers that a thread works through at a time.
+const PIECE: usize = 1 << 14;
+
+/// One step. All slices have the same length.
+pub fn step(threads: usize, parameters: Parameters, mean: &mut [f32], square: &mut [f32], gradient: Gradient, update: Update) {
+    match gradient {
+        Gradient::Single(gradient) => step_by(threads, parameters, mean, square, gradient, update),
+        Gradient::Half(gradient) => step_by(threads, parameters, mean, square, gradient, update),
+    }
+}
+
+fn step_by<G: Stored + Sync>(
+    threads: usize,
+    parameters: Parameters,
+    mean: &mut [f32],
+    square: &mut [f32],
+    gradient: &[G],
+    update: Update,
+) {
+    let length = mean.len();
+    assert!(square.len() == length && gradient.len() == length);
+    let (mean, square) = (Parts::new(mean), Parts::new(square));
+    match parameters {
+        Parameters::Single(parameters) => {
+            assert!(parameters.len() == length);
+            let parameters = Parts::new(parameters);
+            together(threads, |member| {
+                for range in pieces(member.part(length, PIECE)) {
+                    // SAFETY: members have parts of their own.
+                    let (parameters, mean, square) =
+                        unsafe { (parameters.part(range.clone()), mean.part(range.clone()), square.part(range.clone())) };
+                    let (gradient, moments) = (&gradient[range], mean.iter_mut().zip(square));
+                    with_instructions(|| {
+                        for ((parameter, gradient), (mean, square)) in parameters.iter_mut().zip(gradient).zip(moments) {
+                            *parameter = moved(*parameter, gradient.single(), mean, square, update);
+                        }
+                    });
+                }
+            });
+        }
+        Parameters::Split { high, low } => {
+            assert!(high.len() == length && low.len() == length);
+            let (high, low) = (Parts::new(high), Parts::new(low));
+            together(threads, |member| {
+                for range in pieces(member.part(length, PIECE)) {
+                    // SAFETY: members have parts of their own.
+                    let (high, low, mean, square) = unsafe {
+                        (high.part(range.clone()), low.part(range.clone()), mean.part(range.clone()), square.part(range.clone()))
+                    };
+                    let (gradient, moments) = (&gradient[range], mean.iter_mut().zip(square));
+                    with_instructions(|| {
+                        let halves = high.iter_mut().zip(low).zip(gradient);
+                        for (((high, low), gradient), (mean, square)) in halves.zip(moments) {
+                            let parameter = joined(*high, *low);
+                            (*high, *low) = split(moved(parameter, gradient.single(), mean, square, update));
+                        }
+                    });
+                }
+            });
+        }
+    }
+}
+
+/// The sum of squares, in f64. Not finite where some number is not.
+pub fn sum_of_squares(threads: usize, gradient: Gradient) -> f64 {
+    match gradient {
+        Gradient::Single(gradient) => sum_of(threads, gradient),
+        Gradient::Half(gradient) => sum_of(threads, gradient),
+    }
+}
+
+fn sum_of<G: Stored + Sync>(threads: usize, gradient: &[G]) -> f64 {
+    let mut sums = vec![0.0f64; gradient.len().div_ceil(PIECE)];
+    let parts = Parts::new(&mut sums);
+    together(threads, |member| {
+        for range in pieces(member.part(gradient.len(), PIECE)) {
+            let piece = range.start / PIECE;
+            let mut lanes = [0.0f64; 16];
+            with_instructions(|| {
+                let values = gradient[range].chunks_exact(16);
+                for (lane, value) in lanes.iter_mut().zip(values.remainder()) {
+                    *lane += f64::from(value.single()) * f64::from(value.single());
+                }
+                for values in values {
+                    for (lane, value) in lanes.iter_mut().zip(values) {
+                        *lane += f64::from(value.single()) * f64::from(value.single());
+                    }
+                }
+            });
+            // SAFETY: every piece has a number of its own.
+            unsafe { parts.part(piece..piece + 1)[0] = lanes.iter().sum() };
+        }
+    });
+    // By pieces, so that the sum does not depend on who summed what.
+    sums.iter().sum()
+}
+
+fn pieces(range: std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let end = range.end;
+    range.step_by(PIECE).map(move |start| start..(start + PIECE).min(end))
+}
+
+/// A number in two halves; see [`Parameters::Split`].
+pub fn split(value: f32) -> (bf16, i16) {
+    let bits = value.to_bits();
+    let high = (bits.wrapping_add(0x8000) >> 16) as u16;
+    // What is left when the high half, as a whole number, is taken off: the wrapped difference of the low halves.
+    (bf16::from_bits(high), bits as u16 as i16)
+}
+
+/// The number that [`split`] was given.
+pub fn joined(high: bf16, low: i16) -> f32 {
+    // Rounding up carried 1 into the high half exactly where the low half is negative.
+    let carried = u32::from(high.to_bits()).wrapping_sub(u32::from(low < 0));
+    f32::from_bits((carried << 16) | u32::from(low as u16))
+}
+
+#[inline(always)]
+fn moved(parameter: f32, gradient: f32, mean: &mut f32, square: &mut f32, update: Update) -> f32 {
+    let gradient = gradient * update.scale;
+    *mean += (gradient - *mean) * (1.0 - update.beta1);
+    *square = *square * update.beta2 + gradient * gradient * (1.0 - update.beta2);
+    let denominator = (*square * update.correction).sqrt() + update.epsilon;
+    parameter * update.keep - update.rate * *mean / denominator
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_make_the_number_and_the_high_one_is_the_nearest() {
+        let mut bits = 1u32;
+        for _ in 0..200_000 {
+            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value = f32::from_bits(bits);
+            if !value.is_finite() || value.abs() > 3e38 {
+                continue;
+            }
+            let (high, low) = split(value);
+            assert_eq!(joined(high, low).to_bits(), value.to_bits());
+            let nearest = bf16::from_f32(value);
+            // A tie may go to either side.
+            let error = |half: bf16| (f64::from(half.to_f32()) - f64::from(value)).abs();
+            assert!(error(high) <= error(nearest), "{value}: {high} {nearest}");
+        }
+        for value in [0.0f32, -0.0, 1.0, -1.0, 1e-45, -1e-40] {
+            let (high, low) = split(value);
+            assert_eq!(joined(high, low).to_bits(), value.to_bits());
+        }
+    }
+
+    /// Algorithm 2 in f64, over every form of parameters and gradient, by any number of threads.
+    #[test]
+    fn steps_equal_the_definition() {
+        let length = PIECE + 777;
+        let number = |at: usize, seed: usize| ((at * 31 + seed * 17) % 257) as f32 / 128.0 - 1.0;
+        let update = Update { scale: 0.5, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, keep: 0.999, rate: 0.01, correction: 2.0 };
+        for threads in [1, 3] {
+            for half in [false, true] {
+                let start: Vec<f32> = (0..length).map(|at| number(at, 1)).collect();
+                let gradient: Vec<f32> = (0..length).map(|at| bf16::from_f32(number(at, 2)).to_f32()).collect();
+                let halves: Vec<bf16> = gradient.iter().map(|&value| bf16::from_f32(value)).collect();
+                let (mut mean, mut square) = (vec![0.25; length], vec![0.125; length]);
+                let mut whole = start.clone();
+                let (mut high, mut low): (Vec<bf16>, Vec<i16>) = start.iter().map(|&value| split(value)).unzip();
+                if half {
+                    let parameters = Parameters::Split { high: &mut high, low: &mut low };
+                    step(threads, parameters, &mut mean, &mut square, Gradient::Half(&halves), update);
+                    whole = high.iter().zip(&low).map(|(&high, &low)| joined(high, low)).collect();
+                } else {
+                    step(threads, Parameters::Single(&mut whole), &mut mean, &mut square, Gradient::Single(&gradient), update);
+                }
+                for at in 0..length {
+                    let slope = f64::from(gradient[at]) * 0.5;
+                    let (first, second) = (0.9 * 0.25 + 0.1 * slope, 0.95 * 0.125 + 0.05 * slope * slope);
+                    let expected = f64::from(start[at]) * 0.999 - 0.01 * first / ((second * 2.0).sqrt() + 1e-8);
+                    assert!((f64::from(whole[at]) - expected).abs() < 1e-6, "{at}: {} {expected}", whole[at]);
+                    assert!((f64::from(mean[at]) - first).abs() < 1e-6 && (f64::from(square[at]) - second).abs() < 1e-6);
+                }
+                let expected: f64 = gradient.iter().map(|&value| f64::from(value).powi(2)).sum();
+                for gradient in [Gradient::Single(&gradient), Gradient::Half(&halves)] {
+                    assert!((sum_of_squares(threads, gradient) / expected - 1.0).abs() < 1e-12);
+                }
+            }
+        }
+        assert!(!sum_of_squares(2, Gradient::Single(&[1.0, f32::NAN])).is_finite());
+        assert!(!sum_of_squares(2, Gradient::Single(&[1.0, f32::NEG_INFINITY])).is_finite());
+    }
+}
