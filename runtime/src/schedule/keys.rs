@@ -10,27 +10,24 @@ use crate::device;
 use crate::evaluate::samples;
 use crate::prepare::{DomainData, Form, Prompts};
 
-/// How numbers are computed: in which type, where, by which programs. `libtorch` is its version.
-pub fn numeric(plan: &Plan, device: Device, libtorch: &str) -> String {
-    let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
-    format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"))
-}
-
 /// The key of every task.
 pub struct Keys(Vec<String>);
 
 impl Keys {
-    /// `numeric` says how numbers are computed (see [`numeric`]), `widths` are the cores of each task: others may round
-    /// differently.
+    /// `libtorch` is its version, `widths` are the cores of each task: others may round differently.
+    #[expect(clippy::too_many_arguments, reason = "all that a result depends on")]
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
         forms: &[Form],
         domains: &[DomainData],
         base: &Path,
-        numeric: &str,
+        device: Device,
+        libtorch: &str,
         widths: &[usize],
     ) -> Keys {
+        let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
+        let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
         for (task, width) in tasks.iter().zip(widths) {
             let loaded = match task.work {
@@ -42,7 +39,7 @@ impl Keys {
                 keys.push(blake3::hash(format!("content {}", loaded.content).as_bytes()).to_hex().to_string());
                 continue;
             }
-            let mut parts = vec![numeric.to_owned(), format!("seed {}", task.seed)];
+            let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
             if *width > 1 {
                 parts.push(format!("cores {width}"));
             }

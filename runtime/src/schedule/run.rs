@@ -174,10 +174,8 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let Prepared { base, tasks, forms, domains } = prepared(job, control)?;
     let store = Store::open(Path::new(&job.store))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let configs: Vec<_> = forms.iter().map(|form| form.config.clone()).collect();
-    let widths = super::threads(&tasks, &configs, cores);
-    let numeric = super::keys::numeric(plan, device, &versions.libtorch);
-    let keys = Keys::new(plan, &tasks, &forms, &domains, base, &numeric, &widths);
+    let widths = super::threads(&tasks, &forms, cores);
+    let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch, &widths);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
     let waiting = |index: usize| job.fresh || !store.has(keys.of(index));

@@ -23,6 +23,8 @@ pub struct Sequence {
     /// What stands before the completion, where it is not the prompt of the record as a model is asked it.
     pub prompt: Option<Vec<Token>>,
     pub completion: Vec<Token>,
+    /// Which tokens of the completion are trained on; all where absent. The others are what users and tools said meanwhile.
+    pub written: Option<Vec<bool>>,
     /// Log-probabilities under whoever sampled it, at the temperature of sampling; none where the data has it.
     pub logps: Option<Vec<f32>>,
     pub truncated: bool,
@@ -30,6 +32,14 @@ pub struct Sequence {
 }
 
 impl Sequence {
+    /// Number of tokens that are trained on.
+    pub fn trained(&self) -> usize {
+        match &self.written {
+            Some(written) => written.iter().filter(|written| **written).count(),
+            None => self.completion.len(),
+        }
+    }
+
     /// What stands before the completion.
     pub fn prompt<'a>(&'a self, stage: &'a Stage) -> &'a [Token] {
         self.prompt.as_deref().unwrap_or_else(|| stage.sources[self.source].tokens.get(self.record))
@@ -50,21 +60,21 @@ impl Sequences {
         layout.domains = Some(Domains { of_group, count: domains as u32 });
         for (index, sequence) in list.iter().enumerate() {
             layout.group_of_sequence.push((index / group_size) as u32);
-            layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.completion.len(), index as u32);
+            layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
         }
         Sequences { list, layout }
     }
 
-    /// The prompt and completion of each sequence that belongs to a source in `sources`.
+    /// The prompt, completion and mask of each sequence that belongs to a source in `sources`.
     pub fn pairs<'a>(
         &'a self,
         stage: &'a Stage,
         sources: std::ops::Range<usize>,
-    ) -> impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone {
+    ) -> impl Iterator<Item = (&'a [Token], &'a [Token], Option<&'a [bool]>)> + Clone {
         self.list
             .iter()
             .filter(move |sequence| sources.contains(&sequence.source))
-            .map(|sequence| (sequence.prompt(stage), sequence.completion.as_slice()))
+            .map(|sequence| (sequence.prompt(stage), sequence.completion.as_slice(), sequence.written.as_deref()))
     }
 }
 
@@ -145,11 +155,13 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
     let sequences = (0..source.prompts.dataset.len()).map(|record| {
         let example = source.prompts.example(tokenizer, record, field)?;
         let prompt = (example.prompt != source.tokens.get(record)).then_some(example.prompt);
+        let written = example.written.contains(&false).then_some(example.written);
         Ok(Sequence {
             source: index,
             record,
             prompt,
             completion: example.completion,
+            written,
             logps: None,
             truncated: false,
             reward: None,
@@ -178,6 +190,7 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
             record: draw.record,
             prompt: None,
             completion: completion.tokens,
+            written: None,
             logps: Some(completion.logps),
             truncated: completion.truncated,
             reward: None,

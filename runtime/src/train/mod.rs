@@ -138,7 +138,7 @@ impl<'a> Trainer<'a> {
         control.check().map_err(plain)?;
         let sequences = self.batches.next(self.stage, &self.model, step).map_err(non_finite::classify)?;
         let rolled_out = Instant::now();
-        let packed = PackedBatch::new(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
+        let packed = PackedBatch::masked(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
         let (mut batch, forward) = score(self, &sequences, &packed, step).map_err(plain)?;
         let scored = Instant::now();
         non_finite::check_signals(self.stage, &sequences, &batch)?;
@@ -199,7 +199,7 @@ impl<'a> Trainer<'a> {
                 let message = format!("no teacher is routed to the domain `{}`, but the objective reads one", run[0].name);
                 Error::new(FailureKind::Runtime, message)
             })?;
-            let hidden = teacher.hidden(&PackedBatch::new(pairs, self.stage.device));
+            let hidden = teacher.hidden(&PackedBatch::masked(pairs, self.stage.device));
             parts.push(Logits::projected(&hidden, teacher.matrix()));
         }
         Ok(parts)

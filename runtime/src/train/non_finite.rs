@@ -69,7 +69,7 @@ pub fn gradient(trainer: &Trainer, sequences: &Sequences, adjoints: &[&[f32]], s
         };
         let adjoints: Vec<Vec<f32>> = adjoints.iter().map(of_domain).collect();
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
-        let packed = PackedBatch::new(sequences.pairs(stage, 0..stage.sources.len()), stage.device);
+        let packed = PackedBatch::masked(sequences.pairs(stage, 0..stage.sources.len()), stage.device);
         let (batch, forward) = super::score(trainer, sequences, &packed, step).ok()?;
         let gradient: Tensor = forward.gradient(&trainer.model, objective, &batch, &adjoints).ok()?;
         (!super::gradient_norm(&gradient).is_finite()).then_some(source.name)

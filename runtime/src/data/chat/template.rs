@@ -134,6 +134,10 @@ fn method(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -
                 let (characters,): (Option<&str>,) = from_args(arguments)?;
                 return Ok(Value::from(strip(text, characters, method != "rstrip", method != "lstrip")));
             }
+            "title" => {
+                let () = from_args(arguments)?;
+                return Ok(Value::from(title(text)));
+            }
             "removeprefix" => {
                 let (prefix,): (&str,) = from_args(arguments)?;
                 return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
@@ -146,6 +150,21 @@ fn method(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -
         }
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+}
+
+/// A letter behind something else is a capital.
+fn title(text: &str) -> String {
+    let mut titled = String::new();
+    let mut inside = false;
+    for character in text.chars() {
+        if inside {
+            titled.extend(character.to_lowercase());
+        } else {
+            titled.extend(character.to_uppercase());
+        }
+        inside = character.is_alphabetic();
+    }
+    titled
 }
 
 fn strip(text: &str, characters: Option<&str>, start: bool, end: bool) -> String {

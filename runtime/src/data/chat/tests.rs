@@ -7,8 +7,13 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::tokenizer::tests::{expected, pretrained};
 use crate::model::Token;
 
-fn conversation(parts: &Plain) -> Conversation {
-    let part = |name: &str| Json::from(parts.get(name).cloned().unwrap_or_default());
+/// A conversation of the fixtures, with its members in their order.
+fn chat(name: &str) -> Conversation {
+    let file = std::fs::read_to_string(crate::data::tokenizer::tests::fixtures().join("expected.json")).unwrap();
+    let file = Json::parse(&file).unwrap();
+    let chats = file.as_object().unwrap().get("chats").unwrap().as_object().unwrap();
+    let parts = chats.get(name).unwrap().as_object().unwrap();
+    let part = |name: &str| parts.get(name).cloned().unwrap_or(Json::Null);
     Conversation::new(&part("messages"), None)
         .unwrap()
         .with_tools(&part("tools"))
@@ -37,7 +42,7 @@ fn conversations_are_rendered_as_by_the_reference() {
         let tokenizer = pretrained(entry["tokenizer"].as_str().unwrap());
         let template = Template::new(name, entry["source"].as_str().unwrap(), special(&tokenizer)).unwrap();
         for (case, wanted) in entry["cases"].as_object().unwrap() {
-            let chat = conversation(&expected["chats"][case.trim_end_matches(" +answer")]);
+            let chat = chat(case.trim_end_matches(" +answer"));
             let rendered = template.render(&chat, chat.roles().len(), case.ends_with(" +answer"));
             match (rendered, wanted.get("text").and_then(Plain::as_str)) {
                 (Ok(text), Some(wanted_text)) => {
@@ -81,7 +86,7 @@ fn marked_answers_are_the_references() {
     let mut compared = 0;
     for (case, wanted) in entry["cases"].as_object().unwrap() {
         let Some(written) = wanted.get("written") else { continue };
-        let chat = conversation(&expected["chats"][case]);
+        let chat = chat(case);
         let written: Vec<bool> = written.as_array().unwrap().iter().map(|flag| flag == 1).collect();
         if !written.contains(&true) {
             assert_eq!(example(&tokenizer, &chat), Err(ChatError::NoAnswer), "{case}");
@@ -132,13 +137,11 @@ fn trained(tokenizer: &Tokenizer, chat: &Conversation) -> Result<Vec<String>, Ch
 
 #[test]
 fn the_assistants_turns_are_trained_on_up_to_their_end_tokens() {
-    let expected = expected();
-    let chat = |name: &str| conversation(&expected["chats"][name]);
     let smollm = pretrained("smollm");
     assert_eq!(trained(&smollm, &chat("answer")).unwrap(), ["4<|im_end|>"]);
     assert_eq!(trained(&smollm, &chat("system")).unwrap(), ["1<|im_end|>", "2<|im_end|>"]);
     assert_eq!(trained(&pretrained("gemma"), &chat("answer")).unwrap(), ["4<end_of_turn>"]);
-    assert_eq!(trained(&pretrained("mistral"), &chat("answer")).unwrap(), ["▁4</s>"]);
+    assert_eq!(trained(&pretrained("mistral"), &chat("answer")).unwrap(), ["▁▁4</s>"]);
     // Its preface moves to the last question, whichever that is.
     assert_eq!(trained(&pretrained("mistral"), &chat("system")), Err(ChatError::Unstable { message: 3 }));
     // The calls are the assistant's, what the tools answered is not.
@@ -151,15 +154,14 @@ fn the_assistants_turns_are_trained_on_up_to_their_end_tokens() {
 
 #[test]
 fn a_template_that_rewrites_what_was_said_is_refused_in_words() {
-    let expected = expected();
     let qwen = pretrained("qwen3");
     // The first thought is left out once there is a second question.
-    let error = trained(&qwen, &conversation(&expected["chats"]["thinking"])).unwrap_err();
+    let error = trained(&qwen, &chat("thinking")).unwrap_err();
     assert_eq!(error, ChatError::Unstable { message: 2 });
     assert!(error.to_string().contains("up to message 2 is not the beginning of what it writes for the whole conversation"));
     assert!(error.help().unwrap().contains("{% generation %}"));
     // With one answer it is the beginning.
-    let turns = trained(&qwen, &conversation(&expected["chats"]["old_thinking"])).unwrap();
+    let turns = trained(&qwen, &chat("old_thinking")).unwrap();
     assert_eq!(turns.len(), 1);
     assert!(turns[0].starts_with("<think>") && turns[0].ends_with("42<|im_end|>"), "{turns:?}");
 }
