@@ -76,7 +76,7 @@ mod tests {
 
     fn saved(weights: &Weights, folder: &Path, name: &str) -> String {
         let store = Store::open(&folder.join("store")).unwrap();
-        store.insert(name, &Provenance::new(weights, name, 1, name, Vec::new()), weights, &[]).unwrap();
+        store.insert(name, &Provenance::new(weights, name, 1, name, Vec::new()), weights, &[], &Vec::new()).unwrap();
         store.publish(name, folder, name, 1).unwrap();
         format!("models/{name}-seed1")
     }

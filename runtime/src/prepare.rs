@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{
-    self, Comparison, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Sampling, Stage, Train,
+    self, Comparison, Completions, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Sampling, Stage, Train,
 };
 
 use crate::data::chat::{self, ChatError, Example};
@@ -44,7 +44,11 @@ impl Prompts {
     fn load(base: &Path, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Prompts> {
         let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
         let dataset = Dataset::read(base, Request { source, format: &domain.format, fields: &fields, whole })?;
-        Ok(Prompts { dataset, encoded: Mutex::default() })
+        Ok(Prompts::new(dataset))
+    }
+
+    pub fn new(dataset: Dataset) -> Prompts {
+        Prompts { dataset, encoded: Mutex::default() }
     }
 
     /// What a model is asked, row by row.
@@ -197,10 +201,10 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             && train.mixture.iter().any(|share| share.domain == id)
         {
             trained_on = true;
-            if let Prefixes::Data { field, .. } = &train.prefixes
-                && !fields.iter().any(|known| known.name == field)
-            {
-                fields.push(Field::text(field));
+            for field in train.prefixes.fields() {
+                if !fields.iter().any(|known| known.name == field) {
+                    fields.push(Field::text(field));
+                }
             }
         }
     }
@@ -227,23 +231,45 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
             Prefixes::Student { sampling, .. } => rollouts(sampling, context(model))?,
             Prefixes::Teacher { sampling, .. } => {
                 let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
-                let teacher = teacher.map_or(model, |choice| choice.teacher);
+                let teacher = teacher.and_then(|choice| choice.teacher.model()).unwrap_or(model);
                 rollouts(sampling, context(model).min(context(teacher)))?;
             }
+            Prefixes::Pairs { chosen, rejected, .. } => {
+                for side in [chosen, rejected] {
+                    let writer = match side {
+                        Completions::Model { model, .. } => *model,
+                        Completions::Teacher { .. } => {
+                            let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
+                            teacher.and_then(|choice| choice.teacher.model()).unwrap_or(model)
+                        }
+                        Completions::Data { .. } | Completions::Student { .. } => model,
+                    };
+                    match side {
+                        Completions::Data { field } => prompts.longest_example(tokenizer, field)?.fits(0, context(model))?,
+                        Completions::Student { sampling }
+                        | Completions::Teacher { sampling }
+                        | Completions::Model { sampling, .. } => {
+                            rollouts(sampling, context(model).min(context(writer)))?;
+                        }
+                    }
+                }
+            }
         }
-        // A teacher that scores reads the same sequences.
-        for choice in train.teachers.iter().filter(|choice| choice.domain == share.domain) {
-            let (student, teacher) = (form(model), form(choice.teacher));
-            if let Some(difference) = difference(tokenizer, &teacher.tokenizer) {
-                let message = format!("the teacher `{}` has another tokenizer than its student: {difference}", choice.name);
+        // Whoever scores reads the same sequences.
+        let teachers = train.teachers.iter().filter(|choice| choice.domain == share.domain);
+        let teachers = teachers.filter_map(|choice| Some((format!("the teacher `{}`", choice.name), choice.teacher.model()?)));
+        let references = train.references.iter().filter(|choice| choice.domain == share.domain);
+        let references = references.map(|choice| ("the reference".to_owned(), choice.reference));
+        for (name, other) in teachers.chain(references) {
+            let (student, other) = (form(model), form(other));
+            if let Some(difference) = difference(tokenizer, &other.tokenizer) {
+                let message = format!("{name} has another tokenizer than its student: {difference}");
                 return Err(Error::new(FailureKind::Runtime, message).help(difference.help()));
             }
-            if teacher.config.context < student.config.context {
-                let message = format!(
-                    "the teacher `{}` has a context of {} tokens, less than its student's {}",
-                    choice.name, teacher.config.context, student.config.context
-                );
-                return Err(Error::new(FailureKind::Context, message).help("give the teacher at least the student's context"));
+            let (own, needed) = (other.config.context, student.config.context);
+            if own < needed {
+                let message = format!("{name} has a context of {own} tokens, less than its student's {needed}");
+                return Err(Error::new(FailureKind::Context, message).help("give it at least the student's context"));
             }
         }
     }

@@ -79,7 +79,8 @@ pub fn predict(
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
     let references = train.references.iter().map(|choice| choice.reference);
-    train.teachers.iter().map(|choice| choice.teacher).chain(references)
+    let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
+    teachers.chain(references).chain(train.prefixes.models())
 }
 
 /// Sequences of one step.
@@ -87,6 +88,7 @@ fn sequences(train: &Train<Objective>) -> u32 {
     match &train.prefixes {
         Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => *batch,
         Prefixes::Student { prompts, sampling } => prompts.saturating_mul(sampling.n.max(1)),
+        Prefixes::Pairs { batch, .. } => batch.saturating_mul(2),
     }
 }
 
@@ -94,7 +96,8 @@ fn sequences(train: &Train<Objective>) -> u32 {
 fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
     let group = match &train.prefixes {
         Prefixes::Student { sampling, .. } => sampling.n.max(1),
-        _ => 1,
+        Prefixes::Pairs { .. } => 2,
+        Prefixes::Data { .. } | Prefixes::Teacher { .. } => 1,
     };
     // Parts of a step are not cut: a step of fewer parts needs no less memory.
     let part = train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(group);
@@ -112,6 +115,10 @@ fn completion(plan: &Plan, train: &Train<Objective>, domains: &[DomainData], sha
     let most = match &train.prefixes {
         Prefixes::Data { .. } => return 0,
         Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } => sampling,
+        Prefixes::Pairs { chosen, rejected, .. } => match chosen.sampling().or(rejected.sampling()) {
+            Some(sampling) => sampling,
+            None => return 0,
+        },
     };
     let tokenizer = &shapes.tokenizers[model.0 as usize];
     let mut sum = 0.0;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::{Keep, ModelId, Objective, Prefixes, Reward, Train};
+use mopd_compiler::plan::{Completions, Keep, ModelId, Objective, Prefixes, Reward, Train, Trainable, WeightFilter};
 use tch::Device;
 
 use super::{Shapes, shallow, teachers};
@@ -91,6 +91,24 @@ impl Trial<'_> {
                 *keep = Keep::All;
                 sampling.max_tokens = self.completion;
             }
+            Prefixes::Pairs { chosen, rejected, batch: pairs } => {
+                *pairs = (batch / 2).max(1);
+                for sampling in [chosen, rejected].into_iter().filter_map(Completions::sampling_mut) {
+                    sampling.max_tokens = self.completion;
+                }
+            }
+        }
+        // Nor is it unlike; and of the layers that are named, these models may have none.
+        train.filter = None;
+        match &mut train.trainable {
+            Trainable::Adapter(adapter) => adapter.layers = None,
+            Trainable::Weights { only, except } => {
+                let group = |filter: &WeightFilter| matches!(filter, WeightFilter::Group(_));
+                except.retain(group);
+                if only.as_ref().is_some_and(|only| !only.iter().all(group)) {
+                    *only = None;
+                }
+            }
         }
         // Verifiers of the author's are not asked about nonsense.
         let verifier = Verifier::new(&Reward::Regex { pattern: String::new(), field: String::new() }, ".".as_ref())?;
@@ -104,6 +122,7 @@ impl Trial<'_> {
                 share: share.share,
                 teacher: teacher.map(|choice| choice.name.clone()),
                 teacher_model: teacher.map(|choice| choice.teacher),
+                reference: train.references.iter().find(|choice| choice.domain == share.domain).map(|choice| choice.reference),
                 prompts: trained(data)?,
                 tokens: trained(data)?.tokens(&self.shapes.tokenizers[self.model.0 as usize])?,
                 limit: data.limit,
@@ -132,12 +151,14 @@ impl Trial<'_> {
             steps,
             sources,
             start,
-            teachers: others_weights,
+            models: others_weights,
+            micro_batch: train.execution.micro_batch,
+            recomputed: train.execution.checkpointing.layers(),
             device: self.device,
             control: &quiet,
         };
         let started = Instant::now();
-        let (_, rows) = train::train(&stage).map_err(|stopped| stopped.error)?;
+        let rows = train::train(&stage).map_err(|stopped| stopped.error)?.rows;
         let seconds = started.elapsed().as_secs_f64();
         let memory = peak_since_reset().unwrap_or(0) as f64;
         // One row a domain; all of a step say the same.

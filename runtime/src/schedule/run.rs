@@ -416,6 +416,7 @@ impl Shared<'_> {
         let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
         let provenance = |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone());
+        let mut adapter = train::peft::Files::new();
         let (weights, rows) = match &model.stage {
             Stage::Initialise(_) => {
                 let Form { config, tokenizer, .. } = self.forms[id.0 as usize].clone();
@@ -438,12 +439,14 @@ impl Shared<'_> {
                 for share in &settings.mixture {
                     let data = &self.domains[share.domain.0 as usize];
                     let teacher = settings.teachers.iter().find(|choice| choice.domain == share.domain);
+                    let reference = settings.references.iter().find(|choice| choice.domain == share.domain);
                     sources.push(Source {
                         name: &data.name,
                         origin: data.origin,
                         share: share.share,
                         teacher: teacher.map(|choice| choice.name.clone()),
                         teacher_model: teacher.map(|choice| choice.teacher),
+                        reference: reference.map(|choice| choice.reference),
                         prompts: trained(data)?,
                         tokens: trained(data)?.tokens(&self.forms[id.0 as usize].tokenizer)?,
                         limit: data.limit,
@@ -458,17 +461,22 @@ impl Shared<'_> {
                     steps,
                     sources,
                     start: input(settings.start),
-                    teachers: settings.teachers.iter().map(|choice| (choice.teacher, input(choice.teacher))).collect(),
+                    models: model.stage.inputs().into_iter().map(|id| (id, input(id))).collect(),
+                    micro_batch: settings.execution.micro_batch,
+                    recomputed: settings.execution.checkpointing.layers(),
                     device: self.device,
                     control: self.control,
                 };
                 match train::train(&stage) {
-                    Ok(trained) => trained,
+                    Ok(finished) => {
+                        adapter = finished.adapter;
+                        (finished.weights, finished.rows)
+                    }
                     Err(stopped) => return Err(self.stopped(*stopped, key, &provenance)),
                 }
             }
         };
-        self.store.insert(key, &provenance(&weights), &weights, &rows)?;
+        self.store.insert(key, &provenance(&weights), &weights, &rows, &adapter)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.
