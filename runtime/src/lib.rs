@@ -10,6 +10,7 @@ pub mod failure;
 pub mod files;
 pub mod formats;
 pub mod kernels;
+pub mod memory;
 pub mod merge;
 pub mod model;
 pub mod predict;

@@ -73,8 +73,10 @@ pub fn predict(
         Prefixes::Teacher { sequences, batch, .. } => f64::from(*sequences) / f64::from((*batch).max(1)),
         _ => 1.0,
     };
-    let seconds = taken.before * rollouts + taken.step * f64::from(steps);
-    Ok(Some(Prediction { seconds, memory: taken.memory as u64 }))
+    let before = taken.before * rollouts;
+    let [rollout, scoring, update] = [taken.rollout, taken.scoring, taken.update].map(|each| each * f64::from(steps));
+    let seconds = before + rollout + scoring + update;
+    Ok(Some(Prediction { seconds, rollout, scoring, update, memory: taken.memory as u64 }))
 }
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
@@ -144,4 +146,24 @@ fn shallow(config: &Config, layers: usize, tokenizer: &Arc<Tokenizer>) -> Weight
         (state >> 8) as f32 / (1 << 24) as f32 * 0.1 - 0.05
     });
     Weights::new(config.clone(), tokenizer.clone(), values.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(memory: f64) -> Taken {
+        Taken { before: 1.0, rollout: 2.0 * memory, scoring: 3.0, update: 4.0, memory }
+    }
+
+    #[test]
+    fn what_grows_is_extrapolated_and_what_shrank_by_chance_is_not() {
+        let ten = taken(5.0).extrapolated(taken(7.0), 9.0);
+        assert_eq!((ten.memory, ten.rollout, ten.scoring), (23.0, 46.0, 3.0));
+        assert_eq!(taken(5.0).extrapolated(taken(4.0), 9.0), taken(5.0));
+        // A student of 3 layers and teachers of 2, where a layer of theirs takes 1 and one of its own 2.
+        let (one, own, others) = (taken(5.0), taken(7.0), taken(6.0));
+        let both = one.extrapolated(own, 2.0).plus(one.extrapolated(others, 1.0).minus(one));
+        assert_eq!(both.memory, 10.0);
+    }
 }
