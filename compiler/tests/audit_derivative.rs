@@ -79,6 +79,7 @@ fn by_graph(objective: &plan::Objective) -> Vec<f64> {
         Role::Student => STUDENT,
         Role::Teacher => TEACHER,
         Role::Sampler => SAMPLER,
+        Role::Reference => unreachable!("no objective here reads it"),
     };
     let mut gradient = vec![0.0; 5];
     for token in 0..5 {

@@ -155,16 +155,16 @@ impl Inputs<'_> {
             Some([student, teacher]) => [Some(student), Some(teacher)],
         };
         let hidden = student.shallow_clone();
-        let teacher = vec![logits(self.teacher.shallow_clone(), of_teacher)];
+        let teacher = vec![(Role::Teacher, vec![logits(self.teacher.shallow_clone(), of_teacher)])];
         let vocabulary = Vocabulary::new(&self.targets, logits(student, of_student), teacher, None, 0);
-        let values = vocabulary.values(&[Quantity::Primitive(primitive())], true).swap_remove(0);
+        let values = vocabulary.values(&[Quantity::Primitive(primitive())]).swap_remove(0);
         let live = [(primitive(), self.adjoint.shallow_clone())];
         let gradients = match of_student {
             None => {
-                vocabulary.gradient(&live, true, |_, _| {});
+                vocabulary.gradient(&live, |_, _| {});
                 vec![hidden]
             }
-            Some(matrix) => Vec::from(vocabulary.projected_gradient(&live, true, &hidden, matrix)),
+            Some(matrix) => Vec::from(vocabulary.projected_gradient(&live, &hidden, matrix)),
         };
         Outcome { values, gradients }
     }

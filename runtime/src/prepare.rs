@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Comparison, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Pretrained, Stage, Train};
+use mopd_compiler::plan::{Comparison, Completions, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Pretrained, Stage, Train};
 
 use crate::data::tokenizer::Tokenizer;
 use crate::data::{Dataset, Field, overlap};
@@ -123,10 +123,10 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             && train.mixture.iter().any(|share| share.domain == id)
         {
             trained_on = true;
-            if let Prefixes::Data { field, .. } = &train.prefixes
-                && !fields.iter().any(|known| known.name == field)
-            {
-                fields.push(Field::text(field));
+            for field in train.prefixes.fields() {
+                if !fields.iter().any(|known| known.name == field) {
+                    fields.push(Field::text(field));
+                }
             }
         }
     }
@@ -149,23 +149,47 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], c
             }
             Prefixes::Teacher { sampling, .. } => {
                 let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
-                let teacher = teacher.map_or(model, |choice| choice.teacher);
+                let teacher = teacher.and_then(|choice| choice.teacher.model()).unwrap_or(model);
                 dataset.longest_prompt(&Tokenizer::Bytes).fits(sampling.max_tokens, context(model).min(context(teacher)))?;
             }
-        }
-        // A teacher that scores reads the same sequences.
-        for choice in train.teachers.iter().filter(|choice| choice.domain == share.domain) {
-            let (student, teacher) = (&configs[model.0 as usize], &configs[choice.teacher.0 as usize]);
-            if student.vocabulary != teacher.vocabulary {
-                let message = format!("the teacher `{}` has another tokenizer than its student", choice.name);
-                return Err(Error::new(FailureKind::Runtime, message));
+            Prefixes::Pairs { chosen, rejected, .. } => {
+                for side in [chosen, rejected] {
+                    let writer = match side {
+                        Completions::Model { model, .. } => *model,
+                        Completions::Teacher { .. } => {
+                            let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
+                            teacher.and_then(|choice| choice.teacher.model()).unwrap_or(model)
+                        }
+                        Completions::Data { .. } | Completions::Student { .. } => model,
+                    };
+                    match side {
+                        Completions::Data { field } => {
+                            dataset.longest_example(field, &Tokenizer::Bytes).fits(0, context(model))?
+                        }
+                        Completions::Student { sampling }
+                        | Completions::Teacher { sampling }
+                        | Completions::Model { sampling, .. } => {
+                            let limit = context(model).min(context(writer));
+                            dataset.longest_prompt(&Tokenizer::Bytes).fits(sampling.max_tokens, limit)?;
+                        }
+                    }
+                }
             }
-            if teacher.context < student.context {
-                let message = format!(
-                    "the teacher `{}` has a context of {} tokens, less than its student's {}",
-                    choice.name, teacher.context, student.context
-                );
-                return Err(Error::new(FailureKind::Context, message).help("give the teacher at least the student's context"));
+        }
+        // Whoever scores reads the same sequences.
+        let teachers = train.teachers.iter().filter(|choice| choice.domain == share.domain);
+        let teachers = teachers.filter_map(|choice| Some((format!("the teacher `{}`", choice.name), choice.teacher.model()?)));
+        let references = train.references.iter().filter(|choice| choice.domain == share.domain);
+        let references = references.map(|choice| ("the reference".to_owned(), choice.reference));
+        for (name, other) in teachers.chain(references) {
+            let (student, other) = (&configs[model.0 as usize], &configs[other.0 as usize]);
+            if student.vocabulary != other.vocabulary {
+                return Err(Error::new(FailureKind::Runtime, format!("{name} has another tokenizer than its student")));
+            }
+            if other.context < student.context {
+                let (own, needed) = (other.context, student.context);
+                let message = format!("{name} has a context of {own} tokens, less than its student's {needed}");
+                return Err(Error::new(FailureKind::Context, message).help("give it at least the student's context"));
             }
         }
     }

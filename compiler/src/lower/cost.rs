@@ -2,7 +2,8 @@
 //! one, stays unknown here: the worker, which reads them, predicts that.
 
 use crate::plan::{
-    Adapter, Architecture, Cost, Experiment, Length, ModelId, Objective, Prefixes, Projection, Stage, Train, Trainable,
+    Adapter, Architecture, Completions, Cost, Experiment, Length, ModelId, Objective, Prefixes, Projection, Role, Stage, Train,
+    Trainable,
 };
 
 /// Bytes per trained parameter: weight, gradient and the two moments of Adam, in f32.
@@ -56,23 +57,42 @@ fn training(train: &Train<Objective>, architecture: Option<&Architecture>, costs
     let each_step = match &train.prefixes {
         Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => u64::from(*batch),
         Prefixes::Student { prompts, sampling, .. } => u64::from(*prompts).saturating_mul(u64::from(sampling.n)),
+        Prefixes::Pairs { batch, .. } => u64::from(*batch).saturating_mul(2),
     };
     let sequences = steps.map(|steps| steps.saturating_mul(each_step));
     let tokens = sequences.zip(context).map(|(sequences, context)| sequences.saturating_mul(context));
-    // The largest teacher, where several share the work.
-    let teachers = train.teachers.iter().map(|choice| costs[choice.teacher.0 as usize].parameters);
-    let teacher = teachers.collect::<Option<Vec<u64>>>().map(|teachers| teachers.into_iter().max().unwrap_or(0));
+    // The largest model, where several share the work.
+    let largest = |models: &mut dyn Iterator<Item = Option<u64>>| {
+        models.collect::<Option<Vec<u64>>>().map(|models| models.into_iter().max().unwrap_or(0))
+    };
+    let of = |model: ModelId| costs[model.0 as usize].parameters;
+    let teacher = largest(&mut train.teachers.iter().map(|choice| choice.teacher.model().map_or(parameters, of)));
+    let reference = largest(&mut train.references.iter().map(|choice| of(choice.reference)));
     let flops = || {
-        let (parameters, tokens, teacher) = (parameters? as f64, tokens? as f64, teacher? as f64);
+        let (parameters, tokens) = (parameters? as f64, tokens? as f64);
+        let (teacher, reference) = (teacher? as f64, reference? as f64);
+        let side = |side: &Completions| {
+            Some(match side {
+                Completions::Data { .. } => 0.0,
+                Completions::Student { .. } => parameters,
+                Completions::Teacher { .. } => teacher,
+                Completions::Model { model, .. } => of(*model)? as f64,
+            })
+        };
+        // Rollouts serve as many updates as there are passes.
+        let rollouts = FORWARD * tokens / f64::from(train.passes.max(1));
         let sampling = match &train.prefixes {
             Prefixes::Data { .. } => 0.0,
-            Prefixes::Student { .. } => FORWARD * parameters * tokens,
+            Prefixes::Student { .. } => rollouts * parameters,
             Prefixes::Teacher { sequences, .. } => FORWARD * teacher * f64::from(*sequences) * context? as f64,
+            Prefixes::Pairs { chosen, rejected, .. } => rollouts * (side(chosen)? + side(rejected)?) / 2.0,
         };
-        let scoring = if train.objective.reads(crate::plan::Role::Teacher) { FORWARD * teacher * tokens } else { 0.0 };
+        let scores = [(Role::Teacher, teacher), (Role::Reference, reference)];
+        let scores = scores.into_iter().filter(|(role, _)| train.objective.reads(*role));
+        let scoring: f64 = scores.map(|(_, parameters)| FORWARD * parameters * tokens).sum();
         // Gradients of frozen weights are not computed, those of their inputs are.
         let updates = (TRAINING - FORWARD) * parameters + FORWARD * trained? as f64;
-        Some(updates * f64::from(train.passes) * tokens + sampling + scoring)
+        Some(updates * tokens + sampling + scoring)
     };
     let memory = parameters.zip(trained).map(|(parameters, trained)| {
         let frozen = parameters.saturating_sub(trained).saturating_mul(WEIGHT_BYTES);

@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
 use mopd_lang::experiment::Origin;
-use mopd_lang::formula::{Formula, FormulaKind, FormulaNode};
+use mopd_lang::formula::{self as wide, Formula, FormulaKind, FormulaNode};
 
 use super::Origins;
 use super::narrow::formula::{self as narrow, Kind};
 use crate::expr::graph::{Graph, LiveId, NodeId, chooses_at_random, statistic_fraction};
-use crate::plan::{Axis, Function, Live, Reduction, Scan, Signal};
+use crate::plan::{Axis, Function, Live, Reduction, Role, Scan, Signal};
 
 /// A live primitive and the first place that reads it.
 pub(super) struct Primitive {
@@ -141,13 +141,11 @@ impl<'a> Lowering<'a> {
                 let behind = self.graph.apply(Function::Add, &[position, one]);
                 unmasked(self.graph.apply(Function::Subtract, &[length, behind]))
             }
-            Kind::Live(live) => {
-                let known = self.primitives.iter().position(|primitive| primitive.live == live);
-                let index = known.unwrap_or_else(|| {
-                    self.primitives.push(Primitive { live, origin: formula.origin });
-                    self.primitives.len() - 1
-                });
-                unmasked(self.graph.live(LiveId(index as u32)))
+            Kind::Live(live) => unmasked(self.live(live, formula.origin)),
+            Kind::Preference => {
+                let [beta] = operands(formula)[..] else { unreachable!("a preference has one operand") };
+                let beta = self.lowered(beta).node;
+                unmasked(self.preference(beta, formula.origin))
             }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
             Kind::Apply(Function::Multiply) if switched_off(formula) => unmasked(self.graph.constant(formula.axis, 0.0)),
@@ -219,6 +217,44 @@ impl<'a> Lowering<'a> {
                 unmasked(self.across(&members, &among, index))
             }
         })
+    }
+
+    fn live(&mut self, live: Live, origin: Origin) -> NodeId {
+        let known = self.primitives.iter().position(|primitive| primitive.live == live);
+        let index = known.unwrap_or_else(|| {
+            self.primitives.push(Primitive { live, origin });
+            self.primitives.len() - 1
+        });
+        self.graph.live(LiveId(index as u32))
+    }
+
+    /// -log sigmoid(beta * (S(chosen) - S(rejected))) of each pair, where S is the sum over a completion's tokens of
+    /// log student / reference (arXiv:2305.18290, eq. 7). Tokens that are not selected take no part.
+    fn preference(&mut self, beta: NodeId, origin: Origin) -> NodeId {
+        use Function::*;
+        let student = self.live(Live::Logp, origin);
+        let graph = &mut self.graph;
+        let reference = graph.signal(Signal::Logp { role: Role::Reference });
+        let log_ratio = graph.apply(Subtract, &[student, reference]);
+        let log_ratio = graph.reduce(Reduction::Sum, log_ratio, Axis::Sequence, self.selected);
+        let chosen = graph.signal(Signal::Chosen);
+        let opposite = graph.apply(Negate, &[log_ratio]);
+        let signed = graph.apply(Where, &[chosen, log_ratio, opposite]);
+        let margin = graph.reduce(Reduction::Sum, signed, Axis::Group, None);
+        let x = graph.apply(Multiply, &[beta, margin]);
+        // log(1 + exp(-x)), where nothing can overflow. At 0, where training starts from the reference, the derivative must be
+        // -1/2: so no `abs`, and no tie between `min` and `max` in the branch that is taken.
+        let zero = graph.constant(Axis::Run, 0.0);
+        let below = graph.apply(Less, &[x, zero]);
+        let lower = graph.apply(Minimum, &[x, zero]);
+        let of_lower = graph.apply(Exp, &[lower]);
+        let of_lower = graph.apply(Log1p, &[of_lower]);
+        let of_lower = graph.apply(Subtract, &[of_lower, x]);
+        let upper = graph.apply(Maximum, &[x, zero]);
+        let upper = graph.apply(Negate, &[upper]);
+        let of_upper = graph.apply(Exp, &[upper]);
+        let of_upper = graph.apply(Log1p, &[of_upper]);
+        graph.apply(Where, &[below, of_lower, of_upper])
     }
 
     /// A name of its own: what is written is only so long, and two things of which it shows the same are still two.
@@ -310,6 +346,7 @@ fn operands(formula: &FormulaNode) -> Vec<&Formula> {
         | FormulaKind::Statistic { .. }
         | FormulaKind::Scan { .. }
         | FormulaKind::Memory { .. }
+        | FormulaKind::Live(wide::Live::Preference(_))
         | FormulaKind::Across { .. } => formula.operands(),
         FormulaKind::Number(_)
         | FormulaKind::Schedule(_)

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, DomainId, Evaluation, Experiment, Length, Live, MergeMethod, ModelId,
-    Objective, Prefixes, Pretrained, PromptFormat, Recipe, Reward, Schedule, Stage, Train, Trainable,
+    AdamW, Architecture, Comparison, Completions, DataSource, Domain, DomainId, Evaluation, Experiment, Formula, Length, Live,
+    MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat, Recipe, Reward, Sampling, Schedule, Stage, StudentCopy,
+    Teacher, Train, Trainable,
 };
 
 /// Raised whenever the same settings come to mean something else, so that old results are not taken for new ones.
@@ -33,7 +34,7 @@ enum StageMeaning<'a> {
     Initialise(&'a Architecture),
     /// What the files hold is added at run time.
     Load(&'a Pretrained),
-    Train(TrainMeaning<'a>),
+    Train(Box<TrainMeaning<'a>>),
     Merge {
         method: &'a MergeMethod,
         base: Option<&'a str>,
@@ -46,10 +47,11 @@ struct TrainMeaning<'a> {
     recipe: Recipe,
     start: &'a str,
     mixture: Vec<(DomainMeaning<'a>, f64)>,
-    teachers: Vec<(DomainMeaning<'a>, &'a str)>,
+    teachers: Vec<(DomainMeaning<'a>, TeacherMeaning<'a>)>,
     references: Vec<(DomainMeaning<'a>, &'a str)>,
-    prefixes: &'a Prefixes,
+    prefixes: PrefixesMeaning<'a>,
     passes: u32,
+    filter: &'a Option<Formula>,
     objective: ObjectiveMeaning<'a>,
     trainable: &'a Trainable,
     optimizer: &'a AdamW,
@@ -58,6 +60,32 @@ struct TrainMeaning<'a> {
     ema: Option<f64>,
     /// It moves the rounding of sums; layers that are computed again give the same bits.
     micro_batch: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum TeacherMeaning<'a> {
+    Model(&'a str),
+    Student(StudentCopy),
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PrefixesMeaning<'a> {
+    /// What names no model.
+    Plain(&'a Prefixes),
+    Pairs {
+        chosen: CompletionsMeaning<'a>,
+        rejected: CompletionsMeaning<'a>,
+        batch: u32,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum CompletionsMeaning<'a> {
+    Plain(&'a Completions),
+    Model { model: &'a str, sampling: &'a Sampling },
 }
 
 /// An objective without its name, its terms' names and its normal form, which only describes.
@@ -99,18 +127,35 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                 base: merge.base.as_ref().map(of),
                 models: merge.models.iter().map(of).collect(),
             },
-            Stage::Train(train) => StageMeaning::Train(TrainMeaning {
+            Stage::Train(train) => StageMeaning::Train(Box::new(TrainMeaning {
                 recipe: train.recipe,
                 start: of(&train.start),
                 mixture: mixture(experiment, train),
-                teachers: train.teachers.iter().map(|choice| (domain(experiment, choice.domain), of(&choice.teacher))).collect(),
+                teachers: train
+                    .teachers
+                    .iter()
+                    .map(|choice| {
+                        let teacher = match &choice.teacher {
+                            Teacher::Model(model) => TeacherMeaning::Model(of(model)),
+                            Teacher::Student(copy) => TeacherMeaning::Student(*copy),
+                        };
+                        (domain(experiment, choice.domain), teacher)
+                    })
+                    .collect(),
                 references: train
                     .references
                     .iter()
                     .map(|choice| (domain(experiment, choice.domain), of(&choice.reference)))
                     .collect(),
-                prefixes: &train.prefixes,
+                prefixes: match &train.prefixes {
+                    Prefixes::Pairs { chosen, rejected, batch } => {
+                        let [chosen, rejected] = [chosen, rejected].map(|side| completions(side, &keys));
+                        PrefixesMeaning::Pairs { chosen, rejected, batch: *batch }
+                    }
+                    plain => PrefixesMeaning::Plain(plain),
+                },
                 passes: train.passes,
+                filter: &train.filter,
                 objective: ObjectiveMeaning::of(&train.objective),
                 trainable: &train.trainable,
                 optimizer: &train.optimizer,
@@ -118,13 +163,20 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                 learning_rate: &train.learning_rate,
                 ema: train.ema,
                 micro_batch: train.execution.micro_batch,
-            }),
+            })),
         };
         // Where it is computed is added at run time.
         let key = hash(&("mopd stage", VERSION, experiment.dtype, meaning)).to_hex().to_string();
         keys.push(key);
     }
     keys
+}
+
+fn completions<'a>(side: &'a Completions, keys: &'a [String]) -> CompletionsMeaning<'a> {
+    match side {
+        Completions::Model { model, sampling } => CompletionsMeaning::Model { model: &keys[model.0 as usize], sampling },
+        plain => CompletionsMeaning::Plain(plain),
+    }
 }
 
 fn mixture<'a>(experiment: &'a Experiment<Objective>, train: &Train<Objective>) -> Vec<(DomainMeaning<'a>, f64)> {

@@ -109,7 +109,7 @@ pub struct TermExpressions {
 /// signal here. Where names are too long to be shown whole, and two are shown alike, the second is called `... (number 2)`.
 ///
 /// # Errors
-/// What graphs have no word for: schedules that the run itself moves, preference pairs, reductions over another rollout.
+/// What graphs have no word for: schedules that the run itself moves, scores of pairs, reductions over another rollout.
 pub fn expressions(objective: &checked::Objective, origins: &[Span]) -> Result<Expressions, Box<Diagnostic>> {
     objective::expressions(objective, Origins(origins))
 }
@@ -155,6 +155,7 @@ fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Resu
                 objective: objective::lower(&checked.objective, normal_form, origins, fused)?,
                 prefixes: train.prefixes,
                 passes: train.passes,
+                filter: train.filter,
                 trainable: train.trainable,
                 optimizer: train.optimizer,
                 length: train.length,

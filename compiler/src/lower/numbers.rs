@@ -3,7 +3,7 @@
 use mopd_lang::diag::{Code, Diagnostic};
 
 use super::Origins;
-use crate::plan::{Comparison, Domain, MergeMethod, Model, Prefixes, Reward, Sampling, Schedule, Stage};
+use crate::plan::{Comparison, Completions, Domain, MergeMethod, Model, Prefixes, Reward, Sampling, Schedule, Stage};
 
 pub(super) fn check<O>(domains: &[Domain], models: &[Model<O>], comparisons: &[Comparison], origins: Origins) -> Vec<Diagnostic> {
     let mut diagnostics = Vec::new();
@@ -51,9 +51,14 @@ pub(super) fn check<O>(domains: &[Domain], models: &[Model<O>], comparisons: &[C
                 if !schedule_is_finite(&train.learning_rate) {
                     finite(&[("learning rate", f64::INFINITY)], &what, model.origin);
                 }
-                if let Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } = &train.prefixes {
-                    finite(&[temperature(sampling)], &what, model.origin);
-                }
+                let samplings: Vec<&Sampling> = match &train.prefixes {
+                    Prefixes::Data { .. } => Vec::new(),
+                    Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } => vec![sampling],
+                    Prefixes::Pairs { chosen, rejected, .. } => {
+                        [chosen, rejected].into_iter().filter_map(Completions::sampling).collect()
+                    }
+                };
+                finite(&samplings.into_iter().map(temperature).collect::<Vec<_>>(), &what, model.origin);
             }
             Stage::Merge(merge) => {
                 let numbers = match merge.method {

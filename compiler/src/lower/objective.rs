@@ -23,7 +23,10 @@ pub(super) fn lower(
     let Pieces { mut lowering, selected, terms, weighted, .. } = pieces(objective, Supply::Runtime, origins)?;
     lowering.graph.set_fused(fused);
     let nothing = "an objective has a term";
-    let total = sum(&mut lowering.graph, weighted.iter().map(|term| term.value)).expect(nothing);
+    // Terms that are one number per token already are added up as such; a loss per pair has no token of its own.
+    let (of_tokens, coarser): (Vec<NodeId>, Vec<NodeId>) =
+        weighted.iter().map(|term| term.value).partition(|value| lowering.graph.axis(*value) == Axis::Token);
+    let total = sum(&mut lowering.graph, of_tokens.into_iter());
 
     let loss = loss(&mut lowering, &weighted, selected, objective, origins)?;
     let live: Vec<LiveId> = (0..lowering.primitives.len() as u32).map(LiveId).collect();
@@ -40,7 +43,10 @@ pub(super) fn lower(
     // The signal of a token is what one more unit of its primitive does to the sum of all selected tokens' terms. Where
     // terms are elementwise in what is live, that is the token's own coefficient; where they are not, it counts what the
     // token does to others too.
-    let everything = lowering.graph.reduce(Reduction::Sum, total, Axis::Batch, selected);
+    let everything = total.map(|total| lowering.graph.reduce(Reduction::Sum, total, Axis::Batch, selected));
+    let of_coarser = coarser.iter().map(|value| lowering.graph.reduce(Reduction::Sum, *value, Axis::Batch, None));
+    let everything: Vec<NodeId> = everything.into_iter().chain(of_coarser.collect::<Vec<NodeId>>()).collect();
+    let everything = sum(&mut lowering.graph, everything.into_iter()).expect(nothing);
     let coefficients = self::gradients(&mut lowering, everything, &live, origins, here)?;
     let sizes: Vec<NodeId> = coefficients
         .into_iter()
@@ -61,7 +67,7 @@ pub(super) fn lower(
     let Some(signal) = sum(&mut lowering.graph, sizes.into_iter()) else {
         unreachable!("some gradient is not 0, so there is a live primitive");
     };
-    let clipped = clipped(&mut lowering.graph, total);
+    let clipped = clipped(&mut lowering.graph, &total.into_iter().chain(coarser).collect::<Vec<NodeId>>());
 
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
@@ -103,10 +109,16 @@ fn pieces<'a>(objective: &checked::Objective, supply: Supply, origins: Origins<'
     let weight = detached(&mut lowering, objective.weight.as_ref(), "weight", origins)?;
 
     let mut terms = Vec::new();
+    let mut values = Vec::new();
     for term in &objective.terms {
         let value = lowering.lower(&term.value)?;
-        let value = lowering.graph.broadcast(value, Axis::Token);
-        terms.push(Term { name: term.name.clone(), value, origin: term.origin });
+        let per_token = lowering.graph.broadcast(value, Axis::Token);
+        terms.push(Term { name: term.name.clone(), value: per_token, origin: term.origin });
+        // What its own reduction starts from: a loss per pair is averaged over pairs.
+        let reduce = term.reduce.as_ref().or(objective.reduce.as_ref());
+        let first = reduce.and_then(|reduce| reduce.steps.first()).map_or(Axis::Token, |step| step.elements);
+        let at = first.max(lowering.graph.axis(value)).min(Axis::Token);
+        values.push(lowering.graph.broadcast(value, at));
     }
     if terms.is_empty() {
         let message = format!("the objective `{}` has no term", objective.name);
@@ -114,12 +126,12 @@ fn pieces<'a>(objective: &checked::Objective, supply: Supply, origins: Origins<'
     }
     // Term by term, as the author reads it: weight * a + weight * b.
     let mut weighted = Vec::with_capacity(terms.len());
-    for (checked, term) in objective.terms.iter().zip(&terms) {
+    for (checked, value) in objective.terms.iter().zip(values) {
         let own = detached(&mut lowering, checked.weight.as_ref(), "weight", origins)?;
         let when = detached(&mut lowering, checked.when.as_ref(), "when", origins)?;
         let graph = &mut lowering.graph;
         let weights = [weight, own].into_iter().flatten();
-        let value = weights.fold(term.value, |value, weight| graph.apply(Function::Multiply, &[weight, value]));
+        let value = weights.fold(value, |value, weight| graph.apply(Function::Multiply, &[weight, value]));
         weighted.push(match when {
             // Elsewhere the term is 0; whether such tokens are counted is said by each step of its reduction.
             Some(when) => {
@@ -218,6 +230,12 @@ fn reduced(
     origins: Origins,
 ) -> Result<NodeId, Box<Diagnostic>> {
     let here = origins.span(reduce.origin);
+    let axis = lowering.graph.axis(total);
+    // What has one number per pair takes part where some token of the pair does.
+    let selected = match selected {
+        Some(selected) if axis < Axis::Token => Some(lowering.graph.reduce(Reduction::Any, selected, axis, None)),
+        selected => selected,
+    };
     let (mut value, mut mask) = (total, selected);
     let mut applies = match (selected, when) {
         (Some(selected), Some(when)) => Some(lowering.graph.apply(Function::And, &[selected, when])),
@@ -274,9 +292,9 @@ fn gradients(
     })
 }
 
-/// 1 where some `clip` that `total` is computed from replaces its argument by a bound.
-fn clipped(graph: &mut Graph, total: NodeId) -> Option<NodeId> {
-    let reachable = graph.reachable(&[total]);
+/// 1 where some `clip` that `totals` are computed from replaces its argument by a bound.
+fn clipped(graph: &mut Graph, totals: &[NodeId]) -> Option<NodeId> {
+    let reachable = graph.reachable(totals);
     let clips: Vec<[NodeId; 3]> = graph
         .nodes()
         .filter(|(id, _)| reachable[id.0 as usize])

@@ -14,6 +14,8 @@ pub enum Role {
     Teacher,
     /// The policy that generated the tokens, at the temperature it used.
     Sampler,
+    /// The frozen model that the stage names as its `reference`.
+    Reference,
 }
 
 impl Role {
@@ -22,6 +24,7 @@ impl Role {
             Role::Student => "student",
             Role::Teacher => "teacher",
             Role::Sampler => "sampler",
+            Role::Reference => "reference",
         }
     }
 }
@@ -60,6 +63,8 @@ pub enum Signal {
     Reward,
     /// `reward >= 1`. Per sequence, bool.
     Correct,
+    /// 1 for the preferred completion of a pair, 0 for the other. Per sequence, bool.
+    Chosen,
     /// step / steps. Run, fraction.
     Progress,
     /// The step, from 0. Run, count.
@@ -76,7 +81,7 @@ impl Signal {
             Signal::Logp { .. } | Signal::Entropy { .. } | Signal::Top1 { .. } | Signal::Rank { .. } => Axis::Token,
             Signal::EndLogp { .. } | Signal::Overlap { .. } | Signal::Mass { .. } | Signal::InNucleus { .. } => Axis::Token,
             Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position => Axis::Token,
-            Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct => Axis::Sequence,
+            Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct | Signal::Chosen => Axis::Sequence,
             Signal::Progress | Signal::Step => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
@@ -100,6 +105,7 @@ impl Signal {
             | Signal::Truncated
             | Signal::Reward
             | Signal::Correct
+            | Signal::Chosen
             | Signal::Progress
             | Signal::Step
             | Signal::Uniform { .. }

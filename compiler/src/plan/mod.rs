@@ -14,10 +14,10 @@ pub use formula::{
 };
 use serde::{Deserialize, Serialize};
 pub use settings::{
-    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Device, Domain, DomainId, Dtype, Evaluation,
-    Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId, Normalized, Origin, Over,
-    Prefixes, Pretrained, Projection, PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, SettingMark, Share,
-    Stage, TeacherChoice, Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, Architecture, Checkpointing, Column, Comparison, Completions, Device, Domain, DomainId, Dtype,
+    Evaluation, Execution, Experiment, Family, Keep, Length, MarkedSetting, Merge, MergeMethod, Model, ModelId, Normalized,
+    Origin, Over, Prefixes, Pretrained, Projection, PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule,
+    SettingMark, Share, Stage, StudentCopy, Teacher, TeacherChoice, Tokenizer, Train, Trainable, WeightFilter, WeightGroup,
 };
 
 use crate::expr::graph::{Graph, NodeId};

@@ -7,6 +7,7 @@ pub use mopd_lang::experiment::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::Formula;
 use super::data::DataSource;
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
@@ -93,9 +94,9 @@ impl<O> Stage<O> {
         let mut inputs = match self {
             Stage::Initialise(_) | Stage::Load(_) => Vec::new(),
             Stage::Train(train) => {
-                let teachers = train.teachers.iter().map(|choice| choice.teacher);
+                let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
                 let references = train.references.iter().map(|choice| choice.reference);
-                std::iter::once(train.start).chain(teachers).chain(references).collect()
+                std::iter::once(train.start).chain(teachers).chain(references).chain(train.prefixes.models()).collect()
             }
             Stage::Merge(merge) => merge.base.iter().chain(&merge.models).copied().collect(),
         };
@@ -141,6 +142,8 @@ pub struct Train<O> {
     pub prefixes: Prefixes,
     /// Updates from each batch of rollouts.
     pub passes: u32,
+    /// Per group: prompts whose rollouts it does not hold for are replaced by the next ones (arXiv:2503.14476, eq. 11).
+    pub filter: Option<Formula>,
     pub objective: O,
     pub trainable: Trainable,
     pub optimizer: AdamW,
@@ -159,6 +162,7 @@ pub enum Recipe {
     Sft,
     Grpo,
     Distill,
+    Dpo,
 }
 
 impl Recipe {
@@ -167,6 +171,7 @@ impl Recipe {
             Recipe::Sft => "sft",
             Recipe::Grpo => "grpo",
             Recipe::Distill => "distill",
+            Recipe::Dpo => "dpo",
         }
     }
 }
@@ -183,7 +188,37 @@ pub struct TeacherChoice {
     pub domain: DomainId,
     /// `specialist[sort]`
     pub name: String,
-    pub teacher: ModelId,
+    pub teacher: Teacher,
+}
+
+/// Whose weights a teacher has.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Teacher {
+    Model(ModelId),
+    /// The student's own, as they were at some time.
+    Student(StudentCopy),
+}
+
+impl Teacher {
+    /// The model that must exist before the stage.
+    pub fn model(self) -> Option<ModelId> {
+        match self {
+            Teacher::Model(model) => Some(model),
+            Teacher::Student(_) => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StudentCopy {
+    /// As they are at this step.
+    Current,
+    /// rate * what they were + (1 - rate) * the student's, after every step.
+    Average { rate: f64 },
+    /// Copied every so many steps.
+    Every { steps: u32 },
 }
 
 /// The frozen model that the student is held near on the prompts of a domain.
@@ -203,6 +238,73 @@ pub enum Prefixes {
     Student { prompts: u32, sampling: Sampling },
     /// Rollouts of the routed teachers, made once before the first step: `sequences` in all, then `batch` a step.
     Teacher { sequences: u32, keep: Keep, batch: u32, sampling: Sampling },
+    /// Two completions of each prompt, one preferred to the other; `batch` pairs a step. A pair is a group.
+    Pairs { chosen: Completions, rejected: Completions, batch: u32 },
+}
+
+impl Prefixes {
+    /// The models whose rollouts they are made of, the student and the routed teachers aside.
+    pub fn models(&self) -> Vec<ModelId> {
+        let Prefixes::Pairs { chosen, rejected, .. } = self else { return Vec::new() };
+        let model = |side: &Completions| if let Completions::Model { model, .. } = side { Some(*model) } else { None };
+        [chosen, rejected].into_iter().filter_map(model).collect()
+    }
+
+    /// The fields of the data that are completions.
+    pub fn fields(&self) -> Vec<&str> {
+        match self {
+            Prefixes::Data { field, .. } => vec![field],
+            Prefixes::Student { .. } | Prefixes::Teacher { .. } => Vec::new(),
+            Prefixes::Pairs { chosen, rejected, .. } => {
+                let sides = [chosen, rejected].into_iter();
+                sides
+                    .filter_map(|side| if let Completions::Data { field } = side { Some(field.as_str()) } else { None })
+                    .collect()
+            }
+        }
+    }
+}
+
+/// One side of a pair: one completion a prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum Completions {
+    Data {
+        field: String,
+    },
+    /// The student's, fresh every step.
+    Student {
+        sampling: Sampling,
+    },
+    /// The routed teacher's.
+    Teacher {
+        sampling: Sampling,
+    },
+    /// Those of a model that does not change.
+    Model {
+        model: ModelId,
+        sampling: Sampling,
+    },
+}
+
+impl Completions {
+    pub fn sampling_mut(&mut self) -> Option<&mut Sampling> {
+        match self {
+            Completions::Data { .. } => None,
+            Completions::Student { sampling } | Completions::Teacher { sampling } | Completions::Model { sampling, .. } => {
+                Some(sampling)
+            }
+        }
+    }
+
+    pub fn sampling(&self) -> Option<&Sampling> {
+        match self {
+            Completions::Data { .. } => None,
+            Completions::Student { sampling } | Completions::Teacher { sampling } | Completions::Model { sampling, .. } => {
+                Some(sampling)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

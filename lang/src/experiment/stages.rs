@@ -305,6 +305,17 @@ pub enum Checkpointing {
     All,
 }
 
+impl Checkpointing {
+    /// How many layers, counted from the first; more than any model has for all.
+    pub fn layers(self) -> usize {
+        match self {
+            Checkpointing::None => 0,
+            Checkpointing::Layers(layers) => layers as usize,
+            Checkpointing::All => usize::MAX,
+        }
+    }
+}
+
 impl Train {
     /// The models that must exist before.
     pub(super) fn inputs(&self, teachers: &[Teacher]) -> Vec<ModelId> {

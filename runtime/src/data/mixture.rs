@@ -20,6 +20,8 @@ struct Source {
     share: f64,
     size: usize,
     drawn: u64,
+    /// Prompts drawn in place of others.
+    replaced: u64,
     /// The current epoch's order, as indices of records.
     order: Vec<u32>,
 }
@@ -39,7 +41,7 @@ impl Mixture {
         let whole: f64 = sources.iter().map(|(share, _)| share).sum();
         let source = |&(share, size): &(f64, usize)| {
             assert!(size > 0, "a dataset has at least one record");
-            Source { share: share / whole, size, drawn: 0, order: Vec::new() }
+            Source { share: share / whole, size, drawn: 0, replaced: 0, order: Vec::new() }
         };
         Mixture { sources: sources.iter().map(source).collect(), drawn: 0 }
     }
@@ -51,18 +53,30 @@ impl Mixture {
     pub fn next_batch(&mut self, prompts: u32, mut uniforms: impl FnMut(usize, u64) -> Uniforms) -> Vec<Draw> {
         let mut draws = Vec::with_capacity(prompts as usize);
         for (index, quota) in self.quotas(prompts).into_iter().enumerate() {
-            let source = &mut self.sources[index];
             for _ in 0..quota {
-                let position = (source.drawn % source.size as u64) as usize;
-                if position == 0 {
-                    source.order = permutation(uniforms(index, source.drawn / source.size as u64), source.size);
-                }
-                draws.push(Draw { source: index, record: source.order[position] as usize });
-                source.drawn += 1;
+                self.sources[index].drawn += 1;
+                draws.push(self.next_of(index, &mut uniforms));
             }
         }
         self.drawn += u64::from(prompts);
         draws
+    }
+
+    /// Another prompt of a source, in place of one that it had: shares are not touched.
+    pub fn replacement(&mut self, source: usize, uniforms: impl Fn(usize, u64) -> Uniforms) -> Draw {
+        self.sources[source].replaced += 1;
+        self.next_of(source, uniforms)
+    }
+
+    /// The next prompt of a source, which has been counted already.
+    fn next_of(&mut self, index: usize, mut uniforms: impl FnMut(usize, u64) -> Uniforms) -> Draw {
+        let source = &mut self.sources[index];
+        let visited = source.drawn + source.replaced - 1;
+        let position = (visited % source.size as u64) as usize;
+        if position == 0 {
+            source.order = permutation(uniforms(index, visited / source.size as u64), source.size);
+        }
+        Draw { source: index, record: source.order[position] as usize }
     }
 
     /// How many prompts of the next batch are each source's. They sum to `prompts`.

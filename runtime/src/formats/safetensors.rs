@@ -203,7 +203,7 @@ pub fn write(
     into.write_all(&(text.len() as u64).to_le_bytes())?;
     into.write_all(&text)?;
     let mut buffer = Vec::new();
-    for index in 0..headers.len() {
+    for (index, header) in headers.iter().enumerate() {
         let mut written = 0;
         numbers(index, &mut |values| {
             written += values.len();
@@ -214,7 +214,7 @@ pub fn write(
             }
             Ok(())
         })?;
-        assert_eq!(4 * written, headers[index].bytes(), "the numbers of {}", headers[index].name);
+        assert_eq!(4 * written, header.bytes(), "the numbers of {}", header.name);
     }
     Ok(())
 }

@@ -189,13 +189,13 @@ mod tests {
                         })
                         .collect();
                     let total: f64 = weights.iter().sum();
-                    for i in 0..width {
+                    for (i, got) in attended.iter().enumerate() {
                         let mean: f64 = places
                             .clone()
                             .zip(&weights)
                             .map(|(place, weight)| weight / total * stored(&values, half_values, place * width + i))
                             .sum();
-                        assert!((f64::from(attended[i]) - mean).abs() < 1e-5, "{width} {half}: {} {mean}", attended[i]);
+                        assert!((f64::from(*got) - mean).abs() < 1e-5, "{width} {half}: {got} {mean}");
                     }
                 }
             }

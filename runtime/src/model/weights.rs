@@ -87,6 +87,17 @@ impl Weights {
         Weights::new(config, tokenizer, values)
     }
 
+    /// The output matrix alone, `[vocabulary, width]`.
+    pub fn output_matrix(&self, device: tch::Device) -> tch::Tensor {
+        let entries = layout(&self.config);
+        let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an output matrix");
+        let shape: Vec<i64> = own.shape.iter().map(|size| *size as i64).collect();
+        let matrix = tch::Tensor::from_slice(&self.of(own)).view(shape.as_slice()).to_device(device);
+        self.release();
+        matrix
+    }
+
     pub fn parameters(config: &Config) -> usize {
         layout(config).last().map_or(0, |last| last.offset + last.len())
     }

@@ -1,7 +1,7 @@
-//! What a stage will take, before it runs: a few of its own steps with a model of one layer and with one of two, on its own
-//! prompts. Whatever a stage does, this does too, so there is no second description of the work that could drift from the first.
+//! What a stage will take, before it runs: a few of its own steps, on its own prompts, if need be with a model of one layer and
+//! with one of two. Whatever a stage does, this does too, so there is no second description of the work that could drift from the first.
 //!
-//! Both time and memory grow by the same amount with every layer. So with what one step takes written as `t(layers)`,
+//! Small models are tried whole. Of larger ones, both time and memory grow by the same amount with every layer. So with what one step takes written as `t(layers)`,
 //! `t(n) = t(1) + (n - 1) (t(2) - t(1))`; and where the trained model and its teachers differ in depth, each has its own
 //! difference. Where even one layer would take too long, trials have fewer sequences, `m` and `2 m`, and `t` is taken to be
 //! linear in these as well.
@@ -24,6 +24,9 @@ use trial::{Taken, Trial};
 /// Multiplications and additions that a step of a trial may take: about a second on one core of a usual processor.
 const MOST_WORK: f64 = 2e11;
 
+/// Up to here a trial has all layers.
+const WHOLE: f64 = 1e11;
+
 /// Of every model of a plan, as far as it is known without its weights.
 pub struct Shapes<'a> {
     pub configs: &'a [Arc<Config>],
@@ -44,24 +47,23 @@ pub fn predict(
     let teachers = teachers(train).map(|id| shapes.configs[id.0 as usize].layers).max();
     let trial = Trial { train, model, domains, shapes, device, completion: completion(plan, train, domains, shapes, model) };
     let batch = sequences(train);
-    let (first, second) = sizes(train, batch, trial.work(batch));
+    let (first, second) = sizes(train, batch, trial.work(batch, 1));
     let at = |batch: u32| -> Result<Taken> {
-        let one = trial.run(batch, 1, 1)?;
-        if student == 1 && teachers.is_none_or(|teachers| teachers == 1) {
-            return Ok(one);
-        }
+        let one = trial.run(batch, 1, 1, false)?;
         let deeper = match teachers {
             // All of one depth grow together.
             Some(teachers) if teachers != student => {
-                let (own, others) = (trial.run(batch, 2, 1)?, trial.run(batch, 1, 2)?);
+                let (own, others) = (trial.run(batch, 2, 1, false)?, trial.run(batch, 1, 2, false)?);
                 let own = one.extrapolated(own, (student - 1) as f64);
                 own.plus(one.extrapolated(others, (teachers - 1) as f64).minus(one))
             }
-            _ => one.extrapolated(trial.run(batch, 2, 2)?, (student - 1) as f64),
+            _ => one.extrapolated(trial.run(batch, 2, 2, false)?, (student - 1) as f64),
         };
         Ok(deeper)
     };
+    let depth = student.max(teachers.unwrap_or(1));
     let taken = match second {
+        None if depth == 1 || trial.work(batch, depth) <= WHOLE => trial.run(batch, student, teachers.unwrap_or(1), true)?,
         None => at(first)?,
         Some(second) => {
             let less = at(first)?;
@@ -81,7 +83,8 @@ pub fn predict(
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
     let references = train.references.iter().map(|choice| choice.reference);
-    train.teachers.iter().map(|choice| choice.teacher).chain(references)
+    let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
+    teachers.chain(references).chain(train.prefixes.models())
 }
 
 /// Sequences of one step.
@@ -89,6 +92,7 @@ fn sequences(train: &Train<Objective>) -> u32 {
     match &train.prefixes {
         Prefixes::Data { batch, .. } | Prefixes::Teacher { batch, .. } => *batch,
         Prefixes::Student { prompts, sampling } => prompts.saturating_mul(sampling.n.max(1)),
+        Prefixes::Pairs { batch, .. } => batch.saturating_mul(2),
     }
 }
 
@@ -96,7 +100,8 @@ fn sequences(train: &Train<Objective>) -> u32 {
 fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
     let group = match &train.prefixes {
         Prefixes::Student { sampling, .. } => sampling.n.max(1),
-        _ => 1,
+        Prefixes::Pairs { .. } => 2,
+        Prefixes::Data { .. } | Prefixes::Teacher { .. } => 1,
     };
     // Parts of a step are not cut: a step of fewer parts needs no less memory.
     let part = train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(group);
@@ -111,6 +116,10 @@ fn completion(plan: &Plan, train: &Train<Objective>, domains: &[DomainData], sha
     let most = match &train.prefixes {
         Prefixes::Data { .. } => return 0,
         Prefixes::Student { sampling, .. } | Prefixes::Teacher { sampling, .. } => sampling,
+        Prefixes::Pairs { chosen, rejected, .. } => match chosen.sampling().or(rejected.sampling()) {
+            Some(sampling) => sampling,
+            None => return 0,
+        },
     };
     let tokenizer = &shapes.tokenizers[model.0 as usize];
     let mut sum = 0.0;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::{Keep, ModelId, Objective, Prefixes, Reward, Train};
+use mopd_compiler::plan::{Completions, Keep, ModelId, Objective, Prefixes, Reward, Train, Trainable, WeightFilter};
 use tch::Device;
 
 use super::{Shapes, shallow};
@@ -71,8 +71,8 @@ impl Taken {
 }
 
 impl Trial<'_> {
-    /// About how many multiplications and additions a step of one layer takes.
-    pub fn work(&self, batch: u32) -> f64 {
+    /// About how many multiplications and additions a step takes with so many layers.
+    pub fn work(&self, batch: u32, layers: usize) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         let matrix = config.vocabulary * config.width;
@@ -81,11 +81,12 @@ impl Trial<'_> {
         let tokens: usize =
             self.domains.iter().filter_map(|data| data.train.as_ref()).flat_map(|prompts| &prompts.tokens).map(Vec::len).sum();
         let length = tokens as f64 / sequences.max(1) as f64 + f64::from(self.completion);
-        8.0 * f64::from(batch) * length * (layer + matrix) as f64
+        8.0 * f64::from(batch) * length * (layer * layers + matrix) as f64
     }
 
-    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`.
-    pub fn run(&self, batch: u32, own: usize, others: usize) -> Result<Taken> {
+    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Where these are not `whole`, their memory
+    /// is that without what the allocator keeps, so that it can be extrapolated.
+    pub fn run(&self, batch: u32, own: usize, others: usize, whole: bool) -> Result<Taken> {
         let mut train = self.train.clone();
         match &mut train.prefixes {
             Prefixes::Data { batch: size, .. } => *size = batch,
@@ -98,6 +99,24 @@ impl Trial<'_> {
                 // Nothing that these models write is right.
                 *keep = Keep::All;
                 sampling.max_tokens = self.completion;
+            }
+            Prefixes::Pairs { chosen, rejected, batch: pairs } => {
+                *pairs = (batch / 2).max(1);
+                for sampling in [chosen, rejected].into_iter().filter_map(Completions::sampling_mut) {
+                    sampling.max_tokens = self.completion;
+                }
+            }
+        }
+        // Nor is it unlike; and of the layers that are named, these models may have none.
+        train.filter = None;
+        match &mut train.trainable {
+            Trainable::Adapter(adapter) => adapter.layers = None,
+            Trainable::Weights { only, except } => {
+                let group = |filter: &WeightFilter| matches!(filter, WeightFilter::Group(_));
+                except.retain(group);
+                if only.as_ref().is_some_and(|only| !only.iter().all(group)) {
+                    *only = None;
+                }
             }
         }
         // Verifiers of the author's are not asked about nonsense.
@@ -112,30 +131,31 @@ impl Trial<'_> {
                 share: share.share,
                 teacher: teacher.map(|choice| choice.name.clone()),
                 teacher_model: teacher.map(|choice| choice.teacher),
+                reference: train.references.iter().find(|choice| choice.domain == share.domain).map(|choice| choice.reference),
                 prompts: trained(data)?,
                 verifier: &verifier,
             });
         }
-        let steps = if self.work(batch) > 2e9 { FEW_STEPS } else { STEPS };
+        let steps = if self.work(batch, own.max(others)) > 2e9 { FEW_STEPS } else { STEPS };
+        reset_peak_memory();
         let started = Instant::now();
         let rows = self.train(&train, &sources, steps, own, others)?;
         let seconds = started.elapsed().as_secs_f64();
-        // Again, for its memory.
-        reset_peak_memory();
-        exactly(|| self.train(&train, &sources, 1, own, others))?;
+        if !whole {
+            reset_peak_memory();
+            exactly(|| self.train(&train, &sources, 1, own, others))?;
+        }
         let memory = peak_since_reset().unwrap_or(0) as f64;
 
         // One row a domain; all of a step say the same.
         let each: Vec<&Row> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
-        let least = |of: fn(&Row) -> f64| {
-            let warm = each.iter().skip(1.min(each.len().saturating_sub(1)));
-            warm.map(|row| of(row)).reduce(f64::min).unwrap_or(0.0)
-        };
+        let warm = &each[1.min(each.len().saturating_sub(1))..];
+        let mean = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).sum::<f64>() / warm.len().max(1) as f64;
         Ok(Taken {
             before: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
-            rollout: least(|row| row.rollout_seconds),
-            scoring: least(|row| row.scoring_seconds),
-            update: least(|row| row.update_seconds),
+            rollout: mean(|row| row.rollout_seconds),
+            scoring: mean(|row| row.scoring_seconds),
+            update: mean(|row| row.update_seconds),
             memory,
         })
     }
@@ -162,11 +182,12 @@ impl Trial<'_> {
             steps,
             sources: sources.to_vec(),
             start,
-            teachers,
+            models: teachers,
+            micro_batch: train.execution.micro_batch,
+            recomputed: train.execution.checkpointing.layers(),
             device: self.device,
             control: &quiet,
         };
-        let (_, rows) = train::train(&stage).map_err(|stopped| stopped.error)?;
-        Ok(rows)
+        train::train(&stage).map(|trained| trained.rows).map_err(|stopped| stopped.error)
     }
 }

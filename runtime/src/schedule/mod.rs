@@ -162,10 +162,12 @@ fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
         rows.map(|prompts| prompts.tokens.len() as u64).sum()
     };
     let (all, each) = match &train.prefixes {
-        Prefixes::Data { batch, .. } => (rows(), *batch),
+        Prefixes::Data { batch, .. } | Prefixes::Pairs { batch, .. } => (rows(), *batch),
         Prefixes::Student { prompts, .. } => (rows(), *prompts),
         Prefixes::Teacher { sequences, batch, .. } => (u64::from(*sequences), *batch),
     };
-    let steps = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(each.max(1)));
+    let batches = all.saturating_mul(u64::from(epochs)).div_ceil(u64::from(each.max(1)));
+    // Each batch is as many updates as there are passes.
+    let steps = batches.saturating_mul(u64::from(train.passes.max(1)));
     u32::try_from(steps).unwrap_or(u32::MAX)
 }

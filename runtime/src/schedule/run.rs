@@ -140,7 +140,8 @@ fn predictions(
     control: &Control,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<HashMap<ModelId, Prediction>> {
-    let tokenizers = vec![Arc::new(Tokenizer::Bytes); configs.len()];
+    let tokenizer = Arc::new(Tokenizer::Bytes);
+    let tokenizers: Vec<_> = configs.iter().map(|_| tokenizer.clone()).collect();
     let shapes = Shapes { configs, tokenizers: &tokenizers };
     let mut known: HashMap<ModelId, Prediction> = HashMap::new();
     for (index, task) in tasks.iter().enumerate() {
@@ -420,6 +421,7 @@ impl Shared<'_> {
         let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
         let provenance = |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone());
+        let mut adapter = train::peft::Files::new();
         let (weights, rows) = match &model.stage {
             Stage::Initialise(architecture) => {
                 let config = Arc::new(Config::of(architecture));
@@ -440,12 +442,14 @@ impl Shared<'_> {
                 for share in &settings.mixture {
                     let data = &self.domains[share.domain.0 as usize];
                     let teacher = settings.teachers.iter().find(|choice| choice.domain == share.domain);
+                    let reference = settings.references.iter().find(|choice| choice.domain == share.domain);
                     sources.push(Source {
                         name: &data.name,
                         origin: data.origin,
                         share: share.share,
                         teacher: teacher.map(|choice| choice.name.clone()),
                         teacher_model: teacher.map(|choice| choice.teacher),
+                        reference: reference.map(|choice| choice.reference),
                         prompts: trained(data)?,
                         verifier: &data.verifier,
                     });
@@ -458,17 +462,22 @@ impl Shared<'_> {
                     steps,
                     sources,
                     start: input(settings.start),
-                    teachers: settings.teachers.iter().map(|choice| (choice.teacher, input(choice.teacher))).collect(),
+                    models: model.stage.inputs().into_iter().map(|id| (id, input(id))).collect(),
+                    micro_batch: settings.execution.micro_batch,
+                    recomputed: settings.execution.checkpointing.layers(),
                     device: self.device,
                     control: self.control,
                 };
                 match train::train(&stage) {
-                    Ok(trained) => trained,
+                    Ok(finished) => {
+                        adapter = finished.adapter;
+                        (finished.weights, finished.rows)
+                    }
                     Err(stopped) => return Err(self.stopped(*stopped, key, &provenance)),
                 }
             }
         };
-        self.store.insert(key, &provenance(&weights), &weights, &rows)?;
+        self.store.insert(key, &provenance(&weights), &weights, &rows, &adapter)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         let (seconds, peak_memory) = (started.elapsed().as_secs_f64(), under.peak_memory());

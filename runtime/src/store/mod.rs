@@ -17,6 +17,7 @@ use crate::files::write_atomically;
 use crate::formats::safetensors;
 use crate::model::Weights;
 use crate::report::metrics::Row;
+use crate::train::peft;
 
 pub use checkpoint::{Ancestor, Checkpoint, Provenance};
 
@@ -91,11 +92,24 @@ impl Store {
         }
     }
 
-    pub fn insert(&self, key: &str, provenance: &Provenance, weights: &Weights, rows: &[Row]) -> Result<()> {
+    /// `adapter` are the files of the adapter that the weights were merged with, where there is one.
+    pub fn insert(
+        &self,
+        key: &str,
+        provenance: &Provenance,
+        weights: &Weights,
+        rows: &[Row],
+        adapter: &peft::Files,
+    ) -> Result<()> {
         let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
         self.write(key, |folder| {
             let mut sums = checkpoint::save(folder, provenance, weights)?;
             sums.insert(METRICS.to_owned(), write_whole(&folder.join(METRICS), &rows)?);
+            for (name, bytes) in adapter {
+                let name = format!("{}/{name}", peft::FOLDER);
+                let sum = write_whole(&folder.join(&name), bytes)?;
+                sums.insert(name, sum);
+            }
             Ok(sums)
         })
     }
@@ -213,7 +227,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let weights = lively(&tiny(), 1);
-        store.insert("key", &provenance(), &weights, &[]).unwrap();
+        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
         (folder, store, weights)
     }
 
@@ -248,7 +262,7 @@ mod tests {
         let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
         assert!(reason.contains("model.safetensors"), "{reason}");
         // Rebuilt, it counts again.
-        store.insert("key", &provenance(), &weights, &[]).unwrap();
+        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
         assert!(matches!(store.find("key"), Lookup::Kept(_)));
     }
 

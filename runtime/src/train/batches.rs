@@ -1,14 +1,18 @@
 //! What a step trains on: sequences from the data, from the student, or from the teachers.
 
-use mopd_compiler::expr::batch::{Domains, Layout};
-use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Keep, Objective, Prefixes, Sampling, Signal};
+use std::ops::Range;
 
+use mopd_compiler::expr::batch::{Batch, Domains, Layout};
+use mopd_compiler::expr::interpret::interpret;
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Completions, Formula, Keep, Objective, Prefixes, Role, Sampling, Signal};
+
+use super::models::{Models, Whose};
 use super::{Source, Stage};
 use crate::data::mixture::Draw;
 use crate::data::{Mixture, quote};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Token};
+use crate::model::{Decoder, PackedBatch, Token};
 use crate::random::{Key, Purpose};
 use crate::reward::Answer;
 use crate::rollout::{Prompt, rollout};
@@ -25,12 +29,16 @@ pub struct Sequence {
     pub logps: Option<Vec<f32>>,
     pub truncated: bool,
     pub reward: Option<f64>,
+    /// Whether it is the preferred one of its pair; none outside of pairs.
+    pub chosen: Option<bool>,
 }
 
 /// The sequences of a step. Those of a group are adjacent, and so are the groups of a source.
 pub struct Sequences {
     pub list: Vec<Sequence>,
     pub layout: Layout,
+    /// The first completion token of each sequence among those of the step, and behind the last one their number.
+    starts: Vec<usize>,
 }
 
 impl Sequences {
@@ -39,23 +47,47 @@ impl Sequences {
         let mut layout = Layout { groups: list.len().div_ceil(group_size) as u32, ..Layout::default() };
         let of_group = list.iter().step_by(group_size).map(|sequence| sequence.source as u32).collect();
         layout.domains = Some(Domains { of_group, count: domains as u32 });
+        let mut starts = vec![0];
         for (index, sequence) in list.iter().enumerate() {
             layout.group_of_sequence.push((index / group_size) as u32);
             layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.completion.len(), index as u32);
+            starts.push(layout.sequence_of_token.len());
         }
-        Sequences { list, layout }
+        Sequences { list, layout, starts }
     }
 
-    /// The prompt and completion of each sequence that belongs to a source in `sources`.
-    pub fn pairs<'a>(
-        &'a self,
-        stage: &'a Stage,
-        sources: std::ops::Range<usize>,
-    ) -> impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone {
-        self.list.iter().filter(move |sequence| sources.contains(&sequence.source)).map(|sequence| {
-            let prompt = &stage.sources[sequence.source].prompts.tokens[sequence.record];
-            (prompt.as_slice(), sequence.completion.as_slice())
-        })
+    /// The sequences of the sources in `sources`, which are adjacent.
+    pub fn of_sources(&self, sources: Range<usize>) -> Range<usize> {
+        let first = self.list.partition_point(|sequence| sequence.source < sources.start);
+        first..self.list.partition_point(|sequence| sequence.source < sources.end)
+    }
+
+    /// The completion tokens of a sequence, among those of the step.
+    pub fn tokens(&self, sequence: usize) -> Range<usize> {
+        self.starts[sequence]..self.starts[sequence + 1]
+    }
+
+    /// Prompts and completions of some sequences, to go through a model together.
+    pub fn packed(&self, stage: &Stage, members: &[usize]) -> PackedBatch {
+        let pairs = members.iter().map(|member| {
+            let sequence = &self.list[*member];
+            (stage.sources[sequence.source].prompts.tokens[sequence.record].as_slice(), sequence.completion.as_slice())
+        });
+        PackedBatch::new(pairs, stage.device)
+    }
+
+    /// Adjacent sequences in parts of at most `size`, those of similar length together, so that little is padded; all of them
+    /// together, in their order, where they fit or there is no bound.
+    pub fn micro_batches(&self, stage: &Stage, members: Range<usize>, size: Option<u32>) -> Vec<Vec<usize>> {
+        let mut members: Vec<usize> = members.collect();
+        let Some(size) = size.map(|size| size.max(1) as usize).filter(|size| *size < members.len()) else {
+            return if members.is_empty() { Vec::new() } else { vec![members] };
+        };
+        members.sort_by_key(|member| {
+            let sequence = &self.list[*member];
+            stage.sources[sequence.source].prompts.tokens[sequence.record].len() + sequence.completion.len()
+        });
+        members.chunks(size).map(<[usize]>::to_vec).collect()
     }
 }
 
@@ -70,28 +102,41 @@ enum Kind {
     /// Ready-made sequences, by source.
     Fixed(Vec<Vec<Sequence>>),
     Student(Sampling),
+    Pairs([Side; 2]),
+}
+
+/// The preferred completions of pairs, or the others.
+enum Side {
+    /// By source, one for each record.
+    Data(Vec<Vec<Sequence>>),
+    Rollouts(Writer, Sampling),
+}
+
+/// Who writes one side of a pair.
+#[derive(Clone, Copy)]
+enum Writer {
+    /// Of the prompt's domain.
+    Teacher,
+    One(Whose),
 }
 
 impl Batches {
-    /// `teachers` are the routed ones, by source; they write their rollouts here, before the first step.
-    pub fn new(stage: &Stage, teachers: &[Option<&Decoder>]) -> Result<Batches> {
+    /// Teachers whose rollouts are imitated write them here, before the first step.
+    pub fn new(stage: &Stage, models: &Models) -> Result<Batches> {
         let whole =
             || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.prompts.tokens.len())).collect::<Vec<_>>());
         let (mixture, size, kind) = match &stage.train.prefixes {
             Prefixes::Data { field, batch } => {
                 let judged = reads_reward(&stage.train.objective);
-                let examples = stage.sources.iter().enumerate().map(|(index, source)| {
-                    let mut examples = examples(stage, source, index, field)?;
-                    if judged {
-                        judge(stage, &mut examples)?;
-                    }
-                    Ok(examples)
-                });
-                (whole(), *batch, Kind::Fixed(examples.collect::<Result<_>>()?))
+                (whole(), *batch, Kind::Fixed(all_examples(stage, field, judged)?))
+            }
+            Prefixes::Pairs { chosen, rejected, batch } => {
+                let sides = [side(stage, models, chosen)?, side(stage, models, rejected)?];
+                (whole(), *batch, Kind::Pairs(sides))
             }
             Prefixes::Student { prompts, sampling } => (whole(), *prompts, Kind::Student(sampling.clone())),
             Prefixes::Teacher { sequences, keep, batch, sampling } => {
-                let kept = teacher_rollouts(stage, teachers, whole(), *sequences, *keep, sampling)?;
+                let kept = teacher_rollouts(stage, models, whole(), *sequences, *keep, sampling)?;
                 let sizes: Vec<_> = stage.sources.iter().zip(&kept).map(|(source, kept)| (source.share, kept.len())).collect();
                 (Mixture::new(&sizes), *batch, Kind::Fixed(kept))
             }
@@ -102,9 +147,10 @@ impl Batches {
         Ok(Batches { mixture, size, kind })
     }
 
-    /// The sequences of the next step. `model` is the student as it is now.
-    pub fn next(&mut self, stage: &Stage, model: &Decoder, step: u32) -> Result<Sequences> {
+    /// The sequences of the next step. `student` is as it is now.
+    pub fn next(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<Sequences> {
         let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
+        let key = |purpose| Key::new(stage.seed, stage.stream, purpose, u64::from(step));
         match &self.kind {
             Kind::Fixed(sequences) => Ok(Sequences::new(
                 draws.iter().map(|draw| sequences[draw.source][draw.record].clone()).collect(),
@@ -112,13 +158,139 @@ impl Batches {
                 stage.sources.len(),
             )),
             Kind::Student(sampling) => {
-                let key = Key::new(stage.seed, stage.stream, Purpose::Rollout, u64::from(step));
-                let mut list = sample(stage, model, &draws, 0, sampling, key)?;
+                let (sampling, key) = (sampling.clone(), key(Purpose::Rollout));
+                let mut list = sample(stage, student, &draws, 0, &sampling, key)?;
                 judge(stage, &mut list)?;
+                if let Some(filter) = &stage.train.filter {
+                    list = self.filtered(stage, student, list, filter, &sampling, key, step)?;
+                }
                 Ok(Sequences::new(list, sampling.n.max(1) as usize, stage.sources.len()))
+            }
+            Kind::Pairs(sides) => {
+                let completions = |side: &Side, purpose| match side {
+                    Side::Data(examples) => {
+                        Ok(draws.iter().map(|draw| examples[draw.source][draw.record].clone()).collect::<Vec<_>>())
+                    }
+                    Side::Rollouts(writer, sampling) => written(stage, student, models, &draws, *writer, sampling, key(purpose)),
+                };
+                let [chosen, rejected] = sides;
+                let chosen = completions(chosen, Purpose::Rollout)?;
+                let rejected = completions(rejected, Purpose::TeacherRollout)?;
+                let pairs = chosen.into_iter().zip(rejected).flat_map(|(chosen, rejected)| {
+                    [Sequence { chosen: Some(true), ..chosen }, Sequence { chosen: Some(false), ..rejected }]
+                });
+                let mut list: Vec<Sequence> = pairs.collect();
+                if reads_reward(&stage.train.objective) {
+                    judge(stage, &mut list)?;
+                }
+                Ok(Sequences::new(list, 2, stage.sources.len()))
             }
         }
     }
+}
+
+/// How often prompts that a filter leaves out are replaced before a step does with those it has.
+const ROUNDS: usize = 10;
+
+impl Batches {
+    /// The groups that the filter holds for; for each of the others, one of another prompt of its source.
+    #[allow(clippy::too_many_arguments, reason = "what a step of rollouts is made from")]
+    fn filtered(
+        &mut self,
+        stage: &Stage,
+        student: &Decoder,
+        first: Vec<Sequence>,
+        filter: &Formula,
+        sampling: &Sampling,
+        key: Key,
+        step: u32,
+    ) -> Result<Vec<Sequence>> {
+        let n = sampling.n.max(1) as usize;
+        let mut kept: Vec<Vec<Sequence>> = Vec::new();
+        let mut fresh = first;
+        let mut drawn = 0;
+        for round in 0..ROUNDS {
+            drawn += fresh.len() / n;
+            let holds = holding(stage, filter, &fresh, n, step)?;
+            let mut missing: Vec<usize> = Vec::new();
+            for (group, holds) in fresh.chunks(n).zip(holds) {
+                if holds {
+                    kept.push(group.to_vec());
+                } else {
+                    missing.push(group[0].source);
+                }
+            }
+            if missing.is_empty() || round + 1 == ROUNDS {
+                break;
+            }
+            let mixture = &mut self.mixture;
+            let uniforms = |source, epoch| Key::new(stage.seed, stage.stream, Purpose::Shuffle, epoch).row(source as u32, 0);
+            let draws: Vec<Draw> = missing.into_iter().map(|source| mixture.replacement(source, uniforms)).collect();
+            fresh = sample(stage, student, &draws, drawn, sampling, key)?;
+            judge(stage, &mut fresh)?;
+        }
+        if kept.is_empty() {
+            let message = format!("the `filter` holds for none of {drawn} prompts, so nothing is left to train on");
+            return Err(Error::new(FailureKind::Runtime, message)
+                .help("a filter that asks for unlike rewards needs prompts that are neither solved always nor never"));
+        }
+        // Those of a source are adjacent.
+        kept.sort_by_key(|group| group[0].source);
+        Ok(kept.into_iter().flatten().collect())
+    }
+}
+
+/// Whether a formula of rewards and lengths holds, group by group.
+fn holding(stage: &Stage, filter: &Formula, list: &[Sequence], n: usize, step: u32) -> Result<Vec<bool>> {
+    let sequences = Sequences::new(list.to_vec(), n, stage.sources.len());
+    let rewards = list.iter().map(|sequence| sequence.reward.unwrap_or(0.0) as f32).collect();
+    let truncated = list.iter().map(|sequence| f32::from(u8::from(sequence.truncated))).collect();
+    let batch = Batch {
+        layout: sequences.layout,
+        signals: vec![(Signal::Reward, rewards), (Signal::Truncated, truncated)],
+        step,
+        steps: stage.steps,
+        ..Batch::default()
+    };
+    let values = interpret(&filter.graph, &[filter.value], &batch)
+        .map_err(|error| Error::new(FailureKind::Runtime, format!("the `filter`: {error}")))?;
+    Ok(values.get(filter.value).iter().map(|value| *value != 0.0).collect())
+}
+
+/// One side of the pairs.
+fn side(stage: &Stage, models: &Models, completions: &Completions) -> Result<Side> {
+    Ok(match completions {
+        Completions::Data { field } => Side::Data(all_examples(stage, field, false)?),
+        Completions::Student { sampling } => Side::Rollouts(Writer::One(Whose::Student), sampling.clone()),
+        Completions::Teacher { sampling } => Side::Rollouts(Writer::Teacher, sampling.clone()),
+        Completions::Model { model, sampling } => Side::Rollouts(Writer::One(models.of_model(*model)), sampling.clone()),
+    })
+}
+
+/// One rollout of each prompt.
+fn written(
+    stage: &Stage,
+    student: &Decoder,
+    models: &Models,
+    draws: &[Draw],
+    writer: Writer,
+    sampling: &Sampling,
+    key: Key,
+) -> Result<Vec<Sequence>> {
+    let mut list = Vec::with_capacity(draws.len());
+    let whose = |source: usize| match writer {
+        Writer::One(whose) => Ok(whose),
+        Writer::Teacher => models.of_role(Role::Teacher)[source].ok_or_else(|| no_teacher(&stage.sources[source])),
+    };
+    for draws in draws.chunk_by(|one, next| one.source == next.source) {
+        let decoder = models.decoder(whose(draws[0].source)?);
+        list.extend(sample(stage, decoder.as_deref().unwrap_or(student), draws, list.len(), sampling, key)?);
+    }
+    Ok(list)
+}
+
+pub fn no_teacher(source: &Source) -> Error {
+    Error::new(FailureKind::Runtime, format!("no teacher is routed to the domain `{}`", source.name))
 }
 
 /// The next prompts of the mixture. Epochs are shuffled by numbers of their own.
@@ -132,6 +304,18 @@ fn reads_reward(objective: &Objective) -> bool {
     signals.iter().any(|signal| matches!(signal, Signal::Reward | Signal::Correct))
 }
 
+/// What the data gives as completions, by source.
+fn all_examples(stage: &Stage, field: &str, judged: bool) -> Result<Vec<Vec<Sequence>>> {
+    let examples = stage.sources.iter().enumerate().map(|(index, source)| {
+        let mut examples = examples(stage, source, index, field)?;
+        if judged {
+            judge(stage, &mut examples)?;
+        }
+        Ok(examples)
+    });
+    examples.collect()
+}
+
 fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
     let sequences = source.prompts.dataset.records.iter().enumerate().map(|(record, line)| {
         let text = line.text(field).ok_or_else(|| {
@@ -139,7 +323,7 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
             Error::new(FailureKind::Data, format!("{path}:{}: the field {} is missing", line.line, quote(field)))
         })?;
         let completion = stage.start.tokenizer.completion(&text);
-        Ok(Sequence { source: index, record, completion, logps: None, truncated: false, reward: None })
+        Ok(Sequence { source: index, record, completion, logps: None, truncated: false, reward: None, chosen: None })
     });
     sequences.collect()
 }
@@ -165,6 +349,7 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
             logps: Some(completion.logps),
             truncated: completion.truncated,
             reward: None,
+            chosen: None,
         }
     });
     Ok(sequences.collect())
@@ -197,7 +382,7 @@ fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
 /// `count` rollouts in all, each by the teacher of its prompt's domain; those to keep, by source.
 fn teacher_rollouts(
     stage: &Stage,
-    teachers: &[Option<&Decoder>],
+    models: &Models,
     mut mixture: Mixture,
     count: u32,
     keep: Keep,
@@ -212,10 +397,13 @@ fn teacher_rollouts(
     for chunk in draws.chunk_by(|a, b| a.source == b.source).flat_map(|chunk| chunk.chunks(256)) {
         stage.control.check()?;
         let source = chunk[0].source;
-        let teacher = teachers[source].ok_or_else(|| {
-            Error::new(FailureKind::Runtime, format!("no teacher is routed to the domain `{}`", stage.sources[source].name))
-        })?;
-        let mut sequences = sample(stage, teacher, chunk, first, sampling, key)?;
+        let whose = models.of_role(Role::Teacher)[source].ok_or_else(|| no_teacher(&stage.sources[source]))?;
+        // Before the first step, the student is what it starts from.
+        let teacher = match models.decoder(whose) {
+            Some(teacher) => teacher,
+            None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device)),
+        };
+        let mut sequences = sample(stage, &teacher, chunk, first, sampling, key)?;
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         judge(stage, &mut sequences)?;
         if keep == Keep::Correct {

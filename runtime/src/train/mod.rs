@@ -7,33 +7,44 @@
 
 mod batches;
 mod diagnostics;
+mod models;
 mod noise;
 mod non_finite;
 mod objective;
 mod optimizer;
+pub mod peft;
 mod scores;
 mod tensor_graph;
+#[cfg(test)]
+mod tests;
+pub mod trained;
 pub mod vocabulary;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::plan::events::{Event, FailureKind};
-use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
-use tch::Device;
+use mopd_compiler::plan::events::Event;
+use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
+use tch::{Device, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
 use self::diagnostics::{Seconds, Step, diagnose};
-use self::objective::Program;
+use self::models::Models;
+use self::non_finite::Classified;
+use self::objective::{Outputs, Program};
 use self::optimizer::{Optimizer, gradient_norm};
 use self::scores::score;
+use self::trained::Trained;
 use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, PackedBatch, Weights};
+use crate::model::{Decoder, Weights, to_vec};
 use crate::prepare::Prompts;
+use crate::random::{Key, Purpose};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 
@@ -48,7 +59,12 @@ pub struct Stage<'a> {
     /// The domains trained on, in the order of the mixture.
     pub sources: Vec<Source<'a>>,
     pub start: Arc<Weights>,
-    pub teachers: HashMap<ModelId, Arc<Weights>>,
+    /// Teachers, references, and models that write rollouts.
+    pub models: HashMap<ModelId, Arc<Weights>>,
+    /// Sequences that go through a model together; all of a step where absent.
+    pub micro_batch: Option<u32>,
+    /// The first so many layers are computed again for the gradient.
+    pub recomputed: usize,
     pub device: Device,
     pub control: &'a Control,
 }
@@ -59,9 +75,11 @@ pub struct Source<'a> {
     pub name: &'a str,
     pub origin: Origin,
     pub share: f64,
-    /// The routed teacher: its name and its model.
+    /// The routed teacher: its name and its weights.
     pub teacher: Option<String>,
-    pub teacher_model: Option<ModelId>,
+    pub teacher_model: Option<Teacher>,
+    /// The model behind the role `reference`.
+    pub reference: Option<ModelId>,
     pub prompts: &'a Prompts,
     pub verifier: &'a Verifier,
 }
@@ -74,8 +92,17 @@ pub struct Stopped {
     pub rows: Vec<Row>,
 }
 
-/// Trains to the last step. Answers the weights, and one row of diagnostics per step and domain.
-pub fn train(stage: &Stage) -> Result<(Weights, Vec<Row>), Box<Stopped>> {
+/// What training leaves.
+pub struct Finished {
+    pub weights: Weights,
+    /// The adapter that the weights were merged with.
+    pub adapter: peft::Files,
+    /// Diagnostics, one row per step and domain.
+    pub rows: Vec<Row>,
+}
+
+/// Trains to the last step.
+pub fn train(stage: &Stage) -> Result<Finished, Box<Stopped>> {
     let mut rows = Vec::new();
     let mut trainer = Trainer::new(stage).map_err(|error| Box::new(Stopped { error, last_good: None, rows: Vec::new() }))?;
     for step in 0..stage.steps {
@@ -87,73 +114,136 @@ pub fn train(stage: &Stage) -> Result<(Weights, Vec<Row>), Box<Stopped>> {
             }
         }
     }
-    Ok((trainer.model.weights(), rows))
+    let weights = match &trainer.average {
+        Some((_, average)) => stage.start.with_values(to_vec(average)),
+        None => trainer.model.weights(),
+    };
+    let adapter = match trainer.trained.adapter() {
+        Some(adapted) => match peft::files(adapted) {
+            Ok(files) => files,
+            Err(error) => return Err(Box::new(Stopped { error, last_good: None, rows })),
+        },
+        None => peft::Files::new(),
+    };
+    Ok(Finished { weights, adapter, rows })
 }
 
 struct Trainer<'a> {
     stage: &'a Stage<'a>,
     model: Decoder,
-    /// Each teacher once.
-    teachers: HashMap<ModelId, Decoder>,
-    reads_teacher: bool,
+    trained: Trained,
+    /// The moving average of the weights and its rate, where that is the stage's answer.
+    average: Option<(f64, Tensor)>,
+    models: Models,
+    /// The roles beside the student's whose logits a step needs.
+    roles: Vec<Role>,
     program: Program<'a>,
     optimizer: Optimizer,
     batches: Batches,
+    /// What the passes of now train on.
+    rollouts: Option<Rollouts>,
     /// The numbers that the objective carries over from the step before.
     carried: HashMap<NodeId, f64>,
+}
+
+/// A batch, and what stays true of it while the student learns from it.
+struct Rollouts {
+    sequences: Sequences,
+    /// Logits of frozen models, where there are several passes.
+    known: RefCell<Vec<(Role, Vec<Logits>)>>,
+    /// Those of the student as it was when it sampled, where there are several passes and something reads them.
+    policy: RefCell<Option<Logits>>,
+}
+
+/// A batch with everything that the objective read and answered, and d loss / d parameters.
+struct Evaluated {
+    batch: Batch,
+    outputs: Outputs,
+    gradient: Tensor,
+    /// When all that the objective reads was there.
+    scored: Instant,
 }
 
 impl<'a> Trainer<'a> {
     fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
         let model = Decoder::trainable(&stage.start, stage.device);
+        let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
+        let trained = Trained::new(&stage.train.trainable, &stage.start, stage.device, key)?;
+        let average = stage.train.ema.map(|rate| (rate, model.flat().copy()));
+        let models = Models::new(stage);
         let writes = matches!(stage.train.prefixes, Prefixes::Teacher { .. });
-        let reads_teacher = objective.reads(Role::Teacher) || (writes && objective.reads(Role::Sampler));
-        let mut teachers = HashMap::new();
-        if reads_teacher || writes {
-            for source in &stage.sources {
-                if let Some(id) = source.teacher_model
-                    && let Some(weights) = stage.teachers.get(&id)
-                {
-                    teachers.entry(id).or_insert_with(|| Decoder::frozen(weights, stage.device));
-                }
-            }
+        let mut roles = Vec::new();
+        if objective.reads(Role::Teacher) || (writes && objective.reads(Role::Sampler)) {
+            roles.push(Role::Teacher);
+        }
+        if objective.reads(Role::Reference) {
+            roles.push(Role::Reference);
         }
         let program = Program::new(objective, stage.device, stage.control);
-        let optimizer = Optimizer::new(&stage.train.optimizer, &model);
-        let routed: Vec<_> = stage.sources.iter().map(|source| teachers.get(&source.teacher_model?)).collect();
-        let batches = Batches::new(stage, &routed)?;
-        Ok(Trainer { stage, model, teachers, reads_teacher, program, optimizer, batches, carried: HashMap::new() })
+        let optimizer = {
+            let (parameters, decayed) = trained.parameters(&model);
+            Optimizer::new(&stage.train.optimizer, &parameters, decayed)
+        };
+        let batches = Batches::new(stage, &models)?;
+        let (rollouts, carried) = (None, HashMap::new());
+        Ok(Trainer { stage, model, trained, average, models, roles, program, optimizer, batches, rollouts, carried })
+    }
+
+    /// What a step trains on: a batch of its own, or the last one's for another pass.
+    fn rollouts_of(&mut self, step: u32) -> Result<Rollouts> {
+        match self.rollouts.take() {
+            Some(rollouts) if !step.is_multiple_of(self.stage.train.passes.max(1)) => Ok(rollouts),
+            _ => {
+                let sequences = self.batches.next(self.stage, &self.model, &self.models, step)?;
+                Ok(Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() })
+            }
+        }
+    }
+
+    /// The objective on a batch and its gradient, with the weights as they are. An error says whether the numbers were finite so
+    /// far.
+    fn evaluate(&self, rollouts: &Rollouts, step: u32) -> Result<Evaluated, Classified> {
+        let plain = |error: Error| (error, true);
+        let objective = &self.stage.train.objective;
+        let (mut batch, forward) = score(self, rollouts, step).map_err(plain)?;
+        let scored = Instant::now();
+        non_finite::check_signals(self.stage, &rollouts.sequences, &batch)?;
+        noise::add(self.stage, objective, step, &mut batch);
+        batch.carried.clone_from(&self.carried);
+        let outputs = self.program.run(&batch).map_err(plain)?;
+        non_finite::check(self.stage, &rollouts.sequences, &outputs)?;
+        let gradient = forward.gradient(self, rollouts, &batch, &adjoints(objective, &outputs)).map_err(plain)?;
+        Ok(Evaluated { batch, outputs, gradient, scored })
     }
 
     /// One update of the weights. An error says whether the numbers were finite so far.
-    fn step(&mut self, step: u32) -> Result<Vec<Row>, (Error, bool)> {
+    fn step(&mut self, step: u32) -> Result<Vec<Row>, Classified> {
         let plain = |error: Error| (error, true);
         let Stage { train, control, .. } = self.stage;
         let started = Instant::now();
         control.check().map_err(plain)?;
-        let sequences = self.batches.next(self.stage, &self.model, step).map_err(non_finite::classify)?;
+        let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
         let rolled_out = Instant::now();
-        let packed = PackedBatch::new(sequences.pairs(self.stage, 0..self.stage.sources.len()), self.stage.device);
-        let (mut batch, forward) = score(self, &sequences, &packed, step).map_err(plain)?;
-        let scored = Instant::now();
-        non_finite::check_signals(self.stage, &sequences, &batch)?;
-        noise::add(self.stage, &train.objective, step, &mut batch);
-        batch.carried = std::mem::take(&mut self.carried);
-        let outputs = self.program.run(&batch).map_err(plain)?;
+        let sequences = &rollouts.sequences;
+        let Evaluated { batch, outputs, gradient, scored } = self.evaluate(&rollouts, step)?;
         let loss = f64::from(outputs.get(train.objective.loss)[0]);
-        non_finite::check(self.stage, &sequences, &outputs)?;
         let carried = train.objective.graph.carried(&train.objective.outputs()).into_iter();
         self.carried = carried.map(|(memory, source)| (memory, f64::from(outputs.get(source)[0]))).collect();
 
-        let adjoints: Vec<&[f32]> = train.objective.live.iter().map(|live| outputs.get(live.adjoint)).collect();
-        let gradient = forward.gradient(&self.model, &train.objective, &batch, &adjoints).map_err(plain)?;
+        let gradient = self.trained.gradient(gradient);
         let norm = gradient_norm(&gradient);
         if !norm.is_finite() {
-            return Err((non_finite::gradient(self, &sequences, &adjoints, step), false));
+            return Err((non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step), false));
         }
         let learning_rate = train.learning_rate.at(step, self.stage.steps);
-        self.optimizer.step(&self.model, &gradient, norm, learning_rate);
+        self.optimizer.step(&self.trained.parameters(&self.model).0, &gradient, norm, learning_rate);
+        self.trained.apply(&self.model);
+        if let Some((rate, average)) = &mut self.average {
+            let _guard = no_grad_guard();
+            let _ = average.lerp_(self.model.flat(), 1.0 - *rate);
+        }
+        self.models.follow(&self.model, step + 1);
 
         let seconds = Seconds {
             rollout: (rolled_out - started).as_secs_f64(),
@@ -162,7 +252,8 @@ impl<'a> Trainer<'a> {
         };
         let experts = self.model.take_expert_load();
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
-        let rows = diagnose(self.stage, &sequences, &batch, &outputs, &numbers);
+        let rows = diagnose(self.stage, sequences, &batch, &outputs, &numbers);
+        self.rollouts = (train.passes > 1).then_some(rollouts);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {
             stage: self.stage.name.to_owned(),
@@ -174,32 +265,10 @@ impl<'a> Trainer<'a> {
         });
         Ok(rows)
     }
+}
 
-    /// The teachers' logits at every completion token, each by the teacher of its own domain, in the order of the batch.
-    fn teacher_logits(&self, sequences: &Sequences) -> Result<Vec<Logits>> {
-        let _guard = tch::no_grad_guard();
-        let mut parts = Vec::new();
-        let sources = &self.stage.sources;
-        // Sequences of a source are adjacent, so parts end to end are in the order of the batch. Sources that follow each other
-        // with one teacher are one part: it is less work, and a teacher equal to the student then sees the student's own batch
-        // and answers with the same bits.
-        let mut first = 0;
-        for run in sources.chunk_by(|one, next| one.teacher_model == next.teacher_model) {
-            let range = first..first + run.len();
-            first = range.end;
-            let pairs = sequences.pairs(self.stage, range);
-            if pairs.clone().next().is_none() {
-                continue;
-            }
-            let teacher = run[0].teacher_model.and_then(|id| self.teachers.get(&id)).ok_or_else(|| {
-                let message = format!("no teacher is routed to the domain `{}`, but the objective reads one", run[0].name);
-                Error::new(FailureKind::Runtime, message)
-            })?;
-            let hidden = teacher.hidden(&PackedBatch::new(pairs, self.stage.device));
-            parts.push(Logits::projected(&hidden, teacher.matrix()));
-        }
-        Ok(parts)
-    }
+fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {
+    objective.live.iter().map(|live| outputs.get(live.adjoint)).collect()
 }
 
 /// The number that tells whether a recipe makes progress, over the whole step.
@@ -209,7 +278,7 @@ fn headline(recipe: Recipe, rows: &[Row], loss: f64) -> (&'static str, f64) {
         parts.map(|parts| parts.iter().sum())
     };
     let special = match recipe {
-        Recipe::Sft => None,
+        Recipe::Sft | Recipe::Dpo => None,
         Recipe::Grpo => mean(|row| row.reward, |row| row.prompt_share).map(|value| ("reward", value)),
         Recipe::Distill => mean(|row| row.divergence, |row| row.token_share).map(|value| ("divergence", value)),
     };

@@ -10,9 +10,8 @@ use tch::Tensor;
 
 use super::batches::Sequences;
 use super::objective::Outputs;
-use super::{Stage, Trainer};
+use super::{Rollouts, Stage, Trainer};
 use crate::failure::{Error, Result};
-use crate::model::PackedBatch;
 
 /// An error with whether the numbers were finite when it happened.
 pub type Classified = (Error, bool);
@@ -59,8 +58,8 @@ pub fn check(stage: &Stage, sequences: &Sequences, outputs: &Outputs) -> Result<
 }
 
 /// The gradient overflowed on the way through the model: finds the first domain for which it does.
-pub fn gradient(trainer: &Trainer, sequences: &Sequences, adjoints: &[&[f32]], step: u32) -> Error {
-    let stage = trainer.stage;
+pub fn gradient(trainer: &Trainer, rollouts: &Rollouts, adjoints: &[&[f32]], step: u32) -> Error {
+    let (stage, sequences) = (trainer.stage, &rollouts.sequences);
     let objective = &stage.train.objective;
     let domain = stage.sources.iter().enumerate().find_map(|(index, source)| {
         let own = |token: usize| sequences.list[sequences.layout.sequence_of_token[token] as usize].source == index;
@@ -69,9 +68,8 @@ pub fn gradient(trainer: &Trainer, sequences: &Sequences, adjoints: &[&[f32]], s
         };
         let adjoints: Vec<Vec<f32>> = adjoints.iter().map(of_domain).collect();
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
-        let packed = PackedBatch::new(sequences.pairs(stage, 0..stage.sources.len()), stage.device);
-        let (batch, forward) = super::score(trainer, sequences, &packed, step).ok()?;
-        let gradient: Tensor = forward.gradient(&trainer.model, objective, &batch, &adjoints).ok()?;
+        let (batch, forward) = super::score(trainer, rollouts, step).ok()?;
+        let gradient: Tensor = forward.gradient(trainer, rollouts, &batch, &adjoints).ok()?;
         (!super::gradient_norm(&gradient).is_finite()).then_some(source.name)
     });
     let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();

@@ -82,7 +82,7 @@ impl<'a> Program<'a> {
 #[cfg(test)]
 #[path = "../../tests/support/objectives.rs"]
 #[allow(dead_code, reason = "tests of whole runs use the others")]
-mod objectives;
+pub(super) mod objectives;
 
 #[cfg(test)]
 mod tests {

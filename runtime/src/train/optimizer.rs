@@ -1,58 +1,95 @@
 //! AdamW (arXiv:1711.05101, algorithm 2) over one flat vector of parameters, with global-norm clipping.
 
 use mopd_compiler::plan::AdamW;
-use tch::{Kind, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
-use crate::model::Decoder;
+use crate::kernels::adamw::{self, Gradient, Parameters, Update};
 
 pub struct Optimizer {
     settings: AdamW,
     /// First and second moments, in the order of the parameters.
     mean: Tensor,
     square: Tensor,
+    decayed: i64,
     steps: i32,
 }
 
 impl Optimizer {
-    pub fn new(settings: &AdamW, model: &Decoder) -> Optimizer {
-        Optimizer { settings: settings.clone(), mean: model.flat().zeros_like(), square: model.flat().zeros_like(), steps: 0 }
+    /// State for as many parameters as there are, the first `decayed` of which decay.
+    pub fn new(settings: &AdamW, parameters: &Tensor, decayed: i64) -> Optimizer {
+        let (mean, square) = (parameters.zeros_like(), parameters.zeros_like());
+        Optimizer { settings: settings.clone(), mean, square, decayed, steps: 0 }
     }
 
     /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite. Weight decay is
     /// decoupled and leaves the normalisations alone.
-    pub fn step(&mut self, model: &Decoder, gradient: &Tensor, norm: f64, learning_rate: f64) {
+    pub fn step(&mut self, parameters: &Tensor, gradient: &Tensor, norm: f64, learning_rate: f64) {
         let _guard = no_grad_guard();
         let AdamW { beta1, beta2, epsilon, weight_decay, clip_norm } = self.settings;
         // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by rounding.
         let scale = (clip_norm / (norm + 1e-6)).min(1.0);
         self.steps += 1;
-        let gradient = gradient * scale;
-        let _ = self.mean.lerp_(&gradient, 1.0 - beta1);
-        let _ = self.square.g_mul_scalar_(beta2);
-        let _ = self.square.addcmul_(&gradient, &(&gradient * (1.0 - beta2)));
         let correction1 = 1.0 - beta1.powi(self.steps);
         let correction2 = 1.0 - beta2.powi(self.steps);
-        let denominator = (&self.square / correction2).sqrt_() + epsilon;
-        let mut parameters = model.flat().shallow_clone();
-        if weight_decay != 0.0 {
-            let _ = parameters.narrow(0, 0, model.decayed()).g_mul_scalar_(1.0 - learning_rate * weight_decay);
+        let keep = 1.0 - learning_rate * weight_decay;
+        let Some(gradient_here) = numbers(gradient) else {
+            let gradient = gradient * scale;
+            let _ = self.mean.lerp_(&gradient, 1.0 - beta1);
+            let _ = self.square.g_mul_scalar_(beta2);
+            let _ = self.square.addcmul_(&gradient, &(&gradient * (1.0 - beta2)));
+            let denominator = (&self.square / correction2).sqrt_() + epsilon;
+            let mut parameters = parameters.shallow_clone();
+            let _ = parameters.narrow(0, 0, self.decayed).g_mul_scalar_(keep);
+            let _ = parameters.addcdiv_(&(&self.mean * (-learning_rate / correction1)), &denominator);
+            return;
+        };
+        let update = Update {
+            scale: scale as f32,
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            epsilon: epsilon as f32,
+            keep: keep as f32,
+            rate: (learning_rate / correction1) as f32,
+            correction: (1.0 / correction2) as f32,
+        };
+        let (mut parameters, threads) = (parameters.shallow_clone(), tch::get_num_threads() as usize);
+        let [parameters, mean, square] =
+            [&mut parameters, &mut self.mean, &mut self.square].map(|tensor| numbers_mut(tensor).expect("where the gradient is"));
+        let decayed = self.decayed as usize;
+        for (range, keep) in [(0..decayed, update.keep), (decayed..gradient_here.len(), 1.0)] {
+            let of = Parameters::Single(&mut parameters[range.clone()]);
+            let (mean, square) = (&mut mean[range.clone()], &mut square[range.clone()]);
+            adamw::step(threads, of, mean, square, Gradient::Single(&gradient_here[range]), Update { keep, ..update });
         }
-        let _ = parameters.addcdiv_(&(&self.mean * (-learning_rate / correction1)), &denominator);
     }
 }
 
 /// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
 pub fn gradient_norm(gradient: &Tensor) -> f64 {
-    gradient.to_kind(Kind::Double).square_().sum(Kind::Double).sqrt().double_value(&[])
+    match numbers(gradient) {
+        Some(gradient) => adamw::sum_of_squares(tch::get_num_threads() as usize, Gradient::Single(gradient)).sqrt(),
+        None => gradient.to_kind(Kind::Double).square_().sum(Kind::Double).sqrt().double_value(&[]),
+    }
+}
+
+/// A tensor's numbers, where they are in single precision, in order, and in the processor's memory.
+fn numbers(tensor: &Tensor) -> Option<&[f32]> {
+    let here = tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous();
+    // SAFETY: `numel` numbers of that kind, as long as the tensor lives, and nobody writes them meanwhile.
+    here.then(|| unsafe { std::slice::from_raw_parts(tensor.data_ptr() as *const f32, tensor.numel()) })
+}
+
+fn numbers_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
+    let length = numbers(tensor)?.len();
+    // SAFETY: as above; that nobody else has this memory is on whoever made views of it, as for every operation in place.
+    Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr() as *mut f32, length) })
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
     use crate::model::tests::{lively, tiny};
-    use crate::model::{EntryKind, layout, to_vec};
+    use crate::model::{Decoder, EntryKind, layout, to_vec};
 
     /// Algorithm 2 with clipping, one number at a time.
     struct Reference {
@@ -87,7 +124,7 @@ mod tests {
             let settings = AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay, clip_norm };
             let weights = lively(&tiny(), 1);
             let model = Decoder::trainable(&weights, Device::Cpu);
-            let mut optimizer = Optimizer::new(&settings, &model);
+            let mut optimizer = Optimizer::new(&settings, model.flat(), model.decayed());
             let length = weights.values().len();
             let mut decayed = vec![true; length];
             for entry in layout(&weights.config) {
@@ -105,7 +142,7 @@ mod tests {
                 let gradient: Vec<f32> =
                     (0..length).map(|i| ((i as f32) * 0.37 + step as f32).sin() * 0.1 * (1 + i % 5) as f32).collect();
                 let tensor = Tensor::from_slice(&gradient);
-                optimizer.step(&model, &tensor, gradient_norm(&tensor), 1e-2);
+                optimizer.step(model.flat(), &tensor, gradient_norm(&tensor), 1e-2);
                 reference.step(&gradient, 1e-2);
             }
             for (got, expected) in to_vec(model.flat()).iter().zip(&reference.parameters) {

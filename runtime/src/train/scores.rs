@@ -1,4 +1,8 @@
 //! What every role thinks of the completion tokens: the numbers that the objective asks for, and the gradient of its loss.
+//!
+//! The last hidden states of every role are made first, in micro-batches where the stage has them, and put together: from then on
+//! the step is one batch. So signals, denominators and the loss do not know how the sequences were divided. Where they were, the
+//! gradient makes the student's hidden states once more, micro-batch by micro-batch, each with a graph of its own.
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
@@ -6,18 +10,20 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal};
 use tch::{Tensor, no_grad_guard};
 
-use super::Trainer;
-use super::batches::{Sequence, Sequences};
-use super::vocabulary::{Logits, Parameters, Quantity, Vocabulary};
+use super::batches::{Sequence, Sequences, no_teacher};
+use super::vocabulary::{Logits, Matrix, Parameters, Quantity, Vocabulary};
+use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, PackedBatch, to_vec};
+use crate::model::{Decoder, Trace, to_vec};
 
 /// The student's forward pass, from which the gradient is made.
 pub struct Forward {
-    /// With gradient.
+    /// The student's last hidden states, `[tokens, width]`, without gradient.
     hidden: Tensor,
+    /// Where they were made from, if there is one micro-batch.
+    trace: Option<Trace>,
+    micro_batches: Vec<Vec<usize>>,
     vocabulary: Vocabulary,
-    reads_teacher: bool,
 }
 
 /// What diagnostics read of every step, besides what the objective does.
@@ -26,16 +32,18 @@ pub const TEACHER_LOGP: Signal = Signal::Logp { role: Role::Teacher };
 pub const STUDENT_ENTROPY: Signal = Signal::Entropy { role: Role::Student };
 
 /// Everything that the objective's graph and the diagnostics read at this step.
-pub fn score(trainer: &Trainer, sequences: &Sequences, packed: &PackedBatch, step: u32) -> Result<(Batch, Forward)> {
+pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch, Forward)> {
     let objective = &trainer.stage.train.objective;
-    let hidden = trainer.model.hidden(packed);
-    let _guard = no_grad_guard();
-    let reads_teacher = trainer.reads_teacher;
-    let teacher = if reads_teacher { trainer.teacher_logits(sequences)? } else { Vec::new() };
-    let student = Logits::projected(&hidden, trainer.model.matrix());
-    let vocabulary = Vocabulary::new(&packed.targets, student, teacher, sampler(trainer)?, trainer.model.tokenizer.ends()[0]);
-    let forward = Forward { hidden, vocabulary, reads_teacher };
+    let sequences = &rollouts.sequences;
+    // The others first: then their weights can leave before the student's activations come.
+    let mut others = Vec::new();
+    for role in trainer.roles.iter().copied() {
+        let known = rollouts.known.borrow().iter().find(|(of, _)| *of == role).map(|(_, logits)| shared(logits));
+        others.push((role, if let Some(known) = known { known } else { logits_of(trainer, role, rollouts)? }));
+    }
+    trainer.models.let_go();
 
+    let forward = Forward::new(trainer, rollouts, others)?;
     let layout = sequences.layout.clone();
     let mut batch = Batch { layout, step, steps: trainer.stage.steps, ..Batch::default() };
     let mut wanted = objective.graph.signals(&objective.outputs());
@@ -46,14 +54,106 @@ pub fn score(trainer: &Trainer, sequences: &Sequences, packed: &PackedBatch, ste
     let first: Vec<Signal> = inside.chain(inside_live).flat_map(|divergence| divergence.signals()).collect();
     forward.read(&first, &[], objective, sequences, &mut batch)?;
     wanted.extend([STUDENT_LOGP, STUDENT_ENTROPY]);
-    if reads_teacher {
+    if trainer.roles.contains(&Role::Teacher) {
         wanted.push(TEACHER_LOGP);
     }
     forward.read(&wanted, &objective.live, objective, sequences, &mut batch)?;
     Ok((batch, forward))
 }
 
+/// The logits of a role at every completion token, each by the model of its own domain, in the order of the batch. What does not
+/// change while the student learns is kept for the next pass over the same rollouts.
+fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts) -> Result<Vec<Logits>> {
+    let _guard = no_grad_guard();
+    let Trainer { stage, models, .. } = trainer;
+    let mut parts = Vec::new();
+    let of_source = models.of_role(role);
+    // Sequences of a source are adjacent, so parts end to end are in the order of the batch. Sources that follow each other with
+    // one model are one part: it is less work, and a model equal to the student then sees the student's own batch and answers
+    // with the same bits.
+    let mut first = 0;
+    for run in of_source.chunk_by(|one, next| one == next) {
+        let sources = first..first + run.len();
+        first = sources.end;
+        let members = rollouts.sequences.of_sources(sources.clone());
+        if members.is_empty() {
+            continue;
+        }
+        let source = &stage.sources[sources.start];
+        let whose = run[0].ok_or_else(|| match role {
+            Role::Teacher => no_teacher(source),
+            _ => Error::new(FailureKind::Runtime, format!("the domain `{}` has no {}", source.name, role.name())),
+        })?;
+        let decoder = models.decoder(whose);
+        let decoder = decoder.as_deref().unwrap_or(&trainer.model);
+        let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
+        let hidden = hidden(trainer, decoder, &rollouts.sequences, &micro_batches);
+        let matrix = models.fetched(whose).map_or_else(|| Matrix::Held(models.compared(decoder)), Matrix::Fetched);
+        parts.push(Logits::Projected { hidden, matrix, softcap: decoder.config.logit_softcap });
+    }
+    if trainer.stage.train.passes > 1 && !models.moves(role) {
+        rollouts.known.borrow_mut().push((role, shared(&parts)));
+    }
+    Ok(parts)
+}
+
+fn shared(parts: &[Logits]) -> Vec<Logits> {
+    parts.iter().map(Logits::share).collect()
+}
+
+/// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in the sequences' order.
+fn hidden(trainer: &Trainer, decoder: &Decoder, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> Tensor {
+    let parts: Vec<Tensor> =
+        micro_batches.iter().map(|members| decoder.hidden(&sequences.packed(trainer.stage, members))).collect();
+    if let [whole] = parts.as_slice() {
+        return whole.shallow_clone();
+    }
+    // Places in the step's order, then in that of the sequences at hand.
+    let mut places: Vec<(usize, i64)> =
+        micro_batches.iter().flatten().flat_map(|member| sequences.tokens(*member)).zip(0..).collect();
+    places.sort_unstable();
+    let order: Vec<i64> = places.into_iter().map(|(_, place)| place).collect();
+    Tensor::cat(&parts, 0).index_select(0, &Tensor::from_slice(&order).to_device(trainer.stage.device))
+}
+
 impl Forward {
+    fn new(trainer: &Trainer, rollouts: &Rollouts, mut others: Vec<(Role, Vec<Logits>)>) -> Result<Forward> {
+        let Trainer { stage, model, .. } = trainer;
+        let sequences = &rollouts.sequences;
+        let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
+        let trace = match micro_batches.as_slice() {
+            [all] => Some(model.trace(&sequences.packed(stage, all), stage.recomputed)),
+            _ => None,
+        };
+        let _guard = no_grad_guard();
+        let hidden = match &trace {
+            Some(trace) => trace.hidden.detach(),
+            None => hidden(trainer, model, sequences, &micro_batches),
+        };
+        let of_student = |hidden: &Tensor| Logits::Projected {
+            hidden: hidden.detach(),
+            matrix: Matrix::Held(trainer.models.compared(model)),
+            softcap: model.config.logit_softcap,
+        };
+        let mut sampler = sampler(trainer)?;
+        if let Some((Role::Student, temperature)) = sampler
+            && stage.train.passes > 1
+        {
+            // Only in the first pass is the student still the policy that sampled.
+            let mut policy = rollouts.policy.borrow_mut();
+            let policy = policy.get_or_insert_with(|| {
+                let matrix = Matrix::Held(trainer.models.compared(model).copy());
+                Logits::Projected { hidden: hidden.detach().copy(), matrix, softcap: model.config.logit_softcap }
+            });
+            others.push((Role::Sampler, vec![policy.share()]));
+            sampler = Some((Role::Sampler, temperature));
+        }
+        let targets: Vec<i64> = sequences.list.iter().flat_map(|sequence| sequence.completion.iter().copied()).collect();
+        let targets = Tensor::from_slice(&targets).to_device(stage.device);
+        let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0]);
+        Ok(Forward { hidden, trace, micro_batches, vocabulary })
+    }
+
     /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where something needs it.
     fn read(
         &self,
@@ -90,7 +190,7 @@ impl Forward {
         if quantities.is_empty() {
             return Ok(());
         }
-        let values = self.vocabulary.values(&quantities, self.reads_teacher);
+        let values = self.vocabulary.values(&quantities);
         let (of_signals, of_live) = values.split_at(computed.len());
         batch.signals.extend(computed.into_iter().zip(of_signals.iter().map(to_vec)));
         batch.live.extend(of_live.iter().map(to_vec));
@@ -99,20 +199,44 @@ impl Forward {
 
     /// d loss / d parameters, in the order of the model's flat vector. `adjoints` are d loss / d primitive, per token, in the
     /// objective's order; `batch` is what [`score`] answered.
-    pub fn gradient(self, model: &Decoder, objective: &Objective, batch: &Batch, adjoints: &[&[f32]]) -> Result<Tensor> {
-        let device = self.hidden.device();
+    pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Tensor> {
+        let Forward { hidden, trace, micro_batches, vocabulary } = self;
+        let Trainer { stage, model, .. } = trainer;
+        let objective = &stage.train.objective;
+        let device = hidden.device();
         let parameters = Parameters { batch, device };
         let mut live = Vec::new();
         for (primitive, adjoint) in objective.live.iter().zip(adjoints) {
             let primitive = parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
-        let (hidden, matrix) = (self.hidden.detach(), model.matrix().detach());
-        let [by_hidden, by_matrix] = self.vocabulary.projected_gradient(&live, self.reads_teacher, &hidden, &matrix);
-        Ok(model.gradient(&self.hidden, &by_hidden, Some(&by_matrix)))
+        let compared = trainer.models.compared(model);
+        let [by_hidden, mut by_matrix] = vocabulary.projected_gradient(&live, &hidden, &compared);
+        let padding = model.matrix().size()[0] - compared.size()[0];
+        if padding > 0 {
+            by_matrix = by_matrix.constant_pad_nd([0, 0, 0, padding]);
+        }
+        if let Some(trace) = trace {
+            return Ok(model.gradient_of(&trace, &by_hidden, Some(&by_matrix)));
+        }
+        drop(hidden);
+        let mut by_matrix = Some(by_matrix);
+        let mut sum: Option<Tensor> = None;
+        for members in &micro_batches {
+            let tokens: Vec<i64> =
+                members.iter().flat_map(|member| rollouts.sequences.tokens(*member)).map(|token| token as i64).collect();
+            let by_hidden = by_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
+            let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
+            // The output matrix has its share of all tokens already.
+            let part = model.gradient_of(&trace, &by_hidden, by_matrix.take().as_ref());
+            match &mut sum {
+                Some(sum) => *sum += part,
+                None => sum = Some(part),
+            }
+        }
+        sum.ok_or_else(|| Error::new(FailureKind::Runtime, "a batch of no sequences"))
     }
 }
-
 /// The values of a signal that comes with the sequences.
 fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Result<Option<Vec<f32>>> {
     let per_sequence = |value: fn(&Sequence) -> Option<f32>, what: &str| {
@@ -128,6 +252,7 @@ fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Resul
         Signal::Truncated => per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated"),
         Signal::Reward => per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward"),
         Signal::Correct => per_sequence(|sequence| sequence.reward.map(|reward| f32::from(u8::from(reward >= 1.0))), "reward"),
+        Signal::Chosen => per_sequence(|sequence| sequence.chosen.map(|chosen| f32::from(u8::from(chosen))), "chosen"),
         Signal::Other { text, .. } => Err(missing(text, "this version can't compute it", objective)),
         _ => Ok(None),
     }
@@ -144,10 +269,10 @@ fn sampler(trainer: &Trainer) -> Result<Option<(Role, f64)>> {
         return Ok(None);
     }
     let (writer, temperature) = match &trainer.stage.train.prefixes {
-        // One update per rollout: the student is still the policy that sampled.
         Prefixes::Student { sampling, .. } => (Role::Student, sampling.temperature),
         Prefixes::Teacher { sampling, .. } => (Role::Teacher, sampling.temperature),
         Prefixes::Data { .. } => return Err(missing("the sampler", "the completions come from the data", objective)),
+        Prefixes::Pairs { .. } => return Err(missing("the sampler", "a pair has two", objective)),
     };
     if temperature == 0.0 {
         return Err(missing("the sampler's distribution", "it is greedy", objective));

@@ -98,11 +98,16 @@ impl Builder {
             start,
             mixture: self.shares(domains),
             teachers: teachers
-                .map(|(&domain, &teacher)| TeacherChoice { domain, name: format!("teacher{}", domain.0), teacher })
+                .map(|(&domain, &teacher)| TeacherChoice {
+                    domain,
+                    name: format!("teacher{}", domain.0),
+                    teacher: Teacher::Model(teacher),
+                })
                 .collect(),
             references: vec![],
             prefixes,
             passes: 1,
+            filter: None,
             objective,
             trainable: Trainable::default(),
             optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },

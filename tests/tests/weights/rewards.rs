@@ -55,6 +55,12 @@ fn reinforcement() -> Vec<Case> {
             |t| clipped(drift(t), outcome(t), 3e-4, 4e-4),
             |t| crate::math::clipped_slope(drift(t), outcome(t), 3e-4, 4e-4),
         ),
+        // RLOO (arXiv:2402.14740, eq. 8): R(y_i) - mean of R(y_j), j other than i, times the gradient of the log-probability.
+        of("rl.rloo").linear("policy", "student.logp", |t| {
+            let all = values(&t.samples(), |s| s.s("reward"));
+            let others = (all.iter().sum::<f64>() - t.s("reward")) / (all.len() as f64 - 1.0);
+            others - t.s("reward")
+        }),
         // The anchor as k2 (card B0.4): half the squared log-ratio.
         anchored("rl.grpo_anchored").curved("near", move |t| 0.1 * apart(t).powi(2) / 2.0, move |t| 0.1 * apart(t)),
         // k3 to the reference, as published: exp(-d) - 1 + d.

@@ -151,6 +151,7 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: Span) -> Narrowed<NodeId> 
             graph.apply(Function::Subtract, &[length, behind])
         }
         Kind::Live(_)
+        | Kind::Preference
         | Kind::Apply(_)
         | Kind::Reduce(_)
         | Kind::Statistic { .. }

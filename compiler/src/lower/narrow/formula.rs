@@ -21,6 +21,8 @@ pub enum Kind {
     /// `length - position - 1`
     Remaining,
     Live(Live),
+    /// The loss of each pair by DPO, of `beta`.
+    Preference,
     Apply(Function),
     Reduce(Reduction),
     Statistic {
@@ -99,6 +101,11 @@ fn kind_on_any_axis(formula: &FormulaNode, at: Span) -> Narrowed<Kind> {
         }
         FormulaKind::Adaptive(wide::Adaptive::Learned { .. }) => return Err(refused(at, "a learned schedule")),
         FormulaKind::Signal(of) => signal(of, at)?,
+        FormulaKind::Live(wide::Live::Preference(preference)) => match preference.kind {
+            wide::PreferenceKind::Dpo { .. } if preference.on.is_none() => Kind::Preference,
+            wide::PreferenceKind::Dpo { .. } => return Err(refused(at, "`live dpo` on one stretch of a completion")),
+            wide::PreferenceKind::BradleyTerry => return Err(refused(at, "`live bradley_terry`")),
+        },
         FormulaKind::Live(of) => live(of, at)?,
         FormulaKind::Variable(name) => return Err(refused(at, format!("`{name}` without a value"))),
         FormulaKind::Apply { function, .. } => Kind::Apply(*function),
@@ -124,7 +131,7 @@ pub fn role(role: &wide::Role, at: Span) -> Narrowed<Role> {
         wide::Role::Student => Role::Student,
         wide::Role::Teacher => Role::Teacher,
         wide::Role::Sampler => Role::Sampler,
-        wide::Role::Reference => return Err(refused(at, "the role `reference`")),
+        wide::Role::Reference => Role::Reference,
         wide::Role::Named { name, .. } => {
             return Err(refused(at, format!("an objective that reads one teacher by name (`{name}`)")));
         }
@@ -200,10 +207,7 @@ fn live(live: &wide::Live, at: Span) -> Narrowed<Kind> {
         wide::Live::Ranking { order: wide::Support::TopK { role: of, k } } => Live::Ranking { role: role(of, at)?, k: *k },
         wide::Live::Ranking { .. } => return unknown("`live ranking` of anything but `top_k`"),
         wide::Live::Part(part) => return unknown(&format!("`live student.{}`", part.name())),
-        wide::Live::Preference(preference) => match preference.kind {
-            wide::PreferenceKind::Dpo { .. } => return unknown("`live dpo`"),
-            wide::PreferenceKind::BradleyTerry => return unknown("`live bradley_terry`"),
-        },
+        wide::Live::Preference(_) => return unknown("a preference in this place"),
         wide::Live::SquaredError { .. } => return unknown("`live mse`"),
         wide::Live::BinaryCrossEntropy { .. } => return unknown("`live bce`"),
     }))

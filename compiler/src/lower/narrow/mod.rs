@@ -4,6 +4,7 @@
 
 mod data;
 mod divergence;
+mod filter;
 pub(super) mod formula;
 pub(super) mod rollout;
 pub(super) mod settings;

@@ -1,14 +1,18 @@
 //! Where the tokens of a stage come from.
 
 use mopd_lang::experiment::{self as wide, BatchSize, RolloutSource};
+use mopd_lang::formula::{FormulaKind, Live, Preference};
 
 use super::{Diagnostic, Narrowed, refused};
 use crate::lower::Origins;
-use crate::plan::{Keep, Prefixes, Sampling};
+use crate::plan::{Completions, Keep, Prefixes, Sampling};
 
 /// The rollout of a stage, with everything in it that can't be executed.
 pub fn prefixes(train: &wide::Train, origins: Origins) -> Result<Prefixes, Vec<Diagnostic>> {
     let at = origins.span(train.rollout.origin);
+    if let Some(pair) = pair(train, origins).transpose() {
+        return pair.map_err(|refusal| vec![*refusal]);
+    }
     let mut refusals: Vec<Diagnostic> = train.rollout.edits.iter().map(|edit| *refused(at, edit_name(edit))).collect();
     let prefixes = source(train, origins).map_err(|refusal| refusals.push(*refusal));
     match prefixes {
@@ -19,6 +23,54 @@ pub fn prefixes(train: &wide::Train, origins: Origins) -> Result<Prefixes, Vec<D
 
 fn edit_name(edit: &wide::Edit) -> String {
     format!("the edit `{}` of a rollout", edit.name())
+}
+
+/// The pairs that the objective compares, where it compares any.
+fn pair(train: &wide::Train, origins: Origins) -> Narrowed<Option<Prefixes>> {
+    let at = origins.span(train.rollout.origin);
+    let of_term = |term: &wide::Term| {
+        let parts = term.value.parts().into_iter();
+        let pairs = parts.filter_map(|part| match &part.0.kind {
+            FormulaKind::Live(Live::Preference(preference)) => Some(preference.clone()),
+            _ => None,
+        });
+        pairs.collect::<Vec<_>>()
+    };
+    let pairs: Vec<Vec<std::rc::Rc<Preference>>> = train.objective.terms.iter().map(of_term).collect();
+    let Some(first) = pairs.iter().flatten().next() else { return Ok(None) };
+    if pairs.iter().any(Vec::is_empty) {
+        return Err(refused(at, "an objective that compares pairs in one term and judges other completions in another"));
+    }
+    if pairs.iter().flatten().any(|other| (&other.chosen, &other.rejected) != (&first.chosen, &first.rejected)) {
+        return Err(refused(at, "an objective that compares two kinds of pairs"));
+    }
+    let (BatchSize::Prompts(batch) | BatchSize::Sequences(batch)) = train.size;
+    let (chosen, rejected) = (completions(&first.chosen, origins)?, completions(&first.rejected, origins)?);
+    Ok(Some(Prefixes::Pairs { chosen, rejected, batch }))
+}
+
+/// One side of a pair.
+fn completions(rollout: &wide::Rollout, origins: Origins) -> Narrowed<Completions> {
+    let at = origins.span(rollout.origin);
+    if let Some(edit) = rollout.edits.first() {
+        return Err(refused(at, edit_name(edit)));
+    }
+    let one = |of: &wide::Sampling| match sampling(of, origins, rollout.origin)? {
+        sampling if sampling.n == 1 => Ok(sampling),
+        _ => Err(refused(at, "a pair that is chosen from several samples (`n` above 1)")),
+    };
+    match &rollout.source {
+        RolloutSource::Data { field } => Ok(Completions::Data { field: field.clone() }),
+        RolloutSource::Sample(of) => Ok(Completions::Student { sampling: one(of)? }),
+        RolloutSource::From { teacher: mopd_lang::formula::Role::Teacher, sees: None, sequences: None, sampling: of } => {
+            Ok(Completions::Teacher { sampling: one(of)? })
+        }
+        RolloutSource::Snapshot { model, of } => match &of.source {
+            RolloutSource::Sample(of) => Ok(Completions::Model { model: *model, sampling: one(of)? }),
+            other => Err(refused(at, format!("a `snapshot` of the rollout `{}`", other.name()))),
+        },
+        other => Err(refused(at, format!("the rollout `{}` as one side of a pair", other.name()))),
+    }
 }
 
 fn source(train: &wide::Train, origins: Origins) -> Narrowed<Prefixes> {

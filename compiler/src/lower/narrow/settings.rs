@@ -5,11 +5,11 @@ use std::fmt::Display;
 use mopd_lang::experiment as wide;
 use mopd_lang::formula::{Formula, FormulaKind};
 
-use super::{Diagnostic, data, refused, rollout, teacher};
+use super::{Diagnostic, data, filter, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Checkpointing, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin,
-    PromptFormat, Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
+    AdamW, Architecture, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin, Prefixes, PromptFormat,
+    Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
 
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a refusal, so that one
@@ -168,30 +168,31 @@ impl<'a> Settings<'a> {
             wide::Recipe::Sft => Some(Recipe::Sft),
             wide::Recipe::Grpo => Some(Recipe::Grpo),
             wide::Recipe::Distill => Some(Recipe::Distill),
-            wide::Recipe::Dpo => self.refuse(origin, "training on pairs (`dpo`)"),
+            wide::Recipe::Dpo => Some(Recipe::Dpo),
             wide::Recipe::Step => self.refuse(origin, "training several models in turns (`train`)"),
         };
         if sees.is_some() {
             self.refuse::<()>(origin, "a student that sees a template");
         }
-        if *passes != 1 {
-            self.refuse::<()>(origin, "several updates from one batch of rollouts (`passes`)");
+        if let Some(formula) = priority {
+            self.refuse::<()>(formula.0.origin, "a choice of prompts by `priority`");
         }
-        if !reference.is_empty() {
-            self.refuse::<()>(origin, "a stage with a `reference` model");
-        }
-        for (formula, name) in [(filter, "filter"), (priority, "priority")] {
-            if let Some(formula) = formula {
-                self.refuse::<()>(formula.0.origin, format!("a choice of prompts by `{name}`"));
-            }
-        }
-        if refresh.is_some() && filter.is_none() && priority.is_none() {
+        if refresh.is_some() {
             self.refuse::<()>(origin, "`refresh`");
         }
         if let Some(extrapolation) = extrapolation {
             self.refuse::<()>(extrapolation.origin, "`extrapolate`, longer steps between optimiser steps,");
         }
         let prefixes = rollout::prefixes(train, self.origins).map_err(|refusals| self.note(refusals)).ok();
+        let filter = match (filter, &prefixes) {
+            (None, _) | (_, None) => None,
+            (Some(formula), Some(Prefixes::Student { .. })) => {
+                filter::formula(formula, self.origins).map_err(|refusal| self.note([*refusal])).ok()
+            }
+            (Some(formula), Some(_)) => {
+                self.refuse(formula.0.origin, "a `filter` of prompts whose completions are not the student's own")
+            }
+        };
         let mut choices = Vec::with_capacity(teachers.len());
         for arm in teachers {
             match teacher::choice(arm, train, &self.experiment.teachers, self.origins) {
@@ -200,19 +201,10 @@ impl<'a> Settings<'a> {
             }
         }
         let optimizer = self.optimizer(optimizer);
-        match trainable {
-            Trainable::Weights { only: None, except } if except.is_empty() => {}
-            Trainable::Weights { .. } => _ = self.refuse::<()>(origin, "training some of the weights (`train_only`, `freeze`)"),
-            Trainable::Adapter(_) => _ = self.refuse::<()>(origin, "training an `adapter`"),
-        }
-        if execution.micro_batch.is_some() {
-            self.refuse::<()>(origin, "a step in parts (`micro_batch`)");
-        }
-        if execution.checkpointing != Checkpointing::None {
-            self.refuse::<()>(origin, "computing layers again (`checkpointing`)");
-        }
-        if ema.is_some() {
-            self.refuse::<()>(origin, "the moving average of the weights (`ema`)");
+        if let Trainable::Adapter(adapter) = trainable
+            && adapter.dropout != 0.0
+        {
+            self.refuse::<()>(origin, "an adapter with `dropout`");
         }
         let learning_rate = self.schedule(learning_rate);
         let share = |share: &wide::Share| Share { domain: share.domain, share: share.share };
@@ -221,12 +213,10 @@ impl<'a> Settings<'a> {
             start: *start,
             mixture: mixture.iter().map(share).collect(),
             teachers: (choices.len() == teachers.len()).then_some(choices)?,
-            references: reference
-                .iter()
-                .map(|(domain, reference)| ReferenceChoice { domain: *domain, reference: *reference })
-                .collect(),
+            references: reference.iter().map(|&(domain, reference)| ReferenceChoice { domain, reference }).collect(),
             prefixes: prefixes?,
             passes: *passes,
+            filter,
             objective: train,
             trainable: trainable.clone(),
             optimizer: optimizer?,

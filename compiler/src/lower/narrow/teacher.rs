@@ -4,7 +4,7 @@ use mopd_lang::experiment::{self as wide, Alignment, SelfCopy, TeacherWeights};
 
 use super::{Diagnostic, refused};
 use crate::lower::Origins;
-use crate::plan::{ModelId, TeacherChoice};
+use crate::plan::{self, ModelId, StudentCopy, TeacherChoice};
 
 /// One arm of a stage's route.
 pub fn choice(
@@ -26,7 +26,7 @@ pub fn choice(
     }
 }
 
-fn model(teacher: &wide::Teacher, start: ModelId, origins: Origins, refusals: &mut Vec<Diagnostic>) -> Option<ModelId> {
+fn model(teacher: &wide::Teacher, start: ModelId, origins: Origins, refusals: &mut Vec<Diagnostic>) -> Option<plan::Teacher> {
     // What it can answer only narrows what objectives may ask, and the checker has seen to that; so has it to `foreign`.
     let wide::Teacher {
         name: _,
@@ -59,12 +59,16 @@ fn model(teacher: &wide::Teacher, start: ModelId, origins: Origins, refusals: &m
         Alignment::Shifted => refuse("a teacher whose positions are shifted by one"),
     }
     let construct = match weights {
-        TeacherWeights::Model(model) => return Some(*model),
+        TeacherWeights::Model(model) => return Some(plan::Teacher::Model(*model)),
         // The weights before the first step are those that the stage starts from.
-        TeacherWeights::Student(SelfCopy::Initial) => return Some(start),
-        TeacherWeights::Student(SelfCopy::Current) => "the student at this step as its own teacher (`self`)".to_owned(),
-        TeacherWeights::Student(SelfCopy::Ema { .. }) => "a moving average of the student as teacher (`self.ema`)".to_owned(),
-        TeacherWeights::Student(SelfCopy::Every { .. }) => "a refreshed copy of the student as teacher (`self.every`)".to_owned(),
+        TeacherWeights::Student(SelfCopy::Initial) => return Some(plan::Teacher::Model(start)),
+        TeacherWeights::Student(SelfCopy::Current) => return Some(plan::Teacher::Student(StudentCopy::Current)),
+        TeacherWeights::Student(SelfCopy::Ema { rate }) => {
+            return Some(plan::Teacher::Student(StudentCopy::Average { rate: *rate }));
+        }
+        TeacherWeights::Student(SelfCopy::Every { steps }) => {
+            return Some(plan::Teacher::Student(StudentCopy::Every { steps: *steps }));
+        }
         TeacherWeights::Trained { .. } => "a teacher that is trained in the same stage".to_owned(),
         TeacherWeights::Served { .. } => "a teacher on a server (`served`)".to_owned(),
         TeacherWeights::Composed { .. } => "a teacher composed of logits".to_owned(),

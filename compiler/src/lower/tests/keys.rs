@@ -104,6 +104,17 @@ fn numbers_are_meaning_for_their_stage_and_what_is_made_from_it() {
         [4]
     );
     assert_eq!(changed(|experiment| trained(experiment, 4).learning_rate = number(1e-3)), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).passes = 2), [4]);
+    assert_eq!(changed(|experiment| trained(experiment, 4).reference = vec![(DomainId(0), ModelId(1))]), [4]);
+    let rewarded = |experiment: &mut Experiment| {
+        let mean = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Group);
+        trained(experiment, 2).filter = Some(apply(Function::Less, [&mean, &number(1.0)]));
+    };
+    assert_eq!(changed(rewarded), [2, 4, 5]);
+    let average = |experiment: &mut Experiment| {
+        experiment.teachers[1].weights = TeacherWeights::Student(SelfCopy::Ema { rate: 0.99 });
+    };
+    assert_eq!(changed(average), [4]);
     assert_eq!(changed(|experiment| experiment.domains[0].prompts = file("other.jsonl")), all[1..]);
     assert_eq!(
         changed(|experiment| experiment.domains[1].reward = Reward::Numeric { field: "answer".into(), tolerance: 0.1 }),

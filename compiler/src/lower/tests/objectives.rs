@@ -15,6 +15,9 @@ const STUDENT: [f32; 8] = [-1.0, -0.25, -7.0, -2.0, -0.5, -3.0, -1.5, -0.125];
 const TEACHER: [f32; 8] = [-0.5, -9.0, -0.75, -2.0, -1.5, -0.25, -1.25, -6.0];
 const SAMPLER: [f32; 8] = [-1.25, -0.25, -6.5, -2.5, -0.5, -2.75, -1.5, -0.5];
 const ENTROPY: [f32; 8] = [0.5, 1.5, 2.0, 0.25, 1.25, 3.0, 0.75, 2.5];
+const REFERENCE: [f32; 8] = [-1.5, -0.5, -6.0, -2.25, -0.75, -2.0, -1.0, -0.25];
+/// The preferred sequence of each group.
+const CHOSEN: [f32; 4] = [1.0, 0.0, 0.0, 1.0];
 const REWARD: [f32; 4] = [1.0, 0.0, 0.25, 0.75];
 
 fn batch() -> Batch {
@@ -29,6 +32,8 @@ fn batch() -> Batch {
         logp(plan::Role::Student, STUDENT),
         logp(plan::Role::Teacher, TEACHER),
         logp(plan::Role::Sampler, SAMPLER),
+        logp(plan::Role::Reference, REFERENCE),
+        (plan::Signal::Chosen, CHOSEN.to_vec()),
         (plan::Signal::Entropy { role: plan::Role::Student }, ENTROPY.to_vec()),
         (plan::Signal::Reward, REWARD.to_vec()),
         (plan::Signal::Length, TOKENS.map(|length| length as f32).to_vec()),
@@ -125,6 +130,79 @@ fn grpo_passes_gradient_where_the_clip_is_not_the_minimum() {
     assert_values(&objective, objective.live[0].adjoint, &adjoint);
     assert_values(&objective, objective.signal, &per_token(|token| slope(token).abs()));
     assert!(objective.reads(plan::Role::Sampler) && !objective.reads(plan::Role::Teacher));
+}
+
+/// `dpo`, as the checker makes it.
+pub fn dpo(beta: f64) -> Objective {
+    let data = |field: &str| Rollout { source: RolloutSource::Data { field: field.into() }, edits: vec![], origin: HERE };
+    let kind = PreferenceKind::Dpo { beta: number(beta) };
+    let preference = Preference { kind, chosen: data("chosen"), rejected: data("rejected"), on: None };
+    let live = formula(FormulaKind::Live(Live::Preference(preference.into())), Axis::Group, true);
+    objective(live, by_steps(vec![step(Axis::Group, Axis::Batch)]))
+}
+
+/// Of the tokens of the batch, log student / reference summed over the chosen sequence less that over the rejected, per group.
+fn margins(selected: [f64; 8]) -> [f64; 2] {
+    let mut margins = [0.0; 2];
+    for token in 0..8 {
+        let sign = if CHOSEN[SEQUENCE[token]] == 1.0 { 1.0 } else { -1.0 };
+        margins[SEQUENCE[token] / 2] += sign * selected[token] * f64::from(STUDENT[token] - REFERENCE[token]);
+    }
+    margins
+}
+
+/// DPO (arXiv:2305.18290, eq. 7): the mean over pairs, and its gradient, -beta * sigmoid(-beta * margin) for tokens of the chosen.
+#[test]
+fn dpo_compares_the_two_completions_of_a_pair() {
+    // So strong in the last that the exponential of a margin overflows f32.
+    for beta in [0.1, 1.0, 200.0] {
+        let mut objective = dpo(beta);
+        let mut selected = [1.0; 8];
+        for selects in [false, true] {
+            if selects {
+                let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+                objective.select = Some(apply(Function::Greater, [&entropy, &number(0.6)]));
+                selected = ENTROPY.map(|entropy| f64::from(u8::from(entropy > 0.6)));
+            }
+            let objective = lowered(&objective);
+            let pairs = margins(selected).map(|margin| -(beta * margin));
+            let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+            // The loss of a pair without a selected token does not count; here each has some.
+            let loss = pairs.iter().map(|x| softplus(*x) / 2.0).sum::<f64>();
+            assert!(loss < 1e4);
+            let scale = loss.max(1.0);
+            let reference = interpret(&objective.graph, &objective.outputs(), &batch()).unwrap();
+            assert!((reference.get(objective.loss)[0] - loss).abs() < 1e-12 * scale, "{loss}");
+            let slope = per_token(|token| {
+                let sign = if CHOSEN[SEQUENCE[token]] == 1.0 { 1.0 } else { -1.0 };
+                let certainty = 1.0 / (1.0 + (-pairs[SEQUENCE[token] / 2]).exp());
+                -beta * certainty * sign * selected[token] / 2.0
+            });
+            let program = Program::compile(&objective.graph, &objective.outputs()).unwrap();
+            let compiled = program.run(&batch()).unwrap();
+            for (token, expected) in slope.iter().enumerate() {
+                assert!((reference.get(objective.live[0].adjoint)[token] - expected).abs() < 1e-12 * beta.max(1.0));
+                assert!((f64::from(compiled.get(objective.live[0].adjoint)[token]) - expected).abs() < 2e-5 * beta.max(1.0));
+            }
+            assert!(objective.reads(plan::Role::Reference) && !objective.reads(plan::Role::Sampler));
+        }
+    }
+}
+
+/// Where training starts from the reference, every margin is 0 and every pair pulls with half of beta.
+#[test]
+fn dpo_has_its_gradient_where_the_student_is_the_reference() {
+    let objective = lowered(&dpo(0.5));
+    let same = (plan::Signal::Logp { role: plan::Role::Reference }, STUDENT.to_vec());
+    let mut batch = batch();
+    batch.signals.retain(|(signal, _)| *signal != same.0);
+    batch.signals.push(same);
+    let compiled = Program::compile(&objective.graph, &objective.outputs()).unwrap().run(&batch).unwrap();
+    assert!((f64::from(compiled.get(objective.loss)[0]) - 2f64.ln()).abs() < 1e-6);
+    for (token, slope) in compiled.get(objective.live[0].adjoint).iter().enumerate() {
+        let sign = if CHOSEN[SEQUENCE[token]] == 1.0 { 1.0 } else { -1.0 };
+        assert!((slope + sign * 0.5 * 0.5 / 2.0).abs() < 1e-6, "{slope}");
+    }
 }
 
 #[test]

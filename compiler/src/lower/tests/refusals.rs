@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use mopd_lang::diag::{Code, Diagnostic};
 
-use super::objectives::{assert_values, lowered, per_token};
+use super::objectives::{assert_values, dpo, lowered, per_token};
 use super::*;
 
 /// The refusals of the experiment after a change, as messages.
@@ -76,10 +76,13 @@ fn formulas() {
     assert_refused(formula(unset, Axis::Run, false), "`beta` without a value");
 }
 
+fn mean_of(of: &Formula) -> Formula {
+    reduce(Reduction::Mean, of, Axis::Sequence)
+}
+
 #[test]
 fn signals_and_roles() {
     let named = Role::Named { teacher: TeacherId(0), name: "big".into() };
-    assert_refused(logp(Role::Reference), "the role `reference`");
     assert_refused(logp(named), "an objective that reads one teacher by name (`big`)");
     for (of, name) in [
         (Signal::Of { role: Role::Student, part: Part::Confidence }, "student.confidence"),
@@ -144,9 +147,6 @@ fn teachers() {
     let align = "a teacher with another tokenizer (`align = tokens`)";
     assert_eq!(refused(&|teacher| teacher.align = Alignment::Tokens), supported(align));
     for (weights, construct) in [
-        (TeacherWeights::Student(SelfCopy::Current), "the student at this step as its own teacher (`self`)"),
-        (TeacherWeights::Student(SelfCopy::Ema { rate: 0.99 }), "a moving average of the student as teacher (`self.ema`)"),
-        (TeacherWeights::Student(SelfCopy::Every { steps: 10 }), "a refreshed copy of the student as teacher (`self.every`)"),
         (TeacherWeights::Trained { member: "guide".into() }, "a teacher that is trained in the same stage"),
         (TeacherWeights::Composed { logits: vec![], bindings: vec![] }, "a teacher composed of logits"),
         (TeacherWeights::Pooled { pool: Pool::Geometric, members: vec![] }, "a teacher pooled from several by `geometric`"),
@@ -235,21 +235,29 @@ fn rollouts() {
 #[test]
 fn stages() {
     let stage = |change: &dyn Fn(&mut Train)| refusals(|experiment| change(distilled(experiment)));
-    assert_eq!(stage(&|train| train.recipe = Recipe::Dpo), supported("training on pairs (`dpo`)"));
-    assert_eq!(stage(&|train| train.reference = vec![(DomainId(0), ModelId(1))]), supported("a stage with a `reference` model"));
-    assert_eq!(stage(&|train| train.passes = 2), supported("several updates from one batch of rollouts (`passes`)"));
-    assert_eq!(stage(&|train| train.filter = Some(signal(Signal::Correct))), supported("a choice of prompts by `filter`"));
+    assert_eq!(stage(&|train| train.priority = Some(signal(Signal::Reward))), supported("a choice of prompts by `priority`"));
+    assert_eq!(stage(&|train| train.refresh = Some(2)), supported("`refresh`"));
+    let mean = |of: &Formula| reduce(Reduction::Mean, of, Axis::Group);
+    let uncertain = apply(Function::Greater, [&mean(&mean_of(&entropy())), &number(1.0)]);
+    let reads_more = "a `filter` that reads more than rewards and lengths";
+    assert_eq!(stage(&|train| train.filter = Some(uncertain.clone())), supported(reads_more));
+    let solved = apply(Function::Less, [&mean(&signal(Signal::Reward)), &number(1.0)]);
+    let ready = Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    assert_eq!(
+        stage(&|train| (train.filter, train.rollout) = (Some(solved.clone()), ready.clone())),
+        supported("a `filter` of prompts whose completions are not the student's own")
+    );
     let sgd = Optimizer::Sgd { momentum: 0.9, clip_norm: 1.0, origin: HERE };
     assert_eq!(stage(&|train| train.optimizer = sgd.clone()), supported("the optimizer `sgd`"));
-    let only = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Attention)]), except: vec![] };
-    let some = "training some of the weights (`train_only`, `freeze`)";
-    assert_eq!(stage(&|train| train.trainable = only.clone()), supported(some));
-    let parts = Execution { micro_batch: Some(2), checkpointing: Checkpointing::All };
-    assert_eq!(
-        stage(&|train| train.execution = parts),
-        ["a step in parts (`micro_batch`) is not supported yet", "computing layers again (`checkpointing`) is not supported yet"]
-    );
-    assert_eq!(stage(&|train| train.ema = Some(0.99)), supported("the moving average of the weights (`ema`)"));
+    let adapter = Adapter {
+        kind: AdapterKind::Lora,
+        rank: 4,
+        alpha: 8.0,
+        dropout: 0.1,
+        targets: Projection::ATTENTION.to_vec(),
+        layers: None,
+    };
+    assert_eq!(stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())), supported("an adapter with `dropout`"));
     let product = apply(Function::Multiply, [&signal(Signal::Progress), &number(1e-3)]);
     assert_eq!(stage(&|train| train.learning_rate = product.clone()), supported("a learning rate that is computed from others"));
     let model = |stage: Stage| refusals(|experiment| experiment.models[0].stage = stage);
@@ -290,6 +298,57 @@ fn the_run_its_domains_and_its_tables() {
         refusals(|experiment| experiment.comparisons[0].budget = Some(budget)),
         supported("a comparison at equal `budget`")
     );
+}
+
+/// Two completions of one prompt, from wherever one side of a pair may come.
+#[test]
+fn pairs() {
+    let pairs = |change: &dyn Fn(&mut Preference, &mut Train)| {
+        refusals(|experiment| {
+            let train = distilled(experiment);
+            train.objective = dpo(0.1);
+            let mut preference = preference(&train.objective);
+            change(&mut preference, train);
+            let live = FormulaKind::Live(Live::Preference(preference.into()));
+            train.objective.terms[0].value = formula(live, Axis::Group, true);
+        })
+    };
+    let rollout = |source| Rollout { source, edits: vec![], origin: HERE };
+    let sampled = |n| rollout(student(4, n).0);
+    let from = |sequences| {
+        let RolloutSource::Sample(sampling) = student(4, 1).0 else { panic!("the student samples") };
+        rollout(RolloutSource::From { teacher: Role::Teacher, sees: None, sequences, sampling })
+    };
+    assert_eq!(pairs(&|pair, _| pair.chosen = sampled(2)), supported("a pair that is chosen from several samples (`n` above 1)"));
+    assert_eq!(pairs(&|pair, _| pair.chosen = from(Some(8))), supported("the rollout `from` as one side of a pair"));
+    assert_eq!(pairs(&|pair, _| pair.kind = PreferenceKind::BradleyTerry), supported("`live bradley_terry`"));
+    assert_eq!(
+        pairs(&|_, train| train.objective.terms.push(term("more", live(Live::Part(Part::Logp))))),
+        supported("an objective that compares pairs in one term and judges other completions in another")
+    );
+    // What runs: data, the student, the routed teacher, a model that stays as it is.
+    let mut sound = experiment();
+    let train = distilled(&mut sound);
+    train.objective = dpo(0.1);
+    let mut preference = preference(&train.objective);
+    let snapshot = RolloutSource::Snapshot { model: ModelId(3), of: Rc::new(sampled(1)) };
+    (preference.chosen, preference.rejected) = (from(None), rollout(snapshot));
+    let live = FormulaKind::Live(Live::Preference(preference.into()));
+    (train.objective.terms[0].value, train.recipe) = (formula(live, Axis::Group, true), Recipe::Dpo);
+    train.reference = vec![(DomainId(0), ModelId(1)), (DomainId(1), ModelId(2))];
+    let plan = compiled(&sound);
+    let plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("the student is trained") };
+    let plan::Prefixes::Pairs { chosen, rejected, batch: 64 } = &train.prefixes else { panic!("{:?}", train.prefixes) };
+    assert!(matches!(chosen, plan::Completions::Teacher { .. }));
+    assert!(matches!(rejected, plan::Completions::Model { model: ModelId(3), .. }));
+    assert_eq!(plan.experiment.models[4].stage.inputs(), [ModelId(1), ModelId(2), ModelId(3)]);
+}
+
+fn preference(objective: &Objective) -> Preference {
+    match &objective.terms[0].value.0.kind {
+        FormulaKind::Live(Live::Preference(preference)) => Preference::clone(preference),
+        _ => panic!("it compares pairs"),
+    }
 }
 
 /// `self.initial` is the model that the stage starts from; a run on the processor in single precision is what there is.

@@ -21,6 +21,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use mopd_compiler::plan::Role;
 use tch::{Device, Kind, Tensor, no_grad_guard};
@@ -34,13 +35,75 @@ use crate::model::Token;
 pub enum Logits {
     /// `[tokens, vocabulary]`. [`Vocabulary::gradient`] writes the student's over.
     Given(Tensor),
-    /// The product of the last hidden states, `[tokens, width]`, and the output matrix, `[vocabulary, width]`.
-    Projected { hidden: Tensor, matrix: Tensor },
+    /// The product of the last hidden states, `[tokens, width]`, and the output matrix, `[vocabulary, width]`; with a `softcap` c,
+    /// c * tanh(product / c).
+    Projected { hidden: Tensor, matrix: Matrix, softcap: Option<f64> },
+}
+
+/// An output matrix, `[vocabulary, width]`.
+pub enum Matrix {
+    Held(Tensor),
+    /// Made when the tokens that it is for have their turn, and let go when others have.
+    Fetched(Fetched),
+}
+
+/// A tensor that can be made anew.
+#[derive(Clone)]
+pub struct Fetched {
+    make: Rc<dyn Fn() -> Tensor>,
+    held: Rc<RefCell<Option<Tensor>>>,
+}
+
+impl Fetched {
+    pub fn new(make: impl Fn() -> Tensor + 'static) -> Fetched {
+        Fetched { make: Rc::new(make), held: Rc::default() }
+    }
+
+    fn get(&self) -> Tensor {
+        self.held.borrow_mut().get_or_insert_with(|| (self.make)()).shallow_clone()
+    }
+
+    fn let_go(&self) {
+        *self.held.borrow_mut() = None;
+    }
+}
+
+impl Matrix {
+    fn get(&self) -> Tensor {
+        match self {
+            Matrix::Held(matrix) => matrix.shallow_clone(),
+            Matrix::Fetched(fetched) => fetched.get(),
+        }
+    }
 }
 
 impl Logits {
     pub fn projected(hidden: &Tensor, matrix: &Tensor) -> Logits {
-        Logits::Projected { hidden: hidden.detach(), matrix: matrix.detach() }
+        Logits::Projected { hidden: hidden.detach(), matrix: Matrix::Held(matrix.detach()), softcap: None }
+    }
+
+    /// The same numbers, not copied.
+    pub fn share(&self) -> Logits {
+        match self {
+            Logits::Given(logits) => Logits::Given(logits.shallow_clone()),
+            Logits::Projected { hidden, matrix, softcap } => {
+                let matrix = match matrix {
+                    Matrix::Held(matrix) => Matrix::Held(matrix.shallow_clone()),
+                    Matrix::Fetched(fetched) => Matrix::Fetched(fetched.clone()),
+                };
+                Logits::Projected { hidden: hidden.shallow_clone(), matrix, softcap: *softcap }
+            }
+        }
+    }
+
+    fn softcap(&self) -> Option<f64> {
+        if let Logits::Projected { softcap, .. } = self { *softcap } else { None }
+    }
+
+    fn let_go(&self) {
+        if let Logits::Projected { matrix: Matrix::Fetched(fetched), .. } = self {
+            fetched.let_go();
+        }
     }
 
     fn tokens(&self) -> i64 {
@@ -52,7 +115,10 @@ impl Logits {
     fn rows(&self, first: i64, count: i64) -> Tensor {
         match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
-            Logits::Projected { hidden, matrix } => hidden.narrow(0, first, count).linear::<&Tensor>(matrix, None),
+            Logits::Projected { hidden, matrix, softcap } => {
+                let logits = hidden.narrow(0, first, count).linear::<&Tensor>(&matrix.get(), None);
+                softcap.map_or_else(|| logits.shallow_clone(), |cap| (&logits / cap).tanh_() * cap)
+            }
         }
     }
 }
@@ -62,8 +128,8 @@ pub struct Vocabulary {
     /// `[tokens]`: the tokens taken.
     pub targets: Tensor,
     pub student: Logits,
-    /// One after the other, together as many tokens as the student has; none where nobody reads the teacher.
-    pub teacher: Vec<Logits>,
+    /// Those of every other role that is read: one after the other, together as many tokens as the student has.
+    pub others: Vec<(Role, Vec<Logits>)>,
     /// Whose logits the completions were drawn from, and at which temperature.
     pub sampler: Option<(Role, f64)>,
     /// The token that ends a completion.
@@ -104,28 +170,41 @@ impl Sizes {
 struct Block {
     first: i64,
     student: Tensor,
-    teacher: Option<Tensor>,
+    /// Of other roles, made when they are asked for.
+    others: RefCell<Vec<(Role, Tensor)>>,
+}
+
+impl Block {
+    fn elements(&self) -> usize {
+        self.student.numel() + self.others.borrow().iter().map(|(_, logits)| logits.numel()).sum::<usize>()
+    }
 }
 
 impl Vocabulary {
-    pub fn new(targets: &Tensor, student: Logits, teacher: Vec<Logits>, sampler: Option<(Role, f64)>, end: Token) -> Vocabulary {
+    pub fn new(
+        targets: &Tensor,
+        student: Logits,
+        others: Vec<(Role, Vec<Logits>)>,
+        sampler: Option<(Role, f64)>,
+        end: Token,
+    ) -> Vocabulary {
         let sizes = Sizes::of(targets.device());
-        Vocabulary { targets: targets.shallow_clone(), student, teacher, sampler, end, sizes, kept: RefCell::default() }
+        Vocabulary { targets: targets.shallow_clone(), student, others, sampler, end, sizes, kept: RefCell::default() }
     }
 
     pub fn tokens(&self) -> i64 {
         self.student.tokens()
     }
 
-    /// Each quantity of every token, `[tokens]` each. `reads_teacher` is whether some quantity does.
-    pub fn values(&self, quantities: &[Quantity], reads_teacher: bool) -> Vec<Tensor> {
+    /// Each quantity of every token, `[tokens]` each.
+    pub fn values(&self, quantities: &[Quantity]) -> Vec<Tensor> {
         let _guard = no_grad_guard();
         // Made before the chunks: small tensors that stay between large ones that go would break up the heap until none of the
         // next chunk's fits into what the last left.
         let values: Vec<Tensor> =
             quantities.iter().map(|_| Tensor::empty([self.tokens()], (Kind::Float, self.targets.device()))).collect();
         for (first, count) in self.blocks() {
-            let block = self.block(first, count, reads_teacher);
+            let block = self.block(first, count);
             for rows in self.chunks(&block) {
                 for (quantity, values) in quantities.iter().zip(&values) {
                     values.narrow(0, rows.first, rows.len()).copy_(&quantity.values(&rows));
@@ -138,10 +217,10 @@ impl Vocabulary {
 
     /// d loss / d logits of the student, for d loss / d primitive `[tokens]`: `give` gets the first token of each block and
     /// `[block, vocabulary]`. Ends the use of the logits.
-    pub fn gradient(self, live: &[(Primitive, Tensor)], reads_teacher: bool, mut give: impl FnMut(i64, &Tensor)) {
+    pub fn gradient(self, live: &[(Primitive, Tensor)], mut give: impl FnMut(i64, &Tensor)) {
         let _guard = no_grad_guard();
         for (first, count) in self.blocks() {
-            let block = self.block(first, count, reads_teacher);
+            let block = self.block(first, count);
             for rows in self.chunks(&block) {
                 let mut slopes = Slopes::default();
                 for (primitive, adjoint) in live {
@@ -151,7 +230,13 @@ impl Vocabulary {
                         primitive.add_slopes(&rows, &adjoint, &mut slopes);
                     }
                 }
-                slopes.into_logits(&rows, &mut block.student.narrow(0, rows.first - first, rows.len()));
+                let mut logits = block.student.narrow(0, rows.first - first, rows.len());
+                // d cap(x) / d x = 1 - (cap(x) / c)^2, before the logits are written over.
+                let bent = self.student.softcap().map(|cap| -(&logits / cap).square_() + 1.0);
+                slopes.into_logits(&rows, &mut logits);
+                if let Some(bent) = bent {
+                    logits *= bent;
+                }
             }
             give(first, &block.student);
         }
@@ -159,17 +244,11 @@ impl Vocabulary {
 
     /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, and output matrix, `[vocabulary, width]`: d loss / d
     /// either.
-    pub fn projected_gradient(
-        self,
-        live: &[(Primitive, Tensor)],
-        reads_teacher: bool,
-        hidden: &Tensor,
-        matrix: &Tensor,
-    ) -> [Tensor; 2] {
+    pub fn projected_gradient(self, live: &[(Primitive, Tensor)], hidden: &Tensor, matrix: &Tensor) -> [Tensor; 2] {
         let _guard = no_grad_guard();
         let mut by_hidden = Vec::new();
         let mut by_matrix: Option<Tensor> = None;
-        self.gradient(live, reads_teacher, |first, by_logits| {
+        self.gradient(live, |first, by_logits| {
             let rows = hidden.narrow(0, first, by_logits.size()[0]);
             by_hidden.push(by_logits.mm(matrix));
             match &mut by_matrix {
@@ -188,49 +267,58 @@ impl Vocabulary {
     fn vocabulary(&self) -> i64 {
         match &self.student {
             Logits::Given(logits) => logits.size()[1],
-            Logits::Projected { matrix, .. } => matrix.size()[0],
+            Logits::Projected { matrix, .. } => matrix.get().size()[0],
         }
     }
 
-    fn block(&self, first: i64, count: i64, reads_teacher: bool) -> Block {
+    fn block(&self, first: i64, count: i64) -> Block {
         let kept = self.kept.borrow_mut().remove(&first);
-        let mut block = kept.unwrap_or_else(|| Block { first, student: self.student.rows(first, count), teacher: None });
-        if reads_teacher && block.teacher.is_none() {
-            block.teacher = Some(self.teacher_rows(first, count));
-        }
-        block
+        kept.unwrap_or_else(|| Block { first, student: self.student.rows(first, count), others: RefCell::default() })
     }
 
-    fn teacher_rows(&self, first: i64, count: i64) -> Tensor {
-        let mut parts = Vec::new();
-        let mut start = 0;
-        for logits in &self.teacher {
-            let end = start + logits.tokens();
-            let (from, to) = (first.max(start), (first + count).min(end));
-            if from < to {
-                parts.push(logits.rows(from - start, to - from));
-            }
-            start = end;
+    /// The block's logits of a role that is not the student.
+    ///
+    /// # Panics
+    /// If the pass was not given the role's logits: the caller looks before it starts one.
+    fn other(&self, block: &Block, role: Role) -> Tensor {
+        let mut known = block.others.borrow_mut();
+        if let Some((_, logits)) = known.iter().find(|(of, _)| *of == role) {
+            return logits.shallow_clone();
         }
-        if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 0) }
+        let given = self.others.iter().find(|(of, _)| *of == role);
+        let (_, given) = given.unwrap_or_else(|| panic!("a pass that reads the {} has its logits", role.name()));
+        let logits = self::rows_of(given, block.first, block.student.size()[0]);
+        known.push((role, logits.shallow_clone()));
+        logits
     }
 
     fn keep(&self, block: Block) {
-        let size = |block: &Block| block.student.numel() + block.teacher.as_ref().map_or(0, Tensor::numel);
         let mut kept = self.kept.borrow_mut();
-        let held: usize = kept.values().map(size).sum();
-        if (held + size(&block)) as i64 <= self.sizes.kept {
+        let held: usize = kept.values().map(Block::elements).sum();
+        if (held + block.elements()) as i64 <= self.sizes.kept {
             kept.insert(block.first, block);
         }
     }
 
-    fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = Rows> + use<'a> {
+    fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = Rows<'a>> + use<'a> {
         let (count, step) = (block.student.size()[0], Sizes::rows(self.sizes.chunk, self.vocabulary()));
-        (0..count).step_by(step as usize).map(move |from| {
-            let cut = |tensor: &Tensor| tensor.narrow(0, from, step.min(count - from));
-            let targets = self.targets.narrow(0, block.first, count);
-            let teacher = block.teacher.as_ref().map(cut);
-            Rows::new(block.first + from, cut(&targets).unsqueeze(1), cut(&block.student), teacher, self.sampler, self.end)
-        })
+        (0..count).step_by(step as usize).map(move |from| Rows::new(self, block, from, step.min(count - from)))
     }
+}
+
+/// `count` tokens from `first` of what stands one after the other.
+fn rows_of(parts: &[Logits], first: i64, count: i64) -> Tensor {
+    let mut found = Vec::new();
+    let mut start = 0;
+    for logits in parts {
+        let end = start + logits.tokens();
+        let (from, to) = (first.max(start), (first + count).min(end));
+        if from < to {
+            found.push(logits.rows(from - start, to - from));
+        } else {
+            logits.let_go();
+        }
+        start = end;
+    }
+    if found.len() == 1 { found.swap_remove(0) } else { Tensor::cat(&found, 0) }
 }

@@ -36,6 +36,7 @@ impl Parameters<'_> {
             | Signal::Truncated
             | Signal::Reward
             | Signal::Correct
+            | Signal::Chosen
             | Signal::Progress
             | Signal::Step
             | Signal::Uniform { .. }

@@ -5,35 +5,33 @@ use std::cell::RefCell;
 use mopd_compiler::plan::Role;
 use tch::{Kind, Tensor};
 
+use super::{Block, Vocabulary};
 use crate::model::Token;
 
 /// Next-token logits of some tokens. Distributions are made when they are asked for and kept as long as the chunk.
-pub struct Rows {
+pub struct Rows<'a> {
     /// The first of them among the tokens of the step.
     pub first: i64,
     /// `[rows, 1]`: the tokens taken.
     pub targets: Tensor,
     /// `[rows, vocabulary]`, in the model's precision.
     student: Tensor,
-    teacher: Option<Tensor>,
-    /// Whose logits the completions were drawn from, and at which temperature.
-    sampler: Option<(Role, f64)>,
+    vocabulary: &'a Vocabulary,
+    block: &'a Block,
     /// The token that ends a completion.
     pub end: Token,
     /// By whose logits they were made from and the temperature.
     logps: RefCell<Vec<(Role, f64, Tensor)>>,
 }
 
-impl Rows {
-    pub fn new(
-        first: i64,
-        targets: Tensor,
-        student: Tensor,
-        teacher: Option<Tensor>,
-        sampler: Option<(Role, f64)>,
-        end: Token,
-    ) -> Rows {
-        Rows { first, targets, student, teacher, sampler, end, logps: RefCell::default() }
+impl<'a> Rows<'a> {
+    /// `count` rows of a block, from its row `from` on.
+    pub(super) fn new(vocabulary: &'a Vocabulary, block: &'a Block, from: i64, count: i64) -> Rows<'a> {
+        let first = block.first + from;
+        let targets = vocabulary.targets.narrow(0, first, count).unsqueeze(1);
+        let student = block.student.narrow(0, from, count);
+        let end = vocabulary.end;
+        Rows { first, targets, student, vocabulary, block, end, logps: RefCell::default() }
     }
 
     pub fn len(&self) -> i64 {
@@ -52,18 +50,20 @@ impl Rows {
     pub fn logps(&self, role: Role, temperature: f64) -> Tensor {
         let (role, temperature) = match role {
             Role::Sampler => {
-                let (writer, own) = self.sampler.expect("a pass that reads the sampler knows who wrote");
+                let (writer, own) = self.vocabulary.sampler.expect("a pass that reads the sampler knows who wrote");
                 (writer, temperature * own)
             }
-            Role::Student | Role::Teacher => (role, temperature),
+            Role::Student | Role::Teacher | Role::Reference => (role, temperature),
         };
         let mut known = self.logps.borrow_mut();
         if let Some((.., logps)) = known.iter().find(|(from, at, _)| *from == role && *at == temperature) {
             return logps.shallow_clone();
         }
         let logits = match role {
-            Role::Teacher => self.teacher.as_ref().expect("a pass that reads the teacher has its logits"),
-            Role::Student | Role::Sampler => &self.student,
+            Role::Student => self.student.shallow_clone(),
+            Role::Teacher | Role::Reference | Role::Sampler => {
+                self.vocabulary.other(self.block, role).narrow(0, self.first - self.block.first, self.len())
+            }
         };
         // Half precision inside a divergence makes it negative: everything after the logits is single.
         let logits = logits.to_kind(Kind::Float);

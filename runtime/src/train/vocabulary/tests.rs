@@ -92,9 +92,8 @@ fn rows(probabilities: &[[f64; 5]]) -> Tensor {
 }
 
 fn given(student: Tensor, teacher: Option<Tensor>, targets: &[i64], sizes: Option<Sizes>) -> Vocabulary {
-    let teacher = teacher.map(Logits::Given).into_iter().collect();
-    let mut vocabulary =
-        Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), teacher, Some((Student, 2.0)), END);
+    let others = teacher.map(|teacher| (Teacher, vec![Logits::Given(teacher)])).into_iter().collect();
+    let mut vocabulary = Vocabulary::new(&Tensor::from_slice(targets), Logits::Given(student), others, Some((Student, 2.0)), END);
     vocabulary.sizes = sizes.unwrap_or(vocabulary.sizes);
     vocabulary
 }
@@ -109,11 +108,11 @@ fn value_and_gradient(live: &Live, student: &[f64; 5], teacher: &[f64; 5]) -> (f
     let batch = batch(1);
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let vocabulary = given(rows(&[*student]), Some(rows(&[*teacher])), &[TAKEN], None);
-    let value = &vocabulary.values(&[Quantity::Primitive(parameters.primitive(live).unwrap())], true)[0];
+    let value = &vocabulary.values(&[Quantity::Primitive(parameters.primitive(live).unwrap())])[0];
     assert_eq!((value.size(), value.kind()), (vec![1], Kind::Float));
     let mut gradient = Vec::new();
     let adjoint = Tensor::from_slice(&[2.0f32]);
-    vocabulary.gradient(&[(parameters.primitive(live).unwrap(), adjoint)], true, |_, rows| gradient = to_vec(rows));
+    vocabulary.gradient(&[(parameters.primitive(live).unwrap(), adjoint)], |_, rows| gradient = to_vec(rows));
     (value.double_value(&[0]), gradient.into_iter().map(|g| f64::from(g) / 2.0).collect())
 }
 
@@ -243,6 +242,7 @@ mod reference {
                 Student => at(moved, temperature),
                 Teacher => at(&teacher, temperature),
                 Role::Sampler => at(&logits, 2.0 * temperature),
+                Role::Reference => unreachable!("no divergence here reads it"),
             };
             divergence(spec, &of)
         })
@@ -494,7 +494,7 @@ fn signals() {
     let vocabulary = given(rows(&[turned, [0.2; 5]]), Some(rows(&[TEACHER, TEACHER])), &[TAKEN, 0], None);
     let values = |signal: Signal| {
         let quantity = parameters.quantity(&signal).unwrap().expect("it comes from distributions");
-        to_vec(&vocabulary.values(&[quantity], true)[0]).into_iter().map(f64::from).collect::<Vec<f64>>()
+        to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect::<Vec<f64>>()
     };
     let entropy = -TEACHER.iter().map(|p| p * p.ln()).sum::<f64>();
     close(&values(Signal::Logp { role: Teacher }), &[0.15f64.ln(), 0.5f64.ln()], 1e-6);
@@ -547,7 +547,7 @@ fn parameters_move_with_the_run_and_with_the_token() {
     let quantity = Quantity::Primitive(Primitive::Divergence(parameters.divergence(&spec).unwrap()));
     let vocabulary =
         given(rows(&[DISTINCT; 3]), Some(rows(&[TEACHER; 3])), &[TAKEN; 3], Some(Sizes { chunk: 5, block: 10, kept: 0 }));
-    let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity], true)[0]).into_iter().map(f64::from).collect();
+    let got: Vec<f64> = to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect();
     let expected = [0.5, 0.75, 0.75]
         .map(|share| of_divergence(&blended(Parameter::Number(share), Parameter::Number(0.25)), &DISTINCT, &TEACHER).0);
     close(&got, &expected, 1e-6);
@@ -593,9 +593,9 @@ fn chunked(
     let parameters = Parameters { batch: &batch, device: Device::Cpu };
     let primitive = || Primitive::Divergence(parameters.divergence(spec).unwrap());
     let vocabulary = given(student.copy(), Some(teacher.shallow_clone()), &vec![0; tokens], sizes);
-    let values = vocabulary.values(&[Quantity::Primitive(primitive())], true).swap_remove(0);
+    let values = vocabulary.values(&[Quantity::Primitive(primitive())]).swap_remove(0);
     let mut blocks = Vec::new();
-    vocabulary.gradient(&[(primitive(), adjoint.shallow_clone())], true, |first, rows| {
+    vocabulary.gradient(&[(primitive(), adjoint.shallow_clone())], |first, rows| {
         assert_eq!(first, blocks.iter().map(|block: &Tensor| block.size()[0]).sum::<i64>());
         blocks.push(rows.copy());
     });
@@ -647,12 +647,12 @@ fn projected_logits_give_the_gradients_of_the_plain_version() {
     for (block, kept) in [(4, 0), (4, 1 << 20), (100, 0), (7, 14)] {
         let teacher = teacher.iter().map(|(hidden, matrix)| Logits::projected(hidden, matrix)).collect();
         let targets = Tensor::zeros([tokens], (Kind::Int64, Device::Cpu));
-        let mut pass = Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), teacher, None, 0);
+        let mut pass = Vocabulary::new(&targets, Logits::projected(&hidden, &matrix), vec![(Teacher, teacher)], None, 0);
         pass.sizes = Sizes { chunk: 3 * vocabulary, block: block * vocabulary, kept: kept * vocabulary };
-        let got = pass.values(&[Quantity::Primitive(primitive())], true).swap_remove(0);
+        let got = pass.values(&[Quantity::Primitive(primitive())]).swap_remove(0);
         assert!(largest_difference(&got, &values) < 5e-6, "{block}: {}", largest_difference(&got, &values));
         let live = [(primitive(), adjoint.shallow_clone())];
-        let [by_hidden, by_matrix] = pass.projected_gradient(&live, true, &hidden, &matrix);
+        let [by_hidden, by_matrix] = pass.projected_gradient(&live, &hidden, &matrix);
         assert!(largest_difference(&by_hidden, &expected[0]) < 5e-6);
         assert!(largest_difference(&by_matrix, &expected[1]) < 2e-5);
     }

@@ -1,0 +1,180 @@
+//! The models beside the student: teachers, references, and whoever writes one side of a pair.
+//!
+//! One of them at a time is in memory, unless all together are small: it scores what is its own and makes room for the next. So
+//! memory does not grow with their number. Weights that are equal are one model, whatever it is called.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mopd_compiler::plan::{ModelId, Role, StudentCopy, Teacher};
+use tch::{Device, Tensor, no_grad_guard};
+
+use super::Stage;
+use super::vocabulary::Fetched;
+use crate::model::{Decoder, Weights};
+
+/// Whose weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whose {
+    /// An index into the frozen models.
+    Frozen(usize),
+    /// The student as it is now.
+    Student,
+    /// An index into the copies of the student.
+    Copy(usize),
+}
+
+/// All frozen models together may have so many parameters to stay in memory: 256 MiB in single precision.
+const SMALL: usize = 1 << 26;
+
+pub struct Models {
+    device: Device,
+    frozen: Vec<Arc<Weights>>,
+    of_model: HashMap<ModelId, usize>,
+    /// All, or the one that was needed last.
+    resident: RefCell<HashMap<usize, Rc<Decoder>>>,
+    keeps_all: bool,
+    /// Rows of output matrices that all models have: some checkpoints are padded beyond the tokenizer's ids, and not alike.
+    entries: i64,
+    copies: Vec<Copy>,
+    /// By source.
+    teachers: Vec<Option<Whose>>,
+    references: Vec<Option<Whose>>,
+}
+
+/// The student as it was, or as it was on average.
+struct Copy {
+    kind: StudentCopy,
+    decoder: Rc<Decoder>,
+}
+
+impl Models {
+    /// Nothing is loaded before it is needed.
+    pub fn new(stage: &Stage) -> Models {
+        let mut frozen: Vec<Arc<Weights>> = Vec::new();
+        let mut of_model = HashMap::new();
+        let mut ids: Vec<&ModelId> = stage.models.keys().collect();
+        ids.sort();
+        for id in ids {
+            let weights = &stage.models[id];
+            let known = frozen.iter().position(|known| Arc::ptr_eq(known, weights));
+            of_model.insert(
+                *id,
+                known.unwrap_or_else(|| {
+                    frozen.push(weights.clone());
+                    frozen.len() - 1
+                }),
+            );
+        }
+        let mut copies: Vec<Copy> = Vec::new();
+        let mut teacher = |teacher: &Teacher| match teacher {
+            Teacher::Model(id) => Whose::Frozen(of_model[id]),
+            Teacher::Student(StudentCopy::Current) => Whose::Student,
+            Teacher::Student(kind) => {
+                let known = copies.iter().position(|copy| copy.kind == *kind);
+                Whose::Copy(known.unwrap_or_else(|| {
+                    let decoder = Rc::new(Decoder::frozen(&stage.start, stage.device));
+                    copies.push(Copy { kind: *kind, decoder });
+                    copies.len() - 1
+                }))
+            }
+        };
+        let teachers = stage.sources.iter().map(|source| source.teacher_model.as_ref().map(&mut teacher)).collect();
+        let references = stage.sources.iter().map(|source| source.reference.map(|id| Whose::Frozen(of_model[&id]))).collect();
+        let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
+        let rows = frozen.iter().chain([&stage.start]).map(|weights| weights.config.vocabulary as i64);
+        let entries = rows.min().unwrap_or(0);
+        let keeps_all = frozen.len() <= 1 || parameters <= SMALL;
+        Models {
+            device: stage.device,
+            frozen,
+            of_model,
+            resident: RefCell::default(),
+            keeps_all,
+            entries,
+            copies,
+            teachers,
+            references,
+        }
+    }
+
+    /// As where the models are too large to stay.
+    #[cfg(test)]
+    pub fn one_at_a_time(stage: &Stage) -> Models {
+        Models { keeps_all: false, ..Models::new(stage) }
+    }
+
+    /// Who has a role for the prompts of each source.
+    pub fn of_role(&self, role: Role) -> &[Option<Whose>] {
+        match role {
+            Role::Teacher => &self.teachers,
+            Role::Reference => &self.references,
+            Role::Student | Role::Sampler => unreachable!("the {} is no model beside the student", role.name()),
+        }
+    }
+
+    pub fn of_model(&self, id: ModelId) -> Whose {
+        Whose::Frozen(self.of_model[&id])
+    }
+
+    /// None for the student itself.
+    pub fn decoder(&self, whose: Whose) -> Option<Rc<Decoder>> {
+        match whose {
+            Whose::Student => None,
+            Whose::Copy(index) => Some(self.copies[index].decoder.clone()),
+            Whose::Frozen(index) => {
+                let mut resident = self.resident.borrow_mut();
+                if !self.keeps_all && !resident.contains_key(&index) {
+                    // Before the next one is loaded, or two would be in memory at once.
+                    resident.clear();
+                }
+                let decoder = resident.entry(index);
+                Some(decoder.or_insert_with(|| Rc::new(Decoder::frozen(&self.frozen[index], self.device))).clone())
+            }
+        }
+    }
+
+    /// Makes room for the student's own forward and backward pass.
+    pub fn let_go(&self) {
+        if !self.keeps_all {
+            self.resident.borrow_mut().clear();
+        }
+    }
+
+    /// The output matrix of a model that may not stay; none where it does.
+    pub fn fetched(&self, whose: Whose) -> Option<Fetched> {
+        let Whose::Frozen(index) = whose else { return None };
+        if self.keeps_all {
+            return None;
+        }
+        let (weights, device, entries) = (self.frozen[index].clone(), self.device, self.entries);
+        Some(Fetched::new(move || weights.output_matrix(device).narrow(0, 0, entries)))
+    }
+
+    /// The part of a model's output matrix that is compared with others'.
+    pub fn compared(&self, decoder: &Decoder) -> Tensor {
+        decoder.matrix().detach().narrow(0, 0, self.entries)
+    }
+
+    /// Follows the student after an update; `done` is the number of updates so far.
+    pub fn follow(&self, student: &Decoder, done: u32) {
+        let _guard = no_grad_guard();
+        for copy in &self.copies {
+            let mut own = copy.decoder.flat().shallow_clone();
+            match copy.kind {
+                StudentCopy::Average { rate } => {
+                    let _ = own.lerp_(student.flat(), 1.0 - rate);
+                }
+                StudentCopy::Every { steps } if done.is_multiple_of(steps.max(1)) => own.copy_(student.flat()),
+                StudentCopy::Every { .. } | StudentCopy::Current => {}
+            }
+        }
+    }
+
+    /// Whether what a role says of a completion changes while the student learns.
+    pub fn moves(&self, role: Role) -> bool {
+        self.of_role(role).iter().flatten().any(|whose| !matches!(whose, Whose::Frozen(_)))
+    }
+}

@@ -1,0 +1,53 @@
+//! An adapter as the PEFT library lays it out: `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::collections::BTreeMap;
+
+use mopd_compiler::plan::AdapterKind;
+use mopd_compiler::plan::events::FailureKind;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::json;
+
+use super::trained::{Adapted, module};
+use crate::failure::{Error, Result};
+
+/// The folder of an adapter beside the model that it is merged into.
+pub const FOLDER: &str = "adapter";
+
+/// Names and contents.
+pub type Files = Vec<(&'static str, Vec<u8>)>;
+
+/// # Errors
+/// Where a number is not one that the format has.
+pub fn files(adapted: &Adapted) -> Result<Files> {
+    let failed = |error: &dyn std::fmt::Display| Error::new(FailureKind::Runtime, format!("cannot save an adapter: {error}"));
+    let parts = adapted.parts();
+    let bytes: Vec<Vec<u8>> =
+        parts.iter().map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let mut tensors = BTreeMap::new();
+    for ((name, shape, _), bytes) in parts.into_iter().zip(&bytes) {
+        tensors.insert(name, TensorView::new(Dtype::F32, shape, bytes).map_err(|error| failed(&error))?);
+    }
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let model = safetensors::serialize(tensors, Some(metadata)).map_err(|error| failed(&error))?;
+    let settings = adapted.settings();
+    let mut config = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": null,
+        "inference_mode": true,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "use_dora": settings.kind == AdapterKind::Dora,
+        "use_rslora": false,
+        "target_modules": settings.targets.iter().map(|target| module(*target)).collect::<Vec<&str>>(),
+    });
+    if let Some((first, last)) = settings.layers {
+        config["layers_to_transform"] = (first..=last).collect::<Vec<u32>>().into();
+    }
+    let config = serde_json::to_vec_pretty(&config).map_err(|error| failed(&error))?;
+    Ok(vec![("adapter_config.json", config), ("adapter_model.safetensors", model)])
+}

@@ -1,0 +1,549 @@
+//! Steps against a plain implementation in double precision: one sequence at a time, every tensor whole, derivatives by libtorch.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use mopd_compiler::plan::{
+    AdamW, Adapter, AdapterKind, Execution, Length, Mass, ModelId, Objective, Origin, Prefixes, Projection, Recipe, Reward, Role,
+    Sampling, Schedule, Signal, StudentCopy, Support, Teacher, Train, Trainable, WeightFilter, WeightGroup,
+};
+use tch::{Device, Kind, Tensor};
+
+use super::objective::objectives::{direct, grpo, mopd};
+use super::*;
+use crate::data::Dataset;
+use crate::model::tests::{lively, tiny};
+use crate::model::{Token, layout, to_vec};
+
+/// Two domains of ragged answers.
+struct World {
+    folder: tempfile::TempDir,
+    prompts: Vec<Prompts>,
+    verifier: Verifier,
+    control: Control,
+}
+
+impl World {
+    fn new() -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let mut prompts = Vec::new();
+        for name in ["copy", "flip"] {
+            let mut text = String::new();
+            for index in 0..8usize {
+                let prompt: String = "prompt".chars().cycle().skip(index).take(1 + (index * 5) % 9).collect();
+                let answer: String = "abcdefg".chars().cycle().skip(index).take(1 + (index * 3) % 7).collect();
+                text += &format!("{{\"prompt\": \"{name}{prompt}\", \"answer\": \"{answer}\"}}\n");
+            }
+            let path = folder.path().join(format!("{name}.jsonl"));
+            std::fs::write(&path, text).unwrap();
+            prompts.push(load(&path));
+        }
+        let verifier = Verifier::new(&Reward::ExactMatch { field: "answer".into() }, Path::new(".")).unwrap();
+        World { folder, prompts, verifier, control: Control::new(Vec::new()) }
+    }
+
+    /// Models: 0 is where the student starts, 1 and 2 are teachers.
+    fn stage<'a>(&'a self, train: &'a Train<Objective>, teachers: [Teacher; 2], models: &[Arc<Weights>]) -> Stage<'a> {
+        assert!(self.folder.path().exists());
+        let source = |index: usize| Source {
+            name: ["copy", "flip"][index],
+            origin: Origin(0),
+            share: 0.5,
+            teacher: Some(format!("teacher{index}")),
+            teacher_model: Some(teachers[index]),
+            reference: Some(ModelId(0)),
+            prompts: &self.prompts[index],
+            verifier: &self.verifier,
+        };
+        Stage {
+            name: "student",
+            seed: 1,
+            stream: 2,
+            train,
+            steps: 4,
+            sources: vec![source(0), source(1)],
+            start: models[0].clone(),
+            models: models.iter().enumerate().map(|(id, weights)| (ModelId(id as u32), weights.clone())).collect(),
+            micro_batch: None,
+            recomputed: 0,
+            device: Device::Cpu,
+            control: &self.control,
+        }
+    }
+}
+
+fn load(path: &Path) -> Prompts {
+    let dataset = Dataset::load(path, &[crate::data::Field::text("answer")]).unwrap();
+    let tokens = dataset.records.iter().map(|record| crate::data::tokenizer::Tokenizer::Bytes.prompt(&record.prompt)).collect();
+    Prompts { dataset, tokens }
+}
+
+fn train(objective: Objective, passes: u32) -> Train<Objective> {
+    Train {
+        recipe: Recipe::Distill,
+        start: ModelId(0),
+        mixture: Vec::new(),
+        teachers: Vec::new(),
+        references: Vec::new(),
+        prefixes: Prefixes::Data { field: "answer".into(), batch: 7 },
+        passes,
+        filter: None,
+        objective,
+        trainable: Trainable::default(),
+        optimizer: AdamW { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0, clip_norm: 1.0 },
+        length: Length::Steps(4),
+        learning_rate: Schedule::Constant { value: 1e-2 },
+        ema: None,
+        execution: Execution::default(),
+    }
+}
+
+fn models(tied: bool) -> Vec<Arc<Weights>> {
+    let config = crate::model::Config { tied, ..tiny() };
+    (0..3).map(|seed| Arc::new(lively(&config, seed))).collect()
+}
+
+/// A model in double precision, its parameters as leaves in the order of the layout.
+struct Reference {
+    weights: Arc<Weights>,
+    leaves: Vec<(String, Tensor)>,
+}
+
+impl Reference {
+    fn new(weights: &Arc<Weights>) -> Reference {
+        let leaf = |entry: &crate::model::Entry| {
+            let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
+            let leaf =
+                Tensor::from_slice(&weights.of(entry)).to_kind(Kind::Double).view(shape.as_slice()).set_requires_grad(true);
+            (entry.name.clone(), leaf)
+        };
+        Reference { weights: weights.clone(), leaves: layout(&weights.config).iter().map(leaf).collect() }
+    }
+
+    fn part(&self, name: &str) -> &Tensor {
+        let name = format!("{name}.weight");
+        &self.leaves.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no {name}")).1
+    }
+
+    /// Log-probabilities at the completion's places, `[tokens, vocabulary]`.
+    fn logps(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
+        let config = &*self.weights.config;
+        let tokens: Vec<Token> = prompt.iter().chain(&completion[..completion.len() - 1]).copied().collect();
+        let (length, heads) = (tokens.len() as i64, config.heads as i64);
+        let groups = config.key_value_heads as i64;
+        let width = config.head_width as i64;
+        let norm = |x: &Tensor, scale: &Tensor| {
+            let mean = x.square().mean_dim([-1].as_slice(), true, Kind::Double);
+            x / (mean + config.norm.epsilon).sqrt() * scale
+        };
+        let rotate = |x: &Tensor| {
+            let half = width / 2;
+            let pair = Tensor::arange(half, (Kind::Double, Device::Cpu)) * (-2.0 / width as f64);
+            let angle = Tensor::arange(length, (Kind::Double, Device::Cpu)).unsqueeze(1)
+                * Tensor::from(config.rope.theta).pow(&pair).unsqueeze(0);
+            let (cos, sin) = (angle.cos().unsqueeze(1), angle.sin().unsqueeze(1));
+            let (a, b) = (x.narrow(2, 0, half), x.narrow(2, half, half));
+            Tensor::cat(&[&a * &cos - &b * &sin, &b * &cos + &a * &sin], 2)
+        };
+        let mut x = self.part("model.embed_tokens").index_select(0, &Tensor::from_slice(&tokens));
+        for layer in 0..config.layers {
+            let part = |name: &str| self.part(&format!("model.layers.{layer}.{name}"));
+            let normed = norm(&x, part("input_layernorm"));
+            let project = |name: &str, count: i64| normed.matmul(&part(name).tr()).view([length, count, width]);
+            let query = rotate(&project("self_attn.q_proj", heads));
+            let repeat = |x: &Tensor| x.repeat_interleave_self_int(heads / groups, 1, None);
+            let key = repeat(&rotate(&project("self_attn.k_proj", groups)));
+            let value = repeat(&project("self_attn.v_proj", groups));
+            let scores = query.transpose(0, 1).matmul(&key.permute([1, 2, 0])) / (width as f64).sqrt();
+            let future = Tensor::ones([length, length], (Kind::Bool, Device::Cpu)).triu(1);
+            let attended =
+                scores.masked_fill(&future, f64::NEG_INFINITY).softmax(-1, Kind::Double).matmul(&value.transpose(0, 1));
+            x = &x + attended.transpose(0, 1).reshape([length, -1]).matmul(&part("self_attn.o_proj").tr());
+            let normed = norm(&x, part("post_attention_layernorm"));
+            let inner = normed.matmul(&part("mlp.gate_proj").tr()).silu() * normed.matmul(&part("mlp.up_proj").tr());
+            x = &x + inner.matmul(&part("mlp.down_proj").tr());
+        }
+        let x = norm(&x, self.part("model.norm"));
+        let matrix = self.part(if config.tied { "model.embed_tokens" } else { "lm_head" });
+        let first = prompt.len() as i64 - 1;
+        x.narrow(0, first, length - first).matmul(&matrix.tr()).log_softmax(-1, Kind::Double)
+    }
+
+    /// d loss / d parameters, in the order of the layout.
+    fn gradient(&self, loss: &Tensor) -> Vec<f64> {
+        let leaves: Vec<&Tensor> = self.leaves.iter().map(|(_, leaf)| leaf).collect();
+        let gradients = Tensor::run_backward(&[loss], &leaves, false, false);
+        let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
+        Vec::try_from(&Tensor::cat(&flat, 0)).unwrap()
+    }
+}
+
+/// The terms of one sequence, `[tokens]`: of the student's log-probabilities, the teacher's, and the tokens taken.
+type Terms = fn(&Tensor, &Tensor, &Tensor) -> Tensor;
+
+/// The objectives, each with its formula.
+fn objectives() -> Vec<(Objective, Terms)> {
+    let top = Support::TopK { role: Role::Teacher, k: 8 };
+    vec![
+        (mopd(1.0), |student, teacher, taken| {
+            let (s, t) = (student.gather(1, taken, false).squeeze_dim(1), teacher.gather(1, taken, false).squeeze_dim(1));
+            -(t - s.detach()).clamp(-1.0, 1.0) * s
+        }),
+        (direct(top, Mass::Generalized), |student, teacher, _| {
+            let (_, support) = teacher.topk(8, -1, true, false);
+            let (s, t) = (student.gather(1, &support, false), teacher.gather(1, &support, false));
+            (s.exp() * (&s - &t) - s.exp() + t.exp()).sum_dim_intlist([-1].as_slice(), false, Kind::Double)
+        }),
+        (direct(Support::Full, Mass::Raw), |student, teacher, _| {
+            (student.exp() * (student - teacher)).sum_dim_intlist([-1].as_slice(), false, Kind::Double)
+        }),
+    ]
+}
+
+/// Mean over tokens, then over sequences.
+fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms: Terms) -> (f64, Vec<f64>) {
+    let student = Reference::new(&models[0]);
+    let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
+    let losses: Vec<Tensor> = sequences
+        .list
+        .iter()
+        .map(|sequence| {
+            let prompt = &stage.sources[sequence.source].prompts.tokens[sequence.record];
+            let teacher = teachers[sequence.source].logps(prompt, &sequence.completion).detach();
+            let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
+            terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)
+        })
+        .collect();
+    let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
+    (loss.double_value(&[]), student.gradient(&loss))
+}
+
+const ROUTED: [Teacher; 2] = [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(2))];
+
+/// The first step's loss, gradient and sequences.
+fn first_step<'a>(stage: &'a Stage<'a>) -> (f64, Vec<f32>, Rollouts) {
+    let mut trainer = Trainer::new(stage).unwrap();
+    let rollouts = trainer.rollouts_of(0).unwrap();
+    let Evaluated { outputs, gradient, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+    (f64::from(outputs.get(stage.train.objective.loss)[0]), to_vec(&gradient), rollouts)
+}
+
+/// The largest difference, as a share of the largest that is expected.
+fn apart(got: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+    got.iter().zip(expected).map(|(got, expected)| (f64::from(*got) - expected).abs()).fold(0.0, f64::max) / largest
+}
+
+/// Sequences of 2 to 8 tokens behind prompts of 6 to 14; tied and untied; every division into micro-batches.
+#[test]
+fn loss_and_gradient_equal_the_reference_however_the_batch_is_divided() {
+    let world = World::new();
+    for tied in [true, false] {
+        let models = models(tied);
+        for (objective, terms) in objectives() {
+            let name = objective.name.clone();
+            let train = train(objective, 1);
+            let mut stage = world.stage(&train, ROUTED, &models);
+            let (_, _, rollouts) = first_step(&stage);
+            let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
+            let lengths: Vec<usize> = rollouts.sequences.list.iter().map(|sequence| sequence.completion.len()).collect();
+            assert!(lengths.iter().max() > lengths.iter().min(), "{lengths:?}");
+            for micro_batch in [None, Some(1), Some(2), Some(3), Some(4), Some(5), Some(6), Some(7), Some(100)] {
+                stage.micro_batch = micro_batch;
+                stage.recomputed = micro_batch.unwrap_or(0) as usize % 3;
+                let (got_loss, got, _) = first_step(&stage);
+                assert!((got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{name}, {micro_batch:?}: {got_loss} {loss}");
+                let apart = apart(&got, &gradient);
+                assert!(apart < 1e-5, "{name}, {micro_batch:?}, tied {tied}: {apart:e}");
+            }
+        }
+    }
+}
+
+fn averages(index: usize) -> Teacher {
+    Teacher::Student([StudentCopy::Average { rate: 0.75 }, StudentCopy::Every { steps: 2 }, StudentCopy::Current][index])
+}
+
+/// Weights after training, and the steps' rows.
+fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<Row>) {
+    let finished = super::train(stage).map_err(|stopped| stopped.error).unwrap();
+    (finished.weights.values().into_owned(), finished.rows)
+}
+
+/// Two models of one checkpoint are one; a teacher that is kept and one that is fetched for every step say the same, to the bit.
+#[test]
+fn one_teacher_is_the_same_however_it_is_reached() {
+    let world = World::new();
+    let models = models(true);
+    let one = [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))];
+    let train = train(direct(Support::Full, Mass::Raw), 1);
+    let stage = world.stage(&train, one, &models[..2]);
+    let (expected, _) = trained_to_the_end(&stage);
+    // Under two names.
+    let shared = [models[0].clone(), models[1].clone(), models[1].clone()];
+    let two_names = world.stage(&train, ROUTED, &shared);
+    assert_eq!(trained_to_the_end(&two_names).0, expected);
+    // Let go after every use.
+    let mut trainer = Trainer::new(&stage).unwrap();
+    trainer.models = Models::one_at_a_time(&stage);
+    for step in 0..stage.steps {
+        trainer.step(step).map_err(|(error, _)| error).unwrap();
+    }
+    assert_eq!(to_vec(trainer.model.flat()), expected);
+    // Two teachers, one at a time, against both in memory.
+    let both = world.stage(&train, ROUTED, &models);
+    let (expected, _) = trained_to_the_end(&both);
+    let mut trainer = Trainer::new(&both).unwrap();
+    trainer.models = Models::one_at_a_time(&both);
+    for step in 0..both.steps {
+        trainer.step(step).map_err(|(error, _)| error).unwrap();
+    }
+    assert_eq!(to_vec(trainer.model.flat()), expected);
+}
+
+/// A teacher that is the student: nothing but rounding is left of the divergence, here far below 1e-5 nats a token.
+#[test]
+fn a_student_that_is_its_teacher_diverges_by_rounding_alone() {
+    let world = World::new();
+    let models = models(true);
+    let train = train(direct(Support::Full, Mass::Raw), 1);
+    let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
+    for (micro_batch, bound) in [(None, 0.0), (Some(2), 1e-6)] {
+        let mut stage = world.stage(&train, own, &models);
+        stage.micro_batch = micro_batch;
+        let (loss, gradient, _) = first_step(&stage);
+        assert!(loss.abs() <= bound, "{micro_batch:?}: {loss}");
+        let largest = gradient.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        assert!(largest < 1e-6, "{micro_batch:?}: {largest}");
+    }
+}
+
+/// Copies of the student as its teacher move as they say.
+#[test]
+fn copies_of_the_student_follow_it() {
+    let world = World::new();
+    let models = models(true);
+    let train = train(direct(Support::Full, Mass::Raw), 1);
+    let mut stage = world.stage(&train, [averages(0), averages(1)], &models);
+    // Beside the copies, something that moves the student.
+    let pull = self::train(mopd(1.0), 1);
+    stage.train = &pull;
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let start: Vec<f32> = models[0].values().into_owned();
+    let (mut average, mut copied) = (start.clone(), start);
+    for step in 0..4 {
+        // Nothing moves while all are equal: the first push is by hand.
+        if step == 0 {
+            let _guard = tch::no_grad_guard();
+            let mut flat = trainer.model.flat().shallow_clone();
+            let _ = flat.g_add_scalar_(0.01);
+        }
+        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        let student = to_vec(trainer.model.flat());
+        for (average, student) in average.iter_mut().zip(&student) {
+            *average = 0.75 * *average + 0.25 * student;
+        }
+        if (step + 1) % 2 == 0 {
+            copied = student;
+        }
+        let of = |source: usize| {
+            let whose = trainer.models.of_role(Role::Teacher)[source].unwrap();
+            to_vec(trainer.models.decoder(whose).unwrap().flat())
+        };
+        assert_eq!(of(1), copied);
+        let apart = of(0).iter().zip(&average).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart < 1e-6, "{apart}");
+    }
+}
+
+/// The average that a stage answers, against its definition.
+#[test]
+fn a_stage_may_answer_the_average_of_its_weights() {
+    let world = World::new();
+    let models = models(true);
+    let plain = train(mopd(1.0), 1);
+    let mut averaged = train(mopd(1.0), 1);
+    averaged.ema = Some(0.5);
+    let mut expected = models[0].values().into_owned();
+    let stage = world.stage(&plain, ROUTED, &models);
+    let mut trainer = Trainer::new(&stage).unwrap();
+    for step in 0..stage.steps {
+        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        for (average, now) in expected.iter_mut().zip(to_vec(trainer.model.flat())) {
+            *average = 0.5 * *average + 0.5 * now;
+        }
+    }
+    let (got, _) = trained_to_the_end(&world.stage(&averaged, ROUTED, &models));
+    let apart = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart < 1e-6, "{apart}");
+}
+
+/// What is not chosen stays as it is, to the bit; what is moves as it does when all train and gradients are not clipped.
+#[test]
+fn frozen_weights_stay() {
+    let world = World::new();
+    let models = models(false);
+    let groups = [WeightGroup::Attention, WeightGroup::FeedForward, WeightGroup::Embedding, WeightGroup::Norm];
+    let start = models[0].values().into_owned();
+    for group in groups {
+        let mut train = train(mopd(1.0), 1);
+        let only = vec![WeightFilter::Group(group)];
+        train.trainable = Trainable::Weights { only: Some(only), except: vec![WeightFilter::Layers { first: 1, last: 1 }] };
+        let (end, _) = trained_to_the_end(&world.stage(&train, ROUTED, &models));
+        for entry in layout(&models[0].config) {
+            let of_group = match group {
+                WeightGroup::Norm => entry.name.contains("norm"),
+                WeightGroup::Embedding => entry.name.contains("embed") || entry.name.contains("lm_head"),
+                WeightGroup::Attention => entry.name.contains("attn"),
+                WeightGroup::FeedForward => entry.name.contains(".mlp."),
+            };
+            let trains = of_group && !entry.name.contains("layers.1.");
+            let range = entry.offset..entry.offset + entry.len();
+            assert_eq!(end[range.clone()] != start[range], trains, "{} with {group:?}", entry.name);
+        }
+    }
+    let mut nothing = train(mopd(1.0), 1);
+    nothing.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Layers { first: 7, last: 9 }]), except: vec![] };
+    let Err(stopped) = super::train(&world.stage(&nothing, ROUTED, &models)) else { panic!("something trained") };
+    assert!(stopped.error.to_string().contains("no weight is left to train"), "{}", stopped.error);
+}
+
+fn adapter(kind: AdapterKind) -> Adapter {
+    let targets = vec![Projection::Query, Projection::Value, Projection::Output, Projection::Up, Projection::Down];
+    Adapter { kind, rank: 3, alpha: 6.0, dropout: 0.0, targets, layers: None }
+}
+
+/// LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353): the gradient of every part against automatic differentiation in double
+/// precision of W + s B A, with magnitudes or without; in micro-batches too. Beforehand some steps, so that B is not 0.
+#[test]
+fn adapters_have_the_references_gradient() {
+    let world = World::new();
+    let models = models(true);
+    for kind in [AdapterKind::Lora, AdapterKind::Dora] {
+        let mut train = train(direct(Support::Full, Mass::Raw), 1);
+        train.trainable = Trainable::Adapter(adapter(kind));
+        let mut stage = world.stage(&train, ROUTED, &models);
+        for micro_batch in [None, Some(3)] {
+            stage.micro_batch = micro_batch;
+            let mut trainer = Trainer::new(&stage).unwrap();
+            for step in 0..3 {
+                trainer.step(step).map_err(|(error, _)| error).unwrap();
+            }
+            let rollouts = trainer.rollouts_of(3).unwrap();
+            let Evaluated { gradient, .. } = trainer.evaluate(&rollouts, 3).map_err(|(error, _)| error).unwrap();
+            let got = to_vec(&trainer.trained.gradient(gradient));
+            let adapted = trainer.trained.adapter().unwrap();
+
+            let leaf = |shape: &[usize], values: &[f32]| {
+                let shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
+                Tensor::from_slice(values).to_kind(Kind::Double).view(shape.as_slice()).set_requires_grad(true)
+            };
+            let parts: HashMap<String, Tensor> =
+                adapted.parts().into_iter().map(|(name, shape, values)| (name, leaf(&shape, &values))).collect();
+            let mut student = Reference::new(&models[0]);
+            for (name, weight) in &mut student.leaves {
+                let module = format!("base_model.model.{}", name.strip_suffix(".weight").unwrap());
+                let Some(a) = parts.get(&format!("{module}.lora_A.weight")) else { continue };
+                let b = &parts[&format!("{module}.lora_B.weight")];
+                let direction = weight.detach() + b.matmul(a) * 2.0;
+                *weight = match parts.get(&format!("{module}.lora_magnitude_vector")) {
+                    None => direction,
+                    Some(magnitude) => {
+                        let norm = direction.square().sum_dim_intlist([1].as_slice(), true, Kind::Double).sqrt().detach();
+                        &direction * (magnitude.unsqueeze(1) / norm)
+                    }
+                };
+            }
+            let teachers = [Reference::new(&models[1]), Reference::new(&models[2])];
+            let (_, terms) = objectives().pop().unwrap();
+            let losses: Vec<Tensor> = rollouts
+                .sequences
+                .list
+                .iter()
+                .map(|sequence| {
+                    let prompt = &stage.sources[sequence.source].prompts.tokens[sequence.record];
+                    let teacher = teachers[sequence.source].logps(prompt, &sequence.completion).detach();
+                    let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
+                    terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)
+                })
+                .collect();
+            let loss = Tensor::stack(&losses, 0).mean(Kind::Double);
+            let names: Vec<String> = adapted.parts().into_iter().map(|(name, ..)| name).collect();
+            // The order of the vector: A and B of each matrix, then the magnitudes.
+            let (factors, magnitudes): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| !name.ends_with("vector"));
+            let order: Vec<&Tensor> = factors.into_iter().chain(magnitudes).map(|name| &parts[name]).collect();
+            let gradients = Tensor::run_backward(&[&loss], &order, false, false);
+            let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.reshape([-1])).collect();
+            let expected: Vec<f64> = Vec::try_from(&Tensor::cat(&flat, 0)).unwrap();
+            let apart = apart(&got, &expected);
+            assert!(apart < 1e-5, "{kind:?}, {micro_batch:?}: {apart:e}");
+        }
+    }
+}
+
+/// An adapter changes its targets alone, starts from the model as it is, and is saved as PEFT names it.
+#[test]
+fn an_adapter_changes_its_targets_alone() {
+    let world = World::new();
+    let models = models(true);
+    let mut train = train(mopd(1.0), 1);
+    train.trainable = Trainable::Adapter(Adapter { layers: Some((0, 0)), ..adapter(AdapterKind::Dora) });
+    let stage = world.stage(&train, ROUTED, &models);
+    let trainer = Trainer::new(&stage).unwrap();
+    trainer.trained.apply(&trainer.model);
+    let (merged, start) = (to_vec(trainer.model.flat()), models[0].values().into_owned());
+    assert!(merged.iter().zip(&start).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()), "B is 0 at first");
+    let finished = super::train(&stage).map_err(|stopped| stopped.error).unwrap();
+    let end = finished.weights.values();
+    for entry in layout(&models[0].config) {
+        let range = entry.offset..entry.offset + entry.len();
+        let trains = entry.name.contains("layers.0.")
+            && ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"].iter().any(|module| entry.name.contains(module));
+        assert_eq!(end[range.clone()] != start[range], trains, "{}", entry.name);
+    }
+    let [(config_name, config), (model_name, model)] = &finished.adapter[..] else { panic!("two files") };
+    assert_eq!((*config_name, *model_name), ("adapter_config.json", "adapter_model.safetensors"));
+    let config: serde_json::Value = serde_json::from_slice(config).unwrap();
+    assert_eq!(
+        (&config["r"], &config["use_dora"], &config["layers_to_transform"]),
+        (&3.into(), &true.into(), &[0].as_slice().into())
+    );
+    let tensors = safetensors::SafeTensors::deserialize(model).unwrap();
+    let part = tensors.tensor("base_model.model.model.layers.0.mlp.down_proj.lora_A.weight").unwrap();
+    assert_eq!(part.shape(), [3, 24]);
+    let part = tensors.tensor("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector").unwrap();
+    assert_eq!(part.shape(), [16]);
+}
+
+/// Of several passes, later ones see how far the student has moved from the policy that sampled; a fresh batch starts anew.
+#[test]
+fn later_passes_have_a_ratio() {
+    let world = World::new();
+    let models = models(true);
+    let sampling = Sampling::new(4, 1.0, 8);
+    let mut train = train(grpo(), 2);
+    train.prefixes = Prefixes::Student { prompts: 4, sampling };
+    // Rewards that differ, or nothing would move.
+    let mut stage = world.stage(&train, ROUTED, &models);
+    stage.steps = 4;
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let mut lists = Vec::new();
+    for step in 0..4 {
+        let mut rollouts = trainer.rollouts_of(step).unwrap();
+        for (index, sequence) in rollouts.sequences.list.iter_mut().enumerate() {
+            sequence.reward = Some((index % 3) as f64 / 2.0);
+        }
+        let Evaluated { batch, gradient, .. } = trainer.evaluate(&rollouts, step).map_err(|(error, _)| error).unwrap();
+        let sampler = batch.signal(&Signal::Logp { role: Role::Sampler }).unwrap();
+        let apart = batch.live[0].iter().zip(sampler).map(|(now, then)| (now - then).abs()).fold(0.0, f32::max);
+        // Rounding in the first pass, the update in the second.
+        assert_eq!(apart > 1e-4, step % 2 == 1, "step {step}: {apart}");
+        lists.push(rollouts.sequences.list.clone());
+        trainer.rollouts = Some(rollouts);
+        trainer.optimizer.step(trainer.model.flat(), &gradient, 1.0, 1e-2);
+    }
+    assert_eq!((&lists[0], &lists[2]), (&lists[1], &lists[3]));
+    assert_ne!(lists[0], lists[2]);
+}

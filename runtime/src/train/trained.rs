@@ -1,0 +1,295 @@
+//! What a stage changes: all of a model's weights, some of them, or an adapter beside weights that stay as they are.
+//!
+//! The model computes with whole weights in any case: an adapter is merged into the matrices that it belongs to after every update,
+//! from the weights that the stage started from, so nothing drifts; and the gradient of a merged matrix is carried on to the
+//! adapter's own parts. So generation, scoring and training see one model, whatever trains, and the optimiser keeps state for what
+//! trains alone.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFilter, WeightGroup};
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use crate::failure::{Error, Result};
+use crate::model::{Decoder, Entry, EntryKind, Weights, layout, to_vec};
+use crate::random::Key;
+
+pub enum Trained {
+    All,
+    /// Parts of the model's flat vector, matrices first, and the same numbers end to end.
+    Parts {
+        ranges: Vec<Range<usize>>,
+        decayed: usize,
+        parameters: Tensor,
+    },
+    Adapter(Box<Adapted>),
+}
+
+/// An adapter of several matrices.
+pub struct Adapted {
+    base: Arc<Weights>,
+    settings: Adapter,
+    matrices: Vec<Matrix>,
+    /// Of each matrix A, then B, one matrix after the other; then, for DoRA, the magnitudes: in single precision.
+    parameters: Tensor,
+    decayed: usize,
+}
+
+/// One matrix with an adapter; offsets are into the adapter's parameters.
+struct Matrix {
+    entry: Entry,
+    /// `[rank, inputs]`
+    a: usize,
+    /// `[outputs, rank]`
+    b: usize,
+    /// `[outputs]`; absent for LoRA.
+    magnitude: Option<usize>,
+}
+
+impl Trained {
+    /// `key` selects the numbers that an adapter starts from.
+    pub fn new(trainable: &Trainable, start: &Arc<Weights>, device: Device, key: Key) -> Result<Trained> {
+        match trainable {
+            Trainable::Weights { only: None, except } if except.is_empty() => Ok(Trained::All),
+            Trainable::Weights { only, except } => {
+                let layers = start.config.layers;
+                let trains = |entry: &&Entry| {
+                    let in_some = |filters: &[WeightFilter]| filters.iter().any(|filter| holds(filter, &entry.name, layers));
+                    only.as_deref().is_none_or(in_some) && !in_some(except)
+                };
+                let entries = layout(&start.config);
+                let chosen: Vec<&Entry> = entries.iter().filter(trains).collect();
+                if chosen.is_empty() {
+                    return Err(Error::new(FailureKind::Runtime, "no weight is left to train")
+                        .help("`train_only` and `freeze` name groups of weights and layers that the model has"));
+                }
+                let decayed = chosen.iter().filter(|entry| entry.kind == EntryKind::Matrix).map(|entry| entry.len()).sum();
+                let mut ranges: Vec<Range<usize>> = Vec::new();
+                for entry in &chosen {
+                    match ranges.last_mut() {
+                        Some(last) if last.end == entry.offset => last.end += entry.len(),
+                        _ => ranges.push(entry.offset..entry.offset + entry.len()),
+                    }
+                }
+                let values: Vec<f32> = chosen.iter().flat_map(|entry| start.of(entry).into_owned()).collect();
+                Ok(Trained::Parts { ranges, decayed, parameters: Tensor::from_slice(&values).to_device(device) })
+            }
+            Trainable::Adapter(settings) => Ok(Trained::Adapter(Box::new(Adapted::new(settings, start, device, key)?))),
+        }
+    }
+
+    /// What the optimiser updates, as one vector, and how many of its first elements weight decay applies to.
+    pub fn parameters(&self, model: &Decoder) -> (Tensor, i64) {
+        match self {
+            Trained::All => (model.flat().shallow_clone(), model.decayed()),
+            Trained::Parts { parameters, decayed, .. } => (parameters.shallow_clone(), *decayed as i64),
+            Trained::Adapter(adapted) => (adapted.parameters.shallow_clone(), adapted.decayed as i64),
+        }
+    }
+
+    /// d loss / d what trains, from d loss / d the model's flat vector.
+    pub fn gradient(&self, by_weights: Tensor) -> Tensor {
+        let _guard = no_grad_guard();
+        match self {
+            Trained::All => by_weights,
+            Trained::Parts { ranges, .. } => {
+                let parts: Vec<Tensor> =
+                    ranges.iter().map(|range| by_weights.narrow(0, range.start as i64, range.len() as i64)).collect();
+                Tensor::cat(&parts, 0)
+            }
+            Trained::Adapter(adapted) => adapted.gradient(&by_weights),
+        }
+    }
+
+    /// Brings the model up to date with what was updated.
+    pub fn apply(&self, model: &Decoder) {
+        let _guard = no_grad_guard();
+        match self {
+            Trained::All => {}
+            Trained::Parts { ranges, parameters, .. } => {
+                let mut from = 0;
+                for range in ranges {
+                    let count = range.len() as i64;
+                    model.flat().narrow(0, range.start as i64, count).copy_(&parameters.narrow(0, from, count));
+                    from += count;
+                }
+            }
+            Trained::Adapter(adapted) => adapted.merge(model),
+        }
+    }
+
+    pub fn adapter(&self) -> Option<&Adapted> {
+        if let Trained::Adapter(adapted) = self { Some(adapted) } else { None }
+    }
+}
+
+/// The layer that a parameter belongs to, in the names of published checkpoints.
+fn layer(name: &str) -> Option<u32> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
+fn holds(filter: &WeightFilter, name: &str, layers: usize) -> bool {
+    match filter {
+        WeightFilter::Layers { first, last } => {
+            layer(name).is_some_and(|layer| (*first..=*last).contains(&layer) && (layer as usize) < layers)
+        }
+        WeightFilter::Group(group) => {
+            let norm = name.contains("norm");
+            match group {
+                WeightGroup::Norm => norm,
+                WeightGroup::Embedding => name.starts_with("model.embed_tokens") || name.starts_with("lm_head"),
+                WeightGroup::Attention => name.contains(".self_attn.") && !norm,
+                WeightGroup::FeedForward => name.contains(".mlp.") && !norm,
+            }
+        }
+    }
+}
+
+/// The module's name in published checkpoints.
+pub fn module(projection: Projection) -> &'static str {
+    match projection {
+        Projection::Query => "q_proj",
+        Projection::Key => "k_proj",
+        Projection::Value => "v_proj",
+        Projection::Output => "o_proj",
+        Projection::Gate => "gate_proj",
+        Projection::Up => "up_proj",
+        Projection::Down => "down_proj",
+    }
+}
+
+impl Adapted {
+    /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT starts it. A magnitude
+    /// is the norm of its row.
+    fn new(settings: &Adapter, base: &Arc<Weights>, device: Device, key: Key) -> Result<Adapted> {
+        let within = |name: &str| match (settings.layers, layer(name)) {
+            (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        let chosen = |entry: &Entry| {
+            let module = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
+            settings.targets.iter().any(|target| Some(self::module(*target)) == module) && within(&entry.name)
+        };
+        let entries: Vec<Entry> = layout(&base.config).into_iter().filter(chosen).collect();
+        if entries.is_empty() {
+            return Err(Error::new(FailureKind::Runtime, "no matrix of the model is among the adapter's targets and layers"));
+        }
+        let rank = settings.rank as usize;
+        let mut values: Vec<f32> = Vec::new();
+        let mut matrices = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.into_iter().enumerate() {
+            let (outputs, inputs) = (entry.shape[0], entry.shape[1]);
+            let mut uniforms = key.row(index as u32, 0);
+            let bound = 1.0 / (inputs as f64).sqrt();
+            let a = values.len();
+            values.extend((0..rank * inputs).map(|_| ((2.0 * uniforms.uniform() - 1.0) * bound) as f32));
+            let b = values.len();
+            values.resize(b + outputs * rank, 0.0);
+            matrices.push(Matrix { entry, a, b, magnitude: None });
+        }
+        let decayed = values.len();
+        if settings.kind == AdapterKind::Dora {
+            for matrix in &mut matrices {
+                matrix.magnitude = Some(values.len());
+                let norm = |row: &[f32]| row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
+                values.extend(base.of(&matrix.entry).chunks(matrix.entry.shape[1]).map(norm));
+            }
+        }
+        let parameters = Tensor::from_slice(&values).to_device(device);
+        Ok(Adapted { base: base.clone(), settings: settings.clone(), matrices, parameters, decayed })
+    }
+
+    pub fn settings(&self) -> &Adapter {
+        &self.settings
+    }
+
+    /// Each part with its name in PEFT's layout, its shape and its values.
+    pub fn parts(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        let rank = self.settings.rank as usize;
+        let mut parts = Vec::new();
+        for Matrix { entry, a, b, magnitude } in &self.matrices {
+            let module = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
+            let mut add = |part: &str, offset: usize, shape: Vec<usize>| {
+                let count: usize = shape.iter().product();
+                let values = to_vec(&self.parameters.narrow(0, offset as i64, count as i64));
+                parts.push((format!("base_model.model.{module}.{part}"), shape, values));
+            };
+            add("lora_A.weight", *a, vec![rank, entry.shape[1]]);
+            add("lora_B.weight", *b, vec![entry.shape[0], rank]);
+            if let Some(magnitude) = magnitude {
+                add("lora_magnitude_vector", *magnitude, vec![entry.shape[0]]);
+            }
+        }
+        parts
+    }
+
+    fn scale(&self) -> f64 {
+        self.settings.alpha / f64::from(self.settings.rank)
+    }
+
+    fn view(&self, of: &Tensor, offset: usize, shape: &[i64]) -> Tensor {
+        of.narrow(0, offset as i64, shape.iter().product()).view(shape)
+    }
+
+    /// A and B.
+    fn factors(&self, of: &Tensor, matrix: &Matrix) -> [Tensor; 2] {
+        let (rank, outputs, inputs) = (i64::from(self.settings.rank), matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
+        [self.view(of, matrix.a, &[rank, inputs]), self.view(of, matrix.b, &[outputs, rank])]
+    }
+
+    /// W + scale * B A, `[outputs, inputs]`.
+    fn direction(&self, matrix: &Matrix) -> Tensor {
+        let [a, b] = self.factors(&self.parameters, matrix);
+        let shape = [matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64];
+        let base = Tensor::from_slice(&self.base.of(&matrix.entry)).to_device(self.parameters.device()).view(shape);
+        base + b.matmul(&a) * self.scale()
+    }
+
+    /// The norm of each row, `[outputs, 1]`.
+    fn norms(direction: &Tensor) -> Tensor {
+        direction.square().sum_dim_intlist([1].as_slice(), true, Kind::Float).sqrt()
+    }
+
+    fn merge(&self, model: &Decoder) {
+        for matrix in &self.matrices {
+            let direction = self.direction(matrix);
+            let merged = match matrix.magnitude {
+                None => direction,
+                Some(magnitude) => {
+                    let magnitude = self.view(&self.parameters, magnitude, &[matrix.entry.shape[0] as i64, 1]);
+                    // arXiv:2402.09353, eq. 5
+                    &direction * (magnitude / Adapted::norms(&direction))
+                }
+            };
+            let place = model.flat().narrow(0, matrix.entry.offset as i64, matrix.entry.len() as i64);
+            place.view_as(&merged).copy_(&merged);
+        }
+    }
+
+    /// With G the gradient of the merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm by which the direction is
+    /// divided is a constant (arXiv:2402.09353, section 4.3): G is replaced by its rows times magnitude / norm.
+    fn gradient(&self, by_weights: &Tensor) -> Tensor {
+        let gradient = self.parameters.zeros_like();
+        for matrix in &self.matrices {
+            let (outputs, inputs) = (matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
+            let mut of_matrix = by_weights.narrow(0, matrix.entry.offset as i64, outputs * inputs).view([outputs, inputs]);
+            if let Some(offset) = matrix.magnitude {
+                let direction = self.direction(matrix);
+                let norms = Adapted::norms(&direction);
+                let by_magnitude = (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
+                gradient.narrow(0, offset as i64, outputs).copy_(&by_magnitude);
+                // Not in place: it is a view of what the caller has.
+                let scale = self.view(&self.parameters, offset, &[outputs, 1]) / norms;
+                of_matrix = scale * of_matrix;
+            }
+            let [a, b] = self.factors(&self.parameters, matrix);
+            let [mut by_a, mut by_b] = self.factors(&gradient, matrix);
+            by_a.copy_(&(b.tr().matmul(&of_matrix) * self.scale()));
+            by_b.copy_(&(of_matrix.matmul(&a.tr()) * self.scale()));
+        }
+        gradient
+    }
+}
