@@ -11,6 +11,7 @@ pub mod files;
 pub mod formats;
 pub mod kernels;
 pub mod load;
+pub mod memory;
 pub mod merge;
 pub mod model;
 pub mod predict;

@@ -121,7 +121,12 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
 /// Says what each stage of a plan will take, and runs none.
 pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
     let Prepared { tasks, forms, domains, .. } = prepared(job, control)?;
-    predictions(&job.plan, &tasks, &forms, &domains, device, control, |_| true).map(|_| ())
+    let widths = super::threads(&tasks, &forms, cores());
+    predictions(&job.plan, &tasks, &forms, &domains, &widths, device, control, |_| true).map(|_| ())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the stages that are waited for will take, each model once, however many its seeds. Said as soon as it is known.
@@ -130,6 +135,7 @@ fn predictions(
     tasks: &[Task],
     forms: &[Form],
     domains: &[DomainData],
+    widths: &[usize],
     device: Device,
     control: &Control,
     waiting: impl Fn(usize) -> bool,
@@ -150,7 +156,7 @@ fn predictions(
             // On a thread like those that will run it: the system's allocator has memory of its own for each.
             let measured = std::thread::scope(|scope| {
                 let thread = scope.spawn(|| {
-                    tch::set_num_threads(1);
+                    tch::set_num_threads(widths[index] as i32);
                     crate::predict::predict(plan, id, domains, &shapes, steps, device)
                 });
                 thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
@@ -173,13 +179,13 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let out = PathBuf::from(&job.out);
     let Prepared { base, tasks, forms, domains } = prepared(job, control)?;
     let store = Store::open(Path::new(&job.store))?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores();
     let widths = super::threads(&tasks, &forms, cores);
     let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch, &widths);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
     let waiting = |index: usize| job.fresh || !store.has(keys.of(index));
-    let predictions = predictions(plan, &tasks, &forms, &domains, device, control, waiting)?;
+    let predictions = predictions(plan, &tasks, &forms, &domains, &widths, device, control, waiting)?;
 
     let shared = Shared {
         predictions,
