@@ -28,25 +28,28 @@ pub fn evaluate(
     control: &Control,
 ) -> Result<Vec<f64>> {
     let tests = tested(domain)?;
-    let count = evaluation.prompts.map_or(tests.tokens.len(), |limit| tests.tokens.len().min(limit as usize));
+    let tokens = tests.tokens(&weights.tokenizer)?;
+    let count = evaluation.prompts.map_or(tokens.len(), |limit| tokens.len().min(limit as usize));
     let sampling = Sampling { n: samples(&evaluation.sampling), ..evaluation.sampling.clone() };
     let n = sampling.n as usize;
     let decoder = Decoder::frozen(weights, device);
     let key = Key::new(seed, stream_of(&tests.dataset.hash), Purpose::Evaluate, 0);
-    let prompts: Vec<Prompt> =
-        tests.tokens[..count].iter().enumerate().map(|(id, tokens)| Prompt { tokens, id: id as u32 }).collect();
+    let prompt = |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, limit: domain.limit };
+    let prompts: Vec<Prompt> = (0..count).map(prompt).collect();
     let mut rewards = Vec::with_capacity(count * n);
     // Chunks, so that an interruption does not wait for all of them.
-    for (chunk, records) in prompts.chunks(64).zip(tests.dataset.records.chunks(64)) {
+    for chunk in prompts.chunks(64) {
         control.check()?;
         let completions = rollout(&decoder, chunk, &sampling, key)?;
-        let texts: Vec<String> = completions.iter().map(|completion| weights.tokenizer.decode(&completion.tokens)).collect();
+        let texts = completions.iter().map(|completion| weights.tokenizer.decode(&completion.tokens));
+        let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
+        let records: Vec<_> = chunk.iter().map(|prompt| tests.dataset.object(prompt.id as usize)).collect();
         let answers: Vec<Answer> = texts
             .iter()
             .enumerate()
             .map(|(index, completion)| {
-                let record = &records[index / n];
-                Answer { prompt: &record.prompt, completion, record: &record.fields }
+                let prompt = tests.dataset.prompt(chunk[index / n].id as usize);
+                Answer { prompt, completion, record: &records[index / n] }
             })
             .collect();
         rewards.extend(domain.verifier.judge(&answers).map_err(|error| Error::from(error).at(domain.origin))?);

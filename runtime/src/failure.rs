@@ -5,6 +5,8 @@ use std::fmt;
 use mopd_compiler::plan::Origin;
 use mopd_compiler::plan::events::{Failure, FailureKind};
 
+use crate::data::chat::ChatError;
+use crate::data::tokenizer::TokenizerError;
 use crate::data::{ContextError, DataError};
 use crate::files::WriteError;
 use crate::reward::RewardError;
@@ -101,6 +103,26 @@ impl From<WriteError> for Error {
 impl From<DataError> for Error {
     fn from(error: DataError) -> Error {
         Error::new(FailureKind::Data, error.to_string()).help(error.help())
+    }
+}
+
+impl From<TokenizerError> for Error {
+    fn from(error: TokenizerError) -> Error {
+        let failure = Error::new(FailureKind::Data, error.to_string());
+        match error.help {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    }
+}
+
+impl From<ChatError> for Error {
+    fn from(error: ChatError) -> Error {
+        let failure = Error::new(FailureKind::Data, error.to_string());
+        match error.help() {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
     }
 }
 

@@ -1,15 +1,19 @@
 //! Everything that can be wrong with the data of a plan, found before the first step: files, fields, lengths, rewards.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Comparison, Completions, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Pretrained, Stage, Train};
+use mopd_compiler::plan::{
+    self, Comparison, Completions, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Sampling, Stage, Train,
+};
 
-use crate::data::tokenizer::Tokenizer;
-use crate::data::{Dataset, Field, overlap};
+use crate::data::chat::{self, ChatError, Example};
+use crate::data::tokenizer::{self, Tokenizer, difference};
+use crate::data::{self, Dataset, Field, Lists, Longest, Problem, Request, overlap};
 use crate::failure::{Error, Result};
-use crate::model::{Config, Token};
+use crate::load::{self, Loaded};
+use crate::model::{Config, Token, Weights};
 use crate::reward::Verifier;
 use crate::schedule::columns;
 
@@ -20,49 +24,131 @@ pub struct DomainData {
     /// The domain in the source: what its verifier does wrong is shown there.
     pub origin: Origin,
     pub verifier: Verifier,
+    /// Longest completion, in tokens.
+    pub limit: Option<u32>,
     pub train: Option<Prompts>,
     pub tests: Option<Prompts>,
 }
 
-/// A data file and its prompts as tokens.
+/// Data and its prompts as tokens, as the models that read them tokenise.
 pub struct Prompts {
     pub dataset: Dataset,
-    pub tokens: Vec<Vec<Token>>,
+    /// By the hash of the tokenizer.
+    encoded: Mutex<Vec<(String, Arc<Lists<Token>>)>>,
 }
 
+/// The field of a row that is its whole conversation: training on it is training on all of the assistant's turns.
+const MESSAGES: &str = "messages";
+
 impl Prompts {
-    fn load(path: &Path, needed: &[Field]) -> Result<Prompts> {
-        let dataset = Dataset::load(path, needed)?;
-        let tokens = dataset.records.iter().map(|record| Tokenizer::Bytes.prompt(&record.prompt)).collect();
-        Ok(Prompts { dataset, tokens })
+    fn load(base: &Path, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Prompts> {
+        let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
+        let dataset = Dataset::read(base, Request { source, format: &domain.format, fields: &fields, whole })?;
+        Ok(Prompts::new(dataset))
+    }
+
+    pub fn new(dataset: Dataset) -> Prompts {
+        Prompts { dataset, encoded: Mutex::default() }
+    }
+
+    /// What a model is asked, row by row.
+    pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Arc<Lists<Token>>> {
+        let hash = tokenizer.hash();
+        // Held while they are made, so that stages side by side make them once. A panic leaves the list as it was.
+        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, tokens)) = encoded.iter().find(|(known, _)| *known == hash) {
+            return Ok(tokens.clone());
+        }
+        let tokens = Arc::new(self.dataset.lists(|row| self.prompt(tokenizer, row))?);
+        encoded.push((hash, tokens.clone()));
+        Ok(tokens)
+    }
+
+    fn prompt(&self, tokenizer: &Tokenizer, row: usize) -> Result<Vec<Token>> {
+        let tokens = match self.dataset.conversation(row) {
+            None => tokenizer.prompt(self.dataset.prompt(row)).map_err(ChatError::from),
+            Some(conversation) => chat::prompt(tokenizer, conversation),
+        };
+        match tokens {
+            // A token is predicted from those before it.
+            Ok(tokens) if tokens.is_empty() => Err(self.dataset.error(row, Problem::NoTokens).into()),
+            Ok(tokens) => Ok(tokens),
+            Err(error) => Err(self.dataset.error(row, Problem::Chat { error: Box::new(error) }).into()),
+        }
+    }
+
+    /// A row to imitate: its prompt and a field, or its conversation.
+    pub fn example(&self, tokenizer: &Tokenizer, row: usize, field: &str) -> Result<Example> {
+        let missing = || Problem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
+        let answer = || self.dataset.text(row, field).ok_or_else(|| Error::from(self.dataset.error(row, missing())));
+        let wrong = |error: ChatError| Error::from(self.dataset.error(row, Problem::Chat { error: Box::new(error) }));
+        let Some(conversation) = self.dataset.conversation(row) else {
+            let completion = tokenizer.completion(self.dataset.prompt(row), answer()?);
+            let completion = completion.map_err(|error| wrong(error.into()))?;
+            return Ok(Example::new(self.prompt(tokenizer, row)?, completion));
+        };
+        let conversation = if field == MESSAGES { conversation } else { conversation.asked().answered(answer()?) };
+        chat::example(tokenizer, &conversation).map_err(wrong)
+    }
+
+    /// Whether a model reads these prompts by a template that writes the day.
+    pub fn asks_date(&self, tokenizer: &Tokenizer) -> bool {
+        self.dataset.is_chat() && tokenizer.templates().iter().any(|template| template.asks_date())
+    }
+
+    fn longest_prompt(&self, tokenizer: &Tokenizer) -> Result<Longest> {
+        Ok(Longest::of(&self.dataset, None, self.tokens(tokenizer)?.lengths()))
+    }
+
+    /// The longest sequence of fine-tuning on a field.
+    fn longest_example(&self, tokenizer: &Tokenizer, field: &str) -> Result<Longest> {
+        let lengths = self.dataset.lists(|row| {
+            let example = self.example(tokenizer, row, field)?;
+            Ok::<_, Error>(vec![(example.prompt.len() + example.completion.len()) as Token])
+        })?;
+        let lengths = (0..lengths.len()).map(|row| lengths.get(row)[0] as usize);
+        Ok(Longest::of(&self.dataset, Some(field), lengths))
     }
 }
 
-/// A file named in the source, as the author would name it: `sort.jsonl`, not `./sort.jsonl`.
-fn beside(base: &Path, name: &str) -> PathBuf {
-    if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) }
+/// What is known of a model before its weights are.
+#[derive(Clone)]
+pub struct Form {
+    pub config: Arc<Config>,
+    pub tokenizer: Arc<Tokenizer>,
+    /// Where the model is not made but read: its weights, which stay in their files.
+    pub loaded: Option<Loaded>,
 }
 
-/// The configuration of every model: that of the weights it descends from.
-pub fn configs(plan: &Plan) -> Result<Vec<Arc<Config>>> {
-    let mut configs: Vec<Arc<Config>> = Vec::new();
+/// The form of every model: that of the weights it descends from. Paths are relative to `base`; `notes` is as in [`load::load`].
+pub fn forms(plan: &Plan, base: &Path, notes: &Path) -> Result<Vec<Form>> {
+    let mut forms: Vec<Form> = Vec::new();
     for model in &plan.experiment.models {
         let inherited = |from: &ModelId| {
-            configs.get(from.0 as usize).cloned().ok_or_else(|| {
+            let form = forms.get(from.0 as usize).ok_or_else(|| {
                 Error::new(FailureKind::Runtime, format!("the plan uses a model before it makes it: `{}`", model.name))
-            })
+            })?;
+            Ok::<Form, Error>(Form { loaded: None, ..form.clone() })
         };
-        let config = match &model.stage {
+        let form = match &model.stage {
             Stage::Initialise(architecture) => {
-                let config = Config::of(architecture);
+                let tokenizer = match &architecture.tokenizer {
+                    plan::Tokenizer::Bytes => Tokenizer::Bytes,
+                    plan::Tokenizer::File(path) => {
+                        let loaded = tokenizer::Pretrained::load(&data::beside(base, path));
+                        Tokenizer::Pretrained(loaded.map_err(|error| Error::from(error).at(model.origin))?)
+                    }
+                };
+                let config = Config { vocabulary: tokenizer.vocabulary(), ..Config::of(architecture) };
                 config.check().map_err(|problem| {
                     Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
                 })?;
-                Arc::new(config)
+                Form { config: Arc::new(config), tokenizer: Arc::new(tokenizer), loaded: None }
             }
             Stage::Load(pretrained) => {
-                let message = format!("`{}`: this version can't load {}", model.name, described(pretrained));
-                return Err(Error::new(FailureKind::Runtime, message).at(model.origin));
+                let loaded = load::load(pretrained, base, notes).map_err(|error| error.at(model.origin))?;
+                let Weights { config, tokenizer, .. } = loaded.weights.clone();
+                Form { config, tokenizer, loaded: Some(loaded) }
             }
             Stage::Train(train) => inherited(&train.start)?,
             Stage::Merge(merge) => match merge.base.iter().chain(&merge.models).next() {
@@ -70,22 +156,13 @@ pub fn configs(plan: &Plan) -> Result<Vec<Arc<Config>>> {
                 None => return Err(Error::new(FailureKind::Runtime, "a merge of no models").at(model.origin)),
             },
         };
-        configs.push(config);
+        forms.push(form);
     }
-    Ok(configs)
-}
-
-/// As the author wrote it.
-pub fn described(pretrained: &Pretrained) -> String {
-    match pretrained {
-        Pretrained::HuggingFace { name, .. } => format!("hf({name:?})"),
-        Pretrained::Gguf { file } => format!("gguf({file:?})"),
-        Pretrained::Checkpoint { folder } => format!("checkpoint({folder:?})"),
-    }
+    Ok(forms)
 }
 
 /// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.
-pub fn prepare(plan: &Plan, stages: &[ModelId], configs: &[Arc<Config>], base: &Path) -> Result<(Vec<DomainData>, Vec<String>)> {
+pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], base: &Path) -> Result<(Vec<DomainData>, Vec<String>)> {
     let mut domains = Vec::new();
     let mut warnings = Vec::new();
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
@@ -99,11 +176,11 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], configs: &[Arc<Config>], base: &
     for id in stages {
         let model = plan.experiment.model(*id);
         if let Stage::Train(train) = &model.stage {
-            check_training(train, *id, &domains, configs).map_err(|error| error.at(model.origin))?;
+            check_training(train, *id, &domains, forms).map_err(|error| error.at(model.origin))?;
         }
     }
     for comparison in &plan.experiment.comparisons {
-        check_evaluation(comparison, &domains, configs).map_err(|error| error.at(comparison.origin))?;
+        check_evaluation(comparison, &domains, forms).map_err(|error| error.at(comparison.origin))?;
     }
     Ok((domains, warnings))
 }
@@ -111,9 +188,10 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], configs: &[Arc<Config>], base: &
 fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &Path) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, base)?;
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
+    let whole = verifier.reads_rows();
     let tests = match &domain.tests {
         Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
-            Some(Prompts::load(&beside(base, &tests.path), &fields)?)
+            Some(Prompts::load(base, tests, domain, &fields, whole)?)
         }
         _ => None,
     };
@@ -130,27 +208,31 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             }
         }
     }
-    let train = if trained_on { Some(Prompts::load(&beside(base, &domain.prompts.path), &fields)?) } else { None };
-    Ok(DomainData { id, name: domain.name.clone(), origin: domain.origin, verifier, train, tests })
+    let train = if trained_on { Some(Prompts::load(base, &domain.prompts, domain, &fields, whole)?) } else { None };
+    let (name, limit) = (domain.name.clone(), domain.limit);
+    Ok(DomainData { id, name, origin: domain.origin, verifier, limit, train, tests })
 }
 
-fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], configs: &[Arc<Config>]) -> Result<()> {
-    let context = |model: ModelId| configs[model.0 as usize].context as u32;
+fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], forms: &[Form]) -> Result<()> {
+    let form = |model: ModelId| &forms[model.0 as usize];
+    let context = |model: ModelId| form(model).config.context as u32;
+    let tokenizer = &form(model).tokenizer;
     if train.mixture.is_empty() {
         return Err(Error::new(FailureKind::Runtime, "a stage trains on no domain"));
     }
     for share in &train.mixture {
         let data = &domains[share.domain.0 as usize];
-        let dataset = &trained(data)?.dataset;
+        let prompts = trained(data)?;
+        let rollouts = |sampling: &Sampling, context| {
+            prompts.longest_prompt(tokenizer)?.fits(sampling.max_tokens(data.limit), context).map_err(Error::from)
+        };
         match &train.prefixes {
-            Prefixes::Data { field, .. } => dataset.longest_example(field, &Tokenizer::Bytes).fits(0, context(model))?,
-            Prefixes::Student { sampling, .. } => {
-                dataset.longest_prompt(&Tokenizer::Bytes).fits(sampling.max_tokens, context(model))?
-            }
+            Prefixes::Data { field, .. } => prompts.longest_example(tokenizer, field)?.fits(0, context(model))?,
+            Prefixes::Student { sampling, .. } => rollouts(sampling, context(model))?,
             Prefixes::Teacher { sampling, .. } => {
                 let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
                 let teacher = teacher.and_then(|choice| choice.teacher.model()).unwrap_or(model);
-                dataset.longest_prompt(&Tokenizer::Bytes).fits(sampling.max_tokens, context(model).min(context(teacher)))?;
+                rollouts(sampling, context(model).min(context(teacher)))?;
             }
             Prefixes::Pairs { chosen, rejected, .. } => {
                 for side in [chosen, rejected] {
@@ -163,14 +245,11 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], c
                         Completions::Data { .. } | Completions::Student { .. } => model,
                     };
                     match side {
-                        Completions::Data { field } => {
-                            dataset.longest_example(field, &Tokenizer::Bytes).fits(0, context(model))?
-                        }
+                        Completions::Data { field } => prompts.longest_example(tokenizer, field)?.fits(0, context(model))?,
                         Completions::Student { sampling }
                         | Completions::Teacher { sampling }
                         | Completions::Model { sampling, .. } => {
-                            let limit = context(model).min(context(writer));
-                            dataset.longest_prompt(&Tokenizer::Bytes).fits(sampling.max_tokens, limit)?;
+                            rollouts(sampling, context(model).min(context(writer)))?;
                         }
                     }
                 }
@@ -182,12 +261,13 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], c
         let references = train.references.iter().filter(|choice| choice.domain == share.domain);
         let references = references.map(|choice| ("the reference".to_owned(), choice.reference));
         for (name, other) in teachers.chain(references) {
-            let (student, other) = (&configs[model.0 as usize], &configs[other.0 as usize]);
-            if student.vocabulary != other.vocabulary {
-                return Err(Error::new(FailureKind::Runtime, format!("{name} has another tokenizer than its student")));
+            let (student, other) = (form(model), form(other));
+            if let Some(difference) = difference(tokenizer, &other.tokenizer) {
+                let message = format!("{name} has another tokenizer than its student: {difference}");
+                return Err(Error::new(FailureKind::Runtime, message).help(difference.help()));
             }
-            if other.context < student.context {
-                let (own, needed) = (other.context, student.context);
+            let (own, needed) = (other.config.context, student.config.context);
+            if own < needed {
                 let message = format!("{name} has a context of {own} tokens, less than its student's {needed}");
                 return Err(Error::new(FailureKind::Context, message).help("give it at least the student's context"));
             }
@@ -209,10 +289,11 @@ pub fn tested(data: &DomainData) -> Result<&Prompts> {
     })
 }
 
-fn check_evaluation(comparison: &Comparison, domains: &[DomainData], configs: &[Arc<Config>]) -> Result<()> {
+fn check_evaluation(comparison: &Comparison, domains: &[DomainData], forms: &[Form]) -> Result<()> {
     for (model, domain) in columns(comparison) {
-        let longest = tested(&domains[domain.0 as usize])?.dataset.longest_prompt(&Tokenizer::Bytes);
-        longest.fits(comparison.evaluation.sampling.max_tokens, configs[model.0 as usize].context as u32)?;
+        let (data, form) = (&domains[domain.0 as usize], &forms[model.0 as usize]);
+        let longest = tested(data)?.longest_prompt(&form.tokenizer)?;
+        longest.fits(comparison.evaluation.sampling.max_tokens(data.limit), form.config.context as u32)?;
     }
     Ok(())
 }

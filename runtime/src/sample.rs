@@ -17,7 +17,7 @@ use crate::store::Checkpoint;
 pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> {
     let checkpoint = Checkpoint::load(Path::new(&job.checkpoint))?;
     let weights = &checkpoint.weights;
-    let tokens = weights.tokenizer.prompt(&job.prompt);
+    let tokens = weights.tokenizer.prompt(&job.prompt)?;
     let context = weights.config.context;
     let max_tokens = job.max_tokens.unwrap_or(context.saturating_sub(tokens.len()).max(1) as u32);
     if tokens.len() + max_tokens as usize > context {
@@ -33,10 +33,10 @@ pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> 
     let decoder = Decoder::frozen(weights, device);
     let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream_of(&job.prompt), Purpose::Sample, 0);
-    for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0 }], &sampling, key)? {
+    for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0, limit: None }], &sampling, key)? {
         control.check()?;
         control.emit(&Event::Sample {
-            text: weights.tokenizer.decode(&completion.tokens),
+            text: weights.tokenizer.decode(&completion.tokens)?,
             tokens: completion.tokens.len() as u32,
             finished: !completion.truncated,
             logp: completion.logps.iter().map(|&logp| f64::from(logp)).sum(),

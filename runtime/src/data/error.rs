@@ -5,15 +5,49 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::nearest;
-use serde_json::Value;
+
+use super::chat::ChatError;
+use super::files::ENDINGS;
+use super::json::Json;
 
 /// A data file that cannot be used. Displays as `FILE:LINE: what is wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataError {
     pub file: PathBuf,
-    /// From 1; absent where the file as a whole is at fault.
-    pub line: Option<u32>,
+    pub place: Place,
     pub problem: Box<Problem>,
+}
+
+/// Where in a file. Displays as what follows the file's name: `:12`, or `, row 12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// All of it.
+    File,
+    /// Of text, from 1.
+    Line(u32),
+    /// Of a table without lines, from 1.
+    Row(u32),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File => Ok(()),
+            Place::Line(line) => write!(f, ":{line}"),
+            Place::Row(row) => write!(f, ", row {row}"),
+        }
+    }
+}
+
+impl Place {
+    /// Within a sentence.
+    pub fn words(self) -> String {
+        match self {
+            Place::File => "the file".to_owned(),
+            Place::Line(line) => format!("line {line}"),
+            Place::Row(row) => format!("row {row}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,16 +86,61 @@ pub enum Problem {
         wanted: &'static str,
         found: String,
     },
+    /// A list of messages where a plain prompt was expected.
+    Conversation {
+        field: String,
+    },
+    Chat {
+        error: Box<ChatError>,
+    },
+    /// A prompt of no tokens.
+    NoTokens,
+    Compressed,
+    NotParquet {
+        cause: String,
+    },
+    /// A column of values that cannot be read.
+    ColumnKind {
+        column: String,
+        kind: String,
+    },
+    OpenQuote,
+    ColumnTwice {
+        column: String,
+    },
+    CellCount {
+        found: usize,
+        header: usize,
+    },
+    /// A filter that holds nowhere.
+    AllLeftOut {
+        rows: u64,
+    },
+    Pattern {
+        cause: String,
+    },
+    NoMatch,
+    /// A folder without data files.
+    NoData,
+    /// A split of something that is no folder.
+    NoSplits {
+        split: String,
+    },
+    NoSuchSplit {
+        split: String,
+        meant: Option<String>,
+        present: Vec<String>,
+    },
+    ManySplits {
+        present: Vec<String>,
+    },
 }
 
 impl std::error::Error for DataError {}
 
 impl fmt::Display for DataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.problem),
-            None => write!(f, "{}: {}", self.file.display(), self.problem),
-        }
+        write!(f, "{}{}: {}", self.file.display(), self.place, self.problem)
     }
 }
 
@@ -81,11 +160,39 @@ impl fmt::Display for Problem {
                 write!(f, "the field `{field}` is missing; found `{}`", present.join("`, `"))
             }
             Problem::WrongKind { field, wanted, found } => write!(f, "the field `{field}` must be {wanted}; found {found}"),
+            Problem::Conversation { field } => write!(f, "the field `{field}` is a list of messages, but prompts are plain text"),
+            Problem::Chat { error } => error.fmt(f),
+            Problem::NoTokens => write!(f, "the prompt is empty, and the tokenizer begins it with no token"),
+            Problem::Compressed => write!(f, "the file is compressed"),
+            Problem::NotParquet { cause } => write!(f, "not a parquet file that can be read: {cause}"),
+            Problem::ColumnKind { column, kind } => {
+                write!(f, "the column `{column}` has values of the type {kind}, which cannot be read")
+            }
+            Problem::OpenQuote => write!(f, "a quote is opened and never closed"),
+            Problem::ColumnTwice { column } => write!(f, "two columns have the name `{column}`"),
+            Problem::CellCount { found, header } => write!(f, "the row has {found} cells, the header {header}"),
+            Problem::AllLeftOut { rows } => write!(f, "the filter holds in none of its {rows} rows"),
+            Problem::Pattern { cause } => write!(f, "not a pattern of file names: {cause}"),
+            Problem::NoMatch => write!(f, "no file matches the pattern"),
+            Problem::NoData => write!(f, "the folder has no data files"),
+            Problem::NoSplits { split } => write!(f, "a file has no splits, but `{split}` is asked for"),
+            Problem::NoSuchSplit { split, present, .. } => {
+                write!(f, "there is no split `{split}`; found `{}`", present.join("`, `"))
+            }
+            Problem::ManySplits { present } => write!(f, "the folder has the splits `{}`", present.join("`, `")),
         }
     }
 }
 
 impl DataError {
+    pub fn new(file: &Path, place: Place, problem: Problem) -> DataError {
+        DataError { file: file.to_owned(), place, problem: Box::new(problem) }
+    }
+
+    pub(super) fn of_file(file: &Path, problem: Problem) -> DataError {
+        DataError::new(file, Place::File, problem)
+    }
+
     /// The way out.
     pub fn help(&self) -> String {
         match &*self.problem {
@@ -105,6 +212,24 @@ impl DataError {
             Problem::MissingField { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
             Problem::MissingField { field, .. } => format!("every line needs `{field}`"),
             Problem::WrongKind { field, wanted, .. } => format!("write `{field}` as {wanted}"),
+            Problem::Conversation { .. } => "write `format = chat` in the domain".to_owned(),
+            Problem::Chat { error } => error.help().unwrap_or_else(|| "change the row".to_owned()),
+            Problem::NoTokens => "leave the row out, or write a prompt".to_owned(),
+            Problem::Compressed => "unpack it first, or save it as parquet, which is compressed by itself".to_owned(),
+            Problem::NotParquet { .. } => "write it again with the program that made it".to_owned(),
+            Problem::ColumnKind { column, .. } => {
+                format!("save `{column}` as text, 64-bit numbers, truth values, or lists or structs of them")
+            }
+            Problem::OpenQuote => "close it, or double the quotes that are part of the text".to_owned(),
+            Problem::ColumnTwice { .. } => "give each column a name of its own in the first line".to_owned(),
+            Problem::CellCount { .. } => "put text with separators or line breaks between quotes".to_owned(),
+            Problem::AllLeftOut { .. } => "change the domain's `filter`".to_owned(),
+            Problem::Pattern { .. } | Problem::NoMatch => "paths are relative to the experiment's file".to_owned(),
+            Problem::NoData => format!("it must have files that end in .{}", ENDINGS.join(", .")),
+            Problem::NoSplits { .. } => "leave `split` out, or name the folder".to_owned(),
+            Problem::NoSuchSplit { meant: Some(meant), .. } => format!("did you mean `{meant}`?"),
+            Problem::NoSuchSplit { .. } => "choose one of them".to_owned(),
+            Problem::ManySplits { present } => format!("choose one, such as dataset(\"...\", split: \"{}\")", present[0]),
         }
     }
 }
@@ -151,14 +276,14 @@ impl Problem {
 }
 
 /// A JSON value in a few words: its kind, and what it is if that is short.
-pub(super) fn describe(value: &Value) -> String {
+pub(super) fn describe(value: &Json) -> String {
     match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(value) => format!("the truth value {value}"),
-        Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => format!("the string {}", quote(text)),
-        Value::Array(items) => format!("a list of {}", items.len()),
-        Value::Object(_) => "an object".to_owned(),
+        Json::Null => "null".to_owned(),
+        Json::Bool(value) => format!("the truth value {value}"),
+        Json::Number(number) => format!("the number {number}"),
+        Json::String(text) => format!("the string {}", quote(text)),
+        Json::Array(items) => format!("a list of {}", items.len()),
+        Json::Object(_) => "an object".to_owned(),
     }
 }
 

@@ -1,7 +1,12 @@
 //! What a data file may look like, and what is said about one that cannot be used.
 
+use std::fs;
+
+use mopd_compiler::plan::{DataSource, PromptFormat};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::tokenizer::Tokenizer;
 use super::*;
 
 fn file(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
@@ -11,15 +16,24 @@ fn file(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
+fn read(path: &Path, fields: &[Field]) -> Result<Dataset, DataError> {
+    let source = DataSource::file(path.to_str().unwrap());
+    Dataset::read(Path::new("."), Request { source: &source, format: &PromptFormat::Text, fields, whole: true })
+}
+
 fn load(content: impl AsRef<[u8]>) -> Dataset {
     let (_folder, path) = file(content);
-    Dataset::load(&path, &[Field::text("answer")]).unwrap()
+    read(&path, ANSWER).unwrap()
 }
 
 /// The message after the file's name, and the help.
 fn refused(content: impl AsRef<[u8]>, needed: &[Field]) -> (String, String) {
     let (_folder, path) = file(content);
-    let error = Dataset::load(&path, needed).unwrap_err();
+    complaint(&path, needed)
+}
+
+fn complaint(path: &Path, needed: &[Field]) -> (String, String) {
+    let error = read(path, needed).unwrap_err();
     let message = error.to_string();
     let rest = message.strip_prefix(path.to_str().unwrap()).expect("a message starts with the file");
     (rest.to_owned(), error.help())
@@ -30,27 +44,28 @@ const ANSWER: &[Field] = &[Field { name: "answer", kind: Kind::Text }];
 #[test]
 fn lines_keep_their_numbers_and_fields() {
     let data = load("{\"prompt\": \"cab\", \"answer\": \"abc\", \"hard\": true}\n\n{\"answer\": 12, \"prompt\": \"5+7\"}\n");
-    assert_eq!(data.records.len(), 2);
-    assert_eq!((data.records[0].line, data.records[1].line), (1, 3));
-    assert_eq!(data.records[1].prompt, "5+7");
-    assert_eq!(data.records[1].text("answer").unwrap(), "12");
-    assert_eq!(data.records[0].text("hard"), None);
-    assert_eq!(data.records[0].fields["hard"], Value::Bool(true));
-    assert_eq!(data.records[0].fields["prompt"], "cab");
+    assert_eq!(data.len(), 2);
+    assert_eq!((data.place(0).1, data.place(1).1), (Place::Line(1), Place::Line(3)));
+    assert_eq!(data.prompt(1), "5+7");
+    assert_eq!(data.text(1, "answer").unwrap(), "12");
+    assert_eq!(data.text(0, "hard"), None);
+    assert_eq!(data.object(0)["hard"], Value::Bool(true));
+    assert_eq!(data.object(0)["prompt"], "cab");
+    assert_eq!(data.object(1)["answer"], 12);
 }
 
 #[test]
 fn windows_files_and_a_missing_last_line_end_are_read() {
     let data = load("\u{FEFF}{\"prompt\": \"a\", \"answer\": \"b\"}\r\n \r\n{\"prompt\": \"c\", \"answer\": \"d\"}");
-    assert_eq!(data.records[0].text("answer").unwrap(), "b");
-    assert_eq!((data.records[1].line, data.records[1].prompt.as_str()), (3, "c"));
+    assert_eq!(data.text(0, "answer").unwrap(), "b");
+    assert_eq!((data.place(1).1, data.prompt(1)), (Place::Line(3), "c"));
 }
 
 #[test]
 fn a_very_long_line_is_a_line() {
     let long = "x".repeat(5_000_000);
     let data = load(format!("{{\"prompt\": \"{long}\", \"answer\": \"\"}}\n"));
-    assert_eq!(data.records[0].prompt.len(), 5_000_000);
+    assert_eq!(data.prompt(0).len(), 5_000_000);
     // A bad one is not repeated whole.
     let (message, _) = refused(format!("{{\"prompt\": \"{long}\"\n"), ANSWER);
     assert!(message.len() < 250, "{}", message.len());
@@ -68,22 +83,15 @@ fn the_hash_is_that_of_the_bytes() {
 fn a_missing_file_suggests_its_neighbour() {
     let (folder, path) = file("{}");
     let wrong = folder.path().join("sort.trian.jsonl");
-    let error = Dataset::load(&wrong, ANSWER).unwrap_err();
+    let error = read(&wrong, ANSWER).unwrap_err();
     assert_eq!(error.to_string(), format!("{}: there is no such file", wrong.display()));
     assert_eq!(error.help(), format!("did you mean `{}`?", path.display()));
 
     let far = folder.path().join("questions.jsonl");
-    assert_eq!(Dataset::load(&far, ANSWER).unwrap_err().help(), "paths are relative to the experiment's file");
+    assert_eq!(read(&far, ANSWER).unwrap_err().help(), "paths are relative to the experiment's file");
     let elsewhere = folder.path().join("data/sort.train.jsonl");
-    let error = Dataset::load(&elsewhere, ANSWER).unwrap_err();
+    let error = read(&elsewhere, ANSWER).unwrap_err();
     assert_eq!(error.help(), "its folder does not exist either; paths are relative to the experiment's file");
-}
-
-#[test]
-fn a_folder_is_not_a_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let message = Dataset::load(folder.path(), ANSWER).unwrap_err().to_string();
-    assert!(message.contains(": cannot read the file: Is a directory"), "{message}");
 }
 
 #[test]
@@ -109,7 +117,7 @@ fn malformed_lines_are_named() {
         ("\"a\"", ":2: not a JSON object: found the string \"a\"", "such as {\"prompt\""),
         (
             "{\"prompt\": \"a\", \"anwser\": \"b\"}",
-            ":2: the field `answer` is missing; found `anwser`, `prompt`",
+            ":2: the field `answer` is missing; found `prompt`, `anwser`",
             "did you mean `anwser`?",
         ),
         ("{\"question\": \"a\"}", ":2: the field `prompt` is missing; found `question`", "every line needs `prompt`"),
@@ -146,7 +154,7 @@ fn malformed_lines_are_named() {
 fn a_numeric_field_must_be_a_number() {
     let needed = [Field::number("answer")];
     let (_folder, path) = file("{\"prompt\": \"a\", \"answer\": \" 1,234.5 \"}\n{\"prompt\": \"a\", \"answer\": -3e2}\n");
-    assert_eq!(Dataset::load(&path, &needed).unwrap().records.len(), 2);
+    assert_eq!(read(&path, &needed).unwrap().len(), 2);
     let (message, _) = refused("{\"prompt\": \"a\", \"answer\": \"about 4\"}", &needed);
     assert_eq!(message, ":1: the field `answer` must be a number; found the string \"about 4\"");
 }
@@ -199,8 +207,9 @@ fn a_sequence_beyond_the_context_is_named() {
         "{\"prompt\": \"fghijk\", \"answer\": \"\"}\n",
     ));
     // Begin, then a token a byte; the first of equals.
-    let longest = data.longest_prompt(&Tokenizer::Bytes);
-    assert_eq!((longest.line, longest.tokens), (2, 7));
+    let prompts = (0..3).map(|row| Tokenizer::Bytes.prompt(data.prompt(row)).unwrap().len());
+    let longest = Longest::of(&data, None, prompts.clone());
+    assert_eq!((longest.place, longest.tokens), (Place::Line(2), 7));
     assert_eq!(longest.fits(9, 16), Ok(()));
     let error = longest.fits(10, 16).unwrap_err();
     let path = data.path.display();
@@ -211,8 +220,10 @@ fn a_sequence_beyond_the_context_is_named() {
     assert_eq!(error.help(), "set `context = 17` or more, or `max_tokens = 9` or less, or shorten the line");
     assert_eq!(longest.fits(9, 7).unwrap_err().help(), "set `context = 16` or more, or shorten the line");
 
-    let longest = data.longest_example("answer", &Tokenizer::Bytes);
-    assert_eq!((longest.line, longest.tokens), (1, 4 + 15 + 1));
+    let answers =
+        (0..3).map(|row| Tokenizer::Bytes.completion(data.prompt(row), data.text(row, "answer").unwrap()).unwrap().len());
+    let longest = Longest::of(&data, Some("answer"), prompts.zip(answers).map(|(prompt, answer)| prompt + answer));
+    assert_eq!((longest.place, longest.tokens), (Place::Line(1), 4 + 15 + 1));
     let error = longest.fits(0, 16).unwrap_err();
     assert_eq!(error.to_string(), format!("{path}:1: prompt and `answer` take 20 tokens, the model's context is 16"));
     assert_eq!(error.help(), "set `context = 20` or more, or shorten the line");
@@ -224,7 +235,7 @@ fn test_prompts_that_are_trained_on_are_a_warning() {
         load("{\"prompt\": \"a\", \"answer\": 1}\n{\"prompt\": \"b\", \"answer\": 1}\n{\"prompt\": \"b\", \"answer\": 1}\n");
     let tests = load("{\"prompt\": \"c\", \"answer\": 1}\n\n{\"prompt\": \"b\", \"answer\": 2}\n");
     let warning = overlap(&train, &tests).unwrap();
-    assert_eq!((warning.prompts, warning.first), (1, (3, 2)));
+    assert_eq!((warning.prompts, warning.tests.1, warning.train.1), (1, Place::Line(3), Place::Line(2)));
     let (test, train_path) = (tests.path.display(), train.path.display());
     assert_eq!(
         warning.to_string(),
@@ -233,3 +244,5 @@ fn test_prompts_that_are_trained_on_are_a_warning() {
     let apart = load("{\"prompt\": \"d\", \"answer\": 1}\n");
     assert_eq!(overlap(&train, &apart), None);
 }
+
+mod sources;

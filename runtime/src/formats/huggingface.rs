@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::stored::Stored;
 use super::tensors::assemble;
 use super::{config_json, safetensors, unreadable};
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{Pretrained, Tokenizer};
 use crate::failure::Result;
 use crate::model::{Config, Weights};
 
@@ -41,7 +41,7 @@ pub fn weights(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Weights> {
 
 /// The tokenizer of a folder.
 pub fn tokenizer(folder: &Path) -> Result<Arc<Tokenizer>> {
-    Err(unreadable(folder, "a model's own tokenizer is not supported yet"))
+    Ok(Arc::new(Tokenizer::Pretrained(Pretrained::load(folder)?)))
 }
 
 /// Published embeddings are often padded beyond the tokenizer's ids; they are never smaller.

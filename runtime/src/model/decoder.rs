@@ -79,11 +79,19 @@ pub struct PackedBatch {
 impl PackedBatch {
     /// Each sequence is a prompt and a completion, at least one token each. The last token is predicted, never read.
     pub fn new<'a>(sequences: impl Iterator<Item = (&'a [Token], &'a [Token])> + Clone, device: Device) -> PackedBatch {
-        let longest = sequences.clone().map(|(prompt, completion)| prompt.len() + completion.len() - 1).max().unwrap_or(1);
+        PackedBatch::masked(sequences.map(|(prompt, completion)| (prompt, completion, None)), device)
+    }
+
+    /// Of a completion with a mask, only the tokens where it is true are predicted; the others are read.
+    pub fn masked<'a>(
+        sequences: impl Iterator<Item = (&'a [Token], &'a [Token], Option<&'a [bool]>)> + Clone,
+        device: Device,
+    ) -> PackedBatch {
+        let longest = sequences.clone().map(|(prompt, completion, _)| prompt.len() + completion.len() - 1).max().unwrap_or(1);
         let [mut tokens, mut positions, mut unpack, mut pack] = [const { Vec::new() }; 4];
         let [mut predictors, mut predictors_padded, mut targets] = [const { Vec::<i64>::new() }; 3];
         let mut count = 0;
-        for (prompt, completion) in sequences {
+        for (prompt, completion, mask) in sequences {
             let (start, padded_start) = (tokens.len() as i64, (count * longest) as i64);
             let length = (prompt.len() + completion.len() - 1) as i64;
             tokens.extend(prompt.iter().chain(&completion[..completion.len() - 1]).copied());
@@ -91,9 +99,12 @@ impl PackedBatch {
             pack.extend((0..length).map(|place| padded_start + place));
             unpack.extend((0..longest as i64).map(|place| start + if place < length { place } else { 0 }));
             let first = prompt.len() as i64 - 1;
-            predictors.extend((first..length).map(|place| start + place));
-            predictors_padded.extend((first..length).map(|place| padded_start + place));
-            targets.extend(completion.iter().copied());
+            let predicted = (0..completion.len()).filter(|place| mask.is_none_or(|mask| mask[*place]));
+            for place in predicted {
+                predictors.push(start + first + place as i64);
+                predictors_padded.push(padded_start + first + place as i64);
+                targets.push(completion[place]);
+            }
             count += 1;
         }
         let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);

@@ -119,7 +119,9 @@ fn reference(weights: &Weights, tokens: &[Token]) -> Vec<Vec<f64>> {
 fn sequences() -> Vec<(Vec<Token>, Vec<Token>)> {
     [("sort: cab", "abc"), ("x", "hello wor"), ("reverse: ab", ""), ("12+34", "46")]
         .iter()
-        .map(|(prompt, completion)| (Tokenizer::Bytes.prompt(prompt), Tokenizer::Bytes.completion(completion)))
+        .map(|(prompt, completion)| {
+            (Tokenizer::Bytes.prompt(prompt).unwrap(), Tokenizer::Bytes.completion("", completion).unwrap())
+        })
         .collect()
 }
 

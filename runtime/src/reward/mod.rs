@@ -20,7 +20,7 @@ use crate::data::{self, Field, Kind};
 pub struct Answer<'a> {
     pub prompt: &'a str,
     pub completion: &'a str,
-    /// The data line that the prompt came from: [`crate::data::Record::fields`].
+    /// The data line that the prompt came from: [`crate::data::Dataset::object`].
     pub record: &'a Map<String, Value>,
 }
 
@@ -67,7 +67,7 @@ impl Verifier {
         Ok(Verifier { judge: Judge::Rule(rule) })
     }
 
-    /// The field that every line of the domain's data must have, for [`crate::data::Dataset::load`].
+    /// The field that every line of the domain's data must have, for [`crate::data::Dataset::read`].
     pub fn needed(&self) -> Option<Field<'_>> {
         let Judge::Rule(rule) = &self.judge else { return None };
         match rule {
@@ -75,6 +75,11 @@ impl Verifier {
             Rule::Numeric { field, .. } => Some(Field::number(field)),
             Rule::Regex { pattern, field } => has_group(pattern).then_some(Field::text(field)),
         }
+    }
+
+    /// Whether it reads whole rows: a command gets them.
+    pub fn reads_rows(&self) -> bool {
+        matches!(self.judge, Judge::Command(_))
     }
 
     /// One reward per answer, in order, each in [0, 1]. The records must have the field that [`Verifier::needed`] names.
@@ -120,7 +125,11 @@ fn has_group(pattern: &Regex) -> bool {
 }
 
 fn text<'a>(answer: &Answer<'a>, field: &str) -> Result<std::borrow::Cow<'a, str>, RewardError> {
-    answer.record.get(field).and_then(data::text).ok_or_else(|| missing(answer, field, Kind::Text))
+    match answer.record.get(field) {
+        Some(Value::String(text)) => Ok(text.into()),
+        Some(Value::Number(number)) => Ok(number.to_string().into()),
+        _ => Err(missing(answer, field, Kind::Text)),
+    }
 }
 
 fn missing(answer: &Answer, field: &str, kind: Kind) -> RewardError {

@@ -19,7 +19,7 @@ pub struct Completion {
     pub tokens: Vec<Token>,
     /// Log-probability of each token under the distribution it was drawn from.
     pub logps: Vec<f32>,
-    /// Cut off at `max_tokens`.
+    /// Cut off at `max_tokens`, or at the limit of its domain.
     pub truncated: bool,
 }
 
@@ -28,6 +28,8 @@ pub struct Completion {
 pub struct Prompt<'a> {
     pub tokens: &'a [Token],
     pub id: u32,
+    /// Longest completion of this prompt, where it is bounded by more than the sampling.
+    pub limit: Option<u32>,
 }
 
 /// Rows that are generated in step at most: enough to keep a core busy, few enough that their cache stays near it.
@@ -90,6 +92,9 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
                 completion.truncated = false;
                 continue;
             }
+            if completion.tokens.len() >= sampling.max_tokens(prompts[row.index / n].limit) as usize {
+                continue;
+            }
             // After the first step, rows have places of their own.
             let place = if step == 0 { row.index } else { place };
             inputs[place] = draw.token;
@@ -147,7 +152,7 @@ mod tests {
     }
 
     fn requests(prompts: &[Vec<Token>]) -> Vec<Prompt<'_>> {
-        prompts.iter().enumerate().map(|(id, tokens)| Prompt { tokens, id: id as u32 }).collect()
+        prompts.iter().enumerate().map(|(id, tokens)| Prompt { tokens, id: id as u32, limit: None }).collect()
     }
 
     fn sampling(n: u32, temperature: f64) -> Sampling {

@@ -2,22 +2,24 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::{Domain, Evaluation, Plan, Reward, Sampling, Stage};
+use mopd_compiler::plan::{Domain, Evaluation, Plan, Reward, Sampling, Stage, Tokenizer};
 use tch::Device;
 
 use super::{Task, Work};
 use crate::device;
 use crate::evaluate::samples;
-use crate::prepare::DomainData;
+use crate::prepare::{DomainData, Form, Prompts};
 
 /// The key of every task.
 pub struct Keys(Vec<String>);
 
 impl Keys {
     /// `libtorch` is its version, `widths` are the cores of each task: others may round differently.
+    #[expect(clippy::too_many_arguments, reason = "all that a result depends on")]
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
+        forms: &[Form],
         domains: &[DomainData],
         base: &Path,
         device: Device,
@@ -28,6 +30,15 @@ impl Keys {
         let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
         for (task, width) in tasks.iter().zip(widths) {
+            let loaded = match task.work {
+                Work::Stage(model) => forms[model.0 as usize].loaded.as_ref(),
+                Work::Evaluate { .. } => None,
+            };
+            if let Some(loaded) = loaded {
+                // Neither its name nor the seed changes what it is.
+                keys.push(blake3::hash(format!("content {}", loaded.content).as_bytes()).to_hex().to_string());
+                continue;
+            }
             let mut parts = vec![numeric.clone(), format!("seed {}", task.seed)];
             if *width > 1 {
                 parts.push(format!("cores {width}"));
@@ -35,15 +46,22 @@ impl Keys {
             match &task.work {
                 Work::Stage(model) => {
                     parts.push(format!("stage {}", plan.stages[model.0 as usize].key));
+                    // The compiler knows its path only.
+                    if let Stage::Initialise(architecture) = &plan.experiment.model(*model).stage
+                        && architecture.tokenizer != Tokenizer::Bytes
+                    {
+                        parts.push(format!("tokenizer {}", forms[model.0 as usize].tokenizer.hash()));
+                    }
                     if let Stage::Train(train) = &plan.experiment.model(*model).stage {
                         for share in &train.mixture {
                             let data = &domains[share.domain.0 as usize];
                             parts.extend(data.train.iter().map(|train| format!("data {}", train.dataset.hash)));
+                            parts.extend(day(data.train.as_ref(), &forms[model.0 as usize]));
                             parts.extend(programs(&plan.experiment.domain(share.domain).reward, base));
                         }
                     }
                 }
-                Work::Evaluate { domain, comparisons, .. } => {
+                Work::Evaluate { model, domain, comparisons } => {
                     let Domain { reward, format, limit, .. } = plan.experiment.domain(*domain);
                     let Evaluation { sampling, prompts } = super::evaluation(plan, comparisons);
                     let data = &domains[domain.0 as usize];
@@ -52,6 +70,7 @@ impl Keys {
                     parts.push(format!("temperature {temperature} tokens {}", sampling.max_tokens(*limit)));
                     parts.push(format!("of {top_p:?} {top_k:?} up to {stop:?}"));
                     parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
+                    parts.extend(day(data.tests.as_ref(), &forms[model.0 as usize]));
                     parts.extend(programs(reward, base));
                 }
             }
@@ -64,6 +83,15 @@ impl Keys {
     pub fn of(&self, task: usize) -> &str {
         &self.0[task]
     }
+}
+
+fn today() -> String {
+    chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%F").to_string()
+}
+
+/// The day, where a template writes it into prompts.
+fn day(prompts: Option<&Prompts>, form: &Form) -> Option<String> {
+    prompts?.asks_date(&form.tokenizer).then(|| format!("day {}", today()))
 }
 
 /// The contents of the files that a reward command names: an edited verifier is another verifier.

@@ -5,15 +5,14 @@ mod keys;
 mod run;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
 use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train};
 
 pub use keys::Keys;
 pub use run::{Progress, predict, run};
 
-use crate::model::{Config, Weights};
-use crate::prepare::DomainData;
+use crate::model::Weights;
+use crate::prepare::{DomainData, Form};
 use crate::report::results::seeds;
 
 /// One unit of work.
@@ -138,10 +137,10 @@ const LARGE: usize = 10_000_000;
 
 /// The cores of each task. It depends on the models alone, not on what else is running: sums over several cores are taken in
 /// another order, and a result must not depend on who ran what when.
-pub fn threads(tasks: &[Task], configs: &[Arc<Config>], cores: usize) -> Vec<usize> {
+pub fn threads(tasks: &[Task], forms: &[Form], cores: usize) -> Vec<usize> {
     let width = |task: &Task| {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
-        if Weights::parameters(&configs[model.0 as usize]) >= LARGE { cores } else { 1 }
+        if Weights::parameters(&forms[model.0 as usize].config) >= LARGE { cores } else { 1 }
     };
     tasks.iter().map(width).collect()
 }
@@ -159,7 +158,7 @@ fn training_steps(train: &Train<Objective>, domains: &[DomainData]) -> u32 {
     };
     let rows = || {
         let rows = train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
-        rows.map(|prompts| prompts.tokens.len() as u64).sum()
+        rows.map(|prompts| prompts.dataset.len() as u64).sum()
     };
     let (all, each) = match &train.prefixes {
         Prefixes::Data { batch, .. } | Prefixes::Pairs { batch, .. } => (rows(), *batch),

@@ -15,13 +15,12 @@ use tch::Device;
 use super::alone::{Tasks, Under};
 use super::{Keys, Task, Work};
 use crate::control::Control;
-use crate::data::tokenizer::Tokenizer;
 use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
-use crate::model::{Config, Weights};
+use crate::model::Weights;
 use crate::predict::Shapes;
-use crate::prepare::{DomainData, configs, described, prepare, trained};
+use crate::prepare::{DomainData, Form, forms, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{assemble, write_results};
@@ -43,6 +42,7 @@ struct Shared<'a> {
     /// Cores of each task.
     widths: Vec<usize>,
     keys: Keys,
+    forms: &'a [Form],
     domains: &'a [DomainData],
     store: Store,
     out: PathBuf,
@@ -98,7 +98,7 @@ struct Prepared<'a> {
     /// Folder that its paths are relative to.
     base: &'a Path,
     tasks: Vec<Task>,
-    configs: Vec<Arc<Config>>,
+    forms: Vec<Form>,
     domains: Vec<DomainData>,
 }
 
@@ -110,33 +110,39 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
     }
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let configs = configs(plan)?;
-    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &configs, base)?;
+    let forms = forms(plan, base, &Store::notes(Path::new(&job.store)))?;
+    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, base)?;
     for warning in warnings {
         control.warn(warning);
     }
-    Ok(Prepared { base, tasks, configs, domains })
+    Ok(Prepared { base, tasks, forms, domains })
 }
 
 /// Says what each stage of a plan will take, and runs none.
 pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
-    let Prepared { tasks, configs, domains, .. } = prepared(job, control)?;
-    predictions(&job.plan, &tasks, &configs, &domains, device, control, |_| true).map(|_| ())
+    let Prepared { tasks, forms, domains, .. } = prepared(job, control)?;
+    let widths = super::threads(&tasks, &forms, cores());
+    predictions(&job.plan, &tasks, &forms, &domains, &widths, device, control, |_| true).map(|_| ())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the stages that are waited for will take, each model once, however many its seeds. Said as soon as it is known.
 fn predictions(
     plan: &Plan,
     tasks: &[Task],
-    configs: &[Arc<Config>],
+    forms: &[Form],
     domains: &[DomainData],
+    widths: &[usize],
     device: Device,
     control: &Control,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<HashMap<ModelId, Prediction>> {
-    let tokenizer = Arc::new(Tokenizer::Bytes);
-    let tokenizers: Vec<_> = configs.iter().map(|_| tokenizer.clone()).collect();
-    let shapes = Shapes { configs, tokenizers: &tokenizers };
+    let configs: Vec<_> = forms.iter().map(|form| form.config.clone()).collect();
+    let tokenizers: Vec<_> = forms.iter().map(|form| form.tokenizer.clone()).collect();
+    let shapes = Shapes { configs: &configs, tokenizers: &tokenizers };
     let mut known: HashMap<ModelId, Prediction> = HashMap::new();
     for (index, task) in tasks.iter().enumerate() {
         let Work::Stage(id) = task.work else { continue };
@@ -150,7 +156,7 @@ fn predictions(
             // On a thread like those that will run it: the system's allocator has memory of its own for each.
             let measured = std::thread::scope(|scope| {
                 let thread = scope.spawn(|| {
-                    tch::set_num_threads(1);
+                    tch::set_num_threads(widths[index] as i32);
                     crate::predict::predict(plan, id, domains, &shapes, steps, device)
                 });
                 thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
@@ -171,15 +177,15 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let started = Instant::now();
     let plan = &job.plan;
     let out = PathBuf::from(&job.out);
-    let Prepared { base, tasks, configs, domains } = prepared(job, control)?;
+    let Prepared { base, tasks, forms, domains } = prepared(job, control)?;
     let store = Store::open(Path::new(&job.store))?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let widths = super::threads(&tasks, &configs, cores);
-    let keys = Keys::new(plan, &tasks, &domains, base, device, &versions.libtorch, &widths);
+    let cores = cores();
+    let widths = super::threads(&tasks, &forms, cores);
+    let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch, &widths);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
     let waiting = |index: usize| job.fresh || !store.has(keys.of(index));
-    let predictions = predictions(plan, &tasks, &configs, &domains, device, control, waiting)?;
+    let predictions = predictions(plan, &tasks, &forms, &domains, &widths, device, control, waiting)?;
 
     let shared = Shared {
         predictions,
@@ -189,6 +195,7 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
         tasks: &tasks,
         widths,
         keys,
+        forms: &forms,
         domains: &domains,
         store,
         out,
@@ -420,13 +427,15 @@ impl Shared<'_> {
         let provenance = |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone());
         let mut adapter = train::peft::Files::new();
         let (weights, rows) = match &model.stage {
-            Stage::Initialise(architecture) => {
-                let config = Arc::new(Config::of(architecture));
-                (Weights::initialise(config, Arc::new(Tokenizer::Bytes), seed, facts.stream), Vec::new())
+            Stage::Initialise(_) => {
+                let Form { config, tokenizer, .. } = self.forms[id.0 as usize].clone();
+                (Weights::initialise(config, tokenizer, seed, facts.stream), Vec::new())
             }
-            Stage::Load(pretrained) => {
-                let message = format!("this version can't load {}", described(pretrained));
-                return Err(Error::new(FailureKind::Runtime, message).into());
+            Stage::Load(_) => {
+                let loaded = self.forms[id.0 as usize].loaded.as_ref().expect("what is read is opened before anything runs");
+                // Nothing is computed, so that there is nothing to keep or to publish: it would be a copy.
+                self.control.emit(&Event::StageFinished { stage: name, seed, seconds: 0.0, peak_memory: None });
+                return Ok(Outcome::Weights(Arc::new(loaded.weights.clone()), Vec::new()));
             }
             Stage::Merge(settings) => {
                 let base = settings.base.map(input);
@@ -448,6 +457,8 @@ impl Shared<'_> {
                         teacher_model: teacher.map(|choice| choice.teacher),
                         reference: reference.map(|choice| choice.reference),
                         prompts: trained(data)?,
+                        tokens: trained(data)?.tokens(&self.forms[id.0 as usize].tokenizer)?,
+                        limit: data.limit,
                         verifier: &data.verifier,
                     });
                 }
@@ -477,6 +488,8 @@ impl Shared<'_> {
         self.store.insert(key, &provenance(&weights), &weights, &rows, &adapter)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
+        // Later stages read them where they are kept: what waits for its use takes no memory.
+        let weights = self.store.weights(key)?;
         let (seconds, peak_memory) = (started.elapsed().as_secs_f64(), under.peak_memory());
         let predicted = self.predictions.get(&id).copied();
         lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted });

@@ -137,7 +137,13 @@ fn save_in_files_of(
         texts.push((safetensors::INDEX.to_owned(), pretty(&safetensors::index(&headers, &shards))));
     }
     let generation = json!({ "bos_token_id": ids.begin, "eos_token_id": ids.end, "pad_token_id": ids.padding });
-    texts.push((GENERATION.to_owned(), pretty(&generation)));
+    // A tokenizer's own files say more than its ids.
+    if let Tokenizer::Pretrained(tokenizer) = &*weights.tokenizer {
+        texts.extend(tokenizer.files().files.iter().cloned());
+    }
+    if !texts.iter().any(|(name, _)| name == GENERATION) {
+        texts.push((GENERATION.to_owned(), pretty(&generation)));
+    }
     for (name, content) in texts {
         put(&name, &mut |file| file.write_all(&content))?;
     }
@@ -151,6 +157,7 @@ fn token_ids(tokenizer: &Tokenizer) -> TokenIds {
     };
     let begin = match tokenizer {
         Tokenizer::Bytes => json!(BEGIN),
+        Tokenizer::Pretrained(tokenizer) => json!(tokenizer.begin()),
     };
     TokenIds { begin, end, padding: json!(tokenizer.padding()) }
 }

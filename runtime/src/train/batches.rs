@@ -9,8 +9,8 @@ use mopd_compiler::plan::{Completions, Formula, Keep, Objective, Prefixes, Role,
 
 use super::models::{Models, Whose};
 use super::{Source, Stage};
+use crate::data::Mixture;
 use crate::data::mixture::Draw;
-use crate::data::{Mixture, quote};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, PackedBatch, Token};
 use crate::random::{Key, Purpose};
@@ -24,13 +24,32 @@ pub struct Sequence {
     pub source: usize,
     /// Index of the prompt's record in the source's data.
     pub record: usize,
+    /// What stands before the completion, where it is not the prompt of the record as a model is asked it.
+    pub prompt: Option<Vec<Token>>,
     pub completion: Vec<Token>,
+    /// Which tokens of the completion are trained on; all where absent. The others are what users and tools said meanwhile.
+    pub written: Option<Vec<bool>>,
     /// Log-probabilities under whoever sampled it, at the temperature of sampling; none where the data has it.
     pub logps: Option<Vec<f32>>,
     pub truncated: bool,
     pub reward: Option<f64>,
     /// Whether it is the preferred one of its pair; none outside of pairs.
     pub chosen: Option<bool>,
+}
+
+impl Sequence {
+    /// Number of tokens that are trained on.
+    pub fn trained(&self) -> usize {
+        match &self.written {
+            Some(written) => written.iter().filter(|written| **written).count(),
+            None => self.completion.len(),
+        }
+    }
+
+    /// What stands before the completion.
+    pub fn prompt<'a>(&'a self, stage: &'a Stage) -> &'a [Token] {
+        self.prompt.as_deref().unwrap_or_else(|| stage.sources[self.source].tokens.get(self.record))
+    }
 }
 
 /// The sequences of a step. Those of a group are adjacent, and so are the groups of a source.
@@ -50,7 +69,7 @@ impl Sequences {
         let mut starts = vec![0];
         for (index, sequence) in list.iter().enumerate() {
             layout.group_of_sequence.push((index / group_size) as u32);
-            layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.completion.len(), index as u32);
+            layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
             starts.push(layout.sequence_of_token.len());
         }
         Sequences { list, layout, starts }
@@ -62,18 +81,18 @@ impl Sequences {
         first..self.list.partition_point(|sequence| sequence.source < sources.end)
     }
 
-    /// The completion tokens of a sequence, among those of the step.
+    /// The tokens of a sequence that are trained on, among those of the step.
     pub fn tokens(&self, sequence: usize) -> Range<usize> {
         self.starts[sequence]..self.starts[sequence + 1]
     }
 
     /// Prompts and completions of some sequences, to go through a model together.
     pub fn packed(&self, stage: &Stage, members: &[usize]) -> PackedBatch {
-        let pairs = members.iter().map(|member| {
+        let members = members.iter().map(|member| {
             let sequence = &self.list[*member];
-            (stage.sources[sequence.source].prompts.tokens[sequence.record].as_slice(), sequence.completion.as_slice())
+            (sequence.prompt(stage), sequence.completion.as_slice(), sequence.written.as_deref())
         });
-        PackedBatch::new(pairs, stage.device)
+        PackedBatch::masked(members, stage.device)
     }
 
     /// Adjacent sequences in parts of at most `size`, those of similar length together, so that little is padded; all of them
@@ -85,7 +104,7 @@ impl Sequences {
         };
         members.sort_by_key(|member| {
             let sequence = &self.list[*member];
-            stage.sources[sequence.source].prompts.tokens[sequence.record].len() + sequence.completion.len()
+            sequence.prompt(stage).len() + sequence.completion.len()
         });
         members.chunks(size).map(<[usize]>::to_vec).collect()
     }
@@ -123,8 +142,7 @@ enum Writer {
 impl Batches {
     /// Teachers whose rollouts are imitated write them here, before the first step.
     pub fn new(stage: &Stage, models: &Models) -> Result<Batches> {
-        let whole =
-            || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.prompts.tokens.len())).collect::<Vec<_>>());
+        let whole = || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>());
         let (mixture, size, kind) = match &stage.train.prefixes {
             Prefixes::Data { field, batch } => {
                 let judged = reads_reward(&stage.train.objective);
@@ -317,13 +335,22 @@ fn all_examples(stage: &Stage, field: &str, judged: bool) -> Result<Vec<Vec<Sequ
 }
 
 fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
-    let sequences = source.prompts.dataset.records.iter().enumerate().map(|(record, line)| {
-        let text = line.text(field).ok_or_else(|| {
-            let path = source.prompts.dataset.path.display();
-            Error::new(FailureKind::Data, format!("{path}:{}: the field {} is missing", line.line, quote(field)))
-        })?;
-        let completion = stage.start.tokenizer.completion(&text);
-        Ok(Sequence { source: index, record, completion, logps: None, truncated: false, reward: None, chosen: None })
+    let tokenizer = &stage.start.tokenizer;
+    let sequences = (0..source.prompts.dataset.len()).map(|record| {
+        let example = source.prompts.example(tokenizer, record, field)?;
+        let prompt = (example.prompt != source.tokens.get(record)).then_some(example.prompt);
+        let written = example.written.contains(&false).then_some(example.written);
+        Ok(Sequence {
+            source: index,
+            record,
+            prompt,
+            completion: example.completion,
+            written,
+            logps: None,
+            truncated: false,
+            reward: None,
+            chosen: None,
+        })
     });
     sequences.collect()
 }
@@ -334,8 +361,9 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
         .iter()
         .enumerate()
         .map(|(place, draw)| Prompt {
-            tokens: &stage.sources[draw.source].prompts.tokens[draw.record],
+            tokens: stage.sources[draw.source].tokens.get(draw.record),
             id: (first + place) as u32,
+            limit: stage.sources[draw.source].limit,
         })
         .collect();
     let n = sampling.n.max(1) as usize;
@@ -345,7 +373,9 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
         Sequence {
             source: draw.source,
             record: draw.record,
+            prompt: None,
             completion: completion.tokens,
+            written: None,
             logps: Some(completion.logps),
             truncated: completion.truncated,
             reward: None,
@@ -359,14 +389,13 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling
 fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
     for (index, source) in stage.sources.iter().enumerate() {
         let of_source = || sequences.iter().filter(|sequence| sequence.source == index);
-        let texts: Vec<String> = of_source().map(|sequence| stage.start.tokenizer.decode(&sequence.completion)).collect();
-        let records = &source.prompts.dataset.records;
+        let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&sequence.completion));
+        let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
+        let dataset = &source.prompts.dataset;
+        let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();
         let answers: Vec<Answer> = of_source()
-            .zip(&texts)
-            .map(|(sequence, completion)| {
-                let record = &records[sequence.record];
-                Answer { prompt: &record.prompt, completion, record: &record.fields }
-            })
+            .zip(texts.iter().zip(&records))
+            .map(|(sequence, (completion, record))| Answer { prompt: dataset.prompt(sequence.record), completion, record })
             .collect();
         let rewards = source.verifier.judge(&answers).map_err(|error| Error::from(error).at(source.origin))?;
         for warning in source.verifier.take_warnings() {

@@ -41,7 +41,7 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
     let mut token = 0;
     for (index, source) in stage.sources.iter().enumerate() {
         let own: Vec<_> = sequences.list.iter().filter(|sequence| sequence.source == index).collect();
-        let count: usize = own.iter().map(|sequence| sequence.completion.len()).sum();
+        let count: usize = own.iter().map(|sequence| sequence.trained()).sum();
         // Sequences of a source are adjacent, so its tokens are one range.
         let range = token..token + count;
         token += count;

@@ -41,8 +41,9 @@ use self::scores::score;
 use self::trained::Trained;
 use self::vocabulary::Logits;
 use crate::control::Control;
+use crate::data::Lists;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Weights, to_vec};
+use crate::model::{Decoder, Token, Weights, to_vec};
 use crate::prepare::Prompts;
 use crate::random::{Key, Purpose};
 use crate::report::metrics::Row;
@@ -70,6 +71,7 @@ pub struct Stage<'a> {
 }
 
 /// A domain of the mixture.
+#[derive(Clone)]
 pub struct Source<'a> {
     pub name: &'a str,
     pub origin: Origin,
@@ -80,6 +82,10 @@ pub struct Source<'a> {
     /// The model behind the role `reference`.
     pub reference: Option<ModelId>,
     pub prompts: &'a Prompts,
+    /// The prompts as the student reads them.
+    pub tokens: Arc<Lists<Token>>,
+    /// Longest completion in this domain.
+    pub limit: Option<u32>,
     pub verifier: &'a Verifier,
 }
 

@@ -94,11 +94,11 @@ impl Bad {
         let sequence = &sequences.list[index as usize];
         let source = &stage.sources[sequence.source];
         let dataset = &source.prompts.dataset;
-        let line = dataset.records[sequence.record].line;
+        let (file, line) = dataset.place(sequence.record);
         Some(Bad {
             domain: source.name.to_owned(),
             teacher: source.teacher.clone(),
-            place: format!("sequence {index} (the prompt of {}:{line}), position {position}", dataset.path.display()),
+            place: format!("sequence {index} (the prompt of {}{line}), position {position}", file.display()),
             count: values.iter().filter(|value| !value.is_finite()).count(),
             of: values.len(),
         })

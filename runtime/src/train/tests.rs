@@ -5,16 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{
-    AdamW, Adapter, AdapterKind, Execution, Length, Mass, ModelId, Objective, Origin, Prefixes, Projection, Recipe, Reward, Role,
-    Sampling, Schedule, Signal, StudentCopy, Support, Teacher, Train, Trainable, WeightFilter, WeightGroup,
+    AdamW, Adapter, AdapterKind, DataSource, Execution, Length, Mass, ModelId, Objective, Origin, Prefixes, Projection,
+    PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Signal, StudentCopy, Support, Teacher, Train, Trainable,
+    WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
 
 use super::objective::objectives::{direct, grpo, mopd};
 use super::*;
-use crate::data::Dataset;
+use crate::data::tokenizer::Tokenizer;
+use crate::data::{Dataset, Field, Request};
 use crate::model::tests::{lively, tiny};
-use crate::model::{Token, layout, to_vec};
+use crate::model::{layout, to_vec};
 
 /// Two domains of ragged answers.
 struct World {
@@ -54,6 +56,8 @@ impl World {
             teacher_model: Some(teachers[index]),
             reference: Some(ModelId(0)),
             prompts: &self.prompts[index],
+            tokens: self.prompts[index].tokens(&Tokenizer::Bytes).unwrap(),
+            limit: None,
             verifier: &self.verifier,
         };
         Stage {
@@ -74,9 +78,10 @@ impl World {
 }
 
 fn load(path: &Path) -> Prompts {
-    let dataset = Dataset::load(path, &[crate::data::Field::text("answer")]).unwrap();
-    let tokens = dataset.records.iter().map(|record| crate::data::tokenizer::Tokenizer::Bytes.prompt(&record.prompt)).collect();
-    Prompts { dataset, tokens }
+    let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
+    let fields = [Field::text("answer")];
+    let request = Request { source: &source, format: &PromptFormat::Text, fields: &fields, whole: false };
+    Prompts::new(Dataset::read(Path::new("."), request).unwrap())
 }
 
 fn train(objective: Objective, passes: u32) -> Train<Objective> {
@@ -209,7 +214,7 @@ fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms
         .list
         .iter()
         .map(|sequence| {
-            let prompt = &stage.sources[sequence.source].prompts.tokens[sequence.record];
+            let prompt = sequence.prompt(stage);
             let teacher = teachers[sequence.source].logps(prompt, &sequence.completion).detach();
             let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
             terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)
@@ -463,7 +468,7 @@ fn adapters_have_the_references_gradient() {
                 .list
                 .iter()
                 .map(|sequence| {
-                    let prompt = &stage.sources[sequence.source].prompts.tokens[sequence.record];
+                    let prompt = sequence.prompt(&stage);
                     let teacher = teachers[sequence.source].logps(prompt, &sequence.completion).detach();
                     let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
                     terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)

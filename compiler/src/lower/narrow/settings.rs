@@ -8,8 +8,8 @@ use mopd_lang::formula::{Formula, FormulaKind};
 use super::{Diagnostic, data, filter, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin, Prefixes, PromptFormat,
-    Recipe, ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
+    AdamW, Architecture, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin, Prefixes, Recipe,
+    ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
 
 /// Converts the settings of one experiment and notes what does not convert. A conversion goes on after a refusal, so that one
@@ -58,13 +58,7 @@ impl<'a> Settings<'a> {
 
     pub fn domain(&mut self, domain: &wide::Domain) -> Option<Domain> {
         let wide::Domain { name, prompts, tests, columns, format, reward, share, limit, origin } = domain;
-        if let Some((_, origin)) = limit {
-            self.refuse::<()>(*origin, "a limit of tokens for one domain");
-        }
         let format = format.clone().unwrap_or_default();
-        if let PromptFormat::Chat { .. } = format {
-            self.refuse::<()>(*origin, "prompts as messages of a conversation (`format = chat`)");
-        }
         let prompts = self.source(prompts, columns);
         let tests = tests.as_ref().map(|tests| self.source(tests, columns));
         let reward = self.reward(reward, *origin);
@@ -86,10 +80,7 @@ impl<'a> Settings<'a> {
     }
 
     fn source(&mut self, source: &wide::DataSource, columns: &[wide::Column]) -> Option<DataSource> {
-        let wide::DataSource { path, split, filter, limit, origin } = source;
-        if !columns.is_empty() || split.is_some() || filter.is_some() || limit.is_some() {
-            self.refuse::<()>(*origin, "a choice of rows or columns");
-        }
+        let wide::DataSource { path, split, filter, limit, origin: _ } = source;
         let filter = match filter {
             Some(filter) => match data::formula(filter, self.origins) {
                 Ok(filter) => Some(filter),

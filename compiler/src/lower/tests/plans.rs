@@ -4,7 +4,7 @@ use mopd_lang::diag::Code;
 
 use super::*;
 use crate::lower::cost;
-use crate::plan::{Cost, Place, SCHEMA};
+use crate::plan::{Column, Cost, Place, PromptFormat, SCHEMA};
 
 #[test]
 fn a_plan_survives_json_exactly() {
@@ -25,6 +25,21 @@ fn a_plan_survives_json_exactly() {
     let read: Plan = serde_json::from_str(&text).expect("a plan reads its own text");
     assert_eq!(read, plan);
     assert_eq!(serde_json::to_string(&read).expect("a plan is plain data"), text);
+}
+
+#[test]
+fn a_domain_says_which_rows_are_read_and_how() {
+    let mut experiment = experiment();
+    let columns = vec![Column { field: "prompt".into(), column: "question".into() }];
+    let domain = &mut experiment.domains[0];
+    (domain.columns, domain.limit) = (columns.clone(), Some((16, HERE)));
+    domain.format = Some(PromptFormat::Chat { system: Some("Be brief.".into()) });
+    (domain.prompts.split, domain.prompts.limit) = (Some("train".into()), Some(5));
+    let plan = compiled(&experiment);
+    let narrow = &plan.experiment.domains[0];
+    assert_eq!((narrow.limit, &narrow.prompts.columns, narrow.prompts.limit), (Some(16), &columns, Some(5)));
+    assert_eq!(narrow.prompts.split.as_deref(), Some("train"));
+    assert_eq!(narrow.format, PromptFormat::Chat { system: Some("Be brief.".into()) });
 }
 
 #[test]

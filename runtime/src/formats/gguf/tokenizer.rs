@@ -78,14 +78,16 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
             }));
         }
     }
-    let merges: Vec<Json> = merges
-        .iter()
-        .map(|merge| {
-            // A space within a token is written as another character, so that the one here parts two tokens.
-            let (left, right) = merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
-            Ok(json!([left, right]))
-        })
-        .collect::<Result<_, String>>()?;
+    let mut pairs = Vec::new();
+    for merge in merges {
+        // A space within a token is written as another character, so that the one here parts two tokens.
+        let (left, right) = merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
+        let merged = format!("{left}{right}");
+        if let Some(unknown) = [left, right, &merged].into_iter().find(|token| !vocabulary.contains_key(token)) {
+            return Err(format!("the merge {merge:?} needs the token {unknown:?}, which is not in the vocabulary"));
+        }
+        pairs.push(json!([left, right]));
+    }
     let byte_level =
         |splits: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits });
     let sequence = |first: Json, second: Json| json!({ "type": "Sequence", "pretokenizers": [first, second] });
@@ -97,13 +99,29 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
             (sequence(split, byte_level(false)), normalises, keeps_whole_words)
         }
     };
+    // What a text begins with stands in the tokenizer itself: its readers ignore the configuration's word for it.
+    let begins = matches!(metadata.get("tokenizer.ggml.add_bos_token"), Some(Value::Flag(true)));
+    let begin = match metadata.get("tokenizer.ggml.bos_token_id") {
+        Some(Value::Unsigned(id)) if begins => usize::try_from(*id).ok().and_then(|id| Some((id, *tokens.get(id)?))),
+        _ => None,
+    };
+    let post_processor = begin.map_or(Json::Null, |(id, token)| {
+        let (special, first, second) = (
+            json!({ "SpecialToken": { "id": token, "type_id": 0 } }),
+            json!({ "Sequence": { "id": "A", "type_id": 0 } }),
+            json!({ "Sequence": { "id": "B", "type_id": 1 } }),
+        );
+        let tokens = json!({ token: { "id": token, "ids": [id], "tokens": [token] } });
+        let pair = json!([special.clone(), first.clone(), special.clone(), second]);
+        json!({ "type": "TemplateProcessing", "single": [special, first], "pair": pair, "special_tokens": tokens })
+    });
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": if normalises { json!({ "type": "NFC" }) } else { Json::Null },
-        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": byte_level(true),
+        "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": byte_level(true),
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words, "vocab": vocabulary, "merges": merges,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words, "vocab": vocabulary, "merges": pairs,
         },
     });
     let mut config = Map::new();

@@ -1,0 +1,250 @@
+//! Conversations: messages, the template that makes text of them, and which of its tokens the assistant wrote.
+
+mod python;
+mod response;
+mod template;
+
+use std::fmt;
+
+use minijinja::Value;
+use minijinja::value::Serde;
+use mopd_compiler::nearest;
+
+use super::error::describe;
+use super::json::{Json, Object};
+use super::tokenizer::TokenizerError;
+
+pub use response::{Example, example, prompt};
+pub use template::Template;
+
+/// What people and models said to each other, in order, and what the template gets to know besides.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    /// At least one.
+    messages: Vec<Message>,
+    tools: Option<Value>,
+    documents: Option<Value>,
+    /// Further names that the template may read, such as `enable_thinking`.
+    variables: Vec<(String, Value)>,
+}
+
+#[derive(Clone, Debug)]
+struct Message {
+    role: Role,
+    /// The object as it was written, in the order of its keys.
+    value: Value,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    System,
+    Developer,
+    User,
+    Assistant,
+    Tool,
+}
+
+const ROLES: [(&str, Role); 5] = [
+    ("system", Role::System),
+    ("developer", Role::Developer),
+    ("user", Role::User),
+    ("assistant", Role::Assistant),
+    ("tool", Role::Tool),
+];
+
+/// Names under which models' reasoning is passed; the first is what templates read.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Why a conversation cannot be made into tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChatError {
+    /// The template itself is wrong.
+    Template(String),
+    /// It refused the conversation, or does not cope with it.
+    Render(String),
+    /// The model has no template.
+    NoTemplate,
+    /// Not a list of messages, in words that say what was found.
+    Messages(String),
+    /// Rendered up to a turn, the text is not a beginning of the whole. Messages are counted from 1.
+    Unstable {
+        message: usize,
+    },
+    /// Nobody answered: there is nothing to train on.
+    NoAnswer,
+    Tokenizer(TokenizerError),
+}
+
+impl std::error::Error for ChatError {}
+
+impl From<TokenizerError> for ChatError {
+    fn from(error: TokenizerError) -> ChatError {
+        ChatError::Tokenizer(error)
+    }
+}
+
+impl fmt::Display for ChatError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChatError::Template(cause) => write!(f, "the chat template cannot be compiled: {cause}"),
+            ChatError::Render(cause) => write!(f, "the chat template cannot render the conversation: {cause}"),
+            ChatError::NoTemplate => write!(f, "the model has no chat template"),
+            ChatError::Messages(problem) => f.write_str(problem),
+            ChatError::Unstable { message } => write!(
+                f,
+                "what the chat template writes up to message {message} is not the beginning of what it writes for the whole \
+                 conversation, so the assistant's tokens cannot be told from the others"
+            ),
+            ChatError::NoAnswer => write!(f, "the conversation has no message of the role `assistant`"),
+            ChatError::Tokenizer(error) => error.fmt(f),
+        }
+    }
+}
+
+impl ChatError {
+    /// The way out.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            ChatError::Template(_) => {
+                "the template is in `chat_template.jinja` or under `chat_template` in tokenizer_config.json".to_owned()
+            }
+            ChatError::Render(_) => "change the conversation, or the template in the model's folder".to_owned(),
+            ChatError::NoTemplate => {
+                "write `format = text`, or put a `chat_template.jinja` into the model's folder".to_owned()
+            }
+            ChatError::Messages(_) => {
+                "a conversation is a list such as [{\"role\": \"user\", \"content\": \"2+2?\"}, {\"role\": \"assistant\", \"content\": \"4\"}]"
+                    .to_owned()
+            }
+            ChatError::Unstable { .. } => {
+                "mark what the assistant writes with {% generation %} in the template, or end each conversation after one answer"
+                    .to_owned()
+            }
+            ChatError::NoAnswer => "add the answer to train on".to_owned(),
+            ChatError::Tokenizer(error) => return error.help.clone(),
+        })
+    }
+}
+
+impl Conversation {
+    /// A question, as a user would put it.
+    pub fn question(system: Option<&str>, prompt: &str) -> Conversation {
+        let messages = system.map(|system| plain("system", Role::System, system));
+        let messages = messages.into_iter().chain([plain("user", Role::User, prompt)]).collect();
+        Conversation { messages, tools: None, documents: None, variables: Vec::new() }
+    }
+
+    /// A list of messages, each an object with a `role`. `system` stands before them unless they have a system message.
+    pub fn new(messages: &Json, system: Option<&str>) -> Result<Conversation, ChatError> {
+        let wrong = |problem: String| Err(ChatError::Messages(problem));
+        let Json::Array(list) = messages else {
+            return wrong(format!("a conversation must be a list of messages; found {}", describe(messages)));
+        };
+        let mut checked =
+            list.iter().enumerate().map(|(index, value)| message(index + 1, value)).collect::<Result<Vec<_>, _>>()?;
+        if checked.is_empty() {
+            return wrong("the conversation has no messages".to_owned());
+        }
+        if let Some(system) = system
+            && !checked.iter().any(|message| message.role == Role::System)
+        {
+            checked.insert(0, plain("system", Role::System, system));
+        }
+        Ok(Conversation { messages: checked, tools: None, documents: None, variables: Vec::new() })
+    }
+
+    /// Functions that the model may call: a list of JSON schemas.
+    pub fn with_tools(mut self, tools: &Json) -> Conversation {
+        self.tools = (!tools.is_null()).then(|| Value::from(Serde(tools)));
+        self
+    }
+
+    /// Texts that the model may quote: a list of objects.
+    pub fn with_documents(mut self, documents: &Json) -> Conversation {
+        self.documents = (!documents.is_null()).then(|| Value::from(Serde(documents)));
+        self
+    }
+
+    /// Further names that the template reads.
+    pub fn with_variables(mut self, variables: &Object) -> Conversation {
+        self.variables = variables.iter().map(|(name, value)| (name.to_owned(), Value::from(Serde(value)))).collect();
+        self
+    }
+
+    /// With an answer at the end.
+    pub fn answered(mut self, answer: &str) -> Conversation {
+        self.messages.push(plain("assistant", Role::Assistant, answer));
+        self
+    }
+
+    /// Without the assistant's messages at the end: what a model is asked.
+    pub fn asked(mut self) -> Conversation {
+        let asked = self.messages.iter().rposition(|message| message.role != Role::Assistant).map_or(0, |last| last + 1);
+        self.messages.truncate(asked);
+        self
+    }
+
+    pub fn roles(&self) -> impl ExactSizeIterator<Item = Role> {
+        self.messages.iter().map(|message| message.role)
+    }
+
+    /// Equal for equal conversations.
+    pub fn fingerprint(&self) -> String {
+        let messages: Vec<String> = self.messages.iter().map(|message| message.value.to_string()).collect();
+        format!("{messages:?} {:?} {:?}", self.tools, self.documents)
+    }
+
+    pub fn has_tools(&self) -> bool {
+        self.tools.is_some()
+    }
+
+    /// What the template reads; absent tools and documents are none, as in the reference library.
+    fn context(&self, count: usize) -> impl Iterator<Item = (String, Value)> {
+        let messages: Value = self.messages[..count].iter().map(|message| message.value.clone()).collect();
+        let of = |value: &Option<Value>| value.clone().unwrap_or(Value::from(()));
+        let fixed = [("messages", messages), ("tools", of(&self.tools)), ("documents", of(&self.documents))];
+        fixed.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(self.variables.clone())
+    }
+}
+
+fn plain(name: &str, role: Role, content: &str) -> Message {
+    Message { role, value: Value::from_pairs([("role", name), ("content", content)]) }
+}
+
+fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
+    let wrong = |problem: String| Err(ChatError::Messages(format!("message {number} {problem}")));
+    let Json::Object(fields) = value else { return wrong(format!("must be an object; found {}", describe(value))) };
+    let name = match fields.get("role") {
+        Some(Json::String(name)) => name,
+        Some(other) => return wrong(format!("has a `role` that is not a string: {}", describe(other))),
+        None => return wrong("has no `role`".to_owned()),
+    };
+    let Some((_, role)) = ROLES.iter().find(|(known, _)| known == name) else {
+        let known = ROLES.map(|(known, _)| known);
+        let meant = nearest(name, known.into_iter()).map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+        return wrong(format!("has the role {name:?}, not one of `{}`{meant}", known.join("`, `")));
+    };
+    match fields.get("content") {
+        None | Some(Json::Null | Json::String(_) | Json::Array(_)) => {}
+        Some(other) => return wrong(format!("has a `content` that is neither a string nor a list: {}", describe(other))),
+    }
+    if *role != Role::Assistant && fields.get("content").is_none() {
+        return wrong("has no `content`".to_owned());
+    }
+    // Older names of the reasoning are filled in from each other, as the reference library does.
+    let reasoning = REASONING.iter().find_map(|name| fields.get(name).filter(|value| !value.is_null()));
+    let value = match reasoning {
+        None => Value::from(Serde(value)),
+        Some(reasoning) => {
+            let first = std::iter::once(("thinking".to_owned(), reasoning.clone()));
+            let members = fields.iter().map(|(name, value)| (name.to_owned(), value.clone()));
+            let mut aliased: Object = first.chain(members).collect();
+            aliased.insert("reasoning_content".to_owned(), reasoning.clone());
+            Value::from(Serde(&aliased))
+        }
+    };
+    Ok(Message { role: *role, value })
+}
+
+#[cfg(test)]
+mod tests;

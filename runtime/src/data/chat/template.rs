@@ -1,0 +1,220 @@
+//! Chat templates: Jinja, with what the reference library gives to them.
+
+use std::sync::LazyLock;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
+use regex::Regex;
+
+use super::python::{self, Json};
+use super::{ChatError, Conversation};
+use crate::data::tokenizer::Span;
+
+/// A compiled chat template of a model.
+#[derive(Debug)]
+pub struct Template {
+    name: String,
+    environment: Environment<'static>,
+    /// `bos_token` and its kin, by name.
+    special: Vec<(&'static str, String)>,
+    marks_answers: bool,
+    asks_date: bool,
+}
+
+/// The tag around what the assistant writes, in templates that say it themselves.
+static GENERATION: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("the pattern is constant"));
+/// Its replacement here: a call of a function of this name.
+const MARK: &str = "mopd_generation";
+/// Around marked text until it is cut out again. Private characters and an improbable word: nothing that a conversation has.
+const OPEN: &str = "\u{F8FF}mopd-answer-7d1f\u{F8FE}";
+const CLOSE: &str = "\u{F8FE}mopd-answer-7d1f\u{F8FF}";
+/// Instructions that one rendering may take; no published template comes near it.
+const FUEL: u64 = 50_000_000;
+
+impl Template {
+    pub fn new(name: &str, source: &str, special: Vec<(&'static str, String)>) -> Result<Template, ChatError> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.expect("the usual delimiters differ from each other"));
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_fuel(Some(FUEL));
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_formatter(|out, _, value| match value.as_str() {
+            Some(text) => out.write_str(text).map_err(Error::from),
+            None => out.write_str(&python::text(value)).map_err(Error::from),
+        });
+        environment.set_unknown_method_callback(method);
+        environment.add_filter("tojson", tojson);
+        environment.add_filter("string", |value: &Value| python::text(value));
+        environment
+            .add_filter("trim", |text: String, characters: Option<String>| strip(&text, characters.as_deref(), true, true));
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", |format: String| date(&format));
+        environment.add_function(MARK, |state: &mut State, arguments: Kwargs| -> Result<String, Error> {
+            let body: Value = arguments.get("caller")?;
+            Ok(format!("{OPEN}{}{CLOSE}", python::text(&body.call(state, &[])?)))
+        });
+        let marks_answers = GENERATION.is_match(source);
+        let rewritten = GENERATION.replace_all(source, |found: &regex::Captures| {
+            let [before, after] = [&found[1], &found[3]];
+            let tag = if found.get(2).is_some() { "endcall".to_owned() } else { format!("call {MARK}()") };
+            format!("{{%{before} {tag} {after}%}}")
+        });
+        environment.add_template_owned("chat", rewritten.into_owned()).map_err(|error| ChatError::Template(describe(&error)))?;
+        let (name, asks_date) = (name.to_owned(), source.contains("strftime_now"));
+        Ok(Template { name, environment, special, marks_answers, asks_date })
+    }
+
+    /// As the model's files name it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it says itself what the assistant wrote, by `{% generation %}`.
+    pub fn marks_answers(&self) -> bool {
+        self.marks_answers
+    }
+
+    /// Whether what it writes depends on the day.
+    pub fn asks_date(&self) -> bool {
+        self.asks_date
+    }
+
+    /// The first `count` messages as the model reads them; `answer` adds what an assistant's turn begins with.
+    pub fn render(&self, conversation: &Conversation, count: usize, answer: bool) -> Result<String, ChatError> {
+        Ok(self.render_marked(conversation, count, answer)?.0)
+    }
+
+    /// Also the bytes inside `{% generation %}`.
+    pub fn render_marked(
+        &self,
+        conversation: &Conversation,
+        count: usize,
+        answer: bool,
+    ) -> Result<(String, Vec<Span>), ChatError> {
+        let special = self.special.iter().map(|(name, token)| ((*name).to_owned(), Value::from(token)));
+        let context =
+            special.chain(conversation.context(count)).chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
+        let template = self.environment.get_template("chat").map_err(|error| ChatError::Template(describe(&error)))?;
+        let marked = template.render(Value::from_pairs(context)).map_err(|error| ChatError::Render(describe(&error)))?;
+        if !self.marks_answers {
+            return Ok((marked, Vec::new()));
+        }
+        let (mut text, mut spans, mut rest) = (String::new(), Vec::new(), marked.as_str());
+        while let Some((before, behind)) = rest.split_once(OPEN) {
+            text.push_str(before);
+            let (inside, behind) = behind.split_once(CLOSE).unwrap_or((behind, ""));
+            spans.push(text.len()..text.len() + inside.len());
+            text.push_str(inside);
+            rest = behind;
+        }
+        text.push_str(rest);
+        Ok((text, spans))
+    }
+}
+
+/// What went wrong and where, without the engine's own words around it.
+fn describe(error: &Error) -> String {
+    let cause = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    match error.line() {
+        Some(line) => format!("{cause} (line {line} of the template)"),
+        None => cause,
+    }
+}
+
+/// Methods of Python's types. Those that the compatibility layer has are used but where white space differs.
+fn method(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        match method {
+            "strip" | "lstrip" | "rstrip" => {
+                let (characters,): (Option<&str>,) = from_args(arguments)?;
+                return Ok(Value::from(strip(text, characters, method != "rstrip", method != "lstrip")));
+            }
+            "title" => {
+                let () = from_args(arguments)?;
+                return Ok(Value::from(title(text)));
+            }
+            "removeprefix" => {
+                let (prefix,): (&str,) = from_args(arguments)?;
+                return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
+            }
+            "removesuffix" => {
+                let (suffix,): (&str,) = from_args(arguments)?;
+                return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
+            }
+            _ => {}
+        }
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+}
+
+/// A letter behind something else is a capital.
+fn title(text: &str) -> String {
+    let mut titled = String::new();
+    let mut inside = false;
+    for character in text.chars() {
+        if inside {
+            titled.extend(character.to_lowercase());
+        } else {
+            titled.extend(character.to_uppercase());
+        }
+        inside = character.is_alphabetic();
+    }
+    titled
+}
+
+fn strip(text: &str, characters: Option<&str>, start: bool, end: bool) -> String {
+    let cut = |character: char| match characters {
+        Some(characters) => characters.contains(character),
+        None => python::is_space(character),
+    };
+    let text = if start { text.trim_start_matches(cut) } else { text };
+    let text = if end { text.trim_end_matches(cut) } else { text };
+    text.to_owned()
+}
+
+/// The reference library's `tojson`: `json.dumps(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+fn tojson(
+    value: &Value,
+    ensure_ascii: Option<Value>,
+    indent: Option<Value>,
+    separators: Option<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let positional = [ensure_ascii, indent, separators];
+    let argument = |index: usize, name: &str| -> Option<Value> {
+        let by_name = || named.get::<Option<Value>>(name).ok().flatten();
+        positional.get(index).cloned().flatten().or_else(by_name).filter(|value| !value.is_none() && !value.is_undefined())
+    };
+    let indent = match argument(1, "indent") {
+        None => None,
+        Some(indent) => Some(match indent.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(usize::try_from(indent)?.min(64)),
+        }),
+    };
+    let (between, after_key) = match argument(2, "separators") {
+        Some(separators) => {
+            let part = |index| separators.get_item_by_index(index).map(|part| python::text(&part));
+            (part(0)?, part(1)?)
+        }
+        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+    };
+    let flag = |index, name: &str| argument(index, name).is_some_and(|value| value.is_true());
+    let json = Json { ascii: flag(0, "ensure_ascii"), indent, between, after_key, sorted: flag(3, "sort_keys") };
+    named.assert_all_used()?;
+    json.write(value).map(Value::from)
+}
+
+/// The day as `strftime` writes it, in universal time: where a run computes changes nothing.
+fn date(format: &str) -> Result<String, Error> {
+    use std::fmt::Write;
+    let mut text = String::new();
+    write!(text, "{}", chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format(format))
+        .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no format of a date")))?;
+    Ok(text)
+}

@@ -1,0 +1,216 @@
+//! Against what the reference library answers: see `tests/reference/text.py`.
+
+use serde_json::{Value as Plain, json};
+
+use super::*;
+use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::tests::{expected, pretrained};
+use crate::model::Token;
+
+/// A conversation of the fixtures, with its members in their order.
+fn chat(name: &str) -> Conversation {
+    let file = std::fs::read_to_string(crate::data::tokenizer::tests::fixtures().join("expected.json")).unwrap();
+    let file = Json::parse(&file).unwrap();
+    let chats = file.as_object().unwrap().get("chats").unwrap().as_object().unwrap();
+    let parts = chats.get(name).unwrap().as_object().unwrap();
+    let part = |name: &str| parts.get(name).cloned().unwrap_or(Json::Null);
+    Conversation::new(&part("messages"), None)
+        .unwrap()
+        .with_tools(&part("tools"))
+        .with_documents(&part("documents"))
+        .with_variables(part("variables").as_object().unwrap_or(&Object::default()))
+}
+
+fn special(tokenizer: &Tokenizer) -> Vec<(&'static str, String)> {
+    let Tokenizer::Pretrained(tokenizer) = tokenizer else { unreachable!() };
+    let begin = tokenizer.begin().and_then(|begin| tokenizer.token(begin));
+    let begin = begin.map(|begin| ("bos_token", begin));
+    begin.into_iter().chain(tokenizer.end_text().map(|end| ("eos_token", end.to_owned()))).collect()
+}
+
+fn template(source: &str) -> Template {
+    Template::new("default", source, Vec::new()).unwrap()
+}
+
+#[test]
+fn conversations_are_rendered_as_by_the_reference() {
+    let expected = expected();
+    let today = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%d %b %Y").to_string();
+    let mut faults = String::new();
+    let (mut texts, mut errors) = (0, 0);
+    for (name, entry) in expected["templates"].as_object().unwrap() {
+        let tokenizer = pretrained(entry["tokenizer"].as_str().unwrap());
+        let template = Template::new(name, entry["source"].as_str().unwrap(), special(&tokenizer)).unwrap();
+        for (case, wanted) in entry["cases"].as_object().unwrap() {
+            let chat = chat(case.trim_end_matches(" +answer"));
+            let rendered = template.render(&chat, chat.roles().len(), case.ends_with(" +answer"));
+            match (rendered, wanted.get("text").and_then(Plain::as_str)) {
+                (Ok(text), Some(wanted_text)) => {
+                    texts += 1;
+                    let text = text.replace(&today, "{TODAY}");
+                    if text != wanted_text {
+                        faults += &format!("{name}, {case}:\n{text:?}\nwanted:\n{wanted_text:?}\n");
+                    } else if let Some(tokens) = wanted.get("tokens") {
+                        let tokens: Vec<Token> = tokens.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+                        assert_eq!(tokenizer.encode(&text).unwrap(), tokens, "{name}, {case}");
+                    }
+                }
+                (Err(ChatError::Render(cause)), None) => {
+                    errors += 1;
+                    let wanted = wanted["error"].as_str().unwrap();
+                    // What a template says is said; what the engine says is its own.
+                    if wanted.contains("turn") || wanted.contains("call") || wanted.contains("place") {
+                        assert!(cause.starts_with(wanted), "{name}, {case}: {cause}");
+                    }
+                }
+                (rendered, wanted) => faults += &format!("{name}, {case}: {rendered:?}, wanted {wanted:?}\n"),
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults}");
+    assert!(texts > 150 && errors > 5, "{texts} {errors}");
+}
+
+/// The whole sequence and, per token, whether it is trained on.
+fn whole(example: &Example) -> (Vec<Token>, Vec<bool>) {
+    let before = example.prompt.iter().map(|_| false);
+    ([example.prompt.as_slice(), &example.completion].concat(), before.chain(example.written.iter().copied()).collect())
+}
+
+#[test]
+fn marked_answers_are_the_references() {
+    let expected = expected();
+    let entry = &expected["templates"]["marked"];
+    let source = entry["source"].as_str().unwrap();
+    let tokenizer = with_template("qwen3", source);
+    let mut compared = 0;
+    for (case, wanted) in entry["cases"].as_object().unwrap() {
+        let Some(written) = wanted.get("written") else { continue };
+        let chat = chat(case);
+        let written: Vec<bool> = written.as_array().unwrap().iter().map(|flag| flag == 1).collect();
+        if !written.contains(&true) {
+            assert_eq!(example(&tokenizer, &chat), Err(ChatError::NoAnswer), "{case}");
+            continue;
+        }
+        if case == "spaces" {
+            // The answer begins with line breaks, which the reference joins with the one before it.
+            let turns = trained(&tokenizer, &chat).unwrap();
+            assert_eq!(turns, ["ĊĊĠĠanswerĠĠĊ<|im_end|>"]);
+            continue;
+        }
+        let (tokens, ours) = whole(&example(&tokenizer, &chat).unwrap());
+        let wanted: Vec<Token> = wanted["tokens"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+        assert!(wanted.starts_with(&tokens), "{case}");
+        assert_eq!(ours, written[..tokens.len()], "{case}");
+        assert!(written[tokens.len()..].iter().all(|&written| !written), "{case}");
+        compared += 1;
+    }
+    assert!(compared > 8, "{compared}");
+}
+
+/// A fixture's tokenizer with another template.
+fn with_template(name: &str, source: &str) -> Tokenizer {
+    let Tokenizer::Pretrained(tokenizer) = pretrained(name) else { unreachable!() };
+    let mut files = tokenizer.files().clone();
+    files.files.retain(|(name, _)| name != "chat_template.jinja");
+    files.files.push(("chat_template.jinja".to_owned(), source.as_bytes().to_vec()));
+    Tokenizer::Pretrained(crate::data::tokenizer::Pretrained::new(files).unwrap())
+}
+
+/// What is trained on, as text, turn by turn.
+fn trained(tokenizer: &Tokenizer, chat: &Conversation) -> Result<Vec<String>, ChatError> {
+    let example = example(tokenizer, chat)?;
+    let mut turns: Vec<Vec<Token>> = Vec::new();
+    let mut before = false;
+    for (token, written) in example.completion.iter().zip(&example.written) {
+        if *written {
+            if !before {
+                turns.push(Vec::new());
+            }
+            turns.last_mut().unwrap().push(*token);
+        }
+        before = *written;
+    }
+    let Tokenizer::Pretrained(own) = tokenizer else { unreachable!() };
+    Ok(turns.iter().map(|turn| turn.iter().map(|token| own.token(*token).unwrap()).collect()).collect())
+}
+
+#[test]
+fn the_assistants_turns_are_trained_on_up_to_their_end_tokens() {
+    let smollm = pretrained("smollm");
+    assert_eq!(trained(&smollm, &chat("answer")).unwrap(), ["4<|im_end|>"]);
+    assert_eq!(trained(&smollm, &chat("system")).unwrap(), ["1<|im_end|>", "2<|im_end|>"]);
+    assert_eq!(trained(&pretrained("gemma"), &chat("answer")).unwrap(), ["4<end_of_turn>"]);
+    assert_eq!(trained(&pretrained("mistral"), &chat("answer")).unwrap(), ["▁▁4</s>"]);
+    // Its preface moves to the last question, whichever that is.
+    assert_eq!(trained(&pretrained("mistral"), &chat("system")), Err(ChatError::Unstable { message: 3 }));
+    // The calls are the assistant's, what the tools answered is not.
+    let turns = trained(&pretrained("mistral"), &chat("two_calls")).unwrap();
+    assert_eq!(turns.len(), 2);
+    assert!(turns[0].starts_with("[TOOL_CALLS]") && turns[0].ends_with("]</s>") && turns[1].ends_with("</s>"), "{turns:?}");
+    assert!(!turns.concat().contains("TOOL_RESULTS"), "{turns:?}");
+    assert_eq!(trained(&smollm, &chat("question")), Err(ChatError::NoAnswer));
+}
+
+#[test]
+fn a_template_that_rewrites_what_was_said_is_refused_in_words() {
+    let qwen = pretrained("qwen3");
+    // The first thought is left out once there is a second question.
+    let error = trained(&qwen, &chat("thinking")).unwrap_err();
+    assert_eq!(error, ChatError::Unstable { message: 2 });
+    assert!(error.to_string().contains("up to message 2 is not the beginning of what it writes for the whole conversation"));
+    assert!(error.help().unwrap().contains("{% generation %}"));
+    // With one answer it is the beginning.
+    let turns = trained(&qwen, &chat("old_thinking")).unwrap();
+    assert_eq!(turns.len(), 1);
+    assert!(turns[0].starts_with("<think>") && turns[0].ends_with("42<|im_end|>"), "{turns:?}");
+}
+
+#[test]
+fn a_token_across_a_border_is_split_there() {
+    // Without a separator the question's last letters and the answer's first are one token.
+    let tokenizer = with_template("smollm", "{% for m in messages %}{{ m.content }}{% endfor %}");
+    let letters = || 'a'..='z';
+    let words = letters().flat_map(|first| letters().map(move |second| [first, second]));
+    let is_token = |word: &[char; 2]| tokenizer.encode(&String::from_iter(word)).unwrap().len() == 1;
+    let [question, answer] = { words }.find(is_token).expect("the fixture has a token of two letters").map(String::from);
+    let chat = Conversation::question(None, &question).answered(&answer);
+    let example = example(&tokenizer, &chat).unwrap();
+    assert_eq!(example.prompt, tokenizer.encode(&question).unwrap());
+    let mut wanted = tokenizer.encode(&answer).unwrap();
+    wanted.push(tokenizer.ends()[0]);
+    assert_eq!(example.completion, wanted);
+    assert!(example.written.iter().all(|&written| written));
+}
+
+#[test]
+fn a_prompt_is_what_comes_before_the_answer() {
+    let chat =
+        Conversation::new(&json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).into(), Some("s"))
+            .unwrap();
+    assert_eq!(chat.roles().collect::<Vec<_>>(), [Role::System, Role::User, Role::Assistant]);
+    let asked = chat.asked();
+    assert_eq!(asked.roles().collect::<Vec<_>>(), [Role::System, Role::User]);
+    let template =
+        template("{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}?{% endif %}");
+    assert_eq!(template.render(&asked, 2, true).unwrap(), "system:s;user:a;?");
+    assert_eq!(template.render(&asked, 1, false).unwrap(), "system:s;");
+}
+
+#[test]
+fn hostile_templates_are_errors() {
+    let chat = Conversation::question(None, "x");
+    for source in [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{{ b }}{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ messages[0].content.nothing.more }}",
+        "{{ 1 // 0 }}",
+        "{% include 'other' %}",
+        "{{ raise_exception('no') }}",
+        "{{ messages.append(1) }}",
+    ] {
+        let error = template(source).render(&chat, 1, false).unwrap_err();
+        assert!(matches!(error, ChatError::Render(_)), "{source}: {error}");
+    }
+    assert!(Template::new("default", "{% if %}", Vec::new()).is_err());
+}

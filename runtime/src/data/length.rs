@@ -1,0 +1,73 @@
+//! Whether sequences fit a model's context.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::{Dataset, Place};
+
+/// The longest sequence of a dataset, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Longest {
+    pub file: PathBuf,
+    pub place: Place,
+    /// The field trained on, where it counts too.
+    pub target: Option<String>,
+    pub tokens: u32,
+}
+
+impl Longest {
+    /// From the length in tokens of every row, in order: the first of equals.
+    pub fn of(dataset: &Dataset, target: Option<&str>, lengths: impl Iterator<Item = usize>) -> Longest {
+        let longest = lengths.enumerate().fold((0, 0), |best, (row, tokens)| if tokens > best.1 { (row, tokens) } else { best });
+        let (file, place) = dataset.place(longest.0);
+        let tokens = u32::try_from(longest.1).unwrap_or(u32::MAX);
+        Longest { file: file.to_owned(), place, target: target.map(str::to_owned), tokens }
+    }
+
+    /// Whether the sequence, with `completion` tokens more, fits a model's context.
+    pub fn fits(&self, completion: u32, context: u32) -> Result<(), ContextError> {
+        let needed = self.tokens.saturating_add(completion);
+        if needed <= context { Ok(()) } else { Err(ContextError { sequence: self.clone(), completion, context }) }
+    }
+}
+
+/// A sequence that no run could hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextError {
+    sequence: Longest,
+    completion: u32,
+    context: u32,
+}
+
+impl std::error::Error for ContextError {}
+
+impl fmt::Display for ContextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ContextError { sequence: Longest { file, place, target, tokens }, completion, context } = self;
+        write!(f, "{}{place}: ", file.display())?;
+        match target {
+            Some(field) => write!(f, "prompt and `{field}` take {tokens} tokens")?,
+            None => write!(f, "the prompt takes {tokens} tokens")?,
+        }
+        if *completion > 0 {
+            write!(f, " and its completion up to {completion}")?;
+        }
+        write!(f, ", the model's context is {context}")
+    }
+}
+
+impl ContextError {
+    pub fn help(&self) -> String {
+        let needed = self.sequence.tokens.saturating_add(self.completion);
+        let room = self.context.saturating_sub(self.sequence.tokens);
+        let shorten = match self.sequence.place {
+            Place::Row(_) => "shorten the row",
+            Place::File | Place::Line(_) => "shorten the line",
+        };
+        if self.completion > 0 && room > 0 {
+            format!("set `context = {needed}` or more, or `max_tokens = {room}` or less, or {shorten}")
+        } else {
+            format!("set `context = {needed}` or more, or {shorten}")
+        }
+    }
+}

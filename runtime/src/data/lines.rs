@@ -1,0 +1,46 @@
+//! Files with one JSON object a line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::error::{DataError, Place, Problem, describe};
+use super::json::Json;
+use super::rows::{Row, Take, Wanted};
+
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
+pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash, DataError> {
+    let unreadable = |error: std::io::Error| DataError::of_file(path, Problem::unreadable(path, &error));
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?);
+    let mut hasher = blake3::Hasher::new();
+    let (mut line, mut number, mut done) = (Vec::new(), 0u32, false);
+    loop {
+        line.clear();
+        if file.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+            return Ok(hasher.finalize());
+        }
+        hasher.update(&line);
+        number = number.saturating_add(1);
+        let content = if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line) } else { &line };
+        if done || content.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let place = Place::Line(number);
+        let flow = row(content, place, wanted).and_then(&mut *take);
+        done = flow.map_err(|problem| DataError::new(path, place, problem))? == ControlFlow::Break(());
+    }
+}
+
+fn row(line: &[u8], place: Place, wanted: Wanted) -> Result<Row, Problem> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let line = std::str::from_utf8(line).map_err(|error| Problem::not_utf8(line, &error))?;
+    let value = Json::parse(line).map_err(|error| Problem::not_json(line, &error))?;
+    match value {
+        Json::Object(object) => Ok(wanted.of_object(place, object)),
+        other => Err(Problem::NotAnObject { found: describe(&other) }),
+    }
+}

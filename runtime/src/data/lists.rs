@@ -1,0 +1,148 @@
+//! Many short lists, kept end to end: a few bytes a list instead of an allocation, and in a file where they grow large.
+
+use std::fs::File;
+use std::io::{self, Write};
+
+use memmap2::Mmap;
+
+/// Lists of numbers, by index.
+#[derive(Debug)]
+pub struct Lists<T> {
+    items: Items<T>,
+    /// Where each list ends.
+    ends: Vec<u64>,
+}
+
+#[derive(Debug)]
+enum Items<T> {
+    Memory(Vec<T>),
+    /// A file that has no name any more, so nobody else can change it. The system keeps what it has room for in memory.
+    File(Mmap),
+}
+
+/// What may be written to a file and read back from it as it lies in memory: integers without gaps.
+pub trait Plain: Copy + 'static {}
+impl Plain for u8 {}
+impl Plain for i64 {}
+
+/// Bytes that are kept in memory before a file is begun.
+const MEMORY: usize = 256 << 20;
+/// Bytes that are collected before they are written.
+const BUFFER: usize = 4 << 20;
+
+/// Takes lists one after the other.
+pub struct Builder<T> {
+    items: Vec<T>,
+    ends: Vec<u64>,
+    file: Option<File>,
+    /// Items in the file.
+    written: u64,
+    memory: usize,
+}
+
+impl<T: Plain> Builder<T> {
+    pub fn new() -> Builder<T> {
+        Builder::with_memory(MEMORY)
+    }
+
+    fn with_memory(memory: usize) -> Builder<T> {
+        Builder { items: Vec::new(), ends: Vec::new(), file: None, written: 0, memory }
+    }
+
+    pub fn push(&mut self, list: &[T]) -> io::Result<()> {
+        self.items.extend_from_slice(list);
+        self.ends.push(self.written + self.items.len() as u64);
+        let bytes = size_of_val(self.items.as_slice());
+        if bytes > if self.file.is_some() { BUFFER } else { self.memory } { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(tempfile::tempfile()?),
+        };
+        // SAFETY: the items are integers without gaps, so their memory is initialised bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(self.items.as_ptr().cast::<u8>(), size_of_val(self.items.as_slice())) };
+        file.write_all(bytes)?;
+        self.written += self.items.len() as u64;
+        self.items.clear();
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> io::Result<Lists<T>> {
+        self.ends.shrink_to_fit();
+        if self.file.is_none() {
+            self.items.shrink_to_fit();
+            return Ok(Lists { items: Items::Memory(self.items), ends: self.ends });
+        }
+        self.write()?;
+        let file = self.file.take().expect("the last write left a file");
+        // SAFETY: the file was made without a name and is held here alone, so it does not change while it is mapped.
+        let mapped = unsafe { Mmap::map(&file)? };
+        Ok(Lists { items: Items::File(mapped), ends: self.ends })
+    }
+}
+
+impl<T: Plain> Lists<T> {
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// # Panics
+    ///
+    /// Where there is no such list.
+    pub fn get(&self, index: usize) -> &[T] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.items()[start as usize..self.ends[index] as usize]
+    }
+
+    /// Lengths of all lists, in order.
+    pub fn lengths(&self) -> impl ExactSizeIterator<Item = usize> {
+        (0..self.len()).map(|index| (self.ends[index] - if index == 0 { 0 } else { self.ends[index - 1] }) as usize)
+    }
+
+    fn items(&self) -> &[T] {
+        match &self.items {
+            Items::Memory(items) => items,
+            // SAFETY: a mapping starts at a page, so it is aligned; whole items were written, which are integers without gaps.
+            Items::File(mapped) => unsafe {
+                std::slice::from_raw_parts(mapped.as_ptr().cast::<T>(), mapped.len() / size_of::<T>())
+            },
+        }
+    }
+}
+
+impl Lists<u8> {
+    /// A list that was pushed as text.
+    pub fn text(&self, index: usize) -> &str {
+        std::str::from_utf8(self.get(index)).expect("texts were pushed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_come_back_from_memory_and_from_a_file() {
+        for memory in [usize::MAX, 40] {
+            let mut builder = Builder::with_memory(memory);
+            let lists: Vec<Vec<i64>> = (0..200).map(|length| (0..length % 7).map(|item| item - 3).collect()).collect();
+            for list in &lists {
+                builder.push(list).unwrap();
+            }
+            let kept = builder.finish().unwrap();
+            assert_eq!(matches!(kept.items, Items::File(_)), memory == 40);
+            assert_eq!(kept.len(), 200);
+            assert!(kept.lengths().eq(lists.iter().map(Vec::len)));
+            assert!(lists.iter().enumerate().all(|(index, list)| kept.get(index) == list));
+        }
+        let mut texts = Builder::with_memory(3);
+        for text in ["", "é", "日本", ""] {
+            texts.push(text.as_bytes()).unwrap();
+        }
+        let texts = texts.finish().unwrap();
+        assert_eq!([texts.text(0), texts.text(1), texts.text(2), texts.text(3)], ["", "é", "日本", ""]);
+        assert_eq!(Builder::<u8>::with_memory(0).finish().unwrap().len(), 0);
+    }
+}

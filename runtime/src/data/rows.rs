@@ -1,0 +1,51 @@
+//! Rows of data files, whatever their layout: columns by name, values as JSON.
+
+use std::ops::ControlFlow;
+
+use super::error::{DataError, Place, Problem};
+use super::files::{DataFile, Layout};
+use super::json::{Json, Object};
+use super::{cells, lines, parquet};
+
+/// What to read of each row.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Columns, without repetition.
+    pub columns: &'a [String],
+    /// The whole row besides.
+    pub whole: bool,
+}
+
+/// One row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub place: Place,
+    /// One per wanted column; none where the row has no such column.
+    pub values: Vec<Option<Json>>,
+    pub whole: Option<Object>,
+    /// The names that the row has, in order; empty where it has all that are wanted.
+    pub present: Vec<String>,
+}
+
+/// Takes rows until it has enough.
+pub type Take<'a> = dyn FnMut(Row) -> Result<ControlFlow<()>, Problem> + 'a;
+
+/// Reads a file row by row, holding a part of it at a time. Answers its hash; all of the file enters, even if rows were enough.
+pub fn read(file: &DataFile, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash, DataError> {
+    match file.layout {
+        Layout::Lines => lines::read(&file.path, wanted, take),
+        Layout::Parquet => parquet::read(&file.path, wanted, take),
+        Layout::Cells { separator } => cells::read(&file.path, separator, wanted, take),
+    }
+}
+
+impl Wanted<'_> {
+    /// The row that is a JSON object.
+    pub fn of_object(self, place: Place, mut object: Object) -> Row {
+        let complete = self.columns.iter().all(|column| object.get(column).is_some());
+        let present = if complete { Vec::new() } else { object.names().map(str::to_owned).collect() };
+        let mut value = |column: &String| if self.whole { object.get(column).cloned() } else { object.remove(column) };
+        let values = self.columns.iter().map(&mut value).collect();
+        Row { place, values, whole: self.whole.then_some(object), present }
+    }
+}

@@ -1,0 +1,235 @@
+//! Tables, folders, columns of other names, filters, limits and conversations.
+
+use mopd_compiler::plan::{Column, DataFormula, DataNode, Function};
+use polars::prelude::{DataFrame, IntoSeries, NamedFrom, ParquetWriter, Series, StructChunked, df};
+
+use super::super::chat::Role;
+use super::*;
+
+const CHAT: PromptFormat = PromptFormat::Chat { system: None };
+
+fn write(path: &Path, frame: &mut DataFrame) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    ParquetWriter::new(fs::File::create(path).unwrap()).with_row_group_size(Some(2)).finish(frame).unwrap();
+}
+
+fn column(field: &str, column: &str) -> Column {
+    Column { field: field.to_owned(), column: column.to_owned() }
+}
+
+fn request<'a>(source: &'a DataSource, format: &'a PromptFormat, fields: &'a [Field<'a>]) -> Request<'a> {
+    Request { source, format, fields, whole: true }
+}
+
+fn greater(field: &str, bound: f64) -> DataFormula {
+    let apply = DataNode::Apply { function: Function::Greater, operands: vec![0, 1] };
+    DataFormula { nodes: vec![DataNode::Field { field: field.to_owned() }, DataNode::Number { value: bound }, apply] }
+}
+
+/// Seven rows in two files of row groups of two.
+fn published() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let questions: Vec<String> = (0..7).map(|row| format!("What is {row}²?")).collect();
+    let answers: Vec<i64> = (0..7).map(|row| row * row).collect();
+    let level: Vec<&str> = (0..7).map(|row| if row % 3 == 0 { "hard" } else { "easy" }).collect();
+    let score: Vec<f32> = (0..7).map(|row| row as f32 / 10.0).collect();
+    let all = df!("question" => questions, "final_answer" => answers, "level" => level, "score" => score).unwrap();
+    for (part, (start, count)) in [(0, 5), (5, 2)].into_iter().enumerate() {
+        write(&folder.path().join(format!("data/train-0000{part}-of-00002.parquet")), &mut all.slice(start, count));
+    }
+    write(&folder.path().join("data/test-00000-of-00001.parquet"), &mut all.slice(1, 1));
+    folder
+}
+
+fn published_source() -> DataSource {
+    let columns = vec![column("prompt", "question"), column("answer", "final_answer")];
+    DataSource { split: Some("train".to_owned()), columns, ..DataSource::file("") }
+}
+
+#[test]
+fn a_published_folder_is_read_by_split_and_column() {
+    let folder = published();
+    let source = published_source();
+    let data = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, ANSWER)).unwrap();
+    assert_eq!(data.len(), 7);
+    assert_eq!((data.prompt(6), data.text(6, "answer")), ("What is 6²?", Some("36")));
+    assert_eq!(
+        data.object(6),
+        *json!({"level": "hard", "score": 0.6, "prompt": "What is 6²?", "answer": 36}).as_object().unwrap()
+    );
+    let (file, place) = data.place(6);
+    assert!(file.ends_with("data/train-00001-of-00002.parquet"));
+    assert_eq!(place, Place::Row(2));
+    assert_eq!(data.place(4).1, Place::Row(5));
+
+    let more = [Field::text("answer"), Field::text("levle")];
+    let error = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, &more)).unwrap_err();
+    assert!(error.to_string().ends_with(
+        "train-00000-of-00002.parquet, row 1: the field `levle` is missing; found `question`, `final_answer`, `level`, `score`"
+    ));
+    assert_eq!(error.help(), "did you mean `level`?");
+    let numeric = [Field::number("level")];
+    let error = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, &numeric)).unwrap_err();
+    assert!(error.to_string().ends_with(", row 1: the field `level` must be a number; found the string \"hard\""), "{error}");
+}
+
+#[test]
+fn filters_and_limits_choose_rows() {
+    let folder = published();
+    let easy = DataFormula { nodes: vec![DataNode::FieldIs { field: "level".to_owned(), text: "easy".to_owned() }] };
+    let source = DataSource { filter: Some(easy.clone()), limit: Some(3), ..published_source() };
+    let data = Dataset::read(folder.path(), request(&source, &PromptFormat::Text, ANSWER)).unwrap();
+    let answers: Vec<&str> = (0..data.len()).map(|row| data.text(row, "answer").unwrap()).collect();
+    assert_eq!(answers, ["1", "4", "16"]);
+    // The third stands in the fifth row of its file.
+    assert_eq!(data.place(2).1, Place::Row(5));
+
+    let late = DataSource { filter: Some(greater("answer", 20.0)), ..published_source() };
+    let data = Dataset::read(folder.path(), request(&late, &PromptFormat::Text, ANSWER)).unwrap();
+    assert_eq!((data.len(), data.text(0, "answer")), (2, Some("25")));
+    assert_eq!(data.place(0).1, Place::Row(1));
+
+    let none = DataSource { filter: Some(greater("answer", 99.0)), ..published_source() };
+    let error = Dataset::read(folder.path(), request(&none, &PromptFormat::Text, ANSWER)).unwrap_err();
+    assert!(error.to_string().ends_with(": the filter holds in none of its 7 rows"), "{error}");
+    let wrong = DataSource { filter: Some(greater("level", 1.0)), ..published_source() };
+    let error = Dataset::read(folder.path(), request(&wrong, &PromptFormat::Text, ANSWER)).unwrap_err();
+    assert!(
+        error.to_string().ends_with("the field `level` must be a number or a truth value; found the string \"hard\""),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_hash_covers_all_that_decides_what_is_read() {
+    let folder = published();
+    let hash = |source: &DataSource| Dataset::read(folder.path(), request(source, &PromptFormat::Text, ANSWER)).unwrap().hash;
+    let whole = published_source();
+    let limited = DataSource { limit: Some(3), ..published_source() };
+    let filtered = DataSource { filter: Some(greater("answer", 3.0)), ..published_source() };
+    let hashes = [hash(&whole), hash(&limited), hash(&filtered)];
+    assert_ne!(hashes[0], hashes[1]);
+    assert_ne!(hashes[0], hashes[2]);
+    assert_eq!(hashes[0], hash(&published_source()));
+    let mut other = df!("question" => ["new"], "final_answer" => [1i64], "level" => ["easy"], "score" => [0.5f32]).unwrap();
+    write(&folder.path().join("data/train-00001-of-00002.parquet"), &mut other);
+    assert_ne!(hash(&whole), hashes[0]);
+}
+
+#[test]
+fn cells_are_text_with_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("questions.csv");
+    fs::write(&path, "prompt,answer,note\r\n\"two,\nlines\",007,\"a \"\"b\"\"\"\r\n\r\nplain,é,\r\n").unwrap();
+    let data = read(&path, ANSWER).unwrap();
+    assert_eq!((data.prompt(0), data.text(0, "answer")), ("two,\nlines", Some("007")));
+    assert_eq!((data.place(0).1, data.place(1).1), (Place::Line(2), Place::Line(5)));
+    assert_eq!(data.object(1)["note"], "");
+    assert_eq!(data.hash, blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string());
+    let cases = [
+        ("prompt,answer\na,b,c\n", ":2: the row has 3 cells, the header 2"),
+        ("prompt,answer\na,\"b\n", ":2: a quote is opened and never closed"),
+        ("prompt,prompt\na,b\n", ":1: two columns have the name `prompt`"),
+        ("prompt,answer\n", ": the file has no lines"),
+        ("", ": the file has no lines"),
+        ("question,answer\na,b\n", ":2: the field `prompt` is missing; found `question`, `answer`"),
+    ];
+    for (content, wanted) in cases {
+        fs::write(&path, content).unwrap();
+        assert_eq!(complaint(&path, ANSWER).0, wanted, "{content:?}");
+    }
+}
+
+#[test]
+fn what_is_no_table_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train.parquet");
+    let mut frame = df!("prompt" => ["a"; 50], "answer" => ["b"; 50]).unwrap();
+    write(&path, &mut frame);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, "{\"prompt\": \"a\"}\n").unwrap();
+    assert_eq!(complaint(&path, ANSWER).0, ": not a parquet file that can be read: it does not begin with PAR1");
+    for length in [4, 8, whole.len() / 2, whole.len() - 9, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        assert!(complaint(&path, ANSWER).0.contains("not a parquet file"), "{length}");
+    }
+    fs::write(&path, b"\x1F\x8B\x08\x00rest").unwrap();
+    let error = read(&path, ANSWER).unwrap_err();
+    assert!(error.to_string().contains("not a parquet file"), "{error}");
+    let packed = folder.path().join("train.jsonl.gz");
+    fs::write(&packed, b"\x1F\x8B\x08\x00rest").unwrap();
+    assert_eq!(
+        complaint(&packed, ANSWER),
+        (
+            ": the file is compressed".to_owned(),
+            "unpack it first, or save it as parquet, which is compressed by itself".to_owned()
+        )
+    );
+}
+
+#[test]
+fn conversations_come_from_lines_and_from_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("talk.jsonl");
+    let talk = json!({"messages": [
+        {"role": "system", "content": "Count."},
+        {"role": "user", "content": "Go"},
+        {"role": "assistant", "content": "1", "tool_calls": null},
+    ], "tools": [{"type": "function", "function": {"name": "add"}}], "answer": "1"});
+    fs::write(&lines, format!("{talk}\n{}\n", json!({"prompt": "plain", "answer": "x"}))).unwrap();
+    let table = folder.path().join("talk.parquet");
+    let members = [
+        Series::new("role".into(), ["user", "assistant"]),
+        Series::new("content".into(), ["Go", "1"]),
+        Series::new("name".into(), [Some("ann"), None]),
+    ];
+    let list = StructChunked::from_series("messages".into(), 2, members.iter()).unwrap().into_series();
+    let list = Series::new("messages".into(), [list]);
+    let mut messages = DataFrame::new(1, vec![list.into(), Series::new("answer".into(), ["1"]).into()]).unwrap();
+    write(&table, &mut messages);
+
+    for (path, roles, tools) in
+        [(&lines, vec![Role::System, Role::User, Role::Assistant], true), (&table, vec![Role::User, Role::Assistant], false)]
+    {
+        let source = DataSource::file(path.to_str().unwrap());
+        let data = Dataset::read(Path::new("."), request(&source, &CHAT, ANSWER)).unwrap();
+        let conversation = data.conversation(0).unwrap();
+        assert_eq!(conversation.roles().collect::<Vec<_>>(), roles);
+        assert_eq!(conversation.has_tools(), tools);
+        assert_eq!(conversation.asked().roles().last(), Some(Role::User));
+        assert_eq!(data.prompt(0), "Go");
+        // As plain text there is no prompt.
+        let error = Dataset::read(Path::new("."), request(&source, &PromptFormat::Text, ANSWER)).unwrap_err();
+        assert!(error.to_string().ends_with("the field `messages` is a list of messages, but prompts are plain text"), "{error}");
+        assert_eq!(error.help(), "write `format = chat` in the domain");
+    }
+    let source = DataSource::file(lines.to_str().unwrap());
+    let system = PromptFormat::Chat { system: Some("Be brief.".to_owned()) };
+    let data = Dataset::read(Path::new("."), request(&source, &system, ANSWER)).unwrap();
+    assert_eq!(data.conversation(0).unwrap().roles().len(), 3);
+    assert_eq!(data.conversation(1).unwrap().roles().collect::<Vec<_>>(), [Role::System, Role::User]);
+}
+
+#[test]
+fn what_is_no_conversation_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.jsonl");
+    let cases = [
+        (json!([]), "the conversation has no messages"),
+        (json!([1]), "message 1 must be an object; found the number 1"),
+        (json!([{"content": "x"}]), "message 1 has no `role`"),
+        (json!([{"role": 1, "content": "x"}]), "message 1 has a `role` that is not a string: the number 1"),
+        (
+            json!([{"role": "user", "content": "x"}, {"role": "asistant", "content": "y"}]),
+            "message 2 has the role \"asistant\", not one of `system`, `developer`, `user`, `assistant`, `tool`; did you mean `assistant`?",
+        ),
+        (json!([{"role": "user", "content": 7}]), "message 1 has a `content` that is neither a string nor a list: the number 7"),
+        (json!([{"role": "user"}]), "message 1 has no `content`"),
+    ];
+    for (messages, wanted) in cases {
+        fs::write(&path, json!({"messages": messages}).to_string()).unwrap();
+        let source = DataSource::file(path.to_str().unwrap());
+        let error = Dataset::read(Path::new("."), request(&source, &CHAT, &[])).unwrap_err();
+        assert_eq!(error.to_string(), format!("{}:1: {wanted}", path.display()));
+    }
+}

@@ -1,0 +1,177 @@
+//! The files that a tokenizer is made of, as published models have them in their folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::TokenizerError;
+
+/// What a folder says about its tokenizer; kept whole, so that a checkpoint made from it can be saved with the same files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// Where they were read, for messages.
+    pub place: PathBuf,
+    /// Name and content, by name.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// The merges and the vocabulary, normalisation and splitting: the only file that must be there.
+pub const TOKENIZER: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+const SPECIAL: &str = "special_tokens_map.json";
+pub const GENERATION: &str = "generation_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
+/// Templates with a name, `tool_use.jinja`.
+const TEMPLATES: &str = "additional_chat_templates";
+/// What the slow tokenizers of the reference library are made of.
+const OTHERS: [&str; 5] = ["tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"];
+/// No published tokenizer comes near it; a hostile or mistaken path must not fill the memory.
+const LARGEST: u64 = 1 << 30;
+
+impl Files {
+    /// The tokenizer's files of a folder, or `tokenizer.json` itself with the files beside it.
+    pub fn read(path: &Path) -> Result<Files, TokenizerError> {
+        let folder = match path.file_name() {
+            Some(name) if name == TOKENIZER && !path.is_dir() => path.parent().unwrap_or(Path::new(".")),
+            _ => path,
+        };
+        let mut files = Vec::new();
+        for name in [TOKENIZER, CONFIG, SPECIAL, GENERATION, TEMPLATE] {
+            files.extend(read(&folder.join(name))?.map(|content| (name.to_owned(), content)));
+        }
+        if let Ok(entries) = folder.join(TEMPLATES).read_dir() {
+            let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+            names.sort();
+            for name in names.into_iter().filter(|name| name.ends_with(".jinja")) {
+                let name = format!("{TEMPLATES}/{name}");
+                files.extend(read(&folder.join(&name))?.map(|content| (name, content)));
+            }
+        }
+        let files = Files { place: folder.to_owned(), files };
+        if files.find(TOKENIZER).is_none() {
+            let other = OTHERS.into_iter().find(|name| folder.join(name).exists());
+            return Err(TokenizerError::new(&folder.join(TOKENIZER), "there is no such file").help(match other {
+                Some(other) => format!(
+                    "the folder has `{other}`, from which the reference library makes it: \
+                     `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
+                ),
+                None => "a model's folder has its tokenizer as `tokenizer.json`".to_owned(),
+            }));
+        }
+        Ok(files)
+    }
+
+    pub fn find(&self, name: &str) -> Option<&[u8]> {
+        self.files.iter().find(|(known, _)| known == name).map(|(_, content)| content.as_slice())
+    }
+
+    /// An error in one of the files.
+    pub fn error(&self, name: &str, problem: impl std::fmt::Display) -> TokenizerError {
+        TokenizerError::new(&self.place.join(name), problem)
+    }
+
+    /// An object of JSON; empty where there is no such file.
+    fn object(&self, name: &str) -> Result<serde_json::Map<String, Value>, TokenizerError> {
+        let Some(content) = self.find(name) else { return Ok(serde_json::Map::new()) };
+        serde_json::from_slice(content).map_err(|error| self.error(name, format!("not a JSON object: {error}")))
+    }
+
+    pub fn settings(&self) -> Result<Settings, TokenizerError> {
+        let config = self.object(CONFIG)?;
+        let special = self.object(SPECIAL)?;
+        let generation = self.object(GENERATION)?;
+        let token = |name: &str| {
+            let of = |map: &serde_json::Map<String, Value>| {
+                let value = map.get(name)?;
+                value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+            };
+            of(&config).or_else(|| of(&special))
+        };
+        Ok(Settings {
+            begin: token("bos_token"),
+            end: token("eos_token"),
+            padding: token("pad_token"),
+            unknown: token("unk_token"),
+            generation_ends: self.ids(&generation, "eos_token_id")?,
+            generation_padding: self.ids(&generation, "pad_token_id")?.first().copied(),
+            templates: self.templates(&config)?,
+        })
+    }
+
+    /// A token id or a list of them.
+    fn ids(&self, generation: &serde_json::Map<String, Value>, name: &str) -> Result<Vec<u32>, TokenizerError> {
+        let id = |value: &Value| {
+            value
+                .as_u64()
+                .and_then(|id| u32::try_from(id).ok())
+                .ok_or_else(|| self.error(GENERATION, format!("`{name}` must be a token's id or a list of them, not {value}")))
+        };
+        match generation.get(name) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(values)) => values.iter().map(id).collect(),
+            Some(value) => Ok(vec![id(value)?]),
+        }
+    }
+
+    /// Chat templates by name, the one without a name is `default`. A file of its own goes before an entry in the configuration,
+    /// as in the reference library.
+    fn templates(&self, config: &serde_json::Map<String, Value>) -> Result<Vec<(String, String)>, TokenizerError> {
+        let text = |name: &str, content: &[u8]| {
+            let text = String::from_utf8(content.to_vec());
+            text.map_err(|error| self.error(name, format!("not UTF-8 text: {}", error.utf8_error())))
+        };
+        let mut templates = Vec::new();
+        for (name, content) in &self.files {
+            if name == TEMPLATE {
+                templates.push(("default".to_owned(), text(name, content)?));
+            } else if let Some(named) = name.strip_prefix(TEMPLATES).and_then(|name| name.strip_prefix('/')) {
+                templates.push((named.trim_end_matches(".jinja").to_owned(), text(name, content)?));
+            }
+        }
+        if !templates.is_empty() {
+            return Ok(templates);
+        }
+        match config.get("chat_template") {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::String(template)) => Ok(vec![("default".to_owned(), template.clone())]),
+            Some(Value::Array(list)) => list
+                .iter()
+                .map(|entry| {
+                    let part = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+                    part("name").zip(part("template")).ok_or_else(|| {
+                        self.error(CONFIG, "an entry of `chat_template` needs a `name` and a `template`, both strings")
+                    })
+                })
+                .collect(),
+            Some(other) => Err(self.error(CONFIG, format!("`chat_template` must be a string or a list, not {other}"))),
+        }
+    }
+}
+
+/// What the files around `tokenizer.json` add to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub begin: Option<String>,
+    pub end: Option<String>,
+    pub padding: Option<String>,
+    pub unknown: Option<String>,
+    pub generation_ends: Vec<u32>,
+    pub generation_padding: Option<u32>,
+    /// By name.
+    pub templates: Vec<(String, String)>,
+}
+
+/// The content of a file, none where it does not exist.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
+    let unreadable = |error: std::io::Error| TokenizerError::new(path, format!("cannot read the file: {error}"));
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > LARGEST => {
+            Err(TokenizerError::new(path, format!("{} bytes are no tokenizer's", metadata.len())))
+        }
+        Ok(metadata) if metadata.is_file() => fs::read(path).map(Some).map_err(unreadable),
+        Ok(_) => Ok(None),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(unreadable(error)),
+    }
+}

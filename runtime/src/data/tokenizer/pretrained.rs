@@ -1,0 +1,195 @@
+//! The tokenizer that a published model was trained with.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokenizers::Encoding;
+
+use super::files::{Files, GENERATION, Settings, TOKENIZER};
+use super::{Span, TokenizerError};
+use crate::data::chat::Template;
+use crate::model::Token;
+
+/// A `tokenizer.json` and what the files beside it add.
+#[derive(Clone)]
+pub struct Pretrained(Arc<Inner>);
+
+struct Inner {
+    tokenizer: tokenizers::Tokenizer,
+    files: Files,
+    settings: Settings,
+    /// What a prompt of plain text begins with; a chat template writes its own.
+    before: Vec<Token>,
+    begin: Option<Token>,
+    ends: Vec<Token>,
+    padding: Token,
+    vocabulary: usize,
+    templates: Vec<Template>,
+    hash: String,
+}
+
+impl std::fmt::Debug for Pretrained {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pretrained({}, {})", self.0.files.place.display(), self.0.hash)
+    }
+}
+
+/// Two tokenizers are equal if they do the same, wherever they were read.
+impl PartialEq for Pretrained {
+    fn eq(&self, other: &Pretrained) -> bool {
+        self.0.hash == other.0.hash
+    }
+}
+
+impl Eq for Pretrained {}
+
+impl Pretrained {
+    /// From a model's folder, or the `tokenizer.json` in it.
+    pub fn load(path: &Path) -> Result<Pretrained, TokenizerError> {
+        Pretrained::new(Files::read(path)?)
+    }
+
+    pub fn new(files: Files) -> Result<Pretrained, TokenizerError> {
+        let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(content).map_err(|error| files.error(TOKENIZER, error))?;
+        // Some files remember how their authors cut and padded batches; a run does neither behind the author's back.
+        tokenizer.with_truncation(None).map_err(|error| files.error(TOKENIZER, error))?;
+        tokenizer.with_padding(None);
+        let settings = files.settings()?;
+        let vocabulary = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        if vocabulary == 0 {
+            return Err(files.error(TOKENIZER, "the vocabulary is empty"));
+        }
+        let id = |token: &Option<String>, name: &str| match token {
+            None => Ok(None),
+            Some(token) => match tokenizer.token_to_id(token) {
+                Some(id) => Ok(Some(Token::from(id))),
+                None => Err(files.error(TOKENIZER, format!("the {name} token {token:?} is not in the vocabulary"))),
+            },
+        };
+        let begin = id(&settings.begin, "begin")?;
+        let mut ends: Vec<Token> = id(&settings.end, "end")?.into_iter().collect();
+        for end in settings.generation_ends.iter().map(|&end| Token::from(end)) {
+            if end as usize >= vocabulary {
+                let problem = format!("the end token {end} is not in the vocabulary of {vocabulary} tokens");
+                return Err(files.error(GENERATION, problem));
+            }
+            if !ends.contains(&end) {
+                ends.push(end);
+            }
+        }
+        let Some(&end) = ends.first() else {
+            return Err(files
+                .error("tokenizer_config.json", "no token ends a completion")
+                .help("name it as `eos_token`, or its id as `eos_token_id` in generation_config.json"));
+        };
+        let padding = id(&settings.padding, "padding")?
+            .or(settings.generation_padding.map(Token::from).filter(|&id| (id as usize) < vocabulary))
+            .unwrap_or(end);
+        // As in the reference library, `add_bos_token` of tokenizer_config.json does not count beside a `tokenizer.json`.
+        let before = before(&tokenizer).map_err(|error| files.error(TOKENIZER, error))?;
+        let templates = settings.templates.iter().map(|(name, source)| {
+            let special = [
+                ("bos_token", &settings.begin),
+                ("eos_token", &settings.end),
+                ("pad_token", &settings.padding),
+                ("unk_token", &settings.unknown),
+            ];
+            let special = special.into_iter().filter_map(|(name, token)| Some((name, token.clone()?)));
+            Template::new(name, source, special.collect())
+                .map_err(|error| files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")))
+        });
+        let templates = templates.collect::<Result<Vec<Template>, TokenizerError>>()?;
+        let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
+        let parts = [canonical, format!("{before:?} {ends:?} {:?}", settings.templates)];
+        let hash = blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string();
+        let inner = Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, templates, hash };
+        Ok(Pretrained(Arc::new(inner)))
+    }
+
+    /// What was read, to be saved with a model that uses it.
+    pub fn files(&self) -> &Files {
+        &self.0.files
+    }
+
+    /// Blake3 of what it does: vocabulary, merges, splitting, special tokens, chat templates. Not of where it was read.
+    pub fn hash(&self) -> &str {
+        &self.0.hash
+    }
+
+    /// Number of ids, holes included: the largest and one.
+    pub fn vocabulary(&self) -> usize {
+        self.0.vocabulary
+    }
+
+    pub fn ends(&self) -> &[Token] {
+        &self.0.ends
+    }
+
+    pub fn begin(&self) -> Option<Token> {
+        self.0.begin
+    }
+
+    pub fn padding(&self) -> Token {
+        self.0.padding
+    }
+
+    /// The end token's text, where the files name one.
+    pub fn end_text(&self) -> Option<&str> {
+        self.0.settings.end.as_deref()
+    }
+
+    pub fn templates(&self) -> &[Template] {
+        &self.0.templates
+    }
+
+    fn encoding(&self, text: &str) -> Result<Encoding, TokenizerError> {
+        self.0
+            .tokenizer
+            .encode(text, false)
+            .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot encode {}: {error}", crate::data::quote(text))))
+    }
+
+    /// The tokens of a text as it stands. Special tokens that it spells out become themselves; none is added.
+    pub fn encode(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
+        Ok(self.encoding(text)?.get_ids().iter().map(|&id| Token::from(id)).collect())
+    }
+
+    /// The tokens of a text and the bytes that each was made from.
+    pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(Token, Span)>, TokenizerError> {
+        let encoding = self.encoding(text)?;
+        let spans = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().map(|&id| Token::from(id)).zip(spans).collect())
+    }
+
+    /// What a plain text begins with, then its tokens.
+    pub fn prompt(&self, text: &str) -> Result<Vec<Token>, TokenizerError> {
+        let mut tokens = self.0.before.clone();
+        tokens.extend(self.encode(text)?);
+        Ok(tokens)
+    }
+
+    /// The text of tokens, special ones left out. Ids that no token has, as rows of a padded embedding are, are left out too.
+    pub fn decode(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
+        let ids: Vec<u32> = tokens.iter().filter_map(|&token| u32::try_from(token).ok()).collect();
+        self.0.tokenizer.decode(&ids, true).map_err(|error| self.0.files.error(TOKENIZER, format!("cannot decode: {error}")))
+    }
+
+    /// What a prompt of plain text begins with.
+    pub fn before(&self) -> &[Token] {
+        &self.0.before
+    }
+
+    /// A token's own spelling, none where no token has the id.
+    pub fn token(&self, id: Token) -> Option<String> {
+        self.0.tokenizer.id_to_token(u32::try_from(id).ok()?)
+    }
+}
+
+/// What the post-processor writes before a text. What it writes behind one, an end token as a rule, has no place in a prompt.
+fn before(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<Token>> {
+    let (bare, full) = (tokenizer.encode("a", false)?, tokenizer.encode("a", true)?);
+    let (bare, full) = (bare.get_ids(), full.get_ids());
+    let place = full.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
+    Ok(full[..place].iter().map(|&id| Token::from(id)).collect())
+}

@@ -1,0 +1,198 @@
+//! Against what the reference library answers: see `tests/reference/text.py`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference/text")
+}
+
+pub(crate) fn pretrained(name: &str) -> Tokenizer {
+    Tokenizer::Pretrained(Pretrained::load(&fixtures().join(name)).unwrap())
+}
+
+pub(crate) fn expected() -> Value {
+    serde_json::from_slice(&fs::read(fixtures().join("expected.json")).unwrap()).unwrap()
+}
+
+/// A copy of a tokenizer's folder, to be changed.
+fn copy(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in Files::read(&fixtures().join(name)).unwrap().files {
+        fs::write(folder.path().join(file.0), file.1).unwrap();
+    }
+    folder
+}
+
+fn change(folder: &tempfile::TempDir, file: &str, edit: impl FnOnce(&mut Value)) {
+    let path = folder.path().join(file);
+    let mut value = fs::read(&path).map_or(json!({}), |content| serde_json::from_slice(&content).unwrap());
+    edit(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+fn load(folder: &tempfile::TempDir) -> Tokenizer {
+    Tokenizer::Pretrained(Pretrained::load(folder.path()).unwrap())
+}
+
+fn ids(value: &Value) -> Vec<Token> {
+    value.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
+}
+
+#[test]
+fn texts_are_tokenised_as_by_the_reference() {
+    let expected = expected();
+    let texts = expected["texts"].as_array().unwrap();
+    let mut compared = 0;
+    for (name, cases) in expected["tokenizers"].as_object().unwrap() {
+        let tokenizer = pretrained(name);
+        for (text, case) in texts.iter().zip(cases.as_array().unwrap()) {
+            let text = text.as_str().unwrap();
+            let bare = ids(&case["bare"]);
+            assert_eq!(tokenizer.encode(text).unwrap(), bare, "{name}: {text:?}");
+            let spans = tokenizer.encode_with_spans(text).unwrap();
+            assert!(spans.iter().map(|(token, _)| *token).eq(bare.iter().copied()), "{name}: {text:?}");
+            assert!(spans.iter().all(|(_, span)| text.get(span.clone()).is_some()), "{name}: {text:?}: {spans:?}");
+            let Tokenizer::Pretrained(own) = &tokenizer else { unreachable!() };
+            assert_eq!(own.decode(&bare).unwrap(), case["decoded"].as_str().unwrap(), "{name}: {text:?}");
+            // A prompt ends where a completion begins: what the reference adds behind a text is left away.
+            let ended = name == "unigram";
+            let mut prompt = tokenizer.prompt(text).unwrap();
+            prompt.extend(ended.then(|| tokenizer.ends()[0]));
+            assert_eq!(prompt, ids(&case["whole"]), "{name}: {text:?}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 7 * texts.len());
+}
+
+#[test]
+fn a_completion_follows_its_prompt() {
+    for name in ["qwen3", "smollm", "llama3", "gemma", "mistral", "llama2", "unigram"] {
+        let tokenizer = pretrained(name);
+        for (prompt, completion) in
+            [("What is 2+2? ", "4 eggs"), ("Sort: b a\n", "a b"), ("x", "yz"), ("A: ", "日本 😀"), ("q", "")]
+        {
+            let (prompt_tokens, tokens) = (tokenizer.prompt(prompt).unwrap(), tokenizer.completion(prompt, completion).unwrap());
+            assert_eq!(tokens.last(), Some(&tokenizer.ends()[0]), "{name}");
+            assert_eq!(tokens.iter().filter(|token| tokenizer.is_end(**token)).count(), 1, "{name}");
+            let whole = [prompt_tokens.as_slice(), &tokens].concat();
+            assert_eq!(tokenizer.decode(&whole).unwrap().trim(), format!("{prompt}{completion}").trim(), "{name}: {prompt:?}");
+        }
+        // What a model writes after the end, and ids that no token has, are no text.
+        let mut tokens = tokenizer.completion("", "clips").unwrap();
+        tokens.insert(1, tokenizer.vocabulary() as Token + 5);
+        tokens.extend(tokenizer.encode(" more").unwrap());
+        assert_eq!(tokenizer.decode(&tokens).unwrap().trim(), "clips", "{name}");
+    }
+}
+
+#[test]
+fn bytes_are_tokens() {
+    assert_eq!(Tokenizer::Bytes.prompt("aé").unwrap(), [256, 97, 0xC3, 0xA9]);
+    assert_eq!(Tokenizer::Bytes.completion("p", "aé").unwrap(), [97, 0xC3, 0xA9, 257]);
+    assert_eq!(Tokenizer::Bytes.prompt("").unwrap(), [256]);
+    let decode = |tokens: &[Token]| Tokenizer::Bytes.decode(tokens).unwrap();
+    assert_eq!(decode(&Tokenizer::Bytes.completion("", "sort: é\n").unwrap()), "sort: é\n");
+    assert_eq!(decode(&[104, 105, END, 33, PADDING]), "hi");
+    assert_eq!(decode(&[BEGIN, 104, PADDING, 105]), "hi");
+    assert_eq!(decode(&[0xC3, 104]), "\u{FFFD}h");
+    assert_eq!(decode(&[]), "");
+}
+
+#[test]
+fn every_end_token_of_the_generation_settings_ends_a_completion() {
+    let tokenizer = pretrained("llama3");
+    let id = |text: &str| tokenizer.encode(text).unwrap()[0];
+    // The tokenizer's own first: it is what training data ends with.
+    assert_eq!(tokenizer.ends(), [id("<|eot_id|>"), id("<|end_of_text|>"), id("<|eom_id|>")]);
+    assert_eq!(tokenizer.prompt("a").unwrap()[0], id("<|begin_of_text|>"));
+    let Tokenizer::Pretrained(llama2) = pretrained("llama2") else { unreachable!() };
+    assert_eq!(llama2.before(), [llama2.begin().unwrap()]);
+}
+
+#[test]
+fn two_tokenizers_are_compared_by_what_ids_mean() {
+    let (qwen, llama) = (pretrained("qwen3"), pretrained("llama3"));
+    assert_eq!(difference(&qwen, &qwen), None);
+    assert_eq!(difference(&qwen, &Tokenizer::Bytes), Some(Difference::Kind));
+    assert!(matches!(difference(&qwen, &llama), Some(Difference::Id { .. })));
+
+    // The same somewhere else is the same.
+    let folder = copy("qwen3");
+    assert_eq!(difference(&qwen, &load(&folder)), None);
+    assert_eq!(qwen, load(&folder));
+
+    // As many tokens, two of them exchanged.
+    change(&folder, "tokenizer.json", |tokenizer| {
+        let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+        let (a, b) = (vocabulary["a"].clone(), vocabulary["b"].clone());
+        vocabulary.insert("a".to_owned(), b);
+        vocabulary.insert("b".to_owned(), a);
+    });
+    let other = load(&folder);
+    assert_eq!(qwen.vocabulary(), other.vocabulary());
+    let found = difference(&qwen, &other).unwrap().to_string();
+    assert_eq!(found, format!("the id {} is \"a\" to the student and \"b\" to the teacher", qwen.encode("a").unwrap()[0]));
+
+    let folder = copy("qwen3");
+    change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!([]));
+    let found = difference(&qwen, &load(&folder)).unwrap();
+    assert_eq!(
+        found.to_string(),
+        "the student ends a completion with \"<|im_end|>\", \"<|endoftext|>\", the teacher with \"<|im_end|>\""
+    );
+    assert!(found.help().contains("eos_token_id"));
+
+    let folder = copy("llama3");
+    change(&folder, "tokenizer.json", |tokenizer| tokenizer["post_processor"] = Value::Null);
+    let found = difference(&llama, &load(&folder)).unwrap().to_string();
+    assert_eq!(found, "the student's prompts begin with \"<|begin_of_text|>\", the teacher's with nothing");
+}
+
+#[test]
+fn what_it_does_is_hashed_and_where_it_lies_is_not() {
+    let folder = copy("smollm");
+    let same = load(&folder);
+    assert_eq!(same.hash(), pretrained("smollm").hash());
+    fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    assert_ne!(load(&folder).hash(), same.hash());
+}
+
+#[test]
+fn files_that_make_no_tokenizer_are_refused_in_words() {
+    let refused = |folder: &tempfile::TempDir| {
+        let error = Pretrained::load(folder.path()).unwrap_err();
+        let place = folder.path().display().to_string();
+        (error.to_string().replace(&place, "FOLDER"), error.help.unwrap_or_default())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(refused(&folder).0, "FOLDER/tokenizer.json: there is no such file");
+    fs::write(folder.path().join("tokenizer.model"), "x").unwrap();
+    assert!(refused(&folder).1.contains("save_pretrained"));
+    for content in ["", "{", "[]", "{\"model\": 3}", "\u{0}"] {
+        fs::write(folder.path().join("tokenizer.json"), content).unwrap();
+        assert!(refused(&folder).0.starts_with("FOLDER/tokenizer.json: "), "{content}");
+    }
+
+    let folder = copy("smollm");
+    change(&folder, "tokenizer_config.json", |config| config["eos_token"] = json!("<|stop|>"));
+    assert_eq!(refused(&folder).0, "FOLDER/tokenizer.json: the end token \"<|stop|>\" is not in the vocabulary");
+    change(&folder, "tokenizer_config.json", |config| config["eos_token"] = Value::Null);
+    assert_eq!(refused(&folder).0, "FOLDER/tokenizer_config.json: no token ends a completion");
+    change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!([7, 100_000]));
+    assert!(refused(&folder).0.contains("generation_config.json: the end token 100000 is not in the vocabulary of "));
+    change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!("7"));
+    assert_eq!(
+        refused(&folder).0,
+        "FOLDER/generation_config.json: `eos_token_id` must be a token's id or a list of them, not \"7\""
+    );
+    fs::write(folder.path().join("chat_template.jinja"), "{% for %}").unwrap();
+    change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!(7));
+    let problem = refused(&folder).0;
+    assert!(problem.contains("the chat template `default`: the chat template cannot be compiled: "), "{problem}");
+}
