@@ -40,7 +40,7 @@ struct Shared<'a> {
     plan: &'a Plan,
     tasks: &'a [Task],
     /// Cores of each task.
-    widths: Vec<usize>,
+    widths: &'a [usize],
     keys: Keys,
     forms: &'a [Form],
     domains: &'a [DomainData],
@@ -99,6 +99,8 @@ struct Prepared<'a> {
     base: &'a Path,
     tasks: Vec<Task>,
     forms: Vec<Form>,
+    /// Cores of each task.
+    widths: Vec<usize>,
     domains: Vec<DomainData>,
 }
 
@@ -115,14 +117,13 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
     for warning in warnings {
         control.warn(warning);
     }
-    Ok(Prepared { base, tasks, forms, domains })
+    let widths = super::threads(&tasks, &forms, cores());
+    Ok(Prepared { base, tasks, forms, widths, domains })
 }
 
 /// Says what each stage of a plan will take, and runs none.
 pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
-    let Prepared { tasks, forms, domains, .. } = prepared(job, control)?;
-    let widths = super::threads(&tasks, &forms, cores());
-    predictions(&job.plan, &tasks, &forms, &domains, &widths, device, control, |_| true).map(|_| ())
+    predictions(&job.plan, &prepared(job, control)?, device, control, |_| true).map(|_| ())
 }
 
 fn cores() -> usize {
@@ -132,14 +133,12 @@ fn cores() -> usize {
 /// What the stages that are waited for will take, each model once, however many its seeds. Said as soon as it is known.
 fn predictions(
     plan: &Plan,
-    tasks: &[Task],
-    forms: &[Form],
-    domains: &[DomainData],
-    widths: &[usize],
+    prepared: &Prepared,
     device: Device,
     control: &Control,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<HashMap<ModelId, Prediction>> {
+    let Prepared { tasks, forms, widths, domains, .. } = prepared;
     let configs: Vec<_> = forms.iter().map(|form| form.config.clone()).collect();
     let tokenizers: Vec<_> = forms.iter().map(|form| form.tokenizer.clone()).collect();
     let shapes = Shapes { configs: &configs, tokenizers: &tokenizers };
@@ -177,26 +176,25 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let started = Instant::now();
     let plan = &job.plan;
     let out = PathBuf::from(&job.out);
-    let Prepared { base, tasks, forms, domains } = prepared(job, control)?;
+    let prepared = prepared(job, control)?;
+    let Prepared { base, tasks, forms, widths, domains } = &prepared;
     let store = Store::open(Path::new(&job.store))?;
-    let cores = cores();
-    let widths = super::threads(&tasks, &forms, cores);
-    let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch, &widths);
+    let keys = Keys::new(plan, tasks, forms, domains, base, device, &versions.libtorch, widths);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
     let waiting = |index: usize| job.fresh || !store.has(keys.of(index));
-    let predictions = predictions(plan, &tasks, &forms, &domains, &widths, device, control, waiting)?;
+    let predictions = predictions(plan, &prepared, device, control, waiting)?;
 
     let shared = Shared {
         predictions,
         running: Tasks::default(),
         records: Mutex::default(),
         plan,
-        tasks: &tasks,
+        tasks,
         widths,
         keys,
-        forms: &forms,
-        domains: &domains,
+        forms,
+        domains,
         store,
         out,
         fresh: job.fresh,
@@ -204,7 +202,7 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
         device,
         control,
     };
-    let workers = job.workers.map_or(cores, |workers| workers as usize).clamp(1, tasks.len().max(1));
+    let workers = job.workers.map_or(cores(), |workers| workers as usize).clamp(1, tasks.len().max(1));
     let state = Mutex::new(shared.initial_state());
     let changed = Condvar::new();
     std::thread::scope(|scope| {
