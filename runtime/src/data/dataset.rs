@@ -145,7 +145,7 @@ impl Dataset {
             E::from(DataError::of_file(&self.path, Problem::Unreadable { cause: format!("no room for its tokens: {error}") }))
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut lists = Builder::new();
+        let mut lists = Builder::default();
         // In parts, so that not all lists are held twice.
         for start in (0..self.len()).step_by(BLOCK * cores) {
             let block = |core: usize| {
@@ -222,8 +222,8 @@ impl<'a> Reading<'a> {
                 columns.push(column.to_owned());
             }
         }
-        let fields = request.fields.iter().map(|_| Builder::new()).collect();
-        let [prompts, conversations, rows] = [Builder::new(), Builder::new(), Builder::new()];
+        let fields = request.fields.iter().map(|_| Builder::default()).collect();
+        let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
         Reading { request, columns, left_out: 0, places: Vec::new(), prompts, conversations, fields, rows }
     }
 

@@ -40,11 +40,13 @@ pub struct Builder<T> {
     memory: usize,
 }
 
-impl<T: Plain> Builder<T> {
-    pub fn new() -> Builder<T> {
+impl<T: Plain> Default for Builder<T> {
+    fn default() -> Builder<T> {
         Builder::with_memory(MEMORY)
     }
+}
 
+impl<T: Plain> Builder<T> {
     fn with_memory(memory: usize) -> Builder<T> {
         Builder { items: Vec::new(), ends: Vec::new(), file: None, written: 0, memory }
     }
@@ -86,6 +88,10 @@ impl<T: Plain> Builder<T> {
 impl<T: Plain> Lists<T> {
     pub fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
     }
 
     /// # Panics

@@ -221,7 +221,7 @@ fn message(number: usize, value: &Json) -> Result<Message, ChatError> {
     };
     let Some((_, role)) = ROLES.iter().find(|(known, _)| known == name) else {
         let known = ROLES.map(|(known, _)| known);
-        let meant = nearest(name, known.into_iter()).map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
+        let meant = nearest(name, known).map(|meant| format!("; did you mean `{meant}`?")).unwrap_or_default();
         return wrong(format!("has the role {name:?}, not one of `{}`{meant}", known.join("`, `")));
     };
     match fields.get("content") {
