@@ -10,6 +10,8 @@ pub mod failure;
 pub mod files;
 pub mod formats;
 pub mod kernels;
+pub mod load;
+pub mod memory;
 pub mod merge;
 pub mod model;
 pub mod predict;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use mopd_compiler::plan::events::{Event, FailureKind, Job, Versions};
 use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result};
-use mopd_runtime::report::results::peak_memory;
+use mopd_runtime::memory::peak_memory;
 use mopd_runtime::schedule::Progress;
 use mopd_runtime::{bench, device, sample, schedule};
 

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{
-    self, Comparison, Completions, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Pretrained, Sampling, Stage,
-    Train,
+    self, Comparison, Completions, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Sampling, Stage, Train,
 };
 
 use crate::data::chat::{self, ChatError, Example};
 use crate::data::tokenizer::{self, Tokenizer, difference};
 use crate::data::{self, Dataset, Field, Lists, Longest, Problem, Request, overlap};
 use crate::failure::{Error, Result};
-use crate::model::{Config, Token};
+use crate::load::{self, Loaded};
+use crate::model::{Config, Token, Weights};
 use crate::reward::Verifier;
 use crate::schedule::columns;
 
@@ -116,16 +116,19 @@ impl Prompts {
 pub struct Form {
     pub config: Arc<Config>,
     pub tokenizer: Arc<Tokenizer>,
+    /// Where the model is not made but read: its weights, which stay in their files.
+    pub loaded: Option<Loaded>,
 }
 
-/// The form of every model: that of the weights it descends from. Paths are relative to `base`.
-pub fn forms(plan: &Plan, base: &Path) -> Result<Vec<Form>> {
+/// The form of every model: that of the weights it descends from. Paths are relative to `base`; `notes` is as in [`load::load`].
+pub fn forms(plan: &Plan, base: &Path, notes: &Path) -> Result<Vec<Form>> {
     let mut forms: Vec<Form> = Vec::new();
     for model in &plan.experiment.models {
         let inherited = |from: &ModelId| {
-            forms.get(from.0 as usize).cloned().ok_or_else(|| {
+            let form = forms.get(from.0 as usize).ok_or_else(|| {
                 Error::new(FailureKind::Runtime, format!("the plan uses a model before it makes it: `{}`", model.name))
-            })
+            })?;
+            Ok::<Form, Error>(Form { loaded: None, ..form.clone() })
         };
         let form = match &model.stage {
             Stage::Initialise(architecture) => {
@@ -140,11 +143,12 @@ pub fn forms(plan: &Plan, base: &Path) -> Result<Vec<Form>> {
                 config.check().map_err(|problem| {
                     Error::new(FailureKind::Runtime, format!("`{}`: {problem}", model.name)).at(model.origin)
                 })?;
-                Form { config: Arc::new(config), tokenizer: Arc::new(tokenizer) }
+                Form { config: Arc::new(config), tokenizer: Arc::new(tokenizer), loaded: None }
             }
             Stage::Load(pretrained) => {
-                let message = format!("`{}`: this version can't load {}", model.name, described(pretrained));
-                return Err(Error::new(FailureKind::Runtime, message).at(model.origin));
+                let loaded = load::load(pretrained, base, notes).map_err(|error| error.at(model.origin))?;
+                let Weights { config, tokenizer, .. } = loaded.weights.clone();
+                Form { config, tokenizer, loaded: Some(loaded) }
             }
             Stage::Train(train) => inherited(&train.start)?,
             Stage::Merge(merge) => match merge.base.iter().chain(&merge.models).next() {
@@ -155,15 +159,6 @@ pub fn forms(plan: &Plan, base: &Path) -> Result<Vec<Form>> {
         forms.push(form);
     }
     Ok(forms)
-}
-
-/// As the author wrote it.
-pub fn described(pretrained: &Pretrained) -> String {
-    match pretrained {
-        Pretrained::HuggingFace { name, .. } => format!("hf({name:?})"),
-        Pretrained::Gguf { file } => format!("gguf({file:?})"),
-        Pretrained::Checkpoint { folder } => format!("checkpoint({folder:?})"),
-    }
 }
 
 /// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.

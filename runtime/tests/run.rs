@@ -462,6 +462,38 @@ fn interruption_keeps_finished_stages() {
     assert!(folder.path().join("out/metrics.parquet").exists());
 }
 
+/// Before anything runs, and of what the store has nothing is said.
+#[test]
+fn what_stages_take_is_predicted() {
+    let folder = folder();
+    let job = job(&fine_tuning(3, nll()).plan, folder.path(), "out");
+    let predicted = |events: &[Event]| {
+        let of = |event: &Event| match event {
+            Event::Predicted { stage, seed, prediction } => Some((stage.clone(), *seed, *prediction)),
+            _ => None,
+        };
+        events.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let (events, code) = finish(start(&Job::Predict(Box::new(job.clone()))));
+    assert_eq!(code, 0, "{:?}", events.last());
+    let found = predicted(&events);
+    let [(stage, 1, prediction)] = &found[..] else { panic!("one stage trains: {events:?}") };
+    assert_eq!(stage, "start");
+    // A model of some thousand numbers in a process of libtorch.
+    assert!(prediction.seconds > 0.0 && (1 << 20..1 << 34).contains(&prediction.memory), "{prediction:?}");
+    assert!(prediction.update > 0.0 && prediction.rollout + prediction.scoring + prediction.update <= prediction.seconds);
+    assert!(!folder.path().join("out").exists());
+
+    let (events, code) = run(&job);
+    assert_eq!((code, predicted(&events).len()), (0, 1));
+    let results = fs::read_to_string(folder.path().join("out/results.json")).unwrap();
+    let results: results::Results = serde_json::from_str(&results).unwrap();
+    let record = results.stages.iter().find(|record| record.stage == "start").unwrap();
+    assert!(record.seconds > 0.0 && record.predicted.is_some());
+    let (events, code) = run(&job);
+    assert_eq!((code, predicted(&events).len()), (0, 0), "it is kept");
+}
+
 #[test]
 fn nobody_listening_ends_the_worker() {
     let folder = folder();

@@ -64,7 +64,7 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, predictions: &Predicti
         }
         if let Some(facts) = plan.and_then(|plan| plan.stages.get(index)) {
             rows.push(("cost", cost(&facts.cost)));
-            if let Some(Prediction { seconds, memory }) = predictions.get(&model.name) {
+            if let Some(Prediction { seconds, memory, .. }) = predictions.get(&model.name) {
                 rows.push(("predicted", format!("{}, peak memory {}", duration(*seconds), bytes(*memory))));
             }
             rows.push(("key", style.dim(prefix(&facts.key))));

@@ -171,6 +171,10 @@ pub enum Event {
 pub struct Prediction {
     /// Seconds of the whole stage, where nothing runs beside it and no reward is asked of a program.
     pub seconds: f64,
+    /// Of them: rollouts; forward passes of all models; gradients and updates. The rest comes before the first step.
+    pub rollout: f64,
+    pub scoring: f64,
+    pub update: f64,
     /// Most resident memory of the worker while the stage runs, in bytes.
     pub memory: u64,
 }

@@ -1,7 +1,7 @@
-//! What a stage will take, before it runs: a few of its own steps with a model of one layer and with one of two, on its own
-//! prompts. Whatever a stage does, this does too, so there is no second description of the work that could drift from the first.
+//! What a stage will take, before it runs: a few of its own steps, on its own prompts, if need be with a model of one layer and
+//! with one of two. Whatever a stage does, this does too, so there is no second description of the work that could drift from the first.
 //!
-//! Both time and memory grow by the same amount with every layer. So with what one step takes written as `t(layers)`,
+//! Small models are tried whole. Of larger ones, both time and memory grow by the same amount with every layer. So with what one step takes written as `t(layers)`,
 //! `t(n) = t(1) + (n - 1) (t(2) - t(1))`; and where the trained model and its teachers differ in depth, each has its own
 //! difference. Where even one layer would take too long, trials have fewer sequences, `m` and `2 m`, and `t` is taken to be
 //! linear in these as well.
@@ -24,6 +24,9 @@ use trial::{Taken, Trial};
 /// Multiplications and additions that a step of a trial may take: about a second on one core of a usual processor.
 const MOST_WORK: f64 = 2e11;
 
+/// Up to here a trial has all layers.
+const WHOLE: f64 = 1e11;
+
 /// Of every model of a plan, as far as it is known without its weights.
 pub struct Shapes<'a> {
     pub configs: &'a [Arc<Config>],
@@ -44,24 +47,23 @@ pub fn predict(
     let teachers = teachers(train).map(|id| shapes.configs[id.0 as usize].layers).max();
     let trial = Trial { train, model, domains, shapes, device, completion: completion(plan, train, domains, shapes, model) };
     let batch = sequences(train);
-    let (first, second) = sizes(train, batch, trial.work(batch));
+    let (first, second) = sizes(train, batch, trial.work(batch, 1));
     let at = |batch: u32| -> Result<Taken> {
-        let one = trial.run(batch, 1, 1)?;
-        if student == 1 && teachers.is_none_or(|teachers| teachers == 1) {
-            return Ok(one);
-        }
+        let one = trial.run(batch, 1, 1, false)?;
         let deeper = match teachers {
             // All of one depth grow together.
             Some(teachers) if teachers != student => {
-                let (own, others) = (trial.run(batch, 2, 1)?, trial.run(batch, 1, 2)?);
+                let (own, others) = (trial.run(batch, 2, 1, false)?, trial.run(batch, 1, 2, false)?);
                 let own = one.extrapolated(own, (student - 1) as f64);
                 own.plus(one.extrapolated(others, (teachers - 1) as f64).minus(one))
             }
-            _ => one.extrapolated(trial.run(batch, 2, 2)?, (student - 1) as f64),
+            _ => one.extrapolated(trial.run(batch, 2, 2, false)?, (student - 1) as f64),
         };
         Ok(deeper)
     };
+    let depth = student.max(teachers.unwrap_or(1));
     let taken = match second {
+        None if depth == 1 || trial.work(batch, depth) <= WHOLE => trial.run(batch, student, teachers.unwrap_or(1), true)?,
         None => at(first)?,
         Some(second) => {
             let less = at(first)?;
@@ -73,8 +75,10 @@ pub fn predict(
         Prefixes::Teacher { sequences, batch, .. } => f64::from(*sequences) / f64::from((*batch).max(1)),
         _ => 1.0,
     };
-    let seconds = taken.before * rollouts + taken.step * f64::from(steps);
-    Ok(Some(Prediction { seconds, memory: taken.memory as u64 }))
+    let before = taken.before * rollouts;
+    let [rollout, scoring, update] = [taken.rollout, taken.scoring, taken.update].map(|each| each * f64::from(steps));
+    let seconds = before + rollout + scoring + update;
+    Ok(Some(Prediction { seconds, rollout, scoring, update, memory: taken.memory as u64 }))
 }
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
@@ -155,4 +159,24 @@ fn shallow(config: &Config, layers: usize, tokenizer: &Arc<Tokenizer>) -> Weight
         (state >> 8) as f32 / (1 << 24) as f32 * 0.1 - 0.05
     });
     Weights::new(config.clone(), tokenizer.clone(), values.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(memory: f64) -> Taken {
+        Taken { before: 1.0, rollout: 2.0 * memory, scoring: 3.0, update: 4.0, memory }
+    }
+
+    #[test]
+    fn what_grows_is_extrapolated_and_what_shrank_by_chance_is_not() {
+        let ten = taken(5.0).extrapolated(taken(7.0), 9.0);
+        assert_eq!((ten.memory, ten.rollout, ten.scoring), (23.0, 46.0, 3.0));
+        assert_eq!(taken(5.0).extrapolated(taken(4.0), 9.0), taken(5.0));
+        // A student of 3 layers and teachers of 2, where a layer of theirs takes 1 and one of its own 2.
+        let (one, own, others) = (taken(5.0), taken(7.0), taken(6.0));
+        let both = one.extrapolated(own, 2.0).plus(one.extrapolated(others, 1.0).minus(one));
+        assert_eq!(both.memory, 10.0);
+    }
 }

@@ -7,12 +7,13 @@ use std::time::Instant;
 use mopd_compiler::plan::{Completions, Keep, ModelId, Objective, Prefixes, Reward, Train, Trainable, WeightFilter};
 use tch::Device;
 
-use super::{Shapes, shallow, teachers};
+use super::{Shapes, shallow};
 use crate::control::Control;
 use crate::failure::Result;
+use crate::memory::{exactly, peak_since_reset, reset_peak_memory};
 use crate::model::Weights;
 use crate::prepare::{DomainData, trained};
-use crate::report::results::{peak_since_reset, reset_peak_memory};
+use crate::report::metrics::Row;
 use crate::reward::Verifier;
 use crate::train::{self, Source};
 
@@ -36,15 +37,23 @@ pub struct Trial<'a> {
 pub struct Taken {
     /// Seconds before the first step.
     pub before: f64,
-    /// Of one step.
-    pub step: f64,
+    /// Of one step: rollouts, forward passes of all models, gradient and update.
+    pub rollout: f64,
+    pub scoring: f64,
+    pub update: f64,
     /// Most resident memory of this process, in bytes.
     pub memory: f64,
 }
 
 impl Taken {
     fn zip(self, other: Taken, f: impl Fn(f64, f64) -> f64) -> Taken {
-        Taken { before: f(self.before, other.before), step: f(self.step, other.step), memory: f(self.memory, other.memory) }
+        Taken {
+            before: f(self.before, other.before),
+            rollout: f(self.rollout, other.rollout),
+            scoring: f(self.scoring, other.scoring),
+            update: f(self.update, other.update),
+            memory: f(self.memory, other.memory),
+        }
     }
 
     pub fn plus(self, other: Taken) -> Taken {
@@ -62,8 +71,8 @@ impl Taken {
 }
 
 impl Trial<'_> {
-    /// About how many multiplications and additions a step of one layer takes.
-    pub fn work(&self, batch: u32) -> f64 {
+    /// About how many multiplications and additions a step takes with so many layers.
+    pub fn work(&self, batch: u32, layers: usize) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         let matrix = config.vocabulary * config.width;
@@ -73,11 +82,12 @@ impl Trial<'_> {
         let sequences: usize = prompts().map(|tokens| tokens.len()).sum();
         let tokens: usize = prompts().map(|tokens| tokens.lengths().sum::<usize>()).sum();
         let length = tokens as f64 / sequences.max(1) as f64 + f64::from(self.completion);
-        8.0 * f64::from(batch) * length * (layer + matrix) as f64
+        8.0 * f64::from(batch) * length * (layer * layers + matrix) as f64
     }
 
-    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`.
-    pub fn run(&self, batch: u32, own: usize, others: usize) -> Result<Taken> {
+    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Where these are not `whole`, their memory
+    /// is that without what the allocator keeps, so that it can be extrapolated.
+    pub fn run(&self, batch: u32, own: usize, others: usize, whole: bool) -> Result<Taken> {
         let mut train = self.train.clone();
         match &mut train.prefixes {
             Prefixes::Data { batch: size, .. } => *size = batch,
@@ -129,46 +139,58 @@ impl Trial<'_> {
                 verifier: &verifier,
             });
         }
+        let steps = if self.work(batch, own.max(others)) > 2e9 { FEW_STEPS } else { STEPS };
+        reset_peak_memory();
+        let started = Instant::now();
+        let rows = self.train(&train, &sources, steps, own, others)?;
+        let seconds = started.elapsed().as_secs_f64();
+        if !whole {
+            reset_peak_memory();
+            exactly(|| self.train(&train, &sources, 1, own, others))?;
+        }
+        let memory = peak_since_reset().unwrap_or(0) as f64;
+
+        // One row a domain; all of a step say the same.
+        let each: Vec<&Row> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
+        let warm = &each[1.min(each.len().saturating_sub(1))..];
+        let mean = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).sum::<f64>() / warm.len().max(1) as f64;
+        Ok(Taken {
+            before: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
+            rollout: mean(|row| row.rollout_seconds),
+            scoring: mean(|row| row.scoring_seconds),
+            update: mean(|row| row.update_seconds),
+            memory,
+        })
+    }
+
+    /// The rows of so many steps.
+    fn train(&self, train: &Train<Objective>, sources: &[Source], steps: u32, own: usize, others: usize) -> Result<Vec<Row>> {
         let weights = |id: ModelId, layers: usize| -> Arc<Weights> {
             let config = &self.shapes.configs[id.0 as usize];
             Arc::new(shallow(config, layers.min(config.layers), &self.shapes.tokenizers[id.0 as usize]))
         };
         let quiet = Control::new(std::io::sink());
-        reset_peak_memory();
         let start = weights(train.start, own);
-        let mut others_weights: HashMap<ModelId, Arc<Weights>> = HashMap::new();
-        for id in teachers(&train) {
+        let mut teachers: HashMap<ModelId, Arc<Weights>> = HashMap::new();
+        for id in super::teachers(train) {
             // A student's own start is one model, whoever reads it.
             let one = if id == train.start { start.clone() } else { weights(id, others) };
-            others_weights.entry(id).or_insert(one);
+            teachers.entry(id).or_insert(one);
         }
-        let steps = if self.work(batch) > 2e9 { FEW_STEPS } else { STEPS };
         let stage = train::Stage {
             name: "trial",
             seed: 0,
             stream: 0,
-            train: &train,
+            train,
             steps,
-            sources,
+            sources: sources.to_vec(),
             start,
-            models: others_weights,
+            models: teachers,
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
             device: self.device,
             control: &quiet,
         };
-        let started = Instant::now();
-        let rows = train::train(&stage).map_err(|stopped| stopped.error)?.rows;
-        let seconds = started.elapsed().as_secs_f64();
-        let memory = peak_since_reset().unwrap_or(0) as f64;
-        // One row a domain; all of a step say the same.
-        let mut each: Vec<f64> = Vec::new();
-        for step in 0..steps {
-            each.extend(rows.iter().find(|row| row.step == step).map(|row| row.seconds));
-        }
-        let before = (seconds - each.iter().sum::<f64>()).max(0.0);
-        let warm = &each[1.min(each.len().saturating_sub(1))..];
-        let step = warm.iter().copied().fold(f64::INFINITY, f64::min);
-        Ok(Taken { before, step: if step.is_finite() { step } else { 0.0 }, memory })
+        train::train(&stage).map(|trained| trained.rows).map_err(|stopped| stopped.error)
     }
 }

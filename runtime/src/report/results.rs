@@ -2,13 +2,13 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use mopd_compiler::plan::results::{Results, StageRecord, Table};
 use mopd_compiler::plan::{Comparison, Plan, events::Versions};
 
 use super::statistics::{Scores, StatisticsError, table_rows};
 use crate::files::{WriteError, write_atomically};
+use crate::memory::peak_memory;
 use crate::random::Uniforms;
 
 /// The layout of `results.json`.
@@ -77,46 +77,6 @@ pub fn write_results(results: &Results, folder: &Path) -> Result<PathBuf, WriteE
         file.write_all(&text)
     })?;
     Ok(path)
-}
-
-/// Most memory that was held before the count began anew, in bytes.
-static BEFORE: AtomicU64 = AtomicU64::new(0);
-
-/// Most memory that this process has held so far, in bytes; 0 where the system does not tell.
-pub fn peak_memory() -> u64 {
-    peak_since_reset().unwrap_or(0).max(BEFORE.load(Ordering::Relaxed))
-}
-
-/// The same since the last [`reset_peak_memory`]; none where the system does not tell.
-pub fn peak_since_reset() -> Option<u64> {
-    high_water_mark(&std::fs::read_to_string("/proc/self/status").ok()?)
-}
-
-/// Begins the count of [`peak_since_reset`] anew. Answers what is held now, in bytes; none where the system can't.
-pub fn reset_peak_memory() -> Option<u64> {
-    give_back_memory();
-    BEFORE.fetch_max(peak_since_reset()?, Ordering::Relaxed);
-    std::fs::write("/proc/self/clear_refs", "5").ok()?;
-    peak_since_reset()
-}
-
-/// Hands memory that is free in this process back to the system. The allocator keeps what was freed for later: after a large stage
-/// that would be gigabytes that the next one does not need and another program can't have.
-fn give_back_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        unsafe extern "C" {
-            fn malloc_trim(keep: usize) -> std::ffi::c_int;
-        }
-        // SAFETY: the function takes any number, and locks what it looks at.
-        unsafe { malloc_trim(0) };
-    }
-}
-
-/// `VmHWM:     1234 kB`
-fn high_water_mark(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]

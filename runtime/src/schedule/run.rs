@@ -20,7 +20,7 @@ use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::Weights;
 use crate::predict::Shapes;
-use crate::prepare::{DomainData, Form, described, forms, prepare, trained};
+use crate::prepare::{DomainData, Form, forms, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{assemble, write_results};
@@ -110,7 +110,7 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
     }
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let forms = forms(plan, base)?;
+    let forms = forms(plan, base, &Store::notes(Path::new(&job.store)))?;
     let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, base)?;
     for warning in warnings {
         control.warn(warning);
@@ -121,7 +121,12 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
 /// Says what each stage of a plan will take, and runs none.
 pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
     let Prepared { tasks, forms, domains, .. } = prepared(job, control)?;
-    predictions(&job.plan, &tasks, &forms, &domains, device, control, |_| true).map(|_| ())
+    let widths = super::threads(&tasks, &forms, cores());
+    predictions(&job.plan, &tasks, &forms, &domains, &widths, device, control, |_| true).map(|_| ())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the stages that are waited for will take, each model once, however many its seeds. Said as soon as it is known.
@@ -130,6 +135,7 @@ fn predictions(
     tasks: &[Task],
     forms: &[Form],
     domains: &[DomainData],
+    widths: &[usize],
     device: Device,
     control: &Control,
     waiting: impl Fn(usize) -> bool,
@@ -150,7 +156,7 @@ fn predictions(
             // On a thread like those that will run it: the system's allocator has memory of its own for each.
             let measured = std::thread::scope(|scope| {
                 let thread = scope.spawn(|| {
-                    tch::set_num_threads(1);
+                    tch::set_num_threads(widths[index] as i32);
                     crate::predict::predict(plan, id, domains, &shapes, steps, device)
                 });
                 thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
@@ -173,13 +179,13 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let out = PathBuf::from(&job.out);
     let Prepared { base, tasks, forms, domains } = prepared(job, control)?;
     let store = Store::open(Path::new(&job.store))?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores();
     let widths = super::threads(&tasks, &forms, cores);
     let keys = Keys::new(plan, &tasks, &forms, &domains, base, device, &versions.libtorch, &widths);
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
     let waiting = |index: usize| job.fresh || !store.has(keys.of(index));
-    let predictions = predictions(plan, &tasks, &forms, &domains, device, control, waiting)?;
+    let predictions = predictions(plan, &tasks, &forms, &domains, &widths, device, control, waiting)?;
 
     let shared = Shared {
         predictions,
@@ -422,12 +428,14 @@ impl Shared<'_> {
         let mut adapter = train::peft::Files::new();
         let (weights, rows) = match &model.stage {
             Stage::Initialise(_) => {
-                let Form { config, tokenizer } = self.forms[id.0 as usize].clone();
+                let Form { config, tokenizer, .. } = self.forms[id.0 as usize].clone();
                 (Weights::initialise(config, tokenizer, seed, facts.stream), Vec::new())
             }
-            Stage::Load(pretrained) => {
-                let message = format!("this version can't load {}", described(pretrained));
-                return Err(Error::new(FailureKind::Runtime, message).into());
+            Stage::Load(_) => {
+                let loaded = self.forms[id.0 as usize].loaded.as_ref().expect("what is read is opened before anything runs");
+                // Nothing is computed, so that there is nothing to keep or to publish: it would be a copy.
+                self.control.emit(&Event::StageFinished { stage: name, seed, seconds: 0.0, peak_memory: None });
+                return Ok(Outcome::Weights(Arc::new(loaded.weights.clone()), Vec::new()));
             }
             Stage::Merge(settings) => {
                 let base = settings.base.map(input);
@@ -480,6 +488,8 @@ impl Shared<'_> {
         self.store.insert(key, &provenance(&weights), &weights, &rows, &adapter)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
+        // Later stages read them where they are kept: what waits for its use takes no memory.
+        let weights = self.store.weights(key)?;
         let (seconds, peak_memory) = (started.elapsed().as_secs_f64(), under.peak_memory());
         let predicted = self.predictions.get(&id).copied();
         lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted });

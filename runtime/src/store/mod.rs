@@ -76,6 +76,16 @@ impl Store {
         })
     }
 
+    /// The weights of an entry, which stay in its files. Unlike [`Store::find`], it trusts them.
+    pub fn weights(&self, key: &str) -> Result<Weights> {
+        Ok(Checkpoint::load(&self.path(key))?.weights)
+    }
+
+    /// A folder for what is worth remembering about files elsewhere; see [`content::hash`].
+    pub fn notes(folder: &Path) -> PathBuf {
+        folder.join("notes")
+    }
+
     /// Any other small result, under a key of its own.
     pub fn find_value<T: DeserializeOwned>(&self, key: &str) -> Lookup<T> {
         self.read(key, |folder| read_json(&folder.join(VALUE)))

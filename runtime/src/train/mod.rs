@@ -71,6 +71,7 @@ pub struct Stage<'a> {
 }
 
 /// A domain of the mixture.
+#[derive(Clone)]
 pub struct Source<'a> {
     pub name: &'a str,
     pub origin: Origin,

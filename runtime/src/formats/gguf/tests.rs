@@ -164,5 +164,7 @@ fn a_tokenizer_that_is_not_known_asks_for_its_file() {
     assert!(problem("tokenizer.ggml.eos_token_id", Value::Unsigned(9999)).contains("eos token is not in the vocabulary"));
     assert!(problem("tokenizer.ggml.tokens", Value::List(vec![text("a"), text("a")])).contains("does not have one number"));
     assert!(problem("tokenizer.ggml.merges", Value::List(vec![text("ab")])).contains("is not of two tokens"));
+    let long = Value::List(vec![text("a bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb")]);
+    assert!(problem("tokenizer.ggml.merges", long).contains("which is not in the vocabulary"));
     assert!(problem("tokenizer.ggml.merges", Value::Flag(true)).contains("no list"));
 }

@@ -78,14 +78,16 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
             }));
         }
     }
-    let merges: Vec<Json> = merges
-        .iter()
-        .map(|merge| {
-            // A space within a token is written as another character, so that the one here parts two tokens.
-            let (left, right) = merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
-            Ok(json!([left, right]))
-        })
-        .collect::<Result<_, String>>()?;
+    let mut pairs = Vec::new();
+    for merge in merges {
+        // A space within a token is written as another character, so that the one here parts two tokens.
+        let (left, right) = merge.split_once(' ').ok_or_else(|| format!("the merge {merge:?} is not of two tokens"))?;
+        let merged = format!("{left}{right}");
+        if let Some(unknown) = [left, right, &merged].into_iter().find(|token| !vocabulary.contains_key(token)) {
+            return Err(format!("the merge {merge:?} needs the token {unknown:?}, which is not in the vocabulary"));
+        }
+        pairs.push(json!([left, right]));
+    }
     let byte_level =
         |splits: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits });
     let sequence = |first: Json, second: Json| json!({ "type": "Sequence", "pretokenizers": [first, second] });
@@ -119,7 +121,7 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": byte_level(true),
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words, "vocab": vocabulary, "merges": merges,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": keeps_whole_words, "vocab": vocabulary, "merges": pairs,
         },
     });
     let mut config = Map::new();

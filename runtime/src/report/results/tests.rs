@@ -68,12 +68,3 @@ fn the_promised_fields_are_there() {
     assert_eq!((&greedy["rows"][0]["normalized"], &greedy["rows"][0]["normalized_by_seed"]), (&Value::Null, &json!([])));
     assert_eq!(serde_json::from_str::<Results>(&text).unwrap().tables, results().tables);
 }
-
-#[test]
-fn peak_memory_is_in_bytes() {
-    assert_eq!(high_water_mark("Name:\tx\nVmHWM:\t    1234 kB\nVmRSS:\t 7 kB\n"), Some(1234 * 1024));
-    assert_eq!(high_water_mark("Name:\tx\n"), None);
-    // A test process holds a few megabytes, and not all of any machine.
-    let peak = peak_memory();
-    assert!((1 << 20..1 << 40).contains(&peak), "{peak}");
-}

@@ -1,0 +1,138 @@
+//! Models that exist already: found, opened and hashed before anything runs. Their numbers stay in their files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mopd_compiler::plan::Pretrained;
+use mopd_compiler::plan::events::FailureKind;
+
+use crate::content;
+use crate::data::tokenizer::{Files, Tokenizer};
+use crate::data::{self, tokenizer};
+use crate::failure::{Error, Result};
+use crate::formats::hub::Hub;
+use crate::formats::{gguf, huggingface, safetensors};
+use crate::model::Weights;
+use crate::store::Checkpoint;
+
+/// A model of somebody else, or of an earlier run.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub weights: Weights,
+    /// Blake3 of what the model is: its configuration, its tokenizer, the content of its files. Where it was found does not enter.
+    pub content: String,
+}
+
+/// `base` is the folder that paths are relative to, `notes` one to remember hashes in; see [`content::hash`].
+pub fn load(pretrained: &Pretrained, base: &Path, notes: &Path) -> Result<Loaded> {
+    let (weights, files) = match pretrained {
+        Pretrained::HuggingFace { name, revision } => {
+            let found = Hub::from_environment().find(name, revision.as_deref(), base)?;
+            of_folder(&found.folder)?
+        }
+        Pretrained::Checkpoint { folder } => of_folder(&data::beside(base, folder))?,
+        Pretrained::Gguf { file } => of_gguf(&data::beside(base, file))?,
+    };
+    let mut parts = vec![format!("{:?}", weights.config), format!("tokenizer {}", weights.tokenizer.hash())];
+    for file in files {
+        let hash = content::hash(&file, notes)
+            .map_err(|error| Error::new(FailureKind::Model, format!("cannot read {}: {error}", file.display())))?;
+        parts.push(format!("weights {hash}"));
+    }
+    Ok(Loaded { weights, content: blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string() })
+}
+
+/// A model and the files that its numbers are in.
+type Opened = (Weights, Vec<PathBuf>);
+
+fn of_folder(folder: &Path) -> Result<Opened> {
+    let weights = Checkpoint::load(folder)?.weights;
+    Ok((weights, safetensors::files(folder)?))
+}
+
+fn of_gguf(path: &Path) -> Result<Opened> {
+    let opened = gguf::open(path)?;
+    let unreadable = |problem: String| Error::new(FailureKind::Model, format!("cannot read {}: {problem}", path.display()));
+    // A file beside it goes first: it is the way out where the one inside can't be read.
+    let beside = path.with_file_name("tokenizer.json");
+    let tokenizer = if beside.exists() {
+        tokenizer::Pretrained::load(&beside)?
+    } else {
+        let files = gguf::tokenizer::files(&opened.metadata).map_err(unreadable)?;
+        tokenizer::Pretrained::new(Files { place: path.to_owned(), files })?
+    };
+    let tokenizer = Arc::new(Tokenizer::Pretrained(tokenizer));
+    huggingface::check_vocabulary(&opened.config, &tokenizer).map_err(unreadable)?;
+    Ok((Weights::stored(Arc::new(opened.config), tokenizer, opened.parts), vec![path.to_owned()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::model::tests::{lively, tiny};
+    use crate::store::{Provenance, Store};
+
+    fn saved(weights: &Weights, folder: &Path, name: &str) -> String {
+        let store = Store::open(&folder.join("store")).unwrap();
+        store.insert(name, &Provenance::new(weights, name, 1, name, Vec::new()), weights, &[], &Vec::new()).unwrap();
+        store.publish(name, folder, name, 1).unwrap();
+        format!("models/{name}-seed1")
+    }
+
+    #[test]
+    fn the_key_is_of_the_content_wherever_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = folder.path().join("notes");
+        let first = saved(&lively(&tiny(), 1), folder.path(), "first");
+        let other = saved(&lively(&tiny(), 2), folder.path(), "other");
+        let copy = folder.path().join("copy");
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(folder.path().join(&first)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+        let content = |pretrained: &Pretrained| load(pretrained, folder.path(), &notes).unwrap().content;
+        let checkpoint = |folder: &str| content(&Pretrained::Checkpoint { folder: folder.to_owned() });
+        assert_eq!(checkpoint(&first), checkpoint("copy"));
+        assert_ne!(checkpoint(&first), checkpoint(&other));
+        // The same folder by the other constructor is the same model.
+        assert_eq!(content(&Pretrained::HuggingFace { name: first.clone(), revision: None }), checkpoint(&first));
+        assert_eq!(
+            load(&Pretrained::Checkpoint { folder: first }, folder.path(), &notes).unwrap().weights.values(),
+            lively(&tiny(), 1).values()
+        );
+    }
+
+    #[test]
+    fn a_gguf_file_has_its_tokenizer_and_is_saved_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf");
+        let loaded = load(&Pretrained::Gguf { file: "llama.gguf".to_owned() }, &fixtures, folder.path()).unwrap();
+        assert_eq!(loaded.weights.tokenizer.vocabulary(), 40);
+        let path = saved(&loaded.weights, folder.path(), "student");
+        assert!(folder.path().join(&path).join("tokenizer.json").exists());
+        let again = load(&Pretrained::Checkpoint { folder: path }, folder.path(), folder.path()).unwrap();
+        assert_eq!(again.weights.values(), loaded.weights.values());
+        assert_eq!(again.weights.tokenizer, loaded.weights.tokenizer);
+        assert_eq!(again.weights.config, loaded.weights.config);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let problem = |pretrained: Pretrained| load(&pretrained, folder.path(), folder.path()).unwrap_err().to_string();
+        assert!(problem(Pretrained::Checkpoint { folder: "runs/none".to_owned() }).contains("runs/none"));
+        assert!(problem(Pretrained::Gguf { file: "none.gguf".to_owned() }).contains("none.gguf"));
+        assert!(problem(Pretrained::HuggingFace { name: "../none".to_owned(), revision: None }).contains("names no repository"));
+        // An embedding for fewer ids than the tokenizer has.
+        let path = saved(&lively(&tiny(), 1), folder.path(), "student");
+        let config = folder.path().join(&path).join("config.json");
+        let text = fs::read_to_string(&config).unwrap().replace("\"vocab_size\": 259", "\"vocab_size\": 200");
+        fs::remove_file(&config).unwrap();
+        fs::write(&config, text).unwrap();
+        let problem = problem(Pretrained::Checkpoint { folder: path });
+        assert!(problem.contains("has 259 ids, but the embedding has only 200 rows"), "{problem}");
+    }
+}
