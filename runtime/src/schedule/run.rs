@@ -411,7 +411,10 @@ impl Shared<'_> {
         self.control.emit(&Event::StageStarted { stage: name.clone(), seed, steps });
         let input = |wanted: ModelId| {
             let found = needs.iter().find(|need| self.tasks[**need].work == Work::Stage(wanted));
-            found.map(|need| inputs[need].clone()).expect("a stage's inputs are among its needs")
+            let found = found.expect("a stage's inputs are among its needs");
+            // Two models with one key are one model: whoever trains with them holds one copy.
+            let same = needs.iter().find(|need| self.keys.of(**need) == self.keys.of(*found)).unwrap_or(found);
+            inputs[same].clone()
         };
         let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();

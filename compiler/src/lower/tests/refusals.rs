@@ -268,10 +268,10 @@ fn stages() {
     let family = refusals(|experiment| {
         for model in [2, 3] {
             let Stage::Train(train) = &mut experiment.models[model].stage else { panic!("experts are trained") };
-            train.ema = Some(0.99);
+            train.refresh = Some(2);
         }
     });
-    assert_eq!(family, supported("the moving average of the weights (`ema`)"));
+    assert_eq!(family, supported("`refresh`"));
 }
 
 #[test]
