@@ -226,8 +226,8 @@ fn what_models_and_tables_name_may_change_in_any_file() {
     // Many that depend on each other: families, routes by domain and by data, teachers that nobody declared, tables with stages of
     // their own, names that are taken, weights that are loaded twice, an `eval`, a budget, a joint stage, a panel.
     const ENTRY: &str = "use std.opd.mopd\nuse std.baselines.{mix_rl, cascade_rl}\nuse mine.{longer, from_library, soft}\n\nexperiment \"e\" { seed = 1 }\n\n\
-        domain sort { prompts = \"s\", tests = \"t\", reward = exact_match, share = 1/2 }\n\
-        domain other { prompts = \"s\", tests = \"t\", reward = parts(format: regex(\"a\"), answer: exact_match, weights: [0.5, 0.5]), share = half, limits = 6 }\n\
+        domain sort { prompts = \"s\", tests = \"t\", format = text, reward = exact_match, share = 1/2 }\n\
+        domain other { prompts = \"s\", tests = \"t\", format = text, reward = parts(format: regex(\"a\"), answer: exact_match, weights: [0.5, 0.5]), share = half, limits = 6 }\n\
         let half = 1/2\nlet rate = 0.1\nparam width: count = 8\n\n\
         eval held { prompts = \"h\", reward = exact_match, samples = 2, temperature = 1.0, max_tokens = 4 }\n\
         model start = llama { layers = 1, width = width, heads = 1, key_value_heads = 1, context = 16, tokenizer = bytes }\n\

@@ -21,6 +21,8 @@
     "population" "sample"
     ; tokenizers, devices and number types
     "bytes" "cpu" "cuda" "float32" "bfloat16"
+    ; formats of prompts, parts of a model
+    "chat" "attention" "feed_forward" "query" "key" "value" "output" "gate" "up" "down"
     ; rollouts that are kept, merges, teachers
     "all" "average" "task_arithmetic" "ties" "dare" "same" "foreign" "dist" "text" "positions" "tokens" "without_padding" "shifted" "equal" "uniform"
     ; budgets, metrics, ways to compare texts
@@ -82,7 +84,7 @@
     ; teachers and panels
     "served" "logits" "mixture" "geometric" "debate" "integer" "env"
     ; optimisers, comparisons, evaluations
-    "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "powers_of"
+    "dataset" "columns" "lora" "dora" "layers" "adamw" "sgd" "private_adamw" "normalized" "pass_at" "extrapolate" "powers_of"
     ; models and stages
     "hf" "gguf" "checkpoint" "llama" "qwen2" "qwen3" "gemma" "sft" "grpo" "distill" "merge" "train"))
 ((application constructor: (identifier) @function.builtin)

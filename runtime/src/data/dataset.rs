@@ -223,7 +223,7 @@ impl<'a> Reading<'a> {
             }
         }
         let fields = request.fields.iter().map(|_| Builder::default()).collect();
-        let [prompts, conversations, rows] = [Builder::default(), Builder::new(), Builder::new()];
+        let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
         Reading { request, columns, left_out: 0, places: Vec::new(), prompts, conversations, fields, rows }
     }
 

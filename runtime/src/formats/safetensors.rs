@@ -110,6 +110,7 @@ fn absent(folder: &Path) -> crate::failure::Error {
 /// The tensors of one file, which no other file may have.
 fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
     let file = MappedFile::open(path).map_err(|error| unreadable(path, error))?;
+    check_offsets(file.bytes()).map_err(|problem| unreadable(path, problem))?;
     // The library checks the header: its length, that tensors lie in the file one behind the other without gaps, and that
     // every one is as long as its shape and type ask for.
     let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|error| unreadable(path, error))?;
@@ -133,6 +134,23 @@ fn add(path: &Path, tensors: &mut Tensors) -> Result<Arc<MappedFile>> {
         }
     }
     Ok(file)
+}
+
+/// Offsets beyond the file are refused before the library adds them up, which it does without a look at their size.
+fn check_offsets(bytes: &[u8]) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Offsets {
+        data_offsets: Option<(u64, u64)>,
+    }
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return Ok(()) };
+    let header = usize::try_from(u64::from_le_bytes(*length)).ok().and_then(|length| rest.get(..length));
+    // What is no header at all is left to the library, which says what is wrong with it.
+    let tensors: BTreeMap<String, Offsets> = header.and_then(|header| serde_json::from_slice(header).ok()).unwrap_or_default();
+    let outside = |offsets: &Offsets| offsets.data_offsets.is_some_and(|(_, end)| end > bytes.len() as u64);
+    match tensors.iter().find(|(_, offsets)| outside(offsets)) {
+        Some((name, _)) => Err(format!("the tensor {name} lies outside the file")),
+        None => Ok(()),
+    }
 }
 
 /// What a tensor to be written is.

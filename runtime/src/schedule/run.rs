@@ -160,7 +160,12 @@ fn predictions(
                 });
                 thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
             });
-            known.extend(measured.map_err(|error| error.at(model.origin))?.map(|prediction| (id, prediction)));
+            match measured {
+                Ok(prediction) => known.extend(prediction.map(|prediction| (id, prediction))),
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                // What is wrong with the stage it says best itself, with its name and its step.
+                Err(Error::Failed(_)) => {}
+            }
         }
         if let Some(prediction) = known.get(&id) {
             let (stage, seed) = (model.name.clone(), task.seed);

@@ -260,10 +260,6 @@ fn stages() {
     assert_eq!(stage(&|train| train.trainable = Trainable::Adapter(adapter.clone())), supported("an adapter with `dropout`"));
     let product = apply(Function::Multiply, [&signal(Signal::Progress), &number(1e-3)]);
     assert_eq!(stage(&|train| train.learning_rate = product.clone()), supported("a learning rate that is computed from others"));
-    let model = |stage: Stage| refusals(|experiment| experiment.models[0].stage = stage);
-    let Stage::Initialise(architecture) = &experiment().models[0].stage else { panic!("random weights") };
-    let read = Architecture { tokenizer: Tokenizer::File("t.json".into()), ..architecture.clone() };
-    assert_eq!(model(Stage::Initialise(read)), supported("a tokenizer from a file"));
     // A family asks once, however many its members.
     let family = refusals(|experiment| {
         for model in [2, 3] {

@@ -152,7 +152,7 @@ impl Json {
             ValueKind::Map => {
                 let mut pairs = pairs(value);
                 if self.sorted {
-                    pairs.sort_by_key(|(key, _)| text(key));
+                    pairs.sort_by_key(|(name, _)| text(name));
                 }
                 out.push('{');
                 for (index, (key, item)) in pairs.iter().enumerate() {

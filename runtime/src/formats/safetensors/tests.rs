@@ -78,6 +78,14 @@ fn hostile_files_are_errors() {
     let tensor =
         |shape: &str, from: u64, to: u64| format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}}}"#);
     let two = |second: &str| format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}},"b":{second}}}"#);
+    let huge = || {
+        let most = (1u64 << 61) - 1;
+        let tensor = |index: u64| {
+            let (from, to) = (index * most, if index < 8 { (index + 1) * most } else { u64::MAX });
+            format!(r#""t{index}":{{"dtype":"U8","shape":[{}],"data_offsets":[{from},{to}]}}"#, to - from)
+        };
+        format!("{{{}}}", (0..9).map(tensor).collect::<Vec<_>>().join(","))
+    };
     for (header, data) in [
         (tensor("[2]", 0, 8), 4),
         (tensor("[2]", 0, 8), 12),
@@ -90,6 +98,8 @@ fn hostile_files_are_errors() {
         // They overlap, or leave a gap.
         (two(r#"{"dtype":"F32","shape":[2],"data_offsets":[4,12]}"#), 12),
         (two(r#"{"dtype":"F32","shape":[1],"data_offsets":[12,16]}"#), 16),
+        // Together as long as numbers go: eight that nearly fill them, and the rest.
+        (huge(), 8),
         ("{".repeat(100_000), 0),
         ("null".to_owned(), 0),
     ] {
