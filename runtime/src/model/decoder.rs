@@ -202,10 +202,6 @@ impl Decoder {
         Decoder::new(weights, device, Kind::Float, true)
     }
 
-    pub fn with_kind(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
-        Decoder::new(weights, device, kind, trainable)
-    }
-
     pub(super) fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
@@ -352,11 +348,16 @@ impl Decoder {
             Some(by_embedding) => by_matrix.map_or_else(|| by_embedding.shallow_clone(), |by_matrix| &by_embedding + by_matrix),
             None => by_matrix.map_or_else(|| self.matrix.zeros_like(), Tensor::shallow_clone),
         });
-        let flat: Vec<Tensor> = gradients
-            .into_iter()
-            .map(|gradient| gradient.expect("every parameter is read by a layer or by the loss").reshape([-1]))
-            .collect();
-        Tensor::cat(&flat, 0)
+        // One after the other, each let go of before the next: all of them beside the whole would be as much again.
+        let flat = self.flat.empty_like();
+        let mut offset = 0;
+        for gradient in gradients {
+            let gradient = gradient.expect("every parameter is read by a layer or by the loss");
+            let length = gradient.numel() as i64;
+            flat.narrow(0, offset, length).copy_(&gradient.reshape([-1]));
+            offset += length;
+        }
+        flat
     }
 
     /// Fills in d loss / d leaf for the leaves that `of` names, and answers d loss / d input.
