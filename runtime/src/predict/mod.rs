@@ -144,13 +144,19 @@ fn completion(plan: &Plan, train: &Train<Objective>, domains: &[DomainData], sha
     (sum.round() as u32).clamp(1, most.max_tokens.max(1))
 }
 
-/// A model of the same shape with fewer layers. Its numbers are of no account, but none of them is denormal or infinite.
-fn shallow(config: &Config, layers: usize, tokenizer: &Arc<Tokenizer>) -> Weights {
+/// The same shape with so many layers at most.
+fn cut(config: &Config, layers: usize) -> Config {
+    let layers = layers.min(config.layers);
     let mut config = Config { layers, ..config.clone() };
     config.attention.truncate(layers);
     if let Some(experts) = &mut config.experts {
         experts.layers.truncate(layers);
     }
+    config
+}
+
+/// A model. Its numbers are of no account, but none of them is denormal or infinite.
+fn some_weights(config: Config, tokenizer: &Arc<Tokenizer>) -> Weights {
     let config = Arc::new(config);
     let count = Weights::parameters(&config);
     let mut state = 1u32;

@@ -1,13 +1,13 @@
 //! A few steps of a stage with shallow models.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use mopd_compiler::plan::{Completions, Keep, ModelId, Objective, Prefixes, Reward, Train, Trainable, WeightFilter};
 use tch::Device;
 
-use super::{Shapes, shallow};
+use super::{Shapes, cut, some_weights};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::memory::{exactly, peak_since_reset, reset_peak_memory};
@@ -148,7 +148,9 @@ impl Trial<'_> {
             reset_peak_memory();
             exactly(|| self.train(&train, &sources, 1, own, others))?;
         }
-        let memory = peak_since_reset().unwrap_or(0) as f64;
+        // In a run, what a stage starts from stays in the files of earlier ones.
+        let given = 4 * self.given(own, others) as u64;
+        let memory = peak_since_reset().unwrap_or(0).saturating_sub(given) as f64;
 
         // One row a domain; all of a step say the same.
         let each: Vec<&Row> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
@@ -163,11 +165,31 @@ impl Trial<'_> {
         })
     }
 
+    /// The models beside the student, each once.
+    fn beside(&self) -> BTreeSet<ModelId> {
+        super::teachers(self.train).collect()
+    }
+
+    /// As it will be, however small the models are here.
+    fn models_stay(&self) -> bool {
+        let mut models = self.beside();
+        models.insert(self.train.start);
+        let parameters = models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
+        train::stay(models.len(), parameters)
+    }
+
+    /// Parameters of the models that a trial starts from.
+    fn given(&self, own: usize, others: usize) -> usize {
+        let parameters = |id: ModelId, layers: usize| Weights::parameters(&cut(&self.shapes.configs[id.0 as usize], layers));
+        let beside = self.beside().into_iter().filter(|id| *id != self.train.start);
+        parameters(self.train.start, own) + beside.map(|id| parameters(id, others)).sum::<usize>()
+    }
+
     /// The rows of so many steps.
     fn train(&self, train: &Train<Objective>, sources: &[Source], steps: u32, own: usize, others: usize) -> Result<Vec<Row>> {
         let weights = |id: ModelId, layers: usize| -> Arc<Weights> {
             let config = &self.shapes.configs[id.0 as usize];
-            Arc::new(shallow(config, layers.min(config.layers), &self.shapes.tokenizers[id.0 as usize]))
+            Arc::new(some_weights(cut(config, layers), &self.shapes.tokenizers[id.0 as usize]))
         };
         let quiet = Control::new(std::io::sink());
         let start = weights(train.start, own);
@@ -186,6 +208,7 @@ impl Trial<'_> {
             sources: sources.to_vec(),
             start,
             models: teachers,
+            models_stay: Some(self.models_stay()),
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
             device: self.device,

@@ -474,6 +474,7 @@ impl Shared<'_> {
                     sources,
                     start: input(settings.start),
                     models: model.stage.inputs().into_iter().map(|id| (id, input(id))).collect(),
+                    models_stay: None,
                     micro_batch: settings.execution.micro_batch,
                     recomputed: settings.execution.checkpointing.layers(),
                     device: self.device,

@@ -34,6 +34,7 @@ use tch::{Device, Tensor, no_grad_guard};
 use self::batches::{Batches, Sequences};
 use self::diagnostics::{Seconds, Step, diagnose};
 use self::models::Models;
+pub use self::models::stay;
 use self::non_finite::Classified;
 use self::objective::{Outputs, Program};
 use self::optimizer::{Optimizer, gradient_norm};
@@ -62,6 +63,8 @@ pub struct Stage<'a> {
     pub start: Arc<Weights>,
     /// Teachers, references, and models that write rollouts.
     pub models: HashMap<ModelId, Arc<Weights>>,
+    /// Whether these stay in memory together; decided by their size where absent.
+    pub models_stay: Option<bool>,
     /// Sequences that go through a model together; all of a step where absent.
     pub micro_batch: Option<u32>,
     /// The first so many layers are computed again for the gradient.

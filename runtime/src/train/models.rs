@@ -29,6 +29,11 @@ pub enum Whose {
 /// All frozen models together may have so many parameters to stay in memory: 256 MiB in single precision.
 const SMALL: usize = 1 << 26;
 
+/// Whether so many models of so many parameters in all stay in memory together.
+pub fn stay(models: usize, parameters: usize) -> bool {
+    models <= 1 || parameters <= SMALL
+}
+
 pub struct Models {
     device: Device,
     frozen: Vec<Arc<Weights>>,
@@ -86,7 +91,7 @@ impl Models {
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let rows = frozen.iter().chain([&stage.start]).map(|weights| weights.config.vocabulary as i64);
         let entries = rows.min().unwrap_or(0);
-        let keeps_all = frozen.len() <= 1 || parameters <= SMALL;
+        let keeps_all = stage.models_stay.unwrap_or_else(|| stay(frozen.len(), parameters));
         Models {
             device: stage.device,
             frozen,

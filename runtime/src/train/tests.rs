@@ -69,6 +69,7 @@ impl World {
             sources: vec![source(0), source(1)],
             start: models[0].clone(),
             models: models.iter().enumerate().map(|(id, weights)| (ModelId(id as u32), weights.clone())).collect(),
+            models_stay: None,
             micro_batch: None,
             recomputed: 0,
             device: Device::Cpu,
