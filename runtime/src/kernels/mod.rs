@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod attend;
 pub mod crew;
 pub mod exp;
+pub mod product;
 pub mod thin;
 
 use half::bf16;

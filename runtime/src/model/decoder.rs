@@ -192,17 +192,17 @@ struct Recomputed {
 }
 
 impl Decoder {
-    /// For scoring and sampling.
-    pub fn frozen(weights: &Weights, device: Device) -> Decoder {
-        Decoder::new(weights, device, Kind::Float, false)
+    /// For scoring and sampling, in a floating-point `kind`.
+    pub fn frozen(weights: &Weights, device: Device, kind: Kind) -> Decoder {
+        Decoder::new(weights, device, kind, false)
     }
 
     /// For training.
-    pub fn trainable(weights: &Weights, device: Device) -> Decoder {
-        Decoder::new(weights, device, Kind::Float, true)
+    pub fn trainable(weights: &Weights, device: Device, kind: Kind) -> Decoder {
+        Decoder::new(weights, device, kind, true)
     }
 
-    pub(super) fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
+    fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
         let flat = weights.flat(kind, device);
@@ -244,10 +244,6 @@ impl Decoder {
     /// How many of the flat vector's first elements weight decay applies to: the matrices, not biases and normalisations.
     pub fn decayed(&self) -> i64 {
         self.decayed
-    }
-
-    pub fn weights(&self) -> Weights {
-        Weights::new(self.config.clone(), self.tokenizer.clone(), to_vec(&self.flat))
     }
 
     /// `[vocabulary, width]`
@@ -302,7 +298,7 @@ impl Decoder {
         Trace { hidden, recomputed: Some(Recomputed { context, inputs, boundary }) }
     }
 
-    /// d loss / d parameters, in the order of the flat vector. `hidden` is what [`Decoder::hidden`] answered, `by_hidden` d loss /
+    /// d loss / d parameters, in the order of the flat vector and of its kind. `hidden` is what [`Decoder::hidden`] answered, `by_hidden` d loss /
     /// d hidden, `by_matrix` d loss / d output matrix beside what hidden states say of it; nothing where absent.
     pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: Option<&Tensor>) -> Tensor {
         self.gradient_through(hidden, None, by_hidden, by_matrix)

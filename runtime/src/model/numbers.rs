@@ -97,17 +97,34 @@ impl Numbers {
             Numbers::Stored(all) => {
                 let flat = Tensor::empty([all.len() as i64], (kind, device));
                 for (part, offset) in all.parts.iter().zip(&all.offsets) {
-                    let mut place = flat.narrow(0, *offset as i64, part.len() as i64);
-                    if device == Device::Cpu {
-                        write(part, &place);
-                    } else {
-                        let staged = Tensor::empty([part.len() as i64], (kind, Device::Cpu));
-                        write(part, &staged);
-                        place.copy_(&staged);
-                    }
-                    part.release();
+                    place(part, &flat.narrow(0, *offset as i64, part.len() as i64));
                 }
                 flat
+            }
+        }
+    }
+
+    /// Those of one entry, as a vector like [`Numbers::flat`].
+    pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
+        match self {
+            Numbers::Owned(_) => Tensor::from_slice(&self.of(entry)).to_device(device).to_kind(kind),
+            Numbers::Stored(parts) => {
+                let tensor = Tensor::empty([entry.len() as i64], (kind, device));
+                place(parts.of(entry), &tensor);
+                tensor
+            }
+        }
+    }
+
+    /// All of them, part by part.
+    pub fn for_each_part(&self, mut look: impl FnMut(&[f32])) {
+        match self {
+            Numbers::Owned(values) => look(values),
+            Numbers::Stored(all) => {
+                for part in &all.parts {
+                    part.for_each_block(&mut look);
+                    part.release();
+                }
             }
         }
     }
@@ -120,7 +137,19 @@ impl Numbers {
     }
 }
 
-/// Writes a part into a contiguous tensor of as many numbers on the CPU.
+/// Writes a part into a contiguous tensor of as many numbers, and lets go of the part.
+fn place(part: &Stored, tensor: &Tensor) {
+    if tensor.device() == Device::Cpu {
+        write(part, tensor);
+    } else {
+        let staged = Tensor::empty([part.len() as i64], (tensor.kind(), Device::Cpu));
+        write(part, &staged);
+        tensor.shallow_clone().copy_(&staged);
+    }
+    part.release();
+}
+
+/// The same on the CPU.
 fn write(part: &Stored, tensor: &Tensor) {
     let bytes = |size: usize| {
         // SAFETY: the tensor is contiguous, on the host, and as long; nobody else knows of it yet, or looks at this part of it.

@@ -10,11 +10,12 @@ use std::time::Instant;
 use mopd_compiler::plan::events::{Event, FailureKind, Prediction, RunJob, Versions};
 use mopd_compiler::plan::results::StageRecord;
 use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::alone::{Tasks, Under};
 use super::{Keys, Task, Work};
 use crate::control::Control;
+use crate::device::kind;
 use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
@@ -343,6 +344,10 @@ impl Shared<'_> {
         }
     }
 
+    fn kind(&self) -> Kind {
+        kind(self.plan.experiment.dtype)
+    }
+
     fn name(&self, task: &Task) -> String {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
         self.plan.experiment.model(model).name.clone()
@@ -366,7 +371,7 @@ impl Shared<'_> {
                     None => {
                         let settings = super::evaluation(self.plan, comparisons);
                         let weights = &inputs[&task.needs[0]];
-                        let rewards = evaluate(weights, data, settings, task.seed, self.device, self.control)?;
+                        let rewards = evaluate(weights, data, settings, task.seed, self.device, self.kind(), self.control)?;
                         self.store.insert_value(key, &rewards)?;
                         lock(&self.made).insert(key.to_owned());
                         rewards
@@ -478,6 +483,7 @@ impl Shared<'_> {
                     micro_batch: settings.execution.micro_batch,
                     recomputed: settings.execution.checkpointing.layers(),
                     device: self.device,
+                    kind: self.kind(),
                     control: self.control,
                 };
                 match train::train(&stage) {

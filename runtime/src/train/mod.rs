@@ -7,6 +7,7 @@
 
 mod batches;
 mod diagnostics;
+mod master;
 mod models;
 mod noise;
 mod non_finite;
@@ -29,7 +30,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::Event;
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
-use tch::{Device, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
 use self::diagnostics::{Seconds, Step, diagnose};
@@ -70,6 +71,8 @@ pub struct Stage<'a> {
     /// The first so many layers are computed again for the gradient.
     pub recomputed: usize,
     pub device: Device,
+    /// What all models compute in: single precision, or half with what is trained in single.
+    pub kind: Kind,
     pub control: &'a Control,
 }
 
@@ -117,15 +120,12 @@ pub fn train(stage: &Stage) -> Result<Finished, Box<Stopped>> {
         match trainer.step(step) {
             Ok(new) => rows.extend(new),
             Err((error, finite)) => {
-                let last_good = (!finite).then(|| trainer.model.weights());
+                let last_good = (!finite).then(|| trainer.weights());
                 return Err(Box::new(Stopped { error: error.at_step(step), last_good, rows }));
             }
         }
     }
-    let weights = match &trainer.average {
-        Some((_, average)) => stage.start.with_values(to_vec(average)),
-        None => trainer.model.weights(),
-    };
+    let weights = trainer.answer();
     let adapter = match trainer.trained.adapter() {
         Some(adapted) => match peft::files(adapted) {
             Ok(files) => files,
@@ -175,10 +175,10 @@ struct Evaluated {
 impl<'a> Trainer<'a> {
     fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
-        let model = Decoder::trainable(&stage.start, stage.device);
+        let model = Decoder::trainable(&stage.start, stage.device, stage.kind);
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
-        let trained = Trained::new(&stage.train.trainable, &stage.start, stage.device, key)?;
-        let average = stage.train.ema.map(|rate| (rate, model.flat().copy()));
+        let trained = Trained::new(&stage.train.trainable, &stage.start, &model, key)?;
+        let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
         let models = Models::new(stage);
         let writes = matches!(stage.train.prefixes, Prefixes::Teacher { .. });
         let mut roles = Vec::new();
@@ -196,6 +196,19 @@ impl<'a> Trainer<'a> {
         let batches = Batches::new(stage, &models)?;
         let (rollouts, carried) = (None, HashMap::new());
         Ok(Trainer { stage, model, trained, average, models, roles, program, optimizer, batches, rollouts, carried })
+    }
+
+    /// As they are now, in single precision.
+    fn weights(&self) -> Weights {
+        self.stage.start.with_values(to_vec(&self.trained.single(&self.model)))
+    }
+
+    /// What the stage answers.
+    fn answer(&self) -> Weights {
+        match &self.average {
+            Some((_, average)) => self.stage.start.with_values(to_vec(average)),
+            None => self.weights(),
+        }
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.
@@ -245,13 +258,13 @@ impl<'a> Trainer<'a> {
             return Err((non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step), false));
         }
         let learning_rate = train.learning_rate.at(step, self.stage.steps);
-        self.optimizer.step(&self.trained.parameters(&self.model).0, &gradient, norm, learning_rate);
+        self.optimizer.step(&mut self.trained.parameters(&self.model).0, &gradient, norm, learning_rate);
         self.trained.apply(&self.model);
         if let Some((rate, average)) = &mut self.average {
             let _guard = no_grad_guard();
-            let _ = average.lerp_(self.model.flat(), 1.0 - *rate);
+            let _ = average.lerp_(&self.trained.single(&self.model), 1.0 - *rate);
         }
-        self.models.follow(&self.model, step + 1);
+        self.models.follow(&self.model, || self.trained.single(&self.model), step + 1);
 
         let seconds = Seconds {
             rollout: (rolled_out - started).as_secs_f64(),

@@ -8,7 +8,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal};
-use tch::{Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 use super::batches::{Sequence, Sequences, no_teacher};
 use super::vocabulary::{Logits, Matrix, Parameters, Quantity, Vocabulary};
@@ -197,7 +197,7 @@ impl Forward {
         Ok(())
     }
 
-    /// d loss / d parameters, in the order of the model's flat vector. `adjoints` are d loss / d primitive, per token, in the
+    /// d loss / d parameters, in the order of the model's flat vector, in single precision or in the model's own. `adjoints` are d loss / d primitive, per token, in the
     /// objective's order; `batch` is what [`score`] answered.
     pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Tensor> {
         let Forward { hidden, trace, micro_batches, vocabulary } = self;
@@ -229,9 +229,10 @@ impl Forward {
             let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
             // The output matrix has its share of all tokens already.
             let part = model.gradient_of(&trace, &by_hidden, by_matrix.take().as_ref());
+            // Of half-precision parts the sum is in single: it has more digits than they.
             match &mut sum {
                 Some(sum) => *sum += part,
-                None => sum = Some(part),
+                None => sum = Some(part.to_kind(Kind::Float)),
             }
         }
         sum.ok_or_else(|| Error::new(FailureKind::Runtime, "a batch of no sequences"))
