@@ -19,6 +19,9 @@ fn folder() -> TempDir {
     folder
 }
 
+/// Steps of the student: enough that a signal comes before the last.
+const STUDENT: u32 = 80;
+
 /// A base, fine-tuning, an expert by reinforcement in two passes, a student of it, and a table.
 fn chain() -> Builder {
     let mut b = Builder::new();
@@ -40,7 +43,7 @@ fn chain() -> Builder {
     if let Stage::Train(train) = &mut b.plan.experiment.models[expert.0 as usize].stage {
         train.passes = 2;
     }
-    let student = b.train("student", Recipe::Distill, training(start, &[expert, expert], rollouts(1), mopd(5.0), 8));
+    let student = b.train("student", Recipe::Distill, training(start, &[expert, expert], rollouts(1), mopd(5.0), STUDENT));
     b.compare(&domains, &[("start", start), ("student", student)], 1, 2);
     b
 }
@@ -161,7 +164,7 @@ fn asked_to_stop_a_run_keeps_the_step_it_is_at() {
     assert_eq!(steps_of(&events, "student").last(), Some(kept - 1), "all that was done is kept");
     let (events, code) = run(&job);
     assert_eq!((code, resumed(&events)), (0, vec![("student".to_owned(), kept)]));
-    assert_eq!(steps_of(&events, "student").collect::<Vec<_>>(), (kept..8).collect::<Vec<_>>());
+    assert_eq!(steps_of(&events, "student").collect::<Vec<_>>(), (kept..STUDENT).collect::<Vec<_>>());
     let whole = self::folder();
     run(&self::job(&plan, whole.path(), "out"));
     assert!(outcome(folder.path(), "out") == outcome(whole.path(), "out"));
@@ -213,7 +216,7 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     let forked = RunJob { forks: vec![fork(step)], ..plain.clone() };
     let (events, code) = run(&forked);
     assert_eq!((code, resumed(&events)), (0, vec![("student".to_owned(), step)]));
-    assert_eq!(steps_of(&events, "student").collect::<Vec<_>>(), (step..8).collect::<Vec<_>>());
+    assert_eq!(steps_of(&events, "student").collect::<Vec<_>>(), (step..STUDENT).collect::<Vec<_>>());
     let provenance = fs::read_to_string(folder.path().join("out/models/student-seed1/mopd.json")).unwrap();
     let provenance: serde_json::Value = serde_json::from_str(&provenance).unwrap();
     assert_eq!(provenance["forked"], serde_json::json!({ "key": key, "step": step }));
@@ -222,7 +225,7 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     let (events, _) = run(&forked);
     assert!(events.iter().any(|event| matches!(event, Event::StageKept { stage, .. } if stage == "student")));
     let (events, _) = run(&plain);
-    assert_eq!(steps_of(&events, "student").count(), 8);
+    assert_eq!(steps_of(&events, "student").count(), STUDENT as usize);
     assert!(outcome(folder.path(), "out") != of_fork);
     // What is not there can't be forked from.
     let (events, code) = run(&RunJob { forks: vec![fork(77)], ..plain });

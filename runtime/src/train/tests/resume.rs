@@ -137,7 +137,7 @@ fn a_fork_goes_on_from_anothers_state() {
     let world = World::new();
     let models = models(true);
     let (one, mut other) = (train(mopd(5.0), 1), train(mopd(5.0), 1));
-    other.objective = ratio();
+    other.objective = direct(Support::Full, Mass::Raw);
     other.learning_rate = Schedule::Constant { value: 1e-3 };
     let (_folder, store) = store();
     let stage = world.stage(&one, ROUTED, &models);
