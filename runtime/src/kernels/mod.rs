@@ -4,7 +4,9 @@
 pub mod adamw;
 pub mod attend;
 pub mod crew;
+pub mod elements;
 pub mod exp;
+pub mod gated;
 pub mod product;
 pub mod thin;
 
@@ -49,6 +51,8 @@ impl Instructions {
 /// A number as it is stored.
 pub trait Stored: Copy {
     fn single(self) -> f32;
+    /// The nearest one, ties to the even one.
+    fn of(number: f32) -> Self;
 }
 
 impl Stored for f32 {
@@ -56,12 +60,25 @@ impl Stored for f32 {
     fn single(self) -> f32 {
         self
     }
+
+    #[inline(always)]
+    fn of(number: f32) -> f32 {
+        number
+    }
 }
 
 impl Stored for bf16 {
     #[inline(always)]
     fn single(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn of(number: f32) -> bf16 {
+        let bits = number.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        // Rounding could carry the digits of a NaN into its exponent.
+        bf16::from_bits(if number.is_nan() { 0x7fc0 } else { rounded as u16 })
     }
 }
 
@@ -92,10 +109,7 @@ pub fn with_instructions(work: impl FnOnce()) {
 pub fn round(from: &[f32], to: &mut [bf16]) {
     with_instructions(|| {
         for (to, from) in to.iter_mut().zip(from) {
-            let bits = from.to_bits();
-            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-            // Rounding could carry the digits of a NaN into its exponent.
-            *to = bf16::from_bits(if from.is_nan() { 0x7fc0 } else { rounded as u16 });
+            *to = bf16::of(*from);
         }
     });
 }

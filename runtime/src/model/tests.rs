@@ -189,11 +189,12 @@ fn gradient_equals_finite_differences() {
         let loss =
             |logits: &Tensor| logits.log_softmax(-1, Kind::Float).gather(1, &batch.targets.unsqueeze(1), false).mean(Kind::Float);
         let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
-        let hidden = decoder.hidden(&batch);
-        let logits = hidden.detach().linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);
+        let trace = decoder.trace(&batch, 0);
+        let hidden = trace.hidden.shallow_clone();
+        let logits = hidden.linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);
         let [by_logits] = Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
         let (by_hidden, by_matrix) = (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
-        let gradient = to_vec(&decoder.gradient(&hidden, &by_hidden, Some(&by_matrix)));
+        let gradient = to_vec(&decoder.gradient_of(trace, &by_hidden, Some(by_matrix)));
         assert_eq!(gradient.len(), weights.values().len());
         for entry in layout(&weights.config) {
             // The largest component of every parameter: a mixed-up order would show.

@@ -176,7 +176,7 @@ impl Trial<'_> {
         let mut models = self.beside();
         models.insert(self.train.start);
         let parameters = models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
-        train::stay(models.len(), parameters)
+        train::stay(parameters)
     }
 
     /// Parameters of the models that a trial starts from.
@@ -216,6 +216,6 @@ impl Trial<'_> {
             kind: self.kind,
             control: &quiet,
         };
-        train::train(&stage).map(|trained| trained.rows).map_err(|stopped| stopped.error)
+        train::train(&stage, None).map(|trained| trained.rows).map_err(|stopped| stopped.error)
     }
 }

@@ -3,8 +3,10 @@
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+use super::state::Tensors;
 use crate::kernels::adamw::{Gradient, Parameters, joined, low_half};
-use crate::model::Weights;
+use crate::kernels::elements::{slice, slice_mut};
+use crate::model::{Weights, to_vec};
 
 /// One vector of them.
 pub struct Master {
@@ -54,20 +56,36 @@ impl Master {
         self.values.device()
     }
 
+    /// What it keeps, under names that begin with `name`. Not copied.
+    pub fn state(&self, name: &str, tensors: &mut Tensors) {
+        tensors.put(name, &self.values);
+        if let Some(low) = &self.low {
+            tensors.put(format!("{name}.low"), low);
+        }
+    }
+
+    pub fn restore(&self, name: &str, tensors: &Tensors) -> Result<(), String> {
+        tensors.restore(name, &self.values)?;
+        self.low.as_ref().map_or(Ok(()), |low| tensors.restore(&format!("{name}.low"), low))
+    }
+
     /// All of them in single precision: the vector itself or, of halves, a copy.
     pub fn single(&self) -> Tensor {
         let _guard = no_grad_guard();
         let Some(low) = &self.low else { return self.values.shallow_clone() };
-        if let (Some(high), Some(low)) = (slice::<bf16>(&self.values), slice::<i16>(low)) {
-            let mut single = Tensor::empty([high.len() as i64], (Kind::Float, Device::Cpu));
-            let places = slice_mut::<f32>(&mut single).expect("it was made here");
-            places.iter_mut().zip(high.iter().zip(low)).for_each(|(value, (high, low))| *value = joined(*high, *low));
-            return single;
-        }
-        // The same by tensors: rounding up carried 1 into the high half where the low one is negative.
+        // Rounding up carried 1 into the high half where the low one is negative.
         let carried = self.values.view_dtype(Kind::Int16).to_kind(Kind::Int) - low.lt(0).to_kind(Kind::Int);
         let bits = carried.bitwise_left_shift_tensor_scalar(16).bitwise_or_tensor(&low.to_kind(Kind::Int).bitwise_and(0xffff));
         bits.view_dtype(Kind::Float)
+    }
+
+    /// The same as plain numbers, without a tensor of them in between where they are here.
+    pub fn numbers(&self) -> Vec<f32> {
+        let halves = self.low.as_ref().and_then(|low| Some((slice::<bf16>(&self.values)?, slice::<i16>(low)?)));
+        match halves {
+            Some((high, low)) => high.iter().zip(low).map(|(high, low)| joined(*high, *low)).collect(),
+            None => to_vec(&self.single()),
+        }
     }
 
     /// Makes them those that [`Master::single`] answered, after they were changed there.
@@ -99,43 +117,13 @@ pub fn gradient_here(gradient: &Tensor) -> Option<Gradient<'_>> {
     slice(gradient).map(Gradient::Single).or_else(|| slice(gradient).map(Gradient::Half))
 }
 
-/// A floating-point or whole number that a tensor may have.
-pub trait Element: Copy {
-    const KIND: Kind;
-}
-
-impl Element for f32 {
-    const KIND: Kind = Kind::Float;
-}
-
-impl Element for bf16 {
-    const KIND: Kind = Kind::BFloat16;
-}
-
-impl Element for i16 {
-    const KIND: Kind = Kind::Int16;
-}
-
-/// A tensor's numbers, where they are of that kind, in order, and in the processor's memory.
-fn slice<T: Element>(tensor: &Tensor) -> Option<&[T]> {
-    let here = tensor.device() == Device::Cpu && tensor.kind() == T::KIND && tensor.is_contiguous();
-    // SAFETY: `numel` numbers of that kind, as long as the tensor lives, and nobody writes them meanwhile.
-    here.then(|| unsafe { std::slice::from_raw_parts(tensor.data_ptr() as *const T, tensor.numel()) })
-}
-
-pub fn slice_mut<T: Element>(tensor: &mut Tensor) -> Option<&mut [T]> {
-    let length = slice::<T>(tensor)?.len();
-    // SAFETY: as above; that nobody else has this memory is on whoever made views of it, as for every operation in place.
-    Some(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr() as *mut T, length) })
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::model::Decoder;
     use crate::model::tests::{lively, tiny};
-    use crate::model::{Decoder, to_vec};
 
     /// Numbers of which some lie in the middle between two halves.
     fn awkward() -> Weights {
@@ -174,22 +162,17 @@ mod tests {
         assert!(Arc::ptr_eq(&decoder.config, &weights.config));
     }
 
-    /// What other devices do with tensors, against the processor's loop.
     #[test]
-    fn tensors_join_and_split_as_the_loop_does() {
+    fn tensors_join_and_split_as_numbers_do() {
         let weights = awkward();
-        let flat = weights.flat(Kind::BFloat16, Device::Cpu);
-        let mut here = Master::of_model(&flat, &weights);
-        let single = here.single() * 1.000_1;
-        here.set(&single);
-        let low = here.low.as_ref().unwrap();
-        // Not contiguous, so that there is no slice of it.
-        let apart = |of: &Tensor| Tensor::stack(&[of, of], 1).select(1, 0);
-        let elsewhere = Master { values: apart(&here.values).copy(), low: Some(apart(low)) };
-        assert!(elsewhere.single().equal(&single));
-        assert!(here.single().equal(&single));
-        assert!(
-            here.values.equal(&single.to_kind(Kind::BFloat16)) || to_vec(&single).iter().any(|v| v.to_bits() & 0xffff == 0x8000)
-        );
+        let mut master = Master::of_model(&weights.flat(Kind::BFloat16, Device::Cpu), &weights);
+        assert_eq!(to_vec(&master.single()), master.numbers());
+        let single = master.single() * 1.000_1;
+        master.set(&single);
+        assert!(master.single().equal(&single));
+        assert_eq!(to_vec(&single), master.numbers());
+        for (high, value) in to_vec(&master.values).iter().zip(master.numbers()) {
+            assert!((f64::from(*high) - f64::from(value)).abs() <= f64::from(value.abs()) / 256.0, "{high} {value}");
+        }
     }
 }

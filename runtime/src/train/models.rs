@@ -1,6 +1,7 @@
 //! The models beside the student: teachers, references, and whoever writes one side of a pair.
 //!
-//! One of them at a time is in memory, unless all together are small: it scores what is its own and makes room for the next. So
+//! One of them at a time is in memory, unless all together are small: it scores what is its own and makes room for the next, or for
+//! the student's gradient. So
 //! memory does not grow with their number. Weights that are equal are one model, whatever it is called.
 
 use std::cell::RefCell;
@@ -12,6 +13,7 @@ use mopd_compiler::plan::{ModelId, Role, StudentCopy, Teacher};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
+use super::state::Tensors;
 use super::vocabulary::Fetched;
 use crate::model::{Decoder, Weights};
 
@@ -29,9 +31,10 @@ pub enum Whose {
 /// All frozen models together may have so many parameters to stay in memory: 256 MiB in single precision.
 const SMALL: usize = 1 << 26;
 
-/// Whether so many models of so many parameters in all stay in memory together.
-pub fn stay(models: usize, parameters: usize) -> bool {
-    models <= 1 || parameters <= SMALL
+/// Whether models of so many parameters in all stay in memory together. Others are read anew for every step, which takes far less
+/// time than a step of theirs.
+pub fn stay(parameters: usize) -> bool {
+    parameters <= SMALL
 }
 
 pub struct Models {
@@ -96,7 +99,7 @@ impl Models {
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let rows = frozen.iter().chain([&stage.start]).map(|weights| weights.config.vocabulary as i64);
         let entries = rows.min().unwrap_or(0);
-        let keeps_all = stage.models_stay.unwrap_or_else(|| stay(frozen.len(), parameters));
+        let keeps_all = stage.models_stay.unwrap_or_else(|| stay(parameters));
         Models {
             device: stage.device,
             kind: stage.kind,
@@ -187,6 +190,24 @@ impl Models {
                 StudentCopy::Every { .. } | StudentCopy::Current => {}
             }
         }
+    }
+
+    /// The copies of the student, under names. Whoever is frozen does not change.
+    pub fn state(&self, tensors: &mut Tensors) {
+        for (index, copy) in self.copies.iter().enumerate() {
+            tensors.put(format!("copy.{index}"), copy.decoder.flat());
+            if let Some(average) = &copy.average {
+                tensors.put(format!("copy.{index}.average"), average);
+            }
+        }
+    }
+
+    pub fn restore(&self, tensors: &Tensors) -> Result<(), String> {
+        let mut copies = self.copies.iter().enumerate();
+        copies.try_for_each(|(index, copy)| {
+            tensors.restore(&format!("copy.{index}"), copy.decoder.flat())?;
+            copy.average.as_ref().map_or(Ok(()), |average| tensors.restore(&format!("copy.{index}.average"), average))
+        })
     }
 
     /// Whether what a role says of a completion changes while the student learns.

@@ -3,8 +3,10 @@
 use mopd_compiler::plan::AdamW;
 use tch::{Kind, Tensor, no_grad_guard};
 
-use super::master::{Master, gradient_here, slice_mut};
+use super::master::{Master, gradient_here};
+use super::state::Tensors;
 use crate::kernels::adamw::{self, Update};
+use crate::kernels::elements::slice_mut;
 
 pub struct Optimizer {
     settings: AdamW,
@@ -21,6 +23,20 @@ impl Optimizer {
         let zeros = || Tensor::zeros([parameters.len() as i64], (Kind::Float, parameters.device()));
         let (mean, square) = (zeros(), zeros());
         Optimizer { settings: settings.clone(), mean, square, decayed, steps: 0 }
+    }
+
+    /// What it keeps, under names; answers the updates so far.
+    pub fn state(&self, tensors: &mut Tensors) -> i32 {
+        tensors.put("optimizer.mean", &self.mean);
+        tensors.put("optimizer.square", &self.square);
+        self.steps
+    }
+
+    pub fn restore(&mut self, tensors: &Tensors, updates: i32) -> Result<(), String> {
+        tensors.restore("optimizer.mean", &self.mean)?;
+        tensors.restore("optimizer.square", &self.square)?;
+        self.steps = updates;
+        Ok(())
     }
 
     /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite. Weight decay is

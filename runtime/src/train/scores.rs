@@ -127,7 +127,7 @@ impl Forward {
         };
         let _guard = no_grad_guard();
         let hidden = match &trace {
-            Some(trace) => trace.hidden.detach(),
+            Some(trace) => trace.hidden.shallow_clone(),
             None => hidden(trainer, model, sequences, &micro_batches),
         };
         let of_student = |hidden: &Tensor| Logits::Projected {
@@ -217,7 +217,7 @@ impl Forward {
             by_matrix = by_matrix.constant_pad_nd([0, 0, 0, padding]);
         }
         if let Some(trace) = trace {
-            return Ok(model.gradient_of(&trace, &by_hidden, Some(&by_matrix)));
+            return Ok(model.gradient_of(trace, &by_hidden, Some(by_matrix)));
         }
         drop(hidden);
         let mut by_matrix = Some(by_matrix);
@@ -228,7 +228,7 @@ impl Forward {
             let by_hidden = by_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
             let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
             // The output matrix has its share of all tokens already.
-            let part = model.gradient_of(&trace, &by_hidden, by_matrix.take().as_ref());
+            let part = model.gradient_of(trace, &by_hidden, by_matrix.take());
             // Of half-precision parts the sum is in single: it has more digits than they.
             match &mut sum {
                 Some(sum) => *sum += part,

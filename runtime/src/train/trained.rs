@@ -13,6 +13,7 @@ use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFil
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::master::Master;
+use super::state::Tensors;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Entry, EntryKind, Weights, layout, to_vec};
 use crate::random::Key;
@@ -120,6 +121,14 @@ impl Trained {
         }
     }
 
+    /// The same as plain numbers.
+    pub fn numbers(&self, model: &Decoder) -> Vec<f32> {
+        match &self.what {
+            What::All(master) => master.numbers(),
+            What::Parts { .. } | What::Adapter(_) => to_vec(&self.single(model)),
+        }
+    }
+
     /// d loss / d what trains, from d loss / d the model's flat vector.
     pub fn gradient(&self, by_weights: Tensor) -> Tensor {
         let _guard = no_grad_guard();
@@ -142,6 +151,17 @@ impl Trained {
             What::Parts { ranges, parameters, .. } => scatter(parameters, ranges, model.flat()),
             What::Adapter(adapted) => adapted.merge(model.flat()),
         }
+    }
+
+    /// What is updated, under names. What does not train is as it was, and merged matrices are made from their adapter.
+    pub fn state(&self, model: &Decoder, tensors: &mut Tensors) {
+        self.parameters(model).0.state("trained", tensors);
+    }
+
+    pub fn restore(&self, model: &Decoder, tensors: &Tensors) -> Result<(), String> {
+        self.parameters(model).0.restore("trained", tensors)?;
+        self.apply(model);
+        Ok(())
     }
 
     pub fn adapter(&self) -> Option<&Adapted> {
