@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::crew::{Parts, together};
 use super::exp::exp;
-use super::{Stored, with_instructions};
+use super::{Loop, Stored, with_instructions};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,27 +55,40 @@ pub fn forward<T: Stored + Send + Sync>(
             let (kept, product) = unsafe { (kept.part(both.clone()), product.part(row * inner..(row + 1) * inner)) };
             let (gate, up) = gate_up[both].split_at(inner);
             let (kept_gate, kept_up) = kept.split_at_mut(inner);
-            with_instructions(|| match activation {
-                Activation::Silu => forward_row(Activation::Silu, gate, up, kept_gate, kept_up, product),
-                Activation::Gelu => forward_row(Activation::Gelu, gate, up, kept_gate, kept_up, product),
-            });
+            with_instructions(Forward { activation, gate, up, kept_gate, kept_up, product });
         }
     });
 }
 
-#[inline(always)]
-fn forward_row<T: Stored>(
+/// One row.
+struct Forward<'a, T> {
     activation: Activation,
-    gate: &[f32],
-    up: &[f32],
-    kept_gate: &mut [T],
-    kept_up: &mut [T],
-    product: &mut [T],
-) {
-    let kept = kept_gate.iter_mut().zip(kept_up);
-    for (((gate, up), (kept_gate, kept_up)), product) in gate.iter().zip(up).zip(kept).zip(product) {
-        (*kept_gate, *kept_up) = (T::of(*gate), T::of(*up));
-        *product = T::of(activation.at(*gate).0 * up);
+    gate: &'a [f32],
+    up: &'a [f32],
+    kept_gate: &'a mut [T],
+    kept_up: &'a mut [T],
+    product: &'a mut [T],
+}
+
+impl<T: Stored> Loop for Forward<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        // The kind stands outside of the loop, or every number would ask for it.
+        match self.activation {
+            Activation::Silu => self.all(Activation::Silu),
+            Activation::Gelu => self.all(Activation::Gelu),
+        }
+    }
+}
+
+impl<T: Stored> Forward<'_, T> {
+    #[inline(always)]
+    fn all(self, activation: Activation) {
+        let kept = self.kept_gate.iter_mut().zip(self.kept_up);
+        for (((gate, up), (kept_gate, kept_up)), product) in self.gate.iter().zip(self.up).zip(kept).zip(self.product) {
+            (*kept_gate, *kept_up) = (T::of(*gate), T::of(*up));
+            *product = T::of(activation.at(*gate).0 * up);
+        }
     }
 }
 
@@ -99,32 +112,43 @@ pub fn backward<T: Stored + Send + Sync>(
             let (product, by_both) = unsafe { (product.part(one.clone()), by_gate_up.part(both.clone())) };
             let ((gate, up), by_product) = (kept[both].split_at(inner), &by_product[one]);
             let (by_gate, by_up) = by_both.split_at_mut(inner);
-            with_instructions(|| match activation {
-                Activation::Silu => backward_row(Activation::Silu, gate, up, by_product, product, by_gate, by_up),
-                Activation::Gelu => backward_row(Activation::Gelu, gate, up, by_product, product, by_gate, by_up),
-            });
+            with_instructions(Backward { activation, gate, up, by_product, product, by_gate, by_up });
         }
     });
 }
 
-#[inline(always)]
-fn backward_row<T: Stored>(
+/// One row.
+struct Backward<'a, T> {
     activation: Activation,
-    gate: &[T],
-    up: &[T],
-    by_product: &[f32],
-    product: &mut [T],
-    by_gate: &mut [T],
-    by_up: &mut [T],
-) {
-    let given = gate.iter().zip(up).zip(by_product);
-    for (((gate, up), by_product), (product, (by_gate, by_up))) in
-        given.zip(product.iter_mut().zip(by_gate.iter_mut().zip(by_up)))
-    {
-        let ((active, slope), up) = (activation.at(gate.single()), up.single());
-        *product = T::of(active * up);
-        *by_gate = T::of(by_product * up * slope);
-        *by_up = T::of(by_product * active);
+    gate: &'a [T],
+    up: &'a [T],
+    by_product: &'a [f32],
+    product: &'a mut [T],
+    by_gate: &'a mut [T],
+    by_up: &'a mut [T],
+}
+
+impl<T: Stored> Loop for Backward<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        match self.activation {
+            Activation::Silu => self.all(Activation::Silu),
+            Activation::Gelu => self.all(Activation::Gelu),
+        }
+    }
+}
+
+impl<T: Stored> Backward<'_, T> {
+    #[inline(always)]
+    fn all(self, activation: Activation) {
+        let given = self.gate.iter().zip(self.up).zip(self.by_product);
+        let answers = self.product.iter_mut().zip(self.by_gate.iter_mut().zip(self.by_up));
+        for (((gate, up), by_product), (product, (by_gate, by_up))) in given.zip(answers) {
+            let ((active, slope), up) = (activation.at(gate.single()), up.single());
+            *product = T::of(active * up);
+            *by_gate = T::of(by_product * up * slope);
+            *by_up = T::of(by_product * active);
+        }
     }
 }
 
@@ -147,29 +171,45 @@ pub fn normalisation_backward<T: Stored + Sync>(
             // SAFETY: members have rows of their own.
             let (by_normed, by_x) = unsafe { (by_normed.part(range.clone()), by_x.part(range.clone())) };
             let x = &x[range];
-            with_instructions(|| {
-                let squares = sum(x.iter().map(|x| x.single() * x.single()));
-                let factor = 1.0 / (squares / width as f32 + epsilon).sqrt();
-                let along = sum(x.iter().zip(scale).zip(by_normed.iter()).map(|((x, scale), by)| x.single() * scale * by));
-                let shrink = along * factor * factor * factor / width as f32;
-                for ((x, scale), (by_normed, by_x)) in x.iter().zip(scale).zip(by_normed.iter_mut().zip(by_x)) {
-                    let x = x.single();
-                    *by_x += *by_normed * scale * factor - x * shrink;
-                    *by_normed *= x * factor;
-                }
-            });
+            with_instructions(Normalisation { epsilon, x, scale, by_normed, by_x });
         }
     });
 }
 
-/// By lanes, so that it can be computed for many numbers at once.
-#[inline(always)]
-fn sum(numbers: impl Iterator<Item = f32>) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    for (index, number) in numbers.enumerate() {
-        lanes[index % 16] += number;
+/// One row.
+struct Normalisation<'a, T> {
+    epsilon: f32,
+    x: &'a [T],
+    scale: &'a [f32],
+    by_normed: &'a mut [f32],
+    by_x: &'a mut [f32],
+}
+
+impl<T: Stored> Loop for Normalisation<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let Normalisation { epsilon, x, scale, by_normed, by_x } = self;
+        const LANES: usize = 16;
+        // By lanes, so that many are summed at once.
+        let (mut squares, mut along) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let chunks = x.chunks(LANES).zip(scale.chunks(LANES)).zip(by_normed.chunks(LANES));
+        for ((x, scale), by_normed) in chunks {
+            let numbers = x.iter().zip(scale).zip(by_normed);
+            for (((x, scale), by_normed), (square, along)) in numbers.zip(squares.iter_mut().zip(&mut along)) {
+                let x = x.single();
+                *square += x * x;
+                *along += x * scale * by_normed;
+            }
+        }
+        let mean = |lanes: [f32; LANES]| lanes.iter().sum::<f32>() / x.len() as f32;
+        let factor = 1.0 / (mean(squares) + epsilon).sqrt();
+        let shrink = mean(along) * factor * factor * factor;
+        for ((x, scale), (by_normed, by_x)) in x.iter().zip(scale).zip(by_normed.iter_mut().zip(by_x)) {
+            let x = x.single();
+            *by_x += *by_normed * scale * factor - x * shrink;
+            *by_normed *= x * factor;
+        }
     }
-    lanes.iter().sum()
 }
 
 #[cfg(test)]

@@ -82,17 +82,31 @@ impl Stored for bf16 {
     }
 }
 
+/// A loop that is compiled for each kind of registers.
+pub trait Loop {
+    /// To be inlined in any case: a function that is called would be compiled for the smallest registers.
+    fn run(self);
+}
+
+/// A closure is inlined where it is short.
+impl<F: FnOnce()> Loop for F {
+    #[inline(always)]
+    fn run(self) {
+        self();
+    }
+}
+
 /// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is fused or reordered.
-pub fn with_instructions(work: impl FnOnce()) {
+pub fn with_instructions(work: impl Loop) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        fn widest(work: impl FnOnce()) {
-            work();
+        fn widest(work: impl Loop) {
+            work.run();
         }
         #[target_feature(enable = "avx2")]
-        fn wide(work: impl FnOnce()) {
-            work();
+        fn wide(work: impl Loop) {
+            work.run();
         }
         match Instructions::found() {
             // SAFETY: the processor has them.
@@ -102,7 +116,7 @@ pub fn with_instructions(work: impl FnOnce()) {
             Instructions::Any => {}
         }
     }
-    work();
+    work.run();
 }
 
 /// Each number as the nearest half-precision one, ties to the even one.
