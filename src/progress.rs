@@ -119,6 +119,7 @@ impl Progress {
             Event::Ready { .. }
             | Event::Predicted { .. }
             | Event::Evaluated { .. }
+            | Event::Table { .. }
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }

@@ -17,6 +17,7 @@ mod scores;
 mod tensor_graph;
 #[cfg(test)]
 mod tests;
+mod tokens;
 pub mod trained;
 pub mod vocabulary;
 
@@ -47,6 +48,7 @@ use crate::failure::{Error, Result};
 use crate::model::{Decoder, Token, Weights, to_vec};
 use crate::prepare::Prompts;
 use crate::random::{Key, Purpose};
+use crate::report::Record;
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 
@@ -97,7 +99,7 @@ pub struct Stopped {
     pub error: Error,
     /// The weights before the step that failed, where it failed for a number that is not finite.
     pub last_good: Option<Weights>,
-    pub rows: Vec<Row>,
+    pub record: Record,
 }
 
 /// What training leaves.
@@ -105,21 +107,18 @@ pub struct Finished {
     pub weights: Weights,
     /// The adapter that the weights were merged with.
     pub adapter: peft::Files,
-    /// Diagnostics, one row per step and domain.
-    pub rows: Vec<Row>,
+    pub record: Record,
 }
 
 /// Trains to the last step.
 pub fn train(stage: &Stage) -> Result<Finished, Box<Stopped>> {
-    let mut rows = Vec::new();
-    let mut trainer = Trainer::new(stage).map_err(|error| Box::new(Stopped { error, last_good: None, rows: Vec::new() }))?;
+    let mut record = Record::default();
+    let mut trainer =
+        Trainer::new(stage).map_err(|error| Box::new(Stopped { error, last_good: None, record: Record::default() }))?;
     for step in 0..stage.steps {
-        match trainer.step(step) {
-            Ok(new) => rows.extend(new),
-            Err((error, finite)) => {
-                let last_good = (!finite).then(|| trainer.model.weights());
-                return Err(Box::new(Stopped { error: error.at_step(step), last_good, rows }));
-            }
+        if let Err((error, finite)) = trainer.step(step, &mut record) {
+            let last_good = (!finite).then(|| trainer.model.weights());
+            return Err(Box::new(Stopped { error: error.at_step(step), last_good, record }));
         }
     }
     let weights = match &trainer.average {
@@ -129,11 +128,11 @@ pub fn train(stage: &Stage) -> Result<Finished, Box<Stopped>> {
     let adapter = match trainer.trained.adapter() {
         Some(adapted) => match peft::files(adapted) {
             Ok(files) => files,
-            Err(error) => return Err(Box::new(Stopped { error, last_good: None, rows })),
+            Err(error) => return Err(Box::new(Stopped { error, last_good: None, record })),
         },
         None => peft::Files::new(),
     };
-    Ok(Finished { weights, adapter, rows })
+    Ok(Finished { weights, adapter, record })
 }
 
 struct Trainer<'a> {
@@ -225,8 +224,8 @@ impl<'a> Trainer<'a> {
         Ok(Evaluated { batch, outputs, gradient, scored })
     }
 
-    /// One update of the weights. An error says whether the numbers were finite so far.
-    fn step(&mut self, step: u32) -> Result<Vec<Row>, Classified> {
+    /// One update of the weights; what it did joins the record. An error says whether the numbers were finite so far.
+    fn step(&mut self, step: u32, record: &mut Record) -> Result<(), Classified> {
         let plain = |error: Error| (error, true);
         let Stage { train, control, .. } = self.stage;
         let started = Instant::now();
@@ -261,6 +260,7 @@ impl<'a> Trainer<'a> {
         let experts = self.model.take_expert_load();
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let rows = diagnose(self.stage, sequences, &batch, &outputs, &numbers);
+        tokens::record(self.stage, sequences, &batch, &outputs, step, &mut record.tokens);
         self.rollouts = (train.passes > 1).then_some(rollouts);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {
@@ -271,7 +271,8 @@ impl<'a> Trainer<'a> {
             metric: metric.to_owned(),
             value,
         });
-        Ok(rows)
+        record.rows.extend(rows);
+        Ok(())
     }
 }
 
