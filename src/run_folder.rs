@@ -15,7 +15,6 @@ use crate::worker::{self, Said, Worker};
 pub const METRICS: &str = "metrics.parquet";
 pub const SAMPLES: &str = "samples.parquet";
 pub const WEIGHTS: &str = "weights.parquet";
-pub const REWARDS: &str = "rewards.parquet";
 
 pub struct RunFolder {
     pub path: PathBuf,
@@ -60,7 +59,7 @@ impl RunFolder {
         let files = names.map(|name| self.path.join(name)).map(|file| file.is_file().then_some(file));
         let mut asked = Vec::new();
         for file in files.iter().flatten() {
-            asked.push(super::commands::as_text(file)?);
+            asked.push(crate::commands::as_text(file)?);
         }
         let mut found = if asked.is_empty() { Vec::new() } else { read(asked)? }.into_iter();
         // The worker answers file by file, in the order in which it was asked.
@@ -89,6 +88,12 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
 /// A table that a run left, column by column.
 #[derive(Clone, Debug, Default)]
 pub struct Table(Vec<Column>);
+
+impl From<Vec<Column>> for Table {
+    fn from(columns: Vec<Column>) -> Table {
+        Table(columns)
+    }
+}
 
 impl Table {
     pub fn rows(&self) -> usize {
@@ -138,7 +143,7 @@ fn read(files: Vec<String>) -> Result<Vec<Table>, Problem> {
     let mut failure = None;
     while let Some(said) = worker.next()? {
         match said {
-            Said::Event(Event::Table { columns, .. }) => tables.push(Table(columns)),
+            Said::Event(Event::Table { columns, .. }) => tables.push(Table::from(columns)),
             Said::Event(Event::Failed(failed)) => failure = Some(failed),
             Said::Event(_) => {}
             Said::Text(text) => output::error(&format!("{text}\n")),
