@@ -2,6 +2,7 @@
 //! stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not count.
 
 mod checkpoint;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,7 @@ use crate::report::Record;
 use crate::report::tokens::Tokens;
 use crate::train::peft;
 
-pub use checkpoint::{Ancestor, Checkpoint, Provenance};
+pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
 
 /// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the run.
 const METRICS: &str = "metrics.json";

@@ -36,14 +36,20 @@ pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Out
         teacher_logp: batch.signal(&TEACHER_LOGP),
         entropy: batch.signal(&STUDENT_ENTROPY),
     };
-    if tokens.histograms.is_empty() {
-        tokens.histograms = histograms(stage, seen.weight.is_some());
+    // All of them at the first step; what a state of another objective lacked, where this stage goes on from one.
+    for histogram in histograms(stage, seen.weight.is_some()) {
+        let same = |known: &Histogram| {
+            (&known.domain, known.quantity, known.over) == (&histogram.domain, histogram.quantity, histogram.over)
+        };
+        if !tokens.histograms.iter().any(same) {
+            tokens.histograms.push(histogram);
+        }
     }
     let mut kept = vec![0; stage.sources.len()];
-    let kinds = tokens.histograms.len() / stage.sources.len().max(1);
     for (index, sequence) in sequences.list.iter().enumerate() {
         let range = sequences.tokens(index);
-        for histogram in &mut tokens.histograms[sequence.source * kinds..(sequence.source + 1) * kinds] {
+        let domain = stage.sources[sequence.source].name;
+        for histogram in tokens.histograms.iter_mut().filter(|histogram| histogram.domain == domain) {
             let values = match histogram.quantity {
                 Quantity::Signal => Some(seen.signal),
                 Quantity::Weight => seen.weight,
