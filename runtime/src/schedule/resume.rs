@@ -52,7 +52,7 @@ impl Shared<'_> {
     /// Makes the state of a stage durable.
     pub(super) fn keep(&self, index: usize, name: &str, state: &State) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
-        self.store.keep_state(key, state)?;
+        self.store.keep_state(key, &self.about(index), state)?;
         self.control.emit(&Event::Checkpoint { stage: name.to_owned(), seed, key: key.to_owned(), step: state.position.step });
         Ok(())
     }

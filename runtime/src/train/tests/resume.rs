@@ -42,7 +42,7 @@ fn store() -> (tempfile::TempDir, Store) {
 
 /// Trains with a checkpoint after every step, each under its number as the key.
 fn with_states(stage: &Stage, store: &Store) -> Finished {
-    let keep = |state: &State| store.keep_state(&state.position.step.to_string(), state);
+    let keep = |state: &State| store.keep_state(&state.position.step.to_string(), "a stage", state);
     finished(stage, Some(Checkpoints { from: None, pace: Pace::Every(Duration::ZERO), keep: &keep }))
 }
 
@@ -120,7 +120,7 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     }
     let control = Control::new(Leaves(0));
     let stage = Stage { control: &control, ..world.stage(&train, ROUTED, &models) };
-    let keep = |state: &State| store.keep_state("key", state);
+    let keep = |state: &State| store.keep_state("key", "a stage", state);
     let checkpoints = Checkpoints { from: None, pace: Pace::Sparing, keep: &keep };
     let Err(stopped) = super::super::train(&stage, Some(checkpoints)) else { panic!("it went on") };
     assert!(matches!(stopped.error, Error::Interrupted));
