@@ -350,3 +350,48 @@ fn what_a_run_needs_is_not_pruned() {
     let pruned = store.prune(&everything, later).unwrap().unwrap();
     assert_eq!((pruned.removed.len(), pruned.left), (8, 0));
 }
+
+/// An imitator of its own start, and what it learns with.
+fn imitation(learning_rate: f64) -> Plan {
+    let mut b = Builder::new();
+    let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
+    let base = b.model("base", Stage::Initialise(tiny()));
+    let prefixes = Prefixes::Teacher { sequences: 40, keep: Keep::All, batch: 8, sampling: sampling(1) };
+    let training =
+        Training { start: base, domains: &domains, teachers: &[base, base], prefixes, objective: nll(), steps: 6, learning_rate };
+    let imitator = b.train("imitator", Recipe::Sft, training);
+    b.plan.stages[imitator.0 as usize].key = format!("at {learning_rate}");
+    b.plan
+}
+
+/// What a frozen model writes before the first step depends on neither the objective nor the learning rate.
+#[test]
+fn rollouts_of_frozen_models_are_written_once() {
+    let folder = folder();
+    let rollouts = || {
+        let items = mopd_store::Folder::at(&folder.path().join("store")).items().unwrap();
+        let of = |item: &&mopd_store::Item| item.about == "rollouts of the teachers of imitator, seed 1";
+        items.iter().filter(of).map(|item| item.name.clone()).collect::<Vec<_>>()
+    };
+    let weights = |out: &str| fs::read(folder.path().join(out).join("models/imitator-seed1/model.safetensors")).unwrap();
+    assert_eq!(run(&job(&imitation(1e-3), folder.path(), "one")).1, 0);
+    let written = rollouts();
+    assert_eq!(written.len(), 1);
+    assert_eq!(run(&job(&imitation(1e-2), folder.path(), "two")).1, 0);
+    assert_eq!(rollouts(), written);
+    // Read from the store they are what they were when they were written.
+    let fresh = RunJob { fresh: true, ..job(&imitation(1e-2), folder.path(), "three") };
+    assert_eq!(run(&fresh).1, 0);
+    assert!(weights("two") == weights("three") && weights("one") != weights("two"));
+    // Damaged, they are written again.
+    let path = folder.path().join("store").join(&written[0]).join("value.json");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let from = RunJob { from: vec!["imitator".to_owned()], ..job(&imitation(1e-3), folder.path(), "four") };
+    assert_eq!(run(&from).1, 0);
+    let (events, code) = run(&job(&imitation(3e-3), folder.path(), "five"));
+    assert_eq!((code, warnings(&events)), (0, vec![]), "`--from` wrote them anew");
+    assert!(weights("four") == weights("one"));
+}

@@ -1,5 +1,6 @@
 //! Who computes what: one run at a time computes a result, and other runs on the same store wait for it, doing something else
-//! meanwhile. Nobody waits for a result while it has the right to another, so that runs never wait for each other in a circle.
+//! meanwhile. Nobody waits for a result while it has the right to another, but for a stage that waits for rollouts, which wait for nothing:
+//! so runs never wait for each other in a circle.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -75,7 +76,7 @@ impl Shared<'_> {
         }
         // What looks damaged may be about to be replaced; nobody does that now.
         if right.is_none() {
-            *right = Some(self.wait_for(task)?);
+            *right = Some(self.wait_for(self.keys.of(task), || self.about(task))?);
         }
         Ok(match find() {
             Lookup::Kept(value) => Some(value),
@@ -87,10 +88,14 @@ impl Shared<'_> {
         })
     }
 
-    fn wait_for(&self, task: usize) -> Result<Lock> {
+    /// The right to compute something that another run may be at.
+    pub(super) fn wait_for(&self, key: &str, about: impl Fn() -> String) -> Result<Lock> {
         loop {
-            if let Some(held) = self.store.try_lock(self.keys.of(task))? {
+            if let Some(held) = self.store.try_lock(key)? {
                 return Ok(held);
+            }
+            if lock(&self.said.waiting).insert(key.to_owned()) {
+                self.control.emit(&Event::Waiting { what: about() });
             }
             self.control.check()?;
             std::thread::sleep(PATIENCE);
@@ -112,12 +117,19 @@ fn about(plan: &Plan, task: &Task) -> String {
     }
 }
 
+pub(super) fn rollouts_of(stage: &str) -> String {
+    format!("rollouts of the teachers of {stage}")
+}
+
 /// Writes down what a run needs, before it looks for anything of it.
 pub(super) fn register(plan: &Plan, tasks: &[Task], keys: &Keys, out: &Path, store: &Store, control: &Control) -> Result<()> {
     let mut needs = BTreeMap::new();
     for (index, task) in tasks.iter().enumerate() {
         if !matches!(task.work, Work::Stage(id) if is_load(plan, id)) {
             needs.entry(keys.of(index).to_owned()).or_insert_with(|| about(plan, task));
+            if let Some(rollouts) = keys.of_rollouts(index) {
+                needs.insert(rollouts.to_owned(), rollouts_of(&about(plan, task)));
+            }
         }
     }
     // It is what tells that the run is kept.

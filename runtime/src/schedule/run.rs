@@ -1,6 +1,7 @@
 //! Runs the tasks of a plan: those of small models side by side, each on one core; those of large ones one at a time, on all of
 //! them. Results do not depend on who ran what when: random numbers are keyed, and weights travel between threads as plain data.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{assemble, write_results};
 use crate::report::statistics::Scores;
 use crate::store::{Ancestor, Provenance, Store};
-use crate::train::{self, Checkpoints, Pace, Source};
+use crate::train::{self, Checkpoints, Pace, Shelf, Source, Written};
 
 /// How far a job came, for the event that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -506,7 +507,18 @@ impl Shared<'_> {
                 };
                 let began = Instant::now();
                 let keep = |state: &train::state::State| self.keep(index, &name, state);
-                let checkpoints = Checkpoints { from: self.from(index, &name)?, pace: self.pace, keep: &keep };
+                let writing = RefCell::new(None);
+                let find = || self.rollouts(index, &mut writing.borrow_mut());
+                let shelve = |written: &Written| {
+                    if let Err(error) = self.keep_rollouts(index, written) {
+                        self.control.warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
+                    }
+                    // Others may read them now.
+                    writing.take();
+                    Ok(())
+                };
+                let shelf = Some(Shelf { find: &find, keep: &shelve });
+                let checkpoints = Checkpoints { from: self.from(index, &name)?, shelf, pace: self.pace, keep: &keep };
                 match train::train(&stage, Some(checkpoints)) {
                     Ok(finished) => {
                         before = finished.seconds - began.elapsed().as_secs_f64();

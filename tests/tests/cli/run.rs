@@ -276,7 +276,9 @@ sys.exit(130)";
 #[test]
 fn what_a_run_is_told_reaches_the_worker() {
     let place = Place::with(&[("a.mopd", GOOD)]);
-    place.worker("open('asked', 'w').write(json.dumps({k: job[k] for k in ('from', 'checkpoint_every', 'fresh')}))\nready()\nsys.exit(0)");
+    place.worker(
+        "open('asked', 'w').write(json.dumps({k: job[k] for k in ('from', 'checkpoint_every', 'fresh')}))\nready()\nsys.exit(0)",
+    );
     let asked = |arguments: &[&str]| {
         place.mopd_with_worker(&[&["run", "a.mopd"], arguments].concat());
         serde_json::from_str::<serde_json::Value>(&place.read("asked")).expect("JSON")
