@@ -282,7 +282,7 @@ fn where_no_checkpoint_can_be_written_training_goes_on() {
     assert_eq!(code, 0, "{:?}", events.last());
     let said = warnings(&events);
     let fits = |said: &&&str| said.contains("no checkpoint of `student` at step") && said.contains("training goes on");
-    assert!(said.len() == 3 && said.iter().filter(fits).count() == 3, "{said:?}");
+    assert!(said.len() == 1 && said.iter().filter(fits).count() == 1, "said once, not at every step: {said:?}");
     let whole = self::folder();
     run(&self::job(&plan, whole.path(), "out"));
     assert!(outcome(folder.path(), "out") == outcome(whole.path(), "out"));

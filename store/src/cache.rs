@@ -129,10 +129,11 @@ impl Folder {
             Err(error) => return Err(format!("{}: {error}", self.path.display())),
         };
         let mut items = Vec::new();
-        for folder in folders.flatten() {
+        // A link to a folder is not ours either.
+        for folder in folders.flatten().filter(|folder| folder.file_type().is_ok_and(|kind| kind.is_dir())) {
             let name = folder.file_name();
             let Some((name, (key, kind))) = name.to_str().and_then(|name| Some((name, parse(name)?))) else { continue };
-            let mut size = Size::default();
+            let mut size = Size { newest: folder.metadata().and_then(|metadata| metadata.modified()).ok(), ..Size::default() };
             Size::of(&folder.path(), &mut size);
             let written =
                 |name: &str| fs::metadata(self.path(name).join(CHECKSUMS)).and_then(|metadata| metadata.modified()).ok();

@@ -171,7 +171,8 @@ fn damage_is_found_by_looking() {
     for name in [key('b'), format!("{}.unfinished/0000000001", key('c'))] {
         fs::write(folder.path(&name).join("file"), "short").unwrap();
     }
-    let items = folder.items().unwrap();
+    let mut items = folder.items().unwrap();
+    items.sort_by(|a, b| a.name.cmp(&b.name));
     let verdicts: Vec<Option<Verdict>> = items.iter().map(|item| folder.verdict(item)).collect();
     assert_eq!(names(&items), ['a', 'b', 'c']);
     assert_eq!(verdicts[0], Some(Verdict::Whole));

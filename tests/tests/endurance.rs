@@ -97,11 +97,11 @@ impl Moments {
     }
 }
 
-/// A run is killed at random moments and started again, two or three times, and then left alone; over and over.
+/// A run is killed at random moments and started again, about `MOPD_KILLS_EACH` times, and then left alone; over and over.
 #[test]
 #[ignore = "takes an hour: MOPD_KILLS=100"]
 fn kills_leave_no_trace() {
-    let wanted = number("MOPD_KILLS", 100);
+    let (wanted, each) = (number("MOPD_KILLS", 100), number("MOPD_KILLS_EACH", 3));
     let mut moments = Moments::new();
     let (whole, file) = folder();
     let begun = Instant::now();
@@ -113,11 +113,11 @@ fn kills_leave_no_trace() {
     while kills < wanted {
         let (folder, file) = folder();
         let mut of_chain = 0;
-        let last = (2 + u32::from(moments.next() < 0.5)).min(wanted - kills);
+        let last = (each - u32::from(each > 1 && moments.next() < 0.5)).min(wanted - kills);
         loop {
             let mut run = start(folder.path(), &file, "out", &["--resume", "--checkpoint-every", "1s"]);
             if of_chain < last {
-                std::thread::sleep(took.mul_f64(0.02 + 0.6 * moments.next()));
+                std::thread::sleep(took.mul_f64(0.02 + 1.5 / f64::from(each) * moments.next()));
                 if run.try_wait().expect("it is ours").is_none() {
                     // All of it at once; or mopd alone, whose worker notices and may still be at work when the next run starts.
                     let whole = moments.next() < 0.8;

@@ -163,7 +163,7 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         }
     }
     let seconds = || before + started.elapsed().as_secs_f64();
-    let (mut last, mut took, mut kept) = (Instant::now(), Duration::ZERO, first);
+    let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
     let mut keep = |trainer: &Trainer, step: u32, rows: &mut Vec<Row>, now: bool| {
         let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
         if step == kept || !(now || pace.due(last.elapsed(), took)) {
@@ -174,11 +174,14 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         let outcome = keep(&state);
         *rows = state.rows;
         match outcome {
-            Ok(()) => kept = step,
-            Err(error) => {
+            Ok(()) => (kept, failed) = (step, false),
+            // A disk that stays full is said once, and again where it costs something.
+            Err(error) if now || !failed => {
+                failed = true;
                 let next = if now { "so the next run goes on from an earlier one" } else { "training goes on" };
                 stage.control.warn(format!("no checkpoint of `{}` at step {step}, {next}: {error}", stage.name));
             }
+            Err(_) => {}
         }
         (took, last) = (begun.elapsed(), Instant::now());
     };

@@ -78,7 +78,7 @@ fn mistakes_are_explained() {
     place.mopd(&["cache", "list"]).is(2, &["there is no store at .mopd/store", "--store DIR"]);
     let place = stored();
     place.mopd(&["cache", "prune"]).is(2, &["--older-than", "--keep-under"]);
-    place.mopd(&["cache", "prune", "--older-than", "30"]).is(2, &["30d"]);
+    place.mopd(&["cache", "prune", "--older-than", "30"]).is(2, &["a number and s, min, h or d"]);
     place.mopd(&["cache", "prune", "--keep-under", "10GB"]).is(2, &["10GiB"]);
     fs::write(place.path(".mopd/store/runs/broken.json"), "{").expect("a file");
     place.mopd(&["cache", "prune", "--older-than", "0s"]).is(1, &["can't be pruned", "broken.json"]);
