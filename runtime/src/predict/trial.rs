@@ -216,6 +216,6 @@ impl Trial<'_> {
             kind: self.kind,
             control: &quiet,
         };
-        train::train(&stage, None).map(|trained| trained.rows).map_err(|stopped| stopped.error)
+        train::train(&stage, None).map(|trained| trained.record.rows).map_err(|stopped| stopped.error)
     }
 }

@@ -4,76 +4,71 @@
 mod checkpoint;
 mod unfinished;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use mopd_store::{Folder, Lock, Run, read_json, write_whole};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use crate::content;
 use crate::failure::{Error, Result};
-use crate::files::write_atomically;
 use crate::formats::safetensors;
 use crate::model::Weights;
-use crate::report::metrics::Row;
+use crate::report::Record;
+use crate::report::tokens::Tokens;
 use crate::train::peft;
 
 pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
+pub use mopd_store::Lookup;
 
+/// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the run.
 const METRICS: &str = "metrics.json";
+const TOKENS: &str = "tokens.json";
 const VALUE: &str = "value.json";
-const CHECKSUMS: &str = "checksums.json";
 
 pub struct Store {
-    folder: PathBuf,
-}
-
-/// What looking for a key found.
-#[derive(Debug)]
-pub enum Lookup<T> {
-    Kept(T),
-    Absent,
-    /// Some file of the entry is not what was written; the reason, for a warning.
-    Damaged(String),
+    folder: Folder,
 }
 
 /// A finished stage.
 #[derive(Debug)]
 pub struct Entry {
     pub weights: Weights,
-    pub rows: Vec<Row>,
-}
-
-/// Blake3 of every other file of an entry, in hexadecimal.
-#[derive(Serialize, Deserialize)]
-struct Checksums {
-    files: BTreeMap<String, String>,
+    pub record: Record,
 }
 
 impl Store {
     /// Makes the folder if there is none, and finds out now whether it can be written to.
     pub fn open(folder: &Path) -> Result<Store> {
-        fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
-        tempfile::tempfile_in(folder).map_err(|error| Error::storage(folder, error))?;
-        Ok(Store { folder: folder.to_owned() })
+        Ok(Store { folder: Folder::open(folder)? })
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        self.folder.join(key)
+        self.folder.path(key)
     }
 
     /// Whether there is an entry; it may turn out to be damaged.
     pub fn has(&self, key: &str) -> bool {
-        self.path(key).join(CHECKSUMS).exists()
+        self.folder.has(key)
+    }
+
+    /// The right to compute a result; none where another run has it.
+    pub fn try_lock(&self, key: &str) -> Result<Option<Lock>> {
+        Ok(self.folder.try_lock(key)?)
+    }
+
+    /// Writes down what a run needs, so that nothing of it is pruned. False where something is being pruned just now.
+    pub fn register(&self, run: &Run) -> Result<bool> {
+        Ok(self.folder.register(run)?)
     }
 
     pub fn find(&self, key: &str) -> Lookup<Entry> {
-        self.read(key, |folder| {
+        self.folder.read(key, |folder| {
             let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
-            let rows: Vec<Row> = read_json(&folder.join(METRICS))?;
-            Ok(Entry { weights: checkpoint.weights, rows })
+            let rows = read_json(&folder.join(METRICS))?;
+            // Earlier versions kept none.
+            let tokens = if folder.join(TOKENS).exists() { read_json(&folder.join(TOKENS))? } else { Tokens::default() };
+            Ok(Entry { weights: checkpoint.weights, record: Record { rows, tokens } })
         })
     }
 
@@ -89,18 +84,7 @@ impl Store {
 
     /// Any other small result, under a key of its own.
     pub fn find_value<T: DeserializeOwned>(&self, key: &str) -> Lookup<T> {
-        self.read(key, |folder| read_json(&folder.join(VALUE)))
-    }
-
-    fn read<T>(&self, key: &str, read: impl FnOnce(&Path) -> Result<T, String>) -> Lookup<T> {
-        let folder = self.path(key);
-        if !folder.join(CHECKSUMS).exists() {
-            return Lookup::Absent;
-        }
-        match verify(&folder).and_then(|()| read(&folder)) {
-            Ok(found) => Lookup::Kept(found),
-            Err(reason) => Lookup::Damaged(format!("{}: {reason}", folder.display())),
-        }
+        self.folder.read(key, |folder| read_json(&folder.join(VALUE)))
     }
 
     /// `adapter` are the files of the adapter that the weights were merged with, where there is one.
@@ -109,13 +93,16 @@ impl Store {
         key: &str,
         provenance: &Provenance,
         weights: &Weights,
-        rows: &[Row],
+        record: &Record,
         adapter: &peft::Files,
     ) -> Result<()> {
-        let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
-        self.write(key, |folder| {
+        let failed = |error| Error::storage(&self.path(key), error);
+        let rows = serde_json::to_vec(&record.rows).map_err(failed)?;
+        let tokens = serde_json::to_vec(&record.tokens).map_err(failed)?;
+        self.folder.write(key, &format!("{}, seed {}", provenance.model, provenance.seed), |folder| {
             let mut sums = checkpoint::save(folder, provenance, weights)?;
             sums.insert(METRICS.to_owned(), write_whole(&folder.join(METRICS), &rows)?);
+            sums.insert(TOKENS.to_owned(), write_whole(&folder.join(TOKENS), &tokens)?);
             for (name, bytes) in adapter {
                 let name = format!("{}/{name}", peft::FOLDER);
                 let sum = write_whole(&folder.join(&name), bytes)?;
@@ -125,30 +112,18 @@ impl Store {
         })
     }
 
-    pub fn insert_value<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
+    /// `about` says what it is, in words.
+    pub fn insert_value<T: Serialize>(&self, key: &str, about: &str, value: &T) -> Result<()> {
         let bytes = serde_json::to_vec(value).map_err(|error| Error::storage(&self.path(key), error))?;
-        self.write(key, |folder| {
+        self.folder.write(key, about, |folder| {
             let sum = write_whole(&folder.join(VALUE), &bytes)?;
-            Ok(BTreeMap::from([(VALUE.to_owned(), sum)]))
+            Ok([(VALUE.to_owned(), sum)].into())
         })
-    }
-
-    /// `write` fills the folder and answers the hash of each file.
-    fn write(&self, key: &str, write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>>) -> Result<()> {
-        let folder = self.path(key);
-        // A damaged entry must not become valid half-way through its replacement.
-        let checksums = folder.join(CHECKSUMS);
-        if checksums.exists() {
-            fs::remove_file(&checksums).map_err(|error| Error::storage(&checksums, error))?;
-        }
-        let sums = serde_json::to_vec(&Checksums { files: write(&folder)? }).expect("checksums are plain data");
-        write_atomically(&checksums, |file| file.write_all(&sums))?;
-        Ok(())
     }
 
     /// Weights of a stage that could not be finished, for a look at what went wrong. Returns the folder.
     pub fn keep_last_good(&self, key: &str, provenance: &Provenance, weights: &Weights) -> Result<PathBuf> {
-        let folder = self.folder.join(format!("{key}.last-good"));
+        let folder = self.path(&format!("{key}.last-good"));
         checkpoint::save(&folder, provenance, weights)?;
         Ok(folder)
     }
@@ -158,14 +133,14 @@ impl Store {
         let folder = out.join("models").join(format!("{}-seed{seed}", file_name(model)));
         fs::create_dir_all(&folder).map_err(|error| Error::storage(&folder, error))?;
         let entry = self.path(key);
-        let sums: Checksums = read_json(&entry.join(CHECKSUMS)).map_err(|problem| Error::storage(&entry, problem))?;
+        let sums = self.folder.checksums(key).map_err(|problem| Error::storage(&entry, problem))?;
         // What an earlier run left there would be loaded first.
         for stale in [safetensors::MODEL, safetensors::INDEX].map(|name| folder.join(name)) {
             if stale.exists() {
                 fs::remove_file(&stale).map_err(|error| Error::storage(&stale, error))?;
             }
         }
-        for name in sums.files.keys().filter(|name| *name != METRICS) {
+        for name in sums.files.keys().filter(|name| ![METRICS, TOKENS].contains(&name.as_str())) {
             let (from, to) = (entry.join(name), folder.join(name));
             if let Some(parent) = to.parent() {
                 fs::create_dir_all(parent).map_err(|error| Error::storage(parent, error))?;
@@ -196,33 +171,12 @@ pub fn file_name(model: &str) -> String {
     name
 }
 
-fn verify(folder: &Path) -> Result<(), String> {
-    let checksums: Checksums = read_json(&folder.join(CHECKSUMS))?;
-    for (name, expected) in &checksums.files {
-        let found = content::hash_anew(&folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
-        if found != *expected {
-            return Err(format!("{name} is not what was written"));
-        }
-    }
-    Ok(())
-}
-
-/// Answers the hash.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
-    write_atomically(path, |file| file.write_all(bytes))?;
-    Ok(blake3::hash(bytes).to_hex().to_string())
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let bytes = fs::read(path).map_err(|error| format!("{name}: {error}"))?;
-    serde_json::from_slice(&bytes).map_err(|error| format!("{name}: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::tests::{lively, tiny};
+
+    const CHECKSUMS: &str = "checksums.json";
 
     fn provenance() -> Provenance {
         Provenance::new(
@@ -238,7 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let weights = lively(&tiny(), 1);
-        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
+        store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         (folder, store, weights)
     }
 
@@ -248,14 +202,14 @@ mod tests {
         let Lookup::Kept(entry) = store.find("key") else { panic!("not found") };
         assert_eq!(entry.weights.values(), weights.values());
         assert!(matches!(store.find("other"), Lookup::Absent));
-        store.insert_value("value", &vec![1.5, 0.1]).unwrap();
+        store.insert_value("value", "a value", &vec![1.5, 0.1]).unwrap();
         assert!(matches!(store.find_value::<Vec<f64>>("value"), Lookup::Kept(value) if value == [1.5, 0.1]));
     }
 
     #[test]
     fn a_flipped_bit_anywhere_is_damage() {
         let (_folder, store, weights) = filled();
-        for name in ["model.safetensors", "config.json", "mopd.json", METRICS, CHECKSUMS] {
+        for name in ["model.safetensors", "config.json", "mopd.json", METRICS, TOKENS, CHECKSUMS] {
             let path = store.path("key").join(name);
             let good = fs::read(&path).unwrap();
             for place in [0, good.len() / 2, good.len() - 1] {
@@ -273,7 +227,7 @@ mod tests {
         let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
         assert!(reason.contains("model.safetensors"), "{reason}");
         // Rebuilt, it counts again.
-        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
+        store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         assert!(matches!(store.find("key"), Lookup::Kept(_)));
     }
 

@@ -107,7 +107,7 @@ fn averages_are_in_single_precision() {
             let (mut master, _) = trainer.trained.parameters(&trainer.model);
             master.set(&(master.single() + 1e-5));
         }
-        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
         let now = to_vec(&trainer.trained.single(&trainer.model));
         for (expected, rate) in expected.iter_mut().zip([0.75, 0.9]) {
             expected.iter_mut().zip(&now).for_each(|(average, now)| *average = rate * *average + (1.0 - rate) * now);

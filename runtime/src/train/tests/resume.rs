@@ -31,7 +31,7 @@ fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> Finished {
 fn rows(finished: &Finished) -> Vec<Row> {
     let timeless =
         |row: &Row| Row { seconds: 0.0, rollout_seconds: 0.0, scoring_seconds: 0.0, update_seconds: 0.0, ..row.clone() };
-    finished.rows.iter().map(timeless).collect()
+    finished.record.rows.iter().map(timeless).collect()
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -42,8 +42,8 @@ fn store() -> (tempfile::TempDir, Store) {
 
 /// Trains with a checkpoint after every step, each under its number as the key.
 fn with_states(stage: &Stage, store: &Store) -> Finished {
-    let keep = |state: &State| store.keep_state(&state.position.step.to_string(), state);
-    finished(stage, Some(Checkpoints { from: None, pace: Pace::Every(Duration::ZERO), keep: &keep }))
+    let keep = |state: &State| store.keep_state(&state.position.step.to_string(), "a stage", state);
+    finished(stage, Some(Checkpoints { from: None, shelf: None, pace: Pace::Every(Duration::ZERO), keep: &keep }))
 }
 
 fn state(store: &Store, step: u32) -> State {
@@ -55,7 +55,7 @@ fn state(store: &Store, step: u32) -> State {
 
 fn resumed(stage: &Stage, store: &Store, step: u32, taking: Taking) -> Finished {
     let keep = |_: &State| Ok(());
-    finished(stage, Some(Checkpoints { from: Some((state(store, step), taking)), pace: Pace::Sparing, keep: &keep }))
+    finished(stage, Some(Checkpoints { from: Some((state(store, step), taking)), shelf: None, pace: Pace::Sparing, keep: &keep }))
 }
 
 #[test]
@@ -96,6 +96,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
             assert!(again.weights.values() == through.weights.values(), "{name}: weights after a cut at step {step}");
             assert!(again.adapter == through.adapter, "{name}: the adapter after a cut at step {step}");
             assert_eq!(rows(&again), rows(&through), "{name}: diagnostics after a cut at step {step}");
+            assert_eq!(again.record.tokens, through.record.tokens, "{name}: tokens after a cut at step {step}");
         }
     }
 }
@@ -121,14 +122,17 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     }
     let control = Control::new(Leaves(0));
     let stage = Stage { control: &control, ..world.stage(&train, ROUTED, &models) };
-    let keep = |state: &State| store.keep_state("key", state);
-    let checkpoints = Checkpoints { from: None, pace: Pace::Sparing, keep: &keep };
+    let keep = |state: &State| store.keep_state("key", "a stage", state);
+    let checkpoints = Checkpoints { from: None, shelf: None, pace: Pace::Sparing, keep: &keep };
     let Err(stopped) = super::super::train(&stage, Some(checkpoints)) else { panic!("it went on") };
     assert!(matches!(stopped.error, Error::Interrupted));
-    assert_eq!((store.steps("key"), stopped.rows.len()), (vec![2], 4));
+    assert_eq!((store.steps("key"), stopped.record.rows.len()), (vec![2], 4));
     let keep = |_: &State| Ok(());
     let from = Some((store.last_state("key").0.unwrap(), Taking::Own));
-    let again = finished(&world.stage(&train, ROUTED, &models), Some(Checkpoints { from, pace: Pace::Sparing, keep: &keep }));
+    let again = finished(
+        &world.stage(&train, ROUTED, &models),
+        Some(Checkpoints { from, shelf: None, pace: Pace::Sparing, keep: &keep }),
+    );
     assert!(again.weights.values() == through.weights.values());
 }
 
@@ -148,21 +152,22 @@ fn a_fork_goes_on_from_anothers_state() {
     // By hand: two steps of the one, two of the other.
     let mut trainer = Trainer::new(&stage).unwrap();
     for step in 0..2 {
-        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
     }
     let mut second = Trainer::new(&edited).unwrap();
     second.optimizer = trainer.optimizer;
     second.model.flat().shallow_clone().detach().copy_(trainer.model.flat());
     second.batches = trainer.batches;
     for step in 2..4 {
-        second.step(step).map_err(|(error, _)| error).unwrap();
+        second.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
     }
     assert!(forked.weights.values() == to_vec(second.model.flat()));
 
     let mut frozen = one.clone();
     frozen.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
     let keep = |_: &State| Ok(());
-    let from = |taking| Some(Checkpoints { from: Some((state(&store, 2), taking)), pace: Pace::Sparing, keep: &keep });
+    let from =
+        |taking| Some(Checkpoints { from: Some((state(&store, 2), taking)), shelf: None, pace: Pace::Sparing, keep: &keep });
     let narrow = world.stage(&frozen, ROUTED, &models);
     let Err(stopped) = super::super::train(&narrow, from(Taking::Forked)) else { panic!("shapes differ") };
     assert!(stopped.error.to_string().contains("cannot fork from the checkpoint of step 2: `trained` is"), "{}", stopped.error);
