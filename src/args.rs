@@ -33,6 +33,7 @@ pub enum Command {
     Audit(Audit),
     Run(Run),
     Report(Report),
+    Compare(Compare),
     Explain(Explain),
     Sample(Sample),
     Doctor(Doctor),
@@ -307,6 +308,32 @@ pub struct Report {
     /// The page [default: report.html in the run's folder]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// Say what differs between runs: in meaning, and in result with the interval of every difference
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd compare runs/a runs/b
+  mopd compare --format latex runs/a runs/b > table.tex
+  mopd compare --format csv runs/a runs/b runs/c
+
+Every run is compared with the first one.")]
+pub struct Compare {
+    /// Folders of runs
+    #[arg(value_name = "RUN", required = true, num_args = 2..)]
+    pub runs: Vec<PathBuf>,
+    /// `csv` has a line for every number; `latex` needs the package booktabs
+    #[arg(long, value_enum, default_value_t = CompareFormat::Text)]
+    pub format: CompareFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompareFormat {
+    Text,
+    Markdown,
+    Csv,
+    Latex,
 }
 
 /// Explain a finding: why it is one, and the way out
