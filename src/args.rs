@@ -34,6 +34,7 @@ pub enum Command {
     Run(Run),
     Report(Report),
     Compare(Compare),
+    Export(Export),
     Explain(Explain),
     Sample(Sample),
     Doctor(Doctor),
@@ -334,6 +335,25 @@ pub enum CompareFormat {
     Markdown,
     Csv,
     Latex,
+}
+
+/// Write a run in the files of another program
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  mopd export --tensorboard runs/quickstart && tensorboard --logdir runs/quickstart/tensorboard"
+)]
+pub struct Export {
+    /// Event files: a series for every stage and seed
+    #[arg(long, required_unless_present = "engine")]
+    pub tensorboard: bool,
+    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "tensorboard")]
+    pub engine: Option<String>,
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The folder for the files [default: tensorboard in the run's folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// Explain a finding: why it is one, and the way out
