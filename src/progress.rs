@@ -152,6 +152,8 @@ impl Progress {
             Event::Ready { .. }
             | Event::Predicted { .. }
             | Event::Evaluated { .. }
+            | Event::Table { .. }
+            | Event::Compared { .. }
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }

@@ -7,6 +7,8 @@ use mopd_compiler::plan::{Comparison, DomainId, ModelId, Objective};
 
 use crate::random::Uniforms;
 
+pub mod compare;
+
 type Experiment = mopd_compiler::plan::Experiment<Objective>;
 
 /// Resamples behind an interval.
@@ -40,6 +42,11 @@ impl Scores {
     pub fn insert(&mut self, model: ModelId, domain: DomainId, seed: u64, rewards: &[f64], samples: u32) {
         let means = rewards.chunks(samples.max(1) as usize).map(mean).collect();
         self.by_prompt.insert((model, domain, seed), means);
+    }
+
+    /// The mean reward of each prompt, for every model, domain and seed.
+    pub fn by_prompt(&self) -> impl Iterator<Item = (ModelId, DomainId, u64, &[f64])> {
+        self.by_prompt.iter().map(|((model, domain, seed), means)| (*model, *domain, *seed, means.as_slice()))
     }
 
     /// Mean reward over prompts and samples.

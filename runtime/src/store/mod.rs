@@ -7,6 +7,7 @@ mod unfinished;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mopd_store::files::folder_of_model;
 use mopd_store::{Folder, Lock, Run, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,13 +15,16 @@ use serde::de::DeserializeOwned;
 use crate::failure::{Error, Result};
 use crate::formats::safetensors;
 use crate::model::Weights;
-use crate::report::metrics::Row;
+use crate::report::Record;
+use crate::report::tokens::Tokens;
 use crate::train::peft;
 
 pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
 pub use mopd_store::Lookup;
 
+/// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the run.
 const METRICS: &str = "metrics.json";
+const TOKENS: &str = "tokens.json";
 const VALUE: &str = "value.json";
 
 pub struct Store {
@@ -31,7 +35,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Entry {
     pub weights: Weights,
-    pub rows: Vec<Row>,
+    pub record: Record,
 }
 
 impl Store {
@@ -62,8 +66,10 @@ impl Store {
     pub fn find(&self, key: &str) -> Lookup<Entry> {
         self.folder.read(key, |folder| {
             let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
-            let rows: Vec<Row> = read_json(&folder.join(METRICS))?;
-            Ok(Entry { weights: checkpoint.weights, rows })
+            let rows = read_json(&folder.join(METRICS))?;
+            // Earlier versions kept none.
+            let tokens = if folder.join(TOKENS).exists() { read_json(&folder.join(TOKENS))? } else { Tokens::default() };
+            Ok(Entry { weights: checkpoint.weights, record: Record { rows, tokens } })
         })
     }
 
@@ -88,13 +94,16 @@ impl Store {
         key: &str,
         provenance: &Provenance,
         weights: &Weights,
-        rows: &[Row],
+        record: &Record,
         adapter: &peft::Files,
     ) -> Result<()> {
-        let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
+        let failed = |error| Error::storage(&self.path(key), error);
+        let rows = serde_json::to_vec(&record.rows).map_err(failed)?;
+        let tokens = serde_json::to_vec(&record.tokens).map_err(failed)?;
         self.folder.write(key, &format!("{}, seed {}", provenance.model, provenance.seed), |folder| {
             let mut sums = checkpoint::save(folder, provenance, weights)?;
             sums.insert(METRICS.to_owned(), write_whole(&folder.join(METRICS), &rows)?);
+            sums.insert(TOKENS.to_owned(), write_whole(&folder.join(TOKENS), &tokens)?);
             for (name, bytes) in adapter {
                 let name = format!("{}/{name}", peft::FOLDER);
                 let sum = write_whole(&folder.join(&name), bytes)?;
@@ -122,7 +131,7 @@ impl Store {
 
     /// Makes a finished model appear as `models/<name>-seed<seed>` in the folder of results.
     pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
-        let folder = out.join("models").join(format!("{}-seed{seed}", file_name(model)));
+        let folder = out.join("models").join(folder_of_model(model, seed));
         fs::create_dir_all(&folder).map_err(|error| Error::storage(&folder, error))?;
         let entry = self.path(key);
         let sums = self.folder.checksums(key).map_err(|problem| Error::storage(&entry, problem))?;
@@ -132,7 +141,7 @@ impl Store {
                 fs::remove_file(&stale).map_err(|error| Error::storage(&stale, error))?;
             }
         }
-        for name in sums.files.keys().filter(|name| *name != METRICS) {
+        for name in sums.files.keys().filter(|name| ![METRICS, TOKENS].contains(&name.as_str())) {
             let (from, to) = (entry.join(name), folder.join(name));
             if let Some(parent) = to.parent() {
                 fs::create_dir_all(parent).map_err(|error| Error::storage(parent, error))?;
@@ -147,20 +156,6 @@ impl Store {
         }
         Ok(folder)
     }
-}
-
-/// A model's name as a file name: `expert[sort]` becomes `expert.sort`.
-pub fn file_name(model: &str) -> String {
-    let mut name = String::with_capacity(model.len());
-    for character in model.chars() {
-        match character {
-            ']' => {}
-            '[' => name.push('.'),
-            other if other.is_alphanumeric() || "-_.".contains(other) => name.push(other),
-            _ => name.push('_'),
-        }
-    }
-    name
 }
 
 #[cfg(test)]
@@ -184,7 +179,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let weights = lively(&tiny(), 1);
-        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
+        store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         (folder, store, weights)
     }
 
@@ -201,7 +196,7 @@ mod tests {
     #[test]
     fn a_flipped_bit_anywhere_is_damage() {
         let (_folder, store, weights) = filled();
-        for name in ["model.safetensors", "config.json", "mopd.json", METRICS, CHECKSUMS] {
+        for name in ["model.safetensors", "config.json", "mopd.json", METRICS, TOKENS, CHECKSUMS] {
             let path = store.path("key").join(name);
             let good = fs::read(&path).unwrap();
             for place in [0, good.len() / 2, good.len() - 1] {
@@ -219,7 +214,7 @@ mod tests {
         let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
         assert!(reason.contains("model.safetensors"), "{reason}");
         // Rebuilt, it counts again.
-        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
+        store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         assert!(matches!(store.find("key"), Lookup::Kept(_)));
     }
 
@@ -239,7 +234,6 @@ mod tests {
             assert_eq!(published, out.join("models/expert.sort-seed3"));
             assert_eq!(Checkpoint::load(&published).unwrap().weights.values(), weights.values());
         }
-        assert_eq!(file_name("a/b: c"), "a_b__c");
     }
 
     #[test]
