@@ -32,6 +32,7 @@ pub enum Command {
     Plan(Plan),
     Audit(Audit),
     Run(Run),
+    Watch(Watch),
     Explain(Explain),
     Sample(Sample),
     Doctor(Doctor),
@@ -178,6 +179,39 @@ pub struct Run {
     pub resume: bool,
     #[arg(long, hide = true, value_name = "STAGE")]
     pub from: Option<String>,
+}
+
+/// Check at every save, and run again just what the edit changed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd watch a.mopd
+  mopd watch --check a.mopd             findings and what an edit means; nothing runs
+  mopd watch --format json a.mopd | jq 'select(.event == \"step\")'
+
+A save that leaves the meaning as it is changes nothing. One that changes it stops what is under way at its next step and goes on
+with the new text; finished stages are kept. A mistake in the file leaves the last good run going. Modules, data files, tokenizers
+and reward programs are followed like the file itself.")]
+pub struct Watch {
+    /// The experiment, a .mopd file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Folder for results [default: what the experiment says, else runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Check and compare only; run nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Stages that run side by side at most, a core each [default: what the machine can carry]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: Option<u32>,
+    /// Lines instead of the view that a terminal gets
+    #[arg(long)]
+    pub plain: bool,
+    /// `json` writes events to standard output, one a line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
 }
 
 #[derive(Debug, Args)]

@@ -89,13 +89,13 @@ impl Progress {
     /// Takes note of an event. Those that end a job are the caller's.
     pub fn note(&mut self, event: &Event) {
         match event {
-            Event::Started { tasks } => self.tasks = *tasks,
+            Event::Started { tasks, .. } => self.tasks = *tasks,
             Event::StageStarted { stage, seed, steps } => {
                 self.begun += 1;
                 let begun = Stage { order: self.begun, started: Instant::now(), step: 0, steps: *steps, metric: String::new() };
                 self.stages.insert((stage.clone(), *seed), begun);
             }
-            Event::Step { stage, seed, step, steps, metric, value } => {
+            Event::Step { stage, seed, step, steps, metric, value, .. } => {
                 if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
                     // Steps are counted from 0; this one is done.
                     (running.step, running.steps) = (step + 1, *steps);

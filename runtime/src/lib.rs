@@ -24,3 +24,4 @@ pub mod sample;
 pub mod schedule;
 pub mod store;
 pub mod train;
+pub mod warm;

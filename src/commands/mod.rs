@@ -11,6 +11,7 @@ mod new;
 mod plan;
 mod run;
 mod sample;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -28,10 +29,10 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] =
-    &["new", "check", "fmt", "plan", "audit", "run", "explain", "sample", "doctor", "lsp", "bench", "expr", "help"];
+    &["new", "check", "fmt", "plan", "audit", "run", "watch", "explain", "sample", "doctor", "lsp", "bench", "expr", "help"];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["watch", "report", "compare", "eval", "export", "serve"];
+const LATER: &[&str] = &["report", "compare", "eval", "export", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -41,6 +42,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Watch(arguments) => watch::watch(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
