@@ -154,10 +154,12 @@ pub enum AuditFormat {
 Examples:
   mopd run a.mopd
   mopd run --set seed=2 --out runs/a-2 a.mopd
+  mopd run --from student a.mopd        that stage again, and what is made from it
   mopd run --format json a.mopd > events.jsonl
 
 The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), models/
-(checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs.")]
+(checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs; a stage that was cut
+off goes on from its last checkpoint, and ends with the same bits.")]
 pub struct Run {
     /// The experiment, a .mopd file
     pub file: PathBuf,
@@ -169,16 +171,22 @@ pub struct Run {
     /// Run every stage again, even those that are finished
     #[arg(long)]
     pub fresh: bool,
+    /// Run this stage again, and what is made from it; a family's name is all of its members. Can be given several times
+    #[arg(long, value_name = "STAGE", conflicts_with = "fresh")]
+    pub from: Vec<String>,
+    /// Go on from what is kept. A run does so by itself; with this it says so if nothing is
+    #[arg(long, conflicts_with_all = ["fresh", "from"])]
+    pub resume: bool,
+    /// How often a stage that trains leaves a checkpoint: `30s`, `10min`, `1h`; `0s` is after every step [default: every minute,
+    /// and less often where that would cost more than 2% of the time]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub checkpoint_every: Option<f64>,
     /// Stages that run side by side at most, a core each [default: what the machine can carry]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
     /// `json` writes the worker's events to standard output, one a line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
-    #[arg(long, hide = true)]
-    pub resume: bool,
-    #[arg(long, hide = true, value_name = "STAGE")]
-    pub from: Option<String>,
 }
 
 /// Check at every save, and run again just what the edit changed
@@ -203,6 +211,13 @@ pub struct Watch {
     /// Check and compare only; run nothing
     #[arg(long)]
     pub check: bool,
+    /// A stage that was under way goes on from its last checkpoint where an edit changed only its objective, its learning rate, its
+    /// optimiser's settings or its length; what it was begun with is written beside its result
+    #[arg(long, conflicts_with = "check")]
+    pub fork: bool,
+    /// How often a stage that trains leaves a checkpoint, as in `mopd run`
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub checkpoint_every: Option<f64>,
     /// Stages that run side by side at most, a core each [default: what the machine can carry]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
@@ -219,6 +234,22 @@ pub struct Overrides {
     /// Set the seed or a `param` of the file, for this run: `--set seed=2`
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
+}
+
+/// A length of time, in seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let of_unit = match unit.trim() {
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => return Err("expected a number and s, min, h or d, such as 30s".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number before the unit, such as 30s".to_owned())?;
+    let seconds = number * of_unit;
+    if seconds < 1e15 { Ok(seconds) } else { Err("that is more than any run takes".to_owned()) }
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
@@ -306,6 +337,7 @@ pub enum BenchWhat {
     Check(BenchCheck),
     Divergence(BenchDivergence),
     Expr(BenchExpr),
+    Watch(BenchWatch),
     /// Every other word: a measurement that is not built yet, or a slip.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -324,6 +356,20 @@ pub struct BenchCheck {
     #[arg(long, default_value_t = 10_000)]
     pub edits: u32,
     /// For programs: times in milliseconds, memory in bytes
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measure how long it takes in `mopd watch` from a save to its findings, and to the first step of what it changed
+#[derive(Debug, Args)]
+pub struct BenchWatch {
+    /// Saves whose findings are timed
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub saves: u32,
+    /// Saves whose first step is timed, behind a run of the experiment that `mopd new` writes
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub edits: u32,
+    /// For programs: times in milliseconds
     #[arg(long)]
     pub json: bool,
 }

@@ -256,7 +256,7 @@ mod tests {
         fs::rename(folder.path().join("new"), &source).unwrap();
         assert_eq!(files.changed(), Changed { sources: true, data: Vec::new() });
         fs::remove_file(&data).unwrap();
-        assert_eq!(files.changed().data, [data.clone()], "it is gone");
+        assert_eq!(files.changed().data, std::slice::from_ref(&data), "it is gone");
         assert_eq!(files.changed(), Changed::default(), "it is still gone");
         fs::write(&data, "two").unwrap();
         assert_eq!(files.changed().data, [data], "it is there again");

@@ -113,6 +113,9 @@ pub fn text(note: &Note, style: Style) -> String {
             render::human::report(&report, style) + "waiting for the next save; finished stages are kept\n"
         }
         Note::Problem(problem) => problem.text(style),
+        Note::Forked { stage, seed, step } => {
+            format!("{stage}, seed {seed}: goes on from step {step} of the text before, which its result is kept with\n")
+        }
         Note::Said(text) => format!("{text}\n"),
         Note::Began { .. } => String::new(),
     }
@@ -136,6 +139,8 @@ fn event_text(event: &Event, style: Style) -> String {
             0 => String::new(),
             steps => format!("{stage}, seed {seed}: {}\n", counted(*steps as usize, "step")),
         },
+        Event::StageResumed { stage, seed, step } => format!("{stage}, seed {seed}: goes on behind step {step}\n"),
+        Event::Waiting { what } => format!("{what} is being computed by another run\n"),
         Event::StageFinished { stage, seed, seconds, .. } => {
             format!("{stage}, seed {seed}: done in {}\n", duration(*seconds))
         }

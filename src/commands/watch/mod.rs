@@ -2,22 +2,24 @@
 //! way goes on until a text that is clean takes its place, and a stage that the edit leaves as it is loses no step.
 
 mod files;
+mod fork;
 mod lines;
 #[cfg(unix)]
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::difference::{Difference, difference};
-use mopd_compiler::plan::events::{Event, Job, Request, RunJob};
+use mopd_compiler::plan::events::{Event, Failure, Fork, Job, Request, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::Analysis;
 
 use self::files::{Changed, Files};
+use self::fork::Begun;
 use self::lines::Lines;
 use super::run::{self, STORE, as_text};
 use super::{Compiled, no_experiment, plan_of};
@@ -80,6 +82,11 @@ enum Note<'a> {
     Data(&'a [PathBuf]),
     Nothing,
     Stopping,
+    Forked {
+        stage: &'a str,
+        seed: u64,
+        step: u32,
+    },
     Began {
         compiled: &'a Compiled,
     },
@@ -93,7 +100,7 @@ enum Note<'a> {
     },
     Failed {
         compiled: &'a Compiled,
-        failure: &'a mopd_compiler::plan::events::Failure,
+        failure: &'a Failure,
     },
     Problem(&'a Problem),
     Said(&'a str),
@@ -171,6 +178,7 @@ pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
         latest: None,
         waiting: None,
         job: None,
+        before: None,
         retry: false,
         worker: None,
         workers: 0,
@@ -181,7 +189,7 @@ pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
 
 /// The run under way.
 struct Running {
-    compiled: Rc<Compiled>,
+    run: Begun,
     out: PathBuf,
     stopping: bool,
 }
@@ -211,6 +219,8 @@ struct Session<'a> {
     latest: Option<Rc<Compiled>>,
     waiting: Option<Rc<Compiled>>,
     job: Option<Running>,
+    /// The run before the next.
+    before: Option<Begun>,
     /// The last run did not end well: what is the same may well be run again.
     retry: bool,
     worker: Option<Attached>,
@@ -274,8 +284,9 @@ impl Session<'_> {
                 if let Some(problem) = problem {
                     self.face.note(&Note::Problem(&problem));
                 }
-                if self.job.take().is_some() {
+                if let Some(job) = self.job.take() {
                     self.retry = true;
+                    self.before = Some(job.run);
                     self.go_on();
                 }
             }
@@ -388,7 +399,7 @@ impl Session<'_> {
         // What ran last, or runs, is what counts: an edit that was taken back before it began is none.
         let idle = self.job.is_none();
         let same_as_running = match &self.job {
-            Some(job) => !job.stopping && difference(&job.compiled.plan, &compiled.plan).is_empty(),
+            Some(job) => !job.stopping && difference(&job.run.compiled.plan, &compiled.plan).is_empty(),
             None => edit.is_empty() && self.waiting.is_none() && !self.retry,
         };
         if same_as_running {
@@ -428,18 +439,22 @@ impl Session<'_> {
         }
         let Some(compiled) = self.waiting.take() else { return Ok(()) };
         let out = self.out(&compiled);
-        if let Err(problem) = self.begin(&compiled, &out) {
+        let forks = self.before.as_ref().map(|before| before.forks(&compiled, self.arguments.fork)).unwrap_or_default();
+        for Fork { stage, seed, step, .. } in &forks {
+            self.face.note(&Note::Forked { stage, seed: *seed, step: *step });
+        }
+        if let Err(problem) = self.begin(&compiled, &out, forks.clone()) {
             self.face.note(&Note::Problem(&problem));
             self.retry = true;
             return Ok(());
         }
         self.retry = false;
         self.face.note(&Note::Began { compiled: &compiled });
-        self.job = Some(Running { compiled, out, stopping: false });
+        self.job = Some(Running { out, stopping: false, run: Begun { compiled, forks, checkpoints: HashMap::new() } });
         Ok(())
     }
 
-    fn begin(&mut self, compiled: &Compiled, out: &Path) -> Result<(), Problem> {
+    fn begin(&mut self, compiled: &Compiled, out: &Path, forks: Vec<Fork>) -> Result<(), Problem> {
         run::provenance(out, compiled)?;
         let job = Job::Run(Box::new(RunJob {
             plan: compiled.plan.clone(),
@@ -447,6 +462,9 @@ impl Session<'_> {
             store: STORE.to_owned(),
             out: as_text(out)?,
             fresh: false,
+            from: Vec::new(),
+            checkpoint_every: self.arguments.checkpoint_every,
+            forks,
             workers: self.arguments.workers,
         }));
         if self.worker.is_none() {
@@ -497,23 +515,30 @@ impl Session<'_> {
             Event::Finished { seconds, peak_memory } => {
                 if let Some(job) = self.job.take() {
                     self.finished(&job, *seconds, *peak_memory);
+                    self.before = Some(job.run);
                     self.go_on();
                 }
             }
             Event::Failed(failure) => {
                 if let Some(job) = self.job.take() {
                     self.retry = true;
-                    self.face.note(&Note::Failed { compiled: &job.compiled, failure });
+                    self.face.note(&Note::Failed { compiled: &job.run.compiled, failure });
+                    self.before = Some(job.run);
                     self.go_on();
                 }
             }
             Event::Interrupted { .. } => {
-                if self.job.take().is_some() {
+                if let Some(job) = self.job.take() {
                     self.retry = true;
+                    self.before = Some(job.run);
                     self.go_on();
                 }
             }
-            _ => {}
+            event => {
+                if let Some(job) = &mut self.job {
+                    job.run.note(event);
+                }
+            }
         }
         Ok(())
     }
@@ -521,7 +546,7 @@ impl Session<'_> {
     fn finished(&mut self, job: &Running, seconds: f64, peak_memory: u64) {
         match results(&job.out) {
             Ok(results) => {
-                let (compiled, out) = (&*job.compiled, &*job.out);
+                let (compiled, out) = (&*job.run.compiled, &*job.out);
                 self.face.note(&Note::Finished { compiled, out, results, seconds, peak_memory });
             }
             Err(problem) => self.face.note(&Note::Problem(&problem)),

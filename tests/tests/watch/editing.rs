@@ -121,8 +121,16 @@ impl Desk {
         command
     }
 
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
     pub fn watch(&self) -> Watching {
-        Watching::of(self.command(&["watch", "tiny.mopd", "--format", "json"]))
+        self.watch_with(&[])
+    }
+
+    pub fn watch_with(&self, arguments: &[&str]) -> Watching {
+        Watching::of(self.command(&[&["watch", "tiny.mopd", "--format", "json"], arguments].concat()))
     }
 
     pub fn check_only(&self) -> Watching {
@@ -155,6 +163,7 @@ pub struct Run {
     /// Stages with steps, in order.
     pub started: Vec<String>,
     pub kept: Vec<String>,
+    pub resumed: Vec<String>,
     steps: Vec<String>,
 }
 
@@ -231,6 +240,11 @@ impl Watching {
         }
     }
 
+    /// Steps of a stage in all runs.
+    pub fn steps(&self, stage: &str) -> usize {
+        self.events.iter().filter(|event| event["event"] == "step" && event["stage"] == stage).count()
+    }
+
     /// Runs that were begun.
     pub fn runs(&self) -> usize {
         self.events.iter().filter(|event| event["event"] == "ready").count()
@@ -258,6 +272,7 @@ impl Watching {
             match event["event"].as_str() {
                 Some("stage_started") if event["steps"] != 0 => run.started.push(stage),
                 Some("stage_kept") => run.kept.push(stage),
+                Some("stage_resumed") => run.resumed.push(stage),
                 Some("step") => run.steps.push(stage),
                 _ => {}
             }

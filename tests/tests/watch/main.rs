@@ -202,3 +202,41 @@ fn the_worker_ends_with_whoever_watches() {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// A stage that an edit leaves as it is loses no step, and its weights are those of a run that nobody disturbed.
+#[test]
+fn a_stage_that_the_edit_does_not_touch_goes_on_where_it_was() {
+    let desk = Desk::new();
+    desk.edit(Save::InPlace, "steps = 5, batch", "steps = 300, batch");
+    let mut watch = desk.watch();
+    watch.until_step("start", 20, SOON);
+    desk.edit(Save::Replace, "clip_at: 5", "clip_at: 3");
+    let run = watch.until_finished(SOON);
+    assert!(run.resumed.contains(&"start".to_owned()), "{run:?}");
+    assert_eq!(watch.steps("start"), 300, "every step once");
+    let weights = |out: &str| desk.bytes(&format!("{out}/models/start-seed1/model.safetensors"));
+    let undisturbed = desk.command(&["run", "tiny.mopd", "--fresh", "--out", "other"]).output().expect("mopd starts");
+    assert!(undisturbed.status.success(), "{}", String::from_utf8_lossy(&undisturbed.stderr));
+    assert!(weights("runs/tiny") == weights("other"));
+}
+
+#[test]
+fn a_fork_goes_on_from_the_checkpoint_and_is_written_down() {
+    let desk = Desk::new();
+    desk.edit(Save::InPlace, "steps     = 6", "steps     = 400");
+    let mut watch = desk.watch_with(&["--fork"]);
+    watch.until_step("student", 10, SOON);
+    desk.edit(Save::Replace, "clip_at: 5", "clip_at: 3");
+    let run = watch.until_finished(SOON);
+    assert!(run.resumed.contains(&"student".to_owned()), "{run:?}");
+    assert_eq!(watch.steps("student"), 400, "none of them twice");
+    assert!(watch.said("goes on from step"), "{}", watch.text());
+    assert!(desk.read("runs/tiny/models/student-seed1/mopd.json").contains("\"forked\""));
+    // What the file says gives other weights than what was made of two texts.
+    let run = desk.command(&["run", "tiny.mopd", "--out", "other"]).output().expect("mopd starts");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(
+        desk.bytes("other/models/student-seed1/model.safetensors")
+            != desk.bytes("runs/tiny/models/student-seed1/model.safetensors")
+    );
+}

@@ -196,6 +196,13 @@ impl State {
                     self.stages[index].step(*step, *steps, *loss, domains);
                 }
             }
+            Event::StageResumed { stage, seed, step } => {
+                if let Some(index) = self.place(stage, *seed)
+                    && let Progress::Running { step: at, .. } = &mut self.stages[index].progress
+                {
+                    *at = *step;
+                }
+            }
             Event::StageKept { stage, seed } => self.set(stage, *seed, Progress::Kept),
             Event::StageFinished { stage, seed, seconds, .. } => self.set(stage, *seed, Progress::Done { seconds: *seconds }),
             Event::Finished { .. } | Event::Failed(_) | Event::Interrupted { .. } => {
