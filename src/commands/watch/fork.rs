@@ -80,7 +80,10 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r#"
-objective closer { term t = live kl(student || teacher) reduce = mean(token, over: batch) }
+objective closer {
+  term t = live kl(student || teacher)
+  reduce = mean(token, over: batch)
+}
 experiment "tiny" { seed = 1 }
 domain copy { prompts = "copy.jsonl", tests = "copy.jsonl", reward = exact_match }
 model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }
@@ -93,7 +96,7 @@ model student = distill(base) {
 "#;
 
     fn compiled(text: &str) -> Rc<Compiled> {
-        let analysis = mopd_lang::analyse(SourceFile { path: "tiny.mopd".into(), text: text.into() }, &|_| None);
+        let analysis = mopd_lang::analyse(SourceFile { path: "tiny.mopd".into(), text: text.into() }, &crate::host::standard);
         let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
         let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run");
         Rc::new(Compiled { sources: analysis.sources, plan })

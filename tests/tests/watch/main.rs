@@ -226,7 +226,7 @@ fn a_fork_goes_on_from_the_checkpoint_and_is_written_down() {
     desk.edit(Save::InPlace, "steps     = 6", "steps     = 400");
     let mut watch = desk.watch_with(&["--fork"]);
     watch.until_step("student", 10, SOON);
-    desk.edit(Save::Replace, "clip_at: 5", "clip_at: 3");
+    desk.edit(Save::Replace, "lr        = 1e-3", "lr        = 4e-3");
     let run = watch.until_finished(SOON);
     assert!(run.resumed.contains(&"student".to_owned()), "{run:?}");
     assert_eq!(watch.steps("student"), 400, "none of them twice");

@@ -15,7 +15,7 @@ compare "tiny table" { models = [start], samples = 2, temperature = 1.0, max_tok
 
 fn state() -> State {
     let entry = mopd_lang::source::SourceFile { path: "tiny.mopd".into(), text: TEXT.into() };
-    let analysis = mopd_lang::analyse(entry, &|_| None);
+    let analysis = mopd_lang::analyse(entry, &crate::host::standard);
     let experiment = analysis.experiment.as_ref().expect("it is sound");
     let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run");
     let mut state = State::new("tiny.mopd");
