@@ -10,9 +10,12 @@ mod expr;
 mod fmt;
 mod new;
 mod plan;
+mod report;
 mod run;
 mod sample;
 mod watch;
+
+pub use run::as_text;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -30,12 +33,12 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] = &[
-    "new", "check", "fmt", "plan", "audit", "run", "watch", "explain", "sample", "doctor", "lsp", "bench", "expr", "cache",
-    "help",
+    "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "explain", "sample", "doctor", "lsp", "bench", "expr",
+    "cache", "help",
 ];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["report", "compare", "eval", "export", "serve"];
+const LATER: &[&str] = &["compare", "eval", "export", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -46,6 +49,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Watch(arguments) => watch::watch(&arguments),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
