@@ -239,11 +239,11 @@ signal.signal(signal.SIGINT, stop)
 fn where_a_stage_goes_on_is_said() {
     let said = play(
         "ready()
-say('started', tasks=3)
+say('started', tasks=3, kept=0)
 say('stage_kept', stage='start', seed=1)
 say('stage_started', stage='student', seed=1, steps=100)
 say('stage_resumed', stage='student', seed=1, step=40)
-say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0)
+say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0, loss=1.0, domains=[])
 say('checkpoint', stage='student', seed=1, key='k', step=41)
 say('waiting', what='expert, seed 1')
 say('interrupted', finished=1, tasks=3)
@@ -261,9 +261,9 @@ sys.exit(130)",
 #[test]
 fn resume_says_where_there_is_nothing_to_go_on_from() {
     let script = "ready()
-say('started', tasks=3)
+say('started', tasks=3, kept=0)
 say('stage_started', stage='student', seed=1, steps=100)
-say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0)
+say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0, loss=1.0, domains=[])
 say('interrupted', finished=0, tasks=3)
 sys.exit(130)";
     let place = Place::with(&[("a.mopd", GOOD)]);
