@@ -27,7 +27,7 @@ pub fn run(arguments: &Run) -> Result<Status, Problem> {
     let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
     let from = stages_named(&arguments.from, &compiled)?;
     worker::find()?;
-    let out = out_folder(arguments, &compiled);
+    let out = out_folder(arguments.out.as_deref(), &compiled);
     provenance(&out, &compiled)?;
     let job = Job::Run(Box::new(RunJob {
         plan: compiled.plan.clone(),
@@ -87,7 +87,7 @@ fn follow(mut worker: Worker, progress: &mut Progress, format: Format) -> Result
                     output::result(&json_line(&event));
                 }
                 if let Event::Ready { versions, .. } = &event {
-                    check_version(&versions.mopd, &worker)?;
+                    check_version(&versions.mopd, &worker.killer())?;
                 }
                 progress.note(&event);
                 if matches!(event, Event::Failed(_) | Event::Interrupted { .. } | Event::Finished { .. }) {
@@ -100,17 +100,17 @@ fn follow(mut worker: Worker, progress: &mut Progress, format: Format) -> Result
     Ok((last, worker.wait()?))
 }
 
-fn json_line(event: &Event) -> String {
+pub fn json_line(event: &Event) -> String {
     serde_json::to_string(event).expect("an event was read from JSON") + "\n"
 }
 
 /// A worker of another build may read the plan differently; better to stop before it trains.
-fn check_version(theirs: &str, worker: &Worker) -> Result<(), Problem> {
+pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
     let ours = env!("CARGO_PKG_VERSION");
     if theirs == ours {
         return Ok(());
     }
-    worker.killer().now();
+    kill.now();
     Err(Problem::run("worker-protocol", format!("mopd is version {ours}, but mopd-worker is version {theirs}"))
         .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
 }
@@ -149,10 +149,10 @@ fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, P
     Ok(found)
 }
 
-fn out_folder(arguments: &Run, compiled: &Compiled) -> PathBuf {
+pub fn out_folder(wanted: Option<&Path>, compiled: &Compiled) -> PathBuf {
     let experiment = &compiled.plan.experiment;
-    match (&arguments.out, &experiment.out) {
-        (Some(out), _) => out.clone(),
+    match (wanted, &experiment.out) {
+        (Some(out), _) => out.to_owned(),
         (None, Some(out)) => PathBuf::from(out),
         (None, None) => Path::new("runs").join(folder_name(&experiment.name)),
     }
@@ -167,7 +167,7 @@ fn folder_name(name: &str) -> String {
 }
 
 /// What the results were made from: the source, the modules that it imports from its folder, the plan.
-fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
+pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     let write = |path: PathBuf, text: &str| {
         let folder = path.parent().unwrap_or(out);
         std::fs::create_dir_all(folder)
