@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod sample;
 mod sweep;
+mod watch;
 
 pub use run::as_text;
 
@@ -35,12 +36,12 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] = &[
-    "new", "check", "fmt", "plan", "audit", "run", "report", "compare", "export", "explain", "sample", "doctor", "lsp", "bench",
-    "expr", "cache", "help",
+    "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "export", "explain", "sample", "doctor", "lsp",
+    "bench", "expr", "cache", "help",
 ];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["watch", "eval", "serve"];
+const LATER: &[&str] = &["eval", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -50,6 +51,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Watch(arguments) => watch::watch(&arguments),
         Command::Report(arguments) => report::report(&arguments),
         Command::Export(arguments) => export::export(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),

@@ -96,7 +96,7 @@ fn follow(mut worker: Worker, progress: &mut Progress, format: Format) -> Result
                     output::result(&json_line(&event));
                 }
                 if let Event::Ready { versions, .. } = &event {
-                    check_version(&versions.mopd, &worker)?;
+                    check_version(&versions.mopd, &worker.killer())?;
                 }
                 progress.note(&event);
                 if matches!(event, Event::Failed(_) | Event::Interrupted { .. } | Event::Finished { .. }) {
@@ -109,17 +109,17 @@ fn follow(mut worker: Worker, progress: &mut Progress, format: Format) -> Result
     Ok((last, worker.wait()?))
 }
 
-fn json_line(event: &Event) -> String {
+pub fn json_line(event: &Event) -> String {
     serde_json::to_string(event).expect("an event was read from JSON") + "\n"
 }
 
 /// A worker of another build may read the plan differently; better to stop before it trains.
-fn check_version(theirs: &str, worker: &Worker) -> Result<(), Problem> {
+pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
     let ours = env!("CARGO_PKG_VERSION");
     if theirs == ours {
         return Ok(());
     }
-    worker.killer().now();
+    kill.now();
     Err(Problem::run("worker-protocol", format!("mopd is version {ours}, but mopd-worker is version {theirs}"))
         .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
 }
@@ -199,7 +199,7 @@ fn folder_name(name: &str) -> String {
 }
 
 /// What the results were made from: the source, the modules that it imports from its folder, the plan.
-fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
+pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     let write = |path: PathBuf, text: &str| {
         let folder = path.parent().unwrap_or(out);
         std::fs::create_dir_all(folder)
