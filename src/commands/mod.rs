@@ -15,6 +15,7 @@ mod plan;
 mod report;
 mod run;
 mod sample;
+mod sweep;
 mod watch;
 
 pub use run::as_text;
@@ -93,6 +94,26 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
     }
     report(&analysis);
     Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
+}
+
+/// The same for one member of a sweep, whose values are among the overrides; `aloud` or not, errors are said.
+fn compile_member(path: &Path, overrides: &[(String, String)], aloud: bool) -> Result<Option<Compiled>, Problem> {
+    let mut analysis = host::analyse_file(path, overrides)?;
+    let plan = plan_without_sweep(&mut analysis);
+    if aloud || plan.is_none() {
+        report(&analysis);
+    }
+    Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
+}
+
+/// The plan of a file with its own values, or those from outside, whatever it sweeps over.
+fn plan_without_sweep(analysis: &mut Analysis) -> Option<Plan> {
+    let sweep = std::mem::take(&mut analysis.experiment.as_mut()?.sweep);
+    let plan = plan_of(analysis);
+    if let Some(experiment) = &mut analysis.experiment {
+        experiment.sweep = sweep;
+    }
+    plan
 }
 
 /// The plan of a file that declares an experiment. What forbids it joins the findings: faults that the checker can't see, and
