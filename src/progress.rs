@@ -95,7 +95,7 @@ impl Progress {
                 let begun = Stage { order: self.begun, started: Instant::now(), step: 0, steps: *steps, metric: String::new() };
                 self.stages.insert((stage.clone(), *seed), begun);
             }
-            Event::Step { stage, seed, step, steps, metric, value } => {
+            Event::Step { stage, seed, step, steps, metric, value, .. } => {
                 if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
                     // Steps are counted from 0; this one is done.
                     (running.step, running.steps) = (step + 1, *steps);
@@ -122,6 +122,7 @@ impl Progress {
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }
+            | Event::MeasuredFloor { .. }
             | Event::Failed(_)
             | Event::Interrupted { .. }
             | Event::Finished { .. } => {}

@@ -62,6 +62,7 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
     let cuda = device::open_cuda();
     let device = match &job {
         Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
+        Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,
         Job::Probe | Job::Sample(_) | Job::Bench(_) => cuda.device(),
     };
     tch::set_num_threads(1);
@@ -75,7 +76,8 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
         Job::Probe => return Ok(false),
         Job::Sample(job) => sample::sample(&job, device, control)?,
         Job::Predict(job) => schedule::predict(&job, device, control)?,
-        Job::Bench(job) => bench::bench(&job, device, control)?,
+        Job::Bench(job) => bench::divergence::bench(&job, device, control)?,
+        Job::Floor(job) => bench::floor::floor(&job, device, control)?,
         Job::Run(job) => schedule::run(&job, &versions, device, control, progress)?,
     }
     Ok(true)

@@ -27,12 +27,12 @@ use std::time::Instant;
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::plan::events::Event;
+use mopd_compiler::plan::events::{Event, Seconds};
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
 use tch::{Device, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
-use self::diagnostics::{Seconds, Step, diagnose};
+use self::diagnostics::{Step, diagnose};
 use self::models::Models;
 pub use self::models::stay;
 use self::non_finite::Classified;
@@ -261,6 +261,7 @@ impl<'a> Trainer<'a> {
         let experts = self.model.take_expert_load();
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let rows = diagnose(self.stage, sequences, &batch, &outputs, &numbers);
+        let tokens = sequences.layout.tokens() as u64;
         self.rollouts = (train.passes > 1).then_some(rollouts);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {
@@ -270,6 +271,8 @@ impl<'a> Trainer<'a> {
             steps: self.stage.steps,
             metric: metric.to_owned(),
             value,
+            tokens,
+            seconds,
         });
         Ok(rows)
     }

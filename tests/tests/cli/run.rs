@@ -10,7 +10,8 @@ const FINISH: &str = r#"
 ready()
 say("started", tasks=2)
 say("stage_started", stage="start", seed=1, steps=2)
-say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5)
+say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5, tokens=12,
+    seconds={"rollout": 0.5, "scoring": 0.25, "update": 0.25})
 say("warning", message="half of the rewards are 0")
 say("stage_finished", stage="start", seed=1, seconds=1.0)
 say("stage_kept", stage="student", seed=1)
