@@ -315,7 +315,9 @@ fn rows_of(parts: &[Logits], first: i64, count: i64) -> Tensor {
         let (from, to) = (first.max(start), (first + count).min(end));
         if from < to {
             found.push(logits.rows(from - start, to - from));
-        } else {
+        }
+        // Only what the next tokens need too is held on to: a block may have tokens of every model.
+        if end <= first + count || start >= first + count {
             logits.let_go();
         }
         start = end;

@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use mopd_compiler::plan::events::{Phase, Rates, Seconds, StepPart};
 use serde_json::{Value, json};
 
-use super::Step;
+use super::{Seen, Step};
 use crate::args::{BenchDistill, DistillDtype};
 use crate::figures;
 
@@ -47,13 +47,14 @@ impl Floor {
 pub struct Figures<'a> {
     arguments: &'a BenchDistill,
     floor: &'a Floor,
-    device: String,
-    steps: Vec<Step>,
-    peak_memory: u64,
+    seen: &'a Seen,
 }
 
+/// What is asked of a step's times.
+type Of = fn(&Seconds) -> f64;
+
 /// The parts of a step and the whole, by name.
-const PARTS: [(&str, fn(&Seconds) -> f64); 4] = [
+const PARTS: [(&str, Of); 4] = [
     ("rollout", |seconds| seconds.rollout),
     ("scoring", |seconds| seconds.scoring),
     ("update", |seconds| seconds.update),
@@ -61,13 +62,13 @@ const PARTS: [(&str, fn(&Seconds) -> f64); 4] = [
 ];
 
 impl<'a> Figures<'a> {
-    pub fn new(arguments: &'a BenchDistill, floor: &'a Floor, steps: Vec<Step>, device: String, peak_memory: u64) -> Figures<'a> {
-        Figures { arguments, floor, device, steps, peak_memory }
+    pub fn new(arguments: &'a BenchDistill, floor: &'a Floor, seen: &'a Seen) -> Figures<'a> {
+        Figures { arguments, floor, seen }
     }
 
     /// The steps behind the first.
     fn counted(&self) -> &[Step] {
-        &self.steps[1.min(self.steps.len())..]
+        &self.seen.steps[1.min(self.seen.steps.len())..]
     }
 
     /// Over the counted steps; that of the whole is the median of whole steps and not the sum of medians.
@@ -102,9 +103,9 @@ impl<'a> Figures<'a> {
             self.dtype(),
             figures::count(u64::from(*batch)),
             steps - 1,
-            self.device,
+            self.seen.device,
             plural(*threads as usize, "core"),
-            figures::bytes(self.peak_memory),
+            figures::bytes(self.seen.peak_memory),
             figures::flops(rates.float32),
             figures::flops(rates.bfloat16),
             figures::bytes(rates.memory as u64),
@@ -122,7 +123,7 @@ impl<'a> Figures<'a> {
     pub fn json(&self) -> String {
         let BenchDistill { student, teachers, batch, new, chat, lora, micro_batch, checkpointing, .. } = self.arguments;
         let floor = self.floor.seconds(self.arguments.dtype);
-        let by_part = |value: &dyn Fn(fn(&Seconds) -> f64) -> f64| -> Value {
+        let by_part = |value: &dyn Fn(Of) -> f64| -> Value {
             PARTS.iter().map(|(name, of)| ((*name).to_owned(), json!(value(*of)))).collect::<serde_json::Map<_, _>>().into()
         };
         let step = |step: &Step| {
@@ -140,7 +141,7 @@ impl<'a> Figures<'a> {
             "lora": lora,
             "micro_batch": micro_batch,
             "checkpointing": checkpointing,
-            "device": self.device,
+            "device": self.seen.device,
             "threads": self.floor.threads,
             "prompt_tokens": self.floor.prompt,
             "tokens": self.median(|step| step.tokens as f64),
@@ -148,10 +149,11 @@ impl<'a> Figures<'a> {
             "tokens_per_second": by_part(&|of| self.median(|step| step.tokens as f64 / of(&step.seconds))),
             "floor": by_part(&|of| of(&floor)),
             "times_the_floor": by_part(&|of| self.median(|step| of(&step.seconds)) / of(&floor)),
-            "peak_memory": self.peak_memory,
+            "peak_memory": self.seen.peak_memory,
+            "stage_peak_memory": self.seen.stage_memory,
             "machine": self.floor.rates,
             "phases": self.floor.phases,
-            "steps": self.steps.iter().map(step).collect::<Vec<Value>>(),
+            "steps": self.seen.steps.iter().map(step).collect::<Vec<Value>>(),
         });
         format!("{figures:#}\n")
     }

@@ -33,11 +33,12 @@ pub struct Step {
 
 /// What the run was seen to do.
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     device: String,
     steps: Vec<Step>,
-    /// Of the whole worker, in bytes.
+    /// Of the whole worker, and while the stage ran, in bytes; the latter where the system tells.
     peak_memory: u64,
+    stage_memory: Option<u64>,
 }
 
 pub fn distill(arguments: &BenchDistill) -> Result<Status, Problem> {
@@ -52,11 +53,14 @@ pub fn distill(arguments: &BenchDistill) -> Result<Status, Problem> {
         store: as_text(&folder.0.join("store"))?,
         out: as_text(&folder.0.join("out"))?,
         fresh: true,
+        from: Vec::new(),
+        checkpoint_every: None,
+        forks: Vec::new(),
         workers: Some(1),
     };
     match measure(arguments, &run, &compiled)? {
         ControlFlow::Continue((floor, seen)) => {
-            let figures = Figures::new(arguments, &floor, seen.steps, seen.device, seen.peak_memory);
+            let figures = Figures::new(arguments, &floor, &seen);
             output::result(&if arguments.json { figures.json() } else { figures.table() });
             Ok(Status::Good)
         }
@@ -77,6 +81,7 @@ fn measure(arguments: &BenchDistill, run: &RunJob, compiled: &Compiled) -> Resul
         Event::Step { stage, tokens, seconds, .. } if stage == experiment::STAGE => {
             seen.steps.push(Step { seconds: *seconds, tokens: *tokens });
         }
+        Event::StageFinished { stage, peak_memory, .. } if stage == experiment::STAGE => seen.stage_memory = *peak_memory,
         Event::Finished { peak_memory, .. } => seen.peak_memory = *peak_memory,
         _ => {}
     };
@@ -119,7 +124,7 @@ fn ask(
     interrupted: &AtomicBool,
     mut note: impl FnMut(&Event),
 ) -> Result<ControlFlow<Status>, Problem> {
-    let mut progress = Progress::new(false);
+    let mut progress = Progress::new(false, false);
     let speaker = progress.speaker();
     let mut worker = {
         let speaker = speaker.clone();
