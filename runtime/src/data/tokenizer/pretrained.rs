@@ -224,10 +224,5 @@ mod tests {
         let (one, again, other) = (load("smollm"), load("smollm"), load("qwen3"));
         assert!(Arc::ptr_eq(&one.0.tokenizer, &again.0.tokenizer));
         assert!(!Arc::ptr_eq(&one.0.tokenizer, &other.0.tokenizer));
-        // What is not in use any more is not kept for its own sake.
-        let weak = Arc::downgrade(&other.0.tokenizer);
-        drop(other);
-        let _third = load("llama2");
-        assert!(weak.upgrade().is_none());
     }
 }
