@@ -33,12 +33,8 @@ use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Te
 use tch::{Device, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
-<<<<<<< HEAD
-use self::diagnostics::{Step, diagnose};
-=======
 pub use self::batches::{Shelf, Written};
-use self::diagnostics::{Seconds, Step, diagnose};
->>>>>>> main
+use self::diagnostics::{Step, diagnose};
 use self::models::Models;
 pub use self::models::stay;
 use self::non_finite::Classified;
