@@ -24,10 +24,10 @@ SHAPE = {"layers": 8, "width": 384, "heads": 6, "key-value-heads": 2, "hidden": 
 BASE = {"batch": 8, "new": 64, "vocabulary": 16384, "teachers": 1, "options": ""}
 LONG = {**BASE, "batch": 16, "new": 192}
 SWEEPS = {
-    "batch": [{**BASE, "batch": batch} for batch in (2, 4, 8, 16, 32)],
-    "new": [{**BASE, "new": new} for new in (16, 32, 64, 128, 256)],
-    "vocabulary": [{**BASE, "vocabulary": entries} for entries in (4096, 16384, 49152, 131072)],
-    "teachers": [{**BASE, "batch": 16, "teachers": count} for count in (1, 2, 4, 8, 16)],
+    "batch": [{**BASE, "batch": batch} for batch in (2, 8, 32)],
+    "new": [{**BASE, "new": new} for new in (16, 64, 256)],
+    "vocabulary": [{**BASE, "vocabulary": entries} for entries in (4096, 16384, 65536, 131072)],
+    "teachers": [{**BASE, "batch": 16, "teachers": count} for count in (1, 4, 16)],
     "kept": [{**LONG, "options": options} for options in
              ("", "--checkpointing 4", "--checkpointing all", "--micro-batch 4", "--lora 16", "--lora 16 --checkpointing all")],
 }
@@ -107,12 +107,12 @@ def plot(arguments):
         axis.set_xlabel(names[sweep])
         axis.set_ylabel("seconds a step")
     axes.flat[0].legend(frameon=False)
-    gib = lambda point, name="peak_memory": float(point[name] or "nan") / 2**30
+    gib = lambda point: float(point["stage_peak_memory"] or "nan") / 2**30
     axis, points = axes.flat[4], of("teachers")
     axis.bar(range(len(points)), [gib(point) for point in points], 0.6, color="#66ccee")
     axis.set_xticks(range(len(points)), [point["teachers"] for point in points])
     axis.set_xlabel(names["teachers"])
-    axis.set_ylabel("peak memory, GiB")
+    axis.set_ylabel("peak memory of the stage, GiB")
     axis, points = axes.flat[5], of("kept")
     axis.barh(range(len(points)), [gib(point) for point in points], 0.6, color="#66ccee")
     labels = [point["options"].replace("--", "") or "all kept, all trained" for point in points]
@@ -121,7 +121,7 @@ def plot(arguments):
         axis.text(gib(point), place, f" {float(point['step_seconds']):.2f} s", va="center")
     axis.invert_yaxis()
     axis.margins(x=0.2)
-    axis.set_xlabel("peak memory, GiB")
+    axis.set_xlabel("peak memory of the stage, GiB")
     figure.savefig(arguments.svg, metadata={"Date": None})
 
 
