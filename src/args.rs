@@ -33,6 +33,8 @@ pub enum Command {
     Audit(Audit),
     Run(Run),
     Report(Report),
+    Compare(Compare),
+    Export(Export),
     Explain(Explain),
     Sample(Sample),
     Doctor(Doctor),
@@ -306,6 +308,51 @@ pub struct Report {
     pub run: PathBuf,
     /// The page [default: report.html in the run's folder]
     #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Say what differs between runs: in meaning, and in result with the interval of every difference
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd compare runs/a runs/b
+  mopd compare --format latex runs/a runs/b > table.tex
+  mopd compare --format csv runs/a runs/b runs/c
+
+Every run is compared with the first one.")]
+pub struct Compare {
+    /// Folders of runs
+    #[arg(value_name = "RUN", required = true, num_args = 2..)]
+    pub runs: Vec<PathBuf>,
+    /// `csv` has a line for every number; `latex` needs the package booktabs
+    #[arg(long, value_enum, default_value_t = CompareFormat::Text)]
+    pub format: CompareFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompareFormat {
+    Text,
+    Markdown,
+    Csv,
+    Latex,
+}
+
+/// Write a run in the files of another program
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  mopd export --tensorboard runs/quickstart && tensorboard --logdir runs/quickstart/tensorboard"
+)]
+pub struct Export {
+    /// Event files: a series for every stage and seed
+    #[arg(long, required_unless_present = "engine")]
+    pub tensorboard: bool,
+    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "tensorboard")]
+    pub engine: Option<String>,
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The folder for the files [default: tensorboard in the run's folder]
+    #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
 

@@ -153,6 +153,7 @@ impl Progress {
             | Event::Predicted { .. }
             | Event::Evaluated { .. }
             | Event::Table { .. }
+            | Event::Compared { .. }
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }

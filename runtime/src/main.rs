@@ -64,7 +64,7 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
     let device = match &job {
         Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
         Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,
-        Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Bench(_) => cuda.device(),
+        Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Bench(_) => cuda.device(),
     };
     tch::set_num_threads(1);
     let versions = Versions { mopd: env!("CARGO_PKG_VERSION").to_owned(), libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned() };
@@ -77,6 +77,7 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
         Job::Probe => return Ok(false),
         Job::Sample(job) => sample::sample(&job, device, control)?,
         Job::Read(job) => read::read(&job, control)?,
+        Job::Compare(job) => read::compare(&job, control)?,
         Job::Predict(job) => schedule::predict(&job, device, control)?,
         Job::Bench(job) => bench::divergence::bench(&job, device, control)?,
         Job::Floor(job) => bench::floor::floor(&job, device, control)?,

@@ -4,8 +4,10 @@ mod audit;
 mod bench;
 mod cache;
 mod check;
+mod compare;
 mod doctor;
 mod explain;
+mod export;
 mod expr;
 mod fmt;
 mod new;
@@ -32,12 +34,12 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] = &[
-    "new", "check", "fmt", "plan", "audit", "run", "report", "explain", "sample", "doctor", "lsp", "bench", "expr", "cache",
-    "help",
+    "new", "check", "fmt", "plan", "audit", "run", "report", "compare", "export", "explain", "sample", "doctor", "lsp", "bench",
+    "expr", "cache", "help",
 ];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["watch", "compare", "eval", "export", "serve"];
+const LATER: &[&str] = &["watch", "eval", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -48,6 +50,8 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Report(arguments) => report::report(&arguments),
+        Command::Export(arguments) => export::export(&arguments),
+        Command::Compare(arguments) => compare::compare(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::results::ComparedTable;
 use super::{Origin, Plan};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +15,8 @@ pub enum Job {
     Sample(SampleJob),
     /// Hand over tables that a run left.
     Read(ReadJob),
+    /// Say how far the tables of runs are apart.
+    Compare(CompareJob),
     /// What `mopd bench divergence` asks.
     Bench(BenchJob),
     /// What `mopd bench distill` asks besides the run itself.
@@ -74,6 +77,13 @@ pub struct SampleJob {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReadJob {
     pub files: Vec<String>,
+}
+
+/// Compare the first run with each of the others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompareJob {
+    /// Folders.
+    pub runs: Vec<String>,
 }
 
 /// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
@@ -189,6 +199,10 @@ pub enum Event {
         seed: u64,
         domain: String,
         score: f64,
+    },
+    /// The next run of a [`CompareJob`], after the first.
+    Compared {
+        tables: Vec<ComparedTable>,
     },
     /// The next file of a [`ReadJob`].
     Table {
