@@ -32,6 +32,7 @@ pub enum Command {
     Plan(Plan),
     Audit(Audit),
     Run(Run),
+    Watch(Watch),
     Report(Report),
     Compare(Compare),
     Export(Export),
@@ -188,6 +189,46 @@ pub struct Run {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
     /// `json` writes the worker's events to standard output, one a line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// Check at every save, and run again just what the edit changed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd watch a.mopd
+  mopd watch --check a.mopd             findings and what an edit means; nothing runs
+  mopd watch --format json a.mopd | jq 'select(.event == \"step\")'
+
+A save that leaves the meaning as it is changes nothing. One that changes it stops what is under way at its next step and goes on
+with the new text; finished stages are kept. A mistake in the file leaves the last good run going. Modules, data files, tokenizers
+and reward programs are followed like the file itself.")]
+pub struct Watch {
+    /// The experiment, a .mopd file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Folder for results [default: what the experiment says, else runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Check and compare only; run nothing
+    #[arg(long)]
+    pub check: bool,
+    /// A stage that was under way goes on from its last checkpoint where an edit changed only its objective, its learning rate, its
+    /// optimiser's settings or its length; what it was begun with is written beside its result
+    #[arg(long, conflicts_with = "check")]
+    pub fork: bool,
+    /// How often a stage that trains leaves a checkpoint, as in `mopd run`
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub checkpoint_every: Option<f64>,
+    /// Stages that run side by side at most, a core each [default: what the machine can carry]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: Option<u32>,
+    /// Lines instead of the view that a terminal gets
+    #[arg(long)]
+    pub plain: bool,
+    /// `json` writes events to standard output, one a line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
 }
@@ -427,6 +468,7 @@ pub enum BenchWhat {
     Distill(BenchDistill),
     Divergence(BenchDivergence),
     Expr(BenchExpr),
+    Watch(BenchWatch),
     /// Every other word: a measurement that is not built yet, or a slip.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -517,6 +559,20 @@ pub enum DistillObjective {
     TopK,
     /// Its estimate from the token that was sampled
     Sampled,
+}
+
+/// Measure how long it takes in `mopd watch` from a save to its findings, and to the first step of what it changed
+#[derive(Debug, Args)]
+pub struct BenchWatch {
+    /// Saves whose findings are timed
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub saves: u32,
+    /// Saves whose first step is timed, behind a run of the experiment that `mopd new` writes
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub edits: u32,
+    /// For programs: times in milliseconds
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Measure a divergence over the vocabulary with its gradient, against a plain log-softmax version, on one thread

@@ -96,7 +96,7 @@ impl Progress {
     /// Takes note of an event. Those that end a job are the caller's.
     pub fn note(&mut self, event: &Event) {
         match event {
-            Event::Started { tasks } => self.tasks = *tasks,
+            Event::Started { tasks, .. } => self.tasks = *tasks,
             Event::StageStarted { stage, seed, steps } => {
                 self.begun += 1;
                 let begun = Stage {

@@ -16,6 +16,7 @@ use crate::load::{self, Loaded};
 use crate::model::{Config, Token, Weights};
 use crate::reward::Verifier;
 use crate::schedule::columns;
+use crate::warm::Warm;
 
 /// A domain with its data. Only what the plan's work reads is loaded.
 pub struct DomainData {
@@ -26,8 +27,8 @@ pub struct DomainData {
     pub verifier: Verifier,
     /// Longest completion, in tokens.
     pub limit: Option<u32>,
-    pub train: Option<Prompts>,
-    pub tests: Option<Prompts>,
+    pub train: Option<Arc<Prompts>>,
+    pub tests: Option<Arc<Prompts>>,
 }
 
 /// Data and its prompts as tokens, as the models that read them tokenise.
@@ -41,10 +42,24 @@ pub struct Prompts {
 const MESSAGES: &str = "messages";
 
 impl Prompts {
-    fn load(base: &Path, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Prompts> {
+    fn load(
+        base: &Path,
+        source: &DataSource,
+        domain: &Domain,
+        fields: &[Field],
+        whole: bool,
+        warm: Option<&Warm>,
+    ) -> Result<Arc<Prompts>> {
         let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
-        let dataset = Dataset::read(base, Request { source, format: &domain.format, fields: &fields, whole })?;
-        Ok(Prompts::new(dataset))
+        let request = Request { source, format: &domain.format, fields: &fields, whole };
+        let read = || Ok(Prompts::new(Dataset::read(base, request)?));
+        match warm {
+            None => read().map(Arc::new),
+            Some(warm) => {
+                let files = || data::files(base, source).unwrap_or_default();
+                warm.prompts(&format!("{} {request:?}", base.display()), files, read)
+            }
+        }
     }
 
     pub fn new(dataset: Dataset) -> Prompts {
@@ -162,16 +177,25 @@ pub fn forms(plan: &Plan, base: &Path, notes: &Path) -> Result<Vec<Form>> {
 }
 
 /// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.
-pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], base: &Path) -> Result<(Vec<DomainData>, Vec<String>)> {
+pub fn prepare(
+    plan: &Plan,
+    stages: &[ModelId],
+    forms: &[Form],
+    base: &Path,
+    warm: Option<&Warm>,
+) -> Result<(Vec<DomainData>, Vec<String>)> {
     let mut domains = Vec::new();
     let mut warnings = Vec::new();
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
         let id = DomainId(index as u32);
-        let loaded = load(plan, id, domain, stages, base).map_err(|error| error.at(domain.origin))?;
+        let loaded = load(plan, id, domain, stages, base, warm).map_err(|error| error.at(domain.origin))?;
         if let (Some(train), Some(tests)) = (&loaded.train, &loaded.tests) {
             warnings.extend(overlap(&train.dataset, &tests.dataset).map(|overlap| overlap.to_string()));
         }
         domains.push(loaded);
+    }
+    if let Some(warm) = warm {
+        warm.forget_unused();
     }
     for id in stages {
         let model = plan.experiment.model(*id);
@@ -185,13 +209,13 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], base: &Path) -> 
     Ok((domains, warnings))
 }
 
-fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &Path) -> Result<DomainData> {
+fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &Path, warm: Option<&Warm>) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, base)?;
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let whole = verifier.reads_rows();
     let tests = match &domain.tests {
         Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
-            Some(Prompts::load(base, tests, domain, &fields, whole)?)
+            Some(Prompts::load(base, tests, domain, &fields, whole, warm)?)
         }
         _ => None,
     };
@@ -208,7 +232,7 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             }
         }
     }
-    let train = if trained_on { Some(Prompts::load(base, &domain.prompts, domain, &fields, whole)?) } else { None };
+    let train = if trained_on { Some(Prompts::load(base, &domain.prompts, domain, &fields, whole, warm)?) } else { None };
     let (name, limit) = (domain.name.clone(), domain.limit);
     Ok(DomainData { id, name, origin: domain.origin, verifier, limit, train, tests })
 }
@@ -278,12 +302,12 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
 
 /// The training data of a domain that some stage trains on.
 pub fn trained(data: &DomainData) -> Result<&Prompts> {
-    data.train.as_ref().ok_or_else(|| Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name)))
+    data.train.as_deref().ok_or_else(|| Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name)))
 }
 
 /// The test data of a domain that some comparison has as a column.
 pub fn tested(data: &DomainData) -> Result<&Prompts> {
-    data.tests.as_ref().ok_or_else(|| {
+    data.tests.as_deref().ok_or_else(|| {
         Error::new(FailureKind::Data, format!("the domain `{}` has no tests, but a comparison evaluates it", data.name))
             .help("give the domain `tests = \"...\"`, a file laid out like its prompts")
     })

@@ -1,5 +1,6 @@
 //! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as JSON to the worker's standard input and
-//! closes it; the worker answers with one [`Event`] a line on standard output.
+//! closes it; the worker answers with one [`Event`] a line on standard output. A worker that was started with the word
+//! [`SERVE`] stays: it reads one [`Request`] a line, and its jobs end one after the other, each with an event that ends a job.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,19 @@ pub enum Job {
     Floor(Box<FloorJob>),
     /// Answer `Ready` and stop: what `mopd doctor` asks.
     Probe,
+}
+
+/// The argument that makes a worker stay.
+pub const SERVE: &str = "serve";
+
+/// What a worker that stays is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Behind the jobs before it.
+    Begin { job: Job },
+    /// The job under way ends at the next step with [`Event::Interrupted`]; nothing to say where there is none.
+    Stop,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,9 +150,10 @@ pub enum Event {
         device: String,
         threads: u32,
     },
-    /// The whole work list, so that progress can be shown: one entry per stage and seed, in the order of the plan.
+    /// The whole work list, so that progress can be shown: stages, each once per seed, and how many of them the store has.
     Started {
         tasks: u32,
+        kept: u32,
     },
     StageStarted {
         stage: String,
@@ -179,6 +194,9 @@ pub enum Event {
         /// Completion tokens that are trained on, of all sequences together.
         tokens: u64,
         seconds: Seconds,
+        /// Of the whole step, all domains together.
+        loss: f64,
+        domains: Vec<DomainStep>,
     },
     StageFinished {
         stage: String,
@@ -303,6 +321,18 @@ pub struct Phase {
     pub flops: f64,
     /// Each time: bytes that come from memory or go there.
     pub bytes: f64,
+}
+
+/// What a step did to one domain. Numbers that the stage does not have are absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DomainStep {
+    pub domain: String,
+    /// The teacher that its prompts are routed to.
+    pub teacher: Option<String>,
+    /// Mean over completion tokens of log p_student - log p_teacher, in nats.
+    pub divergence: Option<f64>,
+    /// Mean reward of the completions, in [0, 1].
+    pub reward: Option<f64>,
 }
 
 /// A column of a table, one value per row; what is absent or no finite number is none.

@@ -168,12 +168,12 @@ fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>),
 }
 
 /// The smallest of sorted times that a share of them does not exceed.
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
+pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let place = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(place.saturating_sub(1)).or(sorted.last()).copied().unwrap_or_default()
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 100.0
 }
 
