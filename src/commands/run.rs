@@ -10,7 +10,6 @@ use mopd_compiler::plan::results::Results;
 
 use super::{Compiled, compile, plan_json};
 use crate::args::{Format, Run};
-use crate::figures::{bytes, duration};
 use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
@@ -202,7 +201,7 @@ fn finish(out: &Path, compiled: &Compiled, format: Format, seconds: f64, peak_me
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
     }
     output::error(&table::stages(&results.stages));
-    output::error(&format!("{}, peak memory {}, results in {}\n", duration(seconds), bytes(peak_memory), out.display()));
+    output::error(&format!("{}, results in {}\n", table::whole(&results, seconds, peak_memory), out.display()));
     Ok(Status::Good)
 }
 
