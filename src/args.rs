@@ -153,10 +153,12 @@ pub enum AuditFormat {
 Examples:
   mopd run a.mopd
   mopd run --set seed=2 --out runs/a-2 a.mopd
+  mopd run --from student a.mopd        that stage again, and what is made from it
   mopd run --format json a.mopd > events.jsonl
 
 The folder for results holds results.json (the tables), metrics.parquet (every step, by domain and teacher), models/
-(checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs.")]
+(checkpoints), plan.json and source.mopd. Finished stages are kept in .mopd/store and reused by later runs; a stage that was cut
+off goes on from its last checkpoint, and ends with the same bits.")]
 pub struct Run {
     /// The experiment, a .mopd file
     pub file: PathBuf,
@@ -168,16 +170,22 @@ pub struct Run {
     /// Run every stage again, even those that are finished
     #[arg(long)]
     pub fresh: bool,
+    /// Run this stage again, and what is made from it; a family's name is all of its members. Can be given several times
+    #[arg(long, value_name = "STAGE", conflicts_with = "fresh")]
+    pub from: Vec<String>,
+    /// Go on from what is kept. A run does so by itself; with this it says so if nothing is
+    #[arg(long, conflicts_with_all = ["fresh", "from"])]
+    pub resume: bool,
+    /// How often a stage that trains leaves a checkpoint: `30s`, `10min`, `1h`; `0s` is after every step [default: every minute,
+    /// and less often where that would cost more than 2% of the time]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub checkpoint_every: Option<f64>,
     /// Stages that run side by side at most, a core each [default: what the machine can carry]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
     /// `json` writes the worker's events to standard output, one a line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
-    #[arg(long, hide = true)]
-    pub resume: bool,
-    #[arg(long, hide = true, value_name = "STAGE")]
-    pub from: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +193,22 @@ pub struct Overrides {
     /// Set the seed or a `param` of the file, for this run: `--set seed=2`
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
+}
+
+/// A length of time, in seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let of_unit = match unit.trim() {
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => return Err("expected a number and s, min, h or d, such as 30s".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number before the unit, such as 30s".to_owned())?;
+    let seconds = number * of_unit;
+    if seconds < 1e15 { Ok(seconds) } else { Err("that is more than any run takes".to_owned()) }
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

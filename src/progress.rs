@@ -22,6 +22,8 @@ pub struct Progress {
     shown: bool,
     /// More than one seed: stages are told apart by theirs.
     seeds: bool,
+    /// Asked to go on from what is kept, and nothing was found so far.
+    resumes: bool,
     started: Instant,
     /// Those that run, in the order in which they began.
     stages: BTreeMap<(String, u64), Stage>,
@@ -37,8 +39,12 @@ pub struct Progress {
 struct Stage {
     order: u32,
     started: Instant,
+    /// Steps that an earlier run did.
+    first: u32,
     step: u32,
     steps: u32,
+    /// Steps that the last checkpoint has.
+    checkpoint: Option<u32>,
     /// The number that matters, as it was last shown.
     metric: String,
 }
@@ -62,7 +68,7 @@ impl Speaker {
 }
 
 impl Progress {
-    pub fn new(seeds: bool) -> Progress {
+    pub fn new(seeds: bool, resumes: bool) -> Progress {
         let shown = std::io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let screen = ProgressBar::with_draw_target(None, target);
@@ -72,6 +78,7 @@ impl Progress {
             style: Style::of_stderr(),
             shown,
             seeds,
+            resumes,
             started: Instant::now(),
             stages: BTreeMap::new(),
             begun: 0,
@@ -92,15 +99,41 @@ impl Progress {
             Event::Started { tasks } => self.tasks = *tasks,
             Event::StageStarted { stage, seed, steps } => {
                 self.begun += 1;
-                let begun = Stage { order: self.begun, started: Instant::now(), step: 0, steps: *steps, metric: String::new() };
+                let begun = Stage {
+                    order: self.begun,
+                    started: Instant::now(),
+                    first: 0,
+                    step: 0,
+                    steps: *steps,
+                    checkpoint: None,
+                    metric: String::new(),
+                };
                 self.stages.insert((stage.clone(), *seed), begun);
             }
             Event::Step { stage, seed, step, steps, metric, value } => {
+                if self.resumes && self.kept == 0 {
+                    self.speaker().say("nothing of this experiment is kept here: it begins with its first stage\n");
+                    self.resumes = false;
+                }
                 if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
                     // Steps are counted from 0; this one is done.
                     (running.step, running.steps) = (step + 1, *steps);
                     running.metric = format!("{metric} {value:.3}");
                 }
+            }
+            Event::StageResumed { stage, seed, step } => {
+                if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
+                    (running.step, running.first) = (*step, *step);
+                }
+                self.resumes = false;
+            }
+            Event::Checkpoint { stage, seed, step, .. } => {
+                if let Some(running) = self.stages.get_mut(&(stage.clone(), *seed)) {
+                    running.checkpoint = Some(*step);
+                }
+            }
+            Event::Waiting { what } => {
+                self.speaker().say(&format!("another run computes {}; its result is waited for\n", output::printable(what)));
             }
             Event::StageKept { stage, seed } => {
                 self.kept += 1;
@@ -135,6 +168,14 @@ impl Progress {
     /// Takes everything that moves away.
     pub fn close(&mut self) {
         self.screen.finish_and_clear();
+    }
+
+    /// Each stage at work with a checkpoint, in words.
+    pub fn checkpoints(&self) -> Vec<String> {
+        let of = |((name, seed), stage): (&(String, u64), &Stage)| {
+            Some(format!("{} at step {} of {}", self.name(name, *seed), stage.checkpoint?, stage.steps))
+        };
+        self.stages.iter().filter_map(of).collect()
     }
 
     fn name(&self, stage: &str, seed: u64) -> String {
@@ -172,9 +213,9 @@ impl Stage {
             // A merge has no steps to count.
             return format!("{name:>24} {} so far", figures::duration(elapsed.as_secs_f64()));
         }
-        let Stage { step, steps, metric, .. } = self;
-        let rate = f64::from(*step) / elapsed.max(Duration::from_millis(1)).as_secs_f64();
-        let left = if *step == 0 { "?".to_owned() } else { format!("{:.0}s", f64::from(steps - step.min(steps)) / rate) };
+        let Stage { first, step, steps, metric, .. } = self;
+        let rate = f64::from(step - first.min(step)) / elapsed.max(Duration::from_millis(1)).as_secs_f64();
+        let left = if step <= first { "?".to_owned() } else { format!("{:.0}s", f64::from(steps - step.min(steps)) / rate) };
         format!("{name:>24} {} {step}/{steps} {rate:.1}/s {left} left  {metric}", bar(*step, *steps))
     }
 }
@@ -191,10 +232,13 @@ mod tests {
     #[test]
     fn a_stage_shows_step_rate_time_left_and_its_metric() {
         let started = Instant::now() - Duration::from_secs(10);
-        let stage = Stage { order: 1, started, step: 25, steps: 100, metric: "reward 0.500".to_owned() };
+        let stage =
+            Stage { order: 1, started, first: 0, step: 25, steps: 100, checkpoint: None, metric: "reward 0.500".to_owned() };
         let line = stage.line("expert[sort]");
         let bar = "━".repeat(6) + &"╌".repeat(18);
         assert_eq!(line, format!("            expert[sort] {bar} 25/100 2.5/s 30s left  reward 0.500"));
+        let resumed = Stage { first: 20, ..stage };
+        assert_eq!(resumed.line("expert[sort]"), line.replace("2.5/s 30s", "0.5/s 150s"));
     }
 
     #[test]

@@ -78,6 +78,9 @@ fn predicted(plan: &plan::Plan, arguments: &Plan) -> Result<Predictions, Problem
         store: STORE.to_owned(),
         out: as_text(Path::new("."))?,
         fresh: false,
+        from: Vec::new(),
+        checkpoint_every: None,
+        forks: Vec::new(),
         workers: None,
     }));
     let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", output::printable(line))))?;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
+use mopd_lang::diag::nearest;
 
 use super::{Compiled, compile, plan_json};
 use crate::args::{Format, Run};
@@ -22,15 +23,8 @@ use crate::worker::{self, Kill, Said, Worker};
 pub const STORE: &str = ".mopd/store";
 
 pub fn run(arguments: &Run) -> Result<Status, Problem> {
-    if arguments.resume {
-        return Err(Problem::not_supported("`--resume`")
-            .help("leave it out: finished stages are kept and reused by themselves; a stage that was cut off starts again"));
-    }
-    if arguments.from.is_some() {
-        return Err(Problem::not_supported("`--from`")
-            .help("leave it out: finished stages are kept and reused by themselves, and `--fresh` runs every stage again"));
-    }
     let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
+    let from = stages_named(&arguments.from, &compiled)?;
     worker::find()?;
     let out = out_folder(arguments, &compiled);
     provenance(&out, &compiled)?;
@@ -40,10 +34,16 @@ pub fn run(arguments: &Run) -> Result<Status, Problem> {
         store: STORE.to_owned(),
         out: as_text(&out)?,
         fresh: arguments.fresh,
+        from,
+        checkpoint_every: arguments.checkpoint_every,
+        forks: Vec::new(),
         workers: arguments.workers,
     }));
 
-    let mut progress = Progress::new(compiled.plan.experiment.comparisons.iter().any(|comparison| comparison.seeds > 1));
+    let mut progress = {
+        let seeds = compiled.plan.experiment.comparisons.iter().any(|comparison| comparison.seeds > 1);
+        Progress::new(seeds, arguments.resume)
+    };
     let speaker = progress.speaker();
     let worker = {
         let speaker = speaker.clone();
@@ -128,6 +128,26 @@ fn on_interrupt(speaker: Speaker, kill: Kill) -> Arc<AtomicUsize> {
     count
 }
 
+/// The stages that `--from` names. A family's name stands for all of its members.
+fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, Problem> {
+    let names: Vec<&str> = compiled.plan.experiment.models.iter().map(|model| model.name.as_str()).collect();
+    let family = |name: &str| name.split('[').next().unwrap_or_default().to_owned();
+    let mut found = Vec::new();
+    for wanted in wanted {
+        let meant = names.iter().filter(|name| *name == wanted || family(name) == *wanted).map(|name| (*name).to_owned());
+        let before = found.len();
+        found.extend(meant);
+        if found.len() == before {
+            let problem = Problem::usage("unknown-stage", format!("the experiment has no stage `{wanted}`"));
+            return Err(match nearest(wanted, names.iter().copied()) {
+                Some(meant) => problem.help(format!("did you mean `--from '{meant}'`?")),
+                None => problem.help(format!("its stages are {}", names.join(", "))),
+            });
+        }
+    }
+    Ok(found)
+}
+
 fn out_folder(arguments: &Run, compiled: &Compiled) -> PathBuf {
     let experiment = &compiled.plan.experiment;
     match (&arguments.out, &experiment.out) {
@@ -186,10 +206,16 @@ fn interrupted(progress: &Progress) -> Status {
 /// Where the finished stages are.
 fn kept(progress: &Progress) -> String {
     let done = progress.finished + progress.kept;
-    if done == 0 {
-        return "no stage was finished\n".to_owned();
+    let finished = match done {
+        0 => "no stage was finished".to_owned(),
+        _ => format!("{done} of {} stages are finished and kept in {STORE}", progress.tasks.max(done)),
+    };
+    let at_work = progress.checkpoints();
+    match (done, at_work.as_slice()) {
+        (0, []) => format!("{finished}\n"),
+        (_, []) => format!("{finished}; the next run reuses them\n"),
+        (_, at_work) => format!("{finished}, and a checkpoint of {}; the next run goes on from there\n", at_work.join(", ")),
     }
-    format!("{done} of {} stages are finished and kept in {STORE}; the next run reuses them\n", progress.tasks.max(done))
 }
 
 fn finish(out: &Path, compiled: &Compiled, format: Format, seconds: f64, peak_memory: u64) -> Result<Status, Problem> {

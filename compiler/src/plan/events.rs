@@ -29,8 +29,29 @@ pub struct RunJob {
     pub out: String,
     /// Recompute every stage even if the store has it.
     pub fresh: bool,
+    /// Recompute these stages, by name, and whatever is made from them.
+    #[serde(default)]
+    pub from: Vec<String>,
+    /// Seconds between checkpoints of a stage that trains, 0 for one after every step; what keeps their cost small where absent.
+    #[serde(default)]
+    pub checkpoint_every: Option<f64>,
+    /// Stages that go on from the checkpoint of another.
+    #[serde(default)]
+    pub forks: Vec<Fork>,
     /// Stages that run side by side at most; one core each.
     pub workers: Option<u32>,
+}
+
+/// A stage that does not begin with its first step: it takes weights, optimiser, step and place in the data from a checkpoint
+/// of another stage, one that was edited for example. Its result is kept under a key of its own, which says so, and never taken
+/// for that of the stage run as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    pub stage: String,
+    pub seed: u64,
+    /// Of the other stage, and the number of its steps: what [`Event::Checkpoint`] said.
+    pub key: String,
+    pub step: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,6 +116,24 @@ pub enum Event {
         seed: u64,
         steps: u32,
     },
+    /// Follows [`Event::StageStarted`] where so many steps were done before, in a run that ended early.
+    StageResumed {
+        stage: String,
+        seed: u64,
+        step: u32,
+    },
+    /// All that a stage needs to go on after so many steps is in the store, under the stage's key. Said from time to time, and
+    /// before [`Event::Interrupted`].
+    Checkpoint {
+        stage: String,
+        seed: u64,
+        key: String,
+        step: u32,
+    },
+    /// Another run computes this result; this one waits for it and does something else meanwhile.
+    Waiting {
+        what: String,
+    },
     /// Taken from the store.
     StageKept {
         stage: String,
@@ -154,7 +193,7 @@ pub enum Event {
     },
     /// The job ends here, exit status 1; finished stages are kept.
     Failed(Failure),
-    /// The job ends here, exit status 130; finished stages are kept.
+    /// The job ends here, exit status 130; finished stages are kept, and checkpoints of those that were at work.
     Interrupted {
         finished: u32,
         tasks: u32,

@@ -2,6 +2,7 @@
 //! but a table of places to point at when something fails.
 
 mod data;
+pub mod difference;
 pub mod events;
 mod formula;
 pub mod results;

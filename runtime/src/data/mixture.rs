@@ -1,5 +1,7 @@
 //! Which prompts a step trains on: every batch keeps to the domains' shares, every epoch visits each prompt once.
 
+use serde::{Deserialize, Serialize};
+
 use crate::random::{Uniforms, permutation};
 
 /// Draws prompts from several sources by share.
@@ -26,6 +28,14 @@ struct Source {
     order: Vec<u32>,
 }
 
+/// How far a mixture is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    drawn: u64,
+    /// Of each source: prompts drawn, and prompts drawn in place of others.
+    sources: Vec<(u64, u64)>,
+}
+
 /// One prompt of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
@@ -48,8 +58,8 @@ impl Mixture {
 
     /// The next `prompts` prompts, those of one source together, in the order of the sources.
     ///
-    /// `uniforms(source, epoch)` makes the numbers that shuffle one epoch of one source. So the order depends on nothing but
-    /// their keys, and a run that is resumed draws the batches that it has had, which is cheap, to stand where it stood.
+    /// `uniforms(source, epoch)` makes the numbers that shuffle one epoch of one source: the order depends on nothing but their
+    /// keys.
     pub fn next_batch(&mut self, prompts: u32, mut uniforms: impl FnMut(usize, u64) -> Uniforms) -> Vec<Draw> {
         let mut draws = Vec::with_capacity(prompts as usize);
         for (index, quota) in self.quotas(prompts).into_iter().enumerate() {
@@ -66,6 +76,28 @@ impl Mixture {
     pub fn replacement(&mut self, source: usize, uniforms: impl Fn(usize, u64) -> Uniforms) -> Draw {
         self.sources[source].replaced += 1;
         self.next_of(source, uniforms)
+    }
+
+    pub fn position(&self) -> Position {
+        Position { drawn: self.drawn, sources: self.sources.iter().map(|source| (source.drawn, source.replaced)).collect() }
+    }
+
+    /// Goes to where another one stood, whose sources were as many. What it would draw next is drawn next.
+    pub fn restore(&mut self, position: &Position, uniforms: impl Fn(usize, u64) -> Uniforms) -> Result<(), String> {
+        let (ours, theirs) = (self.sources.len(), position.sources.len());
+        if ours != theirs {
+            return Err(format!("{theirs} sources of prompts, where the stage has {ours}"));
+        }
+        self.drawn = position.drawn;
+        for (index, (source, (drawn, replaced))) in self.sources.iter_mut().zip(&position.sources).enumerate() {
+            (source.drawn, source.replaced) = (*drawn, *replaced);
+            let visited = drawn.saturating_add(*replaced);
+            source.order = match visited.checked_sub(1) {
+                Some(last) => permutation(uniforms(index, last / source.size as u64), source.size),
+                None => Vec::new(),
+            };
+        }
+        Ok(())
     }
 
     /// The next prompt of a source, which has been counted already.
@@ -165,14 +197,17 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_draws_the_same() {
+    fn what_is_restored_draws_the_same() {
         let whole = || Mixture::new(&[(0.7, 11), (0.3, 4)]);
         let mut through = whole();
-        let all: Vec<_> = (0..20).map(|_| through.next_batch(5, keyed)).collect();
-        let mut resumed = whole();
-        for _ in 0..13 {
-            resumed.next_batch(5, keyed);
+        for batch in 0..20 {
+            let mut resumed = whole();
+            resumed.restore(&through.position(), keyed).unwrap();
+            if batch % 3 == 0 {
+                assert_eq!(resumed.replacement(1, keyed), through.replacement(1, keyed));
+            }
+            assert_eq!(resumed.next_batch(5, keyed), through.next_batch(5, keyed), "batch {batch}");
         }
-        assert_eq!(resumed.next_batch(5, keyed), all[13]);
+        assert!(Mixture::new(&[(1.0, 3)]).restore(&through.position(), keyed).is_err());
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tch::Kind;
 
 use super::mapped::MappedFile;
 use super::stored::Encoding;
@@ -206,20 +207,7 @@ pub fn write(
     into: &mut dyn Write,
     mut numbers: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> io::Result<()>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut json = Map::new();
-    // Loaders ask which library the tensors are of.
-    json.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
-    let mut end = 0;
-    for header in headers {
-        let start = end;
-        end += header.bytes();
-        json.insert(header.name.clone(), json!({ "dtype": "F32", "shape": header.shape, "data_offsets": [start, end] }));
-    }
-    let mut text = serde_json::to_vec(&json)?;
-    // The numbers start at a multiple of 8.
-    text.resize(text.len().next_multiple_of(8), b' ');
-    into.write_all(&(text.len() as u64).to_le_bytes())?;
-    into.write_all(&text)?;
+    write_header(into, headers.iter().map(|header| (header.name.as_str(), "F32", header.shape.clone(), header.bytes())))?;
     let mut buffer = Vec::new();
     for (index, header) in headers.iter().enumerate() {
         let mut written = 0;
@@ -235,6 +223,80 @@ pub fn write(
         assert_eq!(4 * written, header.bytes(), "the numbers of {}", header.name);
     }
     Ok(())
+}
+
+/// Name, type, shape and bytes of each tensor.
+fn write_header<'a>(
+    into: &mut dyn Write,
+    tensors: impl Iterator<Item = (&'a str, &'static str, Vec<usize>, usize)>,
+) -> io::Result<()> {
+    let mut json = Map::new();
+    // Loaders ask which library the tensors are of.
+    json.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let mut end = 0;
+    for (name, dtype, shape, bytes) in tensors {
+        let start = end;
+        end += bytes;
+        json.insert(name.to_owned(), json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
+    }
+    let mut text = serde_json::to_vec(&json)?;
+    // The numbers start at a multiple of 8.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    into.write_all(&(text.len() as u64).to_le_bytes())?;
+    into.write_all(&text)
+}
+
+/// The types that tensors of a computation have, with their names.
+const KINDS: [(Kind, &str, Dtype); 6] = [
+    (Kind::Float, "F32", Dtype::F32),
+    (Kind::BFloat16, "BF16", Dtype::BF16),
+    (Kind::Half, "F16", Dtype::F16),
+    (Kind::Double, "F64", Dtype::F64),
+    (Kind::Int16, "I16", Dtype::I16),
+    (Kind::Int64, "I64", Dtype::I64),
+];
+
+/// Numbers that are copied at a time.
+const BLOCK: usize = 1 << 20;
+
+/// Writes tensors of a computation, each in its own type, some numbers at a time.
+pub fn write_tensors(tensors: &BTreeMap<String, tch::Tensor>, into: &mut dyn Write) -> io::Result<()> {
+    let mut headers = Vec::new();
+    for (name, tensor) in tensors {
+        let found = KINDS.iter().find(|(kind, ..)| *kind == tensor.kind());
+        let (kind, dtype, _) = found.ok_or_else(|| io::Error::other(format!("`{name}` is of type {:?}", tensor.kind())))?;
+        let shape = tensor.size().iter().map(|size| *size as usize).collect();
+        headers.push((name.as_str(), *dtype, shape, tensor.numel() * kind.elt_size_in_bytes()));
+    }
+    write_header(into, headers.into_iter())?;
+    let mut buffer = Vec::new();
+    for tensor in tensors.values() {
+        let (flat, width) = (tensor.contiguous().view(-1), tensor.kind().elt_size_in_bytes());
+        for start in (0..tensor.numel()).step_by(BLOCK) {
+            let count = BLOCK.min(tensor.numel() - start);
+            buffer.resize(count * width, 0);
+            let part = flat.narrow(0, start as i64, count as i64);
+            part.f_copy_data_u8(&mut buffer, count).map_err(io::Error::other)?;
+            into.write_all(&buffer)?;
+        }
+    }
+    Ok(())
+}
+
+/// What [`write_tensors`] wrote, in the processor's memory.
+pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, tch::Tensor>, String> {
+    let file = MappedFile::open(path).map_err(|error| error.to_string())?;
+    check_offsets(file.bytes())?;
+    let found = SafeTensors::deserialize(file.bytes()).map_err(|error| error.to_string())?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in found.iter() {
+        let kind = KINDS.iter().find(|(.., dtype)| *dtype == view.dtype());
+        let (kind, ..) = kind.ok_or_else(|| format!("`{name}` is of type {:?}", view.dtype()))?;
+        let shape: Vec<i64> = view.shape().iter().map(|size| *size as i64).collect();
+        let tensor = tch::Tensor::f_from_data_size(view.data(), &shape, *kind).map_err(|error| error.to_string())?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok(tensors)
 }
 
 #[cfg(test)]

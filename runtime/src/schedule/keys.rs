@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::{Domain, Evaluation, Plan, Reward, Sampling, Stage, Tokenizer};
 use tch::Device;
 
@@ -25,6 +26,7 @@ impl Keys {
         device: Device,
         libtorch: &str,
         widths: &[usize],
+        forks: &[Fork],
     ) -> Keys {
         let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
         let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
@@ -45,6 +47,10 @@ impl Keys {
             }
             match &task.work {
                 Work::Stage(model) => {
+                    // What goes on from elsewhere is not what the plan says.
+                    if let Some(Fork { key, step, .. }) = fork_of(forks, plan, task) {
+                        parts.push(format!("forked from {key} at step {step}"));
+                    }
                     parts.push(format!("stage {}", plan.stages[model.0 as usize].key));
                     // The compiler knows its path only.
                     if let Stage::Initialise(architecture) = &plan.experiment.model(*model).stage
@@ -83,6 +89,12 @@ impl Keys {
     pub fn of(&self, task: usize) -> &str {
         &self.0[task]
     }
+}
+
+/// What a task is to go on from, where it is a stage that is forked.
+pub fn fork_of<'f>(forks: &'f [Fork], plan: &Plan, task: &Task) -> Option<&'f Fork> {
+    let Work::Stage(model) = task.work else { return None };
+    forks.iter().find(|fork| fork.seed == task.seed && fork.stage == plan.experiment.model(model).name)
 }
 
 fn today() -> String {

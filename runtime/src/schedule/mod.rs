@@ -2,13 +2,14 @@
 
 mod alone;
 mod keys;
+mod resume;
 mod run;
 
 use std::collections::{BTreeSet, HashMap};
 
 use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train};
 
-pub use keys::Keys;
+pub use keys::{Keys, fork_of};
 pub use run::{Progress, predict, run};
 
 use crate::model::Weights;
@@ -130,6 +131,19 @@ pub fn stages(tasks: &[Task]) -> Vec<ModelId> {
     let models: BTreeSet<ModelId> =
         tasks.iter().filter_map(|task| if let Work::Stage(model) = task.work { Some(model) } else { None }).collect();
     models.into_iter().collect()
+}
+
+/// Which tasks are computed whatever the store has: the stages in `from`, by name, and all that is made from them.
+pub fn again(plan: &Plan, tasks: &[Task], from: &[String]) -> Vec<bool> {
+    let mut again: Vec<bool> = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let named = match task.work {
+            Work::Stage(model) => from.contains(&plan.experiment.model(model).name),
+            Work::Evaluate { .. } => false,
+        };
+        again.push(named || task.needs.iter().any(|need| again[*need]));
+    }
+    again
 }
 
 /// Parameters from which on a model's products keep several cores busy.

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{Event, FailureKind, Prediction, RunJob, Versions};
+use mopd_compiler::plan::events::{Event, FailureKind, Fork, Prediction, RunJob, Versions};
 use mopd_compiler::plan::results::StageRecord;
 use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
 use tch::Device;
@@ -26,7 +26,7 @@ use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{Took, assemble, write_results};
 use crate::report::statistics::Scores;
 use crate::store::{Ancestor, Lookup, Provenance, Store};
-use crate::train::{self, Source};
+use crate::train::{self, Checkpoints, Pace, Source};
 
 /// How far a job came, for the event that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,17 +36,20 @@ pub struct Progress {
 }
 
 /// Everything that the threads share and nobody changes.
-struct Shared<'a> {
-    plan: &'a Plan,
-    tasks: &'a [Task],
+pub(super) struct Shared<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) tasks: &'a [Task],
     /// Cores of each task.
     widths: &'a [usize],
-    keys: Keys,
+    pub(super) keys: Keys,
     forms: &'a [Form],
     domains: &'a [DomainData],
-    store: Store,
+    pub(super) store: Store,
     out: PathBuf,
-    fresh: bool,
+    /// Tasks that are computed whatever the store has.
+    pub(super) again: Vec<bool>,
+    pub(super) forks: &'a [Fork],
+    pace: Pace,
     predictions: HashMap<ModelId, Prediction>,
     running: Tasks,
     /// What stages took that this run computed.
@@ -54,7 +57,7 @@ struct Shared<'a> {
     /// Keys of results that this run computed: also a fresh run computes nothing twice.
     made: Mutex<HashSet<String>>,
     device: Device,
-    control: &'a Control,
+    pub(super) control: &'a Control,
 }
 
 /// What changes, behind one lock.
@@ -187,12 +190,12 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let prepared = prepared(job, control)?;
     let Prepared { base, tasks, forms, widths, domains } = &prepared;
     let store = Store::open(Path::new(&job.store))?;
-    let keys = Keys::new(plan, tasks, forms, domains, base, device, &versions.libtorch, widths);
+    let keys = Keys::new(plan, tasks, forms, domains, base, device, &versions.libtorch, widths, &job.forks);
+    let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
-    let waiting = |index: usize| job.fresh || !store.has(keys.of(index));
+    let waiting = |index: usize| again[index] || !store.has(keys.of(index));
     let predictions = predictions(plan, &prepared, Path::new(&job.store), device, control, waiting)?;
-
     let before_stages = started.elapsed().as_secs_f64();
 
     let shared = Shared {
@@ -207,7 +210,13 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
         domains,
         store,
         out,
-        fresh: job.fresh,
+        again,
+        forks: &job.forks,
+        pace: match job.checkpoint_every {
+            // Negative numbers and what is none are as often as possible.
+            Some(seconds) => Pace::Every(Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+            None => Pace::Sparing,
+        },
         made: Mutex::default(),
         device,
         control,
@@ -381,7 +390,7 @@ impl Shared<'_> {
             Work::Evaluate { model, domain, comparisons } => {
                 let data = &self.domains[domain.0 as usize];
                 let key = self.keys.of(index);
-                let kept = self.kept(key, || self.store.find_value(key));
+                let kept = self.kept(index, || self.store.find_value(key));
                 let rewards = match kept {
                     Some(rewards) => rewards,
                     None => {
@@ -405,8 +414,8 @@ impl Shared<'_> {
     }
 
     /// A stored result, unless it is damaged or not wanted.
-    fn kept<T>(&self, key: &str, find: impl FnOnce() -> Lookup<T>) -> Option<T> {
-        if self.fresh && !lock(&self.made).contains(key) {
+    fn kept<T>(&self, task: usize, find: impl FnOnce() -> Lookup<T>) -> Option<T> {
+        if self.again[task] && !lock(&self.made).contains(self.keys.of(task)) {
             return None;
         }
         match find() {
@@ -429,7 +438,7 @@ impl Shared<'_> {
         let Task { seed, needs, .. } = &self.tasks[index];
         let (model, facts, key) = (self.plan.experiment.model(id), &self.plan.stages[id.0 as usize], self.keys.of(index));
         let (name, seed) = (model.name.clone(), *seed);
-        if let Some(entry) = self.kept(key, || self.store.find(key)) {
+        if let Some(entry) = self.kept(index, || self.store.find(key)) {
             self.control.emit(&Event::StageKept { stage: name.clone(), seed });
             self.store.publish(key, &self.out, &name, seed)?;
             // Another experiment may have made it under another name.
@@ -448,7 +457,10 @@ impl Shared<'_> {
         };
         let ancestor = |need: &usize| Ancestor { name: self.name(&self.tasks[*need]), key: self.keys.of(*need).to_owned() };
         let lineage: Vec<Ancestor> = needs.iter().map(ancestor).collect();
-        let provenance = |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone());
+        let forked = self.forked(index);
+        let provenance =
+            |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone()).forked_from(forked.clone());
+        let mut before = 0.0;
         let mut adapter = train::peft::Files::new();
         let (weights, rows) = match &model.stage {
             Stage::Initialise(_) => {
@@ -501,8 +513,12 @@ impl Shared<'_> {
                     device: self.device,
                     control: self.control,
                 };
-                match train::train(&stage) {
+                let began = Instant::now();
+                let keep = |state: &train::state::State| self.keep(index, &name, state);
+                let checkpoints = Checkpoints { from: self.from(index, &name)?, pace: self.pace, keep: &keep };
+                match train::train(&stage, Some(checkpoints)) {
                     Ok(finished) => {
+                        before = finished.seconds - began.elapsed().as_secs_f64();
                         adapter = finished.adapter;
                         (finished.weights, finished.rows)
                     }
@@ -511,11 +527,12 @@ impl Shared<'_> {
             }
         };
         self.store.insert(key, &provenance(&weights), &weights, &rows, &adapter)?;
+        self.store.drop_states(key)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.
         let weights = self.store.weights(key)?;
-        let (seconds, peak_memory) = (started.elapsed().as_secs_f64(), under.peak_memory());
+        let (seconds, peak_memory) = (before.max(0.0) + started.elapsed().as_secs_f64(), under.peak_memory());
         let predicted = self.predictions.get(&id).copied();
         lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted });
         self.control.emit(&Event::StageFinished { stage: name, seed, seconds, peak_memory });

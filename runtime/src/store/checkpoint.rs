@@ -35,6 +35,9 @@ pub struct Provenance {
     pub key: String,
     /// The models that this one was made from.
     pub lineage: Vec<Ancestor>,
+    /// The checkpoint of another stage that training went on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked: Option<Forked>,
     /// Whether tokens are bytes; other tokenizers are files beside this one.
     bytes: bool,
 }
@@ -45,13 +48,24 @@ pub struct Ancestor {
     pub key: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forked {
+    pub key: String,
+    /// Steps that the other stage had done.
+    pub step: u32,
+}
+
 /// Raised whenever the meaning of `mopd.json` changes.
 const FORMAT: u32 = 3;
 
 impl Provenance {
     pub fn new(weights: &Weights, model: &str, seed: u64, key: &str, lineage: Vec<Ancestor>) -> Provenance {
         let (model, key) = (model.to_owned(), key.to_owned());
-        Provenance { format: FORMAT, model, seed, key, lineage, bytes: *weights.tokenizer == Tokenizer::Bytes }
+        Provenance { format: FORMAT, model, seed, key, lineage, forked: None, bytes: *weights.tokenizer == Tokenizer::Bytes }
+    }
+
+    pub fn forked_from(self, forked: Option<Forked>) -> Provenance {
+        Provenance { forked, ..self }
     }
 }
 
@@ -112,14 +126,10 @@ fn save_in_files_of(
     let mut put = |name: &str, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>| -> Result<()> {
         let mut hash = None;
         write_atomically(&folder.join(name), |file| {
-            let mut file = Hashing { file: BufWriter::new(file), hasher: blake3::Hasher::new() };
-            write(&mut file)?;
-            file.flush()?;
-            hash = Some(file.hasher.finalize());
+            hash = Some(Hashing::of(file, |file| write(file))?);
             Ok(())
         })?;
-        let hash = hash.expect("a file that was written was hashed");
-        sums.insert(name.to_owned(), hash.to_hex().to_string());
+        sums.insert(name.to_owned(), hash.expect("a file that was written was hashed"));
         Ok(())
     };
     let entries = layout(&weights.config);
@@ -169,9 +179,19 @@ fn pretty(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Hashes what it writes.
-struct Hashing<'a> {
+pub(super) struct Hashing<'a> {
     file: BufWriter<&'a mut File>,
     hasher: blake3::Hasher,
+}
+
+impl Hashing<'_> {
+    /// Writes a file; answers the Blake3 hash of what was written, in hexadecimal.
+    pub fn of(file: &mut File, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<String> {
+        let mut file = Hashing { file: BufWriter::new(file), hasher: blake3::Hasher::new() };
+        write(&mut file)?;
+        file.flush()?;
+        Ok(file.hasher.finalize().to_hex().to_string())
+    }
 }
 
 impl Write for Hashing<'_> {

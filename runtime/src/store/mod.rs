@@ -2,6 +2,7 @@
 //! stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not count.
 
 mod checkpoint;
+mod unfinished;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +20,7 @@ use crate::model::Weights;
 use crate::report::metrics::Row;
 use crate::train::peft;
 
-pub use checkpoint::{Ancestor, Checkpoint, Provenance};
+pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
 
 const METRICS: &str = "metrics.json";
 const VALUE: &str = "value.json";

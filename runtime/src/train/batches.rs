@@ -6,19 +6,20 @@ use mopd_compiler::expr::batch::{Batch, Domains, Layout};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Completions, Formula, Keep, Objective, Prefixes, Role, Sampling, Signal};
+use serde::{Deserialize, Serialize};
 
 use super::models::{Models, Whose};
 use super::{Source, Stage};
 use crate::data::Mixture;
-use crate::data::mixture::Draw;
+use crate::data::mixture::{Draw, Position};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, PackedBatch, Token};
-use crate::random::{Key, Purpose};
+use crate::random::{Key, Purpose, Uniforms};
 use crate::reward::Answer;
 use crate::rollout::{Prompt, rollout};
 
 /// A prompt and a completion of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sequence {
     /// Index into the stage's sources.
     pub source: usize,
@@ -62,7 +63,7 @@ pub struct Sequences {
 
 impl Sequences {
     /// `domains` is the number of the stage's sources.
-    fn new(list: Vec<Sequence>, group_size: usize, domains: usize) -> Sequences {
+    pub fn new(list: Vec<Sequence>, group_size: usize, domains: usize) -> Sequences {
         let mut layout = Layout { groups: list.len().div_ceil(group_size) as u32, ..Layout::default() };
         let of_group = list.iter().step_by(group_size).map(|sequence| sequence.source as u32).collect();
         layout.domains = Some(Domains { of_group, count: domains as u32 });
@@ -165,6 +166,15 @@ impl Batches {
         Ok(Batches { mixture, size, kind })
     }
 
+    pub fn position(&self) -> Position {
+        self.mixture.position()
+    }
+
+    /// Goes to where the batches of the same stage, or of one with as many sources, stood.
+    pub fn restore(&mut self, position: &Position, stage: &Stage) -> Result<(), String> {
+        self.mixture.restore(position, shuffle(stage, Purpose::Shuffle))
+    }
+
     /// The sequences of the next step. `student` is as it is now.
     pub fn next(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<Sequences> {
         let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
@@ -242,8 +252,8 @@ impl Batches {
                 break;
             }
             let mixture = &mut self.mixture;
-            let uniforms = |source, epoch| Key::new(stage.seed, stage.stream, Purpose::Shuffle, epoch).row(source as u32, 0);
-            let draws: Vec<Draw> = missing.into_iter().map(|source| mixture.replacement(source, uniforms)).collect();
+            let uniforms = shuffle(stage, Purpose::Shuffle);
+            let draws: Vec<Draw> = missing.into_iter().map(|source| mixture.replacement(source, &uniforms)).collect();
             fresh = sample(stage, student, &draws, drawn, sampling, key)?;
             judge(stage, &mut fresh)?;
         }
@@ -313,7 +323,13 @@ pub fn no_teacher(source: &Source) -> Error {
 
 /// The next prompts of the mixture. Epochs are shuffled by numbers of their own.
 fn draw(mixture: &mut Mixture, count: u32, stage: &Stage, purpose: Purpose) -> Vec<Draw> {
-    mixture.next_batch(count, |source, epoch| Key::new(stage.seed, stage.stream, purpose, epoch).row(source as u32, 0))
+    mixture.next_batch(count, shuffle(stage, purpose))
+}
+
+/// The numbers that shuffle each epoch of each source.
+fn shuffle(stage: &Stage, purpose: Purpose) -> impl Fn(usize, u64) -> Uniforms {
+    let (seed, stream) = (stage.seed, stage.stream);
+    move |source, epoch| Key::new(seed, stream, purpose, epoch).row(source as u32, 0)
 }
 
 /// Whether what the data gives as completions must be judged too; rollouts always are.

@@ -14,6 +14,7 @@ mod objective;
 mod optimizer;
 pub mod peft;
 mod scores;
+pub mod state;
 mod tensor_graph;
 #[cfg(test)]
 mod tests;
@@ -23,11 +24,11 @@ pub mod vocabulary;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::plan::events::Event;
+use mopd_compiler::plan::events::{Event, FailureKind};
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
 use tch::{Device, Tensor, no_grad_guard};
 
@@ -39,6 +40,7 @@ use self::non_finite::Classified;
 use self::objective::{Outputs, Program};
 use self::optimizer::{Optimizer, gradient_norm};
 use self::scores::score;
+use self::state::{State, Taking};
 use self::trained::Trained;
 use self::vocabulary::Logits;
 use crate::control::Control;
@@ -107,19 +109,90 @@ pub struct Finished {
     pub adapter: peft::Files,
     /// Diagnostics, one row per step and domain.
     pub rows: Vec<Row>,
+    /// That it took, from the first step on.
+    pub seconds: f64,
 }
 
-/// Trains to the last step.
-pub fn train(stage: &Stage) -> Result<Finished, Box<Stopped>> {
-    let mut rows = Vec::new();
-    let mut trainer = Trainer::new(stage).map_err(|error| Box::new(Stopped { error, last_good: None, rows: Vec::new() }))?;
-    for step in 0..stage.steps {
+/// What a stage goes on from, and where its state goes between steps.
+pub struct Checkpoints<'a> {
+    pub from: Option<(State, Taking)>,
+    pub pace: Pace,
+    /// Makes a state durable. Where that fails, training goes on.
+    pub keep: &'a dyn Fn(&State) -> Result<()>,
+}
+
+/// When a state is written down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    Every(Duration),
+    /// Every minute, and less often where that would take more than a fiftieth of the time.
+    Sparing,
+}
+
+impl Pace {
+    /// `since` the last one, which took `took`.
+    fn due(self, since: Duration, took: Duration) -> bool {
+        match self {
+            Pace::Every(interval) => since >= interval,
+            Pace::Sparing => since >= Duration::from_secs(60).max(took.saturating_mul(50)),
+        }
+    }
+}
+
+/// Trains to the last step. Asked to stop, it leaves a checkpoint at the next step's beginning.
+pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
+    let started = Instant::now();
+    let stopped = |error: Error| Box::new(Stopped { error, last_good: None, rows: Vec::new() });
+    let mut trainer = Trainer::new(stage).map_err(stopped)?;
+    let (mut first, mut before, mut rows) = (0, 0.0, Vec::new());
+    let mut checkpoints = checkpoints;
+    if let Some((state, taking)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
+        match (trainer.restore(&state, taking), taking) {
+            (Ok(()), _) => (first, before, rows) = (state.position.step, state.position.seconds, state.rows),
+            (Err(problem), Taking::Own) => {
+                let step = state.position.step;
+                stage
+                    .control
+                    .warn(format!("the checkpoint of `{}` at step {step} does not fit, it begins anew: {problem}", stage.name));
+                trainer = Trainer::new(stage).map_err(stopped)?;
+            }
+            (Err(problem), Taking::Forked) => return Err(stopped(no_fork(&state, &problem))),
+        }
+    }
+    let seconds = || before + started.elapsed().as_secs_f64();
+    let (mut last, mut took, mut kept) = (Instant::now(), Duration::ZERO, first);
+    let mut keep = |trainer: &Trainer, step: u32, rows: &mut Vec<Row>, now: bool| {
+        let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
+        if step == kept || !(now || pace.due(last.elapsed(), took)) {
+            return;
+        }
+        let begun = Instant::now();
+        let state = trainer.state(step, seconds(), std::mem::take(rows));
+        let outcome = keep(&state);
+        *rows = state.rows;
+        match outcome {
+            Ok(()) => kept = step,
+            Err(error) => {
+                let next = if now { "so the next run goes on from an earlier one" } else { "training goes on" };
+                stage.control.warn(format!("no checkpoint of `{}` at step {step}, {next}: {error}", stage.name));
+            }
+        }
+        (took, last) = (begun.elapsed(), Instant::now());
+    };
+    for step in first..stage.steps {
+        if let Err(error) = stage.control.check() {
+            keep(&trainer, step, &mut rows, true);
+            return Err(Box::new(Stopped { error, last_good: None, rows }));
+        }
         match trainer.step(step) {
             Ok(new) => rows.extend(new),
             Err((error, finite)) => {
                 let last_good = (!finite).then(|| trainer.model.weights());
                 return Err(Box::new(Stopped { error: error.at_step(step), last_good, rows }));
             }
+        }
+        if step + 1 < stage.steps {
+            keep(&trainer, step + 1, &mut rows, false);
         }
     }
     let weights = match &trainer.average {
@@ -133,7 +206,12 @@ pub fn train(stage: &Stage) -> Result<Finished, Box<Stopped>> {
         },
         None => peft::Files::new(),
     };
-    Ok(Finished { weights, adapter, rows })
+    Ok(Finished { weights, adapter, rows, seconds: seconds() })
+}
+
+fn no_fork(state: &State, problem: &str) -> Error {
+    let message = format!("cannot fork from the checkpoint of step {}: {problem}", state.position.step);
+    Error::new(FailureKind::Runtime, message).help("run it without the fork: it begins with its first step")
 }
 
 struct Trainer<'a> {
@@ -227,10 +305,8 @@ impl<'a> Trainer<'a> {
 
     /// One update of the weights. An error says whether the numbers were finite so far.
     fn step(&mut self, step: u32) -> Result<Vec<Row>, Classified> {
-        let plain = |error: Error| (error, true);
         let Stage { train, control, .. } = self.stage;
         let started = Instant::now();
-        control.check().map_err(plain)?;
         let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
         let rolled_out = Instant::now();
         let sequences = &rollouts.sequences;

@@ -12,6 +12,7 @@ use mopd_compiler::plan::{ModelId, Role, StudentCopy, Teacher};
 use tch::{Device, Tensor, no_grad_guard};
 
 use super::Stage;
+use super::state::Tensors;
 use super::vocabulary::Fetched;
 use crate::model::{Decoder, Weights};
 
@@ -176,6 +177,18 @@ impl Models {
                 StudentCopy::Every { .. } | StudentCopy::Current => {}
             }
         }
+    }
+
+    /// The copies of the student, under names. Whoever is frozen does not change.
+    pub fn state(&self, tensors: &mut Tensors) {
+        for (index, copy) in self.copies.iter().enumerate() {
+            tensors.put(format!("copy.{index}"), copy.decoder.flat());
+        }
+    }
+
+    pub fn restore(&self, tensors: &Tensors) -> Result<(), String> {
+        let mut copies = self.copies.iter().enumerate();
+        copies.try_for_each(|(index, copy)| tensors.restore(&format!("copy.{index}"), copy.decoder.flat()))
     }
 
     /// Whether what a role says of a completion changes while the student learns.

@@ -3,6 +3,7 @@
 use mopd_compiler::plan::AdamW;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+use super::state::Tensors;
 use crate::kernels::adamw::{self, Gradient, Parameters, Update};
 
 pub struct Optimizer {
@@ -19,6 +20,20 @@ impl Optimizer {
     pub fn new(settings: &AdamW, parameters: &Tensor, decayed: i64) -> Optimizer {
         let (mean, square) = (parameters.zeros_like(), parameters.zeros_like());
         Optimizer { settings: settings.clone(), mean, square, decayed, steps: 0 }
+    }
+
+    /// What it keeps, under names; answers the updates so far.
+    pub fn state(&self, tensors: &mut Tensors) -> i32 {
+        tensors.put("optimizer.mean", &self.mean);
+        tensors.put("optimizer.square", &self.square);
+        self.steps
+    }
+
+    pub fn restore(&mut self, tensors: &Tensors, updates: i32) -> Result<(), String> {
+        tensors.restore("optimizer.mean", &self.mean)?;
+        tensors.restore("optimizer.square", &self.square)?;
+        self.steps = updates;
+        Ok(())
     }
 
     /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite. Weight decay is

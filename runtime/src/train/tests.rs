@@ -18,6 +18,8 @@ use crate::data::{Dataset, Field, Request};
 use crate::model::tests::{lively, tiny};
 use crate::model::{layout, to_vec};
 
+mod resume;
+
 /// Two domains of ragged answers.
 struct World {
     folder: tempfile::TempDir,
@@ -274,7 +276,7 @@ fn averages(index: usize) -> Teacher {
 
 /// Weights after training, and the steps' rows.
 fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<Row>) {
-    let finished = super::train(stage).map_err(|stopped| stopped.error).unwrap();
+    let finished = super::train(stage, None).map_err(|stopped| stopped.error).unwrap();
     (finished.weights.values().into_owned(), finished.rows)
 }
 
@@ -412,7 +414,7 @@ fn frozen_weights_stay() {
     }
     let mut nothing = train(mopd(1.0), 1);
     nothing.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Layers { first: 7, last: 9 }]), except: vec![] };
-    let Err(stopped) = super::train(&world.stage(&nothing, ROUTED, &models)) else { panic!("something trained") };
+    let Err(stopped) = super::train(&world.stage(&nothing, ROUTED, &models), None) else { panic!("something trained") };
     assert!(stopped.error.to_string().contains("no weight is left to train"), "{}", stopped.error);
 }
 
@@ -501,7 +503,7 @@ fn an_adapter_changes_its_targets_alone() {
     trainer.trained.apply(&trainer.model);
     let (merged, start) = (to_vec(trainer.model.flat()), models[0].values().into_owned());
     assert!(merged.iter().zip(&start).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs()), "B is 0 at first");
-    let finished = super::train(&stage).map_err(|stopped| stopped.error).unwrap();
+    let finished = super::train(&stage, None).map_err(|stopped| stopped.error).unwrap();
     let end = finished.weights.values();
     for entry in layout(&models[0].config) {
         let range = entry.offset..entry.offset + entry.len();

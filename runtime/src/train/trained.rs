@@ -12,6 +12,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFilter, WeightGroup};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+use super::state::Tensors;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Entry, EntryKind, Weights, layout, to_vec};
 use crate::random::Key;
@@ -118,6 +119,17 @@ impl Trained {
             }
             Trained::Adapter(adapted) => adapted.merge(model),
         }
+    }
+
+    /// What is updated, under names. What does not train is as it was, and merged matrices are made from their adapter.
+    pub fn state(&self, model: &Decoder, tensors: &mut Tensors) {
+        tensors.put("trained", &self.parameters(model).0);
+    }
+
+    pub fn restore(&self, model: &Decoder, tensors: &Tensors) -> Result<(), String> {
+        tensors.restore("trained", &self.parameters(model).0)?;
+        self.apply(model);
+        Ok(())
     }
 
     pub fn adapter(&self) -> Option<&Adapted> {

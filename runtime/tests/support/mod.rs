@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use mopd_compiler::plan::events::{Event, Job, RunJob};
 use mopd_compiler::plan::*;
 
+#[allow(dead_code, reason = "each test uses some of them")]
 mod objectives;
 pub use objectives::*;
 
@@ -155,7 +156,17 @@ pub fn write_data(folder: &Path) {
 
 pub fn job(plan: &Plan, folder: &Path, out: &str) -> RunJob {
     let path = |name: &str| folder.join(name).to_str().expect("temporary folders have plain names").to_owned();
-    RunJob { plan: plan.clone(), base: path(""), store: path("store"), out: path(out), fresh: false, workers: Some(2) }
+    RunJob {
+        plan: plan.clone(),
+        base: path(""),
+        store: path("store"),
+        out: path(out),
+        fresh: false,
+        from: Vec::new(),
+        checkpoint_every: None,
+        forks: Vec::new(),
+        workers: Some(2),
+    }
 }
 
 /// The worker as `mopd` starts it.

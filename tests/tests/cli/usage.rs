@@ -37,8 +37,6 @@ fn what_is_not_built_says_so() {
     }
     place.mopd(&["plan", "--format", "dot", "a.mopd"]).is(2, &["not supported yet"]);
     place.mopd(&["plan", "--why", "a.mopd"]).is(2, &["not supported yet"]);
-    place.mopd(&["run", "--resume", "a.mopd"]).is(2, &["not supported yet", "kept and reused"]);
-    place.mopd(&["run", "--from", "start", "a.mopd"]).is(2, &["not supported yet", "--fresh"]);
 }
 
 #[test]

@@ -1,0 +1,397 @@
+//! What differs between two plans in meaning, stage by stage: what watch mode says about an edit and what a comparison of two
+//! runs says about their sources. Texts, places and layout are no part of it, and a name alone is a name alone.
+//!
+//! Settings are compared as the plan writes them down, field by field, so that none can be forgotten; indices into the plan
+//! are replaced by the names of what they point to first.
+
+mod objective;
+mod values;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{Comparison, Domain, DomainId, Model, ModelId, Objective, Plan, Prefixes, Stage, StageFacts, Teacher, Train};
+use mopd_lang::formula::text;
+
+/// What has to be said about the way from one plan to another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Difference {
+    /// In the order of the plan: the experiment itself, domains, stages, tables.
+    pub items: Vec<Item>,
+    /// The stages of the new plan that the old one does not have under any name.
+    pub reruns: Vec<String>,
+    /// Stages of the new plan.
+    pub stages: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Item {
+    pub kind: Kind,
+    pub name: String,
+    #[serde(flatten)]
+    pub fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Experiment,
+    Domain,
+    Stage,
+    Table,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Fate {
+    Added,
+    Removed,
+    /// The same under another name.
+    Renamed {
+        before: String,
+    },
+    /// `objective` is apart, for its settings are those of whoever wrote it.
+    Changed {
+        settings: Vec<Change>,
+        objective: Vec<Change>,
+    },
+}
+
+/// One setting. Absent values are settings that one side does not have.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// `steps`, `optimizer.beta2`, `clip`
+    pub what: String,
+    pub before: Option<String>,
+    pub after: Option<String>,
+}
+
+impl Difference {
+    /// Both plans compute the same and call it the same.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.reruns.is_empty()
+    }
+
+    /// `1 of 9 stages reruns, 8 kept`
+    pub fn summary(&self) -> String {
+        reruns(self.reruns.len(), self.stages)
+    }
+}
+
+/// `1 of 9 stages reruns, 8 kept`
+pub fn reruns(reruns: usize, stages: usize) -> String {
+    let (plural, verb) = (if stages == 1 { "" } else { "s" }, if reruns == 1 { "reruns" } else { "rerun" });
+    match reruns {
+        0 => format!("nothing to rerun, {stages} stage{plural} kept"),
+        _ => format!("{reruns} of {stages} stage{plural} {verb}, {} kept", stages - reruns),
+    }
+}
+
+impl fmt::Display for Item {
+    /// `objective of `student`: clip ±5 -> ±3`
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let Item { kind, name, fate } = self;
+        let named = match kind {
+            Kind::Experiment => "the experiment".to_owned(),
+            Kind::Domain => format!("domain `{name}`"),
+            Kind::Stage => format!("`{name}`"),
+            Kind::Table => format!("table `{name}`"),
+        };
+        match fate {
+            Fate::Added => write!(formatter, "{named} is new"),
+            Fate::Removed => write!(formatter, "{named} is gone"),
+            Fate::Renamed { before } => write!(formatter, "{named} was called `{before}`"),
+            Fate::Changed { settings, objective } => {
+                if !settings.is_empty() {
+                    write!(formatter, "{named}: {}", joined(settings))?;
+                }
+                if !settings.is_empty() && !objective.is_empty() {
+                    formatter.write_str("; ")?;
+                }
+                if !objective.is_empty() {
+                    write!(formatter, "objective of {named}: {}", joined(objective))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    /// `steps 160 -> 200`
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let shown = |side: &Option<String>| side.clone().unwrap_or_else(|| "none".to_owned());
+        match (&self.before, &self.after) {
+            (None, None) => write!(formatter, "{} differs", self.what),
+            (before, after) => write!(formatter, "{} {} -> {}", self.what, shown(before), shown(after)),
+        }
+    }
+}
+
+fn joined(changes: &[Change]) -> String {
+    changes.iter().map(Change::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What changed on the way from `before` to `after`. Models, domains and tables are matched by name, then by what they are.
+pub fn difference(before: &Plan, after: &Plan) -> Difference {
+    let mut items = Vec::new();
+    let changed = |kind: Kind, name: &str, settings: Vec<Change>, objective: Vec<Change>| {
+        let fate = Fate::Changed { settings, objective };
+        Item { kind, name: name.to_owned(), fate }
+    };
+
+    let whole = values::changes(&experiment(before), &experiment(after));
+    if !whole.is_empty() {
+        items.push(changed(Kind::Experiment, &after.experiment.name, whole, Vec::new()));
+    }
+
+    let sources = |plan: &Plan| -> Vec<(String, String)> {
+        plan.experiment.domains.iter().map(|domain| (domain.name.clone(), self::domain(domain).to_string())).collect()
+    };
+    let domains = Matched::new(&sources(before), &sources(after));
+    for (index, domain) in after.experiment.domains.iter().enumerate() {
+        match domains.before[index] {
+            None => items.push(Item { kind: Kind::Domain, name: domain.name.clone(), fate: Fate::Added }),
+            Some(old) => {
+                let old = &before.experiment.domains[old];
+                items.extend(renamed(Kind::Domain, &old.name, &domain.name));
+                let found = values::changes(&self::domain(old), &self::domain(domain));
+                if !found.is_empty() {
+                    items.push(changed(Kind::Domain, &domain.name, found, Vec::new()));
+                }
+            }
+        }
+    }
+    items.extend(domains.removed(Kind::Domain, before.experiment.domains.iter().map(|domain| &domain.name)));
+
+    let keyed = |plan: &Plan| -> Vec<(String, String)> {
+        let models = plan.experiment.models.iter().zip(&plan.stages);
+        models.map(|(model, facts)| (model.name.clone(), facts.key.clone())).collect()
+    };
+    let models = Matched::new(&keyed(before), &keyed(after));
+    // The old plan's own words, but today's names: a renamed start is no other start.
+    let old = Names {
+        models: models.old_names(&keyed(before), &keyed(after)),
+        domains: domains.old_names(&sources(before), &sources(after)),
+    };
+    let new = Names {
+        models: after.experiment.models.iter().map(|model| model.name.clone()).collect(),
+        domains: after.experiment.domains.iter().map(|domain| domain.name.clone()).collect(),
+    };
+    for (index, model) in after.experiment.models.iter().enumerate() {
+        match models.before[index] {
+            None => items.push(Item { kind: Kind::Stage, name: model.name.clone(), fate: Fate::Added }),
+            Some(at) => {
+                let earlier = &before.experiment.models[at];
+                items.extend(renamed(Kind::Stage, &earlier.name, &model.name));
+                let settings = values::changes(&stage(earlier, &old), &stage(model, &new));
+                let objective = match (&earlier.stage, &model.stage) {
+                    (Stage::Train(earlier), Stage::Train(later)) => objective::changes(&earlier.objective, &later.objective),
+                    _ => Vec::new(),
+                };
+                if !settings.is_empty() || !objective.is_empty() {
+                    items.push(changed(Kind::Stage, &model.name, settings, objective));
+                }
+            }
+        }
+    }
+    items.extend(models.removed(Kind::Stage, before.experiment.models.iter().map(|model| &model.name)));
+
+    let tabled = |plan: &Plan, names: &Names| -> Vec<(String, String)> {
+        let tables = plan.experiment.comparisons.iter();
+        tables.map(|table| (table.name.clone(), comparison(table, names).to_string())).collect()
+    };
+    let (old_tables, new_tables) = (tabled(before, &old), tabled(after, &new));
+    let tables = Matched::new(&old_tables, &new_tables);
+    for (index, table) in after.experiment.comparisons.iter().enumerate() {
+        match tables.before[index] {
+            None => items.push(Item { kind: Kind::Table, name: table.name.clone(), fate: Fate::Added }),
+            Some(at) => {
+                let earlier = &before.experiment.comparisons[at];
+                items.extend(renamed(Kind::Table, &earlier.name, &table.name));
+                let found = values::changes(&comparison(earlier, &old), &comparison(table, &new));
+                if !found.is_empty() {
+                    items.push(changed(Kind::Table, &table.name, found, Vec::new()));
+                }
+            }
+        }
+    }
+    items.extend(tables.removed(Kind::Table, before.experiment.comparisons.iter().map(|table| &table.name)));
+
+    let known: HashSet<&str> = before.stages.iter().map(|StageFacts { key, .. }| key.as_str()).collect();
+    let rerun = after.experiment.models.iter().zip(&after.stages).filter(|(_, facts)| !known.contains(facts.key.as_str()));
+    let reruns = rerun.map(|(model, _)| model.name.clone()).collect();
+    Difference { items, reruns, stages: after.stages.len() }
+}
+
+fn renamed(kind: Kind, before: &str, after: &str) -> Option<Item> {
+    (before != after).then(|| Item { kind, name: after.to_owned(), fate: Fate::Renamed { before: before.to_owned() } })
+}
+
+/// Which old one each new one was, by index.
+struct Matched {
+    before: Vec<Option<usize>>,
+}
+
+impl Matched {
+    /// Each is a name and what it means. Names are unique; what two mean may be the same.
+    fn new(old: &[(String, String)], new: &[(String, String)]) -> Matched {
+        let named: BTreeMap<&str, usize> = old.iter().enumerate().map(|(index, (name, _))| (name.as_str(), index)).collect();
+        let mut before: Vec<Option<usize>> = new.iter().map(|(name, _)| named.get(name.as_str()).copied()).collect();
+        let mut taken: HashSet<usize> = before.iter().flatten().copied().collect();
+        for (index, (_, meaning)) in new.iter().enumerate() {
+            if before[index].is_none() {
+                before[index] = (0..old.len()).find(|at| !taken.contains(at) && old[*at].1 == *meaning);
+                taken.extend(before[index]);
+            }
+        }
+        Matched { before }
+    }
+
+    /// What old ones are called now; their own name where they are gone.
+    fn old_names(&self, old: &[(String, String)], new: &[(String, String)]) -> Vec<String> {
+        let mut names: Vec<String> = old.iter().map(|(name, _)| name.clone()).collect();
+        for (index, at) in self.before.iter().enumerate() {
+            if let Some(at) = at {
+                names[*at] = new[index].0.clone();
+            }
+        }
+        names
+    }
+
+    fn removed<'a>(&self, kind: Kind, old: impl Iterator<Item = &'a String>) -> Vec<Item> {
+        let kept: HashSet<usize> = self.before.iter().flatten().copied().collect();
+        let gone = old.enumerate().filter(|(index, _)| !kept.contains(index));
+        gone.map(|(_, name)| Item { kind, name: name.clone(), fate: Fate::Removed }).collect()
+    }
+}
+
+/// What indices point to.
+struct Names {
+    models: Vec<String>,
+    domains: Vec<String>,
+}
+
+impl Names {
+    fn model(&self, id: ModelId) -> Value {
+        json!(self.models[id.0 as usize])
+    }
+
+    fn domain(&self, id: DomainId) -> String {
+        self.domains[id.0 as usize].clone()
+    }
+}
+
+fn experiment(plan: &Plan) -> Value {
+    let experiment = &plan.experiment;
+    json!({ "seed": experiment.seed, "dtype": experiment.dtype, "device": experiment.device })
+}
+
+fn written(value: &impl Serialize) -> Value {
+    let mut value = serde_json::to_value(value).expect("a plan is plain data");
+    without_places(&mut value);
+    value
+}
+
+fn without_places(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("origin");
+            fields.values_mut().for_each(without_places);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_places),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn domain(domain: &Domain) -> Value {
+    let mut value = written(domain);
+    if let Value::Object(fields) = &mut value {
+        fields.remove("name");
+    }
+    value
+}
+
+/// Settings without the objective.
+fn stage(model: &Model<Objective>, names: &Names) -> Value {
+    match &model.stage {
+        Stage::Train(train) => self::train(train, names),
+        Stage::Merge(merge) => json!({
+            "merge": written(&merge.method),
+            "base": merge.base.map(|base| names.model(base)),
+            "models": merge.models.iter().map(|id| names.model(*id)).collect::<Vec<_>>(),
+        }),
+        Stage::Initialise(architecture) => written(architecture),
+        Stage::Load(pretrained) => written(pretrained),
+    }
+}
+
+fn train(train: &Train<Objective>, names: &Names) -> Value {
+    let Train { recipe, start, mixture, teachers, references, prefixes, passes, filter, objective: _, .. } = train;
+    let Train { trainable, optimizer, length, learning_rate, ema, execution, .. } = train;
+    let by_domain = |entries: Vec<(DomainId, Value)>| -> Value {
+        let entries = entries.into_iter().map(|(domain, value)| (names.domain(domain), value));
+        Value::Object(entries.collect::<Map<String, Value>>())
+    };
+    let teacher = |teacher: &Teacher| match teacher {
+        Teacher::Model(model) => names.model(*model),
+        Teacher::Student(copy) => json!({ "student": written(copy) }),
+    };
+    let mut prefixes = match prefixes {
+        Prefixes::Pairs { chosen, rejected, batch } => {
+            let side = |side: &super::Completions| {
+                let mut value = written(side);
+                if let super::Completions::Model { model, .. } = side {
+                    value["model"] = names.model(*model);
+                }
+                value
+            };
+            json!({ "from": "pairs", "chosen": side(chosen), "rejected": side(rejected), "batch": batch })
+        }
+        plain => written(plain),
+    };
+    // `sampling` is where the plan keeps them, not how an author calls them.
+    if let Value::Object(fields) = &mut prefixes
+        && let Some(Value::Object(sampling)) = fields.remove("sampling")
+    {
+        fields.extend(sampling);
+    }
+    json!({
+        "recipe": recipe.name(),
+        "start": names.model(*start),
+        "share": by_domain(mixture.iter().map(|share| (share.domain, json!(share.share))).collect()),
+        "teacher": by_domain(teachers.iter().map(|choice| (choice.domain, teacher(&choice.teacher))).collect()),
+        "reference": by_domain(references.iter().map(|choice| (choice.domain, names.model(choice.reference))).collect()),
+        "rollout": prefixes,
+        "passes": passes,
+        "filter": filter.as_ref().map(|filter| objective::expression(&filter.graph, filter.value)),
+        "trainable": written(trainable),
+        "optimizer": written(optimizer),
+        "length": written(length),
+        "lr": text::schedule(learning_rate),
+        "ema": ema,
+        "execution": written(execution),
+    })
+}
+
+fn comparison(comparison: &Comparison, names: &Names) -> Value {
+    let Comparison { name: _, rows, domains, normalized, seeds, evaluation, origin: _ } = comparison;
+    let models = |ids: &[ModelId]| ids.iter().map(|id| names.model(*id)).collect::<Vec<Value>>();
+    let mut settings = written(evaluation);
+    if let Value::Object(fields) = &mut settings
+        && let Some(Value::Object(sampling)) = fields.remove("sampling")
+    {
+        fields.extend(sampling);
+    }
+    json!({
+        "models": rows.iter().map(|row| (row.label.clone(), json!(models(&row.models)))).collect::<Map<String, Value>>(),
+        "domains": domains.iter().map(|id| names.domain(*id)).collect::<Vec<_>>(),
+        "zero": normalized.as_ref().map(|normalized| models(&normalized.zero)),
+        "one": normalized.as_ref().map(|normalized| models(&normalized.one)),
+        "seeds": seeds,
+        "evaluation": settings,
+    })
+}

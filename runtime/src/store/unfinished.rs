@@ -1,0 +1,119 @@
+//! Checkpoints of stages that are not finished: in a folder beside the stage's entry, one folder a step, each whole once its
+//! checksums are there. The last two are kept, so that one that was damaged is not the end of the stage.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::{Lookup, METRICS, Store, read_json, write_whole};
+use crate::failure::{Error, Result};
+use crate::files::write_atomically;
+use crate::formats::safetensors;
+use crate::report::metrics::Row;
+use crate::train::state::{Position, State, Tensors};
+
+use super::checkpoint::Hashing;
+
+const TENSORS: &str = "state.safetensors";
+const POSITION: &str = "position.json";
+
+impl Store {
+    /// Where the checkpoints of a stage are.
+    fn unfinished(&self, key: &str) -> PathBuf {
+        self.path(&unfinished(key))
+    }
+
+    /// The steps that there are checkpoints of, the last one first; one may turn out to be damaged.
+    pub fn steps(&self, key: &str) -> Vec<u32> {
+        let folders = fs::read_dir(self.unfinished(key)).into_iter().flatten().flatten();
+        let mut steps: Vec<u32> = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok()).collect();
+        steps.retain(|step| self.has(&of_step(key, *step)));
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        steps
+    }
+
+    /// Makes a state durable, then lets go of all but the last one before it. Where that fails, what there was is still there.
+    pub fn keep_state(&self, key: &str, State { position, tensors, rows }: &State) -> Result<()> {
+        let before = self.steps(key);
+        // Room for this one: with the last one there are two at any time.
+        for step in before.iter().skip(1) {
+            self.drop_state(key, *step)?;
+        }
+        let name = of_step(key, position.step);
+        let unwritten = |error| Error::storage(&self.path(&name), error);
+        let texts = [(POSITION, serde_json::to_vec(position)), (METRICS, serde_json::to_vec(rows))];
+        let written = self.write(&name, |folder| {
+            let mut sums = std::collections::BTreeMap::new();
+            let mut hash = None;
+            write_atomically(&folder.join(TENSORS), |file| {
+                hash = Some(Hashing::of(file, |file| safetensors::write_tensors(&tensors.0, file))?);
+                Ok(())
+            })?;
+            sums.insert(TENSORS.to_owned(), hash.expect("a file that was written was hashed"));
+            for (name, text) in texts {
+                sums.insert(name.to_owned(), write_whole(&folder.join(name), &text.map_err(unwritten)?)?);
+            }
+            Ok(sums)
+        });
+        if written.is_err() {
+            // Half of it takes room that may be what is missing.
+            let _ = self.drop_state(key, position.step);
+        }
+        written
+    }
+
+    /// The state of a stage after so many steps.
+    pub fn state(&self, key: &str, step: u32) -> Lookup<State> {
+        self.read(&of_step(key, step), |folder| {
+            let position: Position = read_json(&folder.join(POSITION))?;
+            let rows: Vec<Row> = read_json(&folder.join(METRICS))?;
+            let tensors = safetensors::read_tensors(&folder.join(TENSORS)).map_err(|problem| format!("{TENSORS}: {problem}"))?;
+            Ok(State { position, tensors: Tensors(tensors), rows })
+        })
+    }
+
+    /// The last state of a stage that is whole, and why later ones are not.
+    pub fn last_state(&self, key: &str) -> (Option<State>, Vec<String>) {
+        let mut damaged = Vec::new();
+        for step in self.steps(key) {
+            match self.state(key, step) {
+                Lookup::Kept(state) => return (Some(state), damaged),
+                Lookup::Absent => {}
+                Lookup::Damaged(reason) => damaged.push(reason),
+            }
+        }
+        (None, damaged)
+    }
+
+    fn drop_state(&self, key: &str, step: u32) -> Result<()> {
+        self.remove(&of_step(key, step))
+    }
+
+    /// Lets go of all checkpoints of a stage.
+    pub fn drop_states(&self, key: &str) -> Result<()> {
+        for step in self.steps(key) {
+            self.drop_state(key, step)?;
+        }
+        self.remove(&unfinished(key))
+    }
+
+    /// Takes an entry away: its checksums first, so that no half of it ever counts.
+    fn remove(&self, name: &str) -> Result<()> {
+        let folder = self.path(name);
+        let absent = |error: std::io::Error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+        fs::remove_file(folder.join(super::CHECKSUMS))
+            .or_else(absent)
+            .and_then(|()| fs::remove_dir_all(&folder).or_else(absent))
+            .map_err(|error| Error::storage(&folder, error))
+    }
+}
+
+fn unfinished(key: &str) -> String {
+    format!("{key}.unfinished")
+}
+
+fn of_step(key: &str, step: u32) -> String {
+    format!("{}/{step:010}", unfinished(key))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+use tch::{Kind, Tensor};
+
+use super::*;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    (folder, store)
+}
+
+fn tensors() -> Tensors {
+    let mut tensors = Tensors::default();
+    tensors.put("single", &Tensor::from_slice(&[1.0f32, f32::NAN, f32::NEG_INFINITY, 1e-45]));
+    tensors.put("half", &Tensor::from_slice(&[0.1f32, -3.0]).to_kind(Kind::BFloat16).view([2, 1]));
+    tensors.put("low", &Tensor::from_slice(&[i16::MIN, 7]));
+    tensors.put("strided", &Tensor::arange(6, (Kind::Float, tch::Device::Cpu)).view([2, 3]).tr());
+    tensors.put("empty", &Tensor::zeros([0], (Kind::Float, tch::Device::Cpu)));
+    tensors
+}
+
+fn position(step: u32) -> Position {
+    let text = format!(
+        r#"{{"step": {step}, "seconds": 1.5, "updates": 3, "data": {{"drawn": 8, "sources": [[8, 0]]}},
+        "carried": [[4, 9218868437227405312]], "rollouts": null}}"#
+    );
+    serde_json::from_str(&text).unwrap()
+}
+
+fn state(step: u32) -> State {
+    State { position: position(step), tensors: tensors(), rows: Vec::new() }
+}
+
+fn keep(store: &Store, step: u32) {
+    store.keep_state("key", &state(step)).unwrap();
+}
+
+#[test]
+fn a_state_comes_back_bit_for_bit() {
+    let (_folder, store) = store();
+    keep(&store, 3);
+    let (Some(State { position: found, tensors: back, .. }), damaged) = store.last_state("key") else { panic!("none") };
+    assert_eq!((found, damaged.len()), (position(3), 0));
+    let bytes = |tensor: &Tensor| {
+        let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.contiguous().copy_data_u8(&mut bytes, tensor.numel());
+        (tensor.size(), tensor.kind(), bytes)
+    };
+    for (name, tensor) in &tensors().0 {
+        assert_eq!(bytes(&back.0[name]), bytes(tensor), "{name}");
+    }
+}
+
+#[test]
+fn the_last_two_are_kept_and_a_damaged_one_is_passed_over() {
+    let (_folder, store) = store();
+    assert!(store.last_state("key").0.is_none());
+    for step in [2, 4, 11] {
+        keep(&store, step);
+    }
+    assert_eq!(store.steps("key"), [11, 4]);
+    let damage = |step, name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let path = store.path(&of_step("key", step)).join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        change(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+    };
+    damage(11, TENSORS, &|bytes| bytes.truncate(bytes.len() / 2));
+    let (Some(state), damaged) = store.last_state("key") else { panic!("the one before is whole") };
+    assert_eq!((state.position.step, damaged.len()), (4, 1));
+    assert!(damaged[0].contains("0000000011") && damaged[0].contains(TENSORS), "{damaged:?}");
+    damage(4, POSITION, &|bytes| bytes[2] ^= 1);
+    let (none, damaged) = store.last_state("key");
+    assert!(none.is_none() && damaged.len() == 2, "{damaged:?}");
+    // A stage that is finished, or begins anew, leaves nothing.
+    store.drop_states("key").unwrap();
+    assert!(!store.unfinished("key").exists() && store.steps("key").is_empty());
+}
+
+/// Whatever was cut off at any file: the one before counts.
+#[test]
+fn a_state_that_was_cut_off_while_it_was_written_is_none() {
+    let (_folder, store) = store();
+    keep(&store, 2);
+    keep(&store, 4);
+    fs::remove_file(store.path(&of_step("key", 4)).join(super::super::CHECKSUMS)).unwrap();
+    assert_eq!(store.last_state("key").0.unwrap().position.step, 2);
+    // The next one takes its place.
+    keep(&store, 4);
+    assert_eq!(store.last_state("key").0.unwrap().position.step, 4);
+}
+
+#[test]
+fn where_nothing_can_be_written_the_one_before_stays() {
+    let (_folder, store) = store();
+    keep(&store, 2);
+    // Something that is no folder in the next one's place, for whoever may write everywhere too.
+    fs::write(store.path(&of_step("key", 4)), "").unwrap();
+    let error = store.keep_state("key", &state(4)).unwrap_err();
+    assert!(error.to_string().contains("cannot write") && error.to_string().contains("0000000004"), "{error}");
+    assert_eq!(store.last_state("key").0.unwrap().position.step, 2);
+}

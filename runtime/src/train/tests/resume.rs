@@ -1,0 +1,171 @@
+//! A stage that is cut off after any step ends with the same bits as one that is not.
+
+use mopd_compiler::plan::{Axis, Function, Live, Memory, Reduction};
+
+use super::super::objective::objectives::objective;
+use super::super::state::{State, Taking};
+use super::super::{Checkpoints, Finished, Pace};
+use super::*;
+use crate::store::{Lookup, Store};
+
+/// Asks for everything that outlives a step: the policy that sampled, and a number that is carried over.
+fn ratio() -> Objective {
+    objective("ratio", Live::Logp, |graph, logp| {
+        let sampler = graph.signal(Signal::Logp { role: Role::Sampler });
+        let teacher = graph.signal(Signal::Logp { role: Role::Teacher });
+        let difference = graph.apply(Function::Subtract, &[logp, sampler]);
+        let ratio = graph.apply(Function::Exp, &[difference]);
+        let advantage = graph.apply(Function::Subtract, &[sampler, teacher]);
+        let mean = graph.reduce(Reduction::Mean, advantage, Axis::Batch, None);
+        let baseline = graph.memory(Memory::Ema { rate: 0.5 }, mean);
+        let centred = graph.apply(Function::Subtract, &[advantage, baseline]);
+        (graph.apply(Function::Multiply, &[ratio, centred]), None)
+    })
+}
+
+fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> Finished {
+    super::super::train(stage, checkpoints).map_err(|stopped| stopped.error).unwrap()
+}
+
+/// All but the time that steps took.
+fn rows(finished: &Finished) -> Vec<Row> {
+    let timeless =
+        |row: &Row| Row { seconds: 0.0, rollout_seconds: 0.0, scoring_seconds: 0.0, update_seconds: 0.0, ..row.clone() };
+    finished.rows.iter().map(timeless).collect()
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    (folder, store)
+}
+
+/// Trains with a checkpoint after every step, each under its number as the key.
+fn with_states(stage: &Stage, store: &Store) -> Finished {
+    let keep = |state: &State| store.keep_state(&state.position.step.to_string(), state);
+    finished(stage, Some(Checkpoints { from: None, pace: Pace::Every(Duration::ZERO), keep: &keep }))
+}
+
+fn state(store: &Store, step: u32) -> State {
+    match store.state(&step.to_string(), step) {
+        Lookup::Kept(state) => state,
+        other => panic!("step {step}: {other:?}"),
+    }
+}
+
+fn resumed(stage: &Stage, store: &Store, step: u32, taking: Taking) -> Finished {
+    let keep = |_: &State| Ok(());
+    finished(stage, Some(Checkpoints { from: Some((state(store, step), taking)), pace: Pace::Sparing, keep: &keep }))
+}
+
+#[test]
+fn a_stage_ends_the_same_wherever_it_was_cut() {
+    let world = World::new();
+    let models = models(false);
+    let sampled = |n| Prefixes::Student { prompts: 5, sampling: Sampling::new(n, 1.0, 6) };
+    let mut cases: Vec<(&str, Train<Objective>, [Teacher; 2])> = Vec::new();
+    let mut case = |name, teachers, change: &dyn Fn(&mut Train<Objective>)| {
+        let mut train = train(mopd(1.0), 1);
+        change(&mut train);
+        cases.push((name, train, teachers));
+    };
+    case("data", ROUTED, &|_| {});
+    case("passes and memory", ROUTED, &|train| {
+        (train.objective, train.passes, train.prefixes) = (ratio(), 3, sampled(2));
+    });
+    case("rollouts, copies of the student, average", [averages(0), averages(1)], &|train| {
+        (train.prefixes, train.ema) = (sampled(1), Some(0.5));
+    });
+    case("some weights", ROUTED, &|train| {
+        train.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
+    });
+    for kind in [AdapterKind::Lora, AdapterKind::Dora] {
+        case("an adapter", ROUTED, &|train| train.trainable = Trainable::Adapter(adapter(kind)));
+    }
+    for (name, train, teachers) in &cases {
+        let mut stage = world.stage(train, *teachers, &models);
+        stage.steps = 5;
+        let through = finished(&stage, None);
+        let (_folder, store) = store();
+        let watched = with_states(&stage, &store);
+        assert!(watched.weights.values() == through.weights.values(), "{name}: looking at it changes it");
+        assert!(through.weights.values() != models[0].values(), "{name}: nothing moved");
+        for step in 1..5 {
+            let again = resumed(&stage, &store, step, Taking::Own);
+            assert!(again.weights.values() == through.weights.values(), "{name}: weights after a cut at step {step}");
+            assert!(again.adapter == through.adapter, "{name}: the adapter after a cut at step {step}");
+            assert_eq!(rows(&again), rows(&through), "{name}: diagnostics after a cut at step {step}");
+        }
+    }
+}
+
+/// Asked to stop, a stage leaves a state of exactly the steps that it did.
+#[test]
+fn a_stop_leaves_a_checkpoint_of_the_next_step() {
+    let world = World::new();
+    let models = models(true);
+    let train = train(mopd(1.0), 1);
+    let through = finished(&world.stage(&train, ROUTED, &models), None);
+    let (_folder, store) = store();
+    // Whoever listens leaves at the second step: that is a stop.
+    struct Leaves(u32);
+    impl std::io::Write for Leaves {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            if self.0 < 2 { Ok(bytes.len()) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let control = Control::new(Leaves(0));
+    let stage = Stage { control: &control, ..world.stage(&train, ROUTED, &models) };
+    let keep = |state: &State| store.keep_state("key", state);
+    let checkpoints = Checkpoints { from: None, pace: Pace::Sparing, keep: &keep };
+    let Err(stopped) = super::super::train(&stage, Some(checkpoints)) else { panic!("it went on") };
+    assert!(matches!(stopped.error, Error::Interrupted));
+    assert_eq!((store.steps("key"), stopped.rows.len()), (vec![2], 4));
+    let keep = |_: &State| Ok(());
+    let from = Some((store.last_state("key").0.unwrap(), Taking::Own));
+    let again = finished(&world.stage(&train, ROUTED, &models), Some(Checkpoints { from, pace: Pace::Sparing, keep: &keep }));
+    assert!(again.weights.values() == through.weights.values());
+}
+
+/// A fork has weights, optimiser and place of the other stage, and an objective of its own. What does not fit is refused.
+#[test]
+fn a_fork_goes_on_from_anothers_state() {
+    let world = World::new();
+    let models = models(true);
+    let (one, mut other) = (train(mopd(5.0), 1), train(mopd(5.0), 1));
+    other.objective = direct(Support::Full, Mass::Raw);
+    other.learning_rate = Schedule::Constant { value: 1e-3 };
+    let (_folder, store) = store();
+    let stage = world.stage(&one, ROUTED, &models);
+    with_states(&stage, &store);
+    let edited = world.stage(&other, ROUTED, &models);
+    let forked = resumed(&edited, &store, 2, Taking::Forked);
+    // By hand: two steps of the one, two of the other.
+    let mut trainer = Trainer::new(&stage).unwrap();
+    for step in 0..2 {
+        trainer.step(step).map_err(|(error, _)| error).unwrap();
+    }
+    let mut second = Trainer::new(&edited).unwrap();
+    second.optimizer = trainer.optimizer;
+    second.model.flat().shallow_clone().detach().copy_(trainer.model.flat());
+    second.batches = trainer.batches;
+    for step in 2..4 {
+        second.step(step).map_err(|(error, _)| error).unwrap();
+    }
+    assert!(forked.weights.values() == to_vec(second.model.flat()));
+
+    let mut frozen = one.clone();
+    frozen.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
+    let keep = |_: &State| Ok(());
+    let from = |taking| Some(Checkpoints { from: Some((state(&store, 2), taking)), pace: Pace::Sparing, keep: &keep });
+    let narrow = world.stage(&frozen, ROUTED, &models);
+    let Err(stopped) = super::super::train(&narrow, from(Taking::Forked)) else { panic!("shapes differ") };
+    assert!(stopped.error.to_string().contains("cannot fork from the checkpoint of step 2: `trained` is"), "{}", stopped.error);
+    // A stage's own that does not fit, of another version for example, is passed over.
+    let anew = finished(&narrow, from(Taking::Own));
+    assert!(anew.weights.values() == finished(&narrow, None).weights.values());
+}

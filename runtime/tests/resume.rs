@@ -1,0 +1,289 @@
+//! Runs that end early, and what the next one makes of them.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::time::Instant;
+
+use mopd_compiler::plan::events::{Event, FailureKind, Fork, Job, RunJob};
+use mopd_compiler::plan::*;
+use support::*;
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_data(folder.path());
+    folder
+}
+
+/// Steps of the student: enough that a signal comes before the last.
+const STUDENT: u32 = 80;
+
+/// A base, fine-tuning, an expert by reinforcement in two passes, a student of it, and a table.
+fn chain() -> Builder {
+    let mut b = Builder::new();
+    let domains = [b.domain("copy", 0.5), b.domain("flip", 0.5)];
+    let base = b.model("base", Stage::Initialise(tiny()));
+    let data = Prefixes::Data { field: "answer".into(), batch: 8 };
+    let training = |start, teachers, prefixes, objective, steps| Training {
+        start,
+        domains: &domains,
+        teachers,
+        prefixes,
+        objective,
+        steps,
+        learning_rate: 3e-3,
+    };
+    let rollouts = |n| Prefixes::Student { prompts: 8, sampling: sampling(n) };
+    let start = b.train("start", Recipe::Sft, training(base, &[], data, nll(), 40));
+    let expert = b.train("expert", Recipe::Grpo, training(start, &[], rollouts(4), grpo(), 9));
+    if let Stage::Train(train) = &mut b.plan.experiment.models[expert.0 as usize].stage {
+        train.passes = 2;
+    }
+    let student = b.train("student", Recipe::Distill, training(start, &[expert, expert], rollouts(1), mopd(5.0), STUDENT));
+    b.compare(&domains, &[("start", start), ("student", student)], 1, 2);
+    b
+}
+
+/// Everything of a run that must not depend on how often it was cut: weights, and tables.
+fn outcome(folder: &Path, out: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut outcome = BTreeMap::new();
+    for model in fs::read_dir(folder.join(out).join("models")).unwrap() {
+        let model = model.unwrap().path();
+        let name = model.file_name().unwrap().to_str().unwrap().to_owned();
+        outcome.insert(name, fs::read(model.join("model.safetensors")).unwrap());
+    }
+    let results: results::Results = serde_json::from_slice(&fs::read(folder.join(out).join("results.json")).unwrap()).unwrap();
+    outcome.insert("tables".to_owned(), serde_json::to_vec(&results.tables).unwrap());
+    outcome
+}
+
+/// After every step.
+fn often(plan: &Plan, folder: &Path, out: &str) -> RunJob {
+    RunJob { checkpoint_every: Some(0.0), ..job(plan, folder, out) }
+}
+
+/// Runs until `enough`, and ends it with a signal there.
+fn cut(job: &RunJob, signal: &str, enough: impl Fn(&Event) -> bool) -> (Vec<Event>, Option<i32>) {
+    let mut child = start(&Job::Run(Box::new(job.clone())));
+    let mut events = Vec::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let Ok(event) = serde_json::from_str::<Event>(&line.unwrap()) else { break };
+        if enough(&event) {
+            let pid = child.id().to_string();
+            assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        }
+        events.push(event);
+    }
+    (events, child.wait().unwrap().code())
+}
+
+fn resumed(events: &[Event]) -> Vec<(String, u32)> {
+    let of = |event: &Event| match event {
+        Event::StageResumed { stage, step, .. } => Some((stage.clone(), *step)),
+        _ => None,
+    };
+    events.iter().filter_map(of).collect()
+}
+
+fn steps_of<'a>(events: &'a [Event], wanted: &'a str) -> impl Iterator<Item = u32> + 'a {
+    events.iter().filter_map(move |event| match event {
+        Event::Step { stage, step, .. } if stage == wanted => Some(*step),
+        _ => None,
+    })
+}
+
+fn checkpoints<'a>(events: &'a [Event], wanted: &'a str) -> impl Iterator<Item = (String, u32)> + 'a {
+    events.iter().filter_map(move |event| match event {
+        Event::Checkpoint { stage, key, step, .. } if stage == wanted => Some((key.clone(), *step)),
+        _ => None,
+    })
+}
+
+fn warnings(events: &[Event]) -> Vec<&str> {
+    events.iter().filter_map(|event| if let Event::Warning { message } = event { Some(message.as_str()) } else { None }).collect()
+}
+
+/// SIGKILL at moments that nothing chose: each run is given a little longer than it takes to come anywhere new.
+#[test]
+fn a_run_that_is_killed_over_and_over_ends_the_same() {
+    let plan = chain().plan;
+    let whole = folder();
+    let begun = Instant::now();
+    let (events, code) = run(&job(&plan, whole.path(), "out"));
+    assert_eq!(code, 0, "{:?}", events.last());
+    let took = begun.elapsed();
+    let expected = outcome(whole.path(), "out");
+
+    let folder = folder();
+    let job = often(&plan, folder.path(), "out");
+    let mut kills = 0;
+    let mut went_on = 0;
+    loop {
+        let mut child = start(&Job::Run(Box::new(job.clone())));
+        let reader = child.stdout.take().unwrap();
+        let heard = std::thread::spawn(move || {
+            let lines = BufReader::new(reader).lines().map_while(Result::ok);
+            lines.filter_map(|line| serde_json::from_str::<Event>(&line).ok()).collect::<Vec<_>>()
+        });
+        if kills < 6 {
+            // Fractions of the whole that are no multiples of one another.
+            std::thread::sleep(took.mul_f64(0.25 + 0.11 * f64::from(kills % 4)));
+            // It may be over already.
+            let _ = child.kill();
+        }
+        let status = child.wait().unwrap();
+        let events = heard.join().unwrap();
+        assert!(!events.iter().any(|event| matches!(event, Event::Failed(_))), "{events:?}");
+        assert_eq!(warnings(&events), Vec::<&str>::new(), "nothing is ever damaged by a kill");
+        went_on += resumed(&events).len();
+        if status.success() {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills > 0, "it was too fast to be killed");
+    assert!(went_on > 0 || kills < 3, "of {kills} kills none left a checkpoint");
+    assert!(outcome(folder.path(), "out") == expected, "after {kills} kills");
+    let left = fs::read_dir(folder.path().join("store")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(left.filter(|name| name.ends_with(".unfinished")).count(), 0, "finished stages need no checkpoints");
+}
+
+#[test]
+fn asked_to_stop_a_run_keeps_the_step_it_is_at() {
+    let folder = folder();
+    let plan = chain().plan;
+    // Too seldom to be the reason for a checkpoint.
+    let job = RunJob { checkpoint_every: Some(1e6), ..job(&plan, folder.path(), "out") };
+    let (events, code) = cut(&job, "-TERM", |event| matches!(event, Event::Step { stage, step: 4, .. } if stage == "student"));
+    assert_eq!(code, Some(130));
+    let (_, kept) = checkpoints(&events, "student").last().expect("a checkpoint");
+    assert_eq!(steps_of(&events, "student").last(), Some(kept - 1), "all that was done is kept");
+    let (events, code) = run(&job);
+    assert_eq!((code, resumed(&events)), (0, vec![("student".to_owned(), kept)]));
+    assert_eq!(steps_of(&events, "student").collect::<Vec<_>>(), (kept..STUDENT).collect::<Vec<_>>());
+    let whole = self::folder();
+    run(&self::job(&plan, whole.path(), "out"));
+    assert!(outcome(folder.path(), "out") == outcome(whole.path(), "out"));
+    // The series has every step, those of the first run too.
+    let rows = |folder: &Path| fs::metadata(folder.join("out/metrics.parquet")).unwrap().len();
+    assert!(rows(folder.path()).abs_diff(rows(whole.path())) < 2000, "as many rows");
+}
+
+#[test]
+fn from_a_stage_on_everything_is_computed_again() {
+    let folder = folder();
+    let plan = chain().plan;
+    assert_eq!(run(&job(&plan, folder.path(), "out")).1, 0);
+    let expected = outcome(folder.path(), "out");
+    let from = RunJob { from: vec!["expert".to_owned()], ..often(&plan, folder.path(), "out") };
+    let (events, code) = run(&from);
+    assert_eq!(code, 0);
+    let names = |wanted: fn(&Event) -> Option<&String>| events.iter().filter_map(wanted).cloned().collect::<Vec<_>>();
+    let kept = names(|event| if let Event::StageKept { stage, .. } = event { Some(stage) } else { None });
+    let made = names(|event| if let Event::StageFinished { stage, .. } = event { Some(stage) } else { None });
+    assert_eq!((kept, made), (vec!["base".to_owned(), "start".to_owned()], vec!["expert".to_owned(), "student".to_owned()]));
+    assert!(outcome(folder.path(), "out") == expected);
+    // Cut off, `--from` begins the stage anew, a run without it goes on.
+    let at = |event: &Event| matches!(event, Event::Checkpoint { stage, step: 3, .. } if stage == "expert");
+    let (_, code) = cut(&from, "-KILL", at);
+    assert_eq!(code, None);
+    let (events, _) = run(&from);
+    assert_eq!(resumed(&events), []);
+}
+
+/// An edit under way: the student's objective is another, and it goes on from where it was, under a key that says so.
+#[test]
+fn a_stage_can_be_forked_from_another_ones_checkpoint() {
+    let folder = folder();
+    let plan = chain().plan;
+    let job = often(&plan, folder.path(), "out");
+    let at = |event: &Event| matches!(event, Event::Step { stage, step: 4, .. } if stage == "student");
+    let (events, _) = cut(&job, "-TERM", at);
+    let (key, step) = checkpoints(&events, "student").last().expect("a checkpoint");
+
+    let mut edited = chain();
+    let student = edited.plan.experiment.models.iter().position(|model| model.name == "student").unwrap();
+    if let Stage::Train(train) = &mut edited.plan.experiment.models[student].stage {
+        train.objective = mopd(1.0);
+    }
+    edited.plan.stages[student].key = "edited".to_owned();
+    let plain = often(&edited.plan, folder.path(), "out");
+    let fork = |step| Fork { stage: "student".to_owned(), seed: 1, key: key.clone(), step };
+    let forked = RunJob { forks: vec![fork(step)], ..plain.clone() };
+    let (events, code) = run(&forked);
+    assert_eq!((code, resumed(&events)), (0, vec![("student".to_owned(), step)]));
+    assert_eq!(steps_of(&events, "student").collect::<Vec<_>>(), (step..STUDENT).collect::<Vec<_>>());
+    let provenance = fs::read_to_string(folder.path().join("out/models/student-seed1/mopd.json")).unwrap();
+    let provenance: serde_json::Value = serde_json::from_str(&provenance).unwrap();
+    assert_eq!(provenance["forked"], serde_json::json!({ "key": key, "step": step }));
+    let of_fork = outcome(folder.path(), "out");
+    // The same fork is kept; the same text without it is another result.
+    let (events, _) = run(&forked);
+    assert!(events.iter().any(|event| matches!(event, Event::StageKept { stage, .. } if stage == "student")));
+    let (events, _) = run(&plain);
+    assert_eq!(steps_of(&events, "student").count(), STUDENT as usize);
+    assert!(outcome(folder.path(), "out") != of_fork);
+    // What is not there can't be forked from.
+    let (events, code) = run(&RunJob { forks: vec![fork(77)], ..plain });
+    let Some(Event::Failed(failure)) = events.last() else { panic!("{code} {events:?}") };
+    assert_eq!(failure.kind, FailureKind::Storage);
+    assert!(failure.message.contains("cannot fork `student` from the checkpoint of step 77"), "{}", failure.message);
+}
+
+/// The last checkpoint is damaged: the one before is taken, and the damage is said; without any, the stage begins anew.
+#[test]
+fn a_damaged_checkpoint_is_said_and_passed_over() {
+    let plan = chain().plan;
+    let whole = folder();
+    run(&job(&plan, whole.path(), "out"));
+    let expected = outcome(whole.path(), "out");
+    for damaged in [1, 2] {
+        let folder = folder();
+        let job = often(&plan, folder.path(), "out");
+        let at = |event: &Event| matches!(event, Event::Checkpoint { stage, step: 5, .. } if stage == "student");
+        let (events, _) = cut(&job, "-TERM", at);
+        let (key, last) = checkpoints(&events, "student").last().expect("a checkpoint");
+        let states = folder.path().join("store").join(format!("{key}.unfinished"));
+        for step in (last - 1..=last).rev().take(damaged) {
+            let path = states.join(format!("{step:010}")).join("state.safetensors");
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
+        }
+        let (events, code) = run(&job);
+        assert_eq!(code, 0, "{:?}", events.last());
+        let said = warnings(&events);
+        assert!(said.len() == damaged && said.iter().all(|said| said.contains("checkpoint of `student` is damaged")), "{said:?}");
+        let expected_step = if damaged == 1 { vec![("student".to_owned(), last - 1)] } else { vec![] };
+        assert_eq!(resumed(&events), expected_step);
+        assert!(outcome(folder.path(), "out") == expected);
+    }
+}
+
+/// A disk that cannot take a checkpoint costs the checkpoint and no more.
+#[test]
+fn where_no_checkpoint_can_be_written_training_goes_on() {
+    let folder = folder();
+    let plan = chain().plan;
+    let job = often(&plan, folder.path(), "out");
+    let at = |event: &Event| matches!(event, Event::Checkpoint { stage, step: 2, .. } if stage == "student");
+    let (events, _) = cut(&job, "-KILL", at);
+    let (key, _) = checkpoints(&events, "student").next().expect("a checkpoint");
+    let states = folder.path().join("store").join(format!("{key}.unfinished"));
+    // Something that is no folder in every place that is left, for whoever may write everywhere too.
+    for step in 5..8 {
+        let _ = fs::remove_dir_all(states.join(format!("{step:010}")));
+        fs::write(states.join(format!("{step:010}")), "").unwrap();
+    }
+    let (events, code) = run(&job);
+    assert_eq!(code, 0, "{:?}", events.last());
+    let said = warnings(&events);
+    let fits = |said: &&&str| said.contains("no checkpoint of `student` at step") && said.contains("training goes on");
+    assert!(said.len() == 3 && said.iter().filter(fits).count() == 3, "{said:?}");
+    let whole = self::folder();
+    run(&self::job(&plan, whole.path(), "out"));
+    assert!(outcome(folder.path(), "out") == outcome(whole.path(), "out"));
+}

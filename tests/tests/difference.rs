@@ -1,0 +1,113 @@
+//! What an edit of the quickstart changes in meaning.
+
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::difference::{Difference, difference};
+
+const TEXT: &str = include_str!("../../examples/quickstart.mopd");
+
+fn plan(text: &str) -> Plan {
+    let analysis = mopd_tests::check("quickstart.mopd", text);
+    let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{}", mopd_tests::listing(&analysis)));
+    mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run")
+}
+
+/// The edits are texts of the quickstart and what stands there instead.
+fn edited(edits: &[(&str, &str)]) -> Difference {
+    let mut text = TEXT.to_owned();
+    for (old, new) in edits {
+        assert!(text.contains(old), "{old}");
+        text = text.replace(old, new);
+    }
+    difference(&plan(TEXT), &plan(&text))
+}
+
+fn said(edits: &[(&str, &str)]) -> Vec<String> {
+    edited(edits).items.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_has_no_meaning_is_no_difference() {
+    assert!(edited(&[]).is_empty());
+    assert!(edited(&[("// One budget rule", "// Another"), ("  prompts   = 24\n", "  prompts = 8*3 // as before\n")]).is_empty());
+}
+
+#[test]
+fn the_last_stages_objective() {
+    let found = edited(&[("clip_at: 5", "clip_at: 3")]);
+    assert_eq!(
+        found.items.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["objective of `student_sampled`: clip ±5 -> ±3"]
+    );
+    assert_eq!(found.reruns, ["student_sampled"]);
+    assert!(found.summary().starts_with("1 of "), "{}", found.summary());
+    assert_eq!(said(&[("mopd_top_k(k: 64)", "mopd_top_k(k: 32)")]), ["objective of `student`: top_k 64 -> 32"]);
+}
+
+#[test]
+fn another_objective_is_said_by_its_slots() {
+    let found = said(&[("objective = mopd_top_k(k: 64)", "objective = mopd(clip_at: 5)")]);
+    let [said] = found.as_slice() else { panic!("{found:?}") };
+    assert!(said.starts_with("objective of `student`: support "), "{said}");
+    assert!(said.contains("shaping "), "{said}");
+}
+
+#[test]
+fn settings_and_schedules() {
+    let found = edited(&[("steps     = 160", "steps     = 200"), ("1e-3 -> 0", "2e-3 -> 0")]);
+    let student = found.items.iter().find(|item| item.name == "student").expect("the student trains longer").to_string();
+    assert!(student.contains("steps 160 -> 200"), "{student}");
+    assert!(
+        student.contains("lr warmup(10 steps, then: linear(0.001 -> 0)) -> warmup(10 steps, then: linear(0.002 -> 0))"),
+        "{student}"
+    );
+    assert!(!found.reruns.contains(&"start".to_owned()), "{:?}", found.reruns);
+    assert!(found.reruns.contains(&"expert[sort]".to_owned()), "{:?}", found.reruns);
+}
+
+#[test]
+fn an_early_stage_takes_those_behind_it_along() {
+    let found = edited(&[("steps  = 500", "steps  = 400")]);
+    assert_eq!(found.items.iter().map(ToString::to_string).collect::<Vec<_>>(), ["`start`: steps 500 -> 400"]);
+    assert_eq!(found.reruns.len(), found.stages - 1, "all but the initial weights: {:?}", found.reruns);
+}
+
+#[test]
+fn a_name_is_a_name() {
+    let found = edited(&[
+        ("model start =", "model begin ="),
+        ("(start", "(begin"),
+        ("    start,", "    begin,"),
+        ("zero: start", "zero: begin"),
+    ]);
+    assert!(found.reruns.is_empty(), "{:?}", found.reruns);
+    let said: Vec<String> = found.items.iter().map(ToString::to_string).collect();
+    assert_eq!(said[0], "`begin` was called `start`");
+    // Its row of the table has another label.
+    assert_eq!(said.len(), 2, "{said:?}");
+}
+
+#[test]
+fn data_tables_and_the_seed() {
+    assert_eq!(said(&[("seed = 1 }", "seed = 2 }")]), ["the experiment: seed 1 -> 2"]);
+    let found = said(&[("quickstart/sort.train.jsonl", "quickstart/other.jsonl")]);
+    assert_eq!(found, ["domain `sort`: prompts.path quickstart/sort.train.jsonl -> quickstart/other.jsonl"]);
+    let found = said(&[("seeds       = 3", "seeds       = 5"), ("samples     = 8", "samples     = 4")]);
+    assert_eq!(found, ["table `merging three specialists`: n 8 -> 4, seeds 3 -> 5"]);
+    let found = said(&[("    weight_average(expert),\n", "")]);
+    assert!(found.iter().any(|item| item == "`weight_average` is gone"), "{found:?}");
+}
+
+#[test]
+fn numbers_inside_expressions_are_found() {
+    let own = |weight: &str| {
+        format!(
+            "{}\nobjective o {{\n  weight = {weight}\n  term t = live kl(student || teacher)\n  reduce = mean(token, over: batch)\n}}\n",
+            TEXT.replace("objective = mopd_top_k(k: 64)", "objective = o")
+        )
+    };
+    let found = difference(&plan(&own("0.25 + teacher.top1")), &plan(&own("0.75 + teacher.top1")));
+    let said: Vec<String> = found.items.iter().map(ToString::to_string).collect();
+    let [said] = said.as_slice() else { panic!("{said:?}") };
+    assert!(said.contains("0.25") && said.contains("0.75"), "{said}");
+    assert_eq!(found.reruns, ["student"]);
+}
