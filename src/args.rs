@@ -38,6 +38,7 @@ pub enum Command {
     Lsp(Lsp),
     Bench(Bench),
     Expr(Expr),
+    Cache(Cache),
     /// Every other word: a command that is not built yet, or a slip.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -188,6 +189,71 @@ pub struct Run {
     pub format: Format,
 }
 
+/// Say what the store of results holds, whether it is whole, and let go of what no run needs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd cache list
+  mopd cache verify
+  mopd cache prune --older-than 30d --dry-run
+  mopd cache prune --keep-under 10GiB
+
+What a run needs is never pruned as long as its folder of results is there: to let go of a run, delete that folder, then prune.")]
+pub struct Cache {
+    #[command(subcommand)]
+    pub action: CacheAction,
+    /// The store [default: .mopd/store]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheAction {
+    /// What there is, how large, when it was of use last, and which runs need it
+    List {
+        /// `json` is one object a line
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
+    },
+    /// Read everything and name what is not what was written; exit status 1 if there is any
+    Verify,
+    /// Let go of results and checkpoints that no kept run needs
+    #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["older_than", "keep_under"])))]
+    Prune {
+        /// What was not of use for so long: `12h`, `30d`
+        #[arg(long, value_name = "TIME", value_parser = seconds)]
+        older_than: Option<f64>,
+        /// What was of use longest ago, until the store takes at most so much: `500MiB`, `10GiB`
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        keep_under: Option<u64>,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split_unit(text);
+    let of_unit = match unit {
+        "" if number == "0" => 1.0,
+        "B" => 1.0,
+        "KiB" => 1024.0,
+        "MiB" => 1048576.0,
+        "GiB" => 1073741824.0,
+        "TiB" => 1099511627776.0,
+        _ => return Err("expected a number and B, KiB, MiB, GiB or TiB, such as 10GiB".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number before the unit, such as 10GiB".to_owned())?;
+    Ok((number * of_unit) as u64)
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    (number, unit.trim())
+}
+
 #[derive(Debug, Args)]
 pub struct Overrides {
     /// Set the seed or a `param` of the file, for this run: `--set seed=2`
@@ -197,9 +263,8 @@ pub struct Overrides {
 
 /// A length of time, in seconds.
 fn seconds(text: &str) -> Result<f64, String> {
-    let end = text.find(|character: char| !(character.is_ascii_digit() || character == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    let of_unit = match unit.trim() {
+    let (number, unit) = split_unit(text);
+    let of_unit = match unit {
         "s" => 1.0,
         "min" => 60.0,
         "h" => 3600.0,

@@ -34,8 +34,10 @@ pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     if whole < 3600 {
         format!("{} min {:02} s", whole / 60, whole % 60)
-    } else {
+    } else if whole < 48 * 3600 {
         format!("{} h {:02} min", whole / 3600, whole % 3600 / 60)
+    } else {
+        format!("{} d {:02} h", whole / 86400, whole % 86400 / 3600)
     }
 }
 
@@ -87,8 +89,8 @@ mod tests {
 
     #[test]
     fn durations() {
-        let shown = [0.0, 0.85, 0.9999, 12.34, 59.96, 245.0, 7800.0, f64::NAN].map(duration);
-        assert_eq!(shown, ["0 ms", "850 ms", "1.0 s", "12.3 s", "1 min 00 s", "4 min 05 s", "2 h 10 min", "?"]);
+        let shown = [0.0, 0.85, 0.9999, 12.34, 59.96, 245.0, 7800.0, 800_000.0, f64::NAN].map(duration);
+        assert_eq!(shown, ["0 ms", "850 ms", "1.0 s", "12.3 s", "1 min 00 s", "4 min 05 s", "2 h 10 min", "9 d 06 h", "?"]);
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! Executes a plan with libtorch.
 
 pub mod bench;
-pub mod content;
 pub mod control;
 pub mod data;
 pub mod device;
 pub mod evaluate;
 pub mod failure;
-pub mod files;
 pub mod formats;
 pub mod kernels;
 pub mod load;
@@ -24,3 +22,5 @@ pub mod sample;
 pub mod schedule;
 pub mod store;
 pub mod train;
+
+pub use mopd_store::{content, files};

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod cache;
 mod check;
 mod doctor;
 mod explain;
@@ -28,7 +29,7 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] =
-    &["new", "check", "fmt", "plan", "audit", "run", "explain", "sample", "doctor", "lsp", "bench", "expr", "help"];
+    &["new", "check", "fmt", "plan", "audit", "run", "explain", "sample", "doctor", "lsp", "bench", "expr", "cache", "help"];
 
 /// Commands of the contract that this version does not have.
 const LATER: &[&str] = &["watch", "report", "compare", "eval", "export", "serve"];
@@ -47,6 +48,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Lsp(_) => crate::lsp::serve(),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Expr(arguments) => expr::expr(&arguments),
+        Command::Cache(arguments) => cache::cache(&arguments),
         Command::Other(words) => Err(other(&words)),
     }
 }

@@ -18,6 +18,7 @@ fn nothing_below_the_runtime_knows_torch_and_the_language_knows_no_machine() {
     let never = [
         ("mopd-lang", &["tch", "torch-sys", "cranelift", "polars", "miette", "lsp", "mopd-compiler", "mopd-runtime"][..]),
         ("mopd-compiler", &["tch", "torch-sys", "polars", "miette", "lsp", "mopd-runtime"]),
+        ("mopd-store", &["tch", "torch-sys", "polars", "miette", "mopd-lang", "mopd-compiler", "mopd-runtime"]),
         ("mopd", &["tch", "torch-sys", "polars", "mopd-runtime"]),
         ("mopd-runtime", &["miette", "clap", "mopd-std"]),
     ];

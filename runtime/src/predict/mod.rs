@@ -2,10 +2,11 @@
 //! there is no second description of the work that could drift from the first.
 //!
 //! Where a step takes seconds, or little of the stage, it is tried as it will be: with all sequences, and with the models that
-//! exist already, which write completions of their own lengths. Of other stages both time and memory grow by the same amount with
+//! exist already, which write completions of their own lengths. Where fewer sequences take as little, trials have `m` and `2 m` of
+//! them, and what a step takes is extrapolated in a straight line. Of other stages both time and memory grow by the same amount with
 //! every layer. So with what one step of a shallow model takes written as `t(layers)`, `t(n) = t(1) + (n - 1) (t(2) - t(1))`; and
 //! where the trained model and its teachers differ in depth, each has its own difference. Where even one layer would take too
-//! long, trials have fewer sequences, `m` and `2 m`, and `t` is taken to be linear in these as well.
+//! long, these have fewer sequences, too.
 
 mod machine;
 mod trial;
@@ -78,15 +79,38 @@ pub fn predict(
 ) -> Result<Option<Prediction>> {
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(None) };
     let trial = Trial { train, model, domains, shapes, device, completion: completion(plan, train, domains, shapes, model) };
-    let estimated = trial.estimated(sequences(train), machine);
-    let affordable = estimated <= if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
+    let batch = sequences(train);
+    let most = if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
     let fits = machine.free.is_none_or(|free| trial.needed() <= FREE * free);
-    let taken = if affordable && fits { whole(&trial, estimated, steps)? } else { extrapolated(&trial)? };
+    let taken = match most_sequences(&trial, machine, most) {
+        Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine), steps)?,
+        Some(part) if fits => {
+            let (less, more) = (trial.whole(part, 2, None)?, trial.whole(2 * part, 1, None)?);
+            less.extrapolated(more, f64::from(batch - part) / f64::from(part)).times_written(train)
+        }
+        _ => extrapolated(&trial)?,
+    };
     let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
     let [rollout, scoring, update] = [taken.rollout, taken.scoring, taken.update].map(|each| each * f64::from(steps));
     let seconds = taken.around + rollout + scoring + update + saved;
     let (memory, resting) = (taken.memory as u64, taken.resting as u64);
     Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting }))
+}
+
+/// The sequences that models of their own depth can try within some seconds: all of a step, or a number that can be tried
+/// together with twice as many; none where even one part takes longer.
+fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32> {
+    let batch = sequences(trial.train);
+    if trial.estimated(batch, machine) <= seconds {
+        return Some(batch);
+    }
+    // The smaller of two trials has a second step, since the first warms up.
+    let fixed = trial.estimated(0, machine);
+    let each = trial.estimated(1, machine) - fixed;
+    let part = part(trial.train);
+    let parts = ((seconds - 3.0 * fixed) / (4.0 * each * f64::from(part))).floor();
+    let parts = (parts as u32).min(batch / 2 / part);
+    (parts > 0).then_some(parts * part)
 }
 
 /// From a trial of the stage as it will be.
@@ -97,18 +121,21 @@ fn whole(trial: &Trial, estimated: f64, steps: u32) -> Result<Taken> {
         _ if steps >= MANY_STEPS => 2,
         _ => 1,
     };
-    let Prefixes::Teacher { sequences, batch, .. } = trial.train.prefixes else { return trial.whole(tried, None) };
+    let Prefixes::Teacher { sequences: written, batch, .. } = trial.train.prefixes else {
+        return trial.whole(sequences(trial.train), tried, None);
+    };
     // Teachers write all before the first step, domain by domain, many sequences at once.
     let chunk = TOGETHER.saturating_mul(trial.train.mixture.len() as u32);
-    let few = batch.min(sequences);
-    let affordable = estimated * f64::from(chunk.min(sequences)) / f64::from(batch.max(1)) <= MORE_SECONDS;
-    let more = if affordable { chunk } else { batch.saturating_mul(2) }.min(sequences);
-    if more <= few {
-        return trial.whole(tried, Some(few));
+    let few = batch.min(written);
+    let affordable = estimated * f64::from(chunk.min(written)) / f64::from(batch.max(1)) <= MORE_SECONDS;
+    let many = if affordable { chunk } else { batch.saturating_mul(2) }.min(written);
+    let less = trial.whole(batch, tried, Some(few))?;
+    if many <= few {
+        return Ok(less);
     }
-    let (less, more_taken) = (trial.whole(tried, Some(few))?, trial.whole(1, Some(more))?);
-    let at = |sequences: u32| less.extrapolated(more_taken, f64::from(sequences - few) / f64::from(more - few));
-    Ok(Taken { around: at(sequences).around, memory: at(chunk.clamp(few, sequences)).memory, ..less })
+    let more = trial.whole(batch, 1, Some(many))?;
+    let at = |sequences: u32| less.extrapolated(more, f64::from(sequences - few) / f64::from(many - few));
+    Ok(Taken { around: at(written).around, memory: at(chunk.clamp(few, written)).memory, ..less })
 }
 
 /// From trials with shallow models and, if need be, few sequences.
@@ -135,12 +162,15 @@ fn extrapolated(trial: &Trial) -> Result<Taken> {
         None => at(first)?,
         Some(second) => at(first)?.extrapolated(at(second)?, f64::from(batch - first) / f64::from(second - first)),
     };
-    let written = match &train.prefixes {
-        // A trial has teachers write one batch.
-        Prefixes::Teacher { sequences, batch, .. } => f64::from(*sequences) / f64::from((*batch).max(1)),
-        _ => 1.0,
-    };
-    Ok(Taken { around: taken.around * written, ..taken })
+    Ok(taken.times_written(train))
+}
+
+impl Taken {
+    /// Teachers that write once wrote one batch.
+    fn times_written(self, train: &Train<Objective>) -> Taken {
+        let Prefixes::Teacher { sequences, batch, .. } = &train.prefixes else { return self };
+        Taken { around: self.around * f64::from(*sequences) / f64::from((*batch).max(1)), ..self }
+    }
 }
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
@@ -158,15 +188,19 @@ fn sequences(train: &Train<Objective>) -> u32 {
     }
 }
 
-/// How many sequences the trials have: all of a step, or two smaller numbers.
-fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
+/// Sequences that trials don't cut: a step of fewer parts needs no less memory.
+fn part(train: &Train<Objective>) -> u32 {
     let group = match &train.prefixes {
         Prefixes::Student { sampling, .. } => sampling.n.max(1),
         Prefixes::Pairs { .. } => 2,
         Prefixes::Data { .. } | Prefixes::Teacher { .. } => 1,
     };
-    // Parts of a step are not cut: a step of fewer parts needs no less memory.
-    let part = train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(group);
+    train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(group)
+}
+
+/// How many sequences the trials have: all of a step, or two smaller numbers.
+fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
+    let part = part(train);
     let factor = (work / MOST_WORK).max(1.0);
     let first = ((f64::from(batch) / factor / f64::from(part)) as u32).max(1) * part;
     if factor > 1.5 && first.saturating_mul(2) < batch { (first, Some(first * 2)) } else { (batch, None) }

@@ -38,9 +38,9 @@ pub struct Trial<'a> {
 /// What a trial trains with.
 #[derive(Clone, Copy)]
 enum Size {
-    /// The stage's own batch and models of its own depth: those that it will have, where they exist. Teachers that write before
-    /// the first step write so many sequences.
-    Whole { written: Option<u32> },
+    /// So many sequences, and models of their own depth: those that it will have, where they exist. Teachers that write before
+    /// the first step write so many.
+    Whole { batch: u32, written: Option<u32> },
     /// So many sequences, a student of `own` layers and teachers of `others`; numbers of no account.
     Cut { batch: u32, own: usize, others: usize },
 }
@@ -135,10 +135,10 @@ impl Trial<'_> {
         self.train.mixture.iter().filter_map(prompt).sum::<f64>() + f64::from(self.completion)
     }
 
-    /// Steps of the stage as they will be, of several not the first. `written` is how many sequences teachers write before the
-    /// first step, where they do that; a batch where absent.
-    pub fn whole(&self, steps: u32, written: Option<u32>) -> Result<Taken> {
-        self.run(Size::Whole { written }, steps)
+    /// Steps of the stage with `batch` sequences and else as they will be, of several not the first. `written` is how many
+    /// sequences teachers write before the first step, where they do that; a batch where absent.
+    pub fn whole(&self, batch: u32, steps: u32, written: Option<u32>) -> Result<Taken> {
+        self.run(Size::Whole { batch, written }, steps)
     }
 
     /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Their memory is that without what the
@@ -184,10 +184,7 @@ impl Trial<'_> {
     /// The stage's settings, with what a trial can't have left out.
     fn settings(&self, size: Size) -> Train<Objective> {
         let mut train = self.train.clone();
-        let batch = match size {
-            Size::Whole { .. } => super::sequences(&train),
-            Size::Cut { batch, .. } => batch,
-        };
+        let (Size::Whole { batch, .. } | Size::Cut { batch, .. }) = size;
         // Models that exist end where they end.
         let clipped = !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
         let clip = |sampling: &mut Sampling| {
@@ -202,7 +199,7 @@ impl Trial<'_> {
                 clip(sampling);
             }
             Prefixes::Teacher { sequences, keep, batch: length, sampling } => {
-                let written = if let Size::Whole { written: Some(written) } = size { written } else { batch };
+                let written = if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
                 (*length, *sequences) = (batch, written);
                 // Nothing that models of a trial write is right.
                 *keep = Keep::All;

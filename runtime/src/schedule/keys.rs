@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mopd_compiler::plan::events::Fork;
-use mopd_compiler::plan::{Domain, Evaluation, Plan, Reward, Sampling, Stage, Tokenizer};
+use mopd_compiler::plan::{Domain, Evaluation, Plan, Prefixes, Reward, Sampling, Stage, Teacher, Tokenizer};
 use tch::Device;
 
 use super::{Task, Work};
@@ -11,8 +11,11 @@ use crate::device;
 use crate::evaluate::samples;
 use crate::prepare::{DomainData, Form, Prompts};
 
-/// The key of every task.
-pub struct Keys(Vec<String>);
+/// The key of every task, and of the rollouts that frozen models write for it before its first step.
+pub struct Keys {
+    tasks: Vec<String>,
+    rollouts: Vec<Option<String>>,
+}
 
 impl Keys {
     /// `libtorch` is its version, `widths` are the cores of each task: others may round differently.
@@ -31,7 +34,8 @@ impl Keys {
         let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
         let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
-        for (task, width) in tasks.iter().zip(widths) {
+        let mut rollouts: Vec<Option<String>> = vec![None; tasks.len()];
+        for (index, (task, width)) in tasks.iter().zip(widths).enumerate() {
             let loaded = match task.work {
                 Work::Stage(model) => forms[model.0 as usize].loaded.as_ref(),
                 Work::Evaluate { .. } => None,
@@ -59,12 +63,36 @@ impl Keys {
                         parts.push(format!("tokenizer {}", forms[model.0 as usize].tokenizer.hash()));
                     }
                     if let Stage::Train(train) = &plan.experiment.model(*model).stage {
+                        let mut read = Vec::new();
                         for share in &train.mixture {
                             let data = &domains[share.domain.0 as usize];
-                            parts.extend(data.train.iter().map(|train| format!("data {}", train.dataset.hash)));
-                            parts.extend(day(data.train.as_ref(), &forms[model.0 as usize]));
-                            parts.extend(programs(&plan.experiment.domain(share.domain).reward, base));
+                            read.extend(data.train.iter().map(|train| format!("data {}", train.dataset.hash)));
+                            read.extend(day(data.train.as_ref(), &forms[model.0 as usize]));
+                            read.extend(programs(&plan.experiment.domain(share.domain).reward, base));
                         }
+                        if let Prefixes::Teacher { sequences, keep, sampling, .. } = &train.prefixes {
+                            let mut own = vec![
+                                numeric.clone(),
+                                format!("seed {} stream {}", task.seed, plan.stages[model.0 as usize].stream),
+                            ];
+                            own.push(format!("{width} cores, {sequences} rollouts, {keep:?} of them kept, {sampling:?}"));
+                            own.push(format!("tokenizer {}", forms[model.0 as usize].tokenizer.hash()));
+                            for share in &train.mixture {
+                                let Domain { reward, format, limit, .. } = plan.experiment.domain(share.domain);
+                                own.push(format!("share {} {reward:?} {format:?} {limit:?}", share.share));
+                                let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
+                                let writer = teacher.map(|choice| match choice.teacher {
+                                    Teacher::Model(id) => id,
+                                    // Before the first step it is what the stage starts from.
+                                    Teacher::Student(_) => train.start,
+                                });
+                                let made = |need: &&usize| writer.is_some_and(|id| tasks[**need].work == Work::Stage(id));
+                                own.extend(task.needs.iter().find(made).map(|need| format!("by {}", keys[*need])));
+                            }
+                            own.extend(read.iter().cloned());
+                            rollouts[index] = Some(blake3::hash(own.join("\n").as_bytes()).to_hex().to_string());
+                        }
+                        parts.extend(read);
                     }
                 }
                 Work::Evaluate { model, domain, comparisons } => {
@@ -83,11 +111,16 @@ impl Keys {
             parts.extend(task.needs.iter().map(|need| format!("input {}", keys[*need])));
             keys.push(blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string());
         }
-        Keys(keys)
+        Keys { tasks: keys, rollouts }
     }
 
     pub fn of(&self, task: usize) -> &str {
-        &self.0[task]
+        &self.tasks[task]
+    }
+
+    /// Of the rollouts that frozen models write for a stage before its first step, where there are any.
+    pub fn of_rollouts(&self, task: usize) -> Option<&str> {
+        self.rollouts[task].as_deref()
     }
 }
 

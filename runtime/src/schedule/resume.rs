@@ -2,11 +2,15 @@
 
 use mopd_compiler::plan::events::{Event, FailureKind};
 
+use mopd_store::Lock;
+
+use super::claim::rollouts_of;
 use super::fork_of;
-use super::run::Shared;
+use super::run::{Shared, lock};
 use crate::failure::{Error, Result};
 use crate::report::metrics::Row;
 use crate::store::{Forked, Lookup};
+use crate::train::Written;
 use crate::train::state::{State, Taking};
 
 impl Shared<'_> {
@@ -44,6 +48,37 @@ impl Shared<'_> {
         Err(Error::new(FailureKind::Storage, message).help("run it without the fork: it begins with its first step"))
     }
 
+    /// What frozen models wrote for a stage before, for it or for another that asks the same of them; written by one run at a
+    /// time.
+    pub(super) fn rollouts(&self, index: usize, right: &mut Option<Lock>) -> Result<Option<Written>> {
+        let Some(key) = self.keys.of_rollouts(index) else { return Ok(None) };
+        let about = || rollouts_of(&self.about(index));
+        let again = self.again[index] && !lock(&self.made).contains(key);
+        for _ in 0..2 {
+            match self.store.find_value(key) {
+                Lookup::Kept(written) if !again => {
+                    right.take();
+                    return Ok(Some(written));
+                }
+                Lookup::Damaged(reason) if right.is_some() => {
+                    self.control.warn(format!("stored rollouts are damaged and will be written again: {reason}"));
+                }
+                _ => {}
+            }
+            if right.is_none() {
+                *right = Some(self.wait_for(key, about)?);
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn keep_rollouts(&self, index: usize, written: &Written) -> Result<()> {
+        let Some(key) = self.keys.of_rollouts(index) else { return Ok(()) };
+        self.store.insert_value(key, &rollouts_of(&self.about(index)), written)?;
+        lock(&self.made).insert(key.to_owned());
+        Ok(())
+    }
+
     pub(super) fn forked(&self, index: usize) -> Option<Forked> {
         let fork = fork_of(self.forks, self.plan, &self.tasks[index])?;
         Some(Forked { key: fork.key.clone(), step: fork.step })
@@ -52,7 +87,7 @@ impl Shared<'_> {
     /// Makes the state of a stage durable.
     pub(super) fn keep(&self, index: usize, name: &str, state: &State) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);
-        self.store.keep_state(key, state)?;
+        self.store.keep_state(key, &self.about(index), state)?;
         self.control.emit(&Event::Checkpoint { stage: name.to_owned(), seed, key: key.to_owned(), step: state.position.step });
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Runs the tasks of a plan: those of small models side by side, each on one core; those of large ones one at a time, on all of
 //! them. Results do not depend on who ran what when: random numbers are keyed, and weights travel between threads as plain data.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,9 +11,11 @@ use std::time::{Duration, Instant};
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, Prediction, RunJob, Versions};
 use mopd_compiler::plan::results::StageRecord;
 use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
+use mopd_store::Lock;
 use tch::Device;
 
 use super::alone::{Tasks, Under};
+use super::claim::{self, Claim, Said};
 use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::evaluate::{evaluate, samples};
@@ -25,8 +28,8 @@ use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{Took, assemble, write_results};
 use crate::report::statistics::Scores;
-use crate::store::{Ancestor, Lookup, Provenance, Store};
-use crate::train::{self, Checkpoints, Pace, Source};
+use crate::store::{Ancestor, Provenance, Store};
+use crate::train::{self, Checkpoints, Pace, Shelf, Source, Written};
 
 /// How far a job came, for the event that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,7 +58,8 @@ pub(super) struct Shared<'a> {
     /// What stages took that this run computed.
     records: Mutex<Vec<StageRecord>>,
     /// Keys of results that this run computed: also a fresh run computes nothing twice.
-    made: Mutex<HashSet<String>>,
+    pub(super) made: Mutex<HashSet<String>>,
+    pub(super) said: Said,
     device: Device,
     pub(super) control: &'a Control,
 }
@@ -79,6 +83,9 @@ struct State {
     /// Most memory that stages running side by side were predicted to take, in bytes.
     predicted_memory: Option<u64>,
 }
+
+/// A task, the weights that it needs, and the right to compute it where its result is not there.
+type Taken = (usize, HashMap<usize, Arc<Weights>>, Option<Lock>);
 
 /// What a task leaves behind.
 enum Outcome {
@@ -194,6 +201,7 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     control.emit(&Event::Started { tasks: progress.tasks });
+    claim::register(plan, tasks, &keys, &out, &store, control)?;
     let waiting = |index: usize| again[index] || !store.has(keys.of(index));
     let predictions = predictions(plan, &prepared, Path::new(&job.store), device, control, waiting)?;
     let before_stages = started.elapsed().as_secs_f64();
@@ -218,6 +226,7 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
             None => Pace::Sparing,
         },
         made: Mutex::default(),
+        said: Said::default(),
         device,
         control,
     };
@@ -280,53 +289,65 @@ impl Shared<'_> {
     /// One thread: takes the most urgent task that is ready, until none is left or the job is over.
     fn work(&self, state: &Mutex<State>, changed: &Condvar) {
         loop {
-            let (task, inputs) = {
+            let (task, inputs, right) = {
                 let mut state = lock(state);
                 loop {
                     if state.waiting.is_empty() || self.control.check().is_err() {
                         changed.notify_all();
                         return;
                     }
-                    if let Some(task) = self.take(&mut state) {
-                        break task;
+                    match self.take(&mut state) {
+                        Ok(Some(task)) => break task,
+                        Ok(None) => {}
+                        Err(error) => {
+                            state.failure.get_or_insert(error);
+                            self.control.stop();
+                            continue;
+                        }
                     }
-                    // Woken by whoever finishes; looks up now and then in case the job was interrupted.
+                    // Woken by whoever finishes; looks up now and then in case the job was interrupted, or another run has
+                    // finished what is waited for.
                     let timeout = std::time::Duration::from_millis(200);
                     state = changed.wait_timeout(state, timeout).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
                 }
             };
             // Both libtorch's own pool and the ones it calls keep this setting per thread.
             tch::set_num_threads(self.widths[task] as i32);
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(task, &inputs)))
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.execute(task, &inputs, right)))
                 .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref()).into()));
             self.finish(&mut lock(state), task, outcome);
             changed.notify_all();
         }
     }
 
-    /// The most urgent task whose inputs are done, the earliest among equals. Of tasks with the same key, one is run at a
-    /// time: the others find its result in the store. A task that wants several cores waits until it is alone.
-    fn take(&self, state: &mut State) -> Option<(usize, HashMap<usize, Arc<Weights>>)> {
+    /// The most urgent task whose inputs are done, the earliest among equals, with the right to compute it where that is needed. Of
+    /// tasks with the same key, one is run at a time, here and in other runs: the others find its result in the store. A task
+    /// that wants several cores waits until it is alone.
+    fn take(&self, state: &mut State) -> Result<Option<Taken>> {
         let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
         let ready = |&task: &usize| {
             self.tasks[task].needs.iter().all(|need| state.done[*need])
                 && !state.running.iter().any(|&running| same_key(running, task))
         };
-        let best = state
-            .waiting
-            .iter()
-            .copied()
-            .filter(ready)
-            .reduce(|best, task| if self.tasks[task].urgency > self.tasks[best].urgency { task } else { best })?;
+        let mut candidates: Vec<usize> = state.waiting.iter().copied().filter(ready).collect();
+        candidates.sort_by(|a, b| self.tasks[*b].urgency.total_cmp(&self.tasks[*a].urgency).then(a.cmp(b)));
         let wide = |task: usize| self.widths[task] > 1;
-        if state.running.iter().any(|&running| wide(running) || wide(best)) {
-            return None;
+        for task in candidates {
+            if state.running.iter().any(|&running| wide(running) || wide(task)) {
+                return Ok(None);
+            }
+            let right = match self.claim(task)? {
+                Claim::Read => None,
+                Claim::Compute(held) => Some(held),
+                Claim::Elsewhere => continue,
+            };
+            state.waiting.retain(|&waiting| waiting != task);
+            state.running.push(task);
+            state.predicted_memory = state.predicted_memory.max(self.predicted_memory(&state.running));
+            let inputs = self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
+            return Ok(Some((task, inputs, right)));
         }
-        state.waiting.retain(|&task| task != best);
-        state.running.push(best);
-        state.predicted_memory = state.predicted_memory.max(self.predicted_memory(&state.running));
-        let inputs = self.tasks[best].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
-        Some((best, inputs))
+        Ok(None)
     }
 
     /// What some tasks take together: what the worker holds anyway is held once. None where nothing is known of any of them.
@@ -378,26 +399,31 @@ impl Shared<'_> {
         self.plan.experiment.model(model).name.clone()
     }
 
-    fn execute(&self, index: usize, inputs: &HashMap<usize, Arc<Weights>>) -> Result<Outcome, Unfinished> {
+    fn execute(
+        &self,
+        index: usize,
+        inputs: &HashMap<usize, Arc<Weights>>,
+        mut right: Option<Lock>,
+    ) -> Result<Outcome, Unfinished> {
         let task = &self.tasks[index];
         let under = self.running.begin();
         match &task.work {
             Work::Stage(model) => {
                 let origin = self.plan.experiment.model(*model).origin;
-                self.stage(index, *model, inputs, &under)
+                self.stage(index, *model, inputs, &under, &mut right)
                     .map_err(|unfinished| Unfinished { error: unfinished.error.at(origin), ..unfinished })
             }
             Work::Evaluate { model, domain, comparisons } => {
                 let data = &self.domains[domain.0 as usize];
                 let key = self.keys.of(index);
-                let kept = self.kept(index, || self.store.find_value(key));
+                let kept = self.kept(index, &mut right, || self.store.find_value(key))?;
                 let rewards = match kept {
                     Some(rewards) => rewards,
                     None => {
                         let settings = super::evaluation(self.plan, comparisons);
                         let weights = &inputs[&task.needs[0]];
                         let rewards = evaluate(weights, data, settings, task.seed, self.device, self.control)?;
-                        self.store.insert_value(key, &rewards)?;
+                        self.store.insert_value(key, &self.about(index), &rewards)?;
                         lock(&self.made).insert(key.to_owned());
                         rewards
                     }
@@ -413,32 +439,18 @@ impl Shared<'_> {
         }
     }
 
-    /// A stored result, unless it is damaged or not wanted.
-    fn kept<T>(&self, task: usize, find: impl FnOnce() -> Lookup<T>) -> Option<T> {
-        if self.again[task] && !lock(&self.made).contains(self.keys.of(task)) {
-            return None;
-        }
-        match find() {
-            Lookup::Kept(value) => Some(value),
-            Lookup::Absent => None,
-            Lookup::Damaged(reason) => {
-                self.control.warn(format!("a stored result is damaged and will be computed again: {reason}"));
-                None
-            }
-        }
-    }
-
     fn stage(
         &self,
         index: usize,
         id: ModelId,
         inputs: &HashMap<usize, Arc<Weights>>,
         under: &Under,
+        right: &mut Option<Lock>,
     ) -> Result<Outcome, Unfinished> {
         let Task { seed, needs, .. } = &self.tasks[index];
         let (model, facts, key) = (self.plan.experiment.model(id), &self.plan.stages[id.0 as usize], self.keys.of(index));
         let (name, seed) = (model.name.clone(), *seed);
-        if let Some(entry) = self.kept(index, || self.store.find(key)) {
+        if let Some(entry) = self.kept(index, right, || self.store.find(key))? {
             self.control.emit(&Event::StageKept { stage: name.clone(), seed });
             self.store.publish(key, &self.out, &name, seed)?;
             // Another experiment may have made it under another name.
@@ -515,7 +527,18 @@ impl Shared<'_> {
                 };
                 let began = Instant::now();
                 let keep = |state: &train::state::State| self.keep(index, &name, state);
-                let checkpoints = Checkpoints { from: self.from(index, &name)?, pace: self.pace, keep: &keep };
+                let writing = RefCell::new(None);
+                let find = || self.rollouts(index, &mut writing.borrow_mut());
+                let shelve = |written: &Written| {
+                    if let Err(error) = self.keep_rollouts(index, written) {
+                        self.control.warn(format!("the rollouts of the teachers of `{name}` are not kept: {error}"));
+                    }
+                    // Others may read them now.
+                    writing.take();
+                    Ok(())
+                };
+                let shelf = Some(Shelf { find: &find, keep: &shelve });
+                let checkpoints = Checkpoints { from: self.from(index, &name)?, shelf, pace: self.pace, keep: &keep };
                 match train::train(&stage, Some(checkpoints)) {
                     Ok(finished) => {
                         before = finished.seconds - began.elapsed().as_secs_f64();
@@ -569,7 +592,7 @@ impl Shared<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds a lock, and a stage's panic is caught before.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -4,39 +4,27 @@
 mod checkpoint;
 mod unfinished;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use mopd_store::{Folder, Lock, Run, read_json, write_whole};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use crate::content;
 use crate::failure::{Error, Result};
-use crate::files::write_atomically;
 use crate::formats::safetensors;
 use crate::model::Weights;
 use crate::report::metrics::Row;
 use crate::train::peft;
 
 pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
+pub use mopd_store::Lookup;
 
 const METRICS: &str = "metrics.json";
 const VALUE: &str = "value.json";
-const CHECKSUMS: &str = "checksums.json";
 
 pub struct Store {
-    folder: PathBuf,
-}
-
-/// What looking for a key found.
-#[derive(Debug)]
-pub enum Lookup<T> {
-    Kept(T),
-    Absent,
-    /// Some file of the entry is not what was written; the reason, for a warning.
-    Damaged(String),
+    folder: Folder,
 }
 
 /// A finished stage.
@@ -46,31 +34,33 @@ pub struct Entry {
     pub rows: Vec<Row>,
 }
 
-/// Blake3 of every other file of an entry, in hexadecimal.
-#[derive(Serialize, Deserialize)]
-struct Checksums {
-    files: BTreeMap<String, String>,
-}
-
 impl Store {
     /// Makes the folder if there is none, and finds out now whether it can be written to.
     pub fn open(folder: &Path) -> Result<Store> {
-        fs::create_dir_all(folder).map_err(|error| Error::storage(folder, error))?;
-        tempfile::tempfile_in(folder).map_err(|error| Error::storage(folder, error))?;
-        Ok(Store { folder: folder.to_owned() })
+        Ok(Store { folder: Folder::open(folder)? })
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        self.folder.join(key)
+        self.folder.path(key)
     }
 
     /// Whether there is an entry; it may turn out to be damaged.
     pub fn has(&self, key: &str) -> bool {
-        self.path(key).join(CHECKSUMS).exists()
+        self.folder.has(key)
+    }
+
+    /// The right to compute a result; none where another run has it.
+    pub fn try_lock(&self, key: &str) -> Result<Option<Lock>> {
+        Ok(self.folder.try_lock(key)?)
+    }
+
+    /// Writes down what a run needs, so that nothing of it is pruned. False where something is being pruned just now.
+    pub fn register(&self, run: &Run) -> Result<bool> {
+        Ok(self.folder.register(run)?)
     }
 
     pub fn find(&self, key: &str) -> Lookup<Entry> {
-        self.read(key, |folder| {
+        self.folder.read(key, |folder| {
             let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
             let rows: Vec<Row> = read_json(&folder.join(METRICS))?;
             Ok(Entry { weights: checkpoint.weights, rows })
@@ -89,18 +79,7 @@ impl Store {
 
     /// Any other small result, under a key of its own.
     pub fn find_value<T: DeserializeOwned>(&self, key: &str) -> Lookup<T> {
-        self.read(key, |folder| read_json(&folder.join(VALUE)))
-    }
-
-    fn read<T>(&self, key: &str, read: impl FnOnce(&Path) -> Result<T, String>) -> Lookup<T> {
-        let folder = self.path(key);
-        if !folder.join(CHECKSUMS).exists() {
-            return Lookup::Absent;
-        }
-        match verify(&folder).and_then(|()| read(&folder)) {
-            Ok(found) => Lookup::Kept(found),
-            Err(reason) => Lookup::Damaged(format!("{}: {reason}", folder.display())),
-        }
+        self.folder.read(key, |folder| read_json(&folder.join(VALUE)))
     }
 
     /// `adapter` are the files of the adapter that the weights were merged with, where there is one.
@@ -113,7 +92,7 @@ impl Store {
         adapter: &peft::Files,
     ) -> Result<()> {
         let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
-        self.write(key, |folder| {
+        self.folder.write(key, &format!("{}, seed {}", provenance.model, provenance.seed), |folder| {
             let mut sums = checkpoint::save(folder, provenance, weights)?;
             sums.insert(METRICS.to_owned(), write_whole(&folder.join(METRICS), &rows)?);
             for (name, bytes) in adapter {
@@ -125,30 +104,18 @@ impl Store {
         })
     }
 
-    pub fn insert_value<T: Serialize>(&self, key: &str, value: &T) -> Result<()> {
+    /// `about` says what it is, in words.
+    pub fn insert_value<T: Serialize>(&self, key: &str, about: &str, value: &T) -> Result<()> {
         let bytes = serde_json::to_vec(value).map_err(|error| Error::storage(&self.path(key), error))?;
-        self.write(key, |folder| {
+        self.folder.write(key, about, |folder| {
             let sum = write_whole(&folder.join(VALUE), &bytes)?;
-            Ok(BTreeMap::from([(VALUE.to_owned(), sum)]))
+            Ok([(VALUE.to_owned(), sum)].into())
         })
-    }
-
-    /// `write` fills the folder and answers the hash of each file.
-    fn write(&self, key: &str, write: impl FnOnce(&Path) -> Result<BTreeMap<String, String>>) -> Result<()> {
-        let folder = self.path(key);
-        // A damaged entry must not become valid half-way through its replacement.
-        let checksums = folder.join(CHECKSUMS);
-        if checksums.exists() {
-            fs::remove_file(&checksums).map_err(|error| Error::storage(&checksums, error))?;
-        }
-        let sums = serde_json::to_vec(&Checksums { files: write(&folder)? }).expect("checksums are plain data");
-        write_atomically(&checksums, |file| file.write_all(&sums))?;
-        Ok(())
     }
 
     /// Weights of a stage that could not be finished, for a look at what went wrong. Returns the folder.
     pub fn keep_last_good(&self, key: &str, provenance: &Provenance, weights: &Weights) -> Result<PathBuf> {
-        let folder = self.folder.join(format!("{key}.last-good"));
+        let folder = self.path(&format!("{key}.last-good"));
         checkpoint::save(&folder, provenance, weights)?;
         Ok(folder)
     }
@@ -158,7 +125,7 @@ impl Store {
         let folder = out.join("models").join(format!("{}-seed{seed}", file_name(model)));
         fs::create_dir_all(&folder).map_err(|error| Error::storage(&folder, error))?;
         let entry = self.path(key);
-        let sums: Checksums = read_json(&entry.join(CHECKSUMS)).map_err(|problem| Error::storage(&entry, problem))?;
+        let sums = self.folder.checksums(key).map_err(|problem| Error::storage(&entry, problem))?;
         // What an earlier run left there would be loaded first.
         for stale in [safetensors::MODEL, safetensors::INDEX].map(|name| folder.join(name)) {
             if stale.exists() {
@@ -196,33 +163,12 @@ pub fn file_name(model: &str) -> String {
     name
 }
 
-fn verify(folder: &Path) -> Result<(), String> {
-    let checksums: Checksums = read_json(&folder.join(CHECKSUMS))?;
-    for (name, expected) in &checksums.files {
-        let found = content::hash_anew(&folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
-        if found != *expected {
-            return Err(format!("{name} is not what was written"));
-        }
-    }
-    Ok(())
-}
-
-/// Answers the hash.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<String> {
-    write_atomically(path, |file| file.write_all(bytes))?;
-    Ok(blake3::hash(bytes).to_hex().to_string())
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let bytes = fs::read(path).map_err(|error| format!("{name}: {error}"))?;
-    serde_json::from_slice(&bytes).map_err(|error| format!("{name}: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::tests::{lively, tiny};
+
+    const CHECKSUMS: &str = "checksums.json";
 
     fn provenance() -> Provenance {
         Provenance::new(
@@ -248,7 +194,7 @@ mod tests {
         let Lookup::Kept(entry) = store.find("key") else { panic!("not found") };
         assert_eq!(entry.weights.values(), weights.values());
         assert!(matches!(store.find("other"), Lookup::Absent));
-        store.insert_value("value", &vec![1.5, 0.1]).unwrap();
+        store.insert_value("value", "a value", &vec![1.5, 0.1]).unwrap();
         assert!(matches!(store.find_value::<Vec<f64>>("value"), Lookup::Kept(value) if value == [1.5, 0.1]));
     }
 

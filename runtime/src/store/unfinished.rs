@@ -4,14 +4,14 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::{Lookup, METRICS, Store, read_json, write_whole};
+use super::checkpoint::Hashing;
+use super::{METRICS, Store};
 use crate::failure::{Error, Result};
 use crate::files::write_atomically;
 use crate::formats::safetensors;
 use crate::report::metrics::Row;
 use crate::train::state::{Position, State, Tensors};
-
-use super::checkpoint::Hashing;
+use mopd_store::{Lookup, read_json, write_whole};
 
 const TENSORS: &str = "state.safetensors";
 const POSITION: &str = "position.json";
@@ -32,7 +32,7 @@ impl Store {
     }
 
     /// Makes a state durable, then lets go of all but the last one before it. Where that fails, what there was is still there.
-    pub fn keep_state(&self, key: &str, State { position, tensors, rows }: &State) -> Result<()> {
+    pub fn keep_state(&self, key: &str, about: &str, State { position, tensors, rows }: &State) -> Result<()> {
         let before = self.steps(key);
         // Room for this one: with the last one there are two at any time.
         for step in before.iter().skip(1) {
@@ -41,7 +41,7 @@ impl Store {
         let name = of_step(key, position.step);
         let unwritten = |error| Error::storage(&self.path(&name), error);
         let texts = [(POSITION, serde_json::to_vec(position)), (METRICS, serde_json::to_vec(rows))];
-        let written = self.write(&name, |folder| {
+        let written = self.folder.write(&name, about, |folder| {
             let mut sums = std::collections::BTreeMap::new();
             let mut hash = None;
             write_atomically(&folder.join(TENSORS), |file| {
@@ -63,7 +63,7 @@ impl Store {
 
     /// The state of a stage after so many steps.
     pub fn state(&self, key: &str, step: u32) -> Lookup<State> {
-        self.read(&of_step(key, step), |folder| {
+        self.folder.read(&of_step(key, step), |folder| {
             let position: Position = read_json(&folder.join(POSITION))?;
             let rows: Vec<Row> = read_json(&folder.join(METRICS))?;
             let tensors = safetensors::read_tensors(&folder.join(TENSORS)).map_err(|problem| format!("{TENSORS}: {problem}"))?;
@@ -85,7 +85,7 @@ impl Store {
     }
 
     fn drop_state(&self, key: &str, step: u32) -> Result<()> {
-        self.remove(&of_step(key, step))
+        Ok(self.folder.remove(&of_step(key, step))?)
     }
 
     /// Lets go of all checkpoints of a stage.
@@ -93,17 +93,7 @@ impl Store {
         for step in self.steps(key) {
             self.drop_state(key, step)?;
         }
-        self.remove(&unfinished(key))
-    }
-
-    /// Takes an entry away: its checksums first, so that no half of it ever counts.
-    fn remove(&self, name: &str) -> Result<()> {
-        let folder = self.path(name);
-        let absent = |error: std::io::Error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
-        fs::remove_file(folder.join(super::CHECKSUMS))
-            .or_else(absent)
-            .and_then(|()| fs::remove_dir_all(&folder).or_else(absent))
-            .map_err(|error| Error::storage(&folder, error))
+        Ok(self.folder.remove(&unfinished(key))?)
     }
 }
 

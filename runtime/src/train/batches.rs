@@ -140,9 +140,18 @@ enum Writer {
     One(Whose),
 }
 
+/// Rollouts that frozen models write before the first step, by source.
+pub type Written = Vec<Vec<Sequence>>;
+
+/// Where such rollouts are kept from one stage, or one run, to the next: what else the stage does with them changes none of them.
+pub struct Shelf<'a> {
+    pub find: &'a dyn Fn() -> Result<Option<Written>>,
+    pub keep: &'a dyn Fn(&Written) -> Result<()>,
+}
+
 impl Batches {
-    /// Teachers whose rollouts are imitated write them here, before the first step.
-    pub fn new(stage: &Stage, models: &Models) -> Result<Batches> {
+    /// Teachers whose rollouts are imitated write them here, before the first step, unless they are on the shelf.
+    pub fn new(stage: &Stage, models: &Models, shelf: Option<&Shelf>) -> Result<Batches> {
         let whole = || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>());
         let (mixture, size, kind) = match &stage.train.prefixes {
             Prefixes::Data { field, batch } => {
@@ -155,7 +164,14 @@ impl Batches {
             }
             Prefixes::Student { prompts, sampling } => (whole(), *prompts, Kind::Student(sampling.clone())),
             Prefixes::Teacher { sequences, keep, batch, sampling } => {
-                let kept = teacher_rollouts(stage, models, whole(), *sequences, *keep, sampling)?;
+                let kept = match shelf.map_or(Ok(None), |shelf| (shelf.find)())? {
+                    Some(kept) => kept,
+                    None => {
+                        let written = teacher_rollouts(stage, models, whole(), *sequences, *keep, sampling)?;
+                        shelf.map_or(Ok(()), |shelf| (shelf.keep)(&written))?;
+                        written
+                    }
+                };
                 let sizes: Vec<_> = stage.sources.iter().zip(&kept).map(|(source, kept)| (source.share, kept.len())).collect();
                 (Mixture::new(&sizes), *batch, Kind::Fixed(kept))
             }

@@ -33,6 +33,7 @@ use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Te
 use tch::{Device, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
+pub use self::batches::{Shelf, Written};
 use self::diagnostics::{Seconds, Step, diagnose};
 use self::models::Models;
 pub use self::models::stay;
@@ -116,6 +117,7 @@ pub struct Finished {
 /// What a stage goes on from, and where its state goes between steps.
 pub struct Checkpoints<'a> {
     pub from: Option<(State, Taking)>,
+    pub shelf: Option<Shelf<'a>>,
     pub pace: Pace,
     /// Makes a state durable. Where that fails, training goes on.
     pub keep: &'a dyn Fn(&State) -> Result<()>,
@@ -143,7 +145,8 @@ impl Pace {
 pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
     let started = Instant::now();
     let stopped = |error: Error| Box::new(Stopped { error, last_good: None, rows: Vec::new() });
-    let mut trainer = Trainer::new(stage).map_err(stopped)?;
+    let new = |checkpoints: &Option<Checkpoints>| Trainer::with(stage, checkpoints.as_ref().and_then(|it| it.shelf.as_ref()));
+    let mut trainer = new(&checkpoints).map_err(stopped)?;
     let (mut first, mut before, mut rows) = (0, 0.0, Vec::new());
     let mut checkpoints = checkpoints;
     if let Some((state, taking)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
@@ -154,13 +157,13 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
                 stage
                     .control
                     .warn(format!("the checkpoint of `{}` at step {step} does not fit, it begins anew: {problem}", stage.name));
-                trainer = Trainer::new(stage).map_err(stopped)?;
+                trainer = new(&checkpoints).map_err(stopped)?;
             }
             (Err(problem), Taking::Forked) => return Err(stopped(no_fork(&state, &problem))),
         }
     }
     let seconds = || before + started.elapsed().as_secs_f64();
-    let (mut last, mut took, mut kept) = (Instant::now(), Duration::ZERO, first);
+    let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
     let mut keep = |trainer: &Trainer, step: u32, rows: &mut Vec<Row>, now: bool| {
         let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
         if step == kept || !(now || pace.due(last.elapsed(), took)) {
@@ -171,11 +174,14 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         let outcome = keep(&state);
         *rows = state.rows;
         match outcome {
-            Ok(()) => kept = step,
-            Err(error) => {
+            Ok(()) => (kept, failed) = (step, false),
+            // A disk that stays full is said once, and again where it costs something.
+            Err(error) if now || !failed => {
+                failed = true;
                 let next = if now { "so the next run goes on from an earlier one" } else { "training goes on" };
                 stage.control.warn(format!("no checkpoint of `{}` at step {step}, {next}: {error}", stage.name));
             }
+            Err(_) => {}
         }
         (took, last) = (begun.elapsed(), Instant::now());
     };
@@ -251,7 +257,12 @@ struct Evaluated {
 }
 
 impl<'a> Trainer<'a> {
+    #[cfg(test)]
     fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
+        Trainer::with(stage, None)
+    }
+
+    fn with(stage: &'a Stage<'a>, shelf: Option<&Shelf>) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
         let model = Decoder::trainable(&stage.start, stage.device);
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
@@ -271,7 +282,7 @@ impl<'a> Trainer<'a> {
             let (parameters, decayed) = trained.parameters(&model);
             Optimizer::new(&stage.train.optimizer, &parameters, decayed)
         };
-        let batches = Batches::new(stage, &models)?;
+        let batches = Batches::new(stage, &models, shelf)?;
         let (rollouts, carried) = (None, HashMap::new());
         Ok(Trainer { stage, model, trained, average, models, roles, program, optimizer, batches, rollouts, carried })
     }

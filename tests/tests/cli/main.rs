@@ -2,6 +2,7 @@
 //! played by a small program in place of the worker.
 
 mod book;
+mod cache;
 mod check;
 mod commands;
 mod format;

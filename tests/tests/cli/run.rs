@@ -236,6 +236,62 @@ signal.signal(signal.SIGINT, stop)
 }
 
 #[test]
+fn where_a_stage_goes_on_is_said() {
+    let said = play(
+        "ready()
+say('started', tasks=3)
+say('stage_kept', stage='start', seed=1)
+say('stage_started', stage='student', seed=1, steps=100)
+say('stage_resumed', stage='student', seed=1, step=40)
+say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0)
+say('checkpoint', stage='student', seed=1, key='k', step=41)
+say('waiting', what='expert, seed 1')
+say('interrupted', finished=1, tasks=3)
+sys.exit(130)",
+    );
+    said.is(
+        130,
+        &[
+            "another run computes expert, seed 1; its result is waited for",
+            "1 of 3 stages are finished and kept in .mopd/store, and a checkpoint of student at step 41 of 100; the next run goes on",
+        ],
+    );
+}
+
+#[test]
+fn resume_says_where_there_is_nothing_to_go_on_from() {
+    let script = "ready()
+say('started', tasks=3)
+say('stage_started', stage='student', seed=1, steps=100)
+say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0)
+say('interrupted', finished=0, tasks=3)
+sys.exit(130)";
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    place.worker(script);
+    let words = "nothing of this experiment is kept here: it begins with its first stage";
+    place.mopd_with_worker(&["run", "--resume", "a.mopd"]).is(130, &[words]);
+    assert!(!place.mopd_with_worker(&["run", "a.mopd"]).err.contains(words));
+}
+
+#[test]
+fn what_a_run_is_told_reaches_the_worker() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    place.worker(
+        "open('asked', 'w').write(json.dumps({k: job[k] for k in ('from', 'checkpoint_every', 'fresh')}))\nready()\nsys.exit(0)",
+    );
+    let asked = |arguments: &[&str]| {
+        place.mopd_with_worker(&[&["run", "a.mopd"], arguments].concat());
+        serde_json::from_str::<serde_json::Value>(&place.read("asked")).expect("JSON")
+    };
+    assert_eq!(asked(&[]), serde_json::json!({ "from": [], "checkpoint_every": null, "fresh": false }));
+    let told = asked(&["--from", "student", "--from", "start", "--checkpoint-every", "1.5min"]);
+    assert_eq!(told, serde_json::json!({ "from": ["student", "start"], "checkpoint_every": 90.0, "fresh": false }));
+    place.mopd_with_worker(&["run", "--from", "studnet", "a.mopd"]).is(2, &["no stage `studnet`", "--from 'student'"]);
+    place.mopd_with_worker(&["run", "--from", "x", "--fresh", "a.mopd"]).is(2, &["cannot be used with"]);
+    place.mopd_with_worker(&["run", "--checkpoint-every", "often", "a.mopd"]).is(2, &["30s"]);
+}
+
+#[test]
 fn a_second_interrupt_ends_a_worker_that_does_not_stop() {
     let script = format!("signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAIT}time.sleep(60)");
     interrupt(&script, 2).is(130, &["Ctrl-C again stops at once", "interrupted", "1 of 3 stages"]);

@@ -31,7 +31,7 @@ fn state(step: u32) -> State {
 }
 
 fn keep(store: &Store, step: u32) {
-    store.keep_state("key", &state(step)).unwrap();
+    store.keep_state("key", "a stage", &state(step)).unwrap();
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_state_that_was_cut_off_while_it_was_written_is_none() {
     let (_folder, store) = store();
     keep(&store, 2);
     keep(&store, 4);
-    fs::remove_file(store.path(&of_step("key", 4)).join(super::super::CHECKSUMS)).unwrap();
+    fs::remove_file(store.path(&of_step("key", 4)).join("checksums.json")).unwrap();
     assert_eq!(store.last_state("key").0.unwrap().position.step, 2);
     // The next one takes its place.
     keep(&store, 4);
@@ -95,7 +95,7 @@ fn where_nothing_can_be_written_the_one_before_stays() {
     keep(&store, 2);
     // Something that is no folder in the next one's place, for whoever may write everywhere too.
     fs::write(store.path(&of_step("key", 4)), "").unwrap();
-    let error = store.keep_state("key", &state(4)).unwrap_err();
+    let error = store.keep_state("key", "a stage", &state(4)).unwrap_err();
     assert!(error.to_string().contains("cannot write") && error.to_string().contains("0000000004"), "{error}");
     assert_eq!(store.last_state("key").0.unwrap().position.step, 2);
 }

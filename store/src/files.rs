@@ -22,7 +22,7 @@ impl WriteError {
                 Some("free some space and run again: finished stages are kept".to_owned())
             }
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Some("choose a folder that you may write to with `--out`".to_owned())
+                Some("run where you may write; `--out` is another folder for results".to_owned())
             }
             _ => None,
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::write_atomically;
+use crate::write_atomically;
 
 /// Smaller files are hashed sooner than their note is found.
 const WORTH_REMEMBERING: u64 = 1 << 20;

@@ -1,0 +1,144 @@
+//! Who computes what: one run at a time computes a result, and other runs on the same store wait for it, doing something else
+//! meanwhile. Nobody waits for a result while it has the right to another, but for a stage that waits for rollouts, which wait for nothing:
+//! so runs never wait for each other in a circle.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use mopd_compiler::plan::events::Event;
+use mopd_compiler::plan::{Plan, Stage};
+use mopd_store::{Lock, Run};
+
+use super::run::{Shared, lock};
+use super::{Keys, Task, Work};
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::store::{Lookup, Store};
+
+/// How often it is asked whether another run is done.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What a task may do.
+pub(super) enum Claim {
+    /// Its result is there, or nothing is computed.
+    Read,
+    Compute(Lock),
+    /// Another run is at it.
+    Elsewhere,
+}
+
+/// What was said already.
+#[derive(Default)]
+pub(super) struct Said {
+    waiting: Mutex<HashSet<String>>,
+    no_locks: Mutex<bool>,
+}
+
+impl Shared<'_> {
+    /// The result of a task, in words.
+    pub(super) fn about(&self, task: usize) -> String {
+        about(self.plan, &self.tasks[task])
+    }
+
+    /// Whether a result is computed whatever the store has.
+    fn anew(&self, task: usize) -> bool {
+        self.again[task] && !lock(&self.made).contains(self.keys.of(task))
+    }
+
+    pub(super) fn claim(&self, task: usize) -> Result<Claim> {
+        let loads = |work: &Work| matches!(work, Work::Stage(id) if is_load(self.plan, *id));
+        if loads(&self.tasks[task].work) || (self.store.has(self.keys.of(task)) && !self.anew(task)) {
+            return Ok(Claim::Read);
+        }
+        let Some(held) = self.store.try_lock(self.keys.of(task))? else {
+            if lock(&self.said.waiting).insert(self.keys.of(task).to_owned()) {
+                self.control.emit(&Event::Waiting { what: self.about(task) });
+            }
+            return Ok(Claim::Elsewhere);
+        };
+        if !held.exclusive() && !std::mem::replace(&mut *lock(&self.said.no_locks), true) {
+            self.control.warn("the store is on a file system without locks: two runs at once may compute the same twice");
+        }
+        Ok(Claim::Compute(held))
+    }
+
+    /// A stored result, unless it is not wanted. Where there is none that is whole, `right` is the right to compute it from here on.
+    pub(super) fn kept<T>(&self, task: usize, right: &mut Option<Lock>, find: impl Fn() -> Lookup<T>) -> Result<Option<T>> {
+        if self.anew(task) {
+            return Ok(None);
+        }
+        match (find(), &right) {
+            (Lookup::Kept(value), _) => return Ok(Some(value)),
+            (Lookup::Absent, Some(_)) => return Ok(None),
+            _ => {}
+        }
+        // What looks damaged may be about to be replaced; nobody does that now.
+        if right.is_none() {
+            *right = Some(self.wait_for(self.keys.of(task), || self.about(task))?);
+        }
+        Ok(match find() {
+            Lookup::Kept(value) => Some(value),
+            Lookup::Absent => None,
+            Lookup::Damaged(reason) => {
+                self.control.warn(format!("a stored result is damaged and will be computed again: {reason}"));
+                None
+            }
+        })
+    }
+
+    /// The right to compute something that another run may be at.
+    pub(super) fn wait_for(&self, key: &str, about: impl Fn() -> String) -> Result<Lock> {
+        loop {
+            if let Some(held) = self.store.try_lock(key)? {
+                return Ok(held);
+            }
+            if lock(&self.said.waiting).insert(key.to_owned()) {
+                self.control.emit(&Event::Waiting { what: about() });
+            }
+            self.control.check()?;
+            std::thread::sleep(PATIENCE);
+        }
+    }
+}
+
+fn is_load(plan: &Plan, id: mopd_compiler::plan::ModelId) -> bool {
+    matches!(plan.experiment.model(id).stage, Stage::Load(_))
+}
+
+fn about(plan: &Plan, task: &Task) -> String {
+    match &task.work {
+        Work::Stage(model) => format!("{}, seed {}", plan.experiment.model(*model).name, task.seed),
+        Work::Evaluate { model, domain, .. } => {
+            let (model, domain) = (plan.experiment.model(*model), plan.experiment.domain(*domain));
+            format!("{} on {}, seed {}", model.name, domain.name, task.seed)
+        }
+    }
+}
+
+pub(super) fn rollouts_of(stage: &str) -> String {
+    format!("rollouts of the teachers of {stage}")
+}
+
+/// Writes down what a run needs, before it looks for anything of it.
+pub(super) fn register(plan: &Plan, tasks: &[Task], keys: &Keys, out: &Path, store: &Store, control: &Control) -> Result<()> {
+    let mut needs = BTreeMap::new();
+    for (index, task) in tasks.iter().enumerate() {
+        if !matches!(task.work, Work::Stage(id) if is_load(plan, id)) {
+            needs.entry(keys.of(index).to_owned()).or_insert_with(|| about(plan, task));
+            if let Some(rollouts) = keys.of_rollouts(index) {
+                needs.insert(rollouts.to_owned(), rollouts_of(&about(plan, task)));
+            }
+        }
+    }
+    // It is what tells that the run is kept.
+    std::fs::create_dir_all(out).map_err(|error| Error::storage(out, error))?;
+    let out = std::path::absolute(out).map_err(|error| Error::storage(out, error))?;
+    let run = Run { experiment: plan.experiment.name.clone(), out, needs };
+    while !store.register(&run)? {
+        control.check()?;
+        std::thread::sleep(PATIENCE);
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! `mopd cache`: what the store holds and who needs it, whether it is whole, and letting go of the rest.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_store::{Folder, Item, Kind, Policy, Pruned, Verdict, age};
+use serde_json::json;
+
+use super::run::STORE;
+use crate::args::{Cache, CacheAction, Format};
+use crate::figures::{bytes, duration};
+use crate::output::{self, printable};
+use crate::problem::{Problem, Status};
+
+pub fn cache(arguments: &Cache) -> Result<Status, Problem> {
+    let path = arguments.store.clone().unwrap_or_else(|| PathBuf::from(STORE));
+    if !path.is_dir() {
+        let problem = Problem::usage("no-store", format!("there is no store at {}", path.display()));
+        return Err(problem.help("the store is `.mopd/store` in the folder where `mopd run` ran; `--store DIR` names another"));
+    }
+    let folder = Folder::at(&path);
+    match &arguments.action {
+        CacheAction::List { format } => list(&folder, *format),
+        CacheAction::Verify => verify(&folder),
+        CacheAction::Prune { older_than, keep_under, dry_run } => {
+            let older_than = older_than.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+            prune(&folder, &Policy { older_than, keep_under: *keep_under, dry_run: *dry_run })
+        }
+    }
+}
+
+fn unreadable(why: String) -> Problem {
+    Problem::usage("unreadable-store", format!("the store can't be read: {why}"))
+}
+
+fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
+    let items = folder.items().map_err(unreadable)?;
+    let now = SystemTime::now();
+    if format == Format::Json {
+        for item in &items {
+            let seconds = age(item.used, now).as_secs();
+            let text = json!({ "key": item.key, "kind": item.kind, "about": item.about, "bytes": item.bytes,
+                "freed_bytes": item.alone, "unused_seconds": seconds, "needed_by": item.needed_by });
+            output::result(&format!("{text}\n"));
+        }
+        return Ok(Status::Good);
+    }
+    if items.is_empty() {
+        output::error("the store is empty\n");
+        return Ok(Status::Good);
+    }
+    output::result(&format!("{}\n", grid(&items, now)));
+    let total = |wanted: fn(&Item) -> bool| items.iter().filter(|item| wanted(item)).map(|item| item.bytes).sum::<u64>();
+    let summary = format!(
+        "{} in all, {} of it needed by no run that is kept\n",
+        bytes(total(|_| true)),
+        bytes(total(|item| item.needed_by.is_empty()))
+    );
+    output::error(&summary);
+    Ok(Status::Good)
+}
+
+fn grid(items: &[Item], now: SystemTime) -> Grid {
+    let mut grid = Grid::new();
+    grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
+    grid.force_no_tty().set_header(["key", "what", "size", "last used", "needed by"]);
+    for item in items {
+        let runs: Vec<String> = item.needed_by.iter().map(|out| short(out)).collect();
+        grid.add_row([
+            item.key.chars().take(12).collect(),
+            described(item),
+            bytes(item.bytes),
+            format!("{} ago", duration(age(item.used, now).as_secs_f64())),
+            printable(&runs.join(", ")),
+        ]);
+    }
+    if let Some(column) = grid.column_mut(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    grid
+}
+
+fn described(item: &Item) -> String {
+    let about = if item.about.is_empty() { "a result".to_owned() } else { printable(&item.about) };
+    match item.kind {
+        Kind::Result => about,
+        Kind::Checkpoint => format!("{about}: checkpoints"),
+        Kind::LastGood => format!("{about}: weights before a number that was not finite"),
+        Kind::Leftover => "cut off while it was written".to_owned(),
+    }
+}
+
+/// A folder as seen from here.
+fn short(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
+fn verify(folder: &Folder) -> Result<Status, Problem> {
+    let items = folder.items().map_err(unreadable)?;
+    let (mut whole, mut damaged) = (0, 0);
+    for item in &items {
+        match folder.verdict(item) {
+            None => {}
+            Some(Verdict::Whole) => whole += 1,
+            Some(Verdict::InUse) => output::error(&format!("{} is being written just now\n", item.name)),
+            Some(Verdict::Damaged(reason)) => {
+                damaged += 1;
+                output::result(&format!("{}  {}: {}\n", item.name, described(item), printable(&reason)));
+            }
+        }
+    }
+    output::error(&format!("{whole} whole, {damaged} damaged\n"));
+    if damaged == 0 {
+        return Ok(Status::Good);
+    }
+    output::error("what is damaged is computed again by the next run that needs it\n");
+    Ok(Status::Wrong)
+}
+
+/// How often it is asked again whether runs are being written down, which takes milliseconds.
+const PATIENCE: u32 = 100;
+
+fn prune(folder: &Folder, policy: &Policy) -> Result<Status, Problem> {
+    let failed = |why: String| Problem::run("not-pruned", format!("the store can't be pruned: {why}"));
+    for _ in 0..PATIENCE {
+        if let Some(pruned) = folder.prune(policy, SystemTime::now()).map_err(failed)? {
+            say(&pruned, policy);
+            return Ok(Status::Good);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err(failed("another command holds the list of runs".to_owned()))
+}
+
+fn say(pruned: &Pruned, policy: &Policy) {
+    for item in &pruned.removed {
+        output::result(&format!("{}  {}  {}\n", item.name, bytes(item.bytes), described(item)));
+    }
+    for item in &pruned.in_use {
+        output::error(&format!("{} is left: a run is at work on it\n", item.name));
+    }
+    let (all, freed): (u64, u64) =
+        pruned.removed.iter().fold((0, 0), |(all, freed), item| (all + item.bytes, freed + item.alone));
+    let (would, leaves) = if policy.dry_run { ("would free", "would leave") } else { ("freed", "left") };
+    let linked = match all - freed {
+        0 => String::new(),
+        linked => format!("; {} more are models of runs too, and stay there", bytes(linked)),
+    };
+    let entries = match pruned.removed.len() {
+        1 => "1 entry".to_owned(),
+        count => format!("{count} entries"),
+    };
+    output::error(&format!("{entries}: {would} {}{linked}; {leaves} {}\n", bytes(freed), bytes(pruned.left)));
+    if policy.keep_under.is_some_and(|limit| pruned.left > limit) {
+        let needed = bytes(pruned.needed);
+        output::error(&format!(
+            "that is more than asked for: kept runs need {needed}. A run is kept as long as its folder of results is there\n"
+        ));
+    }
+}

@@ -1,0 +1,216 @@
+//! What is in a store, which of it is whole, and letting go of what no kept run needs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::{CHECKSUMS, Folder, Lock, WriteError};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A finished stage, or the rewards of an evaluation.
+    Result,
+    /// Checkpoints of a stage that is not finished.
+    Checkpoint,
+    /// Weights before a number that was not finite.
+    LastGood,
+    /// Something was cut off while it was written.
+    Leftover,
+}
+
+/// One folder of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// Of the folder.
+    pub name: String,
+    pub key: String,
+    pub kind: Kind,
+    /// In words, where it is known.
+    pub about: String,
+    pub bytes: u64,
+    /// Of them, what would be free without it: models of kept runs are links to the same bytes.
+    pub alone: u64,
+    /// When it was written or of use last.
+    pub used: SystemTime,
+    /// Folders of results of the kept runs that need it.
+    pub needed_by: Vec<PathBuf>,
+}
+
+/// What to let go of, of that which no kept run needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What has not been of use for so long.
+    pub older_than: Option<Duration>,
+    /// What was of use longest ago, until the whole takes at most so many bytes.
+    pub keep_under: Option<u64>,
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    pub removed: Vec<Item>,
+    /// Would have been, but a run is at work on them.
+    pub in_use: Vec<Item>,
+    /// Bytes that the store takes now, and of them those that kept runs need.
+    pub left: u64,
+    pub needed: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Whole,
+    Damaged(String),
+    /// A run is at work on it.
+    InUse,
+}
+
+/// How long ago something was; none of time at all where the clock has been set back since.
+pub fn age(used: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(used).unwrap_or(Duration::ZERO)
+}
+
+const KEY: usize = 64;
+
+/// The key and the kind of a folder's name. What is not ours has none.
+fn parse(name: &str) -> Option<(&str, Kind)> {
+    let (key, rest) = name.split_at_checked(KEY)?;
+    let kind = match rest {
+        "" => Kind::Result,
+        ".unfinished" => Kind::Checkpoint,
+        ".last-good" => Kind::LastGood,
+        _ => return None,
+    };
+    key.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some((key, kind))
+}
+
+#[derive(Default)]
+struct Size {
+    bytes: u64,
+    alone: u64,
+    newest: Option<SystemTime>,
+}
+
+impl Size {
+    /// What disappears while it is looked at is not there.
+    fn of(path: &Path, size: &mut Size) {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                Size::of(&entry.path(), size);
+            } else {
+                size.bytes += metadata.len();
+                size.alone += if metadata.nlink() <= 1 { metadata.len() } else { 0 };
+                size.newest = size.newest.max(metadata.modified().ok());
+            }
+        }
+    }
+}
+
+impl Folder {
+    /// Everything in the store, what was of use last first.
+    pub fn items(&self) -> Result<Vec<Item>, String> {
+        let (runs, _) = self.runs()?;
+        let mut needs: BTreeMap<&str, Vec<(&PathBuf, &str)>> = BTreeMap::new();
+        for run in &runs {
+            for (key, what) in &run.needs {
+                needs.entry(key).or_default().push((&run.out, what));
+            }
+        }
+        let folders = match fs::read_dir(&self.path) {
+            Ok(folders) => folders,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(format!("{}: {error}", self.path.display())),
+        };
+        let mut items = Vec::new();
+        // A link to a folder is not ours either.
+        for folder in folders.flatten().filter(|folder| folder.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let name = folder.file_name();
+            let Some((name, (key, kind))) = name.to_str().and_then(|name| Some((name, parse(name)?))) else { continue };
+            let mut size = Size { newest: folder.metadata().and_then(|metadata| metadata.modified()).ok(), ..Size::default() };
+            Size::of(&folder.path(), &mut size);
+            let written =
+                |name: &str| fs::metadata(self.path(name).join(CHECKSUMS)).and_then(|metadata| metadata.modified()).ok();
+            let kind = if kind == Kind::Result && written(name).is_none() { Kind::Leftover } else { kind };
+            let needed = needs.get(key).map(Vec::as_slice).unwrap_or_default();
+            let about = self.checksums(name).ok().map(|sums| sums.about).filter(|about| !about.is_empty());
+            let about = about.or_else(|| needed.first().map(|(_, what)| (*what).to_owned())).unwrap_or_default();
+            items.push(Item {
+                name: name.to_owned(),
+                key: key.to_owned(),
+                kind,
+                about,
+                bytes: size.bytes,
+                alone: size.alone,
+                used: written(name).or(size.newest).unwrap_or(SystemTime::UNIX_EPOCH),
+                // Whoever needs a result is not helped by half of one.
+                needed_by: match kind {
+                    Kind::Leftover => Vec::new(),
+                    _ => needed.iter().map(|(out, _)| (*out).clone()).collect(),
+                },
+            });
+        }
+        items.sort_by(|a, b| (b.used, &b.name).cmp(&(a.used, &a.name)));
+        Ok(items)
+    }
+
+    /// Whether the entries of an item are what was written; none where it has no checksums.
+    pub fn verdict(&self, item: &Item) -> Option<Verdict> {
+        let entries: Vec<String> = match item.kind {
+            Kind::Result => vec![item.name.clone()],
+            Kind::Checkpoint => {
+                let steps = fs::read_dir(self.path(&item.name)).into_iter().flatten().flatten();
+                let steps = steps.filter_map(|step| Some(format!("{}/{}", item.name, step.file_name().to_str()?)));
+                steps.filter(|step| self.has(step)).collect()
+            }
+            Kind::LastGood | Kind::Leftover => return None,
+        };
+        let Some(reason) = entries.iter().find_map(|entry| self.verify(entry).err()) else { return Some(Verdict::Whole) };
+        // Whoever is at work may have taken it away meanwhile.
+        match self.try_lock(&item.key) {
+            Ok(None) => Some(Verdict::InUse),
+            _ => Some(Verdict::Damaged(reason)),
+        }
+    }
+
+    /// Lets go of what the policy says, of that which no kept run needs and nobody is at work on. None where runs are being
+    /// written down just now: ask again.
+    pub fn prune(&self, policy: &Policy, now: SystemTime) -> Result<Option<Pruned>, String> {
+        let text = |error: WriteError| error.to_string();
+        let Some(_registry) = self.try_registry().map_err(text)? else { return Ok(None) };
+        let items = self.items()?;
+        let mut left: u64 = items.iter().map(|item| item.bytes).sum();
+        let needed = items.iter().filter(|item| !item.needed_by.is_empty()).map(|item| item.bytes).sum();
+        let (mut removed, mut in_use) = (Vec::new(), Vec::new());
+        // What was of use longest ago first.
+        for item in items.into_iter().rev().filter(|item| item.needed_by.is_empty()) {
+            let old = policy.older_than.is_some_and(|limit| age(item.used, now) > limit);
+            let much = policy.keep_under.is_some_and(|limit| left > limit);
+            if !(old || much) {
+                continue;
+            }
+            let Some(_lock): Option<Lock> = self.try_lock(&item.key).map_err(text)? else {
+                in_use.push(item);
+                continue;
+            };
+            if !policy.dry_run {
+                self.remove(&item.name).map_err(text)?;
+            }
+            left -= item.bytes;
+            removed.push(item);
+        }
+        if !policy.dry_run {
+            for path in self.runs()?.1 {
+                // Of a run whose results are gone.
+                fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+        }
+        Ok(Some(Pruned { removed, in_use, left, needed }))
+    }
+}

@@ -1,0 +1,59 @@
+//! Which run needs what. A run is kept as long as its folder of results is there; what it needs is not pruned.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Folder, Lock, WriteError, write_whole};
+
+/// What a run reads from the store or writes to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    pub experiment: String,
+    /// Its folder of results, from the root.
+    pub out: PathBuf,
+    /// Keys, and what they are the results of.
+    pub needs: BTreeMap<String, String>,
+}
+
+/// Held while runs are written down, and while entries that none needs are looked for.
+const REGISTRY: &str = "runs";
+
+impl Folder {
+    pub(crate) fn try_registry(&self) -> Result<Option<Lock>, WriteError> {
+        self.try_lock(REGISTRY)
+    }
+
+    /// Writes down what a run needs, in place of what an earlier run with the same folder of results did. False where something is
+    /// being pruned just now: ask again.
+    pub fn register(&self, run: &Run) -> Result<bool, WriteError> {
+        let Some(_registry) = self.try_registry()? else { return Ok(false) };
+        let name = blake3::hash(run.out.as_os_str().as_encoded_bytes()).to_hex();
+        let text = serde_json::to_vec(run).expect("a run is plain data");
+        write_whole(&self.path("runs").join(format!("{name}.json")), &text)?;
+        Ok(true)
+    }
+
+    /// All runs that are kept, and the files of those that are not. A file that can't be read is an error: who knows what it
+    /// protects.
+    pub fn runs(&self) -> Result<(Vec<Run>, Vec<PathBuf>), String> {
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        let files = match fs::read_dir(self.path("runs")) {
+            Ok(files) => files,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((kept, gone)),
+            Err(error) => return Err(format!("{}: {error}", self.path("runs").display())),
+        };
+        for file in files {
+            let path = file.map_err(|error| error.to_string())?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let run: Run = crate::read_json(&path).map_err(|problem| format!("{}: {problem}", self.path("runs").display()))?;
+            if run.out.is_dir() { kept.push(run) } else { gone.push(path) }
+        }
+        kept.sort_by(|a, b| a.out.cmp(&b.out));
+        Ok((kept, gone))
+    }
+}

@@ -1,0 +1,196 @@
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use super::*;
+
+fn folder() -> (tempfile::TempDir, Folder) {
+    let place = tempfile::tempdir().unwrap();
+    let folder = Folder::open(&place.path().join("store")).unwrap();
+    (place, folder)
+}
+
+fn key(digit: char) -> String {
+    std::iter::repeat_n(digit, 64).collect()
+}
+
+/// An entry of one file of so many bytes, used so long ago.
+fn put(folder: &Folder, name: &str, bytes: usize, ago: u64) {
+    folder
+        .write(name, "a stage", |folder| {
+            let sum = write_whole(&folder.join("file"), &vec![7; bytes])?;
+            Ok::<_, WriteError>(BTreeMap::from([("file".to_owned(), sum)]))
+        })
+        .unwrap();
+    let sums = fs::File::options().append(true).open(folder.path(name).join(CHECKSUMS)).unwrap();
+    sums.set_modified(SystemTime::now() - Duration::from_secs(ago)).unwrap();
+}
+
+fn names(items: &[Item]) -> Vec<char> {
+    items.iter().map(|item| item.name.chars().next().unwrap()).collect()
+}
+
+fn run(out: &Path, needs: &[char]) -> Run {
+    let needs = needs.iter().map(|digit| (key(*digit), format!("stage {digit}"))).collect();
+    Run { experiment: "e".to_owned(), out: out.to_owned(), needs }
+}
+
+#[test]
+fn an_entry_is_whole_or_does_not_count() {
+    let (_place, folder) = folder();
+    assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Absent));
+    put(&folder, "a", 100, 0);
+    assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Kept(())));
+    assert_eq!(folder.checksums("a").unwrap().about, "a stage");
+    let file = folder.path("a").join("file");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[50] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let Lookup::Damaged(reason) = folder.read("a", |_| Ok(())) else { panic!("not noticed") };
+    assert!(reason.ends_with("file is not what was written"), "{reason}");
+    // Its replacement fails half-way: nothing counts, rather than the damaged one.
+    let failed = |folder: &Path| Err(WriteError { path: folder.to_owned(), source: std::io::ErrorKind::StorageFull.into() });
+    let error = folder.write("a", "a stage", failed).unwrap_err();
+    assert!(error.to_string().ends_with("the disk is full"), "{error}");
+    assert!(matches!(folder.read("a", |_| Ok(())), Lookup::Absent));
+}
+
+#[test]
+fn one_at_a_time_has_a_lock_and_whoever_dies_lets_go() {
+    let (_place, folder) = folder();
+    let held = folder.try_lock("a").unwrap().expect("nobody has it");
+    assert!(held.exclusive());
+    assert!(folder.try_lock("a").unwrap().is_none() && folder.try_lock("b").unwrap().is_some());
+    drop(held);
+    // What is left of a run that was killed is a file that nobody holds.
+    fs::write(folder.path("locks/a"), "").unwrap();
+    drop(folder.try_lock("a").unwrap().expect("nobody holds it"));
+    assert_eq!(fs::read_dir(folder.path("locks")).unwrap().count(), 0);
+}
+
+/// Many threads, each with a file of its own, as processes have: never two inside.
+#[test]
+fn a_lock_is_held_by_one_however_many_try() {
+    let (_place, folder) = folder();
+    let (inside, entered) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
+    let order = std::sync::atomic::Ordering::SeqCst;
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    if let Some(_lock) = folder.try_lock("a").unwrap() {
+                        assert_eq!(inside.fetch_add(1, order), 0);
+                        entered.fetch_add(1, order);
+                        inside.fetch_sub(1, order);
+                    }
+                }
+            });
+        }
+    });
+    assert!(entered.into_inner() >= 200);
+}
+
+#[test]
+fn what_a_kept_run_needs_is_never_pruned() {
+    let (place, folder) = folder();
+    for (index, digit) in ['a', 'b', 'c', 'd'].into_iter().enumerate() {
+        put(&folder, &key(digit), 1000, 100 * (4 - index as u64));
+    }
+    put(&folder, &format!("{}.unfinished/0000000007", key('e')), 500, 50);
+    let (kept, gone) = (place.path().join("kept"), place.path().join("gone"));
+    for out in [&kept, &gone] {
+        fs::create_dir(out).unwrap();
+    }
+    assert!(folder.register(&run(&kept, &['a', 'e'])).unwrap() && folder.register(&run(&gone, &['b'])).unwrap());
+    let items = folder.items().unwrap();
+    assert_eq!(names(&items), ['e', 'd', 'c', 'b', 'a']);
+    assert_eq!(items[4].needed_by, std::slice::from_ref(&kept));
+    let everything = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
+    let of = |policy: &Policy| folder.prune(policy, SystemTime::now()).unwrap().expect("nobody registers");
+    assert_eq!(names(&of(&Policy { dry_run: true, ..everything }).removed), ['c', 'd']);
+    assert_eq!(folder.items().unwrap().len(), 5, "a dry run takes nothing away");
+    // Its results are deleted: nobody needs `b` any more.
+    fs::remove_dir(&gone).unwrap();
+    let older = Policy { older_than: Some(Duration::from_secs(250)), ..Policy::default() };
+    assert_eq!(names(&of(&older).removed), ['b']);
+    // Someone computes `c`.
+    let computing = folder.try_lock(&key('c')).unwrap();
+    let pruned = of(&everything);
+    assert_eq!((names(&pruned.removed), names(&pruned.in_use)), (vec!['d'], vec!['c']));
+    drop(computing);
+    let pruned = of(&Policy { keep_under: Some(1), ..Policy::default() });
+    assert_eq!((names(&pruned.removed), pruned.left), (vec!['c'], pruned.needed));
+    assert!(folder.has(&key('a')) && !folder.has(&key('b')));
+    assert_eq!(fs::read_dir(folder.path("runs")).unwrap().count(), 1);
+}
+
+#[test]
+fn what_was_of_use_longest_ago_goes_first_until_the_rest_fits() {
+    let (_place, folder) = folder();
+    for (digit, ago) in [('a', 300), ('b', 100), ('c', 200)] {
+        put(&folder, &key(digit), 10_000, ago);
+    }
+    // Looked up, it is of use.
+    assert!(matches!(folder.read(&key('a'), |_| Ok(())), Lookup::Kept(())));
+    let policy = Policy { keep_under: Some(25_000), ..Policy::default() };
+    let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
+    assert_eq!(names(&pruned.removed), ['c']);
+}
+
+/// A clock that was set back makes entries of the future: they are as new as can be, never infinitely old.
+#[test]
+fn entries_of_the_future_are_new() {
+    let (_place, folder) = folder();
+    put(&folder, &key('a'), 10, 0);
+    let before = SystemTime::now() - Duration::from_secs(86400 * 365);
+    let policy = Policy { older_than: Some(Duration::from_secs(60)), ..Policy::default() };
+    assert_eq!(folder.prune(&policy, before).unwrap().unwrap().removed, []);
+    assert_eq!(age(SystemTime::now(), before), Duration::ZERO);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let (place, folder) = folder();
+    fs::create_dir(folder.path("my notes")).unwrap();
+    fs::write(folder.path(&key('f')), "a file").unwrap();
+    fs::create_dir(place.path().join("elsewhere")).unwrap();
+    fs::write(place.path().join("elsewhere/precious"), "x").unwrap();
+    put(&folder, &key('a'), 10, 100);
+    symlink(place.path().join("elsewhere"), folder.path(&key('a')).join("link")).unwrap();
+    let policy = Policy { older_than: Some(Duration::ZERO), keep_under: Some(0), dry_run: false };
+    folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
+    assert!(folder.path("my notes").exists() && folder.path(&key('f')).exists() && !folder.has(&key('a')));
+    assert!(place.path().join("elsewhere/precious").exists());
+}
+
+#[test]
+fn damage_is_found_by_looking() {
+    let (_place, folder) = folder();
+    put(&folder, &key('a'), 10, 1);
+    put(&folder, &key('b'), 10, 2);
+    put(&folder, &format!("{}.unfinished/0000000001", key('c')), 10, 3);
+    for name in [key('b'), format!("{}.unfinished/0000000001", key('c'))] {
+        fs::write(folder.path(&name).join("file"), "short").unwrap();
+    }
+    let mut items = folder.items().unwrap();
+    items.sort_by(|a, b| a.name.cmp(&b.name));
+    let verdicts: Vec<Option<Verdict>> = items.iter().map(|item| folder.verdict(item)).collect();
+    assert_eq!(names(&items), ['a', 'b', 'c']);
+    assert_eq!(verdicts[0], Some(Verdict::Whole));
+    assert!(matches!(&verdicts[1], Some(Verdict::Damaged(reason)) if reason.contains("file")));
+    assert!(matches!(&verdicts[2], Some(Verdict::Damaged(_))));
+    let _computing = folder.try_lock(&key('b')).unwrap();
+    assert_eq!(folder.verdict(&items[1]), Some(Verdict::InUse));
+}
+
+/// A list of needs that can't be read protects what nobody knows: nothing is pruned.
+#[test]
+fn a_damaged_list_of_needs_stops_pruning() {
+    let (_place, folder) = folder();
+    put(&folder, &key('a'), 10, 100);
+    fs::create_dir_all(folder.path("runs")).unwrap();
+    fs::write(folder.path("runs/broken.json"), "{").unwrap();
+    let policy = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
+    let problem = folder.prune(&policy, SystemTime::now()).unwrap_err();
+    assert!(problem.contains("broken.json"), "{problem}");
+    assert!(folder.has(&key('a')));
+}
