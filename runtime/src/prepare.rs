@@ -17,6 +17,15 @@ use crate::model::{Config, Token, Weights};
 use crate::reward::Verifier;
 use crate::schedule::columns;
 
+/// Where to look.
+#[derive(Clone, Copy)]
+pub struct Places<'a> {
+    /// Folder that paths are relative to.
+    pub base: &'a Path,
+    /// Folder to remember hashes in; see [`crate::content::hash`].
+    pub notes: &'a Path,
+}
+
 /// A domain with its data. Only what the plan's work reads is loaded.
 pub struct DomainData {
     pub id: DomainId,
@@ -41,9 +50,11 @@ pub struct Prompts {
 const MESSAGES: &str = "messages";
 
 impl Prompts {
-    fn load(base: &Path, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Prompts> {
+    fn load(places: Places, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Prompts> {
+        let Places { base, notes } = places;
         let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
-        let dataset = Dataset::read(base, Request { source, format: &domain.format, fields: &fields, whole })?;
+        let request = Request { source, format: &domain.format, fields: &fields, whole, notes: Some(notes) };
+        let dataset = Dataset::read(base, request)?;
         Ok(Prompts::new(dataset))
     }
 
@@ -120,8 +131,9 @@ pub struct Form {
     pub loaded: Option<Loaded>,
 }
 
-/// The form of every model: that of the weights it descends from. Paths are relative to `base`; `notes` is as in [`load::load`].
-pub fn forms(plan: &Plan, base: &Path, notes: &Path) -> Result<Vec<Form>> {
+/// The form of every model: that of the weights it descends from.
+pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
+    let Places { base, notes } = places;
     let mut forms: Vec<Form> = Vec::new();
     for model in &plan.experiment.models {
         let inherited = |from: &ModelId| {
@@ -162,12 +174,12 @@ pub fn forms(plan: &Plan, base: &Path, notes: &Path) -> Result<Vec<Form>> {
 }
 
 /// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.
-pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], base: &Path) -> Result<(Vec<DomainData>, Vec<String>)> {
+pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], places: Places) -> Result<(Vec<DomainData>, Vec<String>)> {
     let mut domains = Vec::new();
     let mut warnings = Vec::new();
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
         let id = DomainId(index as u32);
-        let loaded = load(plan, id, domain, stages, base).map_err(|error| error.at(domain.origin))?;
+        let loaded = load(plan, id, domain, stages, places).map_err(|error| error.at(domain.origin))?;
         if let (Some(train), Some(tests)) = (&loaded.train, &loaded.tests) {
             warnings.extend(overlap(&train.dataset, &tests.dataset).map(|overlap| overlap.to_string()));
         }
@@ -185,13 +197,13 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], base: &Path) -> 
     Ok((domains, warnings))
 }
 
-fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &Path) -> Result<DomainData> {
-    let verifier = Verifier::new(&domain.reward, base)?;
+fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: Places) -> Result<DomainData> {
+    let verifier = Verifier::new(&domain.reward, places.base)?;
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let whole = verifier.reads_rows();
     let tests = match &domain.tests {
         Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
-            Some(Prompts::load(base, tests, domain, &fields, whole)?)
+            Some(Prompts::load(places, tests, domain, &fields, whole)?)
         }
         _ => None,
     };
@@ -208,7 +220,7 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             }
         }
     }
-    let train = if trained_on { Some(Prompts::load(base, &domain.prompts, domain, &fields, whole)?) } else { None };
+    let train = if trained_on { Some(Prompts::load(places, &domain.prompts, domain, &fields, whole)?) } else { None };
     let (name, limit) = (domain.name.clone(), domain.limit);
     Ok(DomainData { id, name, origin: domain.origin, verifier, limit, train, tests })
 }

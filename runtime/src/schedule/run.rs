@@ -23,7 +23,7 @@ use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::Weights;
 use crate::predict::{Machine, Shapes};
-use crate::prepare::{DomainData, Form, forms, prepare, trained};
+use crate::prepare::{DomainData, Form, Places, forms, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::metrics::{Row, write_parquet};
 use crate::report::results::{Took, assemble, write_results};
@@ -124,8 +124,9 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
     }
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let forms = forms(plan, base, &Store::notes(Path::new(&job.store)))?;
-    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, base)?;
+    let places = Places { base, notes: &Store::notes(Path::new(&job.store)) };
+    let forms = forms(plan, places)?;
+    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, places)?;
     for warning in warnings {
         control.warn(warning);
     }
