@@ -86,7 +86,11 @@ pub fn predict(
         Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine), steps)?,
         Some(part) if fits => {
             let (less, more) = (trial.whole(part, 2, None)?, trial.whole(2 * part, 1, None)?);
-            less.extrapolated(more, f64::from(batch - part) / f64::from(part)).times_written(train)
+            let at = |sequences: u32| less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0));
+            // What teachers write once comes before the first step.
+            let around =
+                if let Prefixes::Teacher { sequences, .. } = train.prefixes { at(sequences).around } else { less.around };
+            Taken { around, ..at(batch) }
         }
         _ => extrapolated(&trial)?,
     };
