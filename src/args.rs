@@ -32,6 +32,7 @@ pub enum Command {
     Plan(Plan),
     Audit(Audit),
     Run(Run),
+    Report(Report),
     Explain(Explain),
     Sample(Sample),
     Doctor(Doctor),
@@ -289,6 +290,23 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 pub enum Format {
     Human,
     Json,
+}
+
+/// Show a run as one page for a browser: tables, curves, tokens, the plan, the cost, the source
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd report runs/quickstart
+  mopd report runs/quickstart --out quickstart.html
+
+The page needs no network and no other file: it can be sent and kept. The path of the page is the result.")]
+pub struct Report {
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The page [default: report.html in the run's folder]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Explain a finding: why it is one, and the way out

@@ -12,6 +12,7 @@ mod output;
 mod problem;
 mod progress;
 mod render;
+mod run_folder;
 mod starter;
 mod table;
 mod worker;

@@ -152,6 +152,7 @@ impl Progress {
             Event::Ready { .. }
             | Event::Predicted { .. }
             | Event::Evaluated { .. }
+            | Event::Table { .. }
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }

@@ -76,7 +76,9 @@ mod tests {
 
     fn saved(weights: &Weights, folder: &Path, name: &str) -> String {
         let store = Store::open(&folder.join("store")).unwrap();
-        store.insert(name, &Provenance::new(weights, name, 1, name, Vec::new()), weights, &[], &Vec::new()).unwrap();
+        store
+            .insert(name, &Provenance::new(weights, name, 1, name, Vec::new()), weights, &Default::default(), &Vec::new())
+            .unwrap();
         store.publish(name, folder, name, 1).unwrap();
         format!("models/{name}-seed1")
     }

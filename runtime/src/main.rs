@@ -9,6 +9,7 @@ use mopd_compiler::plan::events::{Event, FailureKind, Job, Versions};
 use mopd_runtime::control::Control;
 use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::memory::peak_memory;
+use mopd_runtime::report::read;
 use mopd_runtime::schedule::Progress;
 use mopd_runtime::{bench, device, sample, schedule};
 
@@ -62,7 +63,7 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
     let cuda = device::open_cuda();
     let device = match &job {
         Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
-        Job::Probe | Job::Sample(_) | Job::Bench(_) => cuda.device(),
+        Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Bench(_) => cuda.device(),
     };
     tch::set_num_threads(1);
     let versions = Versions { mopd: env!("CARGO_PKG_VERSION").to_owned(), libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned() };
@@ -74,6 +75,7 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
     match job {
         Job::Probe => return Ok(false),
         Job::Sample(job) => sample::sample(&job, device, control)?,
+        Job::Read(job) => read::read(&job, control)?,
         Job::Predict(job) => schedule::predict(&job, device, control)?,
         Job::Bench(job) => bench::bench(&job, device, control)?,
         Job::Run(job) => schedule::run(&job, &versions, device, control, progress)?,

@@ -6,8 +6,9 @@ use std::fs;
 use std::io::BufRead;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, FailureKind, Job, SampleJob};
+use mopd_compiler::plan::events::{Column, ColumnValues, Event, FailureKind, Job, SampleJob};
 use mopd_compiler::plan::*;
+use mopd_runtime::report::read::columns;
 use support::*;
 use tempfile::TempDir;
 
@@ -144,7 +145,7 @@ fn a_run_is_complete_and_can_be_repeated() {
         })
         .collect();
     assert!(losses.len() == 150 && losses[149] < 0.4 * losses[0], "fine-tuning taught nothing: {losses:?}");
-    assert!(folder.path().join("first/metrics.parquet").exists());
+    look(&folder.path().join("first"));
 
     // The same again: everything is kept, and the tables are the same.
     let (events, code) = run(&job(&plan, folder.path(), "second"));
@@ -153,6 +154,11 @@ fn a_run_is_complete_and_can_be_repeated() {
     let again: results::Results =
         serde_json::from_str(&fs::read_to_string(folder.path().join("second/results.json")).unwrap()).unwrap();
     assert_eq!(again.tables, results.tables);
+    for file in ["metrics.parquet", "samples.parquet", "weights.parquet", "rewards.parquet"] {
+        assert!(folder.path().join("second").join(file).exists());
+        let read = |out: &str| columns(&folder.path().join(out).join(file)).unwrap();
+        assert_eq!(read("first"), read("second"), "{file}");
+    }
 
     // Computed anew, on one thread: the same bits.
     let (events, code) = run(&RunJobWith { fresh: true, workers: 1 }.of(&plan, folder.path(), "third"));
@@ -170,6 +176,68 @@ fn a_run_is_complete_and_can_be_repeated() {
     let third: results::Results =
         serde_json::from_str(&fs::read_to_string(folder.path().join("third/results.json")).unwrap()).unwrap();
     assert_eq!(third.tables, results.tables);
+}
+
+/// What a run leaves to look at, besides its tables.
+fn look(out: &Path) {
+    let read = |file: &str| columns(&out.join(file)).unwrap();
+    let numbers = |columns: &[Column], name: &str| match &columns.iter().find(|column| column.name == name).unwrap().values {
+        ColumnValues::Numbers(values) => values.clone(),
+        ColumnValues::Wholes(values) => values.iter().map(|value| value.map(|value| value as f64)).collect(),
+        other => panic!("{name}: {other:?}"),
+    };
+    let texts = |columns: &[Column], name: &str| match &columns.iter().find(|column| column.name == name).unwrap().values {
+        ColumnValues::Texts(values) => values.clone(),
+        other => panic!("{name}: {other:?}"),
+    };
+
+    // Steps of rollouts by the student know what their divergence is worth; imitation has none.
+    let metrics = read("metrics.parquet");
+    let (stages, floors) = (texts(&metrics, "stage"), numbers(&metrics, "divergence_floor"));
+    for (stage, floor) in stages.iter().zip(floors) {
+        let stage = stage.as_deref().unwrap();
+        assert_eq!(floor.is_some(), ["student", "full", "top"].contains(&stage), "{stage}");
+        assert!(floor.is_none_or(|floor| (0.0..1e-5).contains(&floor)), "{stage}: {floor:?}");
+    }
+
+    // Every token that is kept adds up to the text that the model wrote, and has the numbers that the objective used.
+    let samples = read("samples.parquet");
+    let (stages, signals) = (texts(&samples, "stage"), numbers(&samples, "signal"));
+    let (advantages, divergences) = (numbers(&samples, "advantage"), numbers(&samples, "divergence"));
+    let mut seen = [0, 0];
+    for (index, stage) in stages.iter().enumerate() {
+        match stage.as_deref().unwrap() {
+            "student" => {
+                seen[0] += 1;
+                // -clip(log-ratio) is the advantage, which is clipped at 5.
+                let expected = (-divergences[index].unwrap()).clamp(-5.0, 5.0);
+                assert!((advantages[index].unwrap() - expected).abs() < 1e-5, "{index}");
+                assert!((signals[index].unwrap() - expected.abs()).abs() < 1e-5, "{index}");
+            }
+            "full" => {
+                seen[1] += 1;
+                assert_eq!(advantages[index], None);
+            }
+            _ => {}
+        }
+    }
+    assert!(seen.iter().all(|tokens| *tokens > 50), "{seen:?}");
+
+    // Every token of every step is in some bin, over its position as over its entropy.
+    let bins = read("weights.parquet");
+    let over = texts(&bins, "over");
+    let tokens = numbers(&bins, "tokens");
+    let counted = |of: &str| {
+        over.iter().zip(&tokens).filter(|(over, _)| over.as_deref() == Some(of)).map(|(_, tokens)| tokens.unwrap()).sum::<f64>()
+    };
+    assert!(counted("position") > 1000.0);
+    assert_eq!(counted("position"), counted("entropy"));
+
+    // Seven rows, two domains, two seeds, each with its prompts.
+    let rewards = read("rewards.parquet");
+    let (prompts, values) = (numbers(&rewards, "prompt"), numbers(&rewards, "reward"));
+    assert_eq!(prompts.iter().filter(|prompt| **prompt == Some(0.0)).count(), 28);
+    assert!(values.iter().all(|value| value.is_some_and(|value| (0.0..=1.0).contains(&value))));
 }
 
 struct RunJobWith {

@@ -10,8 +10,11 @@ mod expr;
 mod fmt;
 mod new;
 mod plan;
+mod report;
 mod run;
 mod sample;
+
+pub use run::as_text;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -28,11 +31,13 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
 
-const BUILT: &[&str] =
-    &["new", "check", "fmt", "plan", "audit", "run", "explain", "sample", "doctor", "lsp", "bench", "expr", "cache", "help"];
+const BUILT: &[&str] = &[
+    "new", "check", "fmt", "plan", "audit", "run", "report", "explain", "sample", "doctor", "lsp", "bench", "expr", "cache",
+    "help",
+];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["watch", "report", "compare", "eval", "export", "serve"];
+const LATER: &[&str] = &["watch", "compare", "eval", "export", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -42,6 +47,7 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Report(arguments) => report::report(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),

@@ -98,6 +98,7 @@ struct ObjectiveMeaning<'a> {
     signal: NodeId,
     clipped: Option<NodeId>,
     selected: Option<NodeId>,
+    weight: Option<NodeId>,
 }
 
 impl<'a> ObjectiveMeaning<'a> {
@@ -110,6 +111,7 @@ impl<'a> ObjectiveMeaning<'a> {
             signal: objective.signal,
             clipped: objective.clipped,
             selected: objective.selected,
+            weight: objective.weight,
         }
     }
 }

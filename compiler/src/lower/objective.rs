@@ -20,7 +20,7 @@ pub(super) fn lower(
     fused: bool,
 ) -> Result<Objective, Box<Diagnostic>> {
     let here = origins.span(objective.origin);
-    let Pieces { mut lowering, selected, terms, weighted, .. } = pieces(objective, Supply::Runtime, origins)?;
+    let Pieces { mut lowering, selected, weight, terms, weighted } = pieces(objective, Supply::Runtime, origins)?;
     lowering.graph.set_fused(fused);
     let nothing = "an objective has a term";
     // Terms that are one number per token already are added up as such; a loss per pair has no token of its own.
@@ -69,6 +69,11 @@ pub(super) fn lower(
     };
     let clipped = clipped(&mut lowering.graph, &total.into_iter().chain(coarser).collect::<Vec<NodeId>>());
 
+    let own = if let [term] = weighted.as_slice() { term.weight } else { None };
+    let weight =
+        [weight, own].into_iter().flatten().reduce(|left, right| lowering.graph.apply(Function::Multiply, &[left, right]));
+    let weight = weight.map(|weight| lowering.graph.broadcast(weight, Axis::Token));
+
     debug_assert_eq!(lowering.graph.check(), Ok(()));
     let live = lowering.primitives.into_iter().zip(gradients);
     let live = live.map(|(Primitive { live, origin }, adjoint)| LivePrimitive { primitive: live, adjoint, origin }).collect();
@@ -81,6 +86,7 @@ pub(super) fn lower(
         signal,
         clipped,
         selected,
+        weight,
         normal_form,
         origin: objective.origin,
     })

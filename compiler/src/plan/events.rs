@@ -12,6 +12,8 @@ pub enum Job {
     /// Say what each stage of a run will take, and run none.
     Predict(Box<RunJob>),
     Sample(SampleJob),
+    /// Hand over tables that a run left.
+    Read(ReadJob),
     /// What `mopd bench divergence` asks.
     Bench(BenchJob),
     /// Answer `Ready` and stop: what `mopd doctor` asks.
@@ -64,6 +66,12 @@ pub struct SampleJob {
     /// What the context leaves, where absent.
     pub max_tokens: Option<u32>,
     pub seed: u64,
+}
+
+/// Read Parquet files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadJob {
+    pub files: Vec<String>,
 }
 
 /// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
@@ -168,6 +176,11 @@ pub enum Event {
         domain: String,
         score: f64,
     },
+    /// The next file of a [`ReadJob`].
+    Table {
+        file: String,
+        columns: Vec<Column>,
+    },
     /// One completion of a [`SampleJob`].
     Sample {
         text: String,
@@ -203,6 +216,22 @@ pub enum Event {
         seconds: f64,
         peak_memory: u64,
     },
+}
+
+/// A column of a table, one value per row; what is absent or no finite number is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub values: ColumnValues,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnValues {
+    Wholes(Vec<Option<u64>>),
+    Numbers(Vec<Option<f64>>),
+    Truths(Vec<Option<bool>>),
+    Texts(Vec<Option<String>>),
 }
 
 /// What a stage takes.

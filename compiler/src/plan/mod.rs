@@ -97,6 +97,9 @@ pub struct Objective {
     pub clipped: Option<NodeId>,
     /// Per token: 1 where the token is selected. Absent where the objective has no `select`.
     pub selected: Option<NodeId>,
+    /// Per token: what `weight` says, times the term's own where there is one term. Absent where nothing is weighted.
+    #[serde(default)]
+    pub weight: Option<NodeId>,
     pub normal_form: NormalForm,
     pub origin: Origin,
 }
@@ -118,6 +121,7 @@ impl Objective {
             .chain([self.signal])
             .chain(self.clipped)
             .chain(self.selected)
+            .chain(self.weight)
             .collect()
     }
 

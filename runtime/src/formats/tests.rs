@@ -60,7 +60,9 @@ fn difference(weights: &Weights, name: &str) -> f32 {
 
 fn save(weights: &Weights, folder: &Path) -> PathBuf {
     let store = Store::open(&folder.join("store")).unwrap();
-    store.insert("key", &Provenance::new(weights, "student", 1, "key", Vec::new()), weights, &[], &Vec::new()).unwrap();
+    store
+        .insert("key", &Provenance::new(weights, "student", 1, "key", Vec::new()), weights, &Default::default(), &Vec::new())
+        .unwrap();
     store.publish("key", folder, "student", 1).unwrap()
 }
 

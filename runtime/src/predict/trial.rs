@@ -317,6 +317,6 @@ impl Trial<'_> {
             device: self.device,
             control: &quiet,
         };
-        train::train(&stage, None).map(|trained| trained.rows).map_err(|stopped| stopped.error)
+        train::train(&stage, None).map(|trained| trained.record.rows).map_err(|stopped| stopped.error)
     }
 }

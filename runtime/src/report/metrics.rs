@@ -1,12 +1,11 @@
 //! `metrics.parquet`: one row per stage, step and domain.
 
-use std::io::Write;
 use std::path::Path;
 
-use polars::prelude::{Column, DataFrame, ParquetWriter};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{WriteError, write_atomically};
+use super::parquet::{self, table};
+use crate::files::WriteError;
 
 /// What one training step did to one domain. Numbers that a stage does not have (a reward without a verifier call, a
 /// divergence without a teacher) are absent, not 0.
@@ -25,6 +24,9 @@ pub struct Row {
     pub token_share: f64,
     /// Mean over completion tokens of log p_student - log p_teacher, in nats; signed.
     pub divergence: Option<f64>,
+    /// The noise in it: mean over completion tokens of |log p_student - log p_student|, computed once while the token was sampled
+    /// and once as the divergence is. Absent where the student as it is now did not sample the tokens at temperature 1.
+    pub divergence_floor: Option<f64>,
     /// Fraction of the step's sum of |signal| over completion tokens, over all domains.
     pub signal_share: Option<f64>,
     /// Mean over completion tokens of |signal|.
@@ -56,49 +58,33 @@ pub struct Row {
 
 /// Writes the rows as Parquet: a column per field of [`Row`], with its name; absent numbers are null.
 pub fn write_parquet(rows: &[Row], path: &Path) -> Result<(), WriteError> {
-    // Made in memory first: a run has thousands of rows, not millions, and a failed write stays a plain input or output error.
-    let mut bytes = Vec::new();
-    let encoded = table(rows).and_then(|mut table| ParquetWriter::new(&mut bytes).finish(&mut table));
-    write_atomically(path, |file| {
-        encoded.map_err(std::io::Error::other)?;
-        file.write_all(&bytes)
-    })
-}
-
-fn table(rows: &[Row]) -> polars::prelude::PolarsResult<DataFrame> {
-    macro_rules! column {
-        ($field:ident) => {
-            Column::new(stringify!($field).into(), rows.iter().map(|row| row.$field.clone()).collect::<Vec<_>>())
-        };
-    }
-    DataFrame::new(
-        rows.len(),
-        vec![
-            column!(seed),
-            column!(stage),
-            column!(step),
-            column!(domain),
-            column!(teacher),
-            column!(prompt_share),
-            column!(token_share),
-            column!(divergence),
-            column!(signal_share),
-            column!(signal_mean),
-            column!(entropy),
-            column!(length),
-            column!(clipped_fraction),
-            column!(reward),
-            column!(expert_entropy),
-            column!(expert_largest_share),
-            column!(loss),
-            column!(learning_rate),
-            column!(gradient_norm),
-            column!(seconds),
-            column!(rollout_seconds),
-            column!(scoring_seconds),
-            column!(update_seconds),
-        ],
-    )
+    let table = table!(rows;
+        seed,
+        stage,
+        step,
+        domain,
+        teacher,
+        prompt_share,
+        token_share,
+        divergence,
+        divergence_floor,
+        signal_share,
+        signal_mean,
+        entropy,
+        length,
+        clipped_fraction,
+        reward,
+        expert_entropy,
+        expert_largest_share,
+        loss,
+        learning_rate,
+        gradient_norm,
+        seconds,
+        rollout_seconds,
+        scoring_seconds,
+        update_seconds,
+    );
+    parquet::write(table, path)
 }
 
 #[cfg(test)]
@@ -119,6 +105,7 @@ mod tests {
             prompt_share: 0.5,
             token_share: 1.0 / 3.0,
             divergence: None,
+            divergence_floor: Some(1e-7),
             signal_share: Some(0.25),
             signal_mean: Some(-0.0),
             entropy: Some(0.3),
@@ -145,7 +132,7 @@ mod tests {
         write_parquet(&[row(0), routed], &path).unwrap();
 
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (2, 23));
+        assert_eq!(table.shape(), (2, 24));
         // The columns are the fields of the row, in order.
         let json = serde_json::to_string(&row(0)).unwrap();
         let places: Vec<_> = table.get_column_names().iter().map(|name| json.find(&format!("\"{name}\":")).unwrap()).collect();
@@ -172,7 +159,7 @@ mod tests {
         let path = folder.path().join("metrics.parquet");
         write_parquet(&[], &path).unwrap();
         let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
-        assert_eq!(table.shape(), (0, 23));
+        assert_eq!(table.shape(), (0, 24));
         assert_eq!(table.column("teacher").unwrap().dtype(), &DataType::String);
         assert_eq!(table.column("divergence").unwrap().dtype(), &DataType::Float64);
     }

@@ -42,6 +42,11 @@ impl Scores {
         self.by_prompt.insert((model, domain, seed), means);
     }
 
+    /// The mean reward of each prompt, for every model, domain and seed.
+    pub fn by_prompt(&self) -> impl Iterator<Item = (ModelId, DomainId, u64, &[f64])> {
+        self.by_prompt.iter().map(|((model, domain, seed), means)| (*model, *domain, *seed, means.as_slice()))
+    }
+
     /// Mean reward over prompts and samples.
     pub fn mean(&self, model: ModelId, domain: DomainId, seed: u64) -> Option<f64> {
         Some(mean(self.by_prompt.get(&(model, domain, seed))?))

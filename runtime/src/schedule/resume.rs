@@ -8,7 +8,6 @@ use super::claim::rollouts_of;
 use super::fork_of;
 use super::run::{Shared, lock};
 use crate::failure::{Error, Result};
-use crate::report::metrics::Row;
 use crate::store::{Forked, Lookup};
 use crate::train::Written;
 use crate::train::state::{State, Taking};
@@ -32,8 +31,7 @@ impl Shared<'_> {
             self.control.emit(&Event::StageResumed { stage: name.to_owned(), seed, step: state.position.step });
         }
         // Whoever made it may have called the stage another name.
-        let named = |rows: Vec<Row>| rows.into_iter().map(|row| Row { stage: name.to_owned(), ..row }).collect();
-        Ok(found.map(|(state, taking)| (State { rows: named(state.rows), ..state }, taking)))
+        Ok(found.map(|(state, taking)| (State { record: state.record.of_stage(name), ..state }, taking)))
     }
 
     /// The state of another stage that this one is to go on from.

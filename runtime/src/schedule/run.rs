@@ -25,8 +25,9 @@ use crate::model::Weights;
 use crate::predict::{Machine, Shapes};
 use crate::prepare::{DomainData, Form, Places, forms, prepare, trained};
 use crate::random::{Key, Purpose};
-use crate::report::metrics::{Row, write_parquet};
+use crate::report::Record;
 use crate::report::results::{Took, assemble, write_results};
+use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
 use crate::store::{Ancestor, Provenance, Store};
 use crate::train::{self, Checkpoints, Pace, Shelf, Source, Written};
@@ -74,8 +75,8 @@ struct State {
     weights: HashMap<usize, Arc<Weights>>,
     /// How many unfinished tasks need each task's weights.
     users: Vec<usize>,
-    /// Rows of diagnostics, by task.
-    rows: Vec<Vec<Row>>,
+    /// What training left to look at, by task.
+    records: Vec<Record>,
     /// Rewards, by evaluation task.
     rewards: HashMap<usize, Vec<f64>>,
     failure: Option<Error>,
@@ -89,19 +90,19 @@ type Taken = (usize, HashMap<usize, Arc<Weights>>, Option<Lock>);
 
 /// What a task leaves behind.
 enum Outcome {
-    Weights(Arc<Weights>, Vec<Row>),
+    Weights(Arc<Weights>, Record),
     Rewards(Vec<f64>),
 }
 
-/// A task that ended early, with the diagnostics of the steps it had done.
+/// A task that ended early, with what its steps left to look at.
 struct Unfinished {
     error: Error,
-    rows: Vec<Row>,
+    record: Record,
 }
 
 impl From<Error> for Unfinished {
     fn from(error: Error) -> Unfinished {
-        Unfinished { error, rows: Vec::new() }
+        Unfinished { error, record: Record::default() }
     }
 }
 
@@ -242,14 +243,14 @@ pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control,
     let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     progress.finished = state.finished_stages;
 
-    let rows: Vec<Row> = state.rows.into_iter().flatten().collect();
-    let written = write_parquet(&rows, &shared.out.join("metrics.parquet"));
+    let written = Record::joined(state.records).write(&shared.out);
     if let Some(failure) = state.failure {
         return Err(failure);
     }
     control.check()?;
     written?;
     let scores = shared.scores(&state.rewards);
+    write_rewards(plan, &scores, shared.domains, &shared.out)?;
     let bootstrap = |index: usize| Key::new(plan.experiment.seed, index as u64, Purpose::Bootstrap, 0).row(0, 0);
     let records = std::mem::take(&mut *lock(&shared.records));
     let took = Took {
@@ -279,7 +280,7 @@ impl Shared<'_> {
             running: Vec::new(),
             weights: HashMap::new(),
             users,
-            rows: vec![Vec::new(); self.tasks.len()],
+            records: vec![Record::default(); self.tasks.len()],
             rewards: HashMap::new(),
             failure: None,
             finished_stages: 0,
@@ -372,9 +373,9 @@ impl Shared<'_> {
                     }
                 }
                 match outcome {
-                    Outcome::Weights(weights, rows) => {
+                    Outcome::Weights(weights, record) => {
                         state.finished_stages += 1;
-                        state.rows[index] = rows;
+                        state.records[index] = record;
                         if state.users[index] > 0 {
                             state.weights.insert(index, weights);
                         }
@@ -384,8 +385,8 @@ impl Shared<'_> {
                     }
                 }
             }
-            Err(Unfinished { error, rows }) => {
-                state.rows[index] = rows;
+            Err(Unfinished { error, record }) => {
+                state.records[index] = record;
                 self.control.stop();
                 // After a failure, the other threads leave their work; that is no failure of theirs.
                 if state.failure.is_none() && matches!(error, Error::Failed(_)) {
@@ -455,8 +456,7 @@ impl Shared<'_> {
             self.control.emit(&Event::StageKept { stage: name.clone(), seed });
             self.store.publish(key, &self.out, &name, seed)?;
             // Another experiment may have made it under another name.
-            let rows = entry.rows.into_iter().map(|row| Row { stage: name.clone(), ..row }).collect();
-            return Ok(Outcome::Weights(Arc::new(entry.weights), rows));
+            return Ok(Outcome::Weights(Arc::new(entry.weights), entry.record.of_stage(&name)));
         }
         let started = Instant::now();
         let steps = super::steps(&model.stage, self.domains);
@@ -475,22 +475,22 @@ impl Shared<'_> {
             |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone()).forked_from(forked.clone());
         let mut before = 0.0;
         let mut adapter = train::peft::Files::new();
-        let (weights, rows) = match &model.stage {
+        let (weights, record) = match &model.stage {
             Stage::Initialise(_) => {
                 let Form { config, tokenizer, .. } = self.forms[id.0 as usize].clone();
-                (Weights::initialise(config, tokenizer, seed, facts.stream), Vec::new())
+                (Weights::initialise(config, tokenizer, seed, facts.stream), Record::default())
             }
             Stage::Load(_) => {
                 let loaded = self.forms[id.0 as usize].loaded.as_ref().expect("what is read is opened before anything runs");
                 // Nothing is computed, so that there is nothing to keep or to publish: it would be a copy.
                 self.control.emit(&Event::StageFinished { stage: name, seed, seconds: 0.0, peak_memory: None });
-                return Ok(Outcome::Weights(Arc::new(loaded.weights.clone()), Vec::new()));
+                return Ok(Outcome::Weights(Arc::new(loaded.weights.clone()), Record::default()));
             }
             Stage::Merge(settings) => {
                 let base = settings.base.map(input);
                 let models: Vec<Arc<Weights>> = settings.models.iter().copied().map(input).collect();
                 let models: Vec<&Weights> = models.iter().map(AsRef::as_ref).collect();
-                (merge(&settings.method, base.as_deref(), &models, seed, facts.stream)?, Vec::new())
+                (merge(&settings.method, base.as_deref(), &models, seed, facts.stream)?, Record::default())
             }
             Stage::Train(settings) => {
                 let mut sources = Vec::new();
@@ -544,13 +544,13 @@ impl Shared<'_> {
                     Ok(finished) => {
                         before = finished.seconds - began.elapsed().as_secs_f64();
                         adapter = finished.adapter;
-                        (finished.weights, finished.rows)
+                        (finished.weights, finished.record)
                     }
                     Err(stopped) => return Err(self.stopped(*stopped, key, &provenance)),
                 }
             }
         };
-        self.store.insert(key, &provenance(&weights), &weights, &rows, &adapter)?;
+        self.store.insert(key, &provenance(&weights), &weights, &record, &adapter)?;
         self.store.drop_states(key)?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
@@ -560,12 +560,12 @@ impl Shared<'_> {
         let predicted = self.predictions.get(&id).copied();
         lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted });
         self.control.emit(&Event::StageFinished { stage: name, seed, seconds, peak_memory });
-        Ok(Outcome::Weights(Arc::new(weights), rows))
+        Ok(Outcome::Weights(Arc::new(weights), record))
     }
 
     /// Training that ended early: keeps the weights before the step that failed.
     fn stopped(&self, stopped: train::Stopped, key: &str, provenance: &dyn Fn(&Weights) -> Provenance) -> Unfinished {
-        let train::Stopped { mut error, last_good, rows } = stopped;
+        let train::Stopped { mut error, last_good, record } = stopped;
         if let Some(weights) = last_good {
             error = match self.store.keep_last_good(key, &provenance(&weights), &weights) {
                 Ok(folder) => error.help(format!(
@@ -575,7 +575,7 @@ impl Shared<'_> {
                 Err(storage) => error.help(format!("the weights before that step could not be kept: {storage}")),
             };
         }
-        Unfinished { error, rows }
+        Unfinished { error, record }
     }
 
     /// The rewards of each comparison, for its table.

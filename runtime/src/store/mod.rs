@@ -14,13 +14,16 @@ use serde::de::DeserializeOwned;
 use crate::failure::{Error, Result};
 use crate::formats::safetensors;
 use crate::model::Weights;
-use crate::report::metrics::Row;
+use crate::report::Record;
+use crate::report::tokens::Tokens;
 use crate::train::peft;
 
 pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
 pub use mopd_store::Lookup;
 
+/// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the run.
 const METRICS: &str = "metrics.json";
+const TOKENS: &str = "tokens.json";
 const VALUE: &str = "value.json";
 
 pub struct Store {
@@ -31,7 +34,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Entry {
     pub weights: Weights,
-    pub rows: Vec<Row>,
+    pub record: Record,
 }
 
 impl Store {
@@ -62,8 +65,10 @@ impl Store {
     pub fn find(&self, key: &str) -> Lookup<Entry> {
         self.folder.read(key, |folder| {
             let checkpoint = Checkpoint::load(folder).map_err(|error| error.to_string())?;
-            let rows: Vec<Row> = read_json(&folder.join(METRICS))?;
-            Ok(Entry { weights: checkpoint.weights, rows })
+            let rows = read_json(&folder.join(METRICS))?;
+            // Earlier versions kept none.
+            let tokens = if folder.join(TOKENS).exists() { read_json(&folder.join(TOKENS))? } else { Tokens::default() };
+            Ok(Entry { weights: checkpoint.weights, record: Record { rows, tokens } })
         })
     }
 
@@ -88,13 +93,16 @@ impl Store {
         key: &str,
         provenance: &Provenance,
         weights: &Weights,
-        rows: &[Row],
+        record: &Record,
         adapter: &peft::Files,
     ) -> Result<()> {
-        let rows = serde_json::to_vec(rows).map_err(|error| Error::storage(&self.path(key), error))?;
+        let failed = |error| Error::storage(&self.path(key), error);
+        let rows = serde_json::to_vec(&record.rows).map_err(failed)?;
+        let tokens = serde_json::to_vec(&record.tokens).map_err(failed)?;
         self.folder.write(key, &format!("{}, seed {}", provenance.model, provenance.seed), |folder| {
             let mut sums = checkpoint::save(folder, provenance, weights)?;
             sums.insert(METRICS.to_owned(), write_whole(&folder.join(METRICS), &rows)?);
+            sums.insert(TOKENS.to_owned(), write_whole(&folder.join(TOKENS), &tokens)?);
             for (name, bytes) in adapter {
                 let name = format!("{}/{name}", peft::FOLDER);
                 let sum = write_whole(&folder.join(&name), bytes)?;
@@ -132,7 +140,7 @@ impl Store {
                 fs::remove_file(&stale).map_err(|error| Error::storage(&stale, error))?;
             }
         }
-        for name in sums.files.keys().filter(|name| *name != METRICS) {
+        for name in sums.files.keys().filter(|name| ![METRICS, TOKENS].contains(&name.as_str())) {
             let (from, to) = (entry.join(name), folder.join(name));
             if let Some(parent) = to.parent() {
                 fs::create_dir_all(parent).map_err(|error| Error::storage(parent, error))?;
@@ -184,7 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store")).unwrap();
         let weights = lively(&tiny(), 1);
-        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
+        store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         (folder, store, weights)
     }
 
@@ -201,7 +209,7 @@ mod tests {
     #[test]
     fn a_flipped_bit_anywhere_is_damage() {
         let (_folder, store, weights) = filled();
-        for name in ["model.safetensors", "config.json", "mopd.json", METRICS, CHECKSUMS] {
+        for name in ["model.safetensors", "config.json", "mopd.json", METRICS, TOKENS, CHECKSUMS] {
             let path = store.path("key").join(name);
             let good = fs::read(&path).unwrap();
             for place in [0, good.len() / 2, good.len() - 1] {
@@ -219,7 +227,7 @@ mod tests {
         let Lookup::Damaged(reason) = store.find("key") else { panic!("not noticed") };
         assert!(reason.contains("model.safetensors"), "{reason}");
         // Rebuilt, it counts again.
-        store.insert("key", &provenance(), &weights, &[], &Vec::new()).unwrap();
+        store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         assert!(matches!(store.find("key"), Lookup::Kept(_)));
     }
 

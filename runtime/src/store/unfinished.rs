@@ -5,11 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::checkpoint::Hashing;
-use super::{METRICS, Store};
+use super::{METRICS, Store, TOKENS};
 use crate::failure::{Error, Result};
 use crate::files::write_atomically;
 use crate::formats::safetensors;
-use crate::report::metrics::Row;
+use crate::report::Record;
 use crate::train::state::{Position, State, Tensors};
 use mopd_store::{Lookup, read_json, write_whole};
 
@@ -32,7 +32,7 @@ impl Store {
     }
 
     /// Makes a state durable, then lets go of all but the last one before it. Where that fails, what there was is still there.
-    pub fn keep_state(&self, key: &str, about: &str, State { position, tensors, rows }: &State) -> Result<()> {
+    pub fn keep_state(&self, key: &str, about: &str, State { position, tensors, record }: &State) -> Result<()> {
         let before = self.steps(key);
         // Room for this one: with the last one there are two at any time.
         for step in before.iter().skip(1) {
@@ -40,7 +40,11 @@ impl Store {
         }
         let name = of_step(key, position.step);
         let unwritten = |error| Error::storage(&self.path(&name), error);
-        let texts = [(POSITION, serde_json::to_vec(position)), (METRICS, serde_json::to_vec(rows))];
+        let texts = [
+            (POSITION, serde_json::to_vec(position)),
+            (METRICS, serde_json::to_vec(&record.rows)),
+            (TOKENS, serde_json::to_vec(&record.tokens)),
+        ];
         let written = self.folder.write(&name, about, |folder| {
             let mut sums = std::collections::BTreeMap::new();
             let mut hash = None;
@@ -65,9 +69,9 @@ impl Store {
     pub fn state(&self, key: &str, step: u32) -> Lookup<State> {
         self.folder.read(&of_step(key, step), |folder| {
             let position: Position = read_json(&folder.join(POSITION))?;
-            let rows: Vec<Row> = read_json(&folder.join(METRICS))?;
+            let record = Record { rows: read_json(&folder.join(METRICS))?, tokens: read_json(&folder.join(TOKENS))? };
             let tensors = safetensors::read_tensors(&folder.join(TENSORS)).map_err(|problem| format!("{TENSORS}: {problem}"))?;
-            Ok(State { position, tensors: Tensors(tensors), rows })
+            Ok(State { position, tensors: Tensors(tensors), record })
         })
     }
 

@@ -1,6 +1,7 @@
 //! What a step did to every domain: the numbers that show early when one domain drowns another.
 
 use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::plan::Prefixes;
 
 use super::Stage;
 use super::batches::Sequences;
@@ -34,6 +35,7 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
     let signal = outputs.get(objective.signal);
     let [student_logps, teacher_logps, entropies] =
         [STUDENT_LOGP, TEACHER_LOGP, STUDENT_ENTROPY].map(|signal| batch.signal(&signal));
+    let sampled = sampled(stage, sequences, numbers.step);
     let clipped = objective.clipped.map(|node| outputs.get(node));
     let all_tokens = sequences.layout.tokens() as f64;
     let all_signal: f64 = signal.iter().map(|value| f64::from(value.abs())).sum();
@@ -61,6 +63,10 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
             prompt_share: own.len() as f64 / sequences.list.len() as f64,
             token_share: tokens / all_tokens,
             divergence: student_logps.zip(teacher_logps).map(|(student, teacher)| (sum(student) - sum(teacher)) / tokens),
+            divergence_floor: student_logps.zip(sampled.as_deref()).zip(teacher_logps).map(|((scored, sampled), _)| {
+                let both = scored[range.clone()].iter().zip(&sampled[range.clone()]);
+                both.map(|(scored, sampled)| f64::from((scored - sampled).abs())).sum::<f64>() / tokens
+            }),
             signal_share: (all_signal > 0.0).then(|| own_signal / all_signal),
             signal_mean: Some(own_signal / tokens),
             entropy: entropies.map(|entropies| sum(entropies) / tokens),
@@ -79,4 +85,16 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
         });
     }
     rows
+}
+
+/// What the student said of its tokens while it sampled them, where its weights are still the same and it said it of its whole
+/// distribution: then whatever it says now differs by rounding alone.
+fn sampled(stage: &Stage, sequences: &Sequences, step: u32) -> Option<Vec<f32>> {
+    let Prefixes::Student { sampling, .. } = &stage.train.prefixes else { return None };
+    let whole = sampling.temperature == 1.0 && sampling.top_p.is_none() && sampling.top_k.is_none();
+    if !whole || !step.is_multiple_of(stage.train.passes.max(1)) {
+        return None;
+    }
+    let recorded: Option<Vec<&Vec<f32>>> = sequences.list.iter().map(|sequence| sequence.logps.as_ref()).collect();
+    Some(recorded?.into_iter().flatten().copied().collect())
 }

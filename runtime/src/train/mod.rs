@@ -18,6 +18,7 @@ pub mod state;
 mod tensor_graph;
 #[cfg(test)]
 mod tests;
+mod tokens;
 pub mod trained;
 pub mod vocabulary;
 
@@ -50,6 +51,7 @@ use crate::failure::{Error, Result};
 use crate::model::{Decoder, Token, Weights, to_vec};
 use crate::prepare::Prompts;
 use crate::random::{Key, Purpose};
+use crate::report::Record;
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
 
@@ -100,7 +102,7 @@ pub struct Stopped {
     pub error: Error,
     /// The weights before the step that failed, where it failed for a number that is not finite.
     pub last_good: Option<Weights>,
-    pub rows: Vec<Row>,
+    pub record: Record,
 }
 
 /// What training leaves.
@@ -108,8 +110,7 @@ pub struct Finished {
     pub weights: Weights,
     /// The adapter that the weights were merged with.
     pub adapter: peft::Files,
-    /// Diagnostics, one row per step and domain.
-    pub rows: Vec<Row>,
+    pub record: Record,
     /// That it took, from the first step on.
     pub seconds: f64,
 }
@@ -144,14 +145,14 @@ impl Pace {
 /// Trains to the last step. Asked to stop, it leaves a checkpoint at the next step's beginning.
 pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
     let started = Instant::now();
-    let stopped = |error: Error| Box::new(Stopped { error, last_good: None, rows: Vec::new() });
+    let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
     let new = |checkpoints: &Option<Checkpoints>| Trainer::with(stage, checkpoints.as_ref().and_then(|it| it.shelf.as_ref()));
     let mut trainer = new(&checkpoints).map_err(stopped)?;
-    let (mut first, mut before, mut rows) = (0, 0.0, Vec::new());
+    let (mut first, mut before, mut record) = (0, 0.0, Record::default());
     let mut checkpoints = checkpoints;
     if let Some((state, taking)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
         match (trainer.restore(&state, taking), taking) {
-            (Ok(()), _) => (first, before, rows) = (state.position.step, state.position.seconds, state.rows),
+            (Ok(()), _) => (first, before, record) = (state.position.step, state.position.seconds, state.record),
             (Err(problem), Taking::Own) => {
                 let step = state.position.step;
                 stage
@@ -164,15 +165,15 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
     }
     let seconds = || before + started.elapsed().as_secs_f64();
     let (mut last, mut took, mut kept, mut failed) = (Instant::now(), Duration::ZERO, first, false);
-    let mut keep = |trainer: &Trainer, step: u32, rows: &mut Vec<Row>, now: bool| {
+    let mut keep = |trainer: &Trainer, step: u32, record: &mut Record, now: bool| {
         let Some(Checkpoints { pace, keep, .. }) = &checkpoints else { return };
         if step == kept || !(now || pace.due(last.elapsed(), took)) {
             return;
         }
         let begun = Instant::now();
-        let state = trainer.state(step, seconds(), std::mem::take(rows));
+        let state = trainer.state(step, seconds(), std::mem::take(record));
         let outcome = keep(&state);
-        *rows = state.rows;
+        *record = state.record;
         match outcome {
             Ok(()) => (kept, failed) = (step, false),
             // A disk that stays full is said once, and again where it costs something.
@@ -187,18 +188,15 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
     };
     for step in first..stage.steps {
         if let Err(error) = stage.control.check() {
-            keep(&trainer, step, &mut rows, true);
-            return Err(Box::new(Stopped { error, last_good: None, rows }));
+            keep(&trainer, step, &mut record, true);
+            return Err(Box::new(Stopped { error, last_good: None, record }));
         }
-        match trainer.step(step) {
-            Ok(new) => rows.extend(new),
-            Err((error, finite)) => {
-                let last_good = (!finite).then(|| trainer.model.weights());
-                return Err(Box::new(Stopped { error: error.at_step(step), last_good, rows }));
-            }
+        if let Err((error, finite)) = trainer.step(step, &mut record) {
+            let last_good = (!finite).then(|| trainer.model.weights());
+            return Err(Box::new(Stopped { error: error.at_step(step), last_good, record }));
         }
         if step + 1 < stage.steps {
-            keep(&trainer, step + 1, &mut rows, false);
+            keep(&trainer, step + 1, &mut record, false);
         }
     }
     let weights = match &trainer.average {
@@ -208,11 +206,11 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
     let adapter = match trainer.trained.adapter() {
         Some(adapted) => match peft::files(adapted) {
             Ok(files) => files,
-            Err(error) => return Err(Box::new(Stopped { error, last_good: None, rows })),
+            Err(error) => return Err(Box::new(Stopped { error, last_good: None, record })),
         },
         None => peft::Files::new(),
     };
-    Ok(Finished { weights, adapter, rows, seconds: seconds() })
+    Ok(Finished { weights, adapter, record, seconds: seconds() })
 }
 
 fn no_fork(state: &State, problem: &str) -> Error {
@@ -314,8 +312,8 @@ impl<'a> Trainer<'a> {
         Ok(Evaluated { batch, outputs, gradient, scored })
     }
 
-    /// One update of the weights. An error says whether the numbers were finite so far.
-    fn step(&mut self, step: u32) -> Result<Vec<Row>, Classified> {
+    /// One update of the weights; what it did joins the record. An error says whether the numbers were finite so far.
+    fn step(&mut self, step: u32, record: &mut Record) -> Result<(), Classified> {
         let Stage { train, control, .. } = self.stage;
         let started = Instant::now();
         let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
@@ -348,6 +346,7 @@ impl<'a> Trainer<'a> {
         let experts = self.model.take_expert_load();
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let rows = diagnose(self.stage, sequences, &batch, &outputs, &numbers);
+        tokens::record(self.stage, sequences, &batch, &outputs, step, &mut record.tokens);
         self.rollouts = (train.passes > 1).then_some(rollouts);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {
@@ -358,7 +357,8 @@ impl<'a> Trainer<'a> {
             metric: metric.to_owned(),
             value,
         });
-        Ok(rows)
+        record.rows.extend(rows);
+        Ok(())
     }
 }
 

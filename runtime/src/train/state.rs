@@ -13,7 +13,7 @@ use super::batches::{Sequence, Sequences};
 use super::vocabulary::{Logits, Matrix};
 use super::{Rollouts, Trainer};
 use crate::data::mixture;
-use crate::report::metrics::Row;
+use crate::report::Record;
 
 /// Tensors by name.
 #[derive(Debug, Default)]
@@ -47,8 +47,8 @@ impl Tensors {
 pub struct State {
     pub position: Position,
     pub tensors: Tensors,
-    /// Diagnostics of the steps so far.
-    pub rows: Vec<Row>,
+    /// What the steps so far left to look at.
+    pub record: Record,
 }
 
 /// What is no tensor.
@@ -84,7 +84,7 @@ pub enum Taking {
 
 impl Trainer<'_> {
     /// After `step` steps. Tensors are the trainer's own, not copies.
-    pub(super) fn state(&self, step: u32, seconds: f64, rows: Vec<Row>) -> State {
+    pub(super) fn state(&self, step: u32, seconds: f64, record: Record) -> State {
         let mut tensors = Tensors::default();
         self.trained.state(&self.model, &mut tensors);
         let updates = self.optimizer.state(&mut tensors);
@@ -103,7 +103,7 @@ impl Trainer<'_> {
         let mut carried: Vec<(NodeId, u64)> = self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
         carried.sort_unstable();
         let position = Position { step, seconds, updates, data: self.batches.position(), carried, rollouts };
-        State { position, tensors, rows }
+        State { position, tensors, record }
     }
 
     /// Goes to where the state was. An error says in what they differ; what trains is spoilt by then.

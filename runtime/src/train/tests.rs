@@ -277,7 +277,7 @@ fn averages(index: usize) -> Teacher {
 /// Weights after training, and the steps' rows.
 fn trained_to_the_end(stage: &Stage) -> (Vec<f32>, Vec<Row>) {
     let finished = super::train(stage, None).map_err(|stopped| stopped.error).unwrap();
-    (finished.weights.values().into_owned(), finished.rows)
+    (finished.weights.values().into_owned(), finished.record.rows)
 }
 
 /// Two models of one checkpoint are one; a teacher that is kept and one that is fetched for every step say the same, to the bit.
@@ -297,7 +297,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     let mut trainer = Trainer::new(&stage).unwrap();
     trainer.models = Models::one_at_a_time(&stage);
     for step in 0..stage.steps {
-        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     }
     assert_eq!(to_vec(trainer.model.flat()), expected);
     // Two teachers, one at a time, against both in memory.
@@ -306,7 +306,7 @@ fn one_teacher_is_the_same_however_it_is_reached() {
     let mut trainer = Trainer::new(&both).unwrap();
     trainer.models = Models::one_at_a_time(&both);
     for step in 0..both.steps {
-        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
     }
     assert_eq!(to_vec(trainer.model.flat()), expected);
 }
@@ -348,7 +348,7 @@ fn copies_of_the_student_follow_it() {
             let mut flat = trainer.model.flat().shallow_clone();
             let _ = flat.g_add_scalar_(0.01);
         }
-        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
         let student = to_vec(trainer.model.flat());
         for (average, student) in average.iter_mut().zip(&student) {
             *average = 0.75 * *average + 0.25 * student;
@@ -378,7 +378,7 @@ fn a_stage_may_answer_the_average_of_its_weights() {
     let stage = world.stage(&plain, ROUTED, &models);
     let mut trainer = Trainer::new(&stage).unwrap();
     for step in 0..stage.steps {
-        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
         for (average, now) in expected.iter_mut().zip(to_vec(trainer.model.flat())) {
             *average = 0.5 * *average + 0.5 * now;
         }
@@ -437,7 +437,7 @@ fn adapters_have_the_references_gradient() {
             stage.micro_batch = micro_batch;
             let mut trainer = Trainer::new(&stage).unwrap();
             for step in 0..3 {
-                trainer.step(step).map_err(|(error, _)| error).unwrap();
+                trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
             }
             let rollouts = trainer.rollouts_of(3).unwrap();
             let Evaluated { gradient, .. } = trainer.evaluate(&rollouts, 3).map_err(|(error, _)| error).unwrap();

@@ -31,6 +31,7 @@ pub fn objective(name: &str, live: Live, term: impl Fn(&mut Graph, NodeId) -> (N
         signal,
         clipped,
         selected: None,
+        weight: None,
         normal_form: NormalForm {
             prefixes: empty(),
             sequence_selection: empty(),

@@ -31,7 +31,7 @@ fn wrong_use_is_status_2() {
 #[test]
 fn what_is_not_built_says_so() {
     let place = Place::with(&[("a.mopd", GOOD)]);
-    for command in ["watch", "report", "compare", "eval", "export", "serve"] {
+    for command in ["watch", "compare", "eval", "export", "serve"] {
         let said = place.mopd(&[command, "--any", "a.mopd"]);
         said.is(2, &[&format!("error[not-supported-yet]: `mopd {command}` is not supported yet")]);
     }

@@ -27,7 +27,7 @@ fn position(step: u32) -> Position {
 }
 
 fn state(step: u32) -> State {
-    State { position: position(step), tensors: tensors(), rows: Vec::new() }
+    State { position: position(step), tensors: tensors(), record: Record::default() }
 }
 
 fn keep(store: &Store, step: u32) {

@@ -31,7 +31,7 @@ fn finished(stage: &Stage, checkpoints: Option<Checkpoints>) -> Finished {
 fn rows(finished: &Finished) -> Vec<Row> {
     let timeless =
         |row: &Row| Row { seconds: 0.0, rollout_seconds: 0.0, scoring_seconds: 0.0, update_seconds: 0.0, ..row.clone() };
-    finished.rows.iter().map(timeless).collect()
+    finished.record.rows.iter().map(timeless).collect()
 }
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -95,6 +95,7 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
             assert!(again.weights.values() == through.weights.values(), "{name}: weights after a cut at step {step}");
             assert!(again.adapter == through.adapter, "{name}: the adapter after a cut at step {step}");
             assert_eq!(rows(&again), rows(&through), "{name}: diagnostics after a cut at step {step}");
+            assert_eq!(again.record.tokens, through.record.tokens, "{name}: tokens after a cut at step {step}");
         }
     }
 }
@@ -124,7 +125,7 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     let checkpoints = Checkpoints { from: None, shelf: None, pace: Pace::Sparing, keep: &keep };
     let Err(stopped) = super::super::train(&stage, Some(checkpoints)) else { panic!("it went on") };
     assert!(matches!(stopped.error, Error::Interrupted));
-    assert_eq!((store.steps("key"), stopped.rows.len()), (vec![2], 4));
+    assert_eq!((store.steps("key"), stopped.record.rows.len()), (vec![2], 4));
     let keep = |_: &State| Ok(());
     let from = Some((store.last_state("key").0.unwrap(), Taking::Own));
     let again = finished(
@@ -150,14 +151,14 @@ fn a_fork_goes_on_from_anothers_state() {
     // By hand: two steps of the one, two of the other.
     let mut trainer = Trainer::new(&stage).unwrap();
     for step in 0..2 {
-        trainer.step(step).map_err(|(error, _)| error).unwrap();
+        trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
     }
     let mut second = Trainer::new(&edited).unwrap();
     second.optimizer = trainer.optimizer;
     second.model.flat().shallow_clone().detach().copy_(trainer.model.flat());
     second.batches = trainer.batches;
     for step in 2..4 {
-        second.step(step).map_err(|(error, _)| error).unwrap();
+        second.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
     }
     assert!(forked.weights.values() == to_vec(second.model.flat()));
 

@@ -1,0 +1,52 @@
+//! `rewards.parquet`: what stands behind every number of the tables, prompt by prompt. Two runs are compared by it.
+
+use std::path::Path;
+
+use mopd_compiler::plan::Plan;
+
+use super::parquet::{self, table};
+use super::statistics::Scores;
+use crate::files::WriteError;
+use crate::prepare::DomainData;
+
+/// One test prompt of one evaluation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptReward {
+    /// The comparison that asked for it.
+    pub table: String,
+    pub model: String,
+    pub domain: String,
+    pub seed: u64,
+    /// Hash of the test prompts as they are read: prompts of two runs are the same where it is.
+    pub tests: String,
+    /// From 0, in the order of the test file.
+    pub prompt: u32,
+    /// Mean over the samples, in [0, 1].
+    pub reward: f64,
+}
+
+/// `scores` has the rewards of one comparison after the other, as they stand in the plan; `domains` are the plan's.
+pub fn write_rewards(plan: &Plan, scores: &[Scores], domains: &[DomainData], folder: &Path) -> Result<(), WriteError> {
+    let mut rows = Vec::new();
+    for (comparison, scores) in plan.experiment.comparisons.iter().zip(scores) {
+        for (model, domain, seed, rewards) in scores.by_prompt() {
+            let data = &domains[domain.0 as usize];
+            for (prompt, reward) in rewards.iter().enumerate() {
+                rows.push(PromptReward {
+                    table: comparison.name.clone(),
+                    model: plan.experiment.model(model).name.clone(),
+                    domain: data.name.clone(),
+                    seed,
+                    tests: data.tests.as_ref().map(|tests| tests.dataset.hash.clone()).unwrap_or_default(),
+                    prompt: prompt as u32,
+                    reward: *reward,
+                });
+            }
+        }
+    }
+    write(&rows, &folder.join("rewards.parquet"))
+}
+
+pub(super) fn write(rows: &[PromptReward], path: &Path) -> Result<(), WriteError> {
+    parquet::write(table!(rows; table, model, domain, seed, tests, prompt, reward), path)
+}

@@ -1,0 +1,178 @@
+//! What is kept of a step to look at token by token.
+
+use mopd_compiler::expr::batch::Batch;
+use mopd_compiler::plan::Live;
+
+use super::Stage;
+use super::batches::{Sequence, Sequences};
+use super::objective::Outputs;
+use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
+use crate::data::tokenizer::Tokenizer;
+use crate::model::Token;
+use crate::report::tokens::{Histogram, Over, Quantity, Sample, TokenSeen, Tokens};
+
+/// Steps of a stage that samples are kept of: the first, the last, and some between at equal distances.
+const MOMENTS: u32 = 5;
+/// Sequences of each domain that are kept of such a step.
+const SEQUENCES: usize = 2;
+/// Tokens of a sequence that are kept.
+const LENGTH: usize = 256;
+/// Tokens of a prompt that are kept, the last ones.
+const PROMPT: usize = 256;
+
+/// Adds what a step did to its tokens.
+pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Outputs, step: u32, tokens: &mut Tokens) {
+    let objective = &stage.train.objective;
+    let seen = Seen {
+        signal: outputs.get(objective.signal),
+        weight: objective.weight.map(|node| outputs.get(node)),
+        selected: objective.selected.map(|node| outputs.get(node)),
+        // With one log-probability, what the loss falls by is the advantage.
+        slope: match objective.live.as_slice() {
+            [live] if matches!(live.primitive, Live::Logp | Live::EndLogp) => Some(outputs.get(live.adjoint)),
+            _ => None,
+        },
+        logp: batch.signal(&STUDENT_LOGP),
+        teacher_logp: batch.signal(&TEACHER_LOGP),
+        entropy: batch.signal(&STUDENT_ENTROPY),
+    };
+    // All of them at the first step; what a state of another objective lacked, where this stage goes on from one.
+    for histogram in histograms(stage, seen.weight.is_some()) {
+        let same = |known: &Histogram| {
+            (&known.domain, known.quantity, known.over) == (&histogram.domain, histogram.quantity, histogram.over)
+        };
+        if !tokens.histograms.iter().any(same) {
+            tokens.histograms.push(histogram);
+        }
+    }
+    let mut kept = vec![0; stage.sources.len()];
+    for (index, sequence) in sequences.list.iter().enumerate() {
+        let range = sequences.tokens(index);
+        let domain = stage.sources[sequence.source].name;
+        for histogram in tokens.histograms.iter_mut().filter(|histogram| histogram.domain == domain) {
+            let values = match histogram.quantity {
+                Quantity::Signal => Some(seen.signal),
+                Quantity::Weight => seen.weight,
+            };
+            for (position, token) in range.clone().enumerate() {
+                let place = match histogram.over {
+                    Over::Position => Some(position as f64),
+                    Over::Entropy => seen.entropy.map(|entropies| f64::from(entropies[token])),
+                };
+                if let (Some(values), Some(place)) = (values, place) {
+                    histogram.add(place, f64::from(values[token]));
+                }
+            }
+        }
+        let number = kept[sequence.source];
+        if number < SEQUENCES && is_moment(step, stage.steps) {
+            kept[sequence.source] += 1;
+            let source = &stage.sources[sequence.source];
+            let prompt = sequence.prompt(stage);
+            tokens.samples.push(Sample {
+                seed: stage.seed,
+                stage: stage.name.to_owned(),
+                step,
+                domain: source.name.to_owned(),
+                teacher: source.teacher.clone(),
+                sample: number as u32,
+                prompt: stage.start.tokenizer.decode(&prompt[prompt.len().saturating_sub(PROMPT)..]).unwrap_or_default(),
+                reward: sequence.reward,
+                length: range.len() as u32,
+                tokens: (range.clone().zip(texts(&stage.start.tokenizer, sequence)))
+                    .map(|(token, text)| seen.token(token, text))
+                    .collect(),
+            });
+        }
+    }
+}
+
+/// Those of each source, one source after the other.
+fn histograms(stage: &Stage, weighted: bool) -> Vec<Histogram> {
+    let quantities: &[Quantity] = if weighted { &[Quantity::Weight, Quantity::Signal] } else { &[Quantity::Signal] };
+    let mut all = Vec::new();
+    for source in &stage.sources {
+        for quantity in quantities {
+            for over in [Over::Position, Over::Entropy] {
+                all.push(Histogram::new(stage.seed, stage.name, source.name, *quantity, over));
+            }
+        }
+    }
+    all
+}
+
+fn is_moment(step: u32, steps: u32) -> bool {
+    let last = u64::from(steps.saturating_sub(1));
+    (0..MOMENTS).any(|moment| u64::from(step) == last * u64::from(moment) / u64::from(MOMENTS - 1))
+}
+
+/// What is known of the step's tokens, one number each.
+struct Seen<'a> {
+    signal: &'a [f32],
+    weight: Option<&'a [f32]>,
+    selected: Option<&'a [f32]>,
+    /// d loss / d log-probability
+    slope: Option<&'a [f32]>,
+    logp: Option<&'a [f32]>,
+    teacher_logp: Option<&'a [f32]>,
+    entropy: Option<&'a [f32]>,
+}
+
+impl Seen<'_> {
+    fn token(&self, token: usize, text: String) -> TokenSeen {
+        let at = |values: Option<&[f32]>| values.map(|values| values[token]);
+        let signal = self.signal[token];
+        let sign = |slope: f32| if slope == 0.0 { 0.0 } else { -slope.signum() };
+        TokenSeen {
+            text,
+            logp: at(self.logp),
+            teacher_logp: at(self.teacher_logp),
+            entropy: at(self.entropy),
+            weight: at(self.weight),
+            signal,
+            advantage: at(self.slope).map(|slope| sign(slope) * signal),
+            selected: at(self.selected).map(|selected| selected != 0.0),
+        }
+    }
+}
+
+/// What each of the first tokens that are trained on adds to the text.
+fn texts(tokenizer: &Tokenizer, sequence: &Sequence) -> Vec<String> {
+    let all = &sequence.completion;
+    let trained = |index: &usize| sequence.written.as_ref().is_none_or(|written| written[*index]);
+    (0..all.len()).filter(trained).take(LENGTH).map(|index| addition(tokenizer, &all[..=index])).collect()
+}
+
+/// What the last token adds. Some tokenizers write a token differently at the start of a text, and a character may take several.
+fn addition(tokenizer: &Tokenizer, tokens: &[Token]) -> String {
+    const BEFORE: usize = 8;
+    let tokens = &tokens[tokens.len().saturating_sub(BEFORE)..];
+    let text = |tokens: &[Token]| tokenizer.decode(tokens).unwrap_or_default();
+    let (before, whole) = (text(&tokens[..tokens.len() - 1]), text(tokens));
+    let added = whole.strip_prefix(before.trim_end_matches('\u{fffd}')).unwrap_or_default();
+    added.trim_end_matches('\u{fffd}').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_spread_over_the_stage() {
+        let moments = |steps: u32| (0..steps).filter(|step| is_moment(*step, steps)).collect::<Vec<_>>();
+        assert_eq!(moments(160), [0, 39, 79, 119, 159]);
+        assert_eq!(moments(1), [0]);
+        assert_eq!(moments(3), [0, 1, 2]);
+    }
+
+    #[test]
+    fn additions_put_together_are_the_text() {
+        let tokenizer = Tokenizer::Bytes;
+        let tokens = tokenizer.encode("sort é</script>\u{202e}!").unwrap();
+        let additions: Vec<String> = (1..=tokens.len()).map(|count| addition(&tokenizer, &tokens[..count])).collect();
+        assert_eq!(additions[0], "s");
+        // The first byte of é is no text yet.
+        assert_eq!(additions[5], "");
+        assert_eq!(additions.concat(), "sort é</script>\u{202e}!");
+    }
+}

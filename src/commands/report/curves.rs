@@ -1,0 +1,241 @@
+//! The series of `metrics.parquet`, thinned to what a page can hold: means over steps, and over seeds their range.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Rounded;
+use crate::run_folder::Table;
+
+/// What each domain has of its own.
+const OF_DOMAIN: [&str; 9] = [
+    "reward",
+    "divergence",
+    "entropy",
+    "length",
+    "signal_mean",
+    "clipped_fraction",
+    "prompt_share",
+    "token_share",
+    "signal_share",
+];
+const OF_TEACHER: [&str; 2] = ["divergence", "divergence_floor"];
+const OF_STEP: [&str; 6] = ["loss", "gradient_norm", "learning_rate", "expert_entropy", "expert_largest_share", "seconds"];
+
+/// Numbers that all series of a page have together.
+const NUMBERS: usize = 60_000;
+const FEWEST: usize = 12;
+const MOST: usize = 120;
+
+/// The curves of a stage.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Curves {
+    pub steps: u32,
+    pub seeds: usize,
+    /// The domains trained on.
+    pub domains: Vec<String>,
+    /// Steps that points stand at: the middle of those that they are means of.
+    pub at: Vec<Rounded>,
+    /// Whether each step has a point.
+    pub whole: bool,
+    pub series: Vec<Series>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Series {
+    pub metric: &'static str,
+    pub by: By,
+    /// The domain's or the teacher's name; empty of what the whole step has.
+    pub of: String,
+    pub mean: Vec<Option<Rounded>>,
+    /// The lowest and the highest seed, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub low: Option<Vec<Option<Rounded>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub high: Option<Vec<Option<Rounded>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    Domain,
+    Teacher,
+    Step,
+}
+
+/// Sum and weight of a mean.
+#[derive(Clone, Copy, Default)]
+struct Mean {
+    sum: f64,
+    weight: f64,
+}
+
+impl Mean {
+    fn add(&mut self, value: f64, weight: f64) {
+        self.sum += value * weight;
+        self.weight += weight;
+    }
+
+    fn value(self) -> Option<f64> {
+        (self.weight > 0.0).then(|| self.sum / self.weight)
+    }
+}
+
+/// By stage.
+pub fn curves(metrics: &Table) -> BTreeMap<String, Curves> {
+    let mut rows: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for row in 0..metrics.rows() {
+        rows.entry(metrics.text("stage", row)).or_default().push(row);
+    }
+    // Nearly all series have a range; few metrics are absent.
+    let domains = |rows: &[usize]| distinct(rows.iter().map(|row| metrics.text("domain", *row)));
+    let series: usize =
+        rows.values().map(|rows| domains(rows).len() * (OF_DOMAIN.len() + OF_TEACHER.len()) + OF_STEP.len()).sum();
+    let points = (NUMBERS / (3 * series.max(1))).clamp(FEWEST, MOST);
+    rows.into_iter().map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points))).collect()
+}
+
+fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
+    let steps = rows.iter().map(|row| metrics.whole("step", *row) as usize + 1).max().unwrap_or(0);
+    let points = points.min(steps);
+    let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
+    let domains = distinct(rows.iter().map(|row| metrics.text("domain", *row)));
+    let teachers = distinct(rows.iter().map(|row| metrics.text("teacher", *row)).filter(|teacher| !teacher.is_empty()));
+    let first = |point: usize| (point * steps).div_ceil(points);
+    let at = (0..points).map(|point| Rounded((first(point) + first(point + 1) - 1) as f64 / 2.0)).collect();
+    let mut curves = Curves {
+        steps: steps as u32,
+        seeds: seeds.len(),
+        domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        at,
+        whole: points == steps,
+        series: Vec::new(),
+    };
+    let series = |metric: &'static str, by: By, of: &str, weight: &dyn Fn(usize) -> Option<f64>| {
+        let mut means = vec![vec![Mean::default(); points]; seeds.len()];
+        for &row in rows {
+            if let (Some(value), Some(weight)) = (metrics.number(metric, row), weight(row)) {
+                let point = metrics.whole("step", row) as usize * points / steps;
+                let seed = metrics.whole("seed", row);
+                let seed = seeds.iter().position(|known| *known == seed).expect("every row's seed was counted");
+                means[seed][point].add(value, weight);
+            }
+        }
+        let of_seeds = |point: usize| means.iter().filter_map(move |seed| seed[point].value());
+        let over =
+            |join: fn(f64, f64) -> f64| (0..points).map(|point| of_seeds(point).reduce(join).map(Rounded)).collect::<Vec<_>>();
+        let mean = (0..points).map(|point| {
+            let mut mean = Mean::default();
+            of_seeds(point).for_each(|value| mean.add(value, 1.0));
+            mean.value().map(Rounded)
+        });
+        let mean: Vec<_> = mean.collect();
+        mean.iter().any(Option::is_some).then(|| Series {
+            metric,
+            by,
+            of: of.to_owned(),
+            mean,
+            low: (seeds.len() > 1).then(|| over(f64::min)),
+            high: (seeds.len() > 1).then(|| over(f64::max)),
+        })
+    };
+    for metric in OF_DOMAIN {
+        for domain in &domains {
+            let own = |row: usize| (metrics.text("domain", row) == *domain).then_some(1.0);
+            curves.series.extend(series(metric, By::Domain, domain, &own));
+        }
+    }
+    for metric in OF_TEACHER {
+        for teacher in &teachers {
+            // A teacher of several domains: every token counts alike.
+            let own = |row: usize| {
+                let share = metrics.number("token_share", row).filter(|share| *share > 0.0);
+                share.filter(|_| metrics.text("teacher", row) == *teacher)
+            };
+            curves.series.extend(series(metric, By::Teacher, teacher, &own));
+        }
+    }
+    for metric in OF_STEP {
+        // Every row of a step says the same.
+        curves.series.extend(series(metric, By::Step, "", &|_| Some(1.0)));
+    }
+    curves
+}
+
+/// In the order of their first appearance.
+fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for value in values {
+        if !found.contains(&value) {
+            found.push(value);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_compiler::plan::events::{Column, ColumnValues};
+
+    use super::*;
+
+    /// Two domains, two seeds, the reward of a step being `seed + step`.
+    fn metrics(steps: u64) -> Table {
+        let (mut seeds, mut step_numbers, mut rewards, mut domains, mut teachers) = (vec![], vec![], vec![], vec![], vec![]);
+        for seed in [1, 2] {
+            for step in 0..steps {
+                for domain in ["sort", "reverse"] {
+                    seeds.push(Some(seed));
+                    step_numbers.push(Some(step));
+                    rewards.push((domain == "sort").then_some((seed + step) as f64));
+                    domains.push(Some(domain.to_owned()));
+                    teachers.push(Some("both".to_owned()));
+                }
+            }
+        }
+        let rows = seeds.len();
+        let column = |name: &str, values| Column { name: name.to_owned(), values };
+        let shares = (0..rows).map(|row| Some(if row % 2 == 0 { 0.75 } else { 0.25 })).collect();
+        let divergences = (0..rows).map(|row| Some((row % 2) as f64)).collect();
+        Table::from(vec![
+            column("seed", ColumnValues::Wholes(seeds)),
+            column("step", ColumnValues::Wholes(step_numbers)),
+            column("stage", ColumnValues::Texts(vec![Some("student".to_owned()); rows])),
+            column("domain", ColumnValues::Texts(domains)),
+            column("teacher", ColumnValues::Texts(teachers)),
+            column("reward", ColumnValues::Numbers(rewards)),
+            column("token_share", ColumnValues::Numbers(shares)),
+            column("divergence", ColumnValues::Numbers(divergences)),
+        ])
+    }
+
+    #[test]
+    fn a_short_stage_has_every_step() {
+        let all = curves(&metrics(3));
+        let student = &all["student"];
+        assert!(student.whole && student.seeds == 2 && student.domains == ["sort", "reverse"]);
+        let rewards: Vec<_> = student.series.iter().filter(|series| series.metric == "reward").collect();
+        // `reverse` has none.
+        let [reward] = rewards.as_slice() else { panic!("{rewards:?}") };
+        assert_eq!(reward.mean, [1.5, 2.5, 3.5].map(|value| Some(Rounded(value))));
+        assert_eq!(reward.low.as_ref().unwrap()[0], Some(Rounded(1.0)));
+        assert_eq!(reward.high.as_ref().unwrap()[2], Some(Rounded(4.0)));
+    }
+
+    #[test]
+    fn a_long_stage_is_thinned_to_means() {
+        let all = curves(&metrics(1000));
+        let student = &all["student"];
+        assert!(!student.whole && student.at.len() == MOST && student.steps == 1000);
+        assert_eq!(student.at[0], Rounded(4.0), "the middle of steps 0 to 8");
+        let reward = student.series.iter().find(|series| series.metric == "reward").unwrap();
+        assert_eq!(reward.mean[0], Some(Rounded(5.5)));
+    }
+
+    #[test]
+    fn a_teacher_of_two_domains_is_judged_token_by_token() {
+        let all = curves(&metrics(1));
+        let divergence = all["student"].series.iter().find(|series| series.metric == "divergence" && series.by == By::Teacher);
+        assert_eq!(divergence.unwrap().mean, [Some(Rounded(0.25))]);
+    }
+}

@@ -1,0 +1,149 @@
+//! The samples and histograms of a run, as much of them as a page can hold.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Rounded;
+use crate::run_folder::Table;
+
+/// Bytes that all samples of a page take, and all histograms.
+const SAMPLES: usize = 350_000;
+const HISTOGRAMS: usize = 350_000;
+
+/// A sampled completion, its tokens column by column.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Sample {
+    pub seed: u64,
+    pub step: u64,
+    pub domain: String,
+    pub teacher_name: String,
+    pub sample: u64,
+    pub prompt: String,
+    pub reward: Option<Rounded>,
+    /// Tokens of the completion, of which some may be left out.
+    pub length: u64,
+    pub text: Vec<String>,
+    #[serde(flatten)]
+    pub numbers: BTreeMap<&'static str, Vec<Option<Rounded>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selected: Option<Vec<bool>>,
+}
+
+/// Columns of numbers, and what the page calls them.
+const NUMBERS: [(&str, &str); 7] = [
+    ("logp", "logp"),
+    ("teacher_logp", "teacher"),
+    ("divergence", "divergence"),
+    ("entropy", "entropy"),
+    ("weight", "weight"),
+    ("signal", "signal"),
+    ("advantage", "advantage"),
+];
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Histogram {
+    pub domain: String,
+    pub quantity: String,
+    pub over: String,
+    /// Where a bin begins, where the size begins, tokens; over all seeds.
+    pub bins: Vec<(Rounded, Rounded, u64)>,
+}
+
+/// Where bins begin and end; the last one may have no end.
+pub type Edges = BTreeMap<&'static str, Vec<(Rounded, Option<Rounded>)>>;
+
+/// What fits of something that stages have, by stage, and the stages that had to do without.
+pub struct Fitting<T> {
+    pub kept: BTreeMap<String, Vec<T>>,
+    pub left_out: Vec<String>,
+}
+
+/// Keeps what fits, stage by stage in the order of `wanted`.
+fn fit<T: Serialize>(mut found: BTreeMap<String, Vec<T>>, wanted: &[&str], budget: usize) -> Fitting<T> {
+    let mut fitting = Fitting { kept: BTreeMap::new(), left_out: Vec::new() };
+    let mut left = budget;
+    for stage in wanted {
+        let Some(things) = found.remove(*stage) else { continue };
+        let size = serde_json::to_string(&things).map_or(usize::MAX, |text| text.len());
+        if size <= left {
+            left -= size;
+            fitting.kept.insert((*stage).to_owned(), things);
+        } else {
+            fitting.left_out.push((*stage).to_owned());
+        }
+    }
+    fitting
+}
+
+/// The samples of the first seed, stages in order of their interest.
+pub fn samples(table: &Table, wanted: &[&str]) -> Fitting<Sample> {
+    let mut found: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    let mut first: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut current = None;
+    for row in 0..table.rows() {
+        let (stage, seed) = (table.text("stage", row), table.whole("seed", row));
+        if *first.entry(stage).or_insert(seed) != seed {
+            continue;
+        }
+        let place = (stage, table.whole("step", row), table.text("domain", row), table.whole("sample", row));
+        let samples = found.entry(stage.to_owned()).or_default();
+        if current != Some(place) {
+            current = Some(place);
+            samples.push(Sample {
+                seed,
+                step: place.1,
+                domain: place.2.to_owned(),
+                teacher_name: table.text("teacher", row).to_owned(),
+                sample: place.3,
+                prompt: table.text("prompt", row).to_owned(),
+                reward: table.number("reward", row).map(Rounded),
+                length: table.whole("length", row),
+                ..Sample::default()
+            });
+        }
+        let Some(sample) = samples.last_mut() else { continue };
+        sample.text.push(table.text("text", row).to_owned());
+        for (column, name) in NUMBERS {
+            sample.numbers.entry(name).or_default().push(table.number(column, row).map(Rounded));
+        }
+        if let Some(selected) = table.number("selected", row) {
+            sample.selected.get_or_insert_default().push(selected != 0.0);
+        }
+    }
+    for sample in found.values_mut().flatten() {
+        sample.numbers.retain(|_, values| values.iter().any(Option::is_some));
+    }
+    fit(found, wanted, SAMPLES)
+}
+
+pub fn histograms(table: &Table, wanted: &[&str]) -> (Fitting<Histogram>, Edges) {
+    /// Tokens by the bits of where their bin begins and where their size does: both are at least 0, so bits are in order.
+    type Bins = BTreeMap<(u64, u64), u64>;
+    let mut tokens: BTreeMap<(&str, &str, &str, &str), Bins> = BTreeMap::new();
+    let mut edges: BTreeMap<&'static str, BTreeMap<u64, Option<f64>>> = BTreeMap::new();
+    for row in 0..table.rows() {
+        let (Some(low), Some(size_low)) = (table.number("low", row), table.number("size_low", row)) else { continue };
+        let over = table.text("over", row);
+        let key = (table.text("stage", row), table.text("domain", row), table.text("quantity", row), over);
+        *tokens.entry(key).or_default().entry((low.to_bits(), size_low.to_bits())).or_default() += table.whole("tokens", row);
+        let over = if over == "position" { "position" } else { "entropy" };
+        edges.entry(over).or_default().insert(low.to_bits(), table.number("high", row));
+        edges.entry("size").or_default().insert(size_low.to_bits(), table.number("size_high", row));
+    }
+    let mut found: BTreeMap<String, Vec<Histogram>> = BTreeMap::new();
+    for ((stage, domain, quantity, over), bins) in tokens {
+        let number = |bits: u64| Rounded(f64::from_bits(bits));
+        let bins = bins.into_iter().map(|((low, size_low), tokens)| (number(low), number(size_low), tokens));
+        found.entry(stage.to_owned()).or_default().push(Histogram {
+            domain: domain.to_owned(),
+            quantity: quantity.to_owned(),
+            over: over.to_owned(),
+            bins: bins.collect(),
+        });
+    }
+    let edges = edges.into_iter().map(|(over, edges)| {
+        (over, edges.into_iter().map(|(low, high)| (Rounded(f64::from_bits(low)), high.map(Rounded))).collect())
+    });
+    (fit(found, wanted, HISTOGRAMS), edges.collect())
+}

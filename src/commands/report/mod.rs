@@ -1,0 +1,86 @@
+//! `mopd report`: a run as one page that opens anywhere, without a network.
+
+mod curves;
+mod looks;
+mod page;
+mod source;
+
+use std::path::Path;
+
+use serde::{Serialize, Serializer};
+
+use crate::args::Report;
+use crate::host::reason;
+use crate::output;
+use crate::problem::{Problem, Status};
+use crate::run_folder::{METRICS, RunFolder, SAMPLES, WEIGHTS};
+
+/// Larger pages open slowly; what grows with a run is kept below this.
+const LARGE: usize = 2_000_000;
+
+pub fn report(arguments: &Report) -> Result<Status, Problem> {
+    let run = RunFolder::open(&arguments.run)?;
+    let [metrics, samples, weights] = run.tables([METRICS, SAMPLES, WEIGHTS])?.map(Option::unwrap_or_default);
+    let html = page::page(&run, &metrics, &samples, &weights)?;
+    let out = arguments.out.clone().unwrap_or_else(|| run.path.join("report.html"));
+    write(&out, &html)?;
+    if html.len() > LARGE {
+        let size = crate::figures::bytes(html.len() as u64);
+        output::error(&format!("warning: the page is large ({size}); its source text and its tables take what they take\n"));
+    }
+    output::result(&format!("{}\n", out.display()));
+    Ok(Status::Good)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Problem> {
+    std::fs::write(path, text).map_err(|error| {
+        Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error)))
+            .help("`--out FILE` names another place")
+    })
+}
+
+/// A number as a page needs it: four figures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rounded(pub f64);
+
+impl Serialize for Rounded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let rounded: f64 = format!("{:.3e}", self.0).parse().unwrap_or(f64::NAN);
+        if rounded.is_finite() && rounded.fract() == 0.0 && rounded.abs() < 1e15 {
+            return serializer.serialize_i64(rounded as i64);
+        }
+        // Not finite is null.
+        serializer.serialize_f64(rounded)
+    }
+}
+
+/// Text of a file or a model, safe to show: what steers a display, or turns the direction of what follows, is spelled out.
+pub fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        if turns || (c.is_control() && c != '\n' && c != '\t') {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_four_figures() {
+        let text = |value: f64| serde_json::to_string(&Rounded(value)).unwrap();
+        let values = [1.0 / 3.0, 123_456.0, 0.0, -1.0, 1.5e-7, f64::NAN, f64::INFINITY].map(text);
+        assert_eq!(values, ["0.3333", "123500", "0", "-1", "1.5e-7", "null", "null"]);
+    }
+
+    #[test]
+    fn what_steers_a_display_is_spelled_out() {
+        assert_eq!(shown("a\u{202e}b\u{0}c\td\n</script>é"), "a\\u{202e}b\\u{0}c\td\n</script>é");
+    }
+}

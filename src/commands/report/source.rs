@@ -1,0 +1,136 @@
+//! The text that a run was made from: its lines with their colours, and the part of it that a stage is.
+
+use std::path::Path;
+
+use mopd_compiler::plan::{Origin, Plan};
+use mopd_lang::ide::{Meaning, semantic_tokens};
+use serde::Serialize;
+
+use super::shown;
+use crate::host;
+use crate::run_folder::RunFolder;
+
+#[derive(Serialize)]
+pub struct File {
+    pub name: String,
+    pub lines: Vec<Line>,
+}
+
+#[derive(Serialize)]
+pub struct Line {
+    pub anchor: String,
+    /// A class, which may be empty, and a text.
+    pub pieces: Vec<(&'static str, String)>,
+}
+
+/// The lines of the source that say what something is.
+#[derive(Serialize)]
+pub struct Excerpt {
+    /// `quickstart.mopd, lines 59 to 66`
+    pub place: String,
+    /// Of its first line, where the page has the file.
+    pub anchor: Option<String>,
+    pub text: String,
+}
+
+/// The experiment, then its modules.
+pub fn files(run: &RunFolder) -> Vec<File> {
+    let mut files = vec![file(&entry_name(run), 0, &run.source, meanings(run))];
+    files.extend(run.modules.iter().zip(1..).map(|((name, text), index)| file(name, index, text, Vec::new())));
+    files
+}
+
+/// The colours of the entry. Its imports and data may be elsewhere by now; words tell most without them.
+fn meanings(run: &RunFolder) -> Vec<(usize, usize, &'static str)> {
+    let Ok(analysis) = host::analyse_file(&run.path.join("source.mopd"), &[]) else { return Vec::new() };
+    let tokens = semantic_tokens(&run.source, &analysis).into_iter();
+    tokens.map(|token| (token.start as usize, token.end as usize, class(token.meaning))).collect()
+}
+
+fn class(meaning: Meaning) -> &'static str {
+    match meaning {
+        Meaning::Comment => "comment",
+        Meaning::Text => "text",
+        Meaning::Number => "number-literal",
+        Meaning::Keyword => "keyword",
+        Meaning::Signal => "signal",
+        Meaning::Type => "type",
+        Meaning::Function | Meaning::Class => "function",
+        Meaning::Operator
+        | Meaning::Namespace
+        | Meaning::Variable
+        | Meaning::Parameter
+        | Meaning::Property
+        | Meaning::EnumMember => "",
+    }
+}
+
+fn file(name: &str, index: usize, text: &str, meanings: Vec<(usize, usize, &'static str)>) -> File {
+    let mut meanings = meanings.into_iter().peekable();
+    let mut start = 0;
+    let mut lines = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        // `lines` drops a carriage return and a newline; places count both.
+        let begin = start + text[start..].find(line).unwrap_or(0);
+        let end = begin + line.len();
+        let mut pieces = Vec::new();
+        let mut at = begin;
+        while let Some((from, to, class)) = meanings.next_if(|(from, ..)| *from < end) {
+            let (Some(before), Some(own)) = (text.get(at..from), text.get(from..to.min(end))) else { continue };
+            pieces.push(("", shown(before)));
+            pieces.push((class, shown(own)));
+            at = to.min(end);
+        }
+        pieces.push(("", shown(text.get(at..end).unwrap_or_default())));
+        pieces.retain(|(_, text)| !text.is_empty());
+        lines.push(Line { anchor: anchor(index, number + 1), pieces });
+        start = end + text[end..].find('\n').map_or(0, |newline| newline + 1);
+    }
+    File { name: shown(name), lines }
+}
+
+fn anchor(file: usize, line: usize) -> String {
+    if file == 0 { format!("L{line}") } else { format!("F{file}L{line}") }
+}
+
+/// What the experiment's file was called where it was run.
+fn entry_name(run: &RunFolder) -> String {
+    let mut places = run.plan.places.iter().map(|place| place.file.as_str()).filter(|file| !file.starts_with("std:"));
+    let own = |file: &&str| !run.modules.iter().any(|(module, _)| Some(module.as_str()) == base(file));
+    places.find(own).and_then(base).unwrap_or("source.mopd").to_owned()
+}
+
+fn base(file: &str) -> Option<&str> {
+    Path::new(file).file_name()?.to_str()
+}
+
+/// The source of something; none where its place is unknown.
+pub fn excerpt(run: &RunFolder, origin: Origin) -> Option<Excerpt> {
+    let place = run.plan.place(origin)?;
+    let library = place.file.strip_prefix("std:").and_then(|name| name.strip_suffix(".mopd"));
+    let (name, index, text) = match library {
+        Some(module) => (format!("std.{module}"), None, host::standard(&["std", module])?.text),
+        None => match run.modules.iter().position(|(name, _)| Some(name.as_str()) == base(&place.file)) {
+            Some(module) => (run.modules[module].0.clone(), Some(module + 1), run.modules[module].1.clone()),
+            None => (entry_name(run), Some(0), run.source.clone()),
+        },
+    };
+    // What the plan says of a text that was changed since may lie outside of it, or inside of a character.
+    let whole = text.get(..place.start as usize)?;
+    text.get(..place.end as usize)?;
+    let first = whole.matches('\n').count();
+    let last = text[..place.end as usize].matches('\n').count();
+    let lines: Vec<&str> = text.lines().skip(first).take(last - first + 1).collect();
+    let lines_text = if first == last { format!("line {}", first + 1) } else { format!("lines {} to {}", first + 1, last + 1) };
+    Some(Excerpt {
+        place: shown(&format!("{name}, {lines_text}")),
+        anchor: index.map(|index| anchor(index, first + 1)),
+        text: shown(&lines.join("\n")),
+    })
+}
+
+/// Whether two origins are in the same text, and one inside the other.
+pub fn covers(plan: &Plan, outer: Origin, inner: Origin) -> bool {
+    let (Some(outer), Some(inner)) = (plan.place(outer), plan.place(inner)) else { return false };
+    outer.file == inner.file && outer.start <= inner.start && inner.end <= outer.end
+}

@@ -1,0 +1,164 @@
+//! What a run left in its folder, for the commands that read it.
+
+use std::path::{Path, PathBuf};
+
+use mopd_compiler::plan::events::{Column, ColumnValues, Event, Job, ReadJob};
+use mopd_compiler::plan::results::Results;
+use mopd_compiler::plan::{Plan, SCHEMA};
+use serde::de::DeserializeOwned;
+
+use crate::host::reason;
+use crate::output::{self, printable};
+use crate::problem::Problem;
+use crate::worker::{self, Said, Worker};
+
+pub const METRICS: &str = "metrics.parquet";
+pub const SAMPLES: &str = "samples.parquet";
+pub const WEIGHTS: &str = "weights.parquet";
+
+pub struct RunFolder {
+    pub path: PathBuf,
+    pub plan: Plan,
+    /// None of a run that was not finished.
+    pub results: Option<Results>,
+    /// The experiment's text, and that of the modules beside it by file name.
+    pub source: String,
+    pub modules: Vec<(String, String)>,
+}
+
+impl RunFolder {
+    pub fn open(path: &Path) -> Result<RunFolder, Problem> {
+        let plan_file = path.join("plan.json");
+        if !plan_file.is_file() {
+            let what = if path.is_dir() { "it has no plan.json" } else { "there is no such folder" };
+            return Err(Problem::usage("no-run", format!("{} is no run: {what}", path.display()))
+                .help("`mopd run a.mopd` leaves one, runs/NAME where it is told nothing else"));
+        }
+        let schema: Schema = json(&plan_file)?;
+        if schema.schema != SCHEMA {
+            let message = format!("{} has schema {}, this mopd reads {SCHEMA}", plan_file.display(), schema.schema);
+            return Err(Problem::usage("other-version", message)
+                .help("run the experiment again with this mopd; what has the same key is not computed again"));
+        }
+        let plan = json(&plan_file)?;
+        let results_file = path.join("results.json");
+        let results = if results_file.is_file() { Some(json(&results_file)?) } else { None };
+        let source = text(&path.join("source.mopd"))?;
+        let mut modules = Vec::new();
+        if let Ok(entries) = std::fs::read_dir(path.join("modules")) {
+            for entry in entries.flatten() {
+                modules.push((entry.file_name().to_string_lossy().into_owned(), text(&entry.path())?));
+            }
+        }
+        modules.sort();
+        Ok(RunFolder { path: path.to_owned(), plan, results, source, modules })
+    }
+
+    /// Some of its Parquet files, in that order; none of those that the run did not leave.
+    pub fn tables<const N: usize>(&self, names: [&str; N]) -> Result<[Option<Table>; N], Problem> {
+        let files = names.map(|name| self.path.join(name)).map(|file| file.is_file().then_some(file));
+        let mut asked = Vec::new();
+        for file in files.iter().flatten() {
+            asked.push(crate::commands::as_text(file)?);
+        }
+        let mut found = if asked.is_empty() { Vec::new() } else { read(asked)? }.into_iter();
+        // The worker answers file by file, in the order in which it was asked.
+        Ok(files.map(|file| file.and_then(|_| found.next())))
+    }
+}
+
+/// The part of a plan that tells whether the rest can be read.
+#[derive(serde::Deserialize)]
+struct Schema {
+    schema: u32,
+}
+
+fn text(path: &Path) -> Result<String, Problem> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Problem::usage("can't-read", format!("can't read {}: {}", path.display(), reason(&error))))
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
+    serde_json::from_str(&text(path)?).map_err(|error| {
+        Problem::usage("can't-read", format!("{} is not what a run leaves: {error}", path.display()))
+            .help("run the experiment again: finished stages are kept")
+    })
+}
+
+/// A table that a run left, column by column.
+#[derive(Clone, Debug, Default)]
+pub struct Table(Vec<Column>);
+
+impl From<Vec<Column>> for Table {
+    fn from(columns: Vec<Column>) -> Table {
+        Table(columns)
+    }
+}
+
+impl Table {
+    pub fn rows(&self) -> usize {
+        self.0.first().map_or(0, |column| match &column.values {
+            ColumnValues::Wholes(values) => values.len(),
+            ColumnValues::Numbers(values) => values.len(),
+            ColumnValues::Truths(values) => values.len(),
+            ColumnValues::Texts(values) => values.len(),
+        })
+    }
+
+    fn values(&self, name: &str) -> Option<&ColumnValues> {
+        self.0.iter().find(|column| column.name == name).map(|column| &column.values)
+    }
+
+    /// The text in a row; empty where there is none.
+    pub fn text(&self, name: &str, row: usize) -> &str {
+        match self.values(name) {
+            Some(ColumnValues::Texts(values)) => values.get(row).and_then(Option::as_deref).unwrap_or_default(),
+            _ => "",
+        }
+    }
+
+    /// The whole number in a row; 0 where there is none.
+    pub fn whole(&self, name: &str, row: usize) -> u64 {
+        match self.values(name) {
+            Some(ColumnValues::Wholes(values)) => values.get(row).copied().flatten().unwrap_or_default(),
+            _ => 0,
+        }
+    }
+
+    /// The number in a row.
+    pub fn number(&self, name: &str, row: usize) -> Option<f64> {
+        match self.values(name)? {
+            ColumnValues::Numbers(values) => *values.get(row)?,
+            ColumnValues::Wholes(values) => values.get(row)?.map(|value| value as f64),
+            ColumnValues::Truths(values) => values.get(row)?.map(|value| f64::from(u8::from(value))),
+            ColumnValues::Texts(_) => None,
+        }
+    }
+}
+
+fn read(files: Vec<String>) -> Result<Vec<Table>, Problem> {
+    let job = Job::Read(ReadJob { files });
+    let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", printable(line))))?;
+    let mut tables = Vec::new();
+    let mut failure = None;
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(Event::Table { columns, .. }) => tables.push(Table::from(columns)),
+            Said::Event(Event::Failed(failed)) => failure = Some(failed),
+            Said::Event(_) => {}
+            Said::Text(text) => output::error(&format!("{text}\n")),
+        }
+    }
+    let status = worker.wait()?;
+    match failure {
+        Some(failure) => {
+            let problem = Problem::usage("can't-read", failure.message);
+            Err(match failure.help {
+                Some(help) => problem.help(help),
+                None => problem,
+            })
+        }
+        None if !status.success() => Err(worker::death(status)),
+        None => Ok(tables),
+    }
+}
