@@ -28,8 +28,8 @@ use trial::{Taken, Trial};
 /// Multiplications and additions that a step of a shallow trial may take: about a second on one core of a usual processor.
 const MOST_WORK: f64 = 2e11;
 
-/// Seconds that a step may take to be tried whole, whatever the stage takes.
-const FEW_SECONDS: f64 = 10.0;
+/// Seconds, roughly estimated, that a step may take to be tried whole, whatever the stage takes.
+const FEW_SECONDS: f64 = 12.0;
 /// The same where the stage has so many steps at least: the trial is a small part of it.
 const MORE_SECONDS: f64 = 40.0;
 const MANY_STEPS: u32 = 20;
@@ -85,12 +85,12 @@ pub fn predict(
     let taken = match most_sequences(&trial, machine, most) {
         Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine), steps)?,
         Some(part) if fits => {
-            let (less, more) = (trial.whole(part, 2, None)?, trial.whole(2 * part, 1, None)?);
+            let (less, more) = (trial.whole(part, 1, None)?, trial.whole(2 * part, 1, None)?);
             let at = |sequences: u32| less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0));
             // What teachers write once comes before the first step.
             let around =
                 if let Prefixes::Teacher { sequences, .. } = train.prefixes { at(sequences).around } else { less.around };
-            Taken { around, ..at(batch) }
+            Taken { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
         }
         _ => extrapolated(&trial)?,
     };
@@ -108,11 +108,10 @@ fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32>
     if trial.estimated(batch, machine) <= seconds {
         return Some(batch);
     }
-    // The smaller of two trials has a second step, since the first warms up.
     let fixed = trial.estimated(0, machine);
     let each = trial.estimated(1, machine) - fixed;
     let part = part(trial.train);
-    let parts = ((seconds - 3.0 * fixed) / (4.0 * each * f64::from(part))).floor();
+    let parts = ((seconds - 2.0 * fixed) / (3.0 * each * f64::from(part))).floor();
     let parts = (parts as u32).min(batch / 2 / part);
     (parts > 0).then_some(parts * part)
 }
@@ -164,9 +163,19 @@ fn extrapolated(trial: &Trial) -> Result<Taken> {
     };
     let taken = match second {
         None => at(first)?,
-        Some(second) => at(first)?.extrapolated(at(second)?, f64::from(batch - first) / f64::from(second - first)),
+        Some(second) => {
+            let (less, more) = (at(first)?, at(second)?);
+            let all = less.extrapolated(more, f64::from(batch - first) / f64::from(second - first));
+            Taken { memory: memory(train, less, more, all), ..all }
+        }
     };
     Ok(taken.times_written(train))
+}
+
+/// The memory of a step, from two with fewer sequences and their extrapolation: where sequences go through in parts, more of
+/// them are more parts, one after the other.
+fn memory(train: &Train<Objective>, less: Taken, more: Taken, extrapolated: Taken) -> f64 {
+    if train.execution.micro_batch.is_some() { less.memory.max(more.memory) } else { extrapolated.memory }
 }
 
 impl Taken {
