@@ -32,7 +32,10 @@ pub enum Command {
     Plan(Plan),
     Audit(Audit),
     Run(Run),
+    Watch(Watch),
     Report(Report),
+    Compare(Compare),
+    Export(Export),
     Explain(Explain),
     Sample(Sample),
     Doctor(Doctor),
@@ -190,6 +193,46 @@ pub struct Run {
     pub format: Format,
 }
 
+/// Check at every save, and run again just what the edit changed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd watch a.mopd
+  mopd watch --check a.mopd             findings and what an edit means; nothing runs
+  mopd watch --format json a.mopd | jq 'select(.event == \"step\")'
+
+A save that leaves the meaning as it is changes nothing. One that changes it stops what is under way at its next step and goes on
+with the new text; finished stages are kept. A mistake in the file leaves the last good run going. Modules, data files, tokenizers
+and reward programs are followed like the file itself.")]
+pub struct Watch {
+    /// The experiment, a .mopd file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Folder for results [default: what the experiment says, else runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Check and compare only; run nothing
+    #[arg(long)]
+    pub check: bool,
+    /// A stage that was under way goes on from its last checkpoint where an edit changed only its objective, its learning rate, its
+    /// optimiser's settings or its length; what it was begun with is written beside its result
+    #[arg(long, conflicts_with = "check")]
+    pub fork: bool,
+    /// How often a stage that trains leaves a checkpoint, as in `mopd run`
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub checkpoint_every: Option<f64>,
+    /// Stages that run side by side at most, a core each [default: what the machine can carry]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub workers: Option<u32>,
+    /// Lines instead of the view that a terminal gets
+    #[arg(long)]
+    pub plain: bool,
+    /// `json` writes events to standard output, one a line
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
 /// Say what the store of results holds, whether it is whole, and let go of what no run needs
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -309,6 +352,51 @@ pub struct Report {
     pub out: Option<PathBuf>,
 }
 
+/// Say what differs between runs: in meaning, and in result with the interval of every difference
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd compare runs/a runs/b
+  mopd compare --format latex runs/a runs/b > table.tex
+  mopd compare --format csv runs/a runs/b runs/c
+
+Every run is compared with the first one.")]
+pub struct Compare {
+    /// Folders of runs
+    #[arg(value_name = "RUN", required = true, num_args = 2..)]
+    pub runs: Vec<PathBuf>,
+    /// `csv` has a line for every number; `latex` needs the package booktabs
+    #[arg(long, value_enum, default_value_t = CompareFormat::Text)]
+    pub format: CompareFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompareFormat {
+    Text,
+    Markdown,
+    Csv,
+    Latex,
+}
+
+/// Write a run in the files of another program
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  mopd export --tensorboard runs/quickstart && tensorboard --logdir runs/quickstart/tensorboard"
+)]
+pub struct Export {
+    /// Event files: a series for every stage and seed
+    #[arg(long, required_unless_present = "engine")]
+    pub tensorboard: bool,
+    #[arg(long, hide = true, value_name = "NAME", conflicts_with = "tensorboard")]
+    pub engine: Option<String>,
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The folder for the files [default: tensorboard in the run's folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
 /// Explain a finding: why it is one, and the way out
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  mopd explain unit-mismatch\n  mopd explain --all")]
@@ -379,6 +467,7 @@ pub enum BenchWhat {
     Check(BenchCheck),
     Divergence(BenchDivergence),
     Expr(BenchExpr),
+    Watch(BenchWatch),
     /// Every other word: a measurement that is not built yet, or a slip.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -397,6 +486,20 @@ pub struct BenchCheck {
     #[arg(long, default_value_t = 10_000)]
     pub edits: u32,
     /// For programs: times in milliseconds, memory in bytes
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measure how long it takes in `mopd watch` from a save to its findings, and to the first step of what it changed
+#[derive(Debug, Args)]
+pub struct BenchWatch {
+    /// Saves whose findings are timed
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub saves: u32,
+    /// Saves whose first step is timed, behind a run of the experiment that `mopd new` writes
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub edits: u32,
+    /// For programs: times in milliseconds
     #[arg(long)]
     pub json: bool,
 }

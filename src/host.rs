@@ -14,6 +14,13 @@ use crate::problem::Problem;
 /// Reads and checks a file with everything that it imports. `overrides` are the `--set` values. `std.opd` stands for a module
 /// of the standard library, where no file is called so.
 pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analysis, Problem> {
+    analyse_noting(path, overrides, &mut |_| ())
+}
+
+/// The same; `note` is told every file that was looked for, also those that are not there.
+pub fn analyse_noting(path: &Path, overrides: &[(String, String)], note: &mut dyn FnMut(&Path)) -> Result<Analysis, Problem> {
+    let note = RefCell::new(note);
+    (note.borrow_mut())(path);
     let entry = match module_name(path) {
         Some(name) => standard(&["std", &name]).ok_or_else(|| no_module(&name))?,
         None => read(path)?,
@@ -22,6 +29,7 @@ pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analy
     let unreadable = RefCell::new(None);
     let load = |name: &[&str]| -> Option<SourceFile> {
         let Some(file) = sibling(path, name) else { return standard(name) };
+        (note.borrow_mut())(&file);
         if !file.exists() {
             return None;
         }

@@ -96,7 +96,7 @@ impl Progress {
     /// Takes note of an event. Those that end a job are the caller's.
     pub fn note(&mut self, event: &Event) {
         match event {
-            Event::Started { tasks } => self.tasks = *tasks,
+            Event::Started { tasks, .. } => self.tasks = *tasks,
             Event::StageStarted { stage, seed, steps } => {
                 self.begun += 1;
                 let begun = Stage {
@@ -110,7 +110,7 @@ impl Progress {
                 };
                 self.stages.insert((stage.clone(), *seed), begun);
             }
-            Event::Step { stage, seed, step, steps, metric, value } => {
+            Event::Step { stage, seed, step, steps, metric, value, .. } => {
                 if self.resumes && self.kept == 0 {
                     self.speaker().say("nothing of this experiment is kept here: it begins with its first stage\n");
                     self.resumes = false;
@@ -153,6 +153,7 @@ impl Progress {
             | Event::Predicted { .. }
             | Event::Evaluated { .. }
             | Event::Table { .. }
+            | Event::Compared { .. }
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }

@@ -14,6 +14,7 @@ use crate::worker::{self, Said, Worker};
 
 pub const METRICS: &str = "metrics.parquet";
 pub const SAMPLES: &str = "samples.parquet";
+pub const REWARDS: &str = "rewards.parquet";
 pub const WEIGHTS: &str = "weights.parquet";
 
 pub struct RunFolder {

@@ -3,12 +3,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::{Event, Job};
+use mopd_compiler::plan::events::{Event, Job, Request, SERVE};
+
+use serde::Serialize;
 
 use crate::host::reason;
 use crate::output;
@@ -76,25 +78,44 @@ impl Kill {
 impl Worker {
     /// Starts the worker on a job. Its standard error goes line by line to `says`, from another thread.
     pub fn start(job: &Job, says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
+        let (worker, mut input) = Worker::spawn(&[], says)?;
+        let text = in_writing(job)?;
+        // A thread, because a worker that talks before it has read everything would block both sides. If the worker dies
+        // before it has read the job, its exit status tells.
+        std::thread::spawn(move || input.write_all(&text).and_then(|()| input.flush()));
+        Ok(worker)
+    }
+
+    /// Starts a worker that stays until its requests end.
+    pub fn stay(says: impl Fn(&str) + Send + 'static) -> Result<(Worker, Requests), Problem> {
+        let (worker, mut input) = Worker::spawn(&[SERVE], says)?;
+        let (requests, texts) = channel::<Vec<u8>>();
+        std::thread::spawn(move || {
+            for text in texts {
+                if input.write_all(&text).and_then(|()| input.flush()).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok((worker, Requests(requests)))
+    }
+
+    fn spawn(arguments: &[&str], says: impl Fn(&str) + Send + 'static) -> Result<(Worker, ChildStdin), Problem> {
         let path = find()?;
         let failed = |what: &str, error: std::io::Error| {
             Problem::run("worker-failed", format!("{} {what}: {}", path.display(), reason(&error)))
         };
         let mut child = Command::new(&path)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| failed("can't be started", error))?;
-        let text = serde_json::to_vec(job)
-            .map_err(|error| Problem::run("worker-failed", format!("the plan can't be written down for the worker: {error}")))?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
+        let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
             return Err(Problem::run("worker-failed", format!("{} has no standard streams", path.display())));
         };
-        // A thread, because a worker that talks before it has read everything would block both sides. If the worker dies
-        // before it has read the job, its exit status tells.
-        std::thread::spawn(move || stdin.write_all(&text).and_then(|()| stdin.flush()));
         let (hearing, heard) = channel::<()>();
         std::thread::spawn(move || {
             let mut lines = BufReader::new(stderr);
@@ -103,7 +124,7 @@ impl Worker {
             }
             drop(hearing);
         });
-        Ok(Worker { child: Arc::new(Mutex::new(child)), lines: BufReader::new(stdout), heard })
+        Ok((Worker { child: Arc::new(Mutex::new(child)), lines: BufReader::new(stdout), heard }, stdin))
     }
 
     pub fn killer(&self) -> Kill {
@@ -146,6 +167,25 @@ impl Worker {
             }
         }
     }
+}
+
+/// What a worker that stays is asked through; it ends when this is dropped.
+pub struct Requests(Sender<Vec<u8>>);
+
+impl Requests {
+    /// A worker that is gone does not hear it; whoever reads its lines is told.
+    pub fn send(&self, request: &Request) -> Result<(), Problem> {
+        let mut line = in_writing(request)?;
+        line.push(b'\n');
+        // Only a thread that found nobody to write to is not there any more.
+        let _ = self.0.send(line);
+        Ok(())
+    }
+}
+
+fn in_writing(message: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(message)
+        .map_err(|error| Problem::run("worker-failed", format!("the plan can't be written down for the worker: {error}")))
 }
 
 /// A line without its end; bytes that are no text are replaced. Empty lines are skipped.

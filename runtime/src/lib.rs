@@ -22,5 +22,6 @@ pub mod sample;
 pub mod schedule;
 pub mod store;
 pub mod train;
+pub mod warm;
 
 pub use mopd_store::{content, files};

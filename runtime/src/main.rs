@@ -1,26 +1,134 @@
-//! `mopd-worker`: reads one job from standard input, answers with events on standard output.
+//! `mopd-worker`: reads one job from standard input, answers with events on standard output. `mopd-worker serve` stays, with
+//! libtorch and what it has read in memory: one request a line, one job after the other.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use mopd_compiler::plan::events::{Event, FailureKind, Job, Versions};
+use mopd_compiler::plan::events::{Event, FailureKind, Job, Request, SERVE, Versions};
 use mopd_runtime::control::Control;
+use mopd_runtime::device::Cuda;
 use mopd_runtime::failure::{Error, Result};
 use mopd_runtime::memory::peak_memory;
 use mopd_runtime::report::read;
 use mopd_runtime::schedule::Progress;
+use mopd_runtime::warm::Warm;
 use mopd_runtime::{bench, device, sample, schedule};
 
 fn main() -> ExitCode {
     // A panic is reported as a failure of the job; its trace would only hide that message.
     std::panic::set_hook(Box::new(|_| {}));
+    let current = Current::default();
+    let on_signal = current.clone();
+    let handled = ctrlc::set_handler(move || {
+        // Asked twice, it does not even finish the step; asked while nothing runs, there is nothing to finish.
+        if !on_signal.interrupt() {
+            std::process::exit(130);
+        }
+    });
+    let handled = handled.map_err(|error| Error::new(FailureKind::Runtime, format!("signals cannot be handled: {error}")));
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (None, _) => once(&current, handled),
+        (Some(SERVE), None) => serve(&current, handled),
+        _ => {
+            eprintln!("mopd-worker is started by mopd; alone it knows no argument but `{SERVE}`");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The control of the job under way.
+#[derive(Clone, Default)]
+struct Current(Arc<Mutex<Option<Arc<Control>>>>);
+
+impl Current {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Control>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) -> Arc<Control> {
+        let control = Arc::new(Control::new(std::io::stdout()));
+        *self.lock() = Some(control.clone());
+        control
+    }
+
+    fn end(&self) {
+        *self.lock() = None;
+    }
+
+    /// Whether there was a job that had not been asked before.
+    fn interrupt(&self) -> bool {
+        match &*self.lock() {
+            Some(control) if !control.interrupted() => {
+                control.interrupt();
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The job on standard input.
+fn once(current: &Current, handled: Result<()>) -> ExitCode {
+    let read = || {
+        handled?;
+        let mut text = String::new();
+        let read = std::io::stdin().read_to_string(&mut text).map_err(|error| error.to_string());
+        read.and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string()))
+            .map_err(|error| Error::new(FailureKind::Runtime, format!("standard input holds no job: {error}")))
+    };
+    finish(current, |control, progress| work(&read()?, &device::open_cuda(), None, control, progress))
+}
+
+/// Jobs, until standard input ends.
+fn serve(current: &Current, handled: Result<()>) -> ExitCode {
+    let (sender, requests) = channel();
+    let stopping = current.clone();
+    std::thread::spawn(move || listen(&sender, &stopping));
+    let cuda = device::open_cuda();
+    let warm = Warm::default();
+    let mut handled = Some(handled);
+    for job in requests {
+        finish(current, |control, progress| {
+            handled.take().unwrap_or(Ok(()))?;
+            work(&job?, &cuda, Some(&warm), control, progress)
+        });
+    }
+    ExitCode::SUCCESS
+}
+
+/// Reads requests. A job that is under way when standard input ends has nobody left to tell.
+fn listen(jobs: &Sender<Result<Job>>, current: &Current) {
+    for line in std::io::stdin().lock().lines() {
+        let request = line.map_err(|error| error.to_string());
+        let request = request.and_then(|line| serde_json::from_str(&line).map_err(|error| error.to_string()));
+        let job = match request {
+            Ok(Request::Begin { job }) => Ok(job),
+            Ok(Request::Stop) => {
+                current.interrupt();
+                continue;
+            }
+            Err(error) => Err(Error::new(FailureKind::Runtime, format!("standard input holds no request: {error}"))),
+        };
+        if jobs.send(job).is_err() {
+            break;
+        }
+    }
+    current.interrupt();
+}
+
+/// Does a job and says how it ended.
+fn finish(current: &Current, work: impl FnOnce(&Control, &mut Progress) -> Result<bool>) -> ExitCode {
     let started = Instant::now();
-    let control = Arc::new(Control::new(std::io::stdout()));
+    let control = current.begin();
     let mut progress = Progress::default();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control, &mut progress)))
         .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())));
+    // Whoever hears how it ended may ask for the next one, and then to stop that.
+    current.end();
     match outcome {
         Ok(finished) => {
             if finished {
@@ -42,28 +150,10 @@ fn main() -> ExitCode {
 }
 
 /// Whether there was a job to finish.
-fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
-    let on_signal = Arc::clone(control);
-    let handler = move || {
-        // Asked twice, it does not even finish the step.
-        if on_signal.interrupted() {
-            std::process::exit(130);
-        }
-        on_signal.interrupt();
-    };
-    ctrlc::set_handler(handler)
-        .map_err(|error| Error::new(FailureKind::Runtime, format!("signals cannot be handled: {error}")))?;
-
-    let mut text = String::new();
-    let read = std::io::stdin().read_to_string(&mut text).map_err(|error| error.to_string());
-    let job: Job = read
-        .and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string()))
-        .map_err(|error| Error::new(FailureKind::Runtime, format!("standard input holds no job: {error}")))?;
-
-    let cuda = device::open_cuda();
-    let device = match &job {
+fn work(job: &Job, cuda: &Cuda, warm: Option<&Warm>, control: &Control, progress: &mut Progress) -> Result<bool> {
+    let device = match job {
         Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
-        Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Bench(_) => cuda.device(),
+        Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Bench(_) => cuda.device(),
     };
     tch::set_num_threads(1);
     let versions = Versions { mopd: env!("CARGO_PKG_VERSION").to_owned(), libtorch: env!("MOPD_LIBTORCH_VERSION").to_owned() };
@@ -74,11 +164,12 @@ fn work(control: &Arc<Control>, progress: &mut Progress) -> Result<bool> {
     }
     match job {
         Job::Probe => return Ok(false),
-        Job::Sample(job) => sample::sample(&job, device, control)?,
-        Job::Read(job) => read::read(&job, control)?,
-        Job::Predict(job) => schedule::predict(&job, device, control)?,
-        Job::Bench(job) => bench::bench(&job, device, control)?,
-        Job::Run(job) => schedule::run(&job, &versions, device, control, progress)?,
+        Job::Sample(job) => sample::sample(job, device, control)?,
+        Job::Read(job) => read::read(job, control)?,
+        Job::Compare(job) => read::compare(job, control)?,
+        Job::Predict(job) => schedule::predict(job, device, control)?,
+        Job::Bench(job) => bench::bench(job, device, control)?,
+        Job::Run(job) => schedule::run(job, &versions, device, warm, control, progress)?,
     }
     Ok(true)
 }

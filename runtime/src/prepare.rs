@@ -16,6 +16,7 @@ use crate::load::{self, Loaded};
 use crate::model::{Config, Token, Weights};
 use crate::reward::Verifier;
 use crate::schedule::columns;
+use crate::warm::Warm;
 
 /// Where to look.
 #[derive(Clone, Copy)]
@@ -24,6 +25,8 @@ pub struct Places<'a> {
     pub base: &'a Path,
     /// Folder to remember hashes in; see [`crate::content::hash`].
     pub notes: &'a Path,
+    /// What jobs before this one have read.
+    pub warm: Option<&'a Warm>,
 }
 
 /// A domain with its data. Only what the plan's work reads is loaded.
@@ -35,8 +38,8 @@ pub struct DomainData {
     pub verifier: Verifier,
     /// Longest completion, in tokens.
     pub limit: Option<u32>,
-    pub train: Option<Prompts>,
-    pub tests: Option<Prompts>,
+    pub train: Option<Arc<Prompts>>,
+    pub tests: Option<Arc<Prompts>>,
 }
 
 /// Data and its prompts as tokens, as the models that read them tokenise.
@@ -50,12 +53,18 @@ pub struct Prompts {
 const MESSAGES: &str = "messages";
 
 impl Prompts {
-    fn load(places: Places, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Prompts> {
-        let Places { base, notes } = places;
+    fn load(places: Places, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Arc<Prompts>> {
+        let Places { base, notes, warm } = places;
         let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
         let request = Request { source, format: &domain.format, fields: &fields, whole, notes: Some(notes) };
-        let dataset = Dataset::read(base, request)?;
-        Ok(Prompts::new(dataset))
+        let read = || Ok(Prompts::new(Dataset::read(base, request)?));
+        match warm {
+            None => read().map(Arc::new),
+            Some(warm) => {
+                let files = || data::files(base, source).unwrap_or_default();
+                warm.prompts(&format!("{} {request:?}", base.display()), files, read)
+            }
+        }
     }
 
     pub fn new(dataset: Dataset) -> Prompts {
@@ -133,7 +142,7 @@ pub struct Form {
 
 /// The form of every model: that of the weights it descends from.
 pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
-    let Places { base, notes } = places;
+    let Places { base, notes, .. } = places;
     let mut forms: Vec<Form> = Vec::new();
     for model in &plan.experiment.models {
         let inherited = |from: &ModelId| {
@@ -184,6 +193,9 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], places: Places) 
             warnings.extend(overlap(&train.dataset, &tests.dataset).map(|overlap| overlap.to_string()));
         }
         domains.push(loaded);
+    }
+    if let Some(warm) = places.warm {
+        warm.forget_unused();
     }
     for id in stages {
         let model = plan.experiment.model(*id);
@@ -290,12 +302,12 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
 
 /// The training data of a domain that some stage trains on.
 pub fn trained(data: &DomainData) -> Result<&Prompts> {
-    data.train.as_ref().ok_or_else(|| Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name)))
+    data.train.as_deref().ok_or_else(|| Error::new(FailureKind::Runtime, format!("the data of `{}` was not loaded", data.name)))
 }
 
 /// The test data of a domain that some comparison has as a column.
 pub fn tested(data: &DomainData) -> Result<&Prompts> {
-    data.tests.as_ref().ok_or_else(|| {
+    data.tests.as_deref().ok_or_else(|| {
         Error::new(FailureKind::Data, format!("the domain `{}` has no tests, but a comparison evaluates it", data.name))
             .help("give the domain `tests = \"...\"`, a file laid out like its prompts")
     })

@@ -128,7 +128,7 @@ fn a_run_is_complete_and_can_be_repeated() {
     assert_eq!(warnings(&events), Vec::<&str>::new());
     assert!(matches!(events[0], Event::Ready { .. }));
     // Two seeds of ten stages; `unused` is in no table.
-    assert!(matches!(events[1], Event::Started { tasks: 20 }), "{:?}", events[1]);
+    assert!(matches!(events[1], Event::Started { tasks: 20, kept: 0 }), "{:?}", events[1]);
     let finished = events.iter().filter(|event| matches!(event, Event::StageFinished { .. })).count();
     assert_eq!(finished, 20);
     // Seven rows, two domains, two seeds.

@@ -4,8 +4,10 @@ mod audit;
 mod bench;
 mod cache;
 mod check;
+mod compare;
 mod doctor;
 mod explain;
+mod export;
 mod expr;
 mod fmt;
 mod new;
@@ -13,6 +15,8 @@ mod plan;
 mod report;
 mod run;
 mod sample;
+mod sweep;
+mod watch;
 
 pub use run::as_text;
 
@@ -32,12 +36,12 @@ use crate::problem::{Problem, Status};
 use crate::render;
 
 const BUILT: &[&str] = &[
-    "new", "check", "fmt", "plan", "audit", "run", "report", "explain", "sample", "doctor", "lsp", "bench", "expr", "cache",
-    "help",
+    "new", "check", "fmt", "plan", "audit", "run", "watch", "report", "compare", "export", "explain", "sample", "doctor", "lsp",
+    "bench", "expr", "cache", "help",
 ];
 
 /// Commands of the contract that this version does not have.
-const LATER: &[&str] = &["watch", "compare", "eval", "export", "serve"];
+const LATER: &[&str] = &["eval", "serve"];
 
 pub fn dispatch(command: Command) -> Result<Status, Problem> {
     match command {
@@ -47,7 +51,10 @@ pub fn dispatch(command: Command) -> Result<Status, Problem> {
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Audit(arguments) => audit::audit(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Watch(arguments) => watch::watch(&arguments),
         Command::Report(arguments) => report::report(&arguments),
+        Command::Export(arguments) => export::export(&arguments),
+        Command::Compare(arguments) => compare::compare(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Sample(arguments) => sample::sample(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
@@ -87,6 +94,26 @@ fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compile
     }
     report(&analysis);
     Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
+}
+
+/// The same for one member of a sweep, whose values are among the overrides; `aloud` or not, errors are said.
+fn compile_member(path: &Path, overrides: &[(String, String)], aloud: bool) -> Result<Option<Compiled>, Problem> {
+    let mut analysis = host::analyse_file(path, overrides)?;
+    let plan = plan_without_sweep(&mut analysis);
+    if aloud || plan.is_none() {
+        report(&analysis);
+    }
+    Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
+}
+
+/// The plan of a file with its own values, or those from outside, whatever it sweeps over.
+fn plan_without_sweep(analysis: &mut Analysis) -> Option<Plan> {
+    let sweep = std::mem::take(&mut analysis.experiment.as_mut()?.sweep);
+    let plan = plan_of(analysis);
+    if let Some(experiment) = &mut analysis.experiment {
+        experiment.sweep = sweep;
+    }
+    plan
 }
 
 /// The plan of a file that declares an experiment. What forbids it joins the findings: faults that the checker can't see, and

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
 
-use super::{Compiled, compile, plan_json};
+use super::{Compiled, compile, plan_json, sweep};
 use crate::args::{Format, Run};
 use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
@@ -23,16 +23,25 @@ use crate::worker::{self, Kill, Said, Worker};
 pub const STORE: &str = ".mopd/store";
 
 pub fn run(arguments: &Run) -> Result<Status, Problem> {
+    let members = sweep::members(&arguments.file, &arguments.overrides.set)?;
+    if !members.is_empty() {
+        return sweep::run(arguments, &members);
+    }
     let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
-    let from = stages_named(&arguments.from, &compiled)?;
+    let out = out_folder(arguments.out.as_deref(), &compiled);
+    one(arguments, &compiled, &out, &Interrupts::install(), true)
+}
+
+/// Runs one plan. `table` says whether its tables are printed.
+pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, interrupts: &Interrupts, table: bool) -> Result<Status, Problem> {
+    let from = stages_named(&arguments.from, compiled)?;
     worker::find()?;
-    let out = out_folder(arguments, &compiled);
-    provenance(&out, &compiled)?;
+    provenance(out, compiled)?;
     let job = Job::Run(Box::new(RunJob {
         plan: compiled.plan.clone(),
         base: as_text(&folder_of(&arguments.file))?,
         store: STORE.to_owned(),
-        out: as_text(&out)?,
+        out: as_text(out)?,
         fresh: arguments.fresh,
         from,
         checkpoint_every: arguments.checkpoint_every,
@@ -49,25 +58,25 @@ pub fn run(arguments: &Run) -> Result<Status, Problem> {
         let speaker = speaker.clone();
         Worker::start(&job, move |line| speaker.say(&format!("{}\n", output::printable(line))))?
     };
-    let interrupts = on_interrupt(speaker, worker.killer());
+    interrupts.reach(speaker, worker.killer());
     let ending = follow(worker, &mut progress, arguments.format);
     progress.close();
     let (last, status) = ending?;
 
     match last {
         // Whatever else went wrong after Ctrl-C, a reward program that got it too for example, Ctrl-C is the reason.
-        Some(Event::Failed(failure)) if interrupts.load(Ordering::SeqCst) == 0 => {
-            report_failure(&failure, &compiled, &progress);
+        Some(Event::Failed(failure)) if !interrupts.any() => {
+            report_failure(&failure, compiled, &progress);
             Ok(Status::Wrong)
         }
         Some(Event::Finished { seconds, peak_memory }) => {
             if !status.success() {
                 output::error(&format!("warning: all results are written, but the worker ended badly ({status})\n"));
             }
-            finish(&out, &compiled, arguments.format, seconds, peak_memory)
+            finish(out, compiled, table && arguments.format == Format::Human, seconds, peak_memory)
         }
         Some(Event::Interrupted { .. }) => Ok(interrupted(&progress)),
-        _ if interrupts.load(Ordering::SeqCst) > 0 => Ok(interrupted(&progress)),
+        _ if interrupts.any() => Ok(interrupted(&progress)),
         _ => {
             worker::death(status).report();
             output::error(&kept(&progress));
@@ -86,7 +95,7 @@ fn follow(mut worker: Worker, progress: &mut Progress, format: Format) -> Result
                     output::result(&json_line(&event));
                 }
                 if let Event::Ready { versions, .. } = &event {
-                    check_version(&versions.mopd, &worker)?;
+                    check_version(&versions.mopd, &worker.killer())?;
                 }
                 progress.note(&event);
                 if matches!(event, Event::Failed(_) | Event::Interrupted { .. } | Event::Finished { .. }) {
@@ -99,33 +108,56 @@ fn follow(mut worker: Worker, progress: &mut Progress, format: Format) -> Result
     Ok((last, worker.wait()?))
 }
 
-fn json_line(event: &Event) -> String {
+pub fn json_line(event: &Event) -> String {
     serde_json::to_string(event).expect("an event was read from JSON") + "\n"
 }
 
 /// A worker of another build may read the plan differently; better to stop before it trains.
-fn check_version(theirs: &str, worker: &Worker) -> Result<(), Problem> {
+pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
     let ours = env!("CARGO_PKG_VERSION");
     if theirs == ours {
         return Ok(());
     }
-    worker.killer().now();
+    kill.now();
     Err(Problem::run("worker-protocol", format!("mopd is version {ours}, but mopd-worker is version {theirs}"))
         .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
 }
 
-/// The worker, in the same process group, gets Ctrl-C too and stops in good order. The second one ends it at once.
-fn on_interrupt(speaker: Speaker, kill: Kill) -> Arc<AtomicUsize> {
-    let count = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&count);
-    let installed = ctrlc::set_handler(move || match seen.fetch_add(1, Ordering::SeqCst) {
-        0 => speaker.say("stopping; Ctrl-C again stops at once\n"),
-        _ => kill.now(),
-    });
-    if let Err(error) = installed {
-        output::error(&format!("warning: Ctrl-C ends this run without a report: {error}\n"));
+/// Ctrl-C. The worker, in the same process group, gets it too and stops in good order; the second one ends it at once.
+pub struct Interrupts {
+    count: Arc<AtomicUsize>,
+    /// Whoever is at work.
+    at_work: Arc<Mutex<Option<(Speaker, Kill)>>>,
+}
+
+impl Interrupts {
+    /// Once in a process.
+    pub fn install() -> Interrupts {
+        let interrupts = Interrupts { count: Arc::default(), at_work: Arc::default() };
+        let (count, at_work) = (Arc::clone(&interrupts.count), Arc::clone(&interrupts.at_work));
+        let installed = ctrlc::set_handler(move || {
+            let before = count.fetch_add(1, Ordering::SeqCst);
+            let at_work = at_work.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&*at_work, before) {
+                (Some((speaker, _)), 0) => speaker.say("stopping; Ctrl-C again stops at once\n"),
+                (Some((_, kill)), _) => kill.now(),
+                (None, _) => {}
+            }
+        });
+        if let Err(error) = installed {
+            output::error(&format!("warning: Ctrl-C ends this run without a report: {error}\n"));
+        }
+        interrupts
     }
-    count
+
+    /// Whom the next ones are for.
+    fn reach(&self, speaker: Speaker, kill: Kill) {
+        *self.at_work.lock().unwrap_or_else(PoisonError::into_inner) = Some((speaker, kill));
+    }
+
+    fn any(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
 }
 
 /// The stages that `--from` names. A family's name stands for all of its members.
@@ -148,10 +180,10 @@ fn stages_named(wanted: &[String], compiled: &Compiled) -> Result<Vec<String>, P
     Ok(found)
 }
 
-fn out_folder(arguments: &Run, compiled: &Compiled) -> PathBuf {
+pub fn out_folder(wanted: Option<&Path>, compiled: &Compiled) -> PathBuf {
     let experiment = &compiled.plan.experiment;
-    match (&arguments.out, &experiment.out) {
-        (Some(out), _) => out.clone(),
+    match (wanted, &experiment.out) {
+        (Some(out), _) => out.to_owned(),
         (None, Some(out)) => PathBuf::from(out),
         (None, None) => Path::new("runs").join(folder_name(&experiment.name)),
     }
@@ -166,7 +198,7 @@ fn folder_name(name: &str) -> String {
 }
 
 /// What the results were made from: the source, the modules that it imports from its folder, the plan.
-fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
+pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     let write = |path: PathBuf, text: &str| {
         let folder = path.parent().unwrap_or(out);
         std::fs::create_dir_all(folder)
@@ -218,12 +250,12 @@ fn kept(progress: &Progress) -> String {
     }
 }
 
-fn finish(out: &Path, compiled: &Compiled, format: Format, seconds: f64, peak_memory: u64) -> Result<Status, Problem> {
+fn finish(out: &Path, compiled: &Compiled, table: bool, seconds: f64, peak_memory: u64) -> Result<Status, Problem> {
     let path = out.join("results.json");
     let broken = |why: String| Problem::run("no-results", format!("the run is finished, but {}: {why}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|error| broken(reason(&error)))?;
     let results: Results = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
-    if format == Format::Human {
+    if table {
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
     }
     output::error(&table::stages(&results.stages));

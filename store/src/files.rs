@@ -58,6 +58,25 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result
     attempt().map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
+/// What a model of a run is called as a folder: `expert[sort]` of seed 3 is `expert.sort-seed3`.
+pub fn folder_of_model(model: &str, seed: u64) -> String {
+    format!("{}-seed{seed}", file_name(model))
+}
+
+/// A model's name as a file name: `expert[sort]` becomes `expert.sort`.
+fn file_name(model: &str) -> String {
+    let mut name = String::with_capacity(model.len());
+    for character in model.chars() {
+        match character {
+            ']' => {}
+            '[' => name.push('.'),
+            other if other.is_alphanumeric() || "-_.".contains(other) => name.push(other),
+            _ => name.push('_'),
+        }
+    }
+    name
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

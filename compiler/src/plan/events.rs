@@ -1,8 +1,10 @@
 //! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as JSON to the worker's standard input and
-//! closes it; the worker answers with one [`Event`] a line on standard output.
+//! closes it; the worker answers with one [`Event`] a line on standard output. A worker that was started with the word
+//! [`SERVE`] stays: it reads one [`Request`] a line, and its jobs end one after the other, each with an event that ends a job.
 
 use serde::{Deserialize, Serialize};
 
+use super::results::ComparedTable;
 use super::{Origin, Plan};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,10 +16,25 @@ pub enum Job {
     Sample(SampleJob),
     /// Hand over tables that a run left.
     Read(ReadJob),
+    /// Say how far the tables of runs are apart.
+    Compare(CompareJob),
     /// What `mopd bench divergence` asks.
     Bench(BenchJob),
     /// Answer `Ready` and stop: what `mopd doctor` asks.
     Probe,
+}
+
+/// The argument that makes a worker stay.
+pub const SERVE: &str = "serve";
+
+/// What a worker that stays is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Behind the jobs before it.
+    Begin { job: Job },
+    /// The job under way ends at the next step with [`Event::Interrupted`]; nothing to say where there is none.
+    Stop,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +91,13 @@ pub struct ReadJob {
     pub files: Vec<String>,
 }
 
+/// Compare the first run with each of the others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompareJob {
+    /// Folders.
+    pub runs: Vec<String>,
+}
+
 /// Measure a divergence and its gradient, ours and a plain version that libtorch differentiates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchJob {
@@ -115,9 +139,10 @@ pub enum Event {
         device: String,
         threads: u32,
     },
-    /// The whole work list, so that progress can be shown: one entry per stage and seed, in the order of the plan.
+    /// The whole work list, so that progress can be shown: stages, each once per seed, and how many of them the store has.
     Started {
         tasks: u32,
+        kept: u32,
     },
     StageStarted {
         stage: String,
@@ -155,6 +180,9 @@ pub enum Event {
         steps: u32,
         metric: String,
         value: f64,
+        /// Of the whole step, all domains together.
+        loss: f64,
+        domains: Vec<DomainStep>,
     },
     StageFinished {
         stage: String,
@@ -175,6 +203,10 @@ pub enum Event {
         seed: u64,
         domain: String,
         score: f64,
+    },
+    /// The next run of a [`CompareJob`], after the first.
+    Compared {
+        tables: Vec<ComparedTable>,
     },
     /// The next file of a [`ReadJob`].
     Table {
@@ -216,6 +248,18 @@ pub enum Event {
         seconds: f64,
         peak_memory: u64,
     },
+}
+
+/// What a step did to one domain. Numbers that the stage does not have are absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DomainStep {
+    pub domain: String,
+    /// The teacher that its prompts are routed to.
+    pub teacher: Option<String>,
+    /// Mean over completion tokens of log p_student - log p_teacher, in nats.
+    pub divergence: Option<f64>,
+    /// Mean reward of the completions, in [0, 1].
+    pub reward: Option<f64>,
 }
 
 /// A column of a table, one value per row; what is absent or no finite number is none.

@@ -76,6 +76,37 @@ pub struct Score {
     pub n: u32,
 }
 
+/// A table that two runs have in common, as far as they do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComparedTable {
+    pub name: String,
+    /// Those that both have, in the order of the first run.
+    pub domains: Vec<String>,
+    pub rows: Vec<ComparedRow>,
+    /// Whether both trained with the same seeds: then a draw of the bootstrap takes the same of both.
+    pub same_seeds: bool,
+    /// Domains whose test prompts are not the same in both: there nothing is paired.
+    pub other_tests: Vec<String>,
+    /// Rows that the other run does not have.
+    pub only_before: Vec<String>,
+    pub only_after: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComparedRow {
+    pub model: String,
+    /// One per domain, then the mean over them, then the normalized score; none of what one run does not have.
+    pub cells: Vec<Option<ComparedCell>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComparedCell {
+    pub before: f64,
+    pub after: f64,
+    /// `after - before`, with its 95% interval.
+    pub difference: Interval,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     pub mean: f64,

@@ -27,6 +27,14 @@ pub use overlap::{Overlap, overlap};
 
 use std::path::{Path, PathBuf};
 
+use mopd_compiler::plan::DataSource;
+
+/// The files that a data source names as things stand.
+pub fn files(base: &Path, source: &DataSource) -> Result<Vec<PathBuf>, DataError> {
+    let found = files::find(&beside(base, &source.path), source.split.as_deref())?;
+    Ok(found.into_iter().map(|file| file.path).collect())
+}
+
 /// A field that every row must have, besides the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'a> {

@@ -96,12 +96,13 @@ impl Trial<'_> {
     }
 
     /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are read once for
-    /// every token that is written, and a few times for the update. More than it will be, since no two of them overlap here.
+    /// every token that is written, and a few times for the update.
     pub fn estimated(&self, batch: u32, machine: &Machine) -> f64 {
         let config = &self.shapes.configs[self.model.0 as usize];
         let parameters = 4.0 * Weights::parameters(config) as f64;
         let reads = f64::from(if self.writes() { self.completion } else { 0 }) + 20.0;
-        self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
+        // Of the passes that are counted at most, about this part is made.
+        0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
     }
 
     /// Bytes that a whole step needs at least: weights, gradients and moments of the student, and one other model.

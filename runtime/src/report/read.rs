@@ -1,13 +1,17 @@
-//! Hands tables that a run left to `mopd`, which has no reader of its own.
+//! Reads tables that runs left: for `mopd`, which has no reader of its own, and to compare runs.
 
 use std::fs::File;
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Column, ColumnValues, Event, FailureKind, ReadJob};
+use mopd_compiler::plan::Plan;
+use mopd_compiler::plan::events::{Column, ColumnValues, CompareJob, Event, FailureKind, ReadJob};
 use polars::prelude::{DataFrame, DataType, ParquetReader, PolarsResult, SerReader};
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
+use crate::random::{Key, Purpose};
+use crate::report::rewards::PromptReward;
+use crate::report::statistics::compare::{Run, compare as differences};
 
 /// Answers with one [`Event::Table`] a file.
 pub fn read(job: &ReadJob, control: &Control) -> Result<()> {
@@ -16,6 +20,78 @@ pub fn read(job: &ReadJob, control: &Control) -> Result<()> {
         control.emit(&Event::Table { file: file.clone(), columns: columns(Path::new(file))? });
     }
     Ok(())
+}
+
+/// Answers with one [`Event::Compared`] for each run after the first.
+pub fn compare(job: &CompareJob, control: &Control) -> Result<()> {
+    let Some((first, others)) = job.runs.split_first() else { return Ok(()) };
+    let (first, seed) = run(Path::new(first))?;
+    for other in others {
+        control.check()?;
+        let (other, _) = run(Path::new(other))?;
+        // Every run is compared with the same luck.
+        let uniforms = Key::new(seed, 0, Purpose::Bootstrap, 1).row(0, 0);
+        control.emit(&Event::Compared { tables: differences(&first, &other, uniforms) });
+    }
+    Ok(())
+}
+
+/// A run, and its first seed.
+fn run(folder: &Path) -> Result<(Run, u64)> {
+    let path = folder.join("plan.json");
+    let failed = |error: String| Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()));
+    let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
+    let plan: Plan = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
+    let experiment = plan.experiment;
+    let run = Run {
+        rewards: rewards(&folder.join("rewards.parquet"))?,
+        comparisons: experiment.comparisons,
+        domains: experiment.domains.into_iter().map(|domain| domain.name).collect(),
+        models: experiment.models.into_iter().map(|model| model.name).collect(),
+    };
+    Ok((run, experiment.seed))
+}
+
+fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
+    let columns = columns(path)?;
+    let failed = |name: &str| {
+        Error::new(
+            FailureKind::Data,
+            format!("{} is not what a run leaves: its column `{name}` is missing or incomplete", path.display()),
+        )
+    };
+    let values = |name: &str| columns.iter().find(|column| column.name == name).map(|column| &column.values);
+    let texts = |name: &str| match values(name) {
+        Some(ColumnValues::Texts(texts)) => texts.iter().cloned().collect::<Option<Vec<String>>>().ok_or_else(|| failed(name)),
+        _ => Err(failed(name)),
+    };
+    let wholes = |name: &str| match values(name) {
+        Some(ColumnValues::Wholes(wholes)) => wholes.iter().copied().collect::<Option<Vec<u64>>>().ok_or_else(|| failed(name)),
+        _ => Err(failed(name)),
+    };
+    let means = match values("reward") {
+        Some(ColumnValues::Numbers(means)) => {
+            means.iter().copied().collect::<Option<Vec<f64>>>().ok_or_else(|| failed("reward"))?
+        }
+        _ => return Err(failed("reward")),
+    };
+    let (mut table, mut model, mut domain, mut tests) =
+        (texts("table")?.into_iter(), texts("model")?.into_iter(), texts("domain")?.into_iter(), texts("tests")?.into_iter());
+    let (seeds, prompts) = (wholes("seed")?, wholes("prompt")?);
+    let mut rows = Vec::with_capacity(means.len());
+    for ((reward, seed), prompt) in means.into_iter().zip(seeds).zip(prompts) {
+        let whole = "columns of a table are of one length";
+        rows.push(PromptReward {
+            table: table.next().expect(whole),
+            model: model.next().expect(whole),
+            domain: domain.next().expect(whole),
+            seed,
+            tests: tests.next().expect(whole),
+            prompt: prompt as u32,
+            reward,
+        });
+    }
+    Ok(rows)
 }
 
 /// The columns of a file that hold whole numbers, numbers, truth values or text; others are left out.

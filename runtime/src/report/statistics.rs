@@ -7,6 +7,8 @@ use mopd_compiler::plan::{Comparison, DomainId, ModelId, Objective};
 
 use crate::random::Uniforms;
 
+pub mod compare;
+
 type Experiment = mopd_compiler::plan::Experiment<Objective>;
 
 /// Resamples behind an interval.

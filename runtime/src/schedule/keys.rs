@@ -67,7 +67,7 @@ impl Keys {
                         for share in &train.mixture {
                             let data = &domains[share.domain.0 as usize];
                             read.extend(data.train.iter().map(|train| format!("data {}", train.dataset.hash)));
-                            read.extend(day(data.train.as_ref(), &forms[model.0 as usize]));
+                            read.extend(day(data.train.as_deref(), &forms[model.0 as usize]));
                             read.extend(programs(&plan.experiment.domain(share.domain).reward, base));
                         }
                         if let Prefixes::Teacher { sequences, keep, sampling, .. } = &train.prefixes {
@@ -104,7 +104,7 @@ impl Keys {
                     parts.push(format!("temperature {temperature} tokens {}", sampling.max_tokens(*limit)));
                     parts.push(format!("of {top_p:?} {top_k:?} up to {stop:?}"));
                     parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
-                    parts.extend(day(data.tests.as_ref(), &forms[model.0 as usize]));
+                    parts.extend(day(data.tests.as_deref(), &forms[model.0 as usize]));
                     parts.extend(programs(reward, base));
                 }
             }

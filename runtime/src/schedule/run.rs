@@ -31,6 +31,7 @@ use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
 use crate::store::{Ancestor, Provenance, Store};
 use crate::train::{self, Checkpoints, Pace, Shelf, Source, Written};
+use crate::warm::Warm;
 
 /// How far a job came, for the event that ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +118,7 @@ struct Prepared<'a> {
     domains: Vec<DomainData>,
 }
 
-fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
+fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Result<Prepared<'a>> {
     let plan = &job.plan;
     if plan.schema != SCHEMA {
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
@@ -125,7 +126,7 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
     }
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let places = Places { base, notes: &Store::notes(Path::new(&job.store)) };
+    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm };
     let forms = forms(plan, places)?;
     let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, places)?;
     for warning in warnings {
@@ -137,7 +138,7 @@ fn prepared<'a>(job: &'a RunJob, control: &Control) -> Result<Prepared<'a>> {
 
 /// Says what each stage of a plan will take, and runs none.
 pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
-    predictions(&job.plan, &prepared(job, control)?, Path::new(&job.store), device, control, |_| true).map(|_| ())
+    predictions(&job.plan, &prepared(job, None, control)?, Path::new(&job.store), device, control, |_| true).map(|_| ())
 }
 
 fn cores() -> usize {
@@ -192,20 +193,32 @@ fn predictions(
 
 /// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the metrics so far
 /// are on disk in any case.
-pub fn run(job: &RunJob, versions: &Versions, device: Device, control: &Control, progress: &mut Progress) -> Result<()> {
+pub fn run(
+    job: &RunJob,
+    versions: &Versions,
+    device: Device,
+    warm: Option<&Warm>,
+    control: &Control,
+    progress: &mut Progress,
+) -> Result<()> {
     let started = Instant::now();
     let plan = &job.plan;
     let out = PathBuf::from(&job.out);
-    let prepared = prepared(job, control)?;
+    let prepared = prepared(job, warm, control)?;
     let Prepared { base, tasks, forms, widths, domains } = &prepared;
     let store = Store::open(Path::new(&job.store))?;
     let keys = Keys::new(plan, tasks, forms, domains, base, device, &versions.libtorch, widths, &job.forks);
     let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
-    control.emit(&Event::Started { tasks: progress.tasks });
-    claim::register(plan, tasks, &keys, &out, &store, control)?;
     let waiting = |index: usize| again[index] || !store.has(keys.of(index));
-    let predictions = predictions(plan, &prepared, Path::new(&job.store), device, control, waiting)?;
+    let kept = (0..tasks.len()).filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index)).count();
+    control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
+    claim::register(plan, tasks, &keys, &out, &store, control)?;
+    let predictions = match warm {
+        // Whoever waits for the first step after an edit does not wait for trials.
+        Some(_) => HashMap::new(),
+        None => predictions(plan, &prepared, Path::new(&job.store), device, control, waiting)?,
+    };
     let before_stages = started.elapsed().as_secs_f64();
 
     let shared = Shared {

@@ -7,6 +7,7 @@ mod unfinished;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mopd_store::files::folder_of_model;
 use mopd_store::{Folder, Lock, Run, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,7 +131,7 @@ impl Store {
 
     /// Makes a finished model appear as `models/<name>-seed<seed>` in the folder of results.
     pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
-        let folder = out.join("models").join(format!("{}-seed{seed}", file_name(model)));
+        let folder = out.join("models").join(folder_of_model(model, seed));
         fs::create_dir_all(&folder).map_err(|error| Error::storage(&folder, error))?;
         let entry = self.path(key);
         let sums = self.folder.checksums(key).map_err(|problem| Error::storage(&entry, problem))?;
@@ -155,20 +156,6 @@ impl Store {
         }
         Ok(folder)
     }
-}
-
-/// A model's name as a file name: `expert[sort]` becomes `expert.sort`.
-pub fn file_name(model: &str) -> String {
-    let mut name = String::with_capacity(model.len());
-    for character in model.chars() {
-        match character {
-            ']' => {}
-            '[' => name.push('.'),
-            other if other.is_alphanumeric() || "-_.".contains(other) => name.push(other),
-            _ => name.push('_'),
-        }
-    }
-    name
 }
 
 #[cfg(test)]
@@ -247,7 +234,6 @@ mod tests {
             assert_eq!(published, out.join("models/expert.sort-seed3"));
             assert_eq!(Checkpoint::load(&published).unwrap().weights.values(), weights.values());
         }
-        assert_eq!(file_name("a/b: c"), "a_b__c");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::plan::events::{Event, FailureKind};
+use mopd_compiler::plan::events::{DomainStep, Event, FailureKind};
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
 use tch::{Device, Tensor, no_grad_guard};
 
@@ -356,6 +356,8 @@ impl<'a> Trainer<'a> {
             steps: self.stage.steps,
             metric: metric.to_owned(),
             value,
+            loss,
+            domains: rows.iter().map(domain_step).collect(),
         });
         record.rows.extend(rows);
         Ok(())
@@ -364,6 +366,13 @@ impl<'a> Trainer<'a> {
 
 fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {
     objective.live.iter().map(|live| outputs.get(live.adjoint)).collect()
+}
+
+fn domain_step(row: &Row) -> DomainStep {
+    // JSON has no other numbers.
+    let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
+    let Row { domain, teacher, divergence, reward, .. } = row;
+    DomainStep { domain: domain.clone(), teacher: teacher.clone(), divergence: finite(*divergence), reward: finite(*reward) }
 }
 
 /// The number that tells whether a recipe makes progress, over the whole step.

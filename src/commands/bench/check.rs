@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 
 use super::editor::{Editor, Keystroke};
+use super::folder::Folder;
 use super::generate;
 use crate::args::BenchCheck;
 use crate::figures;
@@ -55,8 +56,7 @@ pub fn check(arguments: &BenchCheck) -> Result<Status, Problem> {
 
     // First, while this process is still small: a child's peak counts what its parent had when it was started.
     let short = generate::experiment_with_five_errors(SHORT);
-    let file = folder.0.join("five-errors.mopd");
-    std::fs::write(&file, &short).map_err(|error| unwritable(&file, &error))?;
+    let file = folder.write("five-errors.mopd", &short)?;
     let mut checks = Vec::new();
     let mut peak_memory = None;
     for run in 0..WARM_UP + arguments.runs {
@@ -168,12 +168,12 @@ fn whole_process(program: &Path, file: &Path) -> Result<(Duration, Option<u64>),
 }
 
 /// The smallest of sorted times that a share of them does not exceed.
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
+pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let place = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(place.saturating_sub(1)).or(sorted.last()).copied().unwrap_or_default()
 }
 
-fn milliseconds(time: Duration) -> f64 {
+pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 100.0
 }
 
@@ -220,28 +220,6 @@ impl Figures {
         });
         format!("{figures:#}\n")
     }
-}
-
-/// A folder of our own among the temporary ones, gone at the end.
-struct Folder(std::path::PathBuf);
-
-impl Folder {
-    fn new() -> Result<Folder, Problem> {
-        let path = std::env::temp_dir().join(format!("mopd-bench-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|error| unwritable(&path, &error))?;
-        Ok(Folder(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left of it is for the system to clean.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn unwritable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(error)))
 }
 
 #[cfg(test)]

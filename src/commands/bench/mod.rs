@@ -4,7 +4,9 @@ mod check;
 mod divergence;
 mod editor;
 mod expr;
+mod folder;
 mod generate;
+mod watch;
 
 use crate::args::{Bench, BenchWhat};
 use crate::problem::{Problem, Status};
@@ -14,13 +16,16 @@ pub fn bench(arguments: &Bench) -> Result<Status, Problem> {
         BenchWhat::Check(arguments) => check::check(arguments),
         BenchWhat::Divergence(arguments) => divergence::divergence(arguments),
         BenchWhat::Expr(arguments) => expr::expr(arguments),
+        BenchWhat::Watch(arguments) => watch::watch(arguments),
         BenchWhat::Other(words) => {
             let word = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
             if word == "distill" {
-                return Err(Problem::not_supported("`mopd bench distill`").help("this version has: check, divergence, expr"));
+                return Err(
+                    Problem::not_supported("`mopd bench distill`").help("this version has: check, divergence, expr, watch")
+                );
             }
             Err(Problem::usage("unknown-command", format!("there is nothing to measure named `{word}`"))
-                .help("`mopd bench check` measures the checker and the language server, `mopd bench expr` a weight, `mopd bench divergence` the work over a vocabulary"))
+                .help("`mopd bench check` measures the checker and the language server, `mopd bench expr` a weight, `mopd bench divergence` the work over a vocabulary, `mopd bench watch` the way from a save to its findings"))
         }
     }
 }

@@ -10,7 +10,9 @@
 
   /** Where a bin begins, as short as it can be said. */
   function edge(value) {
-    if (value > 0 && value < 1 && Number.isInteger(1 / value)) return value < 0.1 ? `1/${1 / value}` : String(value);
+    const parts = Math.round(1 / value);
+    // Halves of halves, which four figures do not write whole.
+    if (value > 0 && value < 0.1 && Number.isInteger(Math.log2(parts))) return `1/${parts}`;
     return minus(String(value));
   }
 
@@ -275,7 +277,7 @@
       const svg = Plot.plot({
         width: widthOf(body, 480), height: 240, marginLeft: 52, marginRight: 6, marginTop: 26, marginBottom: 34, style: chartStyle,
         fx: { domain: shown, label: null, padding: 0.12 },
-        x: { label: "step", labelAnchor: "right", labelArrow: "none", ticks: 2, tickFormat: "d" },
+        x: { label: "step", labelAnchor: "right", labelArrow: "none", ticks: 3, tickFormat: "d" },
         y: { label: null, percent: true, domain: [0, 100], ticks: 5, tickFormat: (value) => `${value}%` },
         marks: [Plot.areaY(rows, Plot.stackY({ fx: "kind", x: "step", y: "share", z: "index", fill: (row) => colour(row.index), order: "index", fillOpacity: 0.85, stroke: "var(--ground)", strokeWidth: 0.6 }))],
       });
@@ -423,8 +425,9 @@
     };
     which.addEventListener("change", draw);
     lens.addEventListener("change", draw);
-    // The last step is where the student stands.
-    which.value = String(stage.samples.findIndex((sample) => sample.step === stage.samples.at(-1).step));
+    // Where most is to be seen.
+    const much = (sample) => d3.mean(sample[all[0]] ?? [], (value) => Math.abs(value ?? 0)) ?? 0;
+    which.value = String(d3.maxIndex(stage.samples, much));
     return [box, draw];
   }
 
@@ -486,8 +489,12 @@
     for (const stage of known) g.setNode(String(stage.id), { width: 20 + 6.9 * Math.max(short(visible(stage.name)).length, stage.kind.length * 0.9), height: 38 });
     for (const edge of data.edges) g.setEdge(String(edge.from), String(edge.to), { carries: edge.carries });
     dagre.layout(g);
-    const { width, height } = g.graph();
-    const svg = d3.create("svg").attr("viewBox", [0, 0, width, height]).attr("width", width).attr("height", height).attr("role", "group");
+    const { width } = g.graph();
+    // Edges may bow out further than the boxes.
+    const ends = [...g.nodes().map((id) => g.node(id).y + 19), ...g.edges().flatMap((edge) => g.edge(edge).points.map((point) => point.y))];
+    const top = Math.min(0, d3.min(ends) - 24);
+    const height = d3.max(ends) + 8 - top;
+    const svg = d3.create("svg").attr("viewBox", [0, top, width, height]).attr("width", width).attr("height", height).attr("role", "group");
     svg.append("defs").append("marker").attr("id", "arrow").attr("viewBox", "0 0 8 8").attr("refX", 7).attr("refY", 4).attr("markerWidth", 6).attr("markerHeight", 6).attr("orient", "auto")
       .append("path").attr("d", "M0,0.8 L7,4 L0,7.2").attr("fill", "none").attr("stroke", "var(--soft)");
     const line = d3.line((point) => point.x, (point) => point.y).curve(d3.curveBasis);

@@ -8,9 +8,9 @@ use super::{GOOD, Place, Said};
 /// Plays a run that ends well and leaves a table.
 const FINISH: &str = r#"
 ready()
-say("started", tasks=2)
+say("started", tasks=2, kept=0)
 say("stage_started", stage="start", seed=1, steps=2)
-say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5)
+say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5, loss=2.5, domains=[])
 say("warning", message="half of the rewards are 0")
 say("stage_finished", stage="start", seed=1, seconds=1.0)
 say("stage_kept", stage="student", seed=1)
@@ -99,7 +99,7 @@ fn a_failure_points_at_the_source() {
     let place = place(
         r#"
 ready()
-say("started", tasks=4)
+say("started", tasks=4, kept=0)
 say("stage_started", stage="start", seed=1, steps=2)
 say("stage_finished", stage="start", seed=1, seconds=1.0)
 model = next(model for model in job["plan"]["experiment"]["models"] if model["name"] == "student")
@@ -215,7 +215,7 @@ fn interrupt(script: &str, times: u32) -> Said {
 const WAIT: &str = r#"
 ready()
 open("pid", "w").write(str(os.getpid()))
-say("started", tasks=3)
+say("started", tasks=3, kept=0)
 say("stage_kept", stage="base", seed=1)
 say("stage_started", stage="start", seed=1, steps=2)
 "#;
@@ -239,11 +239,11 @@ signal.signal(signal.SIGINT, stop)
 fn where_a_stage_goes_on_is_said() {
     let said = play(
         "ready()
-say('started', tasks=3)
+say('started', tasks=3, kept=0)
 say('stage_kept', stage='start', seed=1)
 say('stage_started', stage='student', seed=1, steps=100)
 say('stage_resumed', stage='student', seed=1, step=40)
-say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0)
+say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0, loss=1.0, domains=[])
 say('checkpoint', stage='student', seed=1, key='k', step=41)
 say('waiting', what='expert, seed 1')
 say('interrupted', finished=1, tasks=3)
@@ -261,9 +261,9 @@ sys.exit(130)",
 #[test]
 fn resume_says_where_there_is_nothing_to_go_on_from() {
     let script = "ready()
-say('started', tasks=3)
+say('started', tasks=3, kept=0)
 say('stage_started', stage='student', seed=1, steps=100)
-say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0)
+say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0, loss=1.0, domains=[])
 say('interrupted', finished=0, tasks=3)
 sys.exit(130)";
     let place = Place::with(&[("a.mopd", GOOD)]);

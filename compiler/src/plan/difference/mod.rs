@@ -287,7 +287,7 @@ impl Names {
 
 fn experiment(plan: &Plan) -> Value {
     let experiment = &plan.experiment;
-    json!({ "seed": experiment.seed, "dtype": experiment.dtype, "device": experiment.device })
+    json!({ "name": experiment.name, "out": experiment.out, "seed": experiment.seed, "dtype": experiment.dtype, "device": experiment.device })
 }
 
 fn written(value: &impl Serialize) -> Value {

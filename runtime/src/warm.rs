@@ -1,0 +1,112 @@
+//! What a worker that stays remembers between its runs: data as it was read, with the prompts as tokens. A file of the same place,
+//! length and times is taken to be the same.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::failure::Result;
+use crate::prepare::Prompts;
+
+#[derive(Default)]
+pub struct Warm {
+    data: Mutex<Vec<Kept>>,
+}
+
+struct Kept {
+    /// What was asked for, in writing.
+    request: String,
+    files: Vec<(PathBuf, Identity)>,
+    prompts: Arc<Prompts>,
+    /// Since the last time that what is not used was dropped.
+    used: bool,
+}
+
+/// Device, inode, length, and when its content and its properties changed last, in seconds and nanoseconds.
+type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
+
+impl Warm {
+    /// What was read on an equal `request` from files that are as they were, else what `read` answers. `files` is asked before and
+    /// says what would be read now.
+    pub fn prompts(
+        &self,
+        request: &str,
+        files: impl FnOnce() -> Vec<PathBuf>,
+        read: impl FnOnce() -> Result<Prompts>,
+    ) -> Result<Arc<Prompts>> {
+        // Before they are read: one that changes meanwhile is read again the next time.
+        let files = identified(files());
+        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(files) = &files
+            && let Some(kept) = data.iter_mut().find(|kept| kept.request == request && kept.files == *files)
+        {
+            kept.used = true;
+            return Ok(Arc::clone(&kept.prompts));
+        }
+        let prompts = Arc::new(read()?);
+        data.retain(|kept| kept.request != request);
+        if let Some(files) = files {
+            data.push(Kept { request: request.to_owned(), files, prompts: Arc::clone(&prompts), used: true });
+        }
+        Ok(prompts)
+    }
+
+    /// Drops what has not been asked for since the last call.
+    pub fn forget_unused(&self) {
+        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        data.retain_mut(|kept| std::mem::take(&mut kept.used));
+    }
+}
+
+/// None where one can't be looked at: whoever reads it says why.
+fn identified(files: Vec<PathBuf>) -> Option<Vec<(PathBuf, Identity)>> {
+    let identity = |path: PathBuf| {
+        let found = fs::metadata(&path).ok()?;
+        let (modified, changed) = ((found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+        Some((path, (found.dev(), found.ino(), found.len(), modified, changed)))
+    };
+    files.into_iter().map(identity).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::Path;
+
+    use mopd_compiler::plan::{DataSource, PromptFormat};
+
+    use super::*;
+    use crate::data::{Dataset, Request};
+
+    #[test]
+    fn what_did_not_change_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        let line = |prompt: &str| format!("{{\"prompt\": \"{prompt}\"}}\n");
+        fs::write(&path, line("one")).unwrap();
+        let (warm, reads) = (Warm::default(), Cell::new(0));
+        let first = |request: &str| {
+            let read = || {
+                reads.set(reads.get() + 1);
+                let (source, format) = (DataSource::file("a.jsonl"), PromptFormat::Text);
+                let request = Request { source: &source, format: &format, fields: &[], whole: false };
+                Ok(Prompts::new(Dataset::read(Path::new(folder.path()), request)?))
+            };
+            warm.prompts(request, || vec![path.clone()], read).unwrap().dataset.prompt(0).to_owned()
+        };
+        assert_eq!([first("a"), first("a")], ["one", "one"]);
+        assert_eq!(reads.get(), 1);
+        assert_eq!((first("b"), reads.get()), ("one".to_owned(), 2), "other fields of it, for example");
+        // In the place of the other, as editors save.
+        fs::write(folder.path().join("new"), line("two")).unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!((first("a"), reads.get()), ("two".to_owned(), 3));
+        warm.forget_unused();
+        first("a");
+        warm.forget_unused();
+        assert_eq!(reads.get(), 3);
+        first("b");
+        assert_eq!(reads.get(), 4, "nobody asked for it between two runs");
+    }
+}

@@ -1,0 +1,34 @@
+//! Where a measurement keeps its files.
+
+use std::path::{Path, PathBuf};
+
+use crate::host::reason;
+use crate::problem::Problem;
+
+/// A folder of our own among the temporary ones, gone at the end.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Result<Folder, Problem> {
+        let path = std::env::temp_dir().join(format!("mopd-bench-{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(|error| unwritable(&path, &error))?;
+        Ok(Folder(path))
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, Problem> {
+        let file = self.0.join(name);
+        std::fs::write(&file, text).map_err(|error| unwritable(&file, &error))?;
+        Ok(file)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left of it is for the system to clean.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(error)))
+}

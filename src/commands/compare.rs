@@ -1,0 +1,383 @@
+//! `mopd compare`: what differs between runs, in meaning and in result.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
+use mopd_compiler::plan::difference::{Difference, difference};
+use mopd_compiler::plan::events::{CompareJob, Event, Job};
+use mopd_compiler::plan::results::{ComparedCell, ComparedTable};
+
+use super::as_text;
+use crate::args::{Compare, CompareFormat};
+use crate::output::{self, Style, counted, printable};
+use crate::problem::{Problem, Status};
+use crate::run_folder::{REWARDS, RunFolder};
+use crate::worker::{self, Said, Worker};
+
+/// A run beside the first one.
+struct Pair<'a> {
+    before: &'a str,
+    after: &'a str,
+    meaning: Meaning,
+    tables: Vec<ComparedTable>,
+}
+
+struct Meaning {
+    difference: Difference,
+    /// What else may make a difference: the seeds, the versions.
+    circumstances: Vec<String>,
+}
+
+pub fn compare(arguments: &Compare) -> Result<Status, Problem> {
+    let runs = arguments.runs.iter().map(|path| RunFolder::open(path)).collect::<Result<Vec<_>, _>>()?;
+    for run in &runs {
+        if !run.path.join(REWARDS).is_file() {
+            let message = format!("{} has no {REWARDS}, which the tables are compared by", run.path.display());
+            return Err(Problem::usage("no-results", message).help(
+                "an unfinished run has none, nor has one of an earlier mopd: run the experiment again, finished stages are kept",
+            ));
+        }
+    }
+    let names = runs.iter().map(|run| as_text(&run.path)).collect::<Result<Vec<_>, _>>()?;
+    let compared = results(&names)?;
+    let (first, others) = runs.split_first().expect("the command line asks for two at least");
+    let pairs = others.iter().zip(&names[1..]).zip(compared).map(|((other, name), tables)| Pair {
+        before: &names[0],
+        after: name,
+        meaning: meaning(first, other),
+        tables,
+    });
+    let pairs: Vec<Pair> = pairs.collect();
+    let text = match arguments.format {
+        CompareFormat::Text => text(&pairs, Style::of_stdout()),
+        CompareFormat::Markdown => markdown(&pairs),
+        CompareFormat::Latex => latex(&pairs),
+        CompareFormat::Csv => csv(&pairs),
+    };
+    output::result(&text);
+    Ok(Status::Good)
+}
+
+fn meaning(before: &RunFolder, after: &RunFolder) -> Meaning {
+    let mut circumstances = Vec::new();
+    if let (Some(before), Some(after)) = (&before.results, &after.results) {
+        let list = |seeds: &[u64]| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        if before.seeds != after.seeds {
+            circumstances.push(format!("seeds {} -> {}", list(&before.seeds), list(&after.seeds)));
+        }
+        for (name, old, new) in [
+            ("mopd", &before.versions.mopd, &after.versions.mopd),
+            ("libtorch", &before.versions.libtorch, &after.versions.libtorch),
+        ] {
+            if old != new {
+                circumstances.push(format!("{name} {old} -> {new}"));
+            }
+        }
+    }
+    Meaning { difference: difference(&before.plan, &after.plan), circumstances }
+}
+
+impl Meaning {
+    /// One line each.
+    fn lines(&self) -> Vec<String> {
+        let items = self.difference.items.iter().map(ToString::to_string);
+        items.chain(self.circumstances.iter().cloned()).map(|line| printable(&line)).collect()
+    }
+
+    fn summary(&self) -> String {
+        let Difference { items, reruns, stages } = &self.difference;
+        if items.is_empty() && reruns.is_empty() {
+            return "the same experiment".to_owned();
+        }
+        match reruns.len() {
+            0 => format!("all {} compute the same", counted(*stages, "stage")),
+            n => format!("{n} of {} {} something else", counted(*stages, "stage"), if n == 1 { "computes" } else { "compute" }),
+        }
+    }
+}
+
+fn results(runs: &[String]) -> Result<Vec<Vec<ComparedTable>>, Problem> {
+    let job = Job::Compare(CompareJob { runs: runs.to_vec() });
+    let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", printable(line))))?;
+    let (mut found, mut failure) = (Vec::new(), None);
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(Event::Compared { tables }) => found.push(tables),
+            Said::Event(Event::Failed(failed)) => failure = Some(failed),
+            Said::Event(_) => {}
+            Said::Text(text) => output::error(&format!("{text}\n")),
+        }
+    }
+    let status = worker.wait()?;
+    match failure {
+        Some(failure) => {
+            let problem = Problem::usage("can't-read", failure.message);
+            Err(match failure.help {
+                Some(help) => problem.help(help),
+                None => problem,
+            })
+        }
+        None if !status.success() => Err(worker::death(status)),
+        None => Ok(found),
+    }
+}
+
+/// The table's columns after the model.
+fn columns(table: &ComparedTable) -> Vec<String> {
+    let normalized = table.rows.iter().any(|row| row.cells.last().is_some_and(Option::is_some));
+    let mut columns = table.domains.clone();
+    columns.push("mean".to_owned());
+    if normalized {
+        columns.push("normalized".to_owned());
+    }
+    columns
+}
+
+/// Whether the interval of a difference leaves 0 out.
+fn is_clear(cell: &ComparedCell) -> bool {
+    cell.difference.low > 0.0 || cell.difference.high < 0.0
+}
+
+fn signed(value: f64) -> String {
+    // What rounds to nothing has no sign.
+    let text = format!("{value:+.2}");
+    if text == "-0.00" { "+0.00".to_owned() } else { text }
+}
+
+/// `+0.04 [+0.02, +0.06]`
+fn span(cell: &ComparedCell) -> String {
+    let difference = &cell.difference;
+    format!("{} [{}, {}]", signed(difference.mean), signed(difference.low), signed(difference.high))
+}
+
+/// How the intervals were made, and what they do not cover.
+fn notes(table: &ComparedTable) -> Vec<String> {
+    let seeds =
+        if table.same_seeds { "prompts and seeds are paired" } else { "prompts are paired; seeds, which differ, are not" };
+    let mut notes = vec![format!("difference of means with its 95% interval; {seeds}; * where the interval leaves 0 out")];
+    if !table.other_tests.is_empty() {
+        notes.push(format!("other test prompts, so nothing is paired there: {}", table.other_tests.join(", ")));
+    }
+    for (rows, which) in [(&table.only_before, "first"), (&table.only_after, "second")] {
+        if !rows.is_empty() {
+            notes.push(format!("only in the {which} run: {}", rows.join(", ")));
+        }
+    }
+    notes
+}
+
+fn grid(table: &ComparedTable) -> Grid {
+    let columns = columns(table);
+    let mut grid = Grid::new();
+    let header = std::iter::once("model".to_owned()).chain(columns.iter().cloned()).map(|name| printable(&name));
+    grid.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    for row in &table.rows {
+        let cells = row.cells.iter().take(columns.len()).map(|cell| match cell {
+            Some(cell) => span(cell) + if is_clear(cell) { " *" } else { "  " },
+            None => String::new(),
+        });
+        grid.add_row(std::iter::once(printable(&row.model)).chain(cells));
+    }
+    for index in 1..=columns.len() {
+        if let Some(column) = grid.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    grid
+}
+
+fn text(pairs: &[Pair], style: Style) -> String {
+    let mut out = String::new();
+    for pair in pairs {
+        let head = format!("{} -> {}", printable(pair.before), printable(pair.after));
+        out += &format!("{}: {}\n", style.bold(&head), pair.meaning.summary());
+        for line in pair.meaning.lines() {
+            out += &format!("  {line}\n");
+        }
+        for table in &pair.tables {
+            out += &format!("\n{}\n", style.bold(&printable(&table.name)));
+            out += &format!("{}\n", grid(table));
+            for note in notes(table) {
+                out += &format!("  {}\n", style.dim(&printable(&note)));
+            }
+        }
+        if pair.tables.is_empty() {
+            out += "\nno table of the one has a domain in common with the other's\n";
+        }
+        out += "\n";
+    }
+    out.truncate(out.trim_end().len());
+    out + "\n"
+}
+
+fn markdown(pairs: &[Pair]) -> String {
+    let mut out = String::new();
+    for pair in pairs {
+        out += &format!("## `{}` -> `{}`\n\n{}.\n\n", printable(pair.before), printable(pair.after), pair.meaning.summary());
+        for line in pair.meaning.lines() {
+            out += &format!("- {line}\n");
+        }
+        for table in &pair.tables {
+            // A bar would end a cell.
+            out += &format!("\n### {}\n\n{}\n\n{}.\n", printable(&table.name), escaped_bars(table), notes(table).join(". "));
+        }
+        out += "\n";
+    }
+    out.truncate(out.trim_end().len());
+    out + "\n"
+}
+
+fn escaped_bars(table: &ComparedTable) -> Grid {
+    let escape = |text: &String| text.replace('|', "\\|");
+    let mut table = table.clone();
+    table.domains = table.domains.iter().map(escape).collect();
+    for row in &mut table.rows {
+        row.model = escape(&row.model);
+    }
+    grid(&table)
+}
+
+fn latex(pairs: &[Pair]) -> String {
+    let mut out = String::new();
+    for pair in pairs {
+        out += &format!("% {} -> {}: {}\n", printable(pair.before), printable(pair.after), pair.meaning.summary());
+        for line in pair.meaning.lines() {
+            out += &format!("%   {}\n", line.replace('\n', " "));
+        }
+        for table in &pair.tables {
+            let columns = columns(table);
+            out += &format!("% {}; needs the package booktabs\n", printable(&table.name).replace('\n', " "));
+            for note in notes(table) {
+                out += &format!("% {}\n", printable(&note).replace('\n', " "));
+            }
+            out += &format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "r".repeat(columns.len()));
+            let header = std::iter::once("model").chain(columns.iter().map(String::as_str)).map(in_latex);
+            out += &format!("{} \\\\\n\\midrule\n", header.collect::<Vec<_>>().join(" & "));
+            for row in &table.rows {
+                let cells = row.cells.iter().take(columns.len()).map(|cell| match cell {
+                    Some(cell) => {
+                        let difference = &cell.difference;
+                        let mark = if is_clear(cell) { "^{*}" } else { "" };
+                        format!(
+                            "${}{mark}$ {{\\scriptsize $[{}, {}]$}}",
+                            signed(difference.mean),
+                            signed(difference.low),
+                            signed(difference.high)
+                        )
+                    }
+                    None => "--".to_owned(),
+                });
+                let cells = std::iter::once(in_latex(&row.model)).chain(cells);
+                out += &format!("{} \\\\\n", cells.collect::<Vec<_>>().join(" & "));
+            }
+            out += "\\bottomrule\n\\end{tabular}\n";
+        }
+    }
+    out
+}
+
+fn in_latex(text: &str) -> String {
+    let mut out = String::new();
+    for c in printable(text).chars() {
+        match c {
+            '\\' => out += "\\textbackslash{}",
+            '~' => out += "\\textasciitilde{}",
+            '^' => out += "\\textasciicircum{}",
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
+            '\n' => out.push(' '),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// A line a number, for programs.
+fn csv(pairs: &[Pair]) -> String {
+    let mut out =
+        "first,second,table,model,column,mean_first,mean_second,difference,low,high,paired_prompts,paired_seeds\n".to_owned();
+    for pair in pairs {
+        for table in &pair.tables {
+            for row in &table.rows {
+                for (column, cell) in columns(table).iter().zip(&row.cells) {
+                    let Some(ComparedCell { before, after, difference }) = cell else { continue };
+                    let paired = match table.domains.contains(column) {
+                        true => !table.other_tests.contains(column),
+                        // Over all domains.
+                        false => table.other_tests.is_empty(),
+                    };
+                    let names = [pair.before, pair.after, &table.name, &row.model, column].map(quoted);
+                    let numbers =
+                        [*before, *after, difference.mean, difference.low, difference.high].map(|number| number.to_string());
+                    let flags = [paired, table.same_seeds].map(|flag| flag.to_string());
+                    let fields: Vec<String> = names.into_iter().chain(numbers).chain(flags).collect();
+                    out += &(fields.join(",") + "\n");
+                }
+            }
+        }
+    }
+    out
+}
+
+/// A field of a line (RFC 4180).
+fn quoted(text: &str) -> String {
+    if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_compiler::plan::results::{ComparedRow, Interval};
+
+    use super::*;
+
+    fn pair<'a>() -> Pair<'a> {
+        let cell = |mean: f64, low, high| {
+            Some(ComparedCell { before: 0.5, after: 0.5 + mean, difference: Interval { mean, low, high } })
+        };
+        let table = ComparedTable {
+            name: "merging".into(),
+            domains: vec!["a_b".into()],
+            rows: vec![
+                ComparedRow { model: "x|y".into(), cells: vec![cell(0.25, 0.125, 0.375), cell(-0.001, -0.25, 0.25), None] },
+                ComparedRow { model: "z, \"w\"".into(), cells: vec![None, None, None] },
+            ],
+            same_seeds: true,
+            other_tests: Vec::new(),
+            only_before: vec!["gone".into()],
+            only_after: Vec::new(),
+        };
+        let meaning = Meaning { difference: Difference::default(), circumstances: vec!["seeds 1 -> 2".into()] };
+        Pair { before: "a", after: "b", meaning, tables: vec![table] }
+    }
+
+    #[test]
+    fn the_text_says_what_is_clear() {
+        let text = text(&[pair()], Style::PLAIN);
+        let expected = "\
+a -> b: the same experiment
+  seeds 1 -> 2
+
+merging
+| model  |                    a_b |                   mean |
+|--------|------------------------|------------------------|
+| x|y    | +0.25 [+0.12, +0.38] * | +0.00 [-0.25, +0.25]   |
+| z, \"w\" |                        |                        |
+  difference of means with its 95% interval; prompts and seeds are paired; * where the interval leaves 0 out
+  only in the first run: gone
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn each_format_escapes_what_would_break_it() {
+        assert!(markdown(&[pair()]).contains("| x\\|y "));
+        let latex = latex(&[pair()]);
+        assert!(
+            latex.contains("model & a\\_b & mean \\\\\n") && latex.contains("$+0.25^{*}$ {\\scriptsize $[+0.12, +0.38]$}"),
+            "{latex}"
+        );
+        assert_eq!(in_latex("50% of \\x^2"), "50\\% of \\textbackslash{}x\\textasciicircum{}2");
+        let csv = csv(&[pair()]);
+        assert_eq!(quoted("z, \"w\""), "\"z, \"\"w\"\"\"");
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines[1], "a,b,merging,x|y,a_b,0.5,0.75,0.25,0.125,0.375,true,true");
+        assert_eq!(lines.len(), 3);
+    }
+}

@@ -1,0 +1,166 @@
+//! TensorBoard's event files: records of TFRecord, each an `Event` message of protocol buffers.
+//!
+//! Only what a scalar needs is written: `Event { 1: double wall_time, 2: int64 step, 3: string file_version, 5: Summary }`,
+//! `Summary { 1: repeated Value }`, `Value { 1: string tag, 2: float simple_value }`.
+
+/// A number of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scalar {
+    pub tag: String,
+    pub value: f64,
+}
+
+/// The steps of a stage, in order.
+#[derive(Debug, Default)]
+pub struct Events {
+    steps: Vec<Step>,
+    /// Seconds of the steps so far.
+    seconds: f64,
+}
+
+#[derive(Debug)]
+struct Step {
+    number: u64,
+    /// When it was done, counted from the stage's beginning.
+    time: f64,
+    scalars: Vec<Scalar>,
+}
+
+impl Events {
+    /// Whether the step is another than the last one.
+    pub fn begins(&self, step: u64) -> bool {
+        self.steps.last().is_none_or(|last| last.number != step)
+    }
+
+    pub fn step(&mut self, number: u64, seconds: f64, scalars: Vec<Scalar>) {
+        self.seconds += seconds;
+        self.steps.push(Step { number, time: self.seconds, scalars });
+    }
+
+    /// More of the last step.
+    pub fn add(&mut self, scalars: Vec<Scalar>) {
+        if let Some(last) = self.steps.last_mut() {
+            last.scalars.extend(scalars);
+        }
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut first = Vec::new();
+        double(&mut first, 1, 0.0);
+        text(&mut first, 3, b"brain.Event:2");
+        record(&mut file, &first);
+        for step in &self.steps {
+            let mut summary = Vec::new();
+            for scalar in &step.scalars {
+                let mut value = Vec::new();
+                text(&mut value, 1, scalar.tag.as_bytes());
+                float(&mut value, 2, scalar.value as f32);
+                text(&mut summary, 1, &value);
+            }
+            let mut event = Vec::new();
+            double(&mut event, 1, step.time);
+            key(&mut event, 2, 0);
+            varint(&mut event, step.number);
+            text(&mut event, 5, &summary);
+            record(&mut file, &event);
+        }
+        file
+    }
+}
+
+/// Length, checksum of the length, data, checksum of the data.
+fn record(file: &mut Vec<u8>, data: &[u8]) {
+    let length = (data.len() as u64).to_le_bytes();
+    file.extend(length);
+    file.extend(masked(crc32c(&length)).to_le_bytes());
+    file.extend(data);
+    file.extend(masked(crc32c(data)).to_le_bytes());
+}
+
+/// TFRecord's own way to keep a checksum of data with checksums in it from being special.
+fn masked(crc: u32) -> u32 {
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// CRC-32 with Castagnoli's polynomial, bit-reflected.
+fn crc32c(data: &[u8]) -> u32 {
+    !data.iter().fold(!0, |crc: u32, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 })
+    })
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A field's number and how it is written: 0 a varint, 1 eight bytes, 2 a length and so many bytes, 5 four bytes.
+fn key(out: &mut Vec<u8>, field: u64, wire: u64) {
+    varint(out, field << 3 | wire);
+}
+
+fn double(out: &mut Vec<u8>, field: u64, value: f64) {
+    key(out, field, 1);
+    out.extend(value.to_le_bytes());
+}
+
+fn float(out: &mut Vec<u8>, field: u64, value: f32) {
+    key(out, field, 5);
+    out.extend(value.to_le_bytes());
+}
+
+/// Text, or a message inside a message.
+fn text(out: &mut Vec<u8>, field: u64, value: &[u8]) {
+    key(out, field, 2);
+    varint(out, value.len() as u64);
+    out.extend(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 3720, appendix B.4, and the usual check value.
+    #[test]
+    fn checksums_are_castagnolis() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
+    }
+
+    #[test]
+    fn a_file_begins_with_its_version() {
+        let bytes = Events::default().bytes();
+        // The message is 24 bytes: key and eight of the time, key, length and thirteen of the text.
+        assert_eq!(bytes[..8], 24u64.to_le_bytes());
+        assert_eq!(bytes.len(), 8 + 4 + 24 + 4);
+        assert_eq!(bytes[12..21], [9, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&bytes[21..36], b"\x1a\x0dbrain.Event:2");
+    }
+
+    #[test]
+    fn steps_add_up_their_time_and_join_their_domains() {
+        let mut events = Events::default();
+        let scalar = |tag: &str, value| Scalar { tag: tag.to_owned(), value };
+        for number in [0, 300] {
+            assert!(events.begins(number));
+            events.step(number, 0.5, vec![scalar("loss", 1.5)]);
+            events.add(vec![scalar("reward/sort", 0.25)]);
+            assert!(!events.begins(number));
+        }
+        let bytes = events.bytes();
+        let mut expected = vec![9];
+        expected.extend(1.0f64.to_le_bytes());
+        expected.extend([0x10, 0xac, 0x02, 0x2a, 33]);
+        expected.extend(b"\x0a\x0b\x0a\x04loss\x15");
+        expected.extend(1.5f32.to_le_bytes());
+        expected.extend(b"\x0a\x12\x0a\x0breward/sort\x15");
+        expected.extend(0.25f32.to_le_bytes());
+        assert_eq!(&bytes[bytes.len() - 4 - expected.len()..bytes.len() - 4], expected);
+    }
+}

@@ -1,0 +1,281 @@
+//! What is followed: the experiment, its modules, its data, its tokenizers and the programs that judge.
+//!
+//! Folders are watched, not files: editors put new files in the place of old ones. What an event says is not relied on either,
+//! since systems and editors differ in what they tell; it is a hint to look whether a file is another one than before.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use mopd_compiler::plan::{DataSource, Plan, Pretrained, Reward, Stage, Tokenizer};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+/// Of larger files, a new time is a new content.
+const READ_AT_MOST: u64 = 8 << 20;
+
+/// Files of a folder of data that are followed.
+const FILES_AT_MOST: usize = 10_000;
+
+/// What tells whether a file is another one than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    length: u64,
+    modified: Option<SystemTime>,
+    /// Of its content, where that was read.
+    content: Option<u64>,
+}
+
+pub struct Files {
+    /// None where the system can't watch; then only the clock makes somebody look.
+    watcher: Option<RecommendedWatcher>,
+    watched: HashSet<PathBuf>,
+    sources: BTreeSet<PathBuf>,
+    data: BTreeMap<PathBuf, Option<Stamp>>,
+    sources_seen: BTreeMap<PathBuf, Option<Stamp>>,
+}
+
+/// What is not as it was.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    pub sources: bool,
+    /// Data, tokenizers, programs.
+    pub data: Vec<PathBuf>,
+}
+
+impl Files {
+    /// `hint` is called from another thread when it is worth looking.
+    pub fn new(hint: impl Fn() + Send + 'static) -> Files {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading is what we do ourselves.
+            let reads = matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(kind)
+                if kind != notify::event::AccessKind::Close(notify::event::AccessMode::Write)));
+            if !reads {
+                hint();
+            }
+        });
+        Files {
+            watcher: watcher.ok(),
+            watched: HashSet::new(),
+            sources: BTreeSet::new(),
+            data: BTreeMap::new(),
+            sources_seen: BTreeMap::new(),
+        }
+    }
+
+    /// Follows these sources, whether they are there or not, from what they are now.
+    pub fn follow_sources(&mut self, sources: BTreeSet<PathBuf>) {
+        self.sources_seen = sources.iter().map(|path| (path.clone(), self.stamp_again(path))).collect();
+        self.sources = sources;
+        self.watch_folders();
+    }
+
+    fn stamp_again(&self, path: &Path) -> Option<Stamp> {
+        stamp(path, self.sources_seen.get(path).and_then(Option::as_ref))
+    }
+
+    /// Follows what a plan reads; `base` is the folder that its paths are relative to.
+    pub fn follow_data(&mut self, plan: &Plan, base: &Path) {
+        let mut data = BTreeMap::new();
+        for path in read_by(plan).into_iter().flat_map(|path| files_of(&base.join(path))) {
+            let seen = match self.data.remove(&path) {
+                Some(known) => known,
+                None => stamp(&path, None),
+            };
+            data.insert(path, seen);
+        }
+        self.data = data;
+        self.watch_folders();
+    }
+
+    pub fn count(&self) -> (usize, usize) {
+        (self.sources.len(), self.data.len())
+    }
+
+    /// What is another than at the last call.
+    pub fn changed(&mut self) -> Changed {
+        let mut changed = Changed::default();
+        for (path, seen) in &mut self.sources_seen {
+            let now = stamp(path, seen.as_ref());
+            changed.sources |= !same(&now, seen);
+            *seen = now;
+        }
+        for (path, seen) in &mut self.data {
+            let now = stamp(path, seen.as_ref());
+            if !same(&now, seen) {
+                changed.data.push(path.clone());
+            }
+            *seen = now;
+        }
+        if changed != Changed::default() {
+            // A folder may have been put in the place of another.
+            self.watched.retain(|folder| folder.exists());
+            self.watch_folders();
+        }
+        changed
+    }
+
+    fn watch_folders(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let files = self.sources.iter().chain(self.data.keys());
+        let mut wanted: HashSet<PathBuf> = files.clone().filter_map(|file| folder(file)).collect();
+        // Who edits through a link edits the file behind it.
+        wanted.extend(files.filter_map(|file| folder(&std::fs::canonicalize(file).ok()?)));
+        for gone in self.watched.difference(&wanted) {
+            // It may not be there any more.
+            let _ = watcher.unwatch(gone);
+        }
+        // A folder that can't be watched is looked at when the clock says so.
+        let watched = wanted
+            .into_iter()
+            .filter(|folder| self.watched.contains(folder) || watcher.watch(folder, RecursiveMode::NonRecursive).is_ok());
+        self.watched = watched.collect();
+    }
+}
+
+/// Where a file lies, or would lie; none where that is not there either.
+fn folder(file: &Path) -> Option<PathBuf> {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::canonicalize(parent).ok()
+}
+
+fn same(a: &Option<Stamp>, b: &Option<Stamp>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => match (a.content, b.content) {
+            (Some(a), Some(b)) => a == b,
+            _ => a == b,
+        },
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+/// None where there is no file. Its content is read again only where something about it is new.
+fn stamp(path: &Path, before: Option<&Stamp>) -> Option<Stamp> {
+    let found = std::fs::metadata(path).ok().filter(|found| found.is_file())?;
+    let (length, modified) = (found.len(), found.modified().ok());
+    // Two saves within a tick of the file system's clock have the same time: what is that young is read in any case.
+    let settled = modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age.as_millis() > 100);
+    if let Some(before) = before
+        && settled
+        && (before.length, before.modified) == (length, modified)
+    {
+        return Some(before.clone());
+    }
+    let content = if length <= READ_AT_MOST { std::fs::read(path).ok().map(|bytes| hash(&bytes)) } else { None };
+    Some(Stamp { length, modified, content })
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Everything that a plan reads from files, as it is written there.
+fn read_by(plan: &Plan) -> Vec<String> {
+    let mut paths = Vec::new();
+    for domain in &plan.experiment.domains {
+        paths.extend(std::iter::once(&domain.prompts).chain(&domain.tests).map(|DataSource { path, .. }| path.clone()));
+        if let Reward::Command { command, .. } = &domain.reward {
+            // As the worker finds out what a command's programs are.
+            paths.extend(command.split_whitespace().map(|word| word.trim_matches(['"', '\'']).to_owned()));
+        }
+    }
+    for model in &plan.experiment.models {
+        match &model.stage {
+            Stage::Initialise(architecture) => {
+                if let Tokenizer::File(path) = &architecture.tokenizer {
+                    paths.push(path.clone());
+                }
+            }
+            Stage::Load(Pretrained::HuggingFace { name: path, .. } | Pretrained::Gguf { file: path }) => paths.push(path.clone()),
+            Stage::Load(Pretrained::Checkpoint { folder }) => paths.push(folder.clone()),
+            Stage::Train(_) | Stage::Merge(_) => {}
+        }
+    }
+    paths
+}
+
+/// The file itself, also one that is not there; those of a folder and the folders in it; those beside a pattern.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    let is_pattern = path.to_string_lossy().contains(['*', '?', '[']);
+    if path.is_dir() {
+        return below(path, 2);
+    }
+    if is_pattern && !path.exists() {
+        let fixed = path.ancestors().find(|folder| !folder.to_string_lossy().contains(['*', '?', '[']));
+        return fixed.map(|folder| below(folder, 2)).unwrap_or_default();
+    }
+    vec![path.to_owned()]
+}
+
+fn below(folder: &Path, depth: usize) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if path.is_file() && !hidden {
+            found.push(path);
+        } else if depth > 1 && path.is_dir() && !hidden {
+            found.extend(below(&path, depth - 1));
+        }
+        if found.len() >= FILES_AT_MOST {
+            break;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn following(paths: &[PathBuf]) -> Files {
+        let mut files = Files::new(|| ());
+        files.follow_sources(paths[..1].iter().cloned().collect());
+        files.data = paths[1..].iter().map(|path| (path.clone(), stamp(path, None))).collect();
+        files
+    }
+
+    #[test]
+    fn what_is_written_is_noticed_and_what_is_touched_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let [source, data] = ["a.mopd", "a.jsonl"].map(|name| folder.path().join(name));
+        fs::write(&source, "one").unwrap();
+        fs::write(&data, "one").unwrap();
+        let mut files = following(&[source.clone(), data.clone()]);
+        assert_eq!(files.changed(), Changed::default());
+        fs::write(&source, "one").unwrap();
+        fs::write(&data, "one").unwrap();
+        assert_eq!(files.changed(), Changed::default(), "the same content");
+        fs::write(&data, "two").unwrap();
+        assert_eq!(files.changed(), Changed { sources: false, data: vec![data.clone()] });
+        fs::write(folder.path().join("new"), "two").unwrap();
+        fs::rename(folder.path().join("new"), &source).unwrap();
+        assert_eq!(files.changed(), Changed { sources: true, data: Vec::new() });
+        fs::remove_file(&data).unwrap();
+        assert_eq!(files.changed().data, std::slice::from_ref(&data), "it is gone");
+        assert_eq!(files.changed(), Changed::default(), "it is still gone");
+        fs::write(&data, "two").unwrap();
+        assert_eq!(files.changed().data, [data], "it is there again");
+    }
+
+    #[test]
+    fn folders_and_patterns_are_their_files() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("data/train")).unwrap();
+        for name in ["data/a.jsonl", "data/train/b.parquet", "data/.hidden"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let names = |path: &str| -> BTreeSet<String> {
+            let files = files_of(&folder.path().join(path)).into_iter();
+            files.map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
+        };
+        let both = BTreeSet::from(["a.jsonl".to_owned(), "b.parquet".to_owned()]);
+        assert_eq!(names("data"), both);
+        assert_eq!(names("data/*.jsonl"), both, "a new file may match");
+        assert_eq!(names("data/none.jsonl"), BTreeSet::from(["none.jsonl".to_owned()]));
+    }
+}

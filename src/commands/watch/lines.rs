@@ -1,0 +1,154 @@
+//! What is told where standard output is no terminal, or where lines are asked for.
+
+use mopd_compiler::plan::difference::{Difference, reruns};
+use mopd_compiler::plan::events::Event;
+use mopd_lang::diag::Severity;
+use serde::Serialize;
+
+use super::Note;
+use crate::args::Format;
+use crate::commands::run::json_line;
+use crate::figures::{bytes, duration};
+use crate::output::{self, Style, counted};
+use crate::render;
+use crate::table;
+
+/// A line of `--format json` that no worker sent.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Own<'a> {
+    Checked { errors: usize, warnings: usize, findings: Vec<serde_json::Value> },
+    Edited { difference: &'a Difference },
+    Nothing,
+}
+
+pub struct Lines {
+    format: Format,
+    style: Style,
+}
+
+impl Lines {
+    pub fn new(format: Format) -> Lines {
+        Lines { format, style: Style::of_stderr() }
+    }
+
+    pub fn note(&mut self, note: &Note) {
+        if self.format == Format::Json {
+            self.json(note);
+        }
+        let text = text(note, self.style);
+        if !text.is_empty() {
+            output::error(&text);
+        }
+        if let Note::Finished { compiled, results, .. } = note
+            && self.format == Format::Human
+        {
+            output::result(&table::show(results, &compiled.plan, Style::of_stdout()));
+        }
+    }
+
+    fn json(&self, note: &Note) {
+        let line = match note {
+            Note::Event(event) => json_line(event),
+            Note::Checked { analysis, .. } => {
+                let count = |severity| analysis.diagnostics.iter().filter(|finding| finding.severity == severity).count();
+                let findings = render::json::findings(&analysis.diagnostics, &analysis.sources);
+                let findings = findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect();
+                own(&Own::Checked { errors: count(Severity::Error), warnings: count(Severity::Warning), findings })
+            }
+            Note::Edited(difference) => own(&Own::Edited { difference }),
+            Note::Nothing => own(&Own::Nothing),
+            _ => return,
+        };
+        output::result(&line);
+    }
+}
+
+fn own(line: &Own) -> String {
+    serde_json::to_string(line).expect("findings and differences are plain data") + "\n"
+}
+
+/// A note for people; empty where it is not worth a line.
+pub fn text(note: &Note, style: Style) -> String {
+    match note {
+        Note::Watching { path, sources, data } => {
+            let others = match (sources.saturating_sub(1), data) {
+                (0, 0) => String::new(),
+                (0, data) => format!(" and {}", counted(*data, "file")),
+                (modules, 0) => format!(" and {}", counted(modules, "module")),
+                (modules, data) => format!(", {} and {}", counted(modules, "module"), counted(*data, "file")),
+            };
+            style.dim(&format!("watching {}{others} that it reads; Ctrl-C ends\n", path.display()))
+        }
+        Note::Checked { analysis, clean, running } => {
+            let mut text = render::human::findings(&analysis.diagnostics, &analysis.sources, style);
+            if !analysis.diagnostics.is_empty() {
+                text += &render::human::summary(&analysis.diagnostics, style);
+            }
+            match (clean, running) {
+                (true, _) => {}
+                (false, true) => text += "the run goes on with the last text that was clean\n",
+                (false, false) => text += "waiting for the next save\n",
+            }
+            text
+        }
+        Note::Unreadable(problem) => problem.text(style) + "waiting for the next save\n",
+        Note::Edited(difference) => edited(difference),
+        Note::Data(files) => {
+            let files: Vec<String> = files.iter().take(3).map(|file| file.display().to_string()).collect();
+            format!("{} changed\n", files.join(", "))
+        }
+        Note::Nothing => "nothing to rerun: the meaning is the same\n".to_owned(),
+        Note::Stopping => "stopping at the next step\n".to_owned(),
+        Note::Event(event) => event_text(event, style),
+        Note::Finished { out, seconds, peak_memory, .. } => format!(
+            "{} {}, peak memory {}, results in {}\n",
+            style.green("finished:"),
+            duration(*seconds),
+            bytes(*peak_memory),
+            out.display()
+        ),
+        Note::Failed { compiled, failure } => {
+            let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
+            render::human::report(&report, style) + "waiting for the next save; finished stages are kept\n"
+        }
+        Note::Problem(problem) => problem.text(style),
+        Note::Forked { stage, seed, step } => {
+            format!("{stage}, seed {seed}: goes on from step {step} of the text before, which its result is kept with\n")
+        }
+        Note::Said(text) => format!("{text}\n"),
+        Note::Began { .. } => String::new(),
+    }
+}
+
+/// `objective of `student`: clip ±5 -> ±3; 1 of 9 stages reruns, 8 kept`
+fn edited(difference: &Difference) -> String {
+    let items: Vec<String> = difference.items.iter().map(ToString::to_string).collect();
+    let summary = difference.summary();
+    match items.as_slice() {
+        [] => format!("{summary}\n"),
+        [one] => format!("{one}; {summary}\n"),
+        several => format!("{}\n{summary}\n", several.join("\n")),
+    }
+}
+
+fn event_text(event: &Event, style: Style) -> String {
+    match event {
+        Event::Started { tasks, kept } => format!("{}\n", reruns((tasks - kept.min(tasks)) as usize, *tasks as usize)),
+        Event::StageStarted { stage, seed, steps } => match steps {
+            0 => String::new(),
+            steps => format!("{stage}, seed {seed}: {}\n", counted(*steps as usize, "step")),
+        },
+        Event::StageResumed { stage, seed, step } => format!("{stage}, seed {seed}: goes on behind step {step}\n"),
+        Event::Waiting { what } => format!("{what} is being computed by another run\n"),
+        Event::StageFinished { stage, seed, seconds, .. } => {
+            format!("{stage}, seed {seed}: done in {}\n", duration(*seconds))
+        }
+        Event::Warning { message } => {
+            let head = style.yellow("warning");
+            output::hanging(&format!("{head}: "), "         ", &output::printable(message))
+        }
+        Event::Interrupted { .. } => "stopped\n".to_owned(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,135 @@
+//! The terminal view. It shows the same words as the lines do, and what they leave out: every stage, and curves.
+
+mod draw;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::io::{IsTerminal, Stdout, Write};
+use std::time::{Duration, Instant};
+
+use ratatui::Terminal;
+use ratatui::backend::TermionBackend;
+use ratatui::termion::input::TermRead;
+use ratatui::termion::raw::{IntoRawMode, RawTerminal};
+use ratatui::termion::screen::{AlternateScreen, IntoAlternateScreen};
+
+pub use ratatui::termion::event::Key;
+
+use self::state::State;
+use super::{Note, lines};
+use crate::output::{self, Style};
+use crate::problem::Problem;
+use crate::table;
+
+/// At most so often is it drawn.
+const FRAME: Duration = Duration::from_millis(80);
+
+pub struct View {
+    terminal: Terminal<TermionBackend<AlternateScreen<RawTerminal<Stdout>>>>,
+    state: State,
+    drawn: Option<Instant>,
+    dirty: bool,
+    /// The table of the last run that ended well, for the terminal as it will be.
+    table: String,
+}
+
+/// What a key asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Nothing,
+    Quit,
+}
+
+impl View {
+    /// None where there is no terminal to draw on.
+    pub fn new(title: &str, key: impl Fn(Key) + Send + 'static) -> Option<View> {
+        let dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb" || name.is_empty());
+        if dumb || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+            return None;
+        }
+        let screen = std::io::stdout().into_raw_mode().ok()?.into_alternate_screen().ok()?;
+        let mut terminal = Terminal::new(TermionBackend::new(screen)).ok()?;
+        terminal.hide_cursor().ok()?;
+        std::thread::spawn(move || std::io::stdin().keys().map_while(Result::ok).for_each(key));
+        Some(View { terminal, state: State::new(title), drawn: None, dirty: true, table: String::new() })
+    }
+
+    pub fn note(&mut self, note: &Note) {
+        take(&mut self.state, note);
+        if let Note::Finished { compiled, results, .. } = note {
+            self.table = table::show(results, &compiled.plan, Style { terminal: false });
+        }
+        self.dirty = true;
+    }
+
+    pub fn key(&mut self, key: Key) -> Asked {
+        self.dirty = true;
+        match key {
+            Key::Char('q') | Key::Ctrl('c') | Key::Esc => return Asked::Quit,
+            Key::Up | Key::Char('k') => self.state.choose(-1),
+            Key::Down | Key::Char('j') => self.state.choose(1),
+            Key::PageUp => self.state.choose(-10),
+            Key::PageDown => self.state.choose(10),
+            Key::Char('m' | '\t') => self.state.next_measure(),
+            _ => {}
+        }
+        Asked::Nothing
+    }
+
+    /// Draws what is new. Answers how long it is to the next time, where something is left to draw.
+    pub fn refresh(&mut self) -> Result<Option<Duration>, Problem> {
+        if !self.dirty {
+            return Ok(None);
+        }
+        if let Some(since) = self.drawn.map(|drawn| drawn.elapsed()).filter(|since| *since < FRAME) {
+            return Ok(Some(FRAME - since));
+        }
+        let state = &self.state;
+        let drawn = self.terminal.draw(|frame| draw::draw(frame, state)).map(|_| ());
+        drawn.map_err(|error| Problem::usage("no-terminal", format!("can't draw on the terminal: {error}")))?;
+        (self.drawn, self.dirty) = (Some(Instant::now()), false);
+        Ok(None)
+    }
+
+    /// Gives the terminal back and leaves the last table on it.
+    pub fn close(self) {
+        let table = self.table.clone();
+        drop(self);
+        output::result(&table);
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // What can't be undone on a terminal that is gone need not be.
+        let _ = self.terminal.show_cursor();
+        let _ = self.terminal.backend_mut().flush();
+    }
+}
+
+/// A note becomes part of what is shown.
+fn take(state: &mut State, note: &Note) {
+    const PLAIN: Style = Style { terminal: false };
+    match note {
+        Note::Checked { clean, .. } => {
+            let text = lines::text(note, PLAIN);
+            state.findings = if *clean { String::new() } else { text.clone() };
+            if *clean {
+                state.say(&text);
+            }
+        }
+        Note::Unreadable(_) => state.findings = lines::text(note, PLAIN),
+        Note::Failed { .. } | Note::Problem(_) => state.say(&lines::text(note, PLAIN)),
+        Note::Began { compiled } => state.begin(&compiled.plan),
+        Note::Event(event) => {
+            state.event(event);
+            state.say(&lines::text(note, PLAIN));
+        }
+        Note::Finished { compiled, results, .. } => {
+            state.say(&table::show(results, &compiled.plan, PLAIN));
+            state.say(&lines::text(note, PLAIN));
+        }
+        _ => state.say(&lines::text(note, PLAIN)),
+    }
+}

@@ -1,0 +1,421 @@
+//! What is made of a run's folder, end to end: the page, read by a parser and opened in a browser; comparisons; event files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Texts as nobody wants them: the end of a script, a comment, an image that runs something, a bell, a change of direction.
+const HOSTILE: &str = "</script><!--<img src=x onerror=alert(1)>\u{7}\u{202e}&amp;";
+
+const SOURCE: &str = r#"use std.opd.mopd
+use std.baselines.{weight_average}
+
+// </script><b>not bold</b>
+experiment "tiny </script> & 'more'" { seed = 1 }
+
+param steps: count = 6
+
+domain copy { prompts = "copy.jsonl", tests = "copy.test.jsonl", reward = exact_match, share = 1/2 }
+domain last { prompts = "last.jsonl", tests = "last.test.jsonl", reward = exact_match, share = 1/2 }
+
+model base  = llama { layers = 1, width = 32, heads = 2, context = 96, tokenizer = bytes }
+model start = sft(base, on: domains) { target = answer, steps = 20, batch = 16, lr = 3e-3 }
+model expert[d in domains] = grpo(start, on: d) { steps = 4, prompts = 4, samples = 4, max_tokens = 6, lr = 1e-3 }
+
+teacher specialist[d in domains] = expert[d]
+route { for d in domains: domain == d -> specialist[d] }
+
+model student = distill(start) {
+  objective = mopd(clip_at: 5)
+  rollout   = sample(n: 1, temperature: 1.0, max_tokens: 6)
+  prompts   = 8
+  steps     = steps
+  lr        = 1e-3
+}
+
+compare "tiny & table" {
+  models      = [start, expert, student, weight_average(expert)]
+  samples     = 2
+  seeds       = 2
+  temperature = 1.0
+  max_tokens  = 6
+}
+"#;
+
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let folder = TempDir::new().expect("a temporary folder");
+        let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab", "aab", "bba", "ccd", "dda"];
+        let line = |domain: &str, word: &str, answer: &str| {
+            let prompt = format!("{domain}: {HOSTILE}{word}=");
+            serde_json::json!({ "prompt": prompt, "answer": answer }).to_string() + "\n"
+        };
+        for domain in ["copy", "last"] {
+            let all: Vec<String> = words
+                .iter()
+                .map(|word| line(domain, word, if domain == "copy" { word } else { &word[word.len() - 1..] }))
+                .collect();
+            fs::write(folder.path().join(format!("{domain}.jsonl")), all[..8].concat()).expect("writing a test file");
+            fs::write(folder.path().join(format!("{domain}.test.jsonl")), all[8..].concat()).expect("writing a test file");
+        }
+        fs::write(folder.path().join("tiny.mopd"), SOURCE).expect("writing a test file");
+        Place { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn mopd(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null());
+        command.output().expect("mopd starts")
+    }
+
+    #[track_caller]
+    fn good(&self, arguments: &[&str]) -> String {
+        let output = self.mopd(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("mopd writes text")
+    }
+
+    #[track_caller]
+    fn refused(&self, arguments: &[&str], words: &[&str]) {
+        let output = self.mopd(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{arguments:?}: no `{word}` in: {said}");
+        }
+    }
+}
+
+/// One run for all tests that only read it.
+fn shared() -> &'static Place {
+    static SHARED: OnceLock<Place> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let place = Place::new();
+        place.good(&["run", "tiny.mopd", "--out", "run"]);
+        place
+    })
+}
+
+fn page() -> (String, PathBuf) {
+    let place = shared();
+    let out = place.path("page.html");
+    if !out.exists() {
+        // Made elsewhere and moved, for another test may be reading.
+        let beside = tempfile::Builder::new().suffix(".html").tempfile_in(place.folder.path()).expect("a temporary file");
+        let name = beside.path().to_str().expect("a plain path");
+        assert_eq!(place.good(&["report", "run", "--out", name]), format!("{name}\n"));
+        fs::rename(beside.path(), &out).expect("renaming the page");
+        let _ = beside.keep();
+    }
+    (fs::read_to_string(&out).expect("the page"), out)
+}
+
+/// What Python's HTML parser finds: elements, their attributes, the texts of scripts.
+const PARSER: &str = r##"
+import json, sys
+from html.parser import HTMLParser
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.wrong, self.ids, self.targets, self.outside, self.tags, self.events, self.scripts = [], [], [], [], [], {}, [], []
+        self.text = ""
+    def handle_starttag(self, tag, attributes):
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        if tag == "script": self.scripts.append([dict(attributes).get("type"), ""])
+        for name, value in attributes:
+            if name == "id": self.ids.append(value)
+            if name.startswith("on"): self.events.append(name)
+            if name in ("href", "src"):
+                (self.targets if value.startswith("#") else self.outside).append(value)
+        if tag not in VOID: self.open.append(tag)
+    def handle_endtag(self, tag):
+        if not self.open or self.open[-1] != tag: self.wrong.append(tag)
+        else: self.open.pop()
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script": self.scripts[-1][1] += data
+        else: self.text += data
+page = Page()
+page.feed(open(sys.argv[1], encoding="utf-8").read())
+page.close()
+data = [json.loads(text) for kind, text in page.scripts if kind == "application/json"]
+print(json.dumps({"wrong": page.wrong, "open": page.open, "ids": page.ids, "targets": page.targets, "outside": page.outside,
+                  "tags": page.tags, "events": page.events, "data": data, "text": page.text}))
+"##;
+
+fn parsed(path: &Path) -> Value {
+    let output = Command::new("python3").arg("-c").arg(PARSER).arg(path).output().expect("python3 starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("the parser answers JSON")
+}
+
+fn texts(value: &Value) -> Vec<&str> {
+    value.as_array().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect()
+}
+
+#[test]
+fn the_page_is_whole_and_asks_for_nothing() {
+    let (html, path) = page();
+    assert!(html.len() < 2_000_000, "{} bytes", html.len());
+    let page = parsed(&path);
+    assert_eq!((texts(&page["wrong"]), texts(&page["open"])), (vec![], vec![]), "elements are closed in order");
+    assert_eq!(texts(&page["outside"]), ["data:,"], "nothing is fetched");
+    assert_eq!(texts(&page["events"]), Vec::<&str>::new());
+    assert_eq!((&page["tags"]["script"], &page["tags"]["img"]), (&Value::from(6), &Value::Null), "no text became an element");
+    // From every number to where it comes from.
+    let ids = texts(&page["ids"]);
+    let known: BTreeSet<&str> = ids.iter().copied().collect();
+    assert_eq!(known.len(), ids.len(), "ids are unique");
+    let stages = |target: &&str| target.starts_with("#train-");
+    for target in texts(&page["targets"]).iter().filter(|target| !stages(target)) {
+        assert!(known.contains(&target[1..]), "{target} leads nowhere");
+    }
+    assert!(texts(&page["targets"]).iter().filter(|target| target.starts_with("#stage-")).count() > 20);
+    // The source and the plan's hash are there, as text.
+    let text = page["text"].as_str().expect("a text");
+    let plan: Value = serde_json::from_str(&fs::read_to_string(shared().path("run/plan.json")).expect("the plan")).expect("JSON");
+    for part in [
+        plan["hash"].as_str().expect("a hash"),
+        "// </script><b>not bold</b>",
+        "tiny </script> & 'more'",
+        "libtorch",
+        "seeds 1, 2",
+    ] {
+        assert!(text.contains(part), "no `{part}`");
+    }
+    assert!(!html.contains(HOSTILE) && !text.contains('\u{202e}') && !text.contains('\u{7}'));
+}
+
+#[test]
+fn every_chart_has_its_numbers() {
+    let page = parsed(&page().1);
+    let [data] = page["data"].as_array().expect("a list").as_slice() else { panic!("one set of data") };
+    let stage =
+        |name: &str| data["stages"].as_array().expect("stages").iter().find(|stage| stage["name"] == name).expect("a stage");
+    let student = stage("student");
+    assert_eq!((&student["steps"], &student["seeds"], &student["whole"]), (&6.into(), &2.into(), &true.into()));
+    let has = |stage: &Value, metric: &str, by: &str| {
+        let series = stage["series"].as_array().expect("series").iter();
+        series
+            .filter(|one| {
+                one["metric"] == metric && one["by"] == by && one["mean"].as_array().is_some_and(|mean| mean.len() == 6)
+            })
+            .count()
+    };
+    for metric in ["reward", "divergence", "entropy", "length", "prompt_share", "token_share", "signal_share"] {
+        assert_eq!(has(student, metric, "domain"), 2, "{metric}");
+    }
+    assert_eq!((has(student, "divergence", "teacher"), has(student, "divergence_floor", "teacher")), (2, 2));
+    assert_eq!(has(student, "loss", "step"), 1);
+    // Two domains, over position and over entropy.
+    assert_eq!(student["histograms"].as_array().map(Vec::len), Some(4));
+    // Two of each domain at the first step, with the hostile prompt as it was.
+    let samples = student["samples"].as_array().expect("samples");
+    let first: Vec<_> = samples.iter().filter(|sample| sample["step"] == 0).collect();
+    assert_eq!(first.len(), 4);
+    assert!(samples.iter().all(|sample| sample["prompt"].as_str().is_some_and(|prompt| prompt.contains(HOSTILE))));
+    for sample in samples {
+        let tokens = sample["text"].as_array().map_or(0, Vec::len);
+        assert!(tokens > 0);
+        for numbers in ["logp", "teacher", "divergence", "advantage", "signal", "entropy"] {
+            assert_eq!(sample[numbers].as_array().map(Vec::len), Some(tokens), "{numbers}");
+        }
+    }
+    // The graph knows who made whom, and the cost what it took.
+    assert!(data["edges"].as_array().is_some_and(|edges| edges.len() >= 8));
+    assert!(student["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
+    let rows = data["tables"][0]["rows"].as_array().expect("rows");
+    assert!(rows.len() == 4 && rows.iter().all(|row| row["cells"].as_array().is_some_and(|cells| cells.len() == 2)));
+}
+
+/// The first of some names that is a program here; a note for people where none is.
+fn browser() -> Option<&'static str> {
+    let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+    let runs = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let found = names.into_iter().find(runs);
+    if found.is_none() {
+        // Past the harness, which keeps what passing tests print.
+        let note = format!("note: none of {} is here, so the page was not opened in a browser\n", names.join(", "));
+        std::io::stderr().write_all(note.as_bytes()).expect("standard error is open");
+    }
+    found
+}
+
+/// The page as a browser has it when its scripts are done, and what it logged.
+fn opened(browser: &str, path: &Path, anchor: &str, flags: &[&str]) -> (String, String) {
+    let profile = TempDir::new().expect("a temporary folder");
+    let output = Command::new(browser)
+        .args([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--virtual-time-budget=10000",
+            "--enable-logging=stderr",
+            "--dump-dom",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(flags)
+        .arg(format!("file://{}{anchor}", path.display()))
+        .output()
+        .expect("the browser starts");
+    let log = String::from_utf8_lossy(&output.stderr);
+    let log: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE") || line.contains("Uncaught")).collect();
+    (String::from_utf8_lossy(&output.stdout).into_owned(), log.join("\n"))
+}
+
+#[test]
+fn a_browser_draws_every_chart() {
+    let Some(browser) = browser() else { return };
+    let (_, path) = page();
+    let data = &parsed(&path)["data"][0];
+    let trained =
+        data["stages"].as_array().expect("stages").iter().filter(|stage| stage["at"].as_array().is_some_and(|at| !at.is_empty()));
+    let trained: Vec<_> = trained.collect();
+    assert_eq!(trained.len(), 4);
+    for (stage, flags) in
+        trained.into_iter().zip([&["--window-size=1280,900"][..], &["--window-size=390,800"], &[], &["--window-size=700,900"]])
+    {
+        let (dom, log) = opened(browser, &path, &format!("#train-{}", stage["id"]), flags);
+        assert_eq!(log, "", "the console of {}", stage["name"]);
+        assert!(dom.contains("data-drawn=\"yes\""), "the script ended early");
+        let charts: Vec<&str> =
+            dom.split("<figure ").skip(1).map(|rest| rest.split("</figure>").next().unwrap_or(rest)).collect();
+        let mut seen = BTreeSet::new();
+        for chart in charts {
+            let attribute = |name: &str| chart.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+            let name = attribute("data-chart").expect("every figure is a chart");
+            let points: usize = attribute("data-points").expect("every chart counts its points").parse().expect("a number");
+            assert!(points > 0, "{name} of {} has nothing to show", stage["name"]);
+            if name == "tokens" {
+                assert_eq!(chart.matches("<button").count(), points);
+                assert!(chart.contains("role=\"toolbar\""));
+            } else {
+                assert!(chart.contains("<svg"), "{name}");
+                assert!(name == "graph" || (chart.contains("role=\"img\"") && chart.contains("aria-label=\"")), "{name}");
+                assert!(!chart.contains("NaN"), "{name} of {}", stage["name"]);
+            }
+            seen.insert(name.to_owned());
+        }
+        for name in ["scores", "learning", "weights-position", "weights-entropy", "tokens", "graph", "cost"] {
+            assert!(seen.contains(name), "{name} of {}", stage["name"]);
+        }
+        assert_eq!(seen.contains("divergence"), stage["name"] == "student");
+        assert!(!dom.contains("onerror=alert(1)>"), "a text became an element");
+    }
+}
+
+#[test]
+fn an_unfinished_run_has_a_page_too() {
+    let place = shared();
+    let copy = place.path("unfinished");
+    fs::create_dir(&copy).expect("a folder");
+    for file in ["plan.json", "source.mopd"] {
+        fs::copy(place.path("run").join(file), copy.join(file)).expect("copying");
+    }
+    place.good(&["report", "unfinished"]);
+    let page = parsed(&copy.join("report.html"));
+    assert!(page["text"].as_str().expect("a text").contains("This run was not finished"));
+    place.refused(&["compare", "run", "unfinished"], &["has no rewards.parquet", "finished stages are kept"]);
+}
+
+#[test]
+fn what_is_no_run_is_refused_in_words() {
+    let place = shared();
+    place.refused(&["report", "nowhere"], &["nowhere is no run: there is no such folder", "mopd run"]);
+    fs::create_dir_all(place.path("empty")).expect("a folder");
+    place.refused(&["report", "empty"], &["empty is no run: it has no plan.json"]);
+    place.refused(&["compare", "run"], &["2 values required"]);
+    let broken = place.path("broken");
+    fs::create_dir_all(&broken).expect("a folder");
+    for file in ["plan.json", "source.mopd", "results.json", "rewards.parquet"] {
+        fs::copy(place.path("run").join(file), broken.join(file)).expect("copying");
+    }
+    fs::write(broken.join("metrics.parquet"), "PAR1").expect("writing");
+    place.refused(&["report", "broken"], &["can't read", "metrics.parquet"]);
+    fs::write(broken.join("rewards.parquet"), "PAR1").expect("writing");
+    place.refused(&["compare", "run", "broken"], &["can't read", "rewards.parquet"]);
+    fs::write(broken.join("plan.json"), "{\"schema\": 1}").expect("writing");
+    place.refused(&["report", "broken"], &["has schema 1, this mopd reads"]);
+    fs::write(broken.join("plan.json"), "[").expect("writing");
+    place.refused(&["report", "broken"], &["plan.json is not what a run leaves"]);
+}
+
+#[test]
+fn runs_are_compared_in_meaning_and_in_result() {
+    let place = Place::new();
+    place.good(&["run", "tiny.mopd", "--out", "first"]);
+    place.good(&["run", "tiny.mopd", "--out", "again"]);
+    place.good(&["run", "tiny.mopd", "--set", "steps=9", "--out", "longer"]);
+
+    let same = place.good(&["compare", "first", "again"]);
+    assert!(same.starts_with("first -> again: the same experiment\n"), "{same}");
+    assert!(same.contains("+0.00 [+0.00, +0.00]") && !same.contains("] *"), "{same}");
+
+    let text = place.good(&["compare", "first", "longer"]);
+    assert!(text.contains("1 of ") && text.contains("`student`: ") && text.contains("6 -> 9"), "{text}");
+    assert!(text.contains("prompts and seeds are paired"), "{text}");
+
+    let csv = place.good(&["compare", "--format", "csv", "first", "again", "longer"]);
+    let lines: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    // Two pairs, four rows, two domains and their mean.
+    assert_eq!(lines.len(), 1 + 2 * 4 * 3, "{csv}");
+    assert!(lines.iter().all(|line| line.len() == 12), "{csv}");
+    let results: Value =
+        serde_json::from_str(&fs::read_to_string(place.path("longer/results.json")).expect("results")).expect("JSON");
+    let row = lines.iter().find(|line| line[1] == "longer" && line[3] == "student" && line[4] == "copy").expect("a row");
+    let expected = &results["tables"][0]["rows"][2]["scores"]["copy"]["mean"];
+    assert!(
+        (row[6].parse::<f64>().expect("a number") - expected.as_f64().expect("a number")).abs() < 1e-12,
+        "{row:?} {expected}"
+    );
+    // What was trained alike differs by nothing at all.
+    for line in lines.iter().filter(|line| line[3] == "expert") {
+        assert_eq!(&line[7..10], ["0", "0", "0"], "{line:?}");
+    }
+
+    assert!(place.good(&["compare", "--format", "markdown", "first", "longer"]).contains("### tiny & table\n\n| model"));
+    assert!(
+        place
+            .good(&["compare", "--format", "latex", "first", "longer"])
+            .contains("\\begin{tabular}{lrrr}\n\\toprule\nmodel & copy & last & mean \\\\")
+    );
+}
+
+#[test]
+fn event_files_have_a_series_for_every_stage_and_seed() {
+    let place = shared();
+    assert_eq!(place.good(&["export", "--tensorboard", "run", "--out", "events"]), "events\n");
+    let mut folders: Vec<String> = fs::read_dir(place.path("events"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
+        .collect();
+    folders.sort();
+    assert_eq!(folders.len(), 8, "{folders:?}");
+    assert_eq!(folders[0], "expert.copy-seed1");
+    let bytes = fs::read(place.path("events/student-seed2/events.out.tfevents.0.mopd")).expect("an event file");
+    let mut steps = 0;
+    let mut at = 0;
+    while at < bytes.len() {
+        let length = u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes")) as usize;
+        let event = &bytes[at + 12..at + 12 + length];
+        let has = |text: &str| event.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(at == 0 && has("brain.Event:2") || has("divergence/copy") && has("reward/last") && has("loss"));
+        steps += 1;
+        at += 12 + length + 4;
+    }
+    assert_eq!((steps, at), (7, bytes.len()));
+}

@@ -1,0 +1,104 @@
+//! A `sweep`, end to end with a real worker.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Two bounds, two rates at which the start is fine-tuned, and a student of it.
+const SOURCE: &str = r#"use std.opd.mopd
+
+experiment "tiny" { seed = 1 }
+
+param bound: nats = 5
+param rate: real = 1e-3
+
+sweep { rate in [1e-3, 3e-3], bound in [1, 5] }
+
+domain copy { prompts = "copy.jsonl", tests = "copy.jsonl", reward = exact_match, share = 1 }
+
+model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }
+model other = sft(base, on: domains) { target = answer, steps = 3, batch = 4, lr = 1e-2 }
+model start = sft(base, on: domains) { target = answer, steps = 3, batch = 4, lr = rate }
+
+teacher one = other
+route { domain == copy -> one }
+
+model student = distill(start) {
+  objective = mopd(clip_at: bound)
+  rollout   = sample(n: 1, temperature: 1.0, max_tokens: 6)
+  prompts   = 4
+  steps     = 3
+  lr        = 1e-3
+}
+
+compare "t" { models = [other, start, student], samples = 1, temperature = 1.0, max_tokens = 6, seeds = 1 }
+"#;
+
+fn folder(source: &str) -> TempDir {
+    let folder = TempDir::new().expect("a temporary folder");
+    let line = |word: &&str| format!("{{\"prompt\": \"copy: {word}=\", \"answer\": \"{word}\"}}\n");
+    let words = ["ab", "ba", "cad", "dac", "bad", "dab", "abc", "cab"];
+    fs::write(folder.path().join("copy.jsonl"), words.iter().map(line).collect::<String>()).expect("data");
+    fs::write(folder.path().join("tiny.mopd"), source).expect("an experiment");
+    folder
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(mopd_tests::mopd());
+    command.current_dir(folder).args(["run", "tiny.mopd", "--out", "out"]).args(arguments);
+    command.stdin(Stdio::null()).output().expect("mopd starts")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
+}
+
+#[test]
+fn what_members_share_is_computed_once() {
+    let folder = folder(SOURCE);
+    let output = run(folder.path(), &["--format", "json"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let events: Vec<Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let count = |stage: &str| {
+        let made = events.iter().filter(|event| event["event"] == "stage_finished" && event["stage"] == stage);
+        made.count()
+    };
+    // Two rates, two bounds.
+    assert_eq!(["base", "other", "start", "student"].map(count), [1, 1, 2, 4]);
+    assert_eq!(events.iter().filter(|event| event["event"] == "member").count(), 4);
+    let list = read(&folder.path().join("out/sweep.json"));
+    assert_eq!(list["members"][1]["values"], serde_json::json!({ "rate": 0.001, "bound": 5.0 }));
+    let rows = |results: &Value| {
+        let rows = results["tables"][0]["rows"].as_array().expect("rows").iter();
+        rows.map(|row| row["model"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    let together = rows(&read(&folder.path().join("out/results.json")));
+    assert_eq!(together[0], "other");
+    assert!(together.iter().filter(|model| model.starts_with("student [")).count() == 4, "{together:?}");
+    assert_eq!(rows(&read(&folder.path().join("out/rate=0.001,bound=1/results.json"))), ["other", "start", "student"]);
+
+    // Again, nothing is computed; a value from outside leaves one axis.
+    let output = run(folder.path(), &["--set", "rate=1e-3"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("run 2 of 2: bound=5") && said(&output).contains("2 of 2 runs"), "{}", said(&output));
+}
+
+#[test]
+fn a_member_that_fails_leaves_the_others_alone() {
+    // Weights that explode.
+    let folder = folder(&SOURCE.replace("rate in [1e-3, 3e-3], bound in [1, 5]", "rate in [1e30, 1e-3]"));
+    let output = run(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("failed: rate=1000000000000000000000000000000"), "{}", said(&output));
+    assert!(folder.path().join("out/rate=0.001/results.json").is_file() && folder.path().join("out/results.json").is_file());
+    let list = read(&folder.path().join("out/sweep.json"));
+    assert_eq!((&list["members"][0]["good"], &list["members"][1]["good"]), (&Value::Bool(false), &Value::Bool(true)));
+}
