@@ -206,7 +206,7 @@ pub enum Event {
         /// stages ran beside it.
         peak_memory: Option<u64>,
     },
-    /// What a stage that trains will take, measured with shallow models before anything runs.
+    /// What a stage that trains will take, measured before anything runs.
     Predicted {
         stage: String,
         seed: u64,
@@ -356,12 +356,15 @@ pub enum ColumnValues {
 pub struct Prediction {
     /// Seconds of the whole stage, where nothing runs beside it and no reward is asked of a program.
     pub seconds: f64,
-    /// Of them: rollouts; forward passes of all models; gradients and updates. The rest comes before the first step.
+    /// Of them: rollouts; forward passes of all models; gradients and updates. The rest comes before the first step and after the last one.
     pub rollout: f64,
     pub scoring: f64,
     pub update: f64,
-    /// Most resident memory of the worker while the stage runs, in bytes.
+    /// Most resident memory of the worker while the stage runs, in bytes, where nothing runs beside it.
     pub memory: u64,
+    /// Of that, what the worker holds also while nothing runs, in bytes.
+    #[serde(default)]
+    pub resting: u64,
 }
 
 /// Why a job could not be finished, in the author's terms.
