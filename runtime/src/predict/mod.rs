@@ -15,6 +15,7 @@ use mopd_compiler::plan::{ModelId, Objective, Plan, Prefixes, Reward, Stage, Tra
 use tch::Device;
 
 use crate::data::tokenizer::Tokenizer;
+use crate::device::kind;
 use crate::failure::Result;
 use crate::model::{Config, Weights};
 use crate::prepare::DomainData;
@@ -45,7 +46,9 @@ pub fn predict(
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(None) };
     let student = shapes.configs[model.0 as usize].layers;
     let teachers = teachers(train).map(|id| shapes.configs[id.0 as usize].layers).max();
-    let trial = Trial { train, model, domains, shapes, device, completion: completion(plan, train, domains, shapes, model) };
+    let kind = kind(plan.experiment.dtype);
+    let trial =
+        Trial { train, model, domains, shapes, device, kind, completion: completion(plan, train, domains, shapes, model) };
     let batch = sequences(train);
     let (first, second) = sizes(train, batch, trial.work(batch, 1));
     let at = |batch: u32| -> Result<Taken> {

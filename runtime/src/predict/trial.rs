@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mopd_compiler::plan::{Completions, Keep, ModelId, Objective, Prefixes, Reward, Train, Trainable, WeightFilter};
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::{Shapes, cut, some_weights};
 use crate::control::Control;
@@ -28,6 +28,7 @@ pub struct Trial<'a> {
     pub domains: &'a [DomainData],
     pub shapes: &'a Shapes<'a>,
     pub device: Device,
+    pub kind: Kind,
     /// Tokens of a completion that a model writes.
     pub completion: u32,
 }
@@ -175,7 +176,7 @@ impl Trial<'_> {
         let mut models = self.beside();
         models.insert(self.train.start);
         let parameters = models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
-        train::stay(models.len(), parameters)
+        train::stay(parameters)
     }
 
     /// Parameters of the models that a trial starts from.
@@ -212,6 +213,7 @@ impl Trial<'_> {
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
             device: self.device,
+            kind: self.kind,
             control: &quiet,
         };
         train::train(&stage, None).map(|trained| trained.record.rows).map_err(|stopped| stopped.error)
