@@ -202,7 +202,7 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
     let wrong = |message: &str| Error::new(FailureKind::Runtime, message);
     let tasks = schedule::tasks(plan);
     let forms = forms(plan, base, &Store::notes(Path::new(&job.run.store)))?;
-    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, base)?;
+    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, base, None)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let widths = schedule::threads(&tasks, &forms, cores);
     let distills = tasks.iter().zip(widths).find_map(|(task, width)| match task.work {
