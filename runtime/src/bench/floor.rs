@@ -30,7 +30,7 @@ use super::machine::{self, Product};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::{Config, EntryKind, Weights, layout};
-use crate::prepare::{forms, prepare, trained};
+use crate::prepare::{Places, forms, prepare, trained};
 use crate::schedule;
 use crate::store::Store;
 use crate::train::trained::module;
@@ -201,8 +201,9 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
     let base = Path::new(&job.run.base);
     let wrong = |message: &str| Error::new(FailureKind::Runtime, message);
     let tasks = schedule::tasks(plan);
-    let forms = forms(plan, base, &Store::notes(Path::new(&job.run.store)))?;
-    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, base, None)?;
+    let places = Places { base, notes: &Store::notes(Path::new(&job.run.store)), warm: None };
+    let forms = forms(plan, places)?;
+    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, places)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let widths = schedule::threads(&tasks, &forms, cores);
     let distills = tasks.iter().zip(widths).find_map(|(task, width)| match task.work {
