@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use mopd_compiler::plan;
 use mopd_compiler::plan::events::FailureKind;
-use tch::Device;
+use tch::{Device, Kind};
 
 use crate::failure::{Error, Result};
 
@@ -88,6 +88,14 @@ impl Cuda {
             Cuda::Unusable(reason) => Some(format!("the CPU is used: libtorch's CUDA library cannot be opened: {reason}")),
             Cuda::NoDevice => Some("the CPU is used: libtorch has its CUDA library, but finds no GPU".to_owned()),
         }
+    }
+}
+
+/// What models compute in.
+pub fn kind(dtype: plan::Dtype) -> Kind {
+    match dtype {
+        plan::Dtype::Float32 => Kind::Float,
+        plan::Dtype::Bfloat16 => Kind::BFloat16,
     }
 }
 

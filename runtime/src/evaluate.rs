@@ -1,7 +1,7 @@
 //! How well a model does on held-out prompts.
 
 use mopd_compiler::plan::{Evaluation, Sampling};
-use tch::Device;
+use tch::{Device, Kind};
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -25,6 +25,7 @@ pub fn evaluate(
     evaluation: &Evaluation,
     seed: u64,
     device: Device,
+    kind: Kind,
     control: &Control,
 ) -> Result<Vec<f64>> {
     let tests = tested(domain)?;
@@ -32,7 +33,7 @@ pub fn evaluate(
     let count = evaluation.prompts.map_or(tokens.len(), |limit| tokens.len().min(limit as usize));
     let sampling = Sampling { n: samples(&evaluation.sampling), ..evaluation.sampling.clone() };
     let n = sampling.n as usize;
-    let decoder = Decoder::frozen(weights, device);
+    let decoder = Decoder::frozen(weights, device, kind);
     let key = Key::new(seed, stream_of(&tests.dataset.hash), Purpose::Evaluate, 0);
     let prompt = |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, limit: domain.limit };
     let prompts: Vec<Prompt> = (0..count).map(prompt).collect();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::{Event, FailureKind, SampleJob};
-use tch::Device;
+use tch::{Device, Kind};
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
@@ -30,7 +30,7 @@ pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> 
     if !(job.temperature >= 0.0 && job.temperature.is_finite()) {
         return Err(Error::new(FailureKind::Runtime, "the temperature must be 0 or more"));
     }
-    let decoder = Decoder::frozen(weights, device);
+    let decoder = Decoder::frozen(weights, device, Kind::Float);
     let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream_of(&job.prompt), Purpose::Sample, 0);
     for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0, limit: None }], &sampling, key)? {

@@ -74,6 +74,17 @@ impl MappedFile {
         &self.map
     }
 
+    /// Brings these bytes into memory.
+    pub fn expect(&self, range: Range<usize>) {
+        let end = range.end.min(self.map.len());
+        let start = range.start.min(end);
+        if start < end {
+            // Where the system can't, they come when they are looked at.
+            #[cfg(target_os = "linux")]
+            drop(self.map.advise_range(memmap2::Advice::PopulateRead, start, end - start));
+        }
+    }
+
     /// Lets go of the memory of these bytes; whoever looks at them again waits for the disk, or for the system's cache.
     pub fn release(&self, range: Range<usize>) {
         // A part that goes beyond is cut off; pages that are in the range in part are let go of whole, which is no harm.

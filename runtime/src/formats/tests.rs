@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::{huggingface, safetensors};
 use crate::data::tokenizer::Tokenizer;
@@ -43,7 +43,7 @@ fn reference(name: &str) -> Vec<(Vec<Token>, Vec<f32>)> {
 
 /// The largest difference from the reference's logits.
 fn difference(weights: &Weights, name: &str) -> f32 {
-    let decoder = Decoder::frozen(weights, Device::Cpu);
+    let decoder = Decoder::frozen(weights, Device::Cpu, Kind::Float);
     let mut worst = 0.0f32;
     for (tokens, expected) in reference(name) {
         let positions = expected.len() / weights.config.vocabulary;

@@ -23,6 +23,31 @@ pub enum Gradient<'a> {
     Half(&'a [bf16]),
 }
 
+impl<'a> Parameters<'a> {
+    /// The first so many, and the others.
+    pub fn split_at(self, middle: usize) -> [Parameters<'a>; 2] {
+        match self {
+            Parameters::Single(values) => {
+                let (first, others) = values.split_at_mut(middle);
+                [Parameters::Single(first), Parameters::Single(others)]
+            }
+            Parameters::Split { high, low } => {
+                let ((high, other_high), (low, other_low)) = (high.split_at_mut(middle), low.split_at_mut(middle));
+                [Parameters::Split { high, low }, Parameters::Split { high: other_high, low: other_low }]
+            }
+        }
+    }
+}
+
+impl Gradient<'_> {
+    pub fn split_at(&self, middle: usize) -> [Self; 2] {
+        match self {
+            Gradient::Single(values) => [Gradient::Single(&values[..middle]), Gradient::Single(&values[middle..])],
+            Gradient::Half(values) => [Gradient::Half(&values[..middle]), Gradient::Half(&values[middle..])],
+        }
+    }
+}
+
 /// The numbers of one step. Products are taken in single precision.
 #[derive(Clone, Copy)]
 pub struct Update {
@@ -147,6 +172,13 @@ pub fn split(value: f32) -> (bf16, i16) {
     let high = (bits.wrapping_add(0x8000) >> 16) as u16;
     // What is left when the high half, as a whole number, is taken off: the wrapped difference of the low halves.
     (bf16::from_bits(high), bits as u16 as i16)
+}
+
+/// The low half of a number whose high one was rounded to the nearest, ties to the even one. Of a tie that went down there is none:
+/// it gets that of the nearest number below.
+pub fn low_half(value: f32, high: bf16) -> i16 {
+    let low = value.to_bits() as u16 as i16;
+    if low == i16::MIN && u32::from(high.to_bits()) == value.to_bits() >> 16 { i16::MAX } else { low }
 }
 
 /// The number that [`split`] was given.

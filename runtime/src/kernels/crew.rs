@@ -27,6 +27,9 @@ pub fn together(count: usize, work: impl Fn(Member) + Sync) {
     if count == 1 {
         return member(0);
     }
+    if pool::together(count, &member) {
+        return;
+    }
     std::thread::scope(|scope| {
         let member = &member;
         for index in 1..count {
@@ -34,6 +37,89 @@ pub fn together(count: usize, work: impl Fn(Member) + Sync) {
         }
         member(0);
     });
+}
+
+/// The threads of libtorch's own operators. Between two of these they look for work for a while and keep their cores: threads beside
+/// them would wait for that.
+mod pool {
+    use std::any::Any;
+    use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, OnceLock};
+
+    unsafe extern "C" {
+        fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    }
+
+    /// Of the OpenMP library that libtorch brings along.
+    struct OpenMp {
+        /// Runs a function on so many threads, the calling one among them.
+        parallel: unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint),
+        thread: unsafe extern "C" fn() -> c_int,
+        threads: unsafe extern "C" fn() -> c_int,
+    }
+
+    fn open_mp() -> Option<&'static OpenMp> {
+        static FOUND: OnceLock<Option<OpenMp>> = OnceLock::new();
+        let find = |name: &CStr| {
+            // SAFETY: the name is a C string; a null handle asks for what is loaded already.
+            let address = unsafe { dlsym(std::ptr::null_mut(), name.as_ptr()) };
+            (!address.is_null()).then_some(address)
+        };
+        let found = FOUND.get_or_init(|| {
+            let [parallel, thread, threads] =
+                [find(c"GOMP_parallel")?, find(c"omp_get_thread_num")?, find(c"omp_get_num_threads")?];
+            // SAFETY: functions of these names have these signatures, in every OpenMP library that has them.
+            unsafe {
+                Some(OpenMp {
+                    parallel: std::mem::transmute::<
+                        *mut c_void,
+                        unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint),
+                    >(parallel),
+                    thread: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(thread),
+                    threads: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(threads),
+                })
+            }
+        });
+        found.as_ref()
+    }
+
+    struct Job<'a> {
+        open_mp: &'a OpenMp,
+        count: usize,
+        work: &'a (dyn Fn(usize) + Sync),
+        /// There were other than so many threads, so that nobody did anything.
+        refused: AtomicBool,
+        panic: Mutex<Option<Box<dyn Any + Send>>>,
+    }
+
+    extern "C" fn run(job: *mut c_void) {
+        // SAFETY: `together` waits for all threads with the job on its stack.
+        let job = unsafe { &*job.cast::<Job>().cast_const() };
+        // SAFETY: these functions only tell.
+        let (thread, threads) = unsafe { ((job.open_mp.thread)(), (job.open_mp.threads)()) };
+        if usize::try_from(threads) != Ok(job.count) {
+            job.refused.store(true, Ordering::Relaxed);
+            return;
+        }
+        // A panic must not go through functions of another language.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (job.work)(thread as usize))) {
+            *job.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(panic);
+        }
+    }
+
+    /// Whether there were that many threads, and have done the work.
+    pub fn together(count: usize, work: &(dyn Fn(usize) + Sync)) -> bool {
+        let Some(open_mp) = open_mp() else { return false };
+        let job = Job { open_mp, count, work, refused: AtomicBool::new(false), panic: Mutex::new(None) };
+        // SAFETY: the function and its argument live until all threads are back, which is when this returns.
+        unsafe { (open_mp.parallel)(run, std::ptr::from_ref(&job).cast_mut().cast(), count as c_uint, 0) };
+        if let Some(panic) = job.panic.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            resume_unwind(panic);
+        }
+        !job.refused.into_inner()
+    }
 }
 
 impl Member<'_> {

@@ -4,7 +4,10 @@
 pub mod adamw;
 pub mod attend;
 pub mod crew;
+pub mod elements;
 pub mod exp;
+pub mod gated;
+pub mod product;
 pub mod thin;
 
 use half::bf16;
@@ -48,12 +51,19 @@ impl Instructions {
 /// A number as it is stored.
 pub trait Stored: Copy {
     fn single(self) -> f32;
+    /// The nearest one, ties to the even one.
+    fn of(number: f32) -> Self;
 }
 
 impl Stored for f32 {
     #[inline(always)]
     fn single(self) -> f32 {
         self
+    }
+
+    #[inline(always)]
+    fn of(number: f32) -> f32 {
+        number
     }
 }
 
@@ -62,19 +72,41 @@ impl Stored for bf16 {
     fn single(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
+
+    #[inline(always)]
+    fn of(number: f32) -> bf16 {
+        let bits = number.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+        // Rounding could carry the digits of a NaN into its exponent.
+        bf16::from_bits(if number.is_nan() { 0x7fc0 } else { rounded as u16 })
+    }
+}
+
+/// A loop that is compiled for each kind of registers.
+pub trait Loop {
+    /// To be inlined in any case: a function that is called would be compiled for the smallest registers.
+    fn run(self);
+}
+
+/// A closure is inlined where it is short.
+impl<F: FnOnce()> Loop for F {
+    #[inline(always)]
+    fn run(self) {
+        self();
+    }
 }
 
 /// Runs a loop with the widest registers that the processor has. None of them changes a result: nothing is fused or reordered.
-pub fn with_instructions(work: impl FnOnce()) {
+pub fn with_instructions(work: impl Loop) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        fn widest(work: impl FnOnce()) {
-            work();
+        fn widest(work: impl Loop) {
+            work.run();
         }
         #[target_feature(enable = "avx2")]
-        fn wide(work: impl FnOnce()) {
-            work();
+        fn wide(work: impl Loop) {
+            work.run();
         }
         match Instructions::found() {
             // SAFETY: the processor has them.
@@ -84,17 +116,14 @@ pub fn with_instructions(work: impl FnOnce()) {
             Instructions::Any => {}
         }
     }
-    work();
+    work.run();
 }
 
 /// Each number as the nearest half-precision one, ties to the even one.
 pub fn round(from: &[f32], to: &mut [bf16]) {
     with_instructions(|| {
         for (to, from) in to.iter_mut().zip(from) {
-            let bits = from.to_bits();
-            let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-            // Rounding could carry the digits of a NaN into its exponent.
-            *to = bf16::from_bits(if from.is_nan() { 0x7fc0 } else { rounded as u16 });
+            *to = bf16::of(*from);
         }
     });
 }

@@ -6,6 +6,8 @@
 use mopd_compiler::plan;
 use serde::{Deserialize, Serialize};
 
+pub use crate::kernels::gated::Activation;
+
 /// A decoder without its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -75,14 +77,6 @@ pub struct Norm {
     pub offset: f64,
     /// What attention and feed-forward answer is normalised too, before it is added to the stream (Gemma 2 and 3).
     pub after: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    Silu,
-    /// GELU by tanh.
-    Gelu,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

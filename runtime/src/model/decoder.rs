@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::attention::{Masks, attend, cap};
 use super::feed_forward::{ExpertLoad, FeedForward};
+use super::gated::{Kept, Unit};
 use super::linear::Linear;
 use super::parameters::{Leaf, Parameters};
 use super::rope::Rotary;
@@ -46,7 +47,7 @@ pub struct Decoder {
     flat: Tensor,
     entries: HashMap<String, Entry>,
     /// Every tensor that gradients are taken for, in the order of the flat tensor.
-    leaves: Vec<Leaf>,
+    pub(super) leaves: Vec<Leaf>,
     decayed: i64,
     pub(super) embedding: Tensor,
     pub(super) layers: Vec<Layer>,
@@ -62,7 +63,7 @@ pub struct PackedBatch {
     /// `[sequences, longest]`
     shape: [i64; 2],
     /// `[tokens]`
-    tokens: Tensor,
+    pub(super) tokens: Tensor,
     /// `[tokens]`: place within the sequence.
     positions: Tensor,
     /// `[sequences * longest]`: the packed token of each padded place; padding repeats the sequence's first token.
@@ -137,8 +138,8 @@ impl PackedBatch {
 }
 
 /// What the layers of one forward pass have in common.
-struct Context {
-    batch: PackedBatch,
+pub(super) struct Context {
+    pub batch: PackedBatch,
     rotary: Rotaries,
     masks: Masks,
 }
@@ -175,34 +176,18 @@ impl Rotaries {
     }
 }
 
-/// A forward pass that a gradient can be taken of.
-pub struct Trace {
-    /// What [`Decoder::hidden`] answers.
-    pub hidden: Tensor,
-    recomputed: Option<Recomputed>,
-}
-
-/// The first layers of a forward pass, which are run again for the gradient.
-struct Recomputed {
-    context: Context,
-    /// What each read.
-    inputs: Vec<Tensor>,
-    /// What the first layer that is not run again read.
-    boundary: Tensor,
-}
-
 impl Decoder {
-    /// For scoring and sampling.
-    pub fn frozen(weights: &Weights, device: Device) -> Decoder {
-        Decoder::new(weights, device, Kind::Float, false)
+    /// For scoring and sampling, in a floating-point `kind`.
+    pub fn frozen(weights: &Weights, device: Device, kind: Kind) -> Decoder {
+        Decoder::new(weights, device, kind, false)
     }
 
     /// For training.
-    pub fn trainable(weights: &Weights, device: Device) -> Decoder {
-        Decoder::new(weights, device, Kind::Float, true)
+    pub fn trainable(weights: &Weights, device: Device, kind: Kind) -> Decoder {
+        Decoder::new(weights, device, kind, true)
     }
 
-    pub(super) fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
+    fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
         let flat = weights.flat(kind, device);
@@ -246,10 +231,6 @@ impl Decoder {
         self.decayed
     }
 
-    pub fn weights(&self) -> Weights {
-        Weights::new(self.config.clone(), self.tokenizer.clone(), to_vec(&self.flat))
-    }
-
     /// `[vocabulary, width]`
     pub fn matrix(&self) -> &Tensor {
         &self.matrix
@@ -273,119 +254,19 @@ impl Decoder {
         self.capped_logits(&self.hidden(batch))
     }
 
-    /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens, width]`.
+    /// What the output matrix makes logits of, at the batch's completion positions: `[completion tokens, width]`. Without a gradient:
+    /// for one there is [`Decoder::trace`], which says the same to the bit.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
+        let _guard = no_grad_guard();
         let context = self.context(batch);
-        self.run(0, self.embed(&batch.tokens), &context)
-    }
-
-    /// The same, ready for [`Decoder::gradient_of`]. The first `recomputed` layers keep nothing but what they read and are run
-    /// again for the gradient (arXiv:1604.06174): memory for their activations becomes time for one more forward pass of theirs.
-    pub fn trace(&self, batch: &PackedBatch, recomputed: usize) -> Trace {
-        let recomputed = recomputed.min(self.layers.len());
-        if recomputed == 0 {
-            return Trace { hidden: self.hidden(batch), recomputed: None };
-        }
-        let context = self.context(batch);
-        let mut inputs = Vec::with_capacity(recomputed);
-        let boundary = {
-            let _guard = no_grad_guard();
-            let mut stream = self.embed(&batch.tokens);
-            for layer in 0..recomputed {
-                let output = self.counted_layer(layer, &stream, &context);
-                inputs.push(std::mem::replace(&mut stream, output));
-            }
-            stream
-        };
-        let boundary = boundary.set_requires_grad(true);
-        let hidden = self.run(recomputed, boundary.shallow_clone(), &context);
-        Trace { hidden, recomputed: Some(Recomputed { context, inputs, boundary }) }
-    }
-
-    /// d loss / d parameters, in the order of the flat vector. `hidden` is what [`Decoder::hidden`] answered, `by_hidden` d loss /
-    /// d hidden, `by_matrix` d loss / d output matrix beside what hidden states say of it; nothing where absent.
-    pub fn gradient(&self, hidden: &Tensor, by_hidden: &Tensor, by_matrix: Option<&Tensor>) -> Tensor {
-        self.gradient_through(hidden, None, by_hidden, by_matrix)
-    }
-
-    /// The same for what [`Decoder::trace`] answered; to the bit, however many layers are run again. Once for a trace.
-    pub fn gradient_of(&self, trace: &Trace, by_hidden: &Tensor, by_matrix: Option<&Tensor>) -> Tensor {
-        self.gradient_through(&trace.hidden, trace.recomputed.as_ref(), by_hidden, by_matrix)
-    }
-
-    fn gradient_through(
-        &self,
-        hidden: &Tensor,
-        recomputed: Option<&Recomputed>,
-        by_hidden: &Tensor,
-        by_matrix: Option<&Tensor>,
-    ) -> Tensor {
-        let mut gradients: Vec<Option<Tensor>> = self.leaves.iter().map(|_| None).collect();
-        // The embedding is read before the first layer, the output matrix by the loss; one leaf may be both.
-        let (embedding, matrix) = (self.index_of(&self.embedding), self.index_of(&self.matrix));
-        let again = recomputed.map_or(0, |recomputed| recomputed.inputs.len());
-        let top = |leaf: usize| match self.leaves[leaf].layer {
-            Some(layer) => layer >= again,
-            None if leaf == embedding => again == 0,
-            None => leaf != matrix,
-        };
-        let boundary = recomputed.map(|recomputed| &recomputed.boundary);
-        let mut by_stream = self.backward(hidden, by_hidden, top, boundary, &mut gradients);
-        if let Some(Recomputed { context, inputs, .. }) = recomputed {
-            for (index, input) in inputs.iter().enumerate().rev() {
-                let input = input.detach().set_requires_grad(true);
-                let (output, _) = self.layer(index, &input, context);
-                let of_layer = |leaf: usize| self.leaves[leaf].layer == Some(index);
-                let by_output = by_stream.expect("the layer behind reads what this one writes");
-                by_stream = self.backward(&output, &by_output, of_layer, Some(&input), &mut gradients);
-            }
-            if let Some(by_stream) = by_stream {
-                let stream = self.embed(&context.batch.tokens);
-                self.backward(&stream, &by_stream, |leaf| leaf == embedding, None, &mut gradients);
-            }
-        }
-        gradients[matrix] = Some(match gradients[matrix].take() {
-            Some(by_embedding) => by_matrix.map_or_else(|| by_embedding.shallow_clone(), |by_matrix| &by_embedding + by_matrix),
-            None => by_matrix.map_or_else(|| self.matrix.zeros_like(), Tensor::shallow_clone),
+        let stream = (0..self.layers.len()).fold(self.embed(&batch.tokens), |stream, layer| {
+            let middle = self.attended(layer, &stream, &context);
+            self.fed_forward(layer, &middle).0
         });
-        // One after the other, each let go of before the next: all of them beside the whole would be as much again.
-        let flat = self.flat.empty_like();
-        let mut offset = 0;
-        for gradient in gradients {
-            let gradient = gradient.expect("every parameter is read by a layer or by the loss");
-            let length = gradient.numel() as i64;
-            flat.narrow(0, offset, length).copy_(&gradient.reshape([-1]));
-            offset += length;
-        }
-        flat
+        self.normalise(&stream, &self.norm)
     }
 
-    /// Fills in d loss / d leaf for the leaves that `of` names, and answers d loss / d input.
-    fn backward(
-        &self,
-        output: &Tensor,
-        by_output: &Tensor,
-        of: impl Fn(usize) -> bool,
-        input: Option<&Tensor>,
-        gradients: &mut [Option<Tensor>],
-    ) -> Option<Tensor> {
-        let leaves: Vec<usize> = (0..self.leaves.len()).filter(|leaf| of(*leaf)).collect();
-        let wanted: Vec<&Tensor> = leaves.iter().map(|leaf| &self.leaves[*leaf].tensor).chain(input).collect();
-        // The bindings start a backward pass from a number: this one has the gradient that is asked for.
-        let mut found = Tensor::run_backward(&[(output * by_output).sum(None::<Kind>)], &wanted, false, false);
-        let by_input = input.and_then(|_| found.pop());
-        for (leaf, gradient) in leaves.into_iter().zip(found) {
-            gradients[leaf] = Some(gradient);
-        }
-        by_input
-    }
-
-    fn index_of(&self, parameter: &Tensor) -> usize {
-        let found = self.leaves.iter().position(|leaf| leaf.tensor.data_ptr() == parameter.data_ptr());
-        found.expect("the embedding and the output matrix are parameters")
-    }
-
-    fn context(&self, batch: &PackedBatch) -> Context {
+    pub(super) fn context(&self, batch: &PackedBatch) -> Context {
         let (length, kind) = (batch.shape[1] as usize, self.flat.kind());
         Context {
             batch: batch.shallow_clone(),
@@ -394,14 +275,52 @@ impl Decoder {
         }
     }
 
-    /// From what layer `first` reads to what the output matrix reads.
-    fn run(&self, first: usize, stream: Tensor, context: &Context) -> Tensor {
-        let layers = first..self.layers.len();
-        self.normalise(&layers.fold(stream, |stream, layer| self.counted_layer(layer, &stream, context)), &self.norm)
+    /// The first half of a layer: `[tokens, width]` in and out, with what attention adds. The last layer answers only the places whose
+    /// predictions matter: after the last attention a position only matters if its prediction does.
+    pub(super) fn attended(&self, index: usize, stream: &Tensor, context: &Context) -> Tensor {
+        let (layer, batch) = (&self.layers[index], &context.batch);
+        let normed = self.normalise(stream, &layer.norm_attention);
+        let attended = self.attention(layer, &normed, context);
+        let last = index + 1 == self.layers.len();
+        let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
+        let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
+        // Never in place: the backward pass reads what the normalisations read.
+        if last { gather(stream, &batch.predictors) + attended } else { stream + attended }
     }
 
-    fn counted_layer(&self, index: usize, stream: &Tensor, context: &Context) -> Tensor {
-        let (output, counts) = self.layer(index, stream, context);
+    /// The second half: what experts or a gated unit add; and what a unit of our own loops kept for its backward pass.
+    pub(super) fn fed_forward(&self, index: usize, stream: &Tensor) -> (Tensor, Option<Kept>) {
+        let layer = &self.layers[index];
+        let normed = self.normalise(stream, &layer.norm_feed_forward);
+        if let Some(unit) = self.unit(index) {
+            let (answer, kept) = unit.forward(&normed);
+            return ((answer + stream).to_kind(stream.kind()), Some(kept));
+        }
+        let (answer, counts) = layer.feed_forward.train(&normed, self.config.activation, self.config.experts.as_ref());
+        self.count(index, counts);
+        (stream + self.after(answer, layer.after_feed_forward.as_ref()), None)
+    }
+
+    /// A layer's gated unit, where our own loops can run it.
+    pub(super) fn unit(&self, index: usize) -> Option<Unit<'_>> {
+        let layer = &self.layers[index];
+        if layer.after_feed_forward.is_some() {
+            return None;
+        }
+        Unit::of(&layer.feed_forward, self.config.activation)
+    }
+
+    /// Runs something of which the experts were counted before.
+    pub(super) fn uncounted<T>(&self, run: impl FnOnce() -> T) -> T {
+        let counts = self.load.take();
+        self.load.replace(counts.iter().map(|_| None).collect());
+        let answer = run();
+        self.load.replace(counts);
+        answer
+    }
+
+    /// Notes how many tokens each expert took.
+    fn count(&self, index: usize, counts: Option<Tensor>) {
         if let Some(counts) = counts {
             let sum = &mut self.load.borrow_mut()[index];
             *sum = Some(match sum.take() {
@@ -409,24 +328,6 @@ impl Decoder {
                 None => counts,
             });
         }
-        output
-    }
-
-    /// One layer: `[tokens, width]` in and out, and how many tokens each expert took. The last layer answers only the places whose
-    /// predictions matter.
-    fn layer(&self, index: usize, stream: &Tensor, context: &Context) -> (Tensor, Option<Tensor>) {
-        let (layer, batch) = (&self.layers[index], &context.batch);
-        let normed = self.normalise(stream, &layer.norm_attention);
-        let attended = self.attention(layer, &normed, context);
-        // After the last attention a position only matters if its prediction does.
-        let last = index + 1 == self.layers.len();
-        let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
-        let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
-        // Never in place: the backward pass reads what the normalisations read.
-        let stream = if last { gather(stream, &batch.predictors) + attended } else { stream + attended };
-        let normed = self.normalise(&stream, &layer.norm_feed_forward);
-        let (answer, counts) = layer.feed_forward.train(&normed, self.config.activation, self.config.experts.as_ref());
-        (stream + self.after(answer, layer.after_feed_forward.as_ref()), counts)
     }
 
     /// What the heads saw, before the output projection, padded: `[sequences * longest, heads * head width]`.
@@ -448,15 +349,20 @@ impl Decoder {
         attended.transpose(1, 2).reshape([sequences * longest, heads * head_width])
     }
 
+    /// What embeddings are multiplied by.
+    pub(super) fn embedding_scale(&self) -> f64 {
+        let scale = self.config.embedding_scale;
+        // The published models round the scale to their own precision before they multiply.
+        if self.flat.kind() == Kind::BFloat16 { half::bf16::from_f64(scale).to_f64() } else { scale }
+    }
+
     /// The stream at the beginning: `[tokens]` to `[tokens, width]`.
     pub(super) fn embed(&self, tokens: &Tensor) -> Tensor {
         let stream = gather(&self.embedding, tokens);
-        let scale = self.config.embedding_scale;
-        if scale == 1.0 {
-            return stream;
+        match self.embedding_scale() {
+            1.0 => stream,
+            scale => stream * scale,
         }
-        // The published models round the scale to their own precision before they multiply.
-        stream * if self.flat.kind() == Kind::BFloat16 { half::bf16::from_f64(scale).to_f64() } else { scale }
     }
 
     /// Logits of the next token from the stream behind the last layer.
@@ -494,7 +400,7 @@ impl Decoder {
     }
 
     /// The scale that a normalisation multiplies with; a distance from 1 is not rounded once it is added to 1.
-    fn scale(&self, stored: &Tensor) -> Tensor {
+    pub(super) fn scale(&self, stored: &Tensor) -> Tensor {
         match self.config.norm.offset {
             0.0 => stored.shallow_clone(),
             offset if stored.kind() == Kind::BFloat16 => stored.to_kind(Kind::Float) + offset,

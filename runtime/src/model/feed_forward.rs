@@ -30,6 +30,14 @@ pub(super) struct ExpertWeights {
 }
 
 impl FeedForward {
+    /// Gate, up and down; none where there are experts.
+    pub fn matrices(&self) -> Option<[&Tensor; 3]> {
+        match self {
+            FeedForward::Gated { gate, up, down, .. } => Some([&gate.weight, &up.weight, &down.weight]),
+            FeedForward::Experts(_) => None,
+        }
+    }
+
     /// `x` is `[tokens, width]`. Where there are experts, also how many tokens each took, `[experts]`.
     pub fn train(&self, x: &Tensor, activation: Activation, experts: Option<&Experts>) -> (Tensor, Option<Tensor>) {
         match (self, experts) {

@@ -5,19 +5,22 @@ mod cache;
 mod config;
 mod decoder;
 mod feed_forward;
+mod gated;
 mod layout;
 mod linear;
 mod numbers;
 mod parameters;
 mod rope;
 mod step;
+mod trace;
 mod weights;
 
 pub use cache::Generator;
 pub use config::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm, Rope, RopeScaling};
-pub use decoder::{Decoder, PackedBatch, Trace, to_vec};
+pub use decoder::{Decoder, PackedBatch, to_vec};
 pub use feed_forward::ExpertLoad;
 pub use layout::{Entry, EntryKind, layout};
+pub use trace::Trace;
 pub use weights::Weights;
 
 /// An index into the vocabulary; see [`crate::data::tokenizer`].

@@ -9,6 +9,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::Entry;
 use crate::formats::stored::{Encoding, Stored};
+use crate::kernels::crew::{self, together};
+use crate::kernels::round;
 
 /// All numbers of a model in the order of its layout.
 #[derive(Clone, Debug)]
@@ -97,17 +99,34 @@ impl Numbers {
             Numbers::Stored(all) => {
                 let flat = Tensor::empty([all.len() as i64], (kind, device));
                 for (part, offset) in all.parts.iter().zip(&all.offsets) {
-                    let mut place = flat.narrow(0, *offset as i64, part.len() as i64);
-                    if device == Device::Cpu {
-                        write(part, &place);
-                    } else {
-                        let staged = Tensor::empty([part.len() as i64], (kind, Device::Cpu));
-                        write(part, &staged);
-                        place.copy_(&staged);
-                    }
-                    part.release();
+                    place(part, &flat.narrow(0, *offset as i64, part.len() as i64));
                 }
                 flat
+            }
+        }
+    }
+
+    /// Those of one entry, as a vector like [`Numbers::flat`].
+    pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
+        match self {
+            Numbers::Owned(_) => Tensor::from_slice(&self.of(entry)).to_device(device).to_kind(kind),
+            Numbers::Stored(parts) => {
+                let tensor = Tensor::empty([entry.len() as i64], (kind, device));
+                place(parts.of(entry), &tensor);
+                tensor
+            }
+        }
+    }
+
+    /// All of them, part by part.
+    pub fn for_each_part(&self, mut look: impl FnMut(&[f32])) {
+        match self {
+            Numbers::Owned(values) => look(values),
+            Numbers::Stored(all) => {
+                for part in &all.parts {
+                    part.for_each_block(&mut look);
+                    part.release();
+                }
             }
         }
     }
@@ -120,15 +139,36 @@ impl Numbers {
     }
 }
 
-/// Writes a part into a contiguous tensor of as many numbers on the CPU.
+/// Writes a part into a contiguous tensor of as many numbers, and lets go of the part.
+fn place(part: &Stored, tensor: &Tensor) {
+    if tensor.device() == Device::Cpu {
+        write(part, tensor);
+    } else {
+        let staged = Tensor::empty([part.len() as i64], (tensor.kind(), Device::Cpu));
+        write(part, &staged);
+        tensor.shallow_clone().copy_(&staged);
+    }
+    part.release();
+}
+
+/// The same on the CPU.
 fn write(part: &Stored, tensor: &Tensor) {
     let bytes = |size: usize| {
         // SAFETY: the tensor is contiguous, on the host, and as long; nobody else knows of it yet, or looks at this part of it.
         unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), part.len() * size) }
     };
+    part.expect();
     match (tensor.kind(), part.encoding(), part.plain_bytes()) {
         (Kind::BFloat16, Encoding::Bf16, Some(plain)) | (Kind::Half, Encoding::F16, Some(plain)) => {
-            bytes(2).copy_from_slice(plain);
+            side_by_side(plain, bytes(2), |from, to| to.copy_from_slice(from));
+        }
+        (Kind::BFloat16, Encoding::F32, Some(_)) if part.as_f32().is_some() => {
+            let numbers = part.as_f32().expect("it was looked at");
+            side_by_side(numbers, elements(bytes(2)), round);
+        }
+        (Kind::Float, Encoding::F32, Some(_)) if part.as_f32().is_some() => {
+            let numbers = part.as_f32().expect("it was looked at");
+            side_by_side(numbers, elements(bytes(4)), |from, to| to.copy_from_slice(from));
         }
         (Kind::Float, ..) => part.read(elements(bytes(4))),
         (Kind::Double, ..) => convert(part, elements::<f64>(bytes(8)), |numbers, into| {
@@ -138,6 +178,19 @@ fn write(part: &Stored, tensor: &Tensor) {
         (Kind::Half, ..) => convert(part, elements::<f16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
         (other, ..) => panic!("weights are floating-point numbers, not {other:?}"),
     }
+}
+
+/// Converts by all threads at once: large models are read again for every step.
+fn side_by_side<S: Sync, T: Send>(from: &[S], into: &mut [T], convert: impl Fn(&[S], &mut [T]) + Sync) {
+    /// Below it, threads would take longer to begin than to convert.
+    const FEW: usize = 1 << 16;
+    let threads = if from.len() < FEW { 1 } else { tch::get_num_threads() as usize };
+    let places = crew::Parts::new(into);
+    together(threads, |member| {
+        let range = member.part(from.len(), 1 << 12);
+        // SAFETY: members have parts of their own.
+        convert(&from[range.clone()], unsafe { places.part(range) });
+    });
 }
 
 /// The memory of a tensor as its elements: libtorch aligns it to more than any of them needs, and a part's offset is a whole

@@ -15,7 +15,8 @@ pub(super) struct Leaf {
     pub tensor: Tensor,
     /// The layer that reads it; none where it stands before or behind all of them.
     pub layer: Option<usize>,
-    offset: usize,
+    /// Where it begins in the flat vector.
+    pub offset: usize,
 }
 
 /// Cuts views from the flat vector, and remembers those that gradients are taken for.

@@ -134,7 +134,7 @@ fn forward_equals_the_reference() {
     for (tied, key_value_heads) in [(true, 2), (false, 4), (false, 1)] {
         let weights = lively(&Config { tied, key_value_heads, ..tiny() }, 3);
         let sequences = sequences();
-        let logits = to_vec(&Decoder::frozen(&weights, Device::Cpu).logits(&batch(&sequences)));
+        let logits = to_vec(&Decoder::frozen(&weights, Device::Cpu, Kind::Float).logits(&batch(&sequences)));
         let mut rows = logits.chunks(259);
         let mut largest = 0.0f64;
         for (prompt, completion) in &sequences {
@@ -155,7 +155,7 @@ fn forward_equals_the_reference() {
 fn generation_equals_the_forward_pass() {
     for key_value_heads in [1, 2, 4] {
         let weights = lively(&Config { key_value_heads, ..tiny() }, 4);
-        let decoder = Decoder::frozen(&weights, Device::Cpu);
+        let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
         let sequences = sequences();
         let prompts: Vec<&[Token]> = sequences.iter().map(|(prompt, _)| prompt.as_slice()).collect();
         let mut generator = Generator::start(&decoder, &prompts, 9);
@@ -188,12 +188,13 @@ fn gradient_equals_finite_differences() {
         let batch = batch(&sequences);
         let loss =
             |logits: &Tensor| logits.log_softmax(-1, Kind::Float).gather(1, &batch.targets.unsqueeze(1), false).mean(Kind::Float);
-        let decoder = Decoder::trainable(&weights, Device::Cpu);
-        let hidden = decoder.hidden(&batch);
-        let logits = hidden.detach().linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);
+        let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
+        let trace = decoder.trace(&batch, 0);
+        let hidden = trace.hidden.shallow_clone();
+        let logits = hidden.linear::<&Tensor>(&decoder.matrix().detach(), None).set_requires_grad(true);
         let [by_logits] = Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
         let (by_hidden, by_matrix) = (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
-        let gradient = to_vec(&decoder.gradient(&hidden, &by_hidden, Some(&by_matrix)));
+        let gradient = to_vec(&decoder.gradient_of(trace, &by_hidden, Some(by_matrix)));
         assert_eq!(gradient.len(), weights.values().len());
         for entry in layout(&weights.config) {
             // The largest component of every parameter: a mixed-up order would show.
@@ -207,7 +208,7 @@ fn gradient_equals_finite_differences() {
             let at = |delta: f32| {
                 let mut moved = weights.values().into_owned();
                 moved[index] += delta;
-                loss(&Decoder::frozen(&weights.with_values(moved), Device::Cpu).logits(&batch)).double_value(&[])
+                loss(&Decoder::frozen(&weights.with_values(moved), Device::Cpu, Kind::Float).logits(&batch)).double_value(&[])
             };
             let numeric = (at(2e-3) - at(-2e-3)) / 4e-3;
             let error = (numeric - f64::from(expected)).abs();
@@ -219,9 +220,9 @@ fn gradient_equals_finite_differences() {
 #[test]
 fn weights_survive_the_device() {
     let weights = lively(&tiny(), 6);
-    assert_eq!(Decoder::trainable(&weights, Device::Cpu).weights().values(), weights.values());
+    assert_eq!(to_vec(Decoder::trainable(&weights, Device::Cpu, Kind::Float).flat()), *weights.values());
     let _guard = no_grad_guard();
-    let decoder = Decoder::trainable(&weights, Device::Cpu);
+    let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
     let before = to_vec(&decoder.logits(&batch(&[(vec![BEGIN, 97], vec![98, END])])));
     // The flat vector is the model: changing it changes the outputs.
     let _ = decoder.flat().shallow_clone().fill_(0.0);

@@ -55,6 +55,11 @@ impl Weights {
         self.numbers.flat(kind, device)
     }
 
+    /// All of them, in single precision, part by part in the order of [`layout`].
+    pub fn for_each_part(&self, look: impl FnMut(&[f32])) {
+        self.numbers.for_each_part(look);
+    }
+
     /// Lets go of the memory that looking at mapped files took; they can be looked at again.
     pub fn release(&self) {
         self.numbers.release();
@@ -87,15 +92,13 @@ impl Weights {
         Weights::new(config, tokenizer, values)
     }
 
-    /// The output matrix alone, `[vocabulary, width]`.
-    pub fn output_matrix(&self, device: tch::Device) -> tch::Tensor {
+    /// The output matrix alone, `[vocabulary, width]`, in a floating-point `kind`.
+    pub fn output_matrix(&self, kind: Kind, device: Device) -> Tensor {
         let entries = layout(&self.config);
         let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an output matrix");
         let shape: Vec<i64> = own.shape.iter().map(|size| *size as i64).collect();
-        let matrix = tch::Tensor::from_slice(&self.of(own)).view(shape.as_slice()).to_device(device);
-        self.release();
-        matrix
+        self.numbers.tensor(own, kind, device).view(shape.as_slice())
     }
 
     pub fn parameters(config: &Config) -> usize {

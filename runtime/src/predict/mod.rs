@@ -18,6 +18,7 @@ use mopd_compiler::plan::{ModelId, Objective, Plan, Prefixes, Reward, Stage, Tra
 use tch::Device;
 
 use crate::data::tokenizer::Tokenizer;
+use crate::device::kind;
 use crate::failure::Result;
 use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, Form};
@@ -78,7 +79,9 @@ pub fn predict(
     device: Device,
 ) -> Result<Option<Prediction>> {
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(None) };
-    let trial = Trial { train, model, domains, shapes, device, completion: completion(plan, train, domains, shapes, model) };
+    let kind = kind(plan.experiment.dtype);
+    let trial =
+        Trial { train, model, domains, shapes, device, kind, completion: completion(plan, train, domains, shapes, model) };
     let batch = sequences(train);
     let most = if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
     let fits = machine.free.is_none_or(|free| trial.needed() <= FREE * free);

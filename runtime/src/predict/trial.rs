@@ -7,7 +7,7 @@ use std::time::Instant;
 use mopd_compiler::plan::{
     Completions, Keep, ModelId, Objective, Prefixes, Reward, Sampling, Share, Train, Trainable, WeightFilter,
 };
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::machine::Machine;
 use super::{Shapes, cut, some_weights};
@@ -31,6 +31,7 @@ pub struct Trial<'a> {
     pub domains: &'a [DomainData],
     pub shapes: &'a Shapes,
     pub device: Device,
+    pub kind: Kind,
     /// Tokens of a completion, on average, as far as they can be known without writing any.
     pub completion: u32,
 }
@@ -262,7 +263,7 @@ impl Trial<'_> {
         let mut models = self.beside();
         models.insert(self.train.start);
         let parameters = models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
-        train::stay(models.len(), parameters)
+        train::stay(parameters)
     }
 
     /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried whole.
@@ -316,6 +317,7 @@ impl Trial<'_> {
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
             device: self.device,
+            kind: self.kind,
             control: &quiet,
         };
         train::train(&stage, None).map(|trained| trained.record.rows).map_err(|stopped| stopped.error)

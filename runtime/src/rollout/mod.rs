@@ -171,7 +171,7 @@ mod tests {
         for value in &mut values[END as usize * width..][..width] {
             *value *= 2.5;
         }
-        Decoder::frozen(&weights.with_values(values), Device::Cpu)
+        Decoder::frozen(&weights.with_values(values), Device::Cpu, Kind::Float)
     }
 
     #[test]

@@ -12,12 +12,13 @@ use mopd_compiler::plan::events::{Event, FailureKind, Fork, Prediction, RunJob, 
 use mopd_compiler::plan::results::StageRecord;
 use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
 use mopd_store::Lock;
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::alone::{Tasks, Under};
 use super::claim::{self, Claim, Said};
 use super::{Keys, Task, Work};
 use crate::control::Control;
+use crate::device::kind;
 use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
@@ -171,7 +172,7 @@ fn predictions(
             let measured = std::thread::scope(|scope| {
                 let thread = scope.spawn(|| {
                     tch::set_num_threads(widths[index] as i32);
-                    let machine = machine.get_or_insert_with(|| Machine::measure(device, store));
+                    let machine = machine.get_or_insert_with(|| Machine::measure(device, kind(plan.experiment.dtype), store));
                     crate::predict::predict(plan, id, domains, &shapes, steps, machine, device)
                 });
                 thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
@@ -409,6 +410,10 @@ impl Shared<'_> {
         }
     }
 
+    fn kind(&self) -> Kind {
+        kind(self.plan.experiment.dtype)
+    }
+
     fn name(&self, task: &Task) -> String {
         let (Work::Stage(model) | Work::Evaluate { model, .. }) = task.work;
         self.plan.experiment.model(model).name.clone()
@@ -437,7 +442,7 @@ impl Shared<'_> {
                     None => {
                         let settings = super::evaluation(self.plan, comparisons);
                         let weights = &inputs[&task.needs[0]];
-                        let rewards = evaluate(weights, data, settings, task.seed, self.device, self.control)?;
+                        let rewards = evaluate(weights, data, settings, task.seed, self.device, self.kind(), self.control)?;
                         self.store.insert_value(key, &self.about(index), &rewards)?;
                         lock(&self.made).insert(key.to_owned());
                         rewards
@@ -537,6 +542,7 @@ impl Shared<'_> {
                     micro_batch: settings.execution.micro_batch,
                     recomputed: settings.execution.checkpointing.layers(),
                     device: self.device,
+                    kind: self.kind(),
                     control: self.control,
                 };
                 let began = Instant::now();

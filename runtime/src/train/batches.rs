@@ -462,7 +462,7 @@ fn teacher_rollouts(
         // Before the first step, the student is what it starts from.
         let teacher = match models.decoder(whose) {
             Some(teacher) => teacher,
-            None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device)),
+            None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
         };
         let mut sequences = sample(stage, &teacher, chunk, first, sampling, key)?;
         sequences.truncate((count as usize).saturating_sub(first * n as usize));

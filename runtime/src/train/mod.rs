@@ -7,6 +7,7 @@
 
 mod batches;
 mod diagnostics;
+mod master;
 mod models;
 mod noise;
 mod non_finite;
@@ -31,7 +32,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{DomainStep, Event, FailureKind};
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
-use tch::{Device, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
 pub use self::batches::{Shelf, Written};
@@ -75,6 +76,8 @@ pub struct Stage<'a> {
     /// The first so many layers are computed again for the gradient.
     pub recomputed: usize,
     pub device: Device,
+    /// What all models compute in: single precision, or half with what is trained in single.
+    pub kind: Kind,
     pub control: &'a Control,
 }
 
@@ -192,18 +195,18 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
             return Err(Box::new(Stopped { error, last_good: None, record }));
         }
         if let Err((error, finite)) = trainer.step(step, &mut record) {
-            let last_good = (!finite).then(|| trainer.model.weights());
+            let last_good = (!finite).then(|| stage.start.with_values(trainer.trained.numbers(&trainer.model)));
             return Err(Box::new(Stopped { error: error.at_step(step), last_good, record }));
         }
         if step + 1 < stage.steps {
             keep(&trainer, step + 1, &mut record, false);
         }
     }
-    let weights = match &trainer.average {
-        Some((_, average)) => stage.start.with_values(to_vec(average)),
-        None => trainer.model.weights(),
-    };
-    let adapter = match trainer.trained.adapter() {
+    // What is only needed to go on leaves before the answer takes its room.
+    let Trainer { model, trained, average, .. } = trainer;
+    let weights = stage.start.with_values(answer(&model, &trained, average));
+    drop(model);
+    let adapter = match trained.adapter() {
         Some(adapted) => match peft::files(adapted) {
             Ok(files) => files,
             Err(error) => return Err(Box::new(Stopped { error, last_good: None, record })),
@@ -211,6 +214,14 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         None => peft::Files::new(),
     };
     Ok(Finished { weights, adapter, record, seconds: seconds() })
+}
+
+/// The numbers that a stage answers.
+fn answer(model: &Decoder, trained: &Trained, average: Option<(f64, Tensor)>) -> Vec<f32> {
+    match average {
+        Some((_, average)) => to_vec(&average),
+        None => trained.numbers(model),
+    }
 }
 
 fn no_fork(state: &State, problem: &str) -> Error {
@@ -262,10 +273,10 @@ impl<'a> Trainer<'a> {
 
     fn with(stage: &'a Stage<'a>, shelf: Option<&Shelf>) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
-        let model = Decoder::trainable(&stage.start, stage.device);
+        let model = Decoder::trainable(&stage.start, stage.device, stage.kind);
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
-        let trained = Trained::new(&stage.train.trainable, &stage.start, stage.device, key)?;
-        let average = stage.train.ema.map(|rate| (rate, model.flat().copy()));
+        let trained = Trained::new(&stage.train.trainable, &stage.start, &model, key)?;
+        let average = stage.train.ema.map(|rate| (rate, trained.single(&model).copy()));
         let models = Models::new(stage);
         let writes = matches!(stage.train.prefixes, Prefixes::Teacher { .. });
         let mut roles = Vec::new();
@@ -330,13 +341,13 @@ impl<'a> Trainer<'a> {
             return Err((non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step), false));
         }
         let learning_rate = train.learning_rate.at(step, self.stage.steps);
-        self.optimizer.step(&self.trained.parameters(&self.model).0, &gradient, norm, learning_rate);
+        self.optimizer.step(&mut self.trained.parameters(&self.model).0, &gradient, norm, learning_rate);
         self.trained.apply(&self.model);
         if let Some((rate, average)) = &mut self.average {
             let _guard = no_grad_guard();
-            let _ = average.lerp_(self.model.flat(), 1.0 - *rate);
+            let _ = average.lerp_(&self.trained.single(&self.model), 1.0 - *rate);
         }
-        self.models.follow(&self.model, step + 1);
+        self.models.follow(&self.model, || self.trained.single(&self.model), step + 1);
 
         let seconds = Seconds {
             rollout: (rolled_out - started).as_secs_f64(),

@@ -1,6 +1,7 @@
 //! The models beside the student: teachers, references, and whoever writes one side of a pair.
 //!
-//! One of them at a time is in memory, unless all together are small: it scores what is its own and makes room for the next. So
+//! One of them at a time is in memory, unless all together are small: it scores what is its own and makes room for the next, or for
+//! the student's gradient. So
 //! memory does not grow with their number. Weights that are equal are one model, whatever it is called.
 
 use std::cell::RefCell;
@@ -9,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{ModelId, Role, StudentCopy, Teacher};
-use tch::{Device, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
 use super::state::Tensors;
@@ -30,13 +31,15 @@ pub enum Whose {
 /// All frozen models together may have so many parameters to stay in memory: 256 MiB in single precision.
 const SMALL: usize = 1 << 26;
 
-/// Whether so many models of so many parameters in all stay in memory together.
-pub fn stay(models: usize, parameters: usize) -> bool {
-    models <= 1 || parameters <= SMALL
+/// Whether models of so many parameters in all stay in memory together. Others are read anew for every step, which takes far less
+/// time than a step of theirs.
+pub fn stay(parameters: usize) -> bool {
+    parameters <= SMALL
 }
 
 pub struct Models {
     device: Device,
+    kind: Kind,
     frozen: Vec<Arc<Weights>>,
     of_model: HashMap<ModelId, usize>,
     /// All, or the one that was needed last.
@@ -52,8 +55,10 @@ pub struct Models {
 
 /// The student as it was, or as it was on average.
 struct Copy {
-    kind: StudentCopy,
+    of: StudentCopy,
     decoder: Rc<Decoder>,
+    /// Of an average that computes in half precision: in single, because half could not hold what one step adds.
+    average: Option<Tensor>,
 }
 
 impl Models {
@@ -79,10 +84,12 @@ impl Models {
             Teacher::Model(id) => Whose::Frozen(of_model[id]),
             Teacher::Student(StudentCopy::Current) => Whose::Student,
             Teacher::Student(kind) => {
-                let known = copies.iter().position(|copy| copy.kind == *kind);
+                let known = copies.iter().position(|copy| copy.of == *kind);
                 Whose::Copy(known.unwrap_or_else(|| {
-                    let decoder = Rc::new(Decoder::frozen(&stage.start, stage.device));
-                    copies.push(Copy { kind: *kind, decoder });
+                    let decoder = Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind));
+                    let apart = matches!(kind, StudentCopy::Average { .. }) && stage.kind != Kind::Float;
+                    let average = apart.then(|| stage.start.flat(Kind::Float, stage.device));
+                    copies.push(Copy { of: *kind, decoder, average });
                     copies.len() - 1
                 }))
             }
@@ -92,9 +99,10 @@ impl Models {
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let rows = frozen.iter().chain([&stage.start]).map(|weights| weights.config.vocabulary as i64);
         let entries = rows.min().unwrap_or(0);
-        let keeps_all = stage.models_stay.unwrap_or_else(|| stay(frozen.len(), parameters));
+        let keeps_all = stage.models_stay.unwrap_or_else(|| stay(parameters));
         Models {
             device: stage.device,
+            kind: stage.kind,
             frozen,
             of_model,
             resident: RefCell::default(),
@@ -137,7 +145,7 @@ impl Models {
                     resident.clear();
                 }
                 let decoder = resident.entry(index);
-                Some(decoder.or_insert_with(|| Rc::new(Decoder::frozen(&self.frozen[index], self.device))).clone())
+                Some(decoder.or_insert_with(|| Rc::new(Decoder::frozen(&self.frozen[index], self.device, self.kind))).clone())
             }
         }
     }
@@ -155,8 +163,8 @@ impl Models {
         if self.keeps_all {
             return None;
         }
-        let (weights, device, entries) = (self.frozen[index].clone(), self.device, self.entries);
-        Some(Fetched::new(move || weights.output_matrix(device).narrow(0, 0, entries)))
+        let (weights, kind, device, entries) = (self.frozen[index].clone(), self.kind, self.device, self.entries);
+        Some(Fetched::new(move || weights.output_matrix(kind, device).narrow(0, 0, entries)))
     }
 
     /// The part of a model's output matrix that is compared with others'.
@@ -164,14 +172,19 @@ impl Models {
         decoder.matrix().detach().narrow(0, 0, self.entries)
     }
 
-    /// Follows the student after an update; `done` is the number of updates so far.
-    pub fn follow(&self, student: &Decoder, done: u32) {
+    /// Follows the student after an update; `done` is the number of updates so far, `single` answers the student's numbers in
+    /// single precision.
+    pub fn follow(&mut self, student: &Decoder, single: impl Fn() -> Tensor, done: u32) {
         let _guard = no_grad_guard();
-        for copy in &self.copies {
+        for copy in &mut self.copies {
             let mut own = copy.decoder.flat().shallow_clone();
-            match copy.kind {
+            match copy.of {
                 StudentCopy::Average { rate } => {
-                    let _ = own.lerp_(student.flat(), 1.0 - rate);
+                    let average = copy.average.as_mut().unwrap_or(&mut own);
+                    let _ = average.lerp_(&single(), 1.0 - rate);
+                    if let Some(average) = &copy.average {
+                        own.copy_(average);
+                    }
                 }
                 StudentCopy::Every { steps } if done.is_multiple_of(steps.max(1)) => own.copy_(student.flat()),
                 StudentCopy::Every { .. } | StudentCopy::Current => {}
@@ -183,12 +196,18 @@ impl Models {
     pub fn state(&self, tensors: &mut Tensors) {
         for (index, copy) in self.copies.iter().enumerate() {
             tensors.put(format!("copy.{index}"), copy.decoder.flat());
+            if let Some(average) = &copy.average {
+                tensors.put(format!("copy.{index}.average"), average);
+            }
         }
     }
 
     pub fn restore(&self, tensors: &Tensors) -> Result<(), String> {
         let mut copies = self.copies.iter().enumerate();
-        copies.try_for_each(|(index, copy)| tensors.restore(&format!("copy.{index}"), copy.decoder.flat()))
+        copies.try_for_each(|(index, copy)| {
+            tensors.restore(&format!("copy.{index}"), copy.decoder.flat())?;
+            copy.average.as_ref().map_or(Ok(()), |average| tensors.restore(&format!("copy.{index}.average"), average))
+        })
     }
 
     /// Whether what a role says of a completion changes while the student learns.

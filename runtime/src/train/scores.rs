@@ -8,7 +8,7 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal};
-use tch::{Tensor, no_grad_guard};
+use tch::{Kind, Tensor, no_grad_guard};
 
 use super::batches::{Sequence, Sequences, no_teacher};
 use super::vocabulary::{Logits, Matrix, Parameters, Quantity, Vocabulary};
@@ -127,7 +127,7 @@ impl Forward {
         };
         let _guard = no_grad_guard();
         let hidden = match &trace {
-            Some(trace) => trace.hidden.detach(),
+            Some(trace) => trace.hidden.shallow_clone(),
             None => hidden(trainer, model, sequences, &micro_batches),
         };
         let of_student = |hidden: &Tensor| Logits::Projected {
@@ -197,7 +197,7 @@ impl Forward {
         Ok(())
     }
 
-    /// d loss / d parameters, in the order of the model's flat vector. `adjoints` are d loss / d primitive, per token, in the
+    /// d loss / d parameters, in the order of the model's flat vector, in single precision or in the model's own. `adjoints` are d loss / d primitive, per token, in the
     /// objective's order; `batch` is what [`score`] answered.
     pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Tensor> {
         let Forward { hidden, trace, micro_batches, vocabulary } = self;
@@ -217,7 +217,7 @@ impl Forward {
             by_matrix = by_matrix.constant_pad_nd([0, 0, 0, padding]);
         }
         if let Some(trace) = trace {
-            return Ok(model.gradient_of(&trace, &by_hidden, Some(&by_matrix)));
+            return Ok(model.gradient_of(trace, &by_hidden, Some(by_matrix)));
         }
         drop(hidden);
         let mut by_matrix = Some(by_matrix);
@@ -228,10 +228,11 @@ impl Forward {
             let by_hidden = by_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
             let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
             // The output matrix has its share of all tokens already.
-            let part = model.gradient_of(&trace, &by_hidden, by_matrix.take().as_ref());
+            let part = model.gradient_of(trace, &by_hidden, by_matrix.take());
+            // Of half-precision parts the sum is in single: it has more digits than they.
             match &mut sum {
                 Some(sum) => *sum += part,
-                None => sum = Some(part),
+                None => sum = Some(part.to_kind(Kind::Float)),
             }
         }
         sum.ok_or_else(|| Error::new(FailureKind::Runtime, "a batch of no sequences"))

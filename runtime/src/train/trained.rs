@@ -12,14 +12,22 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Adapter, AdapterKind, Projection, Trainable, WeightFilter, WeightGroup};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
+use super::master::Master;
 use super::state::Tensors;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Entry, EntryKind, Weights, layout, to_vec};
 use crate::random::Key;
 
-pub enum Trained {
-    All,
-    /// Parts of the model's flat vector, matrices first, and the same numbers end to end.
+/// Everything but the numbers themselves is as the stage began.
+pub struct Trained {
+    start: Arc<Weights>,
+    what: What,
+}
+
+enum What {
+    /// The model's own numbers.
+    All(Master),
+    /// Parts of the model's flat vector, matrices first, and the same numbers end to end, in single precision.
     Parts {
         ranges: Vec<Range<usize>>,
         decayed: usize,
@@ -50,10 +58,11 @@ struct Matrix {
 }
 
 impl Trained {
-    /// `key` selects the numbers that an adapter starts from.
-    pub fn new(trainable: &Trainable, start: &Arc<Weights>, device: Device, key: Key) -> Result<Trained> {
-        match trainable {
-            Trainable::Weights { only: None, except } if except.is_empty() => Ok(Trained::All),
+    /// `model` was made from `start`; `key` selects the numbers that an adapter starts from.
+    pub fn new(trainable: &Trainable, start: &Arc<Weights>, model: &Decoder, key: Key) -> Result<Trained> {
+        let device = model.device;
+        let what = match trainable {
+            Trainable::Weights { only: None, except } if except.is_empty() => What::All(Master::of_model(model.flat(), start)),
             Trainable::Weights { only, except } => {
                 let layers = start.config.layers;
                 let trains = |entry: &&Entry| {
@@ -75,65 +84,99 @@ impl Trained {
                     }
                 }
                 let values: Vec<f32> = chosen.iter().flat_map(|entry| start.of(entry).into_owned()).collect();
-                Ok(Trained::Parts { ranges, decayed, parameters: Tensor::from_slice(&values).to_device(device) })
+                What::Parts { ranges, decayed, parameters: Tensor::from_slice(&values).to_device(device) }
             }
-            Trainable::Adapter(settings) => Ok(Trained::Adapter(Box::new(Adapted::new(settings, start, device, key)?))),
-        }
+            Trainable::Adapter(settings) => What::Adapter(Box::new(Adapted::new(settings, start, device, key)?)),
+        };
+        Ok(Trained { start: start.clone(), what })
     }
 
     /// What the optimiser updates, as one vector, and how many of its first elements weight decay applies to.
-    pub fn parameters(&self, model: &Decoder) -> (Tensor, i64) {
-        match self {
-            Trained::All => (model.flat().shallow_clone(), model.decayed()),
-            Trained::Parts { parameters, decayed, .. } => (parameters.shallow_clone(), *decayed as i64),
-            Trained::Adapter(adapted) => (adapted.parameters.shallow_clone(), adapted.decayed as i64),
+    pub fn parameters(&self, model: &Decoder) -> (Master, i64) {
+        match &self.what {
+            What::All(master) => (master.shallow_clone(), model.decayed()),
+            What::Parts { parameters, decayed, .. } => (Master::whole(parameters), *decayed as i64),
+            What::Adapter(adapted) => (Master::whole(&adapted.parameters), adapted.decayed as i64),
+        }
+    }
+
+    /// All of the model's numbers in single precision, also where it computes in half: its own vector, or a copy.
+    pub fn single(&self, model: &Decoder) -> Tensor {
+        if model.flat().kind() != Kind::BFloat16 {
+            return model.flat().shallow_clone();
+        }
+        let begun = || self.start.flat(Kind::Float, model.device);
+        match &self.what {
+            What::All(master) => master.single(),
+            What::Parts { ranges, parameters, .. } => {
+                let flat = begun();
+                scatter(parameters, ranges, &flat);
+                flat
+            }
+            What::Adapter(adapted) => {
+                let flat = begun();
+                adapted.merge(&flat);
+                flat
+            }
+        }
+    }
+
+    /// The same as plain numbers.
+    pub fn numbers(&self, model: &Decoder) -> Vec<f32> {
+        match &self.what {
+            What::All(master) => master.numbers(),
+            What::Parts { .. } | What::Adapter(_) => to_vec(&self.single(model)),
         }
     }
 
     /// d loss / d what trains, from d loss / d the model's flat vector.
     pub fn gradient(&self, by_weights: Tensor) -> Tensor {
         let _guard = no_grad_guard();
-        match self {
-            Trained::All => by_weights,
-            Trained::Parts { ranges, .. } => {
+        match &self.what {
+            What::All(_) => by_weights,
+            What::Parts { ranges, .. } => {
                 let parts: Vec<Tensor> =
                     ranges.iter().map(|range| by_weights.narrow(0, range.start as i64, range.len() as i64)).collect();
                 Tensor::cat(&parts, 0)
             }
-            Trained::Adapter(adapted) => adapted.gradient(&by_weights),
+            What::Adapter(adapted) => adapted.gradient(&by_weights),
         }
     }
 
     /// Brings the model up to date with what was updated.
     pub fn apply(&self, model: &Decoder) {
         let _guard = no_grad_guard();
-        match self {
-            Trained::All => {}
-            Trained::Parts { ranges, parameters, .. } => {
-                let mut from = 0;
-                for range in ranges {
-                    let count = range.len() as i64;
-                    model.flat().narrow(0, range.start as i64, count).copy_(&parameters.narrow(0, from, count));
-                    from += count;
-                }
-            }
-            Trained::Adapter(adapted) => adapted.merge(model),
+        match &self.what {
+            What::All(_) => {}
+            What::Parts { ranges, parameters, .. } => scatter(parameters, ranges, model.flat()),
+            What::Adapter(adapted) => adapted.merge(model.flat()),
         }
     }
 
     /// What is updated, under names. What does not train is as it was, and merged matrices are made from their adapter.
     pub fn state(&self, model: &Decoder, tensors: &mut Tensors) {
-        tensors.put("trained", &self.parameters(model).0);
+        self.parameters(model).0.state("trained", tensors);
     }
 
     pub fn restore(&self, model: &Decoder, tensors: &Tensors) -> Result<(), String> {
-        tensors.restore("trained", &self.parameters(model).0)?;
+        self.parameters(model).0.restore("trained", tensors)?;
         self.apply(model);
         Ok(())
     }
 
     pub fn adapter(&self) -> Option<&Adapted> {
-        if let Trained::Adapter(adapted) = self { Some(adapted) } else { None }
+        if let What::Adapter(adapted) = &self.what { Some(adapted) } else { None }
+    }
+}
+
+/// Writes what stands end to end to its places.
+fn scatter(parameters: &Tensor, ranges: &[Range<usize>], flat: &Tensor) {
+    let _guard = no_grad_guard();
+    let mut from = 0;
+    for range in ranges {
+        let count = range.len() as i64;
+        flat.narrow(0, range.start as i64, count).copy_(&parameters.narrow(0, from, count));
+        from += count;
     }
 }
 
@@ -265,7 +308,9 @@ impl Adapted {
         direction.square().sum_dim_intlist([1].as_slice(), true, Kind::Float).sqrt()
     }
 
-    fn merge(&self, model: &Decoder) {
+    /// Into a model's flat vector.
+    fn merge(&self, flat: &Tensor) {
+        let _guard = no_grad_guard();
         for matrix in &self.matrices {
             let direction = self.direction(matrix);
             let merged = match matrix.magnitude {
@@ -276,7 +321,8 @@ impl Adapted {
                     &direction * (magnitude / Adapted::norms(&direction))
                 }
             };
-            let place = model.flat().narrow(0, matrix.entry.offset as i64, matrix.entry.len() as i64);
+            let place = flat.narrow(0, matrix.entry.offset as i64, matrix.entry.len() as i64);
+            // A half-precision model's numbers are rounded here, once.
             place.view_as(&merged).copy_(&merged);
         }
     }
@@ -288,6 +334,7 @@ impl Adapted {
         for matrix in &self.matrices {
             let (outputs, inputs) = (matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
             let mut of_matrix = by_weights.narrow(0, matrix.entry.offset as i64, outputs * inputs).view([outputs, inputs]);
+            of_matrix = of_matrix.to_kind(Kind::Float);
             if let Some(offset) = matrix.magnitude {
                 let direction = self.direction(matrix);
                 let norms = Adapted::norms(&direction);

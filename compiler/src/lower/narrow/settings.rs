@@ -8,7 +8,7 @@ use mopd_lang::formula::{Formula, FormulaKind};
 use super::{Diagnostic, data, filter, refused, rollout, teacher};
 use crate::lower::Origins;
 use crate::plan::{
-    AdamW, Architecture, Comparison, DataSource, Domain, Dtype, Evaluation, Model, Normalized, Origin, Prefixes, Recipe,
+    AdamW, Architecture, Comparison, DataSource, Domain, Evaluation, Model, Normalized, Origin, Prefixes, Recipe,
     ReferenceChoice, Reward, Row, Sampling, Schedule, Share, Stage, Train, Trainable,
 };
 
@@ -45,9 +45,6 @@ impl<'a> Settings<'a> {
     /// What is said of the run as a whole.
     fn run(&mut self) {
         let experiment = self.experiment;
-        if let Some((Dtype::Bfloat16, origin)) = experiment.dtype {
-            self.refuse::<()>(origin, "a run in half precision (`dtype = bfloat16`)");
-        }
         for axis in &experiment.sweep {
             self.refuse::<()>(axis.origin, format!("a `sweep` over `{}`", axis.parameter));
         }

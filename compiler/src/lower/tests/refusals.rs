@@ -272,10 +272,6 @@ fn stages() {
 
 #[test]
 fn the_run_its_domains_and_its_tables() {
-    assert_eq!(
-        refusals(|experiment| experiment.dtype = Some((Dtype::Bfloat16, HERE))),
-        supported("a run in half precision (`dtype = bfloat16`)")
-    );
     let axis = SweepAxis { parameter: "beta".into(), values: vec![0.1], origin: HERE };
     assert_eq!(refusals(|experiment| experiment.sweep = vec![axis]), supported("a `sweep` over `beta`"));
     let schema = Reward::JsonSchema { schema: "s.json".into() };

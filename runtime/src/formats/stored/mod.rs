@@ -157,6 +157,11 @@ impl Stored {
         }
     }
 
+    /// Says that all of them will be looked at now, so that the system brings them at once and not page by page.
+    pub fn expect(&self) {
+        self.file.expect(self.range.clone());
+    }
+
     /// Lets go of the memory that looking at the numbers took.
     pub fn release(&self) {
         self.file.release(self.range.clone());

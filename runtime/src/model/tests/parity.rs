@@ -119,7 +119,7 @@ fn logits_equal_the_reference() {
         let (weights, references) = (weights(case), references(case));
         let (batch, expected) = (batch(&references), expected(&references));
         let difference = |kind| {
-            let decoder = Decoder::new(&weights, Device::Cpu, kind, false);
+            let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
             largest_difference(&decoder.logits(&batch), &expected)
         };
         let (single, double) = (difference(Kind::Float), difference(Kind::Double));
@@ -135,7 +135,7 @@ fn logits_equal_the_reference() {
 fn greedy_tokens_equal_the_reference() {
     for case in CASES {
         let (weights, references) = (weights(case), references(case));
-        let decoder = Decoder::frozen(&weights, Device::Cpu);
+        let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
         let prompts: Vec<&[Token]> = references.iter().map(|reference| reference.tokens.as_slice()).collect();
         let mut generator = Generator::start(&decoder, &prompts, 64);
         for step in 0..64 {
@@ -154,7 +154,7 @@ fn generation_equals_the_forward_pass() {
     let _guard = no_grad_guard();
     for case in CASES {
         let (weights, references) = (weights(case), references(case));
-        let decoder = Decoder::frozen(&weights, Device::Cpu);
+        let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
         let prompts: Vec<&[Token]> = references.iter().map(|reference| &reference.tokens[..reference.tokens.len() / 2]).collect();
         let mut generator = Generator::start(&decoder, &prompts, 30);
         // Rows come and go, and more than one continues the same prompt.
@@ -230,7 +230,7 @@ fn every_feature_changes_the_logits() {
     ];
     for (case, feature, change) in cases {
         let references = references(case);
-        let decoder = Decoder::frozen(&with_config(&weights(case), change), Device::Cpu);
+        let decoder = Decoder::frozen(&with_config(&weights(case), change), Device::Cpu, Kind::Float);
         let difference = largest_difference(&decoder.logits(&batch(&references)), &expected(&references));
         assert!(difference > 1e-2, "{case} can't tell its {feature}: {difference}");
     }
@@ -244,7 +244,7 @@ fn bf16_differs_by_rounding() {
         let (weights, references) = (weights(case), references(case));
         let batch = batch(&references);
         let logps = |kind| {
-            let decoder = Decoder::new(&weights, Device::Cpu, kind, false);
+            let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
             decoder.logits(&batch).log_softmax(-1, Kind::Float)
         };
         let (single, half) = (logps(Kind::Float), logps(Kind::BFloat16));
@@ -263,14 +263,11 @@ fn equal_weights_give_equal_bits() {
         let (weights, references) = (weights(case), references(case));
         let batch = batch(&references);
         for kind in [Kind::Float, Kind::BFloat16] {
-            let student = Decoder::new(&weights, Device::Cpu, kind, true);
-            let teacher = Decoder::new(&weights.clone(), Device::Cpu, kind, false);
-            let learning = student.hidden(&batch);
-            let scoring = {
-                let _guard = no_grad_guard();
-                teacher.hidden(&batch)
-            };
-            assert!(learning.equal(&scoring), "{case} in {kind:?}");
+            let student = Decoder::trainable(&weights, Device::Cpu, kind);
+            let teacher = Decoder::frozen(&weights.clone(), Device::Cpu, kind);
+            for recomputed in [0, 1] {
+                assert!(student.trace(&batch, recomputed).hidden.equal(&teacher.hidden(&batch)), "{case} in {kind:?}");
+            }
         }
     }
 }
@@ -287,7 +284,7 @@ pub fn loss_and_gradient(
     let matrix = decoder.matrix().detach().set_requires_grad(true);
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
     let [by_hidden, by_matrix] = Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
-    (loss.double_value(&[]), decoder.gradient_of(&trace, &by_hidden, Some(&by_matrix)))
+    (loss.double_value(&[]), decoder.gradient_of(trace, &by_hidden, Some(by_matrix)))
 }
 
 /// Of the mean log-probability of the batch's targets.
@@ -305,7 +302,7 @@ fn gradient_equals_difference_quotients() {
     for case in CASES {
         let (weights, references) = (weights(case), references(case));
         let batch = batch(&references);
-        let decoder = Decoder::new(&weights, Device::Cpu, Kind::Double, true);
+        let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Double);
         let gradient = gradient(&decoder, &batch, 0);
         let single = gradient_in_f32(&weights, &batch);
         let relative = ((&single.to_kind(Kind::Double) - &gradient).norm() / gradient.norm()).double_value(&[]);
@@ -333,7 +330,7 @@ fn gradient_equals_difference_quotients() {
 }
 
 fn gradient_in_f32(weights: &Weights, batch: &PackedBatch) -> Tensor {
-    gradient(&Decoder::trainable(weights, Device::Cpu), batch, 0)
+    gradient(&Decoder::trainable(weights, Device::Cpu, Kind::Float), batch, 0)
 }
 
 #[test]
@@ -341,7 +338,7 @@ fn layers_run_again_give_the_same_gradient() {
     for case in CASES {
         let (weights, references) = (weights(case), references(case));
         let batch = batch(&references);
-        let decoder = Decoder::trainable(&weights, Device::Cpu);
+        let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
         let plain = gradient(&decoder, &batch, 0);
         // More than there are means all.
         for recomputed in 1..=weights.config.layers + 1 {
@@ -353,7 +350,7 @@ fn layers_run_again_give_the_same_gradient() {
 #[test]
 fn expert_load_is_counted() {
     let weights = weights("qwen3_moe");
-    let decoder = Decoder::trainable(&weights, Device::Cpu);
+    let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::Float);
     assert_eq!(decoder.take_expert_load(), None);
     let references = references("qwen3_moe");
     // What is run again for the gradient is not counted twice.

@@ -48,9 +48,9 @@ fn a_step_of_distillation_equals_the_reference() {
         for (kind, most) in [(Kind::Double, 2e-6), (Kind::Float, 5e-5)] {
             let scored = {
                 let _guard = tch::no_grad_guard();
-                Decoder::new(&teacher, Device::Cpu, kind, false).logits(&packed).log_softmax(-1, kind)
+                Decoder::frozen(&teacher, Device::Cpu, kind).logits(&packed).log_softmax(-1, kind)
             };
-            let decoder = Decoder::new(&student, Device::Cpu, kind, true);
+            let decoder = Decoder::trainable(&student, Device::Cpu, kind);
             for (objective, terms) in OBJECTIVES {
                 let (loss, gradient) = loss_and_gradient(&decoder, &packed, 1, |logits| {
                     let terms = terms(&logits.log_softmax(-1, kind), &scored, &packed.targets);

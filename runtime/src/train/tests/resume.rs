@@ -82,8 +82,9 @@ fn a_stage_ends_the_same_wherever_it_was_cut() {
     for kind in [AdapterKind::Lora, AdapterKind::Dora] {
         case("an adapter", ROUTED, &|train| train.trainable = Trainable::Adapter(adapter(kind)));
     }
-    for (name, train, teachers) in &cases {
-        let mut stage = world.stage(train, *teachers, &models);
+    let kinds = [Kind::Float, Kind::BFloat16];
+    for ((name, train, teachers), kind) in cases.iter().flat_map(|case| kinds.map(|kind| (case, kind))) {
+        let mut stage = Stage { kind, ..world.stage(train, *teachers, &models) };
         stage.steps = 5;
         let through = finished(&stage, None);
         let (_folder, store) = store();

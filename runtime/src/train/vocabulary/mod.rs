@@ -29,6 +29,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
+use crate::kernels::product;
 use crate::model::Token;
 
 /// Where next-token logits of consecutive tokens come from.
@@ -116,7 +117,12 @@ impl Logits {
         match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
             Logits::Projected { hidden, matrix, softcap } => {
-                let logits = hidden.narrow(0, first, count).linear::<&Tensor>(&matrix.get(), None);
+                let hidden = hidden.narrow(0, first, count);
+                // Rounded to half precision, logits would differ by more than many a divergence.
+                let logits = match hidden.kind() {
+                    Kind::BFloat16 => product::multiply(&hidden, &matrix.get().tr()),
+                    _ => hidden.linear::<&Tensor>(&matrix.get(), None),
+                };
                 softcap.map_or_else(|| logits.shallow_clone(), |cap| (&logits / cap).tanh_() * cap)
             }
         }
@@ -243,13 +249,22 @@ impl Vocabulary {
     }
 
     /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, and output matrix, `[vocabulary, width]`: d loss / d
-    /// either.
+    /// either; of half-precision models in single precision.
     pub fn projected_gradient(self, live: &[(Primitive, Tensor)], hidden: &Tensor, matrix: &Tensor) -> [Tensor; 2] {
         let _guard = no_grad_guard();
         let mut by_hidden = Vec::new();
         let mut by_matrix: Option<Tensor> = None;
         self.gradient(live, |first, by_logits| {
             let rows = hidden.narrow(0, first, by_logits.size()[0]);
+            if rows.kind() == Kind::BFloat16 {
+                let by_logits = by_logits.to_kind(Kind::BFloat16);
+                by_hidden.push(product::multiply(&by_logits, matrix));
+                match &mut by_matrix {
+                    Some(sum) => product::add_product(sum, &by_logits.tr(), &rows),
+                    None => by_matrix = Some(product::multiply(&by_logits.tr(), &rows)),
+                }
+                return;
+            }
             by_hidden.push(by_logits.mm(matrix));
             match &mut by_matrix {
                 Some(sum) => drop(sum.addmm_(&by_logits.tr(), &rows)),

@@ -14,7 +14,7 @@ pub struct Rows<'a> {
     pub first: i64,
     /// `[rows, 1]`: the tokens taken.
     pub targets: Tensor,
-    /// `[rows, vocabulary]`, in the model's precision.
+    /// `[rows, vocabulary]`
     student: Tensor,
     vocabulary: &'a Vocabulary,
     block: &'a Block,

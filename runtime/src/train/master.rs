@@ -1,0 +1,178 @@
+//! The numbers that an optimiser moves, always in single precision: an update is smaller than the last digit that half precision has.
+
+use half::bf16;
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use super::state::Tensors;
+use crate::kernels::adamw::{Gradient, Parameters, joined, low_half};
+use crate::kernels::elements::{slice, slice_mut};
+use crate::model::{Weights, to_vec};
+
+/// One vector of them.
+pub struct Master {
+    /// In single precision; or, where there is a `low`, their high halves, which a model computes with.
+    values: Tensor,
+    /// The low halves; see [`Parameters::Split`].
+    low: Option<Tensor>,
+}
+
+impl Master {
+    /// Numbers in single precision.
+    pub fn whole(values: &Tensor) -> Master {
+        Master { values: values.shallow_clone(), low: None }
+    }
+
+    /// Those that `flat`, a model's own vector, is made of: `weights` as they are, in single precision.
+    pub fn of_model(flat: &Tensor, weights: &Weights) -> Master {
+        if flat.kind() != Kind::BFloat16 {
+            return Master::whole(flat);
+        }
+        let high = flat.to_device(Device::Cpu);
+        let high = slice::<bf16>(&high).expect("a model's numbers are one contiguous vector");
+        let mut low = Tensor::empty([high.len() as i64], (Kind::Int16, Device::Cpu));
+        let mut rest = slice_mut::<i16>(&mut low).expect("it was made here");
+        let mut done = 0;
+        weights.for_each_part(|numbers| {
+            let (these, others) = std::mem::take(&mut rest).split_at_mut(numbers.len());
+            let halves = &high[done..done + numbers.len()];
+            for (low, (value, high)) in these.iter_mut().zip(numbers.iter().zip(halves)) {
+                *low = low_half(*value, *high);
+            }
+            done += numbers.len();
+            rest = others;
+        });
+        Master { values: flat.shallow_clone(), low: Some(low.to_device(flat.device())) }
+    }
+
+    pub fn shallow_clone(&self) -> Master {
+        Master { values: self.values.shallow_clone(), low: self.low.as_ref().map(Tensor::shallow_clone) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.values.numel()
+    }
+
+    pub fn device(&self) -> Device {
+        self.values.device()
+    }
+
+    /// What it keeps, under names that begin with `name`. Not copied.
+    pub fn state(&self, name: &str, tensors: &mut Tensors) {
+        tensors.put(name, &self.values);
+        if let Some(low) = &self.low {
+            tensors.put(format!("{name}.low"), low);
+        }
+    }
+
+    pub fn restore(&self, name: &str, tensors: &Tensors) -> Result<(), String> {
+        tensors.restore(name, &self.values)?;
+        self.low.as_ref().map_or(Ok(()), |low| tensors.restore(&format!("{name}.low"), low))
+    }
+
+    /// All of them in single precision: the vector itself or, of halves, a copy.
+    pub fn single(&self) -> Tensor {
+        let _guard = no_grad_guard();
+        let Some(low) = &self.low else { return self.values.shallow_clone() };
+        // Rounding up carried 1 into the high half where the low one is negative.
+        let carried = self.values.view_dtype(Kind::Int16).to_kind(Kind::Int) - low.lt(0).to_kind(Kind::Int);
+        let bits = carried.bitwise_left_shift_tensor_scalar(16).bitwise_or_tensor(&low.to_kind(Kind::Int).bitwise_and(0xffff));
+        bits.view_dtype(Kind::Float)
+    }
+
+    /// The same as plain numbers, without a tensor of them in between where they are here.
+    pub fn numbers(&self) -> Vec<f32> {
+        let halves = self.low.as_ref().and_then(|low| Some((slice::<bf16>(&self.values)?, slice::<i16>(low)?)));
+        match halves {
+            Some((high, low)) => high.iter().zip(low).map(|(high, low)| joined(*high, *low)).collect(),
+            None => to_vec(&self.single()),
+        }
+    }
+
+    /// Makes them those that [`Master::single`] answered, after they were changed there.
+    pub fn set(&mut self, single: &Tensor) {
+        let _guard = no_grad_guard();
+        let Some(low) = &mut self.low else {
+            if self.values.data_ptr() != single.data_ptr() {
+                self.values.copy_(single);
+            }
+            return;
+        };
+        let bits = single.view_dtype(Kind::Int);
+        let high: Tensor = (&bits + 0x8000).bitwise_right_shift_tensor_scalar(16);
+        self.values.view_dtype(Kind::Int16).copy_(&high);
+        low.copy_(&bits);
+    }
+
+    /// For the processor's own loops; none where they are elsewhere.
+    pub fn here(&mut self) -> Option<Parameters<'_>> {
+        match &mut self.low {
+            None => Some(Parameters::Single(slice_mut(&mut self.values)?)),
+            Some(low) => Some(Parameters::Split { high: slice_mut(&mut self.values)?, low: slice_mut(low)? }),
+        }
+    }
+}
+
+/// A gradient's numbers, where they are in the processor's memory and in order.
+pub fn gradient_here(gradient: &Tensor) -> Option<Gradient<'_>> {
+    slice(gradient).map(Gradient::Single).or_else(|| slice(gradient).map(Gradient::Half))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::Decoder;
+    use crate::model::tests::{lively, tiny};
+
+    /// Numbers of which some lie in the middle between two halves.
+    fn awkward() -> Weights {
+        let weights = lively(&tiny(), 1);
+        let mut values = weights.values().into_owned();
+        for (index, value) in values.iter_mut().enumerate() {
+            let bits = value.to_bits() & 0xffff_0000;
+            match index % 5 {
+                0 => *value = f32::from_bits(bits | 0x8000),
+                1 => *value = f32::from_bits(bits),
+                _ => {}
+            }
+        }
+        weights.with_values(values)
+    }
+
+    #[test]
+    fn a_model_in_half_precision_begins_with_the_numbers_it_was_given() {
+        let weights = awkward();
+        let decoder = Decoder::trainable(&weights, Device::Cpu, Kind::BFloat16);
+        let mut master = Master::of_model(decoder.flat(), &weights);
+        let mut moved = 0;
+        for (single, given) in to_vec(&master.single()).iter().zip(weights.values().iter()) {
+            // Where rounding to the even half went down from the middle, the nearest number below it.
+            let down = given.to_bits() & 0x1_ffff == 0x8000;
+            let expected = if down { f32::from_bits(given.to_bits() - 1) } else { *given };
+            assert_eq!(single.to_bits(), expected.to_bits(), "{given}");
+            moved += usize::from(down);
+        }
+        assert!(moved > 0);
+        // A frozen copy computes with the same halves.
+        assert!(decoder.flat().equal(Decoder::frozen(&weights, Device::Cpu, Kind::BFloat16).flat()));
+        let single = master.single();
+        master.set(&single);
+        assert!(master.single().equal(&single));
+        assert!(Arc::ptr_eq(&decoder.config, &weights.config));
+    }
+
+    #[test]
+    fn tensors_join_and_split_as_numbers_do() {
+        let weights = awkward();
+        let mut master = Master::of_model(&weights.flat(Kind::BFloat16, Device::Cpu), &weights);
+        assert_eq!(to_vec(&master.single()), master.numbers());
+        let single = master.single() * 1.000_1;
+        master.set(&single);
+        assert!(master.single().equal(&single));
+        assert_eq!(to_vec(&single), master.numbers());
+        for (high, value) in to_vec(&master.values).iter().zip(master.numbers()) {
+            assert!((f64::from(*high) - f64::from(value)).abs() <= f64::from(value.abs()) / 256.0, "{high} {value}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Steps in half precision: models compute in it, what is trained stays in single.
+
+use super::*;
+
+/// The same weights, rounded to half precision: those of a published checkpoint.
+fn rounded(weights: &Arc<Weights>) -> Arc<Weights> {
+    Arc::new(weights.with_values(to_vec(&weights.flat(Kind::BFloat16, Device::Cpu))))
+}
+
+fn norm(of: &[f64]) -> f64 {
+    of.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+/// Half precision keeps 8 binary digits: of the gradient's length, two parts in a hundred are lost on the way through two layers.
+/// The loss is the reference's to more digits, since everything behind the last hidden states is in single precision.
+#[test]
+fn loss_and_gradient_are_near_the_reference_however_the_batch_is_divided() {
+    let world = World::new();
+    for tied in [false, true] {
+        let models: Vec<Arc<Weights>> = models(tied).iter().map(rounded).collect();
+        for (objective, terms) in objectives() {
+            let name = objective.name.clone();
+            let train = train(objective, 1);
+            let mut stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, ROUTED, &models) };
+            let (_, _, rollouts) = first_step(&stage);
+            let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
+            for micro_batch in [None, Some(1), Some(3), Some(100)] {
+                stage.micro_batch = micro_batch;
+                stage.recomputed = micro_batch.unwrap_or(0) as usize % 3;
+                let (got_loss, got, _) = first_step(&stage);
+                assert!((got_loss - loss).abs() < 2e-2 * loss.abs().max(1.0), "{name}, {micro_batch:?}: {got_loss} {loss}");
+                let apart: Vec<f64> = got.iter().zip(&gradient).map(|(got, exact)| f64::from(*got) - exact).collect();
+                let relative = norm(&apart) / norm(&gradient);
+                assert!(relative < 8e-2, "{name}, {micro_batch:?}, tied {tied}: {relative:e}");
+            }
+        }
+    }
+}
+
+/// Equal weights say the same in half precision too: to the bit where they see the same batch.
+#[test]
+fn a_student_that_is_its_teacher_does_not_diverge() {
+    let world = World::new();
+    // Weights that must be rounded, and both models must round alike.
+    let models = models(true);
+    let train = train(direct(Support::Full, Mass::Raw), 1);
+    let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
+    for (micro_batch, bound) in [(None, 0.0), (Some(2), 1e-4)] {
+        let mut stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, own, &models) };
+        stage.micro_batch = micro_batch;
+        let (loss, gradient, _) = first_step(&stage);
+        assert!(loss.abs() <= bound, "{micro_batch:?}: {loss}");
+        let largest = gradient.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        assert!(f64::from(largest) <= 1e-6 + bound.sqrt(), "{micro_batch:?}: {largest}");
+    }
+}
+
+#[test]
+fn one_teacher_is_the_same_however_it_is_reached() {
+    let world = World::new();
+    let models = models(true);
+    let train = train(direct(Support::Full, Mass::Raw), 1);
+    let half = |teachers, models| Stage { kind: Kind::BFloat16, ..world.stage(&train, teachers, models) };
+    let single = half([Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))], &models[..2]);
+    let (expected, _) = trained_to_the_end(&single);
+    let shared = [models[0].clone(), models[1].clone(), models[1].clone()];
+    assert_eq!(trained_to_the_end(&half(ROUTED, &shared)).0, expected);
+    let mut fetched = half(ROUTED, &shared);
+    fetched.models_stay = Some(false);
+    assert_eq!(trained_to_the_end(&fetched).0, expected);
+}
+
+/// Updates that half precision can't hold are not lost: thirty of them move a weight as far as in single precision.
+#[test]
+fn small_updates_add_up() {
+    let world = World::new();
+    let models: Vec<Arc<Weights>> = models(true).iter().map(rounded).collect();
+    let mut train = train(mopd(1.0), 1);
+    train.learning_rate = Schedule::Constant { value: 1e-6 };
+    let start = models[0].values().into_owned();
+    let moved = |kind| {
+        let mut stage = Stage { kind, ..world.stage(&train, ROUTED, &models) };
+        stage.steps = 30;
+        let (end, _) = trained_to_the_end(&stage);
+        end.iter().zip(&start).map(|(end, start)| f64::from(end - start)).collect::<Vec<f64>>()
+    };
+    let (half, single) = (moved(Kind::BFloat16), moved(Kind::Float));
+    assert!((norm(&half) / norm(&single) - 1.0).abs() < 0.05, "{} {}", norm(&half), norm(&single));
+    let product: f64 = half.iter().zip(&single).map(|(a, b)| a * b).sum();
+    assert!(product > 0.9 * norm(&half) * norm(&single));
+}
+
+/// Averages are kept in single precision, whether a stage answers them or a teacher is made from them.
+#[test]
+fn averages_are_in_single_precision() {
+    let world = World::new();
+    let models = models(true);
+    let mut train = train(mopd(1.0), 1);
+    train.ema = Some(0.9);
+    train.learning_rate = Schedule::Constant { value: 1e-5 };
+    let stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, [averages(0), averages(1)], &models) };
+    let mut trainer = Trainer::new(&stage).unwrap();
+    let mut expected = [to_vec(&trainer.trained.single(&trainer.model)), to_vec(&trainer.trained.single(&trainer.model))];
+    for step in 0..4 {
+        // Nothing moves while all are equal: the first push is by hand.
+        if step == 0 {
+            let (mut master, _) = trainer.trained.parameters(&trainer.model);
+            master.set(&(master.single() + 1e-5));
+        }
+        trainer.step(step, &mut Default::default()).map_err(|(error, _)| error).unwrap();
+        let now = to_vec(&trainer.trained.single(&trainer.model));
+        for (expected, rate) in expected.iter_mut().zip([0.75, 0.9]) {
+            expected.iter_mut().zip(&now).for_each(|(average, now)| *average = rate * *average + (1.0 - rate) * now);
+        }
+    }
+    let apart = |got: &[f32], expected: &[f32]| got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart(&to_vec(&trainer.average.as_ref().unwrap().1), &expected[1]) < 1e-6);
+    let copy = trainer.models.of_role(Role::Teacher)[0].unwrap();
+    let teacher = trainer.models.decoder(copy).unwrap();
+    let rounded = Tensor::from_slice(&expected[0]).to_kind(Kind::BFloat16);
+    let differ = teacher.flat().ne_tensor(&rounded).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+    assert!(differ < 0.01, "{differ}");
+}
+
+/// What is not trained is answered as it came, not as the model rounded it.
+#[test]
+fn what_stays_keeps_its_digits() {
+    let world = World::new();
+    let models = models(false);
+    let start = models[0].values().into_owned();
+    let adapter = Adapter { targets: vec![Projection::Query], ..super::adapter(AdapterKind::Lora) };
+    let only = Some(vec![WeightFilter::Group(WeightGroup::Norm)]);
+    for trainable in [Trainable::Weights { only, except: Vec::new() }, Trainable::Adapter(adapter)] {
+        let mut train = train(mopd(1.0), 1);
+        let adapted = matches!(trainable, Trainable::Adapter(_));
+        train.trainable = trainable;
+        let stage = Stage { kind: Kind::BFloat16, ..world.stage(&train, ROUTED, &models) };
+        let (end, _) = trained_to_the_end(&stage);
+        for entry in layout(&models[0].config) {
+            let range = entry.offset..entry.offset + entry.len();
+            let chosen = if adapted { entry.name.contains("q_proj") } else { entry.name.contains("norm") };
+            assert_eq!(end[range.clone()] != start[range], chosen, "{}", entry.name);
+        }
+    }
+}
