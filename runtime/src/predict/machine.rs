@@ -7,7 +7,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 pub struct Machine {
-    /// Multiplications and additions a second, of matrices in single precision.
+    /// Multiplications and additions a second, of matrices of the kind that models compute with.
     pub products: f64,
     /// Bytes a second that are read from memory.
     pub bytes: f64,
@@ -23,12 +23,12 @@ const SIDE: i64 = 1024;
 const BLOCK: usize = 32 << 20;
 
 impl Machine {
-    /// Takes about a tenth of a second. `folder` is where stages are kept; it need not exist yet.
-    pub fn measure(device: Device, folder: &Path) -> Machine {
+    /// Takes about a tenth of a second. `kind` is that of the models, `folder` where stages are kept; it need not exist yet.
+    pub fn measure(device: Device, kind: Kind, folder: &Path) -> Machine {
         let _guard = no_grad_guard();
-        let options = (Kind::Float, device);
+        let options = (kind, device);
         let (one, other) = (Tensor::ones([SIDE, SIDE], options), Tensor::ones([SIDE, SIDE], options));
-        let block = Tensor::ones([BLOCK as i64 / 4], options);
+        let block = Tensor::ones([BLOCK as i64 / 4], (Kind::Float, device));
         let products = seconds(|| one.matmul(&other).double_value(&[0, 0]));
         let bytes = seconds(|| block.sum(Kind::Float).double_value(&[]));
         Machine {

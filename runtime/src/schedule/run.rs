@@ -172,7 +172,7 @@ fn predictions(
             let measured = std::thread::scope(|scope| {
                 let thread = scope.spawn(|| {
                     tch::set_num_threads(widths[index] as i32);
-                    let machine = machine.get_or_insert_with(|| Machine::measure(device, store));
+                    let machine = machine.get_or_insert_with(|| Machine::measure(device, kind(plan.experiment.dtype), store));
                     crate::predict::predict(plan, id, domains, &shapes, steps, machine, device)
                 });
                 thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
