@@ -465,6 +465,7 @@ pub struct Bench {
 #[derive(Debug, Subcommand)]
 pub enum BenchWhat {
     Check(BenchCheck),
+    Distill(BenchDistill),
     Divergence(BenchDivergence),
     Expr(BenchExpr),
     Watch(BenchWatch),
@@ -488,6 +489,76 @@ pub struct BenchCheck {
     /// For programs: times in milliseconds, memory in bytes
     #[arg(long)]
     pub json: bool,
+}
+
+/// Measure steps of on-policy distillation on models of yours: time of each part, tokens a second, memory, and the least time
+/// that this machine could take
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mopd bench distill models/student models/teacher
+  mopd bench distill --batch 8 --new 64 --chat Qwen/Qwen3-0.6B Qwen/Qwen3-1.7B
+  mopd bench distill student math code law           three teachers, each with a third of the prompts
+
+What runs is an experiment like any other, in a temporary folder. Figures are medians over the steps behind the first.")]
+pub struct BenchDistill {
+    /// A folder as `save_pretrained` writes it, or a name on the hub: what `hf(...)` takes
+    pub student: String,
+    /// One or several, each of a domain of its own
+    #[arg(required = true, value_name = "TEACHER")]
+    pub teachers: Vec<String>,
+    /// Prompts a step, a completion each
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: u32,
+    /// Longest completion, in tokens; it ends earlier where the student says so
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub new: u32,
+    /// The first is not counted: it brings memory into reach
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..))]
+    pub steps: u32,
+    /// The numbers that models compute with
+    #[arg(long, value_enum, default_value_t = DistillDtype::Float32)]
+    pub dtype: DistillDtype,
+    #[arg(long, value_enum, default_value_t = DistillObjective::Full)]
+    pub objective: DistillObjective,
+    /// Ask by the student's chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// Train an adapter of this rank beside every matrix of the layers, instead of all weights
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u32).range(1..))]
+    pub lora: Option<u32>,
+    /// Sequences that go forward and backward at once [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub micro_batch: Option<u32>,
+    /// So many layers, or `all`, compute their inner values again on the way back
+    #[arg(long, value_name = "N|all", value_parser = checkpointing)]
+    pub checkpointing: Option<String>,
+    /// For programs: times in seconds, memory in bytes
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn checkpointing(text: &str) -> Result<String, String> {
+    match text == "all" || text.parse::<u32>().is_ok() {
+        true => Ok(text.to_owned()),
+        false => Err("expected a number of layers, or `all`".to_owned()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DistillDtype {
+    Float32,
+    Bfloat16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DistillObjective {
+    /// The reverse divergence over the whole vocabulary
+    Full,
+    /// The same over the 64 entries that the teacher finds most probable
+    TopK,
+    /// Its estimate from the token that was sampled
+    Sampled,
 }
 
 /// Measure how long it takes in `mopd watch` from a save to its findings, and to the first step of what it changed

@@ -157,6 +157,7 @@ impl Progress {
             | Event::Sample { .. }
             | Event::MeasuredMemory { .. }
             | Event::MeasuredTime { .. }
+            | Event::MeasuredFloor { .. }
             | Event::Failed(_)
             | Event::Interrupted { .. }
             | Event::Finished { .. } => {}

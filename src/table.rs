@@ -49,6 +49,19 @@ fn prompts(table: &Table) -> String {
     }
 }
 
+/// What the run took as a whole.
+pub fn whole(results: &Results, seconds: f64, peak_memory: u64) -> String {
+    let before = match results.before_stages {
+        short if short < 0.0995 * seconds => String::new(),
+        before => format!(" ({} before the first stage)", duration(before)),
+    };
+    let predicted = match results.predicted_memory {
+        Some(memory) => format!(" (predicted {})", bytes(memory)),
+        None => String::new(),
+    };
+    format!("{}{before}, peak memory {}{predicted}", duration(seconds), bytes(peak_memory))
+}
+
 /// What each stage that trains took, beside what was expected: a line each, means over its seeds. Empty where nothing was trained.
 pub fn stages(records: &[StageRecord]) -> String {
     let mut by_name: BTreeMap<&str, Vec<&StageRecord>> = BTreeMap::new();
@@ -62,14 +75,12 @@ pub fn stages(records: &[StageRecord]) -> String {
         let expected = records.iter().filter_map(|record| record.predicted).map(|it| it.seconds).sum::<f64>() / count;
         let memory = records.iter().filter_map(|record| record.peak_memory).max();
         let most = records.iter().filter_map(|record| record.predicted).map(|it| it.memory).max().unwrap_or(0);
-        // Of stages that ran side by side, nobody knows whose memory it was.
-        let memory = memory.map_or_else(|| "?".to_owned(), bytes);
-        format!(
-            "{name:>width$}  {:>10} (predicted {}), peak memory {memory} (predicted {})\n",
-            duration(took),
-            duration(expected),
-            bytes(most)
-        )
+        let memory = match memory {
+            Some(memory) => format!("peak memory {} (predicted {})", bytes(memory), bytes(most)),
+            // Nobody knows whose memory it was.
+            None => format!("ran beside others (alone, peak memory {} was predicted)", bytes(most)),
+        };
+        format!("{name:>width$}  {:>10} (predicted {}), {memory}\n", duration(took), duration(expected))
     };
     by_name.iter().map(line).collect()
 }
@@ -132,7 +143,7 @@ fn marked(text: String, best: bool) -> Cell {
 mod tests {
     use std::collections::BTreeMap;
 
-    use mopd_compiler::plan::events::Versions;
+    use mopd_compiler::plan::events::{Prediction, Versions};
     use mopd_compiler::plan::results::TableRow;
     use mopd_compiler::plan::{Dtype, Experiment, SCHEMA};
 
@@ -177,6 +188,8 @@ mod tests {
             seeds: vec![1],
             versions: Versions { mopd: "0".to_owned(), libtorch: "0".to_owned() },
             stages: Vec::new(),
+            before_stages: 0.0,
+            predicted_memory: None,
             tables: vec![Table {
                 name: "merging".to_owned(),
                 metric: "pass@1".to_owned(),
@@ -212,6 +225,30 @@ merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% int
         assert!(!line("start ").contains("\u{1b}[1m"), "{shown}");
         assert!(line("student").contains("\u{1b}[1m") && line("student").contains("0.72 [0.69, 0.75]"), "{shown}");
         assert!(!shown.contains("normalized"), "{shown}");
+    }
+
+    #[test]
+    fn what_a_run_took_is_beside_what_was_expected() {
+        let mut results = results(Vec::new());
+        assert_eq!(whole(&results, 20.0, 3 << 30), "20.0 s, peak memory 3.00 GiB");
+        (results.before_stages, results.predicted_memory) = (4.0, Some(1 << 30));
+        assert_eq!(
+            whole(&results, 20.0, 3 << 30),
+            "20.0 s (4.0 s before the first stage), peak memory 3.00 GiB (predicted 1.00 GiB)"
+        );
+        let predicted = Prediction { seconds: 2.0, rollout: 0.0, scoring: 0.0, update: 0.0, memory: 2 << 20, resting: 0 };
+        let record = |stage: &str, peak_memory| StageRecord {
+            stage: stage.to_owned(),
+            seed: 1,
+            seconds: 1.0,
+            peak_memory,
+            predicted: Some(predicted),
+        };
+        assert_eq!(
+            stages(&[record("student", Some(3 << 20)), record("expert", None)]),
+            " expert       1.0 s (predicted 2.0 s), ran beside others (alone, peak memory 2.00 MiB was predicted)\n\
+             student       1.0 s (predicted 2.0 s), peak memory 3.00 MiB (predicted 2.00 MiB)\n"
+        );
     }
 
     #[test]

@@ -153,6 +153,7 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut Progress) -> Resul
 fn work(job: &Job, cuda: &Cuda, warm: Option<&Warm>, control: &Control, progress: &mut Progress) -> Result<bool> {
     let device = match job {
         Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
+        Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,
         Job::Probe | Job::Sample(_) | Job::Read(_) | Job::Compare(_) | Job::Bench(_) => cuda.device(),
     };
     tch::set_num_threads(1);
@@ -168,7 +169,8 @@ fn work(job: &Job, cuda: &Cuda, warm: Option<&Warm>, control: &Control, progress
         Job::Read(job) => read::read(job, control)?,
         Job::Compare(job) => read::compare(job, control)?,
         Job::Predict(job) => schedule::predict(job, device, control)?,
-        Job::Bench(job) => bench::bench(job, device, control)?,
+        Job::Bench(job) => bench::divergence::bench(job, device, control)?,
+        Job::Floor(job) => bench::floor::floor(job, device, control)?,
         Job::Run(job) => schedule::run(job, &versions, device, warm, control, progress)?,
     }
     Ok(true)

@@ -18,6 +18,17 @@ use crate::reward::Verifier;
 use crate::schedule::columns;
 use crate::warm::Warm;
 
+/// Where to look.
+#[derive(Clone, Copy)]
+pub struct Places<'a> {
+    /// Folder that paths are relative to.
+    pub base: &'a Path,
+    /// Folder to remember hashes in; see [`crate::content::hash`].
+    pub notes: &'a Path,
+    /// What jobs before this one have read.
+    pub warm: Option<&'a Warm>,
+}
+
 /// A domain with its data. Only what the plan's work reads is loaded.
 pub struct DomainData {
     pub id: DomainId,
@@ -42,16 +53,10 @@ pub struct Prompts {
 const MESSAGES: &str = "messages";
 
 impl Prompts {
-    fn load(
-        base: &Path,
-        source: &DataSource,
-        domain: &Domain,
-        fields: &[Field],
-        whole: bool,
-        warm: Option<&Warm>,
-    ) -> Result<Arc<Prompts>> {
+    fn load(places: Places, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Arc<Prompts>> {
+        let Places { base, notes, warm } = places;
         let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
-        let request = Request { source, format: &domain.format, fields: &fields, whole };
+        let request = Request { source, format: &domain.format, fields: &fields, whole, notes: Some(notes) };
         let read = || Ok(Prompts::new(Dataset::read(base, request)?));
         match warm {
             None => read().map(Arc::new),
@@ -135,8 +140,9 @@ pub struct Form {
     pub loaded: Option<Loaded>,
 }
 
-/// The form of every model: that of the weights it descends from. Paths are relative to `base`; `notes` is as in [`load::load`].
-pub fn forms(plan: &Plan, base: &Path, notes: &Path) -> Result<Vec<Form>> {
+/// The form of every model: that of the weights it descends from.
+pub fn forms(plan: &Plan, places: Places) -> Result<Vec<Form>> {
+    let Places { base, notes, .. } = places;
     let mut forms: Vec<Form> = Vec::new();
     for model in &plan.experiment.models {
         let inherited = |from: &ModelId| {
@@ -177,24 +183,18 @@ pub fn forms(plan: &Plan, base: &Path, notes: &Path) -> Result<Vec<Form>> {
 }
 
 /// Loads and checks what `stages` and the plan's comparisons read. Answers the domains, in the plan's order, and warnings.
-pub fn prepare(
-    plan: &Plan,
-    stages: &[ModelId],
-    forms: &[Form],
-    base: &Path,
-    warm: Option<&Warm>,
-) -> Result<(Vec<DomainData>, Vec<String>)> {
+pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], places: Places) -> Result<(Vec<DomainData>, Vec<String>)> {
     let mut domains = Vec::new();
     let mut warnings = Vec::new();
     for (index, domain) in plan.experiment.domains.iter().enumerate() {
         let id = DomainId(index as u32);
-        let loaded = load(plan, id, domain, stages, base, warm).map_err(|error| error.at(domain.origin))?;
+        let loaded = load(plan, id, domain, stages, places).map_err(|error| error.at(domain.origin))?;
         if let (Some(train), Some(tests)) = (&loaded.train, &loaded.tests) {
             warnings.extend(overlap(&train.dataset, &tests.dataset).map(|overlap| overlap.to_string()));
         }
         domains.push(loaded);
     }
-    if let Some(warm) = warm {
+    if let Some(warm) = places.warm {
         warm.forget_unused();
     }
     for id in stages {
@@ -209,13 +209,13 @@ pub fn prepare(
     Ok((domains, warnings))
 }
 
-fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &Path, warm: Option<&Warm>) -> Result<DomainData> {
-    let verifier = Verifier::new(&domain.reward, base)?;
+fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: Places) -> Result<DomainData> {
+    let verifier = Verifier::new(&domain.reward, places.base)?;
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let whole = verifier.reads_rows();
     let tests = match &domain.tests {
         Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
-            Some(Prompts::load(base, tests, domain, &fields, whole, warm)?)
+            Some(Prompts::load(places, tests, domain, &fields, whole)?)
         }
         _ => None,
     };
@@ -232,7 +232,7 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], base: &P
             }
         }
     }
-    let train = if trained_on { Some(Prompts::load(base, &domain.prompts, domain, &fields, whole, warm)?) } else { None };
+    let train = if trained_on { Some(Prompts::load(places, &domain.prompts, domain, &fields, whole)?) } else { None };
     let (name, limit) = (domain.name.clone(), domain.limit);
     Ok(DomainData { id, name, origin: domain.origin, verifier, limit, train, tests })
 }

@@ -11,7 +11,6 @@ use mopd_lang::diag::nearest;
 
 use super::{Compiled, compile, plan_json, sweep};
 use crate::args::{Format, Run};
-use crate::figures::{bytes, duration};
 use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
@@ -260,7 +259,7 @@ fn finish(out: &Path, compiled: &Compiled, table: bool, seconds: f64, peak_memor
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
     }
     output::error(&table::stages(&results.stages));
-    output::error(&format!("{}, peak memory {}, results in {}\n", duration(seconds), bytes(peak_memory), out.display()));
+    output::error(&format!("{}, results in {}\n", table::whole(&results, seconds, peak_memory), out.display()));
     Ok(Status::Good)
 }
 

@@ -169,7 +169,9 @@ fn together(good: &[(&Member, &Plan, &Results)]) -> Option<Results> {
         tables: first.tables.iter().enumerate().map(|(index, table)| of_table(index, table)).collect(),
         stages: good.iter().flat_map(|(_, _, results)| results.stages.clone()).collect(),
         seconds: good.iter().map(|(_, _, results)| results.seconds).sum(),
+        before_stages: good.iter().map(|(_, _, results)| results.before_stages).sum(),
         peak_memory: good.iter().map(|(_, _, results)| results.peak_memory).max().unwrap_or(0),
+        predicted_memory: good.iter().filter_map(|(_, _, results)| results.predicted_memory).max(),
         ..(*first).clone()
     })
 }

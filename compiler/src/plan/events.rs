@@ -20,6 +20,8 @@ pub enum Job {
     Compare(CompareJob),
     /// What `mopd bench divergence` asks.
     Bench(BenchJob),
+    /// What `mopd bench distill` asks besides the run itself.
+    Floor(Box<FloorJob>),
     /// Answer `Ready` and stop: what `mopd doctor` asks.
     Probe,
 }
@@ -130,6 +132,15 @@ pub enum Measure {
     Time { runs: u32 },
 }
 
+/// Measure what this machine can do, and count what a step of the plan's distillation asks of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FloorJob {
+    /// Its results and its `fresh` are not looked at: nothing runs.
+    pub run: RunJob,
+    /// Tokens of a completion, on average; as many as may be where absent.
+    pub completion: Option<f64>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -180,6 +191,9 @@ pub enum Event {
         steps: u32,
         metric: String,
         value: f64,
+        /// Completion tokens that are trained on, of all sequences together.
+        tokens: u64,
+        seconds: Seconds,
         /// Of the whole step, all domains together.
         loss: f64,
         domains: Vec<DomainStep>,
@@ -192,7 +206,7 @@ pub enum Event {
         /// stages ran beside it.
         peak_memory: Option<u64>,
     },
-    /// What a stage that trains will take, measured with shallow models before anything runs.
+    /// What a stage that trains will take, measured before anything runs.
     Predicted {
         stage: String,
         seed: u64,
@@ -233,6 +247,16 @@ pub enum Event {
         value_difference: f64,
         gradient_difference: f64,
     },
+    /// What a [`FloorJob`] asked for.
+    MeasuredFloor {
+        rates: Rates,
+        /// What a step does, one after the other.
+        phases: Vec<Phase>,
+        /// Tokens of a prompt, on average.
+        prompt: f64,
+        /// Cores that the stage has.
+        threads: u32,
+    },
     Warning {
         message: String,
     },
@@ -248,6 +272,55 @@ pub enum Event {
         seconds: f64,
         peak_memory: u64,
     },
+}
+
+/// Wall time of a step, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Seconds {
+    /// Rollouts and their rewards.
+    pub rollout: f64,
+    /// Forward passes of all models, and everything that the objective reads.
+    pub scoring: f64,
+    /// Gradient and update.
+    pub update: f64,
+}
+
+impl Seconds {
+    pub fn sum(&self) -> f64 {
+        self.rollout + self.scoring + self.update
+    }
+}
+
+/// The most that a machine was seen to do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Floating-point operations a second in large products, a multiplication and an addition counted as two.
+    pub float32: f64,
+    pub bfloat16: f64,
+    /// Bytes a second, read from memory one after the other.
+    pub memory: f64,
+}
+
+/// A part of a step, as [`Seconds`] divides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepPart {
+    Rollout,
+    Scoring,
+    Update,
+}
+
+/// Work that can't begin before the work in front of it is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    pub part: StepPart,
+    pub name: String,
+    /// How often it is done in a step.
+    pub times: f64,
+    /// Each time: floating-point operations of products, in the numbers that the model computes with.
+    pub flops: f64,
+    /// Each time: bytes that come from memory or go there.
+    pub bytes: f64,
 }
 
 /// What a step did to one domain. Numbers that the stage does not have are absent.
@@ -283,12 +356,15 @@ pub enum ColumnValues {
 pub struct Prediction {
     /// Seconds of the whole stage, where nothing runs beside it and no reward is asked of a program.
     pub seconds: f64,
-    /// Of them: rollouts; forward passes of all models; gradients and updates. The rest comes before the first step.
+    /// Of them: rollouts; forward passes of all models; gradients and updates. The rest comes before the first step and after the last one.
     pub rollout: f64,
     pub scoring: f64,
     pub update: f64,
-    /// Most resident memory of the worker while the stage runs, in bytes.
+    /// Most resident memory of the worker while the stage runs, in bytes, where nothing runs beside it.
     pub memory: u64,
+    /// Of that, what the worker holds also while nothing runs, in bytes.
+    #[serde(default)]
+    pub resting: u64,
 }
 
 /// Why a job could not be finished, in the author's terms.

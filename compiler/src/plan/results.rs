@@ -20,8 +20,14 @@ pub struct Results {
     pub stages: Vec<StageRecord>,
     /// Wall time of the run, in seconds, stages taken from the store not counted.
     pub seconds: f64,
+    /// Of that, what passed before the first stage: models and data were opened, stages tried.
+    #[serde(default)]
+    pub before_stages: f64,
     /// Peak resident memory of the worker, in bytes.
     pub peak_memory: u64,
+    /// What was expected of the stages that ran side by side where this was most; none where nothing was predicted.
+    #[serde(default)]
+    pub predicted_memory: Option<u64>,
 }
 
 /// What a stage took, and what was expected.

@@ -10,7 +10,7 @@ use super::json::{Json, Object};
 use super::rows::{Take, Wanted};
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside quotes are text.
-pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash, DataError> {
+pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, Problem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();
@@ -36,7 +36,7 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
         }
         if record.is_empty() {
             return match header {
-                Some(_) => Ok(hasher.finalize()),
+                Some(_) => Ok(hasher.finalize().to_hex().to_string()),
                 None => Err(DataError::of_file(path, Problem::Empty)),
             };
         }

@@ -34,6 +34,8 @@ pub struct Request<'a> {
     pub fields: &'a [Field<'a>],
     /// Whether somebody reads whole rows: a reward command.
     pub whole: bool,
+    /// A folder to remember hashes of large files in, which need not exist; see [`crate::content::hash`].
+    pub notes: Option<&'a Path>,
 }
 
 /// The rows of a data source, in the order of its files. Kept as columns of text end to end, of needed fields only.
@@ -67,7 +69,7 @@ impl Dataset {
         for file in &files {
             first.push(reading.places.len());
             let wanted = Wanted { columns: &reading.columns.clone(), whole: request.whole };
-            hashes.push(rows::read(file, wanted, &mut |row| reading.take(row))?);
+            hashes.push(rows::read(file, wanted, request.notes, &mut |row| reading.take(row))?);
         }
         if reading.places.is_empty() {
             let problem = if reading.left_out > 0 { Problem::AllLeftOut { rows: reading.left_out } } else { Problem::Empty };
@@ -75,19 +77,16 @@ impl Dataset {
         }
         let plain = DataSource::file(source.path.clone()) == *source;
         let hash = match hashes.as_slice() {
-            [hash] if plain => *hash,
+            [hash] if plain => hash.clone(),
             hashes => {
                 let DataSource { columns, filter, limit, .. } = source;
-                blake3::hash(format!("{hashes:?} {columns:?} {filter:?} {limit:?}").as_bytes())
+                blake3::hash(format!("{hashes:?} {columns:?} {filter:?} {limit:?}").as_bytes()).to_hex().to_string()
             }
         };
         let files = files.into_iter().map(|file| file.path).collect();
-        reading
-            .finish()
-            .map(|kept| Dataset { hash: hash.to_hex().to_string(), files, first, path: path.clone(), ..kept })
-            .map_err(|error| {
-                DataError::of_file(&path, Problem::Unreadable { cause: format!("no room to keep its rows: {error}") })
-            })
+        reading.finish().map(|kept| Dataset { hash, files, first, path: path.clone(), ..kept }).map_err(|error| {
+            DataError::of_file(&path, Problem::Unreadable { cause: format!("no room to keep its rows: {error}") })
+        })
     }
 
     /// At least one.

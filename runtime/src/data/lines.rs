@@ -12,7 +12,7 @@ use super::rows::{Row, Take, Wanted};
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
-pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash, DataError> {
+pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, Problem::unreadable(path, &error));
     let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();
@@ -20,7 +20,7 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash
     loop {
         line.clear();
         if file.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
-            return Ok(hasher.finalize());
+            return Ok(hasher.finalize().to_hex().to_string());
         }
         hasher.update(&line);
         number = number.saturating_add(1);

@@ -12,17 +12,22 @@ use serde_json::Number;
 use super::error::{DataError, Place, Problem};
 use super::json::{Json, Object};
 use super::rows::{Row, Take, Wanted};
+use crate::content;
 
 /// Bytes of a row group, uncompressed, that are read at once; larger ones are read in slices.
 const SLICE: usize = 128 << 20;
 
-pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash, DataError> {
+pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) -> Result<String, DataError> {
     let of_file = |problem| DataError::of_file(path, problem);
     let unreadable = |error: io::Error| of_file(Problem::unreadable(path, &error));
     let refused = |error: PolarsError| of_file(Problem::NotParquet { cause: first_line(&error.to_string()) });
     let open = || File::open(path).map_err(unreadable);
-    let mut hasher = blake3::Hasher::new();
-    io::copy(&mut open()?, &mut hasher).map_err(unreadable)?;
+    // Of a large file a few columns and rows may be all that is read.
+    let hash = match notes {
+        Some(notes) => content::hash(path, notes),
+        None => content::hash_anew(path),
+    };
+    let hash = hash.map_err(unreadable)?;
 
     let mut reader = ParquetReader::new(open()?);
     let (schema, metadata) = guarded(|| Ok((reader.schema()?, reader.get_metadata()?.clone()))).map_err(refused)?;
@@ -55,13 +60,13 @@ pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash
                 let failed = |problem| DataError::new(path, place, problem);
                 let row = row(&frame, index, place, wanted, &present).map_err(failed)?;
                 if take(row).map_err(failed)? == ControlFlow::Break(()) {
-                    return Ok(hasher.finalize());
+                    return Ok(hash);
                 }
             }
         }
         first += rows;
     }
-    Ok(hasher.finalize())
+    Ok(hash)
 }
 
 /// Damaged files can make the reader panic; that is the file's fault and said as such.

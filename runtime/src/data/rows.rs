@@ -1,6 +1,7 @@
 //! Rows of data files, whatever their layout: columns by name, values as JSON.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use super::error::{DataError, Place, Problem};
 use super::files::{DataFile, Layout};
@@ -30,11 +31,12 @@ pub struct Row {
 /// Takes rows until it has enough.
 pub type Take<'a> = dyn FnMut(Row) -> Result<ControlFlow<()>, Problem> + 'a;
 
-/// Reads a file row by row, holding a part of it at a time. Answers its hash; all of the file enters, even if rows were enough.
-pub fn read(file: &DataFile, wanted: Wanted, take: &mut Take) -> Result<blake3::Hash, DataError> {
+/// Reads a file row by row, holding a part of it at a time. Answers its hash in hexadecimal; all of the file enters, even if rows were enough.
+/// `notes` is as in [`super::Request`]; files that are read as a whole in any case are hashed on the way.
+pub fn read(file: &DataFile, wanted: Wanted, notes: Option<&Path>, take: &mut Take) -> Result<String, DataError> {
     match file.layout {
         Layout::Lines => lines::read(&file.path, wanted, take),
-        Layout::Parquet => parquet::read(&file.path, wanted, take),
+        Layout::Parquet => parquet::read(&file.path, wanted, notes, take),
         Layout::Cells { separator } => cells::read(&file.path, separator, wanted, take),
     }
 }

@@ -1,11 +1,14 @@
-//! What a stage will take, before it runs: a few of its own steps, on its own prompts, if need be with a model of one layer and
-//! with one of two. Whatever a stage does, this does too, so there is no second description of the work that could drift from the first.
+//! What a stage will take, before it runs: a few of its own steps, on its own prompts. Whatever a stage does, this does too, so
+//! there is no second description of the work that could drift from the first.
 //!
-//! Small models are tried whole. Of larger ones, both time and memory grow by the same amount with every layer. So with what one step takes written as `t(layers)`,
-//! `t(n) = t(1) + (n - 1) (t(2) - t(1))`; and where the trained model and its teachers differ in depth, each has its own
-//! difference. Where even one layer would take too long, trials have fewer sequences, `m` and `2 m`, and `t` is taken to be
-//! linear in these as well.
+//! Where a step takes seconds, or little of the stage, it is tried as it will be: with all sequences, and with the models that
+//! exist already, which write completions of their own lengths. Where fewer sequences take as little, trials have `m` and `2 m` of
+//! them, and what a step takes is extrapolated in a straight line. Of other stages both time and memory grow by the same amount with
+//! every layer. So with what one step of a shallow model takes written as `t(layers)`, `t(n) = t(1) + (n - 1) (t(2) - t(1))`; and
+//! where the trained model and its teachers differ in depth, each has its own difference. Where even one layer would take too
+//! long, these have fewer sequences, too.
 
+mod machine;
 mod trial;
 
 use std::sync::Arc;
@@ -18,20 +21,51 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device::kind;
 use crate::failure::Result;
 use crate::model::{Config, Weights};
-use crate::prepare::DomainData;
+use crate::prepare::{DomainData, Form};
 
+pub use machine::Machine;
 use trial::{Taken, Trial};
 
-/// Multiplications and additions that a step of a trial may take: about a second on one core of a usual processor.
+/// Multiplications and additions that a step of a shallow trial may take: about a second on one core of a usual processor.
 const MOST_WORK: f64 = 2e11;
 
-/// Up to here a trial has all layers.
-const WHOLE: f64 = 1e11;
+/// Seconds, roughly estimated, that a step may take to be tried whole, whatever the stage takes.
+const FEW_SECONDS: f64 = 12.0;
+/// The same where the stage has so many steps at least: the trial is a small part of it.
+const MORE_SECONDS: f64 = 40.0;
+const MANY_STEPS: u32 = 20;
+/// Seconds of a step that warms up while it runs.
+const LONG: f64 = 1.0;
+/// Prompts of a domain that a teacher answers at once.
+const TOGETHER: u32 = 256;
+/// The part of the memory that is free that a trial may need.
+const FREE: f64 = 0.7;
 
-/// Of every model of a plan, as far as it is known without its weights.
-pub struct Shapes<'a> {
-    pub configs: &'a [Arc<Config>],
-    pub tokenizers: &'a [Arc<Tokenizer>],
+/// Of every model of a plan, what is known before it is made.
+pub struct Shapes {
+    configs: Vec<Arc<Config>>,
+    tokenizers: Vec<Arc<Tokenizer>>,
+    /// Weights of its shape, its own or of the model that it descends from; none where these are made in the run.
+    weights: Vec<Option<Weights>>,
+}
+
+impl Shapes {
+    pub fn new(plan: &Plan, forms: &[Form]) -> Shapes {
+        let mut weights: Vec<Option<Weights>> = Vec::new();
+        for (model, form) in plan.experiment.models.iter().zip(forms) {
+            weights.push(match &model.stage {
+                Stage::Initialise(_) => None,
+                Stage::Load(_) => form.loaded.as_ref().map(|loaded| loaded.weights.clone()),
+                Stage::Train(train) => weights[train.start.0 as usize].clone(),
+                Stage::Merge(merge) => merge.base.iter().chain(&merge.models).find_map(|id| weights[id.0 as usize].clone()),
+            });
+        }
+        Shapes {
+            configs: forms.iter().map(|form| form.config.clone()).collect(),
+            tokenizers: forms.iter().map(|form| form.tokenizer.clone()).collect(),
+            weights,
+        }
+    }
 }
 
 /// What a stage that trains will take on this machine, alone; none for other stages.
@@ -41,47 +75,118 @@ pub fn predict(
     domains: &[DomainData],
     shapes: &Shapes,
     steps: u32,
+    machine: &Machine,
     device: Device,
 ) -> Result<Option<Prediction>> {
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(None) };
-    let student = shapes.configs[model.0 as usize].layers;
-    let teachers = teachers(train).map(|id| shapes.configs[id.0 as usize].layers).max();
     let kind = kind(plan.experiment.dtype);
     let trial =
         Trial { train, model, domains, shapes, device, kind, completion: completion(plan, train, domains, shapes, model) };
     let batch = sequences(train);
+    let most = if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
+    let fits = machine.free.is_none_or(|free| trial.needed() <= FREE * free);
+    let taken = match most_sequences(&trial, machine, most) {
+        Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine), steps)?,
+        Some(part) if fits => {
+            let (less, more) = (trial.whole(part, 1, None)?, trial.whole(2 * part, 1, None)?);
+            let at = |sequences: u32| less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0));
+            // What teachers write once comes before the first step.
+            let around =
+                if let Prefixes::Teacher { sequences, .. } = train.prefixes { at(sequences).around } else { less.around };
+            Taken { around, memory: memory(train, less, more, at(batch)), ..at(batch) }
+        }
+        _ => extrapolated(&trial)?,
+    };
+    let saved = 4.0 * Weights::parameters(&shapes.configs[model.0 as usize]) as f64 / machine.written;
+    let [rollout, scoring, update] = [taken.rollout, taken.scoring, taken.update].map(|each| each * f64::from(steps));
+    let seconds = taken.around + rollout + scoring + update + saved;
+    let (memory, resting) = (taken.memory as u64, taken.resting as u64);
+    Ok(Some(Prediction { seconds, rollout, scoring, update, memory, resting }))
+}
+
+/// The sequences that models of their own depth can try within some seconds: all of a step, or a number that can be tried
+/// together with twice as many; none where even one part takes longer.
+fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32> {
+    let batch = sequences(trial.train);
+    if trial.estimated(batch, machine) <= seconds {
+        return Some(batch);
+    }
+    let fixed = trial.estimated(0, machine);
+    let each = trial.estimated(1, machine) - fixed;
+    let part = part(trial.train);
+    let parts = ((seconds - 2.0 * fixed) / (3.0 * each * f64::from(part))).floor();
+    let parts = (parts as u32).min(batch / 2 / part);
+    (parts > 0).then_some(parts * part)
+}
+
+/// From a trial of the stage as it will be.
+fn whole(trial: &Trial, estimated: f64, steps: u32) -> Result<Taken> {
+    // The first step of many says little about the others.
+    let tried = match estimated {
+        short if short <= LONG => 3,
+        _ if steps >= MANY_STEPS => 2,
+        _ => 1,
+    };
+    let Prefixes::Teacher { sequences: written, batch, .. } = trial.train.prefixes else {
+        return trial.whole(sequences(trial.train), tried, None);
+    };
+    // Teachers write all before the first step, domain by domain, many sequences at once.
+    let chunk = TOGETHER.saturating_mul(trial.train.mixture.len() as u32);
+    let few = batch.min(written);
+    let affordable = estimated * f64::from(chunk.min(written)) / f64::from(batch.max(1)) <= MORE_SECONDS;
+    let many = if affordable { chunk } else { batch.saturating_mul(2) }.min(written);
+    let less = trial.whole(batch, tried, Some(few))?;
+    if many <= few {
+        return Ok(less);
+    }
+    let more = trial.whole(batch, 1, Some(many))?;
+    let at = |sequences: u32| less.extrapolated(more, f64::from(sequences - few) / f64::from(many - few));
+    Ok(Taken { around: at(written).around, memory: at(chunk.clamp(few, written)).memory, ..less })
+}
+
+/// From trials with shallow models and, if need be, few sequences.
+fn extrapolated(trial: &Trial) -> Result<Taken> {
+    let train = trial.train;
+    let student = trial.shapes.configs[trial.model.0 as usize].layers;
+    let teachers = teachers(train).map(|id| trial.shapes.configs[id.0 as usize].layers).max();
+    let batch = sequences(train);
     let (first, second) = sizes(train, batch, trial.work(batch, 1));
     let at = |batch: u32| -> Result<Taken> {
-        let one = trial.run(batch, 1, 1, false)?;
+        let one = trial.cut(batch, 1, 1)?;
         let deeper = match teachers {
             // All of one depth grow together.
             Some(teachers) if teachers != student => {
-                let (own, others) = (trial.run(batch, 2, 1, false)?, trial.run(batch, 1, 2, false)?);
+                let (own, others) = (trial.cut(batch, 2, 1)?, trial.cut(batch, 1, 2)?);
                 let own = one.extrapolated(own, (student - 1) as f64);
                 own.plus(one.extrapolated(others, (teachers - 1) as f64).minus(one))
             }
-            _ => one.extrapolated(trial.run(batch, 2, 2, false)?, (student - 1) as f64),
+            _ => one.extrapolated(trial.cut(batch, 2, 2)?, (student - 1) as f64),
         };
         Ok(deeper)
     };
-    let depth = student.max(teachers.unwrap_or(1));
     let taken = match second {
-        None if depth == 1 || trial.work(batch, depth) <= WHOLE => trial.run(batch, student, teachers.unwrap_or(1), true)?,
         None => at(first)?,
         Some(second) => {
-            let less = at(first)?;
-            less.extrapolated(at(second)?, f64::from(batch - first) / f64::from(second - first))
+            let (less, more) = (at(first)?, at(second)?);
+            let all = less.extrapolated(more, f64::from(batch - first) / f64::from(second - first));
+            Taken { memory: memory(train, less, more, all), ..all }
         }
     };
-    let rollouts = match &train.prefixes {
-        // Teachers write once; a trial has them write one batch.
-        Prefixes::Teacher { sequences, batch, .. } => f64::from(*sequences) / f64::from((*batch).max(1)),
-        _ => 1.0,
-    };
-    let before = taken.before * rollouts;
-    let [rollout, scoring, update] = [taken.rollout, taken.scoring, taken.update].map(|each| each * f64::from(steps));
-    let seconds = before + rollout + scoring + update;
-    Ok(Some(Prediction { seconds, rollout, scoring, update, memory: taken.memory as u64 }))
+    Ok(taken.times_written(train))
+}
+
+/// The memory of a step, from two with fewer sequences and their extrapolation: where sequences go through in parts, more of
+/// them are more parts, one after the other.
+fn memory(train: &Train<Objective>, less: Taken, more: Taken, extrapolated: Taken) -> f64 {
+    if train.execution.micro_batch.is_some() { less.memory.max(more.memory) } else { extrapolated.memory }
+}
+
+impl Taken {
+    /// Teachers that write once wrote one batch.
+    fn times_written(self, train: &Train<Objective>) -> Taken {
+        let Prefixes::Teacher { sequences, batch, .. } = &train.prefixes else { return self };
+        Taken { around: self.around * f64::from(*sequences) / f64::from((*batch).max(1)), ..self }
+    }
 }
 
 fn teachers(train: &Train<Objective>) -> impl Iterator<Item = ModelId> + '_ {
@@ -99,15 +204,19 @@ fn sequences(train: &Train<Objective>) -> u32 {
     }
 }
 
-/// How many sequences the trials have: all of a step, or two smaller numbers.
-fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
+/// Sequences that trials don't cut: a step of fewer parts needs no less memory.
+fn part(train: &Train<Objective>) -> u32 {
     let group = match &train.prefixes {
         Prefixes::Student { sampling, .. } => sampling.n.max(1),
         Prefixes::Pairs { .. } => 2,
         Prefixes::Data { .. } | Prefixes::Teacher { .. } => 1,
     };
-    // Parts of a step are not cut: a step of fewer parts needs no less memory.
-    let part = train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(group);
+    train.execution.micro_batch.unwrap_or(1).max(1).next_multiple_of(group)
+}
+
+/// How many sequences the trials have: all of a step, or two smaller numbers.
+fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) {
+    let part = part(train);
     let factor = (work / MOST_WORK).max(1.0);
     let first = ((f64::from(batch) / factor / f64::from(part)) as u32).max(1) * part;
     if factor > 1.5 && first.saturating_mul(2) < batch { (first, Some(first * 2)) } else { (batch, None) }
@@ -116,8 +225,8 @@ fn sizes(train: &Train<Objective>, batch: u32, work: f64) -> (u32, Option<u32>) 
 /// Answers whose length is asked: enough for a mean.
 const SAMPLE: usize = 10_000;
 
-/// Tokens of a completion, on average: of an `exact_match` those of the right answer, since that is where training leads; else
-/// the most that is allowed.
+/// Tokens of a completion, on average: of an `exact_match` those of the right answer, since that is where training leads a model
+/// that begins at random; else the most that is allowed.
 fn completion(plan: &Plan, train: &Train<Objective>, domains: &[DomainData], shapes: &Shapes, model: ModelId) -> u32 {
     let most = match &train.prefixes {
         Prefixes::Data { .. } => return 0,
@@ -128,12 +237,13 @@ fn completion(plan: &Plan, train: &Train<Objective>, domains: &[DomainData], sha
         },
     };
     let tokenizer = &shapes.tokenizers[model.0 as usize];
+    let exists = shapes.weights[model.0 as usize].is_some();
     let mut sum = 0.0;
     for share in &train.mixture {
         let domain = plan.experiment.domain(share.domain);
         let limit = most.max_tokens(domain.limit);
         let answer = match (&domain.reward, &domains[share.domain.0 as usize].train) {
-            (Reward::ExactMatch { field }, Some(prompts)) => {
+            (Reward::ExactMatch { field }, Some(prompts)) if !exists => {
                 let answer = |row| prompts.dataset.text(row, field);
                 // A completion is its answer and the token that ends it.
                 let length = |row| Some(tokenizer.encode(answer(row)?).ok()?.len() + 1);
@@ -175,7 +285,7 @@ mod tests {
     use super::*;
 
     fn taken(memory: f64) -> Taken {
-        Taken { before: 1.0, rollout: 2.0 * memory, scoring: 3.0, update: 4.0, memory }
+        Taken { around: 1.0, rollout: 2.0 * memory, scoring: 3.0, update: 4.0, memory, resting: 0.5 }
     }
 
     #[test]

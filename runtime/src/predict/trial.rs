@@ -1,17 +1,20 @@
-//! A few steps of a stage with shallow models.
+//! A few steps of a stage: its own, or smaller ones.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mopd_compiler::plan::{Completions, Keep, ModelId, Objective, Prefixes, Reward, Train, Trainable, WeightFilter};
+use mopd_compiler::plan::{
+    Completions, Keep, ModelId, Objective, Prefixes, Reward, Sampling, Share, Train, Trainable, WeightFilter,
+};
 use tch::{Device, Kind};
 
+use super::machine::Machine;
 use super::{Shapes, cut, some_weights};
 use crate::control::Control;
 use crate::failure::Result;
 use crate::memory::{exactly, peak_since_reset, reset_peak_memory};
-use crate::model::Weights;
+use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, trained};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
@@ -26,34 +29,47 @@ pub struct Trial<'a> {
     pub train: &'a Train<Objective>,
     pub model: ModelId,
     pub domains: &'a [DomainData],
-    pub shapes: &'a Shapes<'a>,
+    pub shapes: &'a Shapes,
     pub device: Device,
     pub kind: Kind,
-    /// Tokens of a completion that a model writes.
+    /// Tokens of a completion, on average, as far as they can be known without writing any.
     pub completion: u32,
+}
+
+/// What a trial trains with.
+#[derive(Clone, Copy)]
+enum Size {
+    /// So many sequences, and models of their own depth: those that it will have, where they exist. Teachers that write before
+    /// the first step write so many.
+    Whole { batch: u32, written: Option<u32> },
+    /// So many sequences, a student of `own` layers and teachers of `others`; numbers of no account.
+    Cut { batch: u32, own: usize, others: usize },
 }
 
 /// What a trial took, or what one is expected to take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Taken {
-    /// Seconds before the first step.
-    pub before: f64,
+    /// Seconds before the first step and after the last one.
+    pub around: f64,
     /// Of one step: rollouts, forward passes of all models, gradient and update.
     pub rollout: f64,
     pub scoring: f64,
     pub update: f64,
     /// Most resident memory of this process, in bytes.
     pub memory: f64,
+    /// What it held before.
+    pub resting: f64,
 }
 
 impl Taken {
     fn zip(self, other: Taken, f: impl Fn(f64, f64) -> f64) -> Taken {
         Taken {
-            before: f(self.before, other.before),
+            around: f(self.around, other.around),
             rollout: f(self.rollout, other.rollout),
             scoring: f(self.scoring, other.scoring),
             update: f(self.update, other.update),
             memory: f(self.memory, other.memory),
+            resting: f(self.resting, other.resting),
         }
     }
 
@@ -77,40 +93,131 @@ impl Trial<'_> {
         let config = &self.shapes.configs[self.model.0 as usize];
         let layer = config.width * (config.hidden * 3 + config.heads * config.head_width * 4);
         let matrix = config.vocabulary * config.width;
-        let tokenizer = &self.shapes.tokenizers[self.model.0 as usize];
-        // They are known since the plan was checked.
-        let prompts = || self.domains.iter().filter_map(|data| data.train.as_ref()?.tokens(tokenizer).ok());
-        let sequences: usize = prompts().map(|tokens| tokens.len()).sum();
-        let tokens: usize = prompts().map(|tokens| tokens.lengths().sum::<usize>()).sum();
-        let length = tokens as f64 / sequences.max(1) as f64 + f64::from(self.completion);
-        8.0 * f64::from(batch) * length * (layer * layers + matrix) as f64
+        8.0 * f64::from(batch) * self.length() * (layer * layers + matrix) as f64
     }
 
-    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Where these are not `whole`, their memory
-    /// is that without what the allocator keeps, so that it can be extrapolated.
-    pub fn run(&self, batch: u32, own: usize, others: usize, whole: bool) -> Result<Taken> {
+    /// About how many seconds a whole step takes: products at the rate of the machine, and weights that are read once for
+    /// every token that is written, and a few times for the update.
+    pub fn estimated(&self, batch: u32, machine: &Machine) -> f64 {
+        let config = &self.shapes.configs[self.model.0 as usize];
+        let parameters = 4.0 * Weights::parameters(config) as f64;
+        let reads = f64::from(if self.writes() { self.completion } else { 0 }) + 20.0;
+        // Of the passes that are counted at most, about this part is made.
+        0.6 * self.work(batch, config.layers) / machine.products + reads * parameters / machine.bytes
+    }
+
+    /// Bytes that a whole step needs at least: weights, gradients and moments of the student, and one other model.
+    pub fn needed(&self) -> f64 {
+        let parameters = |id: ModelId| Weights::parameters(&self.shapes.configs[id.0 as usize]) as f64;
+        let beside = self.beside().into_iter().map(parameters);
+        let beside = if self.models_stay() { beside.sum() } else { beside.fold(0.0, f64::max) };
+        let own = match self.train.trainable {
+            Trainable::Adapter(_) => 4.0,
+            Trainable::Weights { .. } => 20.0,
+        };
+        own * parameters(self.model) + 4.0 * beside
+    }
+
+    fn writes(&self) -> bool {
+        match &self.train.prefixes {
+            Prefixes::Student { .. } => true,
+            Prefixes::Pairs { chosen, rejected, .. } => chosen.sampling().or(rejected.sampling()).is_some(),
+            Prefixes::Data { .. } | Prefixes::Teacher { .. } => false,
+        }
+    }
+
+    /// Tokens of a prompt and its completion, on average.
+    fn length(&self) -> f64 {
+        let tokenizer = &self.shapes.tokenizers[self.model.0 as usize];
+        let prompt = |share: &Share| {
+            // They are known since the plan was checked.
+            let tokens = self.domains[share.domain.0 as usize].train.as_ref()?.tokens(tokenizer).ok()?;
+            Some(share.share * tokens.lengths().sum::<usize>() as f64 / tokens.len().max(1) as f64)
+        };
+        self.train.mixture.iter().filter_map(prompt).sum::<f64>() + f64::from(self.completion)
+    }
+
+    /// Steps of the stage with `batch` sequences and else as they will be, of several not the first. `written` is how many
+    /// sequences teachers write before the first step, where they do that; a batch where absent.
+    pub fn whole(&self, batch: u32, steps: u32, written: Option<u32>) -> Result<Taken> {
+        self.run(Size::Whole { batch, written }, steps)
+    }
+
+    /// Steps with `batch` sequences, a student of `own` layers and teachers of `others`. Their memory is that without what the
+    /// allocator keeps, so that it can be extrapolated.
+    pub fn cut(&self, batch: u32, own: usize, others: usize) -> Result<Taken> {
+        let steps = if self.work(batch, own.max(others)) > 2e9 { FEW_STEPS } else { STEPS };
+        self.run(Size::Cut { batch, own, others }, steps)
+    }
+
+    fn run(&self, size: Size, steps: u32) -> Result<Taken> {
+        let train = self.settings(size);
+        // Verifiers of the author's are not asked about nonsense.
+        let verifier = Verifier::new(&Reward::Regex { pattern: String::new(), field: String::new() }, ".".as_ref())?;
+        let sources = self.sources(&verifier)?;
+        // A rollout serves as many steps as there are passes.
+        let passes = train.passes.max(1);
+        let steps = steps.saturating_mul(passes);
+        let resting = reset_peak_memory().unwrap_or(0);
+        let started = Instant::now();
+        let rows = self.train(&train, &sources, steps, size)?;
+        let seconds = started.elapsed().as_secs_f64();
+        if matches!(size, Size::Cut { .. }) {
+            reset_peak_memory();
+            exactly(|| self.train(&train, &sources, 1, size))?;
+        }
+        // In a run, what a stage starts from stays in the files of earlier ones.
+        let memory = peak_since_reset().unwrap_or(0).saturating_sub(self.given(size)) as f64;
+
+        // One row a domain; all of a step say the same.
+        let each: Vec<&Row> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
+        let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
+        let mean = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).sum::<f64>() / warm.len().max(1) as f64;
+        Ok(Taken {
+            around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
+            rollout: mean(|row| row.rollout_seconds),
+            scoring: mean(|row| row.scoring_seconds),
+            update: mean(|row| row.update_seconds),
+            memory,
+            resting: resting as f64,
+        })
+    }
+
+    /// The stage's settings, with what a trial can't have left out.
+    fn settings(&self, size: Size) -> Train<Objective> {
         let mut train = self.train.clone();
+        let (Size::Whole { batch, .. } | Size::Cut { batch, .. }) = size;
+        // Models that exist end where they end.
+        let clipped = !(matches!(size, Size::Whole { .. }) && self.shapes.weights[self.model.0 as usize].is_some());
+        let clip = |sampling: &mut Sampling| {
+            if clipped {
+                sampling.max_tokens = self.completion.min(sampling.max_tokens).max(1);
+            }
+        };
         match &mut train.prefixes {
-            Prefixes::Data { batch: size, .. } => *size = batch,
+            Prefixes::Data { batch: length, .. } => *length = batch,
             Prefixes::Student { prompts, sampling } => {
                 *prompts = (batch / sampling.n.max(1)).max(1);
-                sampling.max_tokens = self.completion;
+                clip(sampling);
             }
-            Prefixes::Teacher { sequences, keep, batch: size, sampling } => {
-                (*size, *sequences) = (batch, batch);
-                // Nothing that these models write is right.
+            Prefixes::Teacher { sequences, keep, batch: length, sampling } => {
+                let written = if let Size::Whole { written: Some(written), .. } = size { written } else { batch };
+                (*length, *sequences) = (batch, written);
+                // Nothing that models of a trial write is right.
                 *keep = Keep::All;
-                sampling.max_tokens = self.completion;
+                clip(sampling);
             }
             Prefixes::Pairs { chosen, rejected, batch: pairs } => {
                 *pairs = (batch / 2).max(1);
-                for sampling in [chosen, rejected].into_iter().filter_map(Completions::sampling_mut) {
-                    sampling.max_tokens = self.completion;
-                }
+                [chosen, rejected].into_iter().filter_map(Completions::sampling_mut).for_each(clip);
             }
         }
-        // Nor is it unlike; and of the layers that are named, these models may have none.
+        // Nor is it unlike.
         train.filter = None;
+        if matches!(size, Size::Whole { .. }) {
+            return train;
+        }
+        // Of the layers that are named, shallow models may have none.
         match &mut train.trainable {
             Trainable::Adapter(adapter) => adapter.layers = None,
             Trainable::Weights { only, except } => {
@@ -121,13 +228,15 @@ impl Trial<'_> {
                 }
             }
         }
-        // Verifiers of the author's are not asked about nonsense.
-        let verifier = Verifier::new(&Reward::Regex { pattern: String::new(), field: String::new() }, ".".as_ref())?;
-        let mut sources = Vec::new();
-        for share in &train.mixture {
+        train
+    }
+
+    fn sources<'s>(&'s self, verifier: &'s Verifier) -> Result<Vec<Source<'s>>> {
+        let train = self.train;
+        let source = |share: &Share| {
             let data = &self.domains[share.domain.0 as usize];
             let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
-            sources.push(Source {
+            Ok(Source {
                 name: &data.name,
                 origin: data.origin,
                 share: share.share,
@@ -137,33 +246,10 @@ impl Trial<'_> {
                 prompts: trained(data)?,
                 tokens: trained(data)?.tokens(&self.shapes.tokenizers[self.model.0 as usize])?,
                 limit: data.limit,
-                verifier: &verifier,
-            });
-        }
-        let steps = if self.work(batch, own.max(others)) > 2e9 { FEW_STEPS } else { STEPS };
-        reset_peak_memory();
-        let started = Instant::now();
-        let rows = self.train(&train, &sources, steps, own, others)?;
-        let seconds = started.elapsed().as_secs_f64();
-        if !whole {
-            reset_peak_memory();
-            exactly(|| self.train(&train, &sources, 1, own, others))?;
-        }
-        // In a run, what a stage starts from stays in the files of earlier ones.
-        let given = 4 * self.given(own, others) as u64;
-        let memory = peak_since_reset().unwrap_or(0).saturating_sub(given) as f64;
-
-        // One row a domain; all of a step say the same.
-        let each: Vec<&Row> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
-        let warm = &each[1.min(each.len().saturating_sub(1))..];
-        let mean = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).sum::<f64>() / warm.len().max(1) as f64;
-        Ok(Taken {
-            before: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
-            rollout: mean(|row| row.rollout_seconds),
-            scoring: mean(|row| row.scoring_seconds),
-            update: mean(|row| row.update_seconds),
-            memory,
-        })
+                verifier,
+            })
+        };
+        train.mixture.iter().map(source).collect()
     }
 
     /// The models beside the student, each once.
@@ -173,32 +259,50 @@ impl Trial<'_> {
 
     /// As it will be, however small the models are here.
     fn models_stay(&self) -> bool {
+        // Whatever a stage starts from is one of its models.
         let mut models = self.beside();
         models.insert(self.train.start);
         let parameters = models.iter().map(|id| Weights::parameters(&self.shapes.configs[id.0 as usize])).sum();
         train::stay(parameters)
     }
 
-    /// Parameters of the models that a trial starts from.
-    fn given(&self, own: usize, others: usize) -> usize {
-        let parameters = |id: ModelId, layers: usize| Weights::parameters(&cut(&self.shapes.configs[id.0 as usize], layers));
+    /// The shape of a model whose numbers are made up for a trial; none where the model exists and is tried whole.
+    fn made_up(&self, id: ModelId, size: Size, own: bool) -> Option<Config> {
+        let config = &self.shapes.configs[id.0 as usize];
+        match size {
+            Size::Whole { .. } if self.shapes.weights[id.0 as usize].is_some() => None,
+            Size::Whole { .. } => Some(config.as_ref().clone()),
+            Size::Cut { own: layers, .. } if own => Some(cut(config, layers)),
+            Size::Cut { others: layers, .. } => Some(cut(config, layers)),
+        }
+    }
+
+    fn weights(&self, id: ModelId, size: Size, own: bool) -> Arc<Weights> {
+        let index = id.0 as usize;
+        Arc::new(match (self.made_up(id, size, own), &self.shapes.weights[index]) {
+            (None, Some(weights)) => weights.clone(),
+            (Some(config), _) => some_weights(config, &self.shapes.tokenizers[index]),
+            (None, None) => unreachable!("only models that exist are not made up"),
+        })
+    }
+
+    /// Bytes of the models that a trial holds in memory, and a run in files.
+    fn given(&self, size: Size) -> u64 {
+        let bytes =
+            |id: ModelId, own: bool| 4 * self.made_up(id, size, own).map_or(0, |config| Weights::parameters(&config)) as u64;
         let beside = self.beside().into_iter().filter(|id| *id != self.train.start);
-        parameters(self.train.start, own) + beside.map(|id| parameters(id, others)).sum::<usize>()
+        bytes(self.train.start, true) + beside.map(|id| bytes(id, false)).sum::<u64>()
     }
 
     /// The rows of so many steps.
-    fn train(&self, train: &Train<Objective>, sources: &[Source], steps: u32, own: usize, others: usize) -> Result<Vec<Row>> {
-        let weights = |id: ModelId, layers: usize| -> Arc<Weights> {
-            let config = &self.shapes.configs[id.0 as usize];
-            Arc::new(some_weights(cut(config, layers), &self.shapes.tokenizers[id.0 as usize]))
-        };
+    fn train(&self, train: &Train<Objective>, sources: &[Source], steps: u32, size: Size) -> Result<Vec<Row>> {
         let quiet = Control::new(std::io::sink());
-        let start = weights(train.start, own);
+        let start = self.weights(train.start, size, true);
         let mut teachers: HashMap<ModelId, Arc<Weights>> = HashMap::new();
         for id in super::teachers(train) {
             // A student's own start is one model, whoever reads it.
-            let one = if id == train.start { start.clone() } else { weights(id, others) };
-            teachers.entry(id).or_insert(one);
+            let one = || if id == train.start { start.clone() } else { self.weights(id, size, false) };
+            teachers.entry(id).or_insert_with(one);
         }
         let stage = train::Stage {
             name: "trial",

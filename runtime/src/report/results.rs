@@ -23,16 +23,24 @@ fn first_seeds(plan: &Plan, count: u32) -> Vec<u64> {
     (0..u64::from(count)).map(|index| plan.experiment.seed.wrapping_add(index)).collect()
 }
 
+/// Time and memory of a run, as [`Results`] has them.
+#[derive(Default)]
+pub struct Took {
+    pub stages: Vec<StageRecord>,
+    pub seconds: f64,
+    pub before_stages: f64,
+    pub predicted_memory: Option<u64>,
+}
+
 /// Puts the tables together, and says what a reader should be warned of.
 ///
 /// `scores` has the rewards of one comparison after the other, as they stand in the plan; `uniforms` makes the random numbers
-/// of the comparison with that index; `seconds` is the run's wall time, `stages` what it took them.
+/// of the comparison with that index.
 pub fn assemble(
     plan: &Plan,
     scores: &[Scores],
-    stages: Vec<StageRecord>,
+    took: Took,
     versions: Versions,
-    seconds: f64,
     mut uniforms: impl FnMut(usize) -> Uniforms,
 ) -> Result<(Results, Vec<String>), StatisticsError> {
     let experiment = &plan.experiment;
@@ -61,9 +69,11 @@ pub fn assemble(
         seeds: first_seeds(plan, most),
         versions,
         tables,
-        stages,
-        seconds,
+        stages: took.stages,
+        seconds: took.seconds,
+        before_stages: took.before_stages,
         peak_memory: peak_memory(),
+        predicted_memory: took.predicted_memory,
     };
     Ok((results, warnings))
 }

@@ -1,6 +1,7 @@
 //! Completions sampled from a model.
 
 mod sampler;
+mod stop;
 
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::FailureKind;
@@ -11,11 +12,13 @@ use crate::random::{Key, Uniforms};
 
 use crate::kernels::crew::{Parts, together};
 use sampler::{Draw, draw};
+use stop::Stop;
 
 /// What a model wrote after a prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
-    /// At least one; the end token is the last one unless the completion was cut off.
+    /// At least one; the last one is an end token, or that in which a text that ends completions is complete, unless the
+    /// completion was cut off.
     pub tokens: Vec<Token>,
     /// Log-probability of each token under the distribution it was drawn from.
     pub logps: Vec<f32>,
@@ -72,6 +75,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
     let tokens: Vec<&[Token]> = prompts.iter().map(|prompt| prompt.tokens).collect();
     let mut generator = Generator::start(decoder, &tokens, max_tokens);
     let vocabulary = decoder.config.vocabulary;
+    let stop = Stop::new(&sampling.stop, &decoder.tokenizer);
     // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
     let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
     if n > 1 {
@@ -88,7 +92,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
             let completion = &mut completions[row.index];
             completion.tokens.push(draw.token);
             completion.logps.push(draw.logp as f32);
-            if decoder.tokenizer.is_end(draw.token) {
+            if decoder.tokenizer.is_end(draw.token) || stop.ends(&completion.tokens)? {
                 completion.truncated = false;
                 continue;
             }
@@ -217,6 +221,36 @@ mod tests {
         }
         assert!(completions.iter().any(|completion| completion.truncated));
         assert!(completions.iter().any(|completion| !completion.truncated));
+    }
+
+    #[test]
+    fn a_text_that_stops_cuts_behind_itself_and_changes_nothing_before() {
+        let (decoder, prompts) = (decoder(), prompts());
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        let whole = rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key).unwrap();
+        let text = |completion: &Completion| decoder.tokenizer.decode(&completion.tokens).unwrap();
+        // Two letters that are written somewhere behind the beginning.
+        let mut pairs = whole.iter().flat_map(|completion| completion.tokens[1..].windows(2));
+        let pair = pairs.find(|pair| pair.iter().all(|token| (32..127).contains(token))).unwrap();
+        let stop = decoder.tokenizer.decode(pair).unwrap();
+        let sampling = Sampling { stop: vec![stop.clone()], ..sampling(2, 1.0) };
+        let cut = rollout(&decoder, &requests(&prompts), &sampling, key).unwrap();
+        let mut stopped = 0;
+        for (whole, cut) in whole.iter().zip(&cut) {
+            assert_eq!(cut.tokens, whole.tokens[..cut.tokens.len()]);
+            for (a, b) in cut.logps.iter().zip(&whole.logps) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+            match text(whole).find(&stop) {
+                Some(start) => {
+                    assert_eq!(text(cut), text(whole)[..start + stop.len()]);
+                    assert!(!cut.truncated);
+                    stopped += 1;
+                }
+                None => assert_eq!((cut.tokens.len(), cut.truncated), (whole.tokens.len(), whole.truncated)),
+            }
+        }
+        assert!(stopped > 0);
     }
 
     #[test]

@@ -23,11 +23,11 @@ use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::Weights;
-use crate::predict::Shapes;
-use crate::prepare::{DomainData, Form, forms, prepare, trained};
+use crate::predict::{Machine, Shapes};
+use crate::prepare::{DomainData, Form, Places, forms, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::Record;
-use crate::report::results::{assemble, write_results};
+use crate::report::results::{Took, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
 use crate::store::{Ancestor, Provenance, Store};
@@ -83,6 +83,8 @@ struct State {
     rewards: HashMap<usize, Vec<f64>>,
     failure: Option<Error>,
     finished_stages: u32,
+    /// Most memory that stages running side by side were predicted to take, in bytes.
+    predicted_memory: Option<u64>,
 }
 
 /// A task, the weights that it needs, and the right to compute it where its result is not there.
@@ -125,8 +127,9 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Resu
     }
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let forms = forms(plan, base, &Store::notes(Path::new(&job.store)))?;
-    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, base, warm)?;
+    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm };
+    let forms = forms(plan, places)?;
+    let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, places)?;
     for warning in warnings {
         control.warn(warning);
     }
@@ -136,7 +139,7 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Resu
 
 /// Says what each stage of a plan will take, and runs none.
 pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
-    predictions(&job.plan, &prepared(job, None, control)?, device, control, |_| true).map(|_| ())
+    predictions(&job.plan, &prepared(job, None, control)?, Path::new(&job.store), device, control, |_| true).map(|_| ())
 }
 
 fn cores() -> usize {
@@ -147,14 +150,14 @@ fn cores() -> usize {
 fn predictions(
     plan: &Plan,
     prepared: &Prepared,
+    store: &Path,
     device: Device,
     control: &Control,
     waiting: impl Fn(usize) -> bool,
 ) -> Result<HashMap<ModelId, Prediction>> {
     let Prepared { tasks, forms, widths, domains, .. } = prepared;
-    let configs: Vec<_> = forms.iter().map(|form| form.config.clone()).collect();
-    let tokenizers: Vec<_> = forms.iter().map(|form| form.tokenizer.clone()).collect();
-    let shapes = Shapes { configs: &configs, tokenizers: &tokenizers };
+    let shapes = Shapes::new(plan, forms);
+    let mut machine = None;
     let mut known: HashMap<ModelId, Prediction> = HashMap::new();
     for (index, task) in tasks.iter().enumerate() {
         let Work::Stage(id) = task.work else { continue };
@@ -169,7 +172,8 @@ fn predictions(
             let measured = std::thread::scope(|scope| {
                 let thread = scope.spawn(|| {
                     tch::set_num_threads(widths[index] as i32);
-                    crate::predict::predict(plan, id, domains, &shapes, steps, device)
+                    let machine = machine.get_or_insert_with(|| Machine::measure(device, kind(plan.experiment.dtype), store));
+                    crate::predict::predict(plan, id, domains, &shapes, steps, machine, device)
                 });
                 thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
             });
@@ -214,8 +218,9 @@ pub fn run(
     let predictions = match warm {
         // Whoever waits for the first step after an edit does not wait for trials.
         Some(_) => HashMap::new(),
-        None => predictions(plan, &prepared, device, control, waiting)?,
+        None => predictions(plan, &prepared, Path::new(&job.store), device, control, waiting)?,
     };
+    let before_stages = started.elapsed().as_secs_f64();
 
     let shared = Shared {
         predictions,
@@ -262,7 +267,13 @@ pub fn run(
     write_rewards(plan, &scores, shared.domains, &shared.out)?;
     let bootstrap = |index: usize| Key::new(plan.experiment.seed, index as u64, Purpose::Bootstrap, 0).row(0, 0);
     let records = std::mem::take(&mut *lock(&shared.records));
-    let (results, warnings) = assemble(plan, &scores, records, versions.clone(), started.elapsed().as_secs_f64(), bootstrap)
+    let took = Took {
+        stages: records,
+        seconds: started.elapsed().as_secs_f64(),
+        before_stages,
+        predicted_memory: state.predicted_memory,
+    };
+    let (results, warnings) = assemble(plan, &scores, took, versions.clone(), bootstrap)
         .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
     for warning in warnings {
         control.warn(warning);
@@ -287,6 +298,7 @@ impl Shared<'_> {
             rewards: HashMap::new(),
             failure: None,
             finished_stages: 0,
+            predicted_memory: None,
         }
     }
 
@@ -347,10 +359,19 @@ impl Shared<'_> {
             };
             state.waiting.retain(|&waiting| waiting != task);
             state.running.push(task);
+            state.predicted_memory = state.predicted_memory.max(self.predicted_memory(&state.running));
             let inputs = self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
             return Ok(Some((task, inputs, right)));
         }
         Ok(None)
+    }
+
+    /// What some tasks take together: what the worker holds anyway is held once. None where nothing is known of any of them.
+    fn predicted_memory(&self, running: &[usize]) -> Option<u64> {
+        let stage = |task: &usize| if let Work::Stage(model) = self.tasks[*task].work { Some(model) } else { None };
+        let known = || running.iter().filter_map(stage).filter_map(|model| self.predictions.get(&model));
+        let resting = known().map(|it| it.resting).min()?;
+        Some(resting + known().map(|it| it.memory.saturating_sub(it.resting)).sum::<u64>())
     }
 
     fn finish(&self, state: &mut State, index: usize, outcome: Result<Outcome, Unfinished>) {

@@ -2,6 +2,7 @@
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::Prefixes;
+use mopd_compiler::plan::events::Seconds;
 
 use super::Stage;
 use super::batches::Sequences;
@@ -19,14 +20,6 @@ pub struct Step {
     pub seconds: Seconds,
     /// Of the student, where it has experts.
     pub experts: Option<ExpertLoad>,
-}
-
-/// Wall time of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Seconds {
-    pub rollout: f64,
-    pub scoring: f64,
-    pub update: f64,
 }
 
 /// One row per domain that the step has sequences of.
@@ -78,7 +71,7 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
             loss: numbers.loss,
             learning_rate: numbers.learning_rate,
             gradient_norm: numbers.gradient_norm,
-            seconds: numbers.seconds.rollout + numbers.seconds.scoring + numbers.seconds.update,
+            seconds: numbers.seconds.sum(),
             rollout_seconds: numbers.seconds.rollout,
             scoring_seconds: numbers.seconds.scoring,
             update_seconds: numbers.seconds.update,

@@ -30,13 +30,13 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::plan::events::{DomainStep, Event, FailureKind};
+use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds};
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
 pub use self::batches::{Shelf, Written};
-use self::diagnostics::{Seconds, Step, diagnose};
+use self::diagnostics::{Step, diagnose};
 use self::models::Models;
 pub use self::models::stay;
 use self::non_finite::Classified;
@@ -358,6 +358,7 @@ impl<'a> Trainer<'a> {
         let numbers = Step { step, loss, learning_rate, gradient_norm: norm, seconds, experts };
         let rows = diagnose(self.stage, sequences, &batch, &outputs, &numbers);
         tokens::record(self.stage, sequences, &batch, &outputs, step, &mut record.tokens);
+        let tokens = sequences.layout.tokens() as u64;
         self.rollouts = (train.passes > 1).then_some(rollouts);
         let (metric, value) = headline(train.recipe, &rows, loss);
         control.emit(&Event::Step {
@@ -367,6 +368,8 @@ impl<'a> Trainer<'a> {
             steps: self.stage.steps,
             metric: metric.to_owned(),
             value,
+            tokens,
+            seconds,
             loss,
             domains: rows.iter().map(domain_step).collect(),
         });

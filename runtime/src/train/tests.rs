@@ -86,7 +86,7 @@ impl World {
 fn load(path: &Path) -> Prompts {
     let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
     let fields = [Field::text("answer")];
-    let request = Request { source: &source, format: &PromptFormat::Text, fields: &fields, whole: false };
+    let request = Request { source: &source, format: &PromptFormat::Text, fields: &fields, whole: false, notes: None };
     Prompts::new(Dataset::read(Path::new("."), request).unwrap())
 }
 

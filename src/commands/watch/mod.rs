@@ -94,7 +94,7 @@ enum Note<'a> {
     Finished {
         compiled: &'a Compiled,
         out: &'a Path,
-        results: Results,
+        results: &'a Results,
         seconds: f64,
         peak_memory: u64,
     },
@@ -547,7 +547,7 @@ impl Session<'_> {
         match results(&job.out) {
             Ok(results) => {
                 let (compiled, out) = (&*job.run.compiled, &*job.out);
-                self.face.note(&Note::Finished { compiled, out, results, seconds, peak_memory });
+                self.face.note(&Note::Finished { compiled, out, results: &results, seconds, peak_memory });
             }
             Err(problem) => self.face.note(&Note::Problem(&problem)),
         }

@@ -232,7 +232,9 @@ fn a_measurement_says_of_what_it_is_and_what_came_out() {
     }
     place.mopd(&["bench", "expr", "--tokens", "1000", "--runs", "1"]).is(0, &[]);
     place.mopd(&["bench", "expr", "--tokens", "0"]).is(2, &["--tokens"]);
-    place.mopd(&["bench", "distill"]).is(2, &["error[not-supported-yet]"]);
+    place.mopd(&["bench", "distill", "student"]).is(2, &["TEACHER"]);
+    place.mopd(&["bench", "distill", "student", "teacher"]).is(2, &["error[no-worker]"]);
+    place.mopd(&["bench", "distill", "student", "teacher", "--steps", "1"]).is(2, &["--steps"]);
     place.mopd(&["bench", "chek"]).is(2, &["error[unknown-command]", "mopd bench check"]);
     place.mopd(&["bench", "check", "--runs", "0"]).is(2, &["--runs"]);
 }

@@ -10,7 +10,8 @@ const FINISH: &str = r#"
 ready()
 say("started", tasks=2, kept=0)
 say("stage_started", stage="start", seed=1, steps=2)
-say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5, loss=2.5, domains=[])
+say("step", stage="start", seed=1, step=1, steps=2, metric="loss", value=2.5, loss=2.5, domains=[],
+    tokens=12, seconds={"rollout": 0.5, "scoring": 0.25, "update": 0.25})
 say("warning", message="half of the rewards are 0")
 say("stage_finished", stage="start", seed=1, seconds=1.0)
 say("stage_kept", stage="student", seed=1)
@@ -243,7 +244,7 @@ say('started', tasks=3, kept=0)
 say('stage_kept', stage='start', seed=1)
 say('stage_started', stage='student', seed=1, steps=100)
 say('stage_resumed', stage='student', seed=1, step=40)
-say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0, loss=1.0, domains=[])
+say('step', stage='student', seed=1, step=40, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], tokens=12, seconds={'rollout': 0.5, 'scoring': 0.25, 'update': 0.25})
 say('checkpoint', stage='student', seed=1, key='k', step=41)
 say('waiting', what='expert, seed 1')
 say('interrupted', finished=1, tasks=3)
@@ -263,7 +264,7 @@ fn resume_says_where_there_is_nothing_to_go_on_from() {
     let script = "ready()
 say('started', tasks=3, kept=0)
 say('stage_started', stage='student', seed=1, steps=100)
-say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0, loss=1.0, domains=[])
+say('step', stage='student', seed=1, step=0, steps=100, metric='loss', value=1.0, loss=1.0, domains=[], tokens=12, seconds={'rollout': 0.5, 'scoring': 0.25, 'update': 0.25})
 say('interrupted', finished=0, tasks=3)
 sys.exit(130)";
     let place = Place::with(&[("a.mopd", GOOD)]);

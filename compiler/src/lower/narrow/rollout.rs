@@ -148,11 +148,8 @@ fn sampling(sampling: &wide::Sampling, origins: Origins, origin: wide::Origin) -
     if heads.is_some() {
         return Err(refused(at, "sampling with several output heads"));
     }
-    if !stop.is_empty() {
-        return Err(refused(at, "a text that ends a completion (`stop`)"));
-    }
     let Some(limit) = max_tokens.constant() else {
         return Err(refused(origins.span(max_tokens.0.origin), "a `max_tokens` that changes during the run"));
     };
-    Ok(Sampling::new(*n, *temperature, limit as u32))
+    Ok(Sampling { stop: stop.clone(), ..Sampling::new(*n, *temperature, limit as u32) })
 }

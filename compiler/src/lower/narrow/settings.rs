@@ -253,8 +253,14 @@ impl<'a> Settings<'a> {
             self.refuse::<()>(*origin, "a comparison at equal `budget`");
         }
         let row = |row: &wide::Row| Row { label: row.label.clone(), models: row.models.clone() };
-        let wide::Evaluation { samples, temperature, max_tokens, prompts, .. } = evaluation;
-        let sampling = Sampling::new(*samples, *temperature, *max_tokens);
+        let wide::Evaluation { samples, temperature, max_tokens, top_p, top_k, stop, prompts } = evaluation;
+        if top_p.is_some_and(|p| p < 1.0) {
+            self.refuse::<()>(*origin, "a comparison that samples with `top_p`");
+        }
+        if top_k.is_some() {
+            self.refuse::<()>(*origin, "a comparison that samples with `top_k`");
+        }
+        let sampling = Sampling { stop: stop.clone(), ..Sampling::new(*samples, *temperature, *max_tokens) };
         Some(Comparison {
             name: name.clone(),
             rows: rows.iter().map(row).collect(),

@@ -286,6 +286,15 @@ fn the_run_its_domains_and_its_tables() {
         refusals(|experiment| experiment.comparisons[0].budget = Some(budget)),
         supported("a comparison at equal `budget`")
     );
+    // Neither is left out in silence.
+    assert_eq!(
+        refusals(|experiment| experiment.comparisons[0].evaluation.top_p = Some(0.9)),
+        supported("a comparison that samples with `top_p`")
+    );
+    assert_eq!(
+        refusals(|experiment| experiment.comparisons[0].evaluation.top_k = Some(20)),
+        supported("a comparison that samples with `top_k`")
+    );
 }
 
 /// Two completions of one prompt, from wherever one side of a pair may come.

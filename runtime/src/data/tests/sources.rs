@@ -18,7 +18,7 @@ fn column(field: &str, column: &str) -> Column {
 }
 
 fn request<'a>(source: &'a DataSource, format: &'a PromptFormat, fields: &'a [Field<'a>]) -> Request<'a> {
-    Request { source, format, fields, whole: true }
+    Request { source, format, fields, whole: true, notes: None }
 }
 
 fn greater(field: &str, bound: f64) -> DataFormula {
@@ -98,6 +98,25 @@ fn filters_and_limits_choose_rows() {
         error.to_string().ends_with("the field `level` must be a number or a truth value; found the string \"hard\""),
         "{error}"
     );
+}
+
+#[test]
+fn the_hash_of_a_large_file_is_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.parquet");
+    // Numbers that a file can't hold in less space than they take.
+    let number = |row: u64| (row + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_string();
+    let prompts: Vec<String> = (0..100_000).map(number).collect();
+    write(&path, &mut df!("prompt" => prompts.clone(), "answer" => prompts).unwrap());
+    assert!(fs::metadata(&path).unwrap().len() > 1 << 20);
+    let source = DataSource::file("large.parquet");
+    let notes = folder.path().join("notes");
+    let request = Request { notes: Some(&notes), whole: false, ..request(&source, &PromptFormat::Text, ANSWER) };
+    let expected = blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string();
+    for _ in 0..2 {
+        assert_eq!(Dataset::read(folder.path(), request).unwrap().hash, expected);
+        assert_eq!(fs::read_dir(&notes).unwrap().count(), 1);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The tokenizer that a published model was trained with.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokenizers::Encoding;
 
@@ -15,7 +15,7 @@ use crate::model::Token;
 pub struct Pretrained(Arc<Inner>);
 
 struct Inner {
-    tokenizer: tokenizers::Tokenizer,
+    tokenizer: Arc<tokenizers::Tokenizer>,
     files: Files,
     settings: Settings,
     /// What a prompt of plain text begins with; a chat template writes its own.
@@ -26,6 +26,28 @@ struct Inner {
     vocabulary: usize,
     templates: Vec<Template>,
     hash: String,
+}
+
+/// Those in use now, by the content of their file: a vocabulary takes tens of megabytes, and a student and all its teachers usually have
+/// one.
+static IN_USE: Mutex<Vec<(blake3::Hash, Weak<tokenizers::Tokenizer>)>> = Mutex::new(Vec::new());
+
+/// What a `tokenizer.json` says.
+fn shared(content: &[u8]) -> tokenizers::Result<Arc<tokenizers::Tokenizer>> {
+    let hash = blake3::hash(content);
+    // A panic in here leaves the list as it was.
+    let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = in_use.iter().find(|(known, _)| *known == hash).and_then(|(_, known)| known.upgrade()) {
+        return Ok(known);
+    }
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(content)?;
+    // Some files remember how their authors cut and padded batches; a run does neither behind the author's back.
+    tokenizer.with_truncation(None)?;
+    tokenizer.with_padding(None);
+    let tokenizer = Arc::new(tokenizer);
+    in_use.retain(|(_, known)| known.strong_count() > 0);
+    in_use.push((hash, Arc::downgrade(&tokenizer)));
+    Ok(tokenizer)
 }
 
 impl std::fmt::Debug for Pretrained {
@@ -51,10 +73,7 @@ impl Pretrained {
 
     pub fn new(files: Files) -> Result<Pretrained, TokenizerError> {
         let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(content).map_err(|error| files.error(TOKENIZER, error))?;
-        // Some files remember how their authors cut and padded batches; a run does neither behind the author's back.
-        tokenizer.with_truncation(None).map_err(|error| files.error(TOKENIZER, error))?;
-        tokenizer.with_padding(None);
+        let tokenizer = shared(content).map_err(|error| files.error(TOKENIZER, error))?;
         let settings = files.settings()?;
         let vocabulary = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if vocabulary == 0 {
@@ -192,4 +211,18 @@ fn before(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<Vec<Token>> {
     let (bare, full) = (bare.get_ids(), full.get_ids());
     let place = full.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
     Ok(full[..place].iter().map(|&id| Token::from(id)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::tokenizer::tests::fixtures;
+
+    #[test]
+    fn models_of_one_vocabulary_share_it() {
+        let load = |name: &str| Pretrained::load(&fixtures().join(name)).unwrap();
+        let (one, again, other) = (load("smollm"), load("smollm"), load("qwen3"));
+        assert!(Arc::ptr_eq(&one.0.tokenizer, &again.0.tokenizer));
+        assert!(!Arc::ptr_eq(&one.0.tokenizer, &other.0.tokenizer));
+    }
 }

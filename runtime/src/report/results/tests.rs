@@ -33,7 +33,8 @@ fn results() -> Results {
     greedy.insert(ModelId(1), DomainId(0), 7, &[1.0, 1.0], 1);
     let versions = Versions { mopd: "0.1.0".to_owned(), libtorch: "2.11.0".to_owned() };
     let uniforms = |table| Key::new(7, table as u64, Purpose::Sample, 0).row(0, 0);
-    let (results, warnings) = assemble(&plan(), &[sampled, greedy], Vec::new(), versions, 1.5, uniforms).unwrap();
+    let took = Took { seconds: 1.5, ..Took::default() };
+    let (results, warnings) = assemble(&plan(), &[sampled, greedy], took, versions, uniforms).unwrap();
     assert_eq!(warnings, [] as [&str; 0]);
     results
 }

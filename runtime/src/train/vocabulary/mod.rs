@@ -323,17 +323,26 @@ impl Vocabulary {
 
 /// `count` tokens from `first` of what stands one after the other.
 fn rows_of(parts: &[Logits], first: i64, count: i64) -> Tensor {
-    let mut found = Vec::new();
+    let mut whole: Option<Tensor> = None;
     let mut start = 0;
     for logits in parts {
         let end = start + logits.tokens();
         let (from, to) = (first.max(start), (first + count).min(end));
         if from < to {
-            found.push(logits.rows(from - start, to - from));
-        } else {
+            let rows = logits.rows(from - start, to - from);
+            if to - from == count {
+                whole = Some(rows);
+            } else {
+                // Written to their places as they come: side by side, the parts and the whole would be twice as much.
+                let whole = whole.get_or_insert_with(|| Tensor::empty([count, rows.size()[1]], (rows.kind(), rows.device())));
+                whole.narrow(0, from - first, to - from).copy_(&rows);
+            }
+        }
+        // Only what the next tokens need too is held on to: a block may have tokens of every model.
+        if end <= first + count || start >= first + count {
             logits.let_go();
         }
         start = end;
     }
-    if found.len() == 1 { found.swap_remove(0) } else { Tensor::cat(&found, 0) }
+    whole.expect("the parts are as many tokens as the student has, and no block is empty")
 }

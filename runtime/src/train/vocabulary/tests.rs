@@ -692,3 +692,27 @@ fn no_gradient_comes_from_a_token_without_a_share() {
     );
     assert_eq!(to_vec(&gradient.get(1)), [0.0; 5]);
 }
+
+/// However many models' tokens are in a block, one matrix at a time is in memory.
+#[test]
+fn a_matrix_leaves_behind_its_last_token() {
+    let rows = |from: i64, tokens: i64| (Tensor::arange(tokens * 3, (Kind::Float, Device::Cpu)) + from).view([tokens, 3]);
+    let matrices: Vec<Fetched> = (0..4).map(|seed| Fetched::new(move || rows(seed, 5))).collect();
+    let parts: Vec<Logits> = matrices
+        .iter()
+        .map(|matrix| Logits::Projected { hidden: rows(7, 2), matrix: Matrix::Fetched(matrix.clone()), softcap: None })
+        .collect();
+    let held = || matrices.iter().map(|matrix| matrix.held.borrow().is_some()).collect::<Vec<bool>>();
+    let whole = rows_of(&parts, 0, 8);
+    assert_eq!(held(), [false; 4]);
+    // The second model's other token comes with the next block.
+    let first = rows_of(&parts, 0, 3);
+    assert_eq!(held(), [false, true, false, false]);
+    let second = rows_of(&parts, 3, 5);
+    assert_eq!(held(), [false; 4]);
+    assert_eq!(to_vec(&Tensor::cat(&[first, second], 0)), to_vec(&whole));
+    for (part, matrix) in matrices.iter().enumerate() {
+        let expected = rows(7, 2).linear::<&Tensor>(&matrix.get(), None);
+        assert_eq!(to_vec(&whole.narrow(0, 2 * part as i64, 2)), to_vec(&expected));
+    }
+}

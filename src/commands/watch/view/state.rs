@@ -190,7 +190,7 @@ impl State {
                     }
                 }
             }
-            Event::Step { stage, seed, step, steps, metric, value, loss, domains } => {
+            Event::Step { stage, seed, step, steps, metric, value, loss, domains, .. } => {
                 if let Some(index) = self.place(stage, *seed) {
                     self.stages[index].metric = Some((metric.clone(), *value));
                     self.stages[index].step(*step, *steps, *loss, domains);

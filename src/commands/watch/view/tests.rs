@@ -1,4 +1,4 @@
-use mopd_compiler::plan::events::{DomainStep, Event};
+use mopd_compiler::plan::events::{DomainStep, Event, Seconds};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -23,6 +23,8 @@ fn state() -> State {
     state
 }
 
+const SECONDS: Seconds = Seconds { rollout: 0.5, scoring: 0.25, update: 0.25 };
+
 fn started(stage: &str, seed: u64) -> Event {
     Event::StageStarted { stage: stage.into(), seed, steps: 20 }
 }
@@ -35,7 +37,18 @@ fn step(stage: &str, seed: u64, step: u32, reward: f64) -> Event {
         reward: Some(reward),
     });
     let (stage, metric) = (stage.to_owned(), "divergence".to_owned());
-    Event::Step { stage, seed, step, steps: 20, metric, value: 0.1, loss: 2.0, domains: domains.into() }
+    Event::Step {
+        stage,
+        seed,
+        step,
+        steps: 20,
+        metric,
+        value: 0.1,
+        loss: 2.0,
+        domains: domains.into(),
+        tokens: 12,
+        seconds: SECONDS,
+    }
 }
 
 fn screen(state: &State, width: u16, height: u16) -> Vec<String> {

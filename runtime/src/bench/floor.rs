@@ -1,0 +1,377 @@
+//! The least time that a step of on-policy distillation can take on a machine, counted from the shapes of its models.
+//!
+//! A step is a list of phases, of which none can begin before the one in front of it is done. A phase takes at least as long as
+//! its products take at the machine's best rate, and at least as long as what it must read and write takes at the rate of
+//! memory: `max(flops / rate, bytes / memory)`, as in the roofline model (Williams, Waterman and Patterson 2009,
+//! doi:10.1145/1498765.1498785). What is counted is what no program can leave out without computing something else:
+//!
+//! - `N`, the numbers in all matrices of the layers; of experts, those of the ones that a token uses. A token that goes through
+//!   the layers takes `2 N` operations.
+//! - Attention: a token that sees `s` tokens, itself among them, takes `4 heads head_width s` in every layer.
+//! - The output matrix, `V = vocabulary width` numbers: `2 V` for each token that is predicted.
+//! - The way back of a layer is two products for each on the way there, one for its input and one for its matrix; with an
+//!   adapter, one for its input, and two for each of the adapter's. The output matrix likewise.
+//! - Weights are read once a phase: whoever multiplies more rows with a matrix than it can hold at once has read it again.
+//! - Keys and values of all tokens so far are read for each that is written.
+//! - AdamW reads and writes the number, both moments, and reads the gradient: 28 bytes a number; where models compute in half
+//!   precision, 2 more for the copy that they compute with.
+//!
+//! Not counted: norms, activations, softmax, sampling, embeddings, activations that leave the caches, the gradient's own way
+//! through memory. So the floor can't be reached, and a small model whose weights stay in the caches can be below it, since its
+//! weights do not come from memory.
+
+use std::path::Path;
+
+use mopd_compiler::plan::events::{Event, FailureKind, FloorJob, Phase, StepPart};
+use mopd_compiler::plan::{Adapter, AdapterKind, Dtype, Prefixes, Role, Stage, Trainable};
+use tch::Device;
+
+use super::machine::{self, Product};
+use crate::control::Control;
+use crate::failure::{Error, Result};
+use crate::model::{Config, EntryKind, Weights, layout};
+use crate::prepare::{Places, forms, prepare, trained};
+use crate::schedule;
+use crate::store::Store;
+use crate::train::trained::module;
+
+/// The tokens of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tokens {
+    /// Sequences, of which those of one group share their prompt.
+    pub sequences: f64,
+    pub groups: f64,
+    /// Tokens of a prompt, and of a completion, on average.
+    pub prompt: f64,
+    pub completion: f64,
+}
+
+impl Tokens {
+    /// Tokens of a sequence that go through a model: the last one is predicted and not read.
+    fn length(&self) -> f64 {
+        self.prompt + self.completion - 1.0
+    }
+
+    fn predicted(&self) -> f64 {
+        self.sequences * self.completion
+    }
+}
+
+/// The matrices of a model that a token meets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Matrices {
+    /// Numbers in those of the layers that one token uses.
+    used: f64,
+    /// In all of the layers, where they are not experts.
+    plain: f64,
+    /// In all experts.
+    experts: f64,
+    /// Experts in a layer for each that a token uses; 1 where there are none.
+    choices: f64,
+    output: f64,
+}
+
+impl Matrices {
+    fn of(config: &Config) -> Matrices {
+        let (mut plain, mut experts) = (0.0, 0.0);
+        for entry in layout(config) {
+            let of_layer = entry.kind == EntryKind::Matrix && entry.name.starts_with("model.layers.");
+            match of_layer {
+                true if entry.name.contains(".experts.") => experts += entry.len() as f64,
+                true => plain += entry.len() as f64,
+                false => {}
+            }
+        }
+        let choices = config.experts.as_ref().map_or(1.0, |experts| experts.count as f64 / experts.per_token as f64);
+        let output = (config.vocabulary * config.width) as f64;
+        Matrices { used: plain + experts / choices, plain, experts, choices, output }
+    }
+
+    /// Numbers that are read where so many tokens go through the layers together.
+    fn read(&self, tokens: f64) -> f64 {
+        // Each token may choose experts of its own until all are chosen.
+        self.plain + self.experts * (tokens / self.choices).min(1.0)
+    }
+}
+
+/// Operations of attention in all layers, where tokens at the places `from..to` look back at what is before them.
+fn attention(config: &Config, from: f64, to: f64) -> f64 {
+    let width = (config.heads * config.head_width) as f64;
+    config.attention.iter().map(|layer| 4.0 * width * seen(from, to, layer.window)).sum()
+}
+
+/// How many tokens those at the places `from..to` see, themselves among them, all together.
+fn seen(from: f64, to: f64, window: Option<usize>) -> f64 {
+    let up_to = |count: f64| {
+        let window = window.map_or(count, |window| (window as f64).min(count));
+        window * (window + 1.0) / 2.0 + (count - window) * window
+    };
+    up_to(to) - up_to(from)
+}
+
+/// What is trained, of one student.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Updated {
+    /// All weights: so many numbers.
+    Weights { numbers: f64 },
+    /// An adapter of so many numbers.
+    Adapter { numbers: f64 },
+}
+
+/// What a step does. `teachers` are the models that score, each with its part of the sequences.
+pub fn phases(student: &Config, teachers: &[(&Config, f64)], tokens: &Tokens, updated: Updated, dtype: Dtype) -> Vec<Phase> {
+    let Tokens { sequences, groups, prompt, completion } = *tokens;
+    let bytes = match dtype {
+        Dtype::Float32 => 4.0,
+        Dtype::Bfloat16 => 2.0,
+    };
+    let own = Matrices::of(student);
+    let phase = |part, name: &str, times: f64, flops: f64, bytes: f64| Phase { part, name: name.to_owned(), times, flops, bytes };
+    let mut phases = Vec::new();
+
+    let prompts = groups * prompt;
+    phases.push(phase(
+        StepPart::Rollout,
+        "the prompts",
+        1.0,
+        2.0 * prompts * own.used + groups * (attention(student, 0.0, prompt) + 2.0 * own.output),
+        bytes * (own.read(prompts) + own.output),
+    ));
+    // The first token of a completion comes with its prompt.
+    let written = (completion - 1.0).max(0.0);
+    if written > 0.0 {
+        let key_value = 2.0 * (student.key_value_heads * student.head_width) as f64;
+        let cached: f64 = student.attention.iter().map(|layer| key_value * seen(prompt, tokens.length(), layer.window)).sum();
+        phases.push(phase(
+            StepPart::Rollout,
+            "one more token for every sequence",
+            written,
+            sequences * (2.0 * (own.used + own.output) + attention(student, prompt, tokens.length()) / written),
+            bytes * (own.read(sequences) + own.output + sequences * cached / written),
+        ));
+    }
+
+    let forward = |config: &Config, matrices: &Matrices, share: f64| {
+        let layers = 2.0 * tokens.length() * matrices.used + attention(config, 0.0, tokens.length());
+        share * (sequences * layers + 2.0 * tokens.predicted() * matrices.output)
+    };
+    for (config, share) in teachers {
+        let matrices = Matrices::of(config);
+        let read = matrices.read(share * sequences * tokens.length()) + matrices.output;
+        phases.push(phase(StepPart::Scoring, "a teacher", 1.0, forward(config, &matrices, *share), bytes * read));
+    }
+    let through = forward(student, &own, 1.0);
+    let read = own.read(sequences * tokens.length()) + own.output;
+    phases.push(phase(StepPart::Scoring, "the student", 1.0, through, bytes * read));
+
+    let (back, numbers) = match updated {
+        Updated::Weights { numbers } => (2.0 * through, numbers),
+        // Attention has no weights: its way back is two products for each in any case.
+        Updated::Adapter { numbers } => {
+            let attended = sequences * attention(student, 0.0, tokens.length());
+            (through + attended + 4.0 * sequences * tokens.length() * numbers, numbers)
+        }
+    };
+    phases.push(phase(StepPart::Update, "the way back", 1.0, back, bytes * read));
+    let copied = if dtype == Dtype::Bfloat16 { 2.0 } else { 0.0 };
+    phases.push(phase(StepPart::Update, "AdamW", 1.0, 0.0, numbers * (28.0 + copied)));
+    phases
+}
+
+/// Numbers of an adapter of a model; magnitudes of DoRA, one a row, among them.
+fn numbers(adapter: &Adapter, config: &Config) -> f64 {
+    let rank = adapter.rank as usize;
+    let of_layer = |name: &str| name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    let adapted = layout(config).into_iter().filter(|entry| {
+        let own = entry.name.strip_suffix(".weight").and_then(|name| name.rsplit('.').next());
+        let within = match (adapter.layers, of_layer(&entry.name)) {
+            (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
+            (None, layer) => layer.is_some(),
+            (Some(_), None) => false,
+        };
+        within && adapter.targets.iter().any(|target| Some(module(*target)) == own)
+    });
+    let magnitudes = |rows: usize| if adapter.kind == AdapterKind::Dora { rows } else { 0 };
+    adapted.map(|entry| rank * (entry.shape[0] + entry.shape[1]) + magnitudes(entry.shape[0])).sum::<usize>() as f64
+}
+
+/// Measures the machine and counts what the first stage that distills asks of it. Emits one event.
+pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
+    let plan = &job.run.plan;
+    let base = Path::new(&job.run.base);
+    let wrong = |message: &str| Error::new(FailureKind::Runtime, message);
+    let tasks = schedule::tasks(plan);
+    let places = Places { base, notes: &Store::notes(Path::new(&job.run.store)), warm: None };
+    let forms = forms(plan, places)?;
+    let (domains, _) = prepare(plan, &schedule::stages(&tasks), &forms, places)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let widths = schedule::threads(&tasks, &forms, cores);
+    let distills = tasks.iter().zip(widths).find_map(|(task, width)| match task.work {
+        schedule::Work::Stage(id) => match &plan.experiment.model(id).stage {
+            Stage::Train(train) => Some((id, train, width)),
+            _ => None,
+        },
+        schedule::Work::Evaluate { .. } => None,
+    });
+    let (id, train, threads) = distills.ok_or_else(|| wrong("nothing is trained, so that there is nothing to count"))?;
+    let Prefixes::Student { prompts, sampling } = &train.prefixes else {
+        return Err(wrong("what is counted is training on the student's own rollouts"));
+    };
+    let form = &forms[id.0 as usize];
+    let student = &*form.config;
+
+    let (mut length, mut sum) = (0.0, 0.0);
+    let mut teachers: Vec<(&Config, usize, f64)> = Vec::new();
+    for share in &train.mixture {
+        let data = trained(&domains[share.domain.0 as usize])?;
+        let lengths = data.tokens(&form.tokenizer)?;
+        let mean = lengths.lengths().sum::<usize>() as f64 / lengths.len().max(1) as f64;
+        length += share.share * mean;
+        sum += share.share;
+        if train.objective.reads(Role::Teacher) {
+            let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
+            if let Some(model) = teacher.and_then(|choice| choice.teacher.model()) {
+                match teachers.iter_mut().find(|(_, known, _)| *known == model.0 as usize) {
+                    Some((_, _, part)) => *part += share.share,
+                    None => teachers.push((&forms[model.0 as usize].config, model.0 as usize, share.share)),
+                }
+            }
+        }
+    }
+    let groups = f64::from(*prompts);
+    let tokens = Tokens {
+        sequences: groups * f64::from(sampling.n.max(1)),
+        groups,
+        prompt: length / sum,
+        completion: job.completion.unwrap_or(f64::from(sampling.max_tokens)).max(1.0),
+    };
+    let updated = match &train.trainable {
+        Trainable::Weights { only: None, except } if except.is_empty() => {
+            Updated::Weights { numbers: Weights::parameters(student) as f64 }
+        }
+        Trainable::Weights { .. } => return Err(wrong("what is counted is training of all weights, or of an adapter")),
+        Trainable::Adapter(adapter) => Updated::Adapter { numbers: numbers(adapter, student) },
+    };
+    // No more teachers than prompts have one at a time.
+    teachers.truncate(groups as usize);
+    let parts: f64 = teachers.iter().map(|(_, _, part)| part).sum();
+    let teachers: Vec<(&Config, f64)> = teachers.iter().map(|(config, _, part)| (*config, part / parts)).collect();
+    let phases = phases(student, &teachers, &tokens, updated, plan.experiment.dtype);
+
+    // As the layers have them.
+    let inner = student.experts.as_ref().map_or(student.hidden, |experts| experts.hidden);
+    let rows = (tokens.sequences * tokens.length()).round().max(1.0) as i64;
+    let product = Product { rows, inputs: student.width as i64, outputs: inner as i64 };
+    tch::set_num_threads(threads as i32);
+    let rates = machine::rates(product, threads, device, control)?;
+    control.emit(&Event::MeasuredFloor { rates, phases, prompt: tokens.prompt, threads: threads as u32 });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_compiler::plan::Projection;
+
+    use super::*;
+    use crate::model::tests::tiny;
+    use crate::model::{Experts, LayerAttention};
+
+    /// 4 wide, two heads of 2 that share their keys and values, 6 wide inside, 10 entries, 2 layers, tied. A layer has
+    /// 16 + 8 + 8 + 16 numbers in attention and 3 x 24 behind it: 120. All layers have 240, the output matrix 40, and five
+    /// normalisations 20.
+    fn small() -> Config {
+        let (width, heads, key_value_heads, head_width, hidden, vocabulary) = (4, 2, 1, 2, 6, 10);
+        Config { width, heads, key_value_heads, head_width, hidden, vocabulary, ..tiny() }
+    }
+
+    /// Two samples of one prompt: 4 tokens of each sequence go through a model, 2 are predicted.
+    const TOKENS: Tokens = Tokens { sequences: 2.0, groups: 1.0, prompt: 3.0, completion: 2.0 };
+
+    fn counted(phases: &[Phase]) -> Vec<(StepPart, f64, f64, f64)> {
+        phases.iter().map(|phase| (phase.part, phase.times, phase.flops, phase.bytes)).collect()
+    }
+
+    #[test]
+    fn a_step_is_counted_by_hand() {
+        use StepPart::{Rollout, Scoring, Update};
+        let config = small();
+        let updated = Updated::Weights { numbers: Weights::parameters(&config) as f64 };
+        let phases = phases(&config, &[(&config, 1.0)], &TOKENS, updated, Dtype::Float32);
+        let weights = 4.0 * 280.0;
+        let expected = [
+            // 3 tokens x 480; 1 + 2 + 3 looks of 16 operations in 2 layers; one prediction of 80.
+            (Rollout, 1.0, 1440.0 + 192.0 + 80.0, weights),
+            // 2 sequences x (480 + 80 + 4 looks of 16 in 2 layers); of 4 tokens the keys and values, 2 + 2 numbers in each layer.
+            (Rollout, 1.0, 2.0 * (560.0 + 128.0), weights + 4.0 * 2.0 * 32.0),
+            // 2 sequences x (4 x 480 + 10 looks of 16 in 2 layers) and 4 predictions.
+            (Scoring, 1.0, 2.0 * (1920.0 + 320.0) + 320.0, weights),
+            (Scoring, 1.0, 4800.0, weights),
+            (Update, 1.0, 9600.0, weights),
+            (Update, 1.0, 0.0, 28.0 * 300.0),
+        ];
+        assert_eq!(counted(&phases), expected);
+    }
+
+    #[test]
+    fn half_precision_halves_what_is_read_and_keeps_a_copy() {
+        let config = small();
+        let of = |dtype| phases(&config, &[(&config, 1.0)], &TOKENS, Updated::Weights { numbers: 300.0 }, dtype);
+        let (single, half) = (of(Dtype::Float32), of(Dtype::Bfloat16));
+        for (single, half) in single.iter().zip(&half).take(5) {
+            assert_eq!((half.flops, half.bytes), (single.flops, single.bytes / 2.0), "{}", half.name);
+        }
+        assert_eq!(half[5].bytes, single[5].bytes + 2.0 * 300.0);
+    }
+
+    #[test]
+    fn teachers_share_the_sequences_and_not_the_weights() {
+        let config = small();
+        let updated = Updated::Weights { numbers: 300.0 };
+        let one = phases(&config, &[(&config, 1.0)], &TOKENS, updated, Dtype::Float32);
+        let four = phases(&config, &[(&config, 0.25); 4], &TOKENS, updated, Dtype::Float32);
+        let scoring = |phases: &[Phase], of: fn(&Phase) -> f64| -> f64 {
+            phases.iter().filter(|phase| phase.name == "a teacher").map(of).sum()
+        };
+        assert_eq!(scoring(&one, |phase| phase.flops), scoring(&four, |phase| phase.flops));
+        assert_eq!(4.0 * scoring(&one, |phase| phase.bytes), scoring(&four, |phase| phase.bytes));
+    }
+
+    #[test]
+    fn an_adapter_saves_the_way_back_to_the_weights() {
+        let config = small();
+        let targets = vec![Projection::Query, Projection::Down];
+        let adapter = |kind, layers| Adapter { kind, rank: 3, alpha: 6.0, targets: targets.clone(), layers, dropout: 0.0 };
+        // Query 4 x 4, down 4 x 6.
+        assert_eq!(numbers(&adapter(AdapterKind::Lora, None), &config), 2.0 * 3.0 * (8.0 + 10.0));
+        assert_eq!(numbers(&adapter(AdapterKind::Lora, Some((1, 1))), &config), 3.0 * (8.0 + 10.0));
+        assert_eq!(numbers(&adapter(AdapterKind::Dora, None), &config), 2.0 * (3.0 * (8.0 + 10.0) + 8.0));
+        let phases = phases(&config, &[], &TOKENS, Updated::Adapter { numbers: 108.0 }, Dtype::Float32);
+        let update: Vec<f64> = phases.iter().filter(|phase| phase.part == StepPart::Update).map(|phase| phase.flops).collect();
+        // What the student's forward pass takes, attention once more, and two products of 2 x 108 for each of 8 tokens.
+        assert_eq!(update, [4800.0 + 640.0 + 8.0 * 4.0 * 108.0, 0.0]);
+        assert_eq!(phases.last().map(|phase| phase.bytes), Some(28.0 * 108.0));
+    }
+
+    #[test]
+    fn a_window_bounds_what_is_seen() {
+        assert_eq!(seen(0.0, 5.0, None), 15.0);
+        assert_eq!(seen(0.0, 5.0, Some(2)), 1.0 + 2.0 + 2.0 + 2.0 + 2.0);
+        assert_eq!(seen(3.0, 5.0, Some(4)), 4.0 + 4.0);
+        assert_eq!(seen(1.0, 3.0, Some(9)), 2.0 + 3.0);
+        let mut config = small();
+        config.attention[1] = LayerAttention { window: Some(2), rotary: true };
+        assert_eq!(attention(&config, 0.0, 5.0), 16.0 * (15.0 + 9.0));
+    }
+
+    #[test]
+    fn of_experts_a_token_uses_its_own() {
+        let experts = Experts { count: 4, per_token: 2, hidden: 5, normalised: true, layers: vec![true, true] };
+        let config = Config { experts: Some(experts), ..small() };
+        // Attention 48 and the choice 4 x 4 in each layer; an expert has 3 x 20.
+        let matrices = Matrices::of(&config);
+        assert_eq!((matrices.plain, matrices.experts), (128.0, 480.0));
+        assert_eq!(matrices.used, 128.0 + 240.0);
+        // One token reads two experts of a layer, two tokens may need all four.
+        assert_eq!([1.0, 2.0, 9.0].map(|tokens| matrices.read(tokens)), [128.0 + 240.0, 128.0 + 480.0, 128.0 + 480.0]);
+    }
+}

@@ -1,0 +1,145 @@
+//! What this machine can do: large products, and reading memory from one end to the other.
+
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::events::Rates;
+use tch::{Cuda, Device, Kind, Tensor, no_grad_guard};
+
+use crate::control::Control;
+use crate::failure::Result;
+use crate::kernels::crew::{Parts, together};
+use crate::kernels::with_instructions;
+
+/// `[rows, inputs]` times `[inputs, outputs]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    pub rows: i64,
+    pub inputs: i64,
+    pub outputs: i64,
+}
+
+/// Time for each kind of product. Rates of a processor's cores change with its temperature and its neighbours: the highest of
+/// several short measurements is the nearest to what it can do.
+const PRODUCTS: Duration = Duration::from_millis(400);
+/// One measurement, in multiplications and additions: long enough for the clock.
+const LEAST: i64 = 1 << 31;
+/// More than caches hold: 512 MiB.
+const NUMBERS: usize = 1 << 27;
+const PASSES: usize = 6;
+
+/// The highest rates seen, with so many threads of a processor.
+pub fn rates(product: Product, threads: usize, device: Device, control: &Control) -> Result<Rates> {
+    let float32 = products(product, Kind::Float, device);
+    control.check()?;
+    let bfloat16 = products(product, Kind::BFloat16, device);
+    control.check()?;
+    let memory = match device {
+        Device::Cpu => reading(threads),
+        _ => reading_there(device),
+    };
+    Ok(Rates { float32, bfloat16, memory })
+}
+
+/// Floating-point operations a second.
+fn products(product: Product, kind: Kind, device: Device) -> f64 {
+    let _guard = no_grad_guard();
+    let Product { rows, inputs, outputs } = product;
+    let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, device)).to_kind(kind);
+    // As a model has them: a matrix is `[outputs, inputs]`.
+    let (left, right) = (random([rows, inputs]), random([outputs, inputs]));
+    let multiply = |times: i64| {
+        for _ in 0..times {
+            let _ = left.linear::<&Tensor>(&right, None);
+        }
+        settle(device);
+    };
+    let flops = 2 * rows * inputs * outputs;
+    let times = (LEAST / flops.max(1)).clamp(1, 100_000);
+    // Code and memory come into reach.
+    multiply(1);
+    let started = Instant::now();
+    let mut best = f64::INFINITY;
+    while best.is_infinite() || started.elapsed() < PRODUCTS {
+        let started = Instant::now();
+        multiply(times);
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    (flops * times) as f64 / best
+}
+
+/// What a device was asked to do is done.
+fn settle(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}
+
+/// Bytes a second that the cores read together.
+fn reading(threads: usize) -> f64 {
+    let numbers = vec![1.0f32; NUMBERS];
+    let mut sums = vec![0.0f32; threads.max(1)];
+    let mut best = f64::INFINITY;
+    for _ in 0..PASSES {
+        let parts = Parts::new(&mut sums);
+        let started = Instant::now();
+        together(threads, |member| {
+            let part = &numbers[member.part(NUMBERS, 1 << 12)];
+            let mut total = 0.0;
+            with_instructions(|| total = sum(part));
+            // SAFETY: each member has a number of its own.
+            let own = unsafe { parts.part(member.index..member.index + 1) };
+            own[0] = total;
+        });
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    std::hint::black_box(&sums);
+    (NUMBERS * size_of::<f32>()) as f64 / best
+}
+
+/// Sums that do not wait for each other.
+const SUMS: usize = 64;
+
+#[inline(always)]
+fn sum(numbers: &[f32]) -> f32 {
+    let mut sums = [0.0f32; SUMS];
+    for numbers in numbers.chunks_exact(SUMS) {
+        for (sum, number) in sums.iter_mut().zip(numbers) {
+            *sum += number;
+        }
+    }
+    sums.iter().sum()
+}
+
+fn reading_there(device: Device) -> f64 {
+    let _guard = no_grad_guard();
+    let numbers = Tensor::ones([NUMBERS as i64], (Kind::Float, device));
+    let mut best = f64::INFINITY;
+    for _ in 0..PASSES {
+        settle(device);
+        let started = Instant::now();
+        let _ = numbers.sum(Kind::Float);
+        settle(device);
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    (NUMBERS * size_of::<f32>()) as f64 / best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rate_is_a_number() {
+        let product = Product { rows: 4, inputs: 8, outputs: 16 };
+        let rates = rates(product, 1, Device::Cpu, &Control::new(std::io::sink())).unwrap();
+        for rate in [rates.float32, rates.bfloat16, rates.memory] {
+            assert!(rate.is_finite() && rate > 1e3, "{rates:?}");
+        }
+    }
+
+    #[test]
+    fn every_number_is_read() {
+        let numbers: Vec<f32> = (0..SUMS as u32 * 5).map(|number| number as f32).collect();
+        assert_eq!(sum(&numbers), (0..SUMS as u32 * 5).sum::<u32>() as f32);
+    }
+}

@@ -1,0 +1,5 @@
+//! What `mopd bench` measures in the worker.
+
+pub mod divergence;
+pub mod floor;
+pub mod machine;

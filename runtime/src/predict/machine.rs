@@ -1,0 +1,67 @@
+//! What this machine does in a second, roughly: enough to tell a trial that takes seconds from one that takes minutes.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+pub struct Machine {
+    /// Multiplications and additions a second, of matrices of the kind that models compute with.
+    pub products: f64,
+    /// Bytes a second that are read from memory.
+    pub bytes: f64,
+    /// Bytes a second that are hashed and written to the disk, until they are safely there.
+    pub written: f64,
+    /// Bytes of memory that are free on the device; none where the system does not tell.
+    pub free: Option<f64>,
+}
+
+/// Side of the matrices that are multiplied.
+const SIDE: i64 = 1024;
+/// Bytes that are read, and written.
+const BLOCK: usize = 32 << 20;
+
+impl Machine {
+    /// Takes about a tenth of a second. `kind` is that of the models, `folder` where stages are kept; it need not exist yet.
+    pub fn measure(device: Device, kind: Kind, folder: &Path) -> Machine {
+        let _guard = no_grad_guard();
+        let options = (kind, device);
+        let (one, other) = (Tensor::ones([SIDE, SIDE], options), Tensor::ones([SIDE, SIDE], options));
+        let block = Tensor::ones([BLOCK as i64 / 4], (Kind::Float, device));
+        let products = seconds(|| one.matmul(&other).double_value(&[0, 0]));
+        let bytes = seconds(|| block.sum(Kind::Float).double_value(&[]));
+        Machine {
+            products: SIDE.pow(3) as f64 / products,
+            bytes: BLOCK as f64 / bytes,
+            written: write(folder).map_or(f64::INFINITY, |seconds| BLOCK as f64 / seconds),
+            free: if device == Device::Cpu { free() } else { None },
+        }
+    }
+}
+
+/// Of the second time: the first one brings code and memory in.
+fn seconds(f: impl Fn() -> f64) -> f64 {
+    f();
+    let started = Instant::now();
+    f();
+    started.elapsed().as_secs_f64().max(1e-9)
+}
+
+/// Seconds that a block takes; none where nothing can be written, which the stage will say itself.
+fn write(folder: &Path) -> Option<f64> {
+    let there = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+    let block = vec![1u8; BLOCK];
+    let started = Instant::now();
+    let mut file = tempfile::tempfile_in(there).ok()?;
+    blake3::hash(&block);
+    file.write_all(&block).and_then(|()| file.sync_all()).ok()?;
+    Some(started.elapsed().as_secs_f64())
+}
+
+/// `MemAvailable:   1234 kB`
+fn free() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? * 1024.0)
+}

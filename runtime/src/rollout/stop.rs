@@ -1,0 +1,62 @@
+//! Texts that end a completion.
+
+use crate::data::tokenizer::Tokenizer;
+use crate::failure::Result;
+use crate::model::Token;
+
+pub struct Stop<'a> {
+    texts: &'a [String],
+    tokenizer: &'a Tokenizer,
+    /// Bytes of the longest text.
+    longest: usize,
+}
+
+impl Stop<'_> {
+    pub fn new<'a>(texts: &'a [String], tokenizer: &'a Tokenizer) -> Stop<'a> {
+        Stop { texts, tokenizer, longest: texts.iter().map(String::len).max().unwrap_or(0) }
+    }
+
+    /// Whether the last token completes one of the texts; asked after every token. It may carry more than the text: a token
+    /// is drawn as a whole, and its log-probability is that of the whole.
+    pub fn ends(&self, tokens: &[Token]) -> Result<bool> {
+        if self.texts.is_empty() {
+            return Ok(false);
+        }
+        // The text of the last tokens: enough for the longest of the texts, and for the last token before which it ends.
+        let mut last = 4;
+        loop {
+            let tail = &tokens[tokens.len().saturating_sub(last)..];
+            let text = self.tokenizer.decode(tail)?;
+            let own = self.tokenizer.decode(&tail[tail.len() - 1..])?.len();
+            if tail.len() == tokens.len() || text.len() >= self.longest + own + SPARE {
+                return Ok(self.texts.iter().any(|stop| text.contains(stop.as_str())));
+            }
+            last *= 2;
+        }
+    }
+}
+
+/// Bytes at the beginning of a tail that are not relied on: some tokenizers leave out a space there, and the tail may begin
+/// inside a character.
+const SPARE: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_that_completes_a_text_ends() {
+        let texts = ["\n\n".to_owned(), "Question:".to_owned()];
+        let stop = Stop::new(&texts, &Tokenizer::Bytes);
+        let ends = |text: &str| {
+            let tokens: Vec<Token> = text.bytes().map(Token::from).collect();
+            (1..=tokens.len()).find(|end| stop.ends(&tokens[..*end]).unwrap())
+        };
+        assert_eq!(ends("4\n\n5"), Some(3));
+        assert_eq!(ends("a\nb\nc"), None);
+        let long = "word ".repeat(40);
+        assert_eq!(ends(&format!("{long}Question: more")), Some(long.len() + "Question:".len()));
+        assert_eq!(ends("Question"), None);
+        assert!(!Stop::new(&[], &Tokenizer::Bytes).ends(&[1, 2]).unwrap());
+    }
+}

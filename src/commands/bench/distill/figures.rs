@@ -1,0 +1,213 @@
+//! What was measured, beside the least that it could have taken.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use mopd_compiler::plan::events::{Phase, Rates, Seconds, StepPart};
+use serde_json::{Value, json};
+
+use super::{Seen, Step};
+use crate::args::{BenchDistill, DistillDtype};
+use crate::figures;
+
+/// What a machine can do, and what a step asks of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Floor {
+    pub rates: Rates,
+    pub phases: Vec<Phase>,
+    /// Tokens of a prompt, on average.
+    pub prompt: f64,
+    /// Cores that the stage has.
+    pub threads: u32,
+}
+
+impl Floor {
+    /// The higher rates of two measurements.
+    pub fn faster(self, other: &Floor) -> Floor {
+        let rates = Rates {
+            float32: self.rates.float32.max(other.rates.float32),
+            bfloat16: self.rates.bfloat16.max(other.rates.bfloat16),
+            memory: self.rates.memory.max(other.rates.memory),
+        };
+        Floor { rates, ..self }
+    }
+
+    /// The least time of each part: a phase waits for its products or for memory, whichever takes longer.
+    fn seconds(&self, dtype: DistillDtype) -> Seconds {
+        let rate = match dtype {
+            DistillDtype::Float32 => self.rates.float32,
+            DistillDtype::Bfloat16 => self.rates.bfloat16,
+        };
+        let of = |part: StepPart| {
+            let phases = self.phases.iter().filter(|phase| phase.part == part);
+            phases.map(|phase| phase.times * (phase.flops / rate).max(phase.bytes / self.rates.memory)).sum()
+        };
+        Seconds { rollout: of(StepPart::Rollout), scoring: of(StepPart::Scoring), update: of(StepPart::Update) }
+    }
+}
+
+pub struct Figures<'a> {
+    arguments: &'a BenchDistill,
+    floor: &'a Floor,
+    seen: &'a Seen,
+}
+
+/// What is asked of a step's times.
+type Of = fn(&Seconds) -> f64;
+
+/// The parts of a step and the whole, by name.
+const PARTS: [(&str, Of); 4] = [
+    ("rollout", |seconds| seconds.rollout),
+    ("scoring", |seconds| seconds.scoring),
+    ("update", |seconds| seconds.update),
+    ("step", Seconds::sum),
+];
+
+impl<'a> Figures<'a> {
+    pub fn new(arguments: &'a BenchDistill, floor: &'a Floor, seen: &'a Seen) -> Figures<'a> {
+        Figures { arguments, floor, seen }
+    }
+
+    /// The steps behind the first.
+    fn counted(&self) -> &[Step] {
+        &self.seen.steps[1.min(self.seen.steps.len())..]
+    }
+
+    /// Over the counted steps; that of the whole is the median of whole steps and not the sum of medians.
+    fn median(&self, of: impl Fn(&Step) -> f64) -> f64 {
+        median(self.counted().iter().map(of).collect())
+    }
+
+    pub fn table(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+        table.set_header(["part", "seconds", "tokens a second", "floor", "times the floor"]);
+        let floor = self.floor.seconds(self.arguments.dtype);
+        for (name, of) in PARTS {
+            let (seconds, floor) = (self.median(|step| of(&step.seconds)), of(&floor));
+            let rate = self.median(|step| step.tokens as f64 / of(&step.seconds));
+            let (seconds_shown, floor_shown) = (shown(seconds), shown(floor));
+            table.add_row([name.to_owned(), seconds_shown, format!("{rate:.0}"), floor_shown, format!("{:.2}", seconds / floor)]);
+        }
+        for column in 1..5 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let BenchDistill { teachers, batch, steps, .. } = self.arguments;
+        let Floor { rates, prompt, threads, .. } = self.floor;
+        let tokens = self.median(|step| step.tokens as f64);
+        format!(
+            "{}, {}, {} prompts of {prompt:.0} tokens a step, {tokens:.0} tokens written; medians of {} steps on {} ({})\n\n{table}\n\n\
+             peak memory of the worker: {}\n\
+             seen of this machine: {}/s in float32, {}/s in bfloat16, {}/s from memory\n",
+            plural(teachers.len(), "teacher"),
+            self.dtype(),
+            figures::count(u64::from(*batch)),
+            steps - 1,
+            self.seen.device,
+            plural(*threads as usize, "core"),
+            figures::bytes(self.seen.peak_memory),
+            figures::flops(rates.float32),
+            figures::flops(rates.bfloat16),
+            figures::bytes(rates.memory as u64),
+        )
+    }
+
+    fn dtype(&self) -> &'static str {
+        match self.arguments.dtype {
+            DistillDtype::Float32 => "float32",
+            DistillDtype::Bfloat16 => "bfloat16",
+        }
+    }
+
+    /// Times in seconds, memory in bytes, rates a second.
+    pub fn json(&self) -> String {
+        let BenchDistill { student, teachers, batch, new, chat, lora, micro_batch, checkpointing, .. } = self.arguments;
+        let floor = self.floor.seconds(self.arguments.dtype);
+        let by_part = |value: &dyn Fn(Of) -> f64| -> Value {
+            PARTS.iter().map(|(name, of)| ((*name).to_owned(), json!(value(*of)))).collect::<serde_json::Map<_, _>>().into()
+        };
+        let step = |step: &Step| {
+            let Seconds { rollout, scoring, update } = step.seconds;
+            json!({ "rollout": rollout, "scoring": scoring, "update": update, "tokens": step.tokens })
+        };
+        let figures = json!({
+            "student": student,
+            "teachers": teachers,
+            "dtype": self.dtype(),
+            "objective": clap::ValueEnum::to_possible_value(&self.arguments.objective).map(|value| value.get_name().to_owned()),
+            "batch": batch,
+            "new": new,
+            "chat": chat,
+            "lora": lora,
+            "micro_batch": micro_batch,
+            "checkpointing": checkpointing,
+            "device": self.seen.device,
+            "threads": self.floor.threads,
+            "prompt_tokens": self.floor.prompt,
+            "tokens": self.median(|step| step.tokens as f64),
+            "seconds": by_part(&|of| self.median(|step| of(&step.seconds))),
+            "tokens_per_second": by_part(&|of| self.median(|step| step.tokens as f64 / of(&step.seconds))),
+            "floor": by_part(&|of| of(&floor)),
+            "times_the_floor": by_part(&|of| self.median(|step| of(&step.seconds)) / of(&floor)),
+            "peak_memory": self.seen.peak_memory,
+            "stage_peak_memory": self.seen.stage_memory,
+            "machine": self.floor.rates,
+            "phases": self.floor.phases,
+            "steps": self.seen.steps.iter().map(step).collect::<Vec<Value>>(),
+        });
+        format!("{figures:#}\n")
+    }
+}
+
+/// Seconds, to the millisecond, and those of tiny models to ten microseconds.
+fn shown(seconds: f64) -> String {
+    if seconds < 0.1 { format!("{seconds:.5}") } else { format!("{seconds:.3}") }
+}
+
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The middle one, or the mean of the two in the middle; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        count => (values[(count - 1) / 2] + values[count / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(Vec::new()), 0.0);
+    }
+
+    #[test]
+    fn a_phase_waits_for_what_takes_longer() {
+        let phase = |part, times, flops, bytes| Phase { part, name: String::new(), times, flops, bytes };
+        let floor = Floor {
+            rates: Rates { float32: 100.0, bfloat16: 400.0, memory: 10.0 },
+            phases: vec![
+                // Three times 2 seconds of products, three times 1 of memory: in half precision memory is what takes longer.
+                phase(StepPart::Rollout, 3.0, 200.0, 10.0),
+                phase(StepPart::Scoring, 1.0, 0.0, 5.0),
+                phase(StepPart::Update, 1.0, 400.0, 0.0),
+                phase(StepPart::Update, 1.0, 0.0, 20.0),
+            ],
+            prompt: 1.0,
+            threads: 1,
+        };
+        let seconds = floor.seconds(DistillDtype::Float32);
+        assert_eq!(seconds, Seconds { rollout: 6.0, scoring: 0.5, update: 6.0 });
+        assert_eq!(floor.seconds(DistillDtype::Bfloat16), Seconds { rollout: 3.0, scoring: 0.5, update: 3.0 });
+        // Another look at the machine found it faster in one thing and slower in another.
+        let other = Floor { rates: Rates { float32: 200.0, bfloat16: 300.0, memory: 10.0 }, ..floor.clone() };
+        assert_eq!(floor.faster(&other).rates, Rates { float32: 200.0, bfloat16: 400.0, memory: 10.0 });
+    }
+}

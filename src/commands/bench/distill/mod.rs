@@ -1,0 +1,178 @@
+//! `mopd bench distill`: what steps of on-policy distillation take, beside the least that this machine could take.
+//!
+//! Nothing here trains: an experiment is written and compiled and goes to the worker, as with `mopd run`. Before and after it
+//! the worker measures the machine, in a process of its own, so that this counts into nobody's memory.
+
+mod experiment;
+mod figures;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mopd_compiler::plan::events::{Event, FloorJob, Job, RunJob, Seconds};
+
+use self::figures::{Figures, Floor};
+use super::folder::Folder;
+use crate::args::BenchDistill;
+use crate::commands::run::as_text;
+use crate::commands::{Compiled, compile};
+use crate::output::{self, Style, printable};
+use crate::problem::{Problem, Status};
+use crate::progress::Progress;
+use crate::render;
+use crate::worker::{self, Said, Worker};
+
+/// What one step took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    pub seconds: Seconds,
+    /// Completion tokens.
+    pub tokens: u64,
+}
+
+/// What the run was seen to do.
+#[derive(Default)]
+pub struct Seen {
+    device: String,
+    steps: Vec<Step>,
+    /// Of the whole worker, and while the stage ran, in bytes; the latter where the system tells.
+    peak_memory: u64,
+    stage_memory: Option<u64>,
+}
+
+pub fn distill(arguments: &BenchDistill) -> Result<Status, Problem> {
+    worker::find()?;
+    let folder = Folder::new()?;
+    let file = folder.write("bench.mopd", &experiment::source(arguments)?)?;
+    folder.write(experiment::PROMPTS, &experiment::prompts(arguments))?;
+    let Some(compiled) = compile(&file, &[])? else { return Ok(Status::Wrong) };
+    let run = RunJob {
+        plan: compiled.plan.clone(),
+        base: as_text(&folder.0)?,
+        store: as_text(&folder.0.join("store"))?,
+        out: as_text(&folder.0.join("out"))?,
+        fresh: true,
+        from: Vec::new(),
+        checkpoint_every: None,
+        forks: Vec::new(),
+        workers: Some(1),
+    };
+    match measure(arguments, &run, &compiled)? {
+        ControlFlow::Continue((floor, seen)) => {
+            let figures = Figures::new(arguments, &floor, &seen);
+            output::result(&if arguments.json { figures.json() } else { figures.table() });
+            Ok(Status::Good)
+        }
+        ControlFlow::Break(status) => Ok(status),
+    }
+}
+
+/// The machine, the run, and the machine again: what else it does may change between the two.
+fn measure(arguments: &BenchDistill, run: &RunJob, compiled: &Compiled) -> Result<ControlFlow<Status, (Floor, Seen)>, Problem> {
+    let interrupted = on_interrupt();
+    let before = match floor(run, None, compiled, &interrupted)? {
+        ControlFlow::Continue(floor) => floor,
+        ControlFlow::Break(status) => return Ok(ControlFlow::Break(status)),
+    };
+    let mut seen = Seen::default();
+    let note = |event: &Event| match event {
+        Event::Ready { device, .. } => seen.device.clone_from(device),
+        Event::Step { stage, tokens, seconds, .. } if stage == experiment::STAGE => {
+            seen.steps.push(Step { seconds: *seconds, tokens: *tokens });
+        }
+        Event::StageFinished { stage, peak_memory, .. } if stage == experiment::STAGE => seen.stage_memory = *peak_memory,
+        Event::Finished { peak_memory, .. } => seen.peak_memory = *peak_memory,
+        _ => {}
+    };
+    if let ControlFlow::Break(status) = ask(&Job::Run(Box::new(run.clone())), compiled, &interrupted, note)? {
+        return Ok(ControlFlow::Break(status));
+    }
+    let sequences = seen.steps.len() as f64 * f64::from(arguments.batch);
+    let completion = seen.steps.iter().map(|step| step.tokens as f64).sum::<f64>() / sequences;
+    Ok(match floor(run, Some(completion), compiled, &interrupted)? {
+        ControlFlow::Continue(after) => ControlFlow::Continue((after.faster(&before), seen)),
+        ControlFlow::Break(status) => ControlFlow::Break(status),
+    })
+}
+
+/// What the machine can do, and what a step asks of it where completions have so many tokens.
+fn floor(
+    run: &RunJob,
+    completion: Option<f64>,
+    compiled: &Compiled,
+    interrupted: &AtomicBool,
+) -> Result<ControlFlow<Status, Floor>, Problem> {
+    let mut found = None;
+    let note = |event: &Event| {
+        if let Event::MeasuredFloor { rates, phases, prompt, threads } = event {
+            found = Some(Floor { rates: *rates, phases: phases.clone(), prompt: *prompt, threads: *threads });
+        }
+    };
+    let job = Job::Floor(Box::new(FloorJob { run: run.clone(), completion }));
+    if let ControlFlow::Break(status) = ask(&job, compiled, interrupted, note)? {
+        return Ok(ControlFlow::Break(status));
+    }
+    let unexpected = || Problem::run("worker-protocol", "the worker measured something else than it was asked");
+    found.map(ControlFlow::Continue).ok_or_else(unexpected)
+}
+
+/// Has a worker do a job. Breaks where it could not finish, which is reported.
+fn ask(
+    job: &Job,
+    compiled: &Compiled,
+    interrupted: &AtomicBool,
+    mut note: impl FnMut(&Event),
+) -> Result<ControlFlow<Status>, Problem> {
+    let mut progress = Progress::new(false, false);
+    let speaker = progress.speaker();
+    let mut worker = {
+        let speaker = speaker.clone();
+        Worker::start(job, move |line| speaker.say(&format!("{}\n", printable(line))))?
+    };
+    let mut last = None;
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(event) => {
+                progress.note(&event);
+                note(&event);
+                if matches!(event, Event::Failed(_) | Event::Interrupted { .. } | Event::Finished { .. }) {
+                    last = Some(event);
+                }
+            }
+            Said::Text(text) => speaker.say(&format!("{text}\n")),
+        }
+    }
+    progress.close();
+    let status = worker.wait()?;
+    // Whatever else went wrong after Ctrl-C, Ctrl-C is the reason.
+    if interrupted.load(Ordering::SeqCst) {
+        return Ok(ControlFlow::Break(Status::Interrupted));
+    }
+    match last {
+        Some(Event::Finished { .. }) => Ok(ControlFlow::Continue(())),
+        Some(Event::Failed(failure)) => {
+            let report = render::of_failure(&failure, &compiled.plan, &compiled.sources);
+            output::error(&render::human::report(&report, Style::of_stderr()));
+            Ok(ControlFlow::Break(Status::Wrong))
+        }
+        Some(_) => Ok(ControlFlow::Break(Status::Interrupted)),
+        None => Err(worker::death(status)),
+    }
+}
+
+/// The worker, in the same process group, gets Ctrl-C too and stops in good order; this program stays to clean up. A second one
+/// ends both.
+fn on_interrupt() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&interrupted);
+    let installed = ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = installed {
+        output::error(&format!("warning: Ctrl-C leaves a temporary folder behind: {error}\n"));
+    }
+    interrupted
+}
