@@ -110,12 +110,17 @@ fn plain<T: Stored>(
     attended: &mut [f32],
 ) {
     let width = query.len();
-    scratch.clear();
     let scale = scores.scale as f32;
-    scratch.extend(keys[places.start * width..places.end * width].chunks_exact(width).map(|key| {
-        let score = product(query, key) * scale;
-        scores.softcap.map_or(score, |cap| (f64::from(score) / cap).tanh() as f32 * cap as f32)
-    }));
+    // Not by an iterator that the vector takes in: that is a function of its own, for the smallest registers.
+    scratch.resize(places.len(), 0.0);
+    for (score, key) in scratch.iter_mut().zip(keys[places.start * width..places.end * width].chunks_exact(width)) {
+        *score = product(query, key) * scale;
+    }
+    if let Some(cap) = scores.softcap {
+        for score in scratch.iter_mut() {
+            *score = (f64::from(*score) / cap).tanh() as f32 * cap as f32;
+        }
+    }
     let largest = scratch.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut total = 0.0;
     for score in scratch.iter_mut() {

@@ -13,6 +13,8 @@ struct Shared {
     count: usize,
     arrived: AtomicUsize,
     phase: AtomicUsize,
+    /// Units that were taken in this phase; see [`Member::pieces`].
+    taken: AtomicUsize,
     broken: AtomicBool,
 }
 
@@ -22,7 +24,8 @@ struct Shared {
 /// If one of them does: the others leave at their next [`Member::wait`].
 pub fn together(count: usize, work: impl Fn(Member) + Sync) {
     let count = count.max(1);
-    let shared = Shared { count, arrived: AtomicUsize::new(0), phase: AtomicUsize::new(0), broken: AtomicBool::new(false) };
+    let zero = || AtomicUsize::new(0);
+    let shared = Shared { count, arrived: zero(), phase: zero(), taken: zero(), broken: AtomicBool::new(false) };
     let member = |index| work(Member { index, count, shared: &shared });
     if count == 1 {
         return member(0);
@@ -125,13 +128,15 @@ mod pool {
 impl Member<'_> {
     /// Goes on when every member has come here: what they wrote before can be read after.
     pub fn wait(&self) {
-        let Shared { count, arrived, phase, broken } = self.shared;
+        let Shared { count, arrived, phase, taken, broken } = self.shared;
         if *count == 1 {
+            taken.store(0, Ordering::Relaxed);
             return;
         }
         let before = phase.load(Ordering::Acquire);
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == *count {
             arrived.store(0, Ordering::Relaxed);
+            taken.store(0, Ordering::Relaxed);
             phase.store(before.wrapping_add(1), Ordering::Release);
             return;
         }
@@ -147,6 +152,15 @@ impl Member<'_> {
                 std::hint::spin_loop();
             }
         }
+    }
+
+    /// `0..items` in pieces of `unit`, each for the member that comes for it first: where one is slowed down, by memory or by another
+    /// program, the others need not wait for its part. Once between two [`Member::wait`]s, and with the same numbers by all members.
+    pub fn pieces(&self, items: usize, unit: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+        std::iter::from_fn(move || {
+            let first = self.shared.taken.fetch_add(1, Ordering::Relaxed) * unit;
+            (first < items).then(|| first..(first + unit).min(items))
+        })
     }
 
     /// This member's part of `0..items`, in pieces of `unit`.
@@ -189,6 +203,14 @@ impl<'a, T> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 
+    /// From where on a member writes, for what is no range: a part of every row of a matrix. What is written there, it alone may read or
+    /// write until the next wait, and within the buffer.
+    pub fn place(&self, index: usize) -> *mut T {
+        assert!(index < self.length);
+        // SAFETY: in bounds.
+        unsafe { self.start.add(index) }
+    }
+
     /// # Safety
     /// Until the next wait nobody writes.
     pub unsafe fn all(&self) -> &[T] {
@@ -224,6 +246,24 @@ mod tests {
                     member.wait();
                 }
             });
+        }
+    }
+
+    #[test]
+    fn every_piece_is_taken_once_in_every_phase() {
+        for count in [1, 3] {
+            let taken: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
+            together(count, |member| {
+                for _ in 0..20 {
+                    for piece in member.pieces(50, 7) {
+                        for item in piece {
+                            taken[item].fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    member.wait();
+                }
+            });
+            assert!(taken.iter().all(|taken| taken.load(Ordering::Relaxed) == 20));
         }
     }
 

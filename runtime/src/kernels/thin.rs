@@ -51,10 +51,18 @@ pub struct Target<'a, 'b> {
 /// Outputs that are worked through before the next rows: their weights stay in the nearest cache meanwhile.
 const OUTPUTS: usize = 24;
 
-/// How far ahead of its use a weight is asked for, in bytes. The processor's own guesses are too short-sighted while so many rows
-/// are multiplied with each weight: without this, a product reaches a third of the memory's rate.
+/// As many bytes of rows stay in the nearest cache. Then one output is multiplied after the other, so that weights are read as they
+/// lie: in tiles of several outputs, as many streams are read at one time, which reaches two thirds of the memory's rate. Where the
+/// rows are more, tiles read them less often.
+const NEAR: usize = 24 << 10;
+
+/// How far ahead of its use a weight is asked for, in bytes, where outputs are multiplied one by one and in tiles. The processor's own
+/// guesses are too short-sighted while so many rows are multiplied with each weight: without this, a product reaches a third to a half
+/// of the memory's rate.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 16 << 10;
+const AHEAD: usize = 8 << 10;
+#[cfg(target_arch = "x86_64")]
+const AHEAD_OF_TILES: usize = 16 << 10;
 
 /// `x @ matrix^T`, for the outputs in `range`; sums are taken in single precision, each in an order that depends on nothing but
 /// the number of inputs. `bias` has one number per output of the matrix.
@@ -65,11 +73,29 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: std
     assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
     let rows = x.count();
     let instructions = Instructions::found();
+    let row_bytes = x.inputs * if matches!(matrix, Matrix::Half(_)) { size_of::<bf16>() } else { size_of::<f32>() };
     for start in range.clone().step_by(OUTPUTS) {
         let outputs = start..(start + OUTPUTS).min(range.end);
         let mut row = 0;
         while row < rows {
             let count = (rows - row).min(8);
+            if count * row_bytes <= NEAR {
+                let mut sums = [[0.0f32; 8]; OUTPUTS];
+                let sums = &mut sums[..outputs.len()];
+                // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and the range was looked at.
+                let done = unsafe { one_by_one(count, x, row, matrix, outputs.clone(), instructions, sums) };
+                if done {
+                    for index in 0..count {
+                        let place = target.first + (row + index) * target.stride;
+                        // SAFETY: the caller keeps these outputs to this call.
+                        let places = unsafe { target.buffer.part(place + outputs.start..place + outputs.end) };
+                        let bias = bias.map(|bias| &bias[outputs.clone()]);
+                        write(places, sums.iter().map(|sums| sums[index]), bias, target.add);
+                    }
+                    row += count;
+                    continue;
+                }
+            }
             let mut output = outputs.start;
             while output < outputs.end {
                 let wide = outputs.end - output;
@@ -98,16 +124,72 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: std
                 for (index, sums) in sums[..count].iter().enumerate() {
                     let place = target.first + (row + index) * target.stride + output;
                     // SAFETY: the caller keeps these outputs to this call.
-                    let target_row = unsafe { target.buffer.part(place..place + width) };
-                    for (offset, (value, &sum)) in target_row.iter_mut().zip(sums).enumerate() {
-                        let sum = sum + bias.map_or(0.0, |bias| bias[output + offset]);
-                        *value = if target.add { *value + sum } else { sum };
-                    }
+                    let places = unsafe { target.buffer.part(place..place + width) };
+                    write(places, sums.iter().copied(), bias.map(|bias| &bias[output..]), target.add);
                 }
                 output += width;
             }
             row += count;
         }
+    }
+}
+
+#[inline]
+fn write(places: &mut [f32], sums: impl Iterator<Item = f32>, bias: Option<&[f32]>, add: bool) {
+    for (index, (place, sum)) in places.iter_mut().zip(sums).enumerate() {
+        let sum = sum + bias.map_or(0.0, |bias| bias[index]);
+        *place = if add { *place + sum } else { sum };
+    }
+}
+
+/// The products of `count` rows, eight at most, with each of some outputs. False where that is not written for the processor.
+///
+/// # Safety
+/// The rows are in `x`, the outputs in the matrix, and the processor has the instructions.
+unsafe fn one_by_one(
+    count: usize,
+    x: Rows,
+    row: usize,
+    matrix: Matrix,
+    outputs: std::ops::Range<usize>,
+    instructions: Instructions,
+    sums: &mut [[f32; 8]],
+) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let (from, weights) = (row * x.inputs..(row + count) * x.inputs, outputs.start * x.inputs..outputs.end * x.inputs);
+        macro_rules! of_rows {
+            ($run:ident, $x:expr, $matrix:expr) => {
+                match count {
+                    1 => x86::$run::<1>($x, $matrix, x.inputs, sums),
+                    2 => x86::$run::<2>($x, $matrix, x.inputs, sums),
+                    3 => x86::$run::<3>($x, $matrix, x.inputs, sums),
+                    4 => x86::$run::<4>($x, $matrix, x.inputs, sums),
+                    5 => x86::$run::<5>($x, $matrix, x.inputs, sums),
+                    6 => x86::$run::<6>($x, $matrix, x.inputs, sums),
+                    7 => x86::$run::<7>($x, $matrix, x.inputs, sums),
+                    _ => x86::$run::<8>($x, $matrix, x.inputs, sums),
+                }
+            };
+        }
+        // SAFETY: each runs where its instructions are.
+        unsafe {
+            match (matrix, instructions) {
+                (Matrix::Single(matrix), Instructions::Avx512 { .. }) => {
+                    of_rows!(single_one_by_one, &x.single[from], &matrix[weights]);
+                }
+                (Matrix::Half(matrix), Instructions::Avx512 { half: true }) => {
+                    of_rows!(half_one_by_one, &x.half[from], &matrix[weights]);
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (count, x, row, matrix, outputs, instructions, sums);
+        false
     }
 }
 
@@ -182,9 +264,99 @@ mod x86 {
 
     use half::bf16;
 
-    use super::{AHEAD, portable};
+    use super::{AHEAD, AHEAD_OF_TILES, portable};
 
-    #[target_feature(enable = "avx512f,avx512bw")]
+    /// The sums of eight registers' lanes: of one alone, it would take longer than its products.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+    #[inline]
+    fn eight_sums(lanes: [__m512; 8]) -> [f32; 8] {
+        let halves = lanes.map(|lanes| _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps::<1>(lanes)));
+        let [a, b, c, d, e, f, g, h] = halves;
+        let low = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+        let high = _mm256_hadd_ps(_mm256_hadd_ps(e, f), _mm256_hadd_ps(g, h));
+        let sums = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high));
+        // SAFETY: both are eight floats of 32 bits.
+        unsafe { std::mem::transmute::<__m256, [f32; 8]>(sums) }
+    }
+
+    /// Of all registers of a tile. How many there are does not change the order of a sum.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+    fn reduce<const R: usize, const O: usize>(lanes: &[[__m512; O]; R], sums: &mut [[f32; 4]; 8]) {
+        for first in (0..R * O).step_by(8) {
+            let lanes = std::array::from_fn(|index| {
+                let index = first + index;
+                if index < R * O { lanes[index / O][index % O] } else { _mm512_setzero_ps() }
+            });
+            for (index, sum) in (first..R * O).zip(eight_sums(lanes)) {
+                sums[index / O][index % O] = sum;
+            }
+        }
+    }
+
+    /// Asks for weights before they are needed, into the second cache: the first is full of the rows.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn ahead<T>(place: *const T) {
+        // Asking for memory reads none, wherever it is.
+        _mm_prefetch::<_MM_HINT_T1>(place.wrapping_byte_add(AHEAD).cast());
+    }
+
+    /// The same for tiles, which leave more room.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn ahead_of_tile<T>(place: *const T) {
+        _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(AHEAD_OF_TILES).cast());
+    }
+
+    /// Output after output, as many as there are places in `sums`: weights are read as they lie.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+    pub fn single_one_by_one<const R: usize>(x: &[f32], weights: &[f32], inputs: usize, sums: &mut [[f32; 8]]) {
+        assert!(x.len() == R * inputs && weights.len() == sums.len() * inputs);
+        for (weights, sums) in weights.chunks_exact(inputs).zip(sums) {
+            let mut lanes = [_mm512_setzero_ps(); 8];
+            for first in (0..inputs).step_by(16) {
+                let mask = if inputs - first >= 16 { u16::MAX } else { (1 << (inputs - first)) - 1 };
+                let place = weights.as_ptr().wrapping_add(first);
+                ahead(place);
+                // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
+                let weight = unsafe { _mm512_maskz_loadu_ps(mask, place) };
+                for (row, lanes) in lanes[..R].iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    let x = unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr().add(row * inputs + first)) };
+                    *lanes = _mm512_fmadd_ps(x, weight, *lanes);
+                }
+            }
+            *sums = eight_sums(lanes);
+        }
+    }
+
+    /// The same in half precision.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    pub fn half_one_by_one<const R: usize>(x: &[bf16], weights: &[bf16], inputs: usize, sums: &mut [[f32; 8]]) {
+        assert!(x.len() == R * inputs && weights.len() == sums.len() * inputs);
+        for (weights, sums) in weights.chunks_exact(inputs).zip(sums) {
+            let mut lanes = [_mm512_setzero_ps(); 8];
+            for first in (0..inputs).step_by(32) {
+                let mask = if inputs - first >= 32 { u32::MAX } else { (1 << (inputs - first)) - 1 };
+                let place = weights.as_ptr().wrapping_add(first);
+                ahead(place);
+                // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
+                let weight = unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) };
+                for (row, lanes) in lanes[..R].iter_mut().enumerate() {
+                    // SAFETY: as above; both are 512 bits without invalid values, the other type only names what they hold.
+                    *lanes = unsafe {
+                        let x = _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(row * inputs + first).cast());
+                        let (x, weight) =
+                            (std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(weight));
+                        _mm512_dpbf16_ps(*lanes, x, weight)
+                    };
+                }
+            }
+            *sums = eight_sums(lanes);
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
     pub fn single<const R: usize, const O: usize>(x: &[f32], weights: &[f32], inputs: usize, sums: &mut [[f32; 4]; 8]) {
         assert!(x.len() == R * inputs && weights.len() == O * inputs);
         let mut lanes = [[_mm512_setzero_ps(); O]; R];
@@ -194,12 +366,9 @@ mod x86 {
             let mut row_of_weights = [_mm512_setzero_ps(); O];
             for (output, weight) in row_of_weights.iter_mut().enumerate() {
                 let place = weights.as_ptr().wrapping_add(output * inputs + first);
-                // SAFETY: asking for memory reads none, wherever it is; lanes beyond the row are masked out, and masked lanes are
-                // not read.
-                *weight = unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(AHEAD).cast());
-                    _mm512_maskz_loadu_ps(mask, place)
-                };
+                ahead_of_tile(place);
+                // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
+                *weight = unsafe { _mm512_maskz_loadu_ps(mask, place) };
             }
             for (row, lanes) in lanes.iter_mut().enumerate() {
                 // SAFETY: as above.
@@ -209,14 +378,10 @@ mod x86 {
                 }
             }
         }
-        for (sums, lanes) in sums.iter_mut().zip(&lanes) {
-            for (sum, lanes) in sums.iter_mut().zip(lanes) {
-                *sum = _mm512_reduce_add_ps(*lanes);
-            }
-        }
+        reduce(&lanes, sums);
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     pub fn half<const R: usize, const O: usize>(x: &[bf16], weights: &[bf16], inputs: usize, sums: &mut [[f32; 4]; 8]) {
         assert!(x.len() == R * inputs && weights.len() == O * inputs);
         let mut lanes = [[_mm512_setzero_ps(); O]; R];
@@ -225,11 +390,9 @@ mod x86 {
             let mut row_of_weights = [_mm512_setzero_si512(); O];
             for (output, weight) in row_of_weights.iter_mut().enumerate() {
                 let place = weights.as_ptr().wrapping_add(output * inputs + first);
+                ahead_of_tile(place);
                 // SAFETY: as in `single`.
-                *weight = unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(place.wrapping_byte_add(AHEAD).cast());
-                    _mm512_maskz_loadu_epi16(mask, place.cast())
-                };
+                *weight = unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) };
             }
             for (row, lanes) in lanes.iter_mut().enumerate() {
                 // SAFETY: as above.
@@ -243,11 +406,7 @@ mod x86 {
                 }
             }
         }
-        for (sums, lanes) in sums.iter_mut().zip(&lanes) {
-            for (sum, lanes) in sums.iter_mut().zip(lanes) {
-                *sum = _mm512_reduce_add_ps(*lanes);
-            }
-        }
+        reduce(&lanes, sums);
     }
 
     #[target_feature(enable = "avx2,fma")]

@@ -18,6 +18,9 @@ use crate::kernels::exp::exp;
 use crate::kernels::thin::{Matrix, Rows, Target, multiply};
 use crate::kernels::{round, with_instructions};
 
+/// Outputs of a matrix that a thread takes at one time: enough to be read at the memory's full rate.
+const PIECE: usize = 96;
+
 /// The weights of a decoder, as a step reads them.
 pub struct Stepper {
     config: Arc<Config>,
@@ -352,8 +355,10 @@ impl Shared<'_> {
         self.normalise(&self.stepper.norm, &mut normed);
         let matrix = self.stepper.output.as_ref().unwrap_or(&self.stepper.embedding).matrix();
         let target = Target { buffer: &self.logits, first: 0, stride: config.vocabulary, add: false };
-        // SAFETY: members have outputs of their own.
-        unsafe { multiply(normed.rows(config.width), matrix, None, member.part(config.vocabulary, 16), &target) };
+        for outputs in member.pieces(config.vocabulary, 8 * PIECE) {
+            // SAFETY: members have outputs of their own.
+            unsafe { multiply(normed.rows(config.width), matrix, None, outputs, &target) };
+        }
     }
 
     /// RMSNorm of all rows of the stream, each member for itself: it is less work than waiting for each other.
@@ -396,15 +401,17 @@ impl Shared<'_> {
     fn project(&self, member: &Member, layer: &Layer, normed: Rows) {
         let parts = [&layer.query, &layer.key, &layer.value];
         let stride: usize = parts.iter().map(|part| part.outputs).sum();
-        let mine = member.part(stride, 8);
-        let mut first = 0;
-        for part in parts {
-            let range =
-                mine.start.clamp(first, first + part.outputs) - first..mine.end.clamp(first, first + part.outputs) - first;
-            let target = Target { buffer: &self.projected, first, stride, add: false };
-            // SAFETY: members have outputs of their own.
-            unsafe { multiply(normed, part.weight.matrix(), part.bias.as_deref(), range, &target) };
-            first += part.outputs;
+        for mine in member.pieces(stride, PIECE) {
+            let mut first = 0;
+            for part in parts {
+                let within = |place: usize| place.clamp(first, first + part.outputs) - first;
+                let target = Target { buffer: &self.projected, first, stride, add: false };
+                // SAFETY: members have outputs of their own.
+                unsafe {
+                    multiply(normed, part.weight.matrix(), part.bias.as_deref(), within(mine.start)..within(mine.end), &target)
+                };
+                first += part.outputs;
+            }
         }
     }
 
@@ -474,8 +481,10 @@ impl Shared<'_> {
         let width = self.stepper.config.width;
         let buffer = if after.is_some() { &self.branch } else { &self.stream };
         let target = Target { buffer, first: 0, stride: width, add: after.is_none() };
-        // SAFETY: members have outputs of their own.
-        unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), member.part(width, 8), &target) };
+        for outputs in member.pieces(width, PIECE) {
+            // SAFETY: members have outputs of their own.
+            unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), outputs, &target) };
+        }
         let Some(scale) = after else { return };
         member.wait();
         for row in member.part(self.rows, 1) {
@@ -492,7 +501,9 @@ impl Shared<'_> {
     fn feed_forward(&self, member: &Member, gated: &Gated, normed: &Normed, after: Option<&[f32]>) {
         let hidden = gated.gate.outputs;
         let x = normed.rows(self.stepper.config.width);
-        self.gate(member, gated, x, 0..self.rows, self.inner);
+        for outputs in member.pieces(hidden, PIECE) {
+            self.gate(outputs, gated, x, 0..self.rows, self.inner);
+        }
         member.wait();
         // SAFETY: between these waits the inner rows are only read. Where no layer has experts they are `hidden` wide.
         let (single, half) = unsafe { (self.gate.all(), self.gate_half.all()) };
@@ -506,9 +517,8 @@ impl Shared<'_> {
         self.residual(member, &gated.down, compact.rows(hidden), after);
     }
 
-    /// act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride` apart.
-    fn gate(&self, member: &Member, gated: &Gated, x: Rows, to: std::ops::Range<usize>, stride: usize) {
-        let part = member.part(gated.gate.outputs, 16);
+    /// Some outputs of act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride` apart.
+    fn gate(&self, part: std::ops::Range<usize>, gated: &Gated, x: Rows, to: std::ops::Range<usize>, stride: usize) {
         for (linear, buffer) in [(&gated.gate, &self.gate), (&gated.up, &self.up)] {
             let target = Target { buffer, first: to.start * stride, stride, add: false };
             // SAFETY: members have outputs of their own.
@@ -567,7 +577,13 @@ impl Shared<'_> {
         for (row, chosen) in chosen.iter().enumerate() {
             for (slot, (expert, _)) in chosen.iter().enumerate() {
                 let place = row * slots + slot;
-                self.gate(member, &experts[*expert], row_of(row), place..place + 1, self.inner);
+                self.gate(
+                    member.part(experts[*expert].gate.outputs, 16),
+                    &experts[*expert],
+                    row_of(row),
+                    place..place + 1,
+                    self.inner,
+                );
             }
         }
         member.wait();

@@ -35,8 +35,12 @@ pub fn draw(logits: &[f32], temperature: f64, uniforms: &mut Uniforms, scratch: 
         return Some(Draw { token: best as Token, logp: 0.0 });
     }
     let scale = (1.0 / temperature) as f32;
-    scratch.clear();
-    with_instructions(|| scratch.extend(logits.iter().map(|&logit| exp((logit - largest) * scale))));
+    scratch.resize(logits.len(), 0.0);
+    with_instructions(|| {
+        for (weight, logit) in scratch.iter_mut().zip(logits) {
+            *weight = exp((logit - largest) * scale);
+        }
+    });
     let sum = |piece: &[f32]| {
         let mut lanes = [0.0f64; 8];
         for chunk in piece.chunks(8) {
