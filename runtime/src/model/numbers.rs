@@ -139,16 +139,22 @@ impl Numbers {
     }
 }
 
-/// Writes a part into a contiguous tensor of as many numbers, and lets go of the part.
+/// Writes a part into a contiguous tensor of as many numbers, and lets go of what it looked at.
 fn place(part: &Stored, tensor: &Tensor) {
-    if tensor.device() == Device::Cpu {
-        write(part, tensor);
-    } else {
-        let staged = Tensor::empty([part.len() as i64], (tensor.kind(), Device::Cpu));
-        write(part, &staged);
-        tensor.shallow_clone().copy_(&staged);
+    let mut first = 0;
+    for piece in part.pieces() {
+        let (count, here) = (piece.len() as i64, tensor.device() == Device::Cpu);
+        let to = tensor.narrow(0, first, count);
+        if here {
+            write(&piece, &to);
+        } else {
+            let staged = Tensor::empty([count], (tensor.kind(), Device::Cpu));
+            write(&piece, &staged);
+            to.shallow_clone().copy_(&staged);
+        }
+        piece.release();
+        first += count;
     }
-    part.release();
 }
 
 /// The same on the CPU.

@@ -92,13 +92,18 @@ impl Weights {
         Weights::new(config, tokenizer, values)
     }
 
+    /// Those of one entry, in its shape, in a floating-point `kind` on a device. Of files, what was looked at is let go of.
+    pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
+        let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
+        self.numbers.tensor(entry, kind, device).view(shape.as_slice())
+    }
+
     /// The output matrix alone, `[vocabulary, width]`, in a floating-point `kind`.
     pub fn output_matrix(&self, kind: Kind, device: Device) -> Tensor {
         let entries = layout(&self.config);
         let name = if self.config.tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let own = entries.iter().find(|entry| entry.name == name).expect("every layout has an output matrix");
-        let shape: Vec<i64> = own.shape.iter().map(|size| *size as i64).collect();
-        self.numbers.tensor(own, kind, device).view(shape.as_slice())
+        self.tensor(own, kind, device)
     }
 
     pub fn parameters(config: &Config) -> usize {

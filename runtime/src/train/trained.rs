@@ -298,8 +298,7 @@ impl Adapted {
     /// W + scale * B A, `[outputs, inputs]`.
     fn direction(&self, matrix: &Matrix) -> Tensor {
         let [a, b] = self.factors(&self.parameters, matrix);
-        let shape = [matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64];
-        let base = Tensor::from_slice(&self.base.of(&matrix.entry)).to_device(self.parameters.device()).view(shape);
+        let base = self.base.tensor(&matrix.entry, Kind::Float, self.parameters.device());
         base + b.matmul(&a) * self.scale()
     }
 

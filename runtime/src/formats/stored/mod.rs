@@ -157,6 +157,15 @@ impl Stored {
         }
     }
 
+    /// The same numbers in pieces of whole rows, in order: of a large matrix only a piece need be in memory at one time.
+    pub fn pieces(&self) -> Vec<Stored> {
+        const BYTES: usize = 16 << 20;
+        let rows = (BYTES / self.row_bytes().max(1)).max(1);
+        let pieces = (0..self.rows).step_by(rows).map(|first| self.narrow(first, rows.min(self.rows - first)));
+        // Rows in another order can't be told apart.
+        pieces.collect::<Option<Vec<Stored>>>().unwrap_or_else(|| vec![self.clone()])
+    }
+
     /// Says that all of them will be looked at now, so that the system brings them at once and not page by page.
     pub fn expect(&self) {
         self.file.expect(self.range.clone());
