@@ -23,6 +23,26 @@ pub fn reset_peak_memory() -> Option<u64> {
     peak_since_reset()
 }
 
+/// Hands free memory back to the system whenever so many bytes were freed: the allocator would keep them for later, also where what
+/// comes next asks for other ones.
+#[derive(Default)]
+pub struct Returns {
+    freed: usize,
+}
+
+impl Returns {
+    /// Less would take longer than it is worth.
+    const WORTH: usize = 64 << 20;
+
+    pub fn freed(&mut self, bytes: usize) {
+        self.freed += bytes;
+        if self.freed >= Self::WORTH {
+            allocator::give_back();
+            self.freed = 0;
+        }
+    }
+}
+
 /// Does something while every block of some size goes back to the system as soon as it is free. So what is held is what is
 /// needed, also by models that are small enough for the allocator to keep what they free. It is slow.
 pub fn exactly<T>(f: impl FnOnce() -> T) -> T {

@@ -3,11 +3,13 @@
 
 pub mod adamw;
 pub mod attend;
+pub mod causal;
 pub mod crew;
 pub mod elements;
 pub mod exp;
 pub mod gated;
 pub mod product;
+pub mod rotate;
 pub mod thin;
 
 use half::bf16;
@@ -37,7 +39,9 @@ impl Instructions {
     pub fn found() -> Instructions {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+            let widest = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            // Every processor with the two has these too.
+            if widest && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512vl") {
                 return Instructions::Avx512 { half: is_x86_feature_detected!("avx512bf16") };
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {

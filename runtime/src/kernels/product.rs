@@ -1,10 +1,13 @@
-//! Products of half-precision matrices, summed and answered in single precision. libtorch's own operators round the answer to half
-//! precision again: of logits, two or three digits would be left.
+//! Products of matrices, summed and answered in single precision whatever the matrices are in. libtorch's own operators round the
+//! product of halves to half precision again: of logits, two or three digits would be left.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
+use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use super::Stored;
 
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
@@ -41,6 +44,168 @@ fn gemm() -> Option<Gemm> {
         // SAFETY: the library's function of that name has this signature (integers of 32 bits: libtorch links the LP64 interface).
         (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, Gemm>(address) })
     })
+}
+
+/// `C = alpha op(A) op(B) + beta C` of single-precision matrices that stand column by column.
+type SingleGemm = unsafe extern "C" fn(
+    transposed_a: *const c_char,
+    transposed_b: *const c_char,
+    rows: *const c_int,
+    columns: *const c_int,
+    inner: *const c_int,
+    alpha: *const f32,
+    a: *const f32,
+    stride_a: *const c_int,
+    b: *const f32,
+    stride_b: *const c_int,
+    beta: *const f32,
+    c: *mut f32,
+    stride_c: *const c_int,
+);
+
+fn single_gemm() -> Option<SingleGemm> {
+    static FOUND: OnceLock<Option<SingleGemm>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        // SAFETY: the name is a C string; a null handle asks for what is loaded already.
+        let address = unsafe { dlsym(std::ptr::null_mut(), c"sgemm_".as_ptr()) };
+        // SAFETY: the function of that name has this signature in every such library with integers of 32 bits; libtorch needs one.
+        (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, SingleGemm>(address) })
+    })
+}
+
+/// A matrix as its numbers stand, row by row.
+#[derive(Clone, Copy)]
+pub struct Grid<'a, T> {
+    numbers: &'a [T],
+    rows: usize,
+    columns: usize,
+    /// From one row to the next.
+    stride: usize,
+    /// Read as its transpose.
+    turned: bool,
+}
+
+impl<'a, T> Grid<'a, T> {
+    /// `numbers` begin with the first of the first row.
+    pub fn new(numbers: &'a [T], rows: usize, columns: usize, stride: usize) -> Grid<'a, T> {
+        assert!(
+            columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= numbers.len()),
+            "a matrix beyond its numbers"
+        );
+        Grid { numbers, rows, columns, stride, turned: false }
+    }
+
+    /// Its transpose.
+    pub fn turned(self) -> Grid<'a, T> {
+        Grid { turned: !self.turned, ..self }
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        if self.turned { [self.columns, self.rows] } else { [self.rows, self.columns] }
+    }
+}
+
+impl<T: Stored> Grid<'_, T> {
+    fn at(&self, row: usize, column: usize) -> f32 {
+        let (row, column) = if self.turned { (column, row) } else { (row, column) };
+        self.numbers[row * self.stride + column].single()
+    }
+}
+
+/// What small matrices may be of.
+pub trait Factor: Stored {
+    /// By the matrix library; false where there is none.
+    ///
+    /// # Safety
+    /// As for [`multiply_small`].
+    unsafe fn by_library(a: Grid<Self>, b: Grid<Self>, beta: f32, to: *mut f32, stride: usize) -> bool
+    where
+        Self: Sized;
+}
+
+impl Factor for bf16 {
+    unsafe fn by_library(a: Grid<bf16>, b: Grid<bf16>, beta: f32, to: *mut f32, stride: usize) -> bool {
+        let Some(gemm) = gemm() else { return false };
+        let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
+        let turned = |grid: &Grid<bf16>| if grid.turned { TRANSPOSED } else { AS_IT_IS };
+        let [rows, columns, inner, stride_a, stride_b, stride] =
+            [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
+        let (from_a, from_b) = (a.numbers.as_ptr().cast(), b.numbers.as_ptr().cast());
+        // SAFETY: grids are within their numbers; the rest is the caller's promise.
+        unsafe {
+            gemm(
+                ROWS_FIRST,
+                turned(&a),
+                turned(&b),
+                rows,
+                columns,
+                inner,
+                1.0,
+                from_a,
+                stride_a,
+                from_b,
+                stride_b,
+                beta,
+                to,
+                stride,
+            );
+        }
+        true
+    }
+}
+
+impl Factor for f32 {
+    unsafe fn by_library(a: Grid<f32>, b: Grid<f32>, beta: f32, to: *mut f32, stride: usize) -> bool {
+        let Some(gemm) = single_gemm() else { return false };
+        let ([rows, inner], [_, columns]) = (a.shape(), b.shape());
+        let turned = |grid: &Grid<f32>| if grid.turned { c"T" } else { c"N" };
+        let [rows, columns, inner, stride_a, stride_b, stride] =
+            [rows, columns, inner, a.stride, b.stride, stride].map(|size| size as c_int);
+        // Column by column, what stands row by row is its transpose; and (a b)' = b' a'.
+        // SAFETY: as above.
+        unsafe {
+            gemm(
+                turned(&b).as_ptr(),
+                turned(&a).as_ptr(),
+                &columns,
+                &rows,
+                &inner,
+                &1.0,
+                b.numbers.as_ptr(),
+                &stride_b,
+                a.numbers.as_ptr(),
+                &stride_a,
+                &beta,
+                to,
+                &stride,
+            );
+        }
+        true
+    }
+}
+
+/// `a b + beta c` into c, which stands row by row at `to`, `stride` from row to row. For matrices of which a thread multiplies many:
+/// within a crew ([`super::crew`]), each member its own.
+///
+/// # Safety
+/// The product's rows at `to` are numbers that can be written, and nobody else reads or writes them meanwhile.
+pub unsafe fn multiply_small<T: Factor>(a: Grid<T>, b: Grid<T>, beta: f32, to: *mut f32, stride: usize) {
+    let ([rows, inner], [inner_of_b, columns]) = (a.shape(), b.shape());
+    assert!(inner == inner_of_b && columns <= stride, "matrices of other shapes");
+    // SAFETY: the caller's promise.
+    if rows == 0 || columns == 0 || (inner > 0 && unsafe { T::by_library(a, b, beta, to, stride) }) {
+        return;
+    }
+    for row in 0..rows {
+        for column in 0..columns {
+            let sum: f32 = (0..inner).map(|at| a.at(row, at) * b.at(at, column)).sum();
+            // SAFETY: within the product.
+            unsafe {
+                let place = to.add(row * stride + column);
+                *place = if beta == 0.0 { sum } else { beta * *place + sum };
+            }
+        }
+    }
 }
 
 /// `a b`, `[rows, inner]` times `[inner, columns]`, in single precision, whatever precision both are in. Either may be a transposed
@@ -111,6 +276,37 @@ fn write(a: &Tensor, b: &Tensor, into: &mut Tensor, beta: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In both precisions, turned or not, a part of a wider matrix, added to what is there or not.
+    #[test]
+    fn small_products_are_those_of_the_definition() {
+        fn grid<T>(numbers: &[T], rows: usize, columns: usize, turned: bool) -> Grid<'_, T> {
+            if turned { Grid::new(numbers, columns, rows, 11).turned() } else { Grid::new(numbers, rows, columns, 11) }
+        }
+        fn look<T: Factor>(numbers: impl Fn(usize, usize) -> Vec<T>) {
+            let (rows, columns, inner) = (7, 5, 9);
+            for turned in [[false, false], [true, false], [false, true], [true, true]] {
+                let (a, b) = (numbers(11 * 11, 1), numbers(11 * 11, 2));
+                let (a, b) = (grid(&a, rows, inner, turned[0]), grid(&b, inner, columns, turned[1]));
+                for beta in [0.0, 1.0] {
+                    let mut sum = vec![2.0f32; rows * 6];
+                    // SAFETY: seven rows of five numbers.
+                    unsafe { multiply_small(a, b, beta, sum.as_mut_ptr(), 6) };
+                    for row in 0..rows {
+                        for column in 0..columns {
+                            let exact: f64 = (0..inner).map(|at| f64::from(a.at(row, at)) * f64::from(b.at(at, column))).sum();
+                            let got = f64::from(sum[row * 6 + column]);
+                            assert!((got - exact - 2.0 * f64::from(beta)).abs() < 1e-5, "{turned:?} {beta}: {got} {exact}");
+                        }
+                        assert_eq!(sum[row * 6 + 5], 2.0, "written beside the product");
+                    }
+                }
+            }
+        }
+        let wave = |count: usize, seed: usize| (0..count).map(move |at| ((at + seed * 7) as f32 * 0.37).sin());
+        look::<f32>(|count, seed| wave(count, seed).collect());
+        look::<bf16>(|count, seed| wave(count, seed).map(bf16::from_f32).collect());
+    }
 
     /// Of two halves every product is exact in single precision, so all that may differ is the order of the sum.
     #[test]

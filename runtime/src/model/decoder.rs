@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
@@ -14,6 +15,7 @@ use super::attention::{Masks, attend, cap};
 use super::feed_forward::{ExpertLoad, FeedForward};
 use super::gated::{Kept, Unit};
 use super::linear::Linear;
+use super::packed_attention::{self, PackedAttention, Places};
 use super::parameters::{Leaf, Parameters};
 use super::rope::Rotary;
 use super::weights::Weights;
@@ -70,6 +72,8 @@ pub struct PackedBatch {
     unpack: Tensor,
     /// `[tokens]`: the padded place of each packed token.
     pack: Tensor,
+    /// The packed tokens of each sequence.
+    sequences: Vec<Range<usize>>,
     /// `[completion tokens]`: the packed token that predicts each.
     predictors: Tensor,
     /// `[completion tokens]`: their padded places.
@@ -91,9 +95,10 @@ impl PackedBatch {
         let longest = sequences.clone().map(|(prompt, completion, _)| prompt.len() + completion.len() - 1).max().unwrap_or(1);
         let [mut tokens, mut positions, mut unpack, mut pack] = [const { Vec::new() }; 4];
         let [mut predictors, mut predictors_padded, mut targets] = [const { Vec::<i64>::new() }; 3];
-        let mut count = 0;
+        let (mut count, mut ranges) = (0, Vec::new());
         for (prompt, completion, mask) in sequences {
             let (start, padded_start) = (tokens.len() as i64, (count * longest) as i64);
+            ranges.push(tokens.len()..tokens.len() + prompt.len() + completion.len() - 1);
             let length = (prompt.len() + completion.len() - 1) as i64;
             tokens.extend(prompt.iter().chain(&completion[..completion.len() - 1]).copied());
             positions.extend(0..length);
@@ -115,6 +120,7 @@ impl PackedBatch {
             positions: tensor(&positions),
             unpack: tensor(&unpack),
             pack: tensor(&pack),
+            sequences: ranges,
             predictors: tensor(&predictors),
             predictors_padded: tensor(&predictors_padded),
             targets: tensor(&targets),
@@ -130,6 +136,7 @@ impl PackedBatch {
             positions: self.positions.shallow_clone(),
             unpack: self.unpack.shallow_clone(),
             pack: self.pack.shallow_clone(),
+            sequences: self.sequences.clone(),
             predictors: self.predictors.shallow_clone(),
             predictors_padded: self.predictors_padded.shallow_clone(),
             targets: self.targets.shallow_clone(),
@@ -141,6 +148,8 @@ impl PackedBatch {
 pub(super) struct Context {
     pub batch: PackedBatch,
     rotary: Rotaries,
+    /// The same in single precision, for loops of our own.
+    rotary_single: Rotaries,
     masks: Masks,
 }
 
@@ -161,17 +170,33 @@ impl Rotaries {
         Rotaries { global: self.global.at(positions), local: self.local.as_ref().map(|local| local.at(positions)) }
     }
 
+    pub fn single(&self) -> Rotaries {
+        let single = |Rotary { cosine, sine }: &Rotary| Rotary {
+            cosine: cosine.to_kind(Kind::Float).contiguous(),
+            sine: sine.to_kind(Kind::Float).contiguous(),
+        };
+        Rotaries { global: single(&self.global), local: self.local.as_ref().map(single) }
+    }
+
     /// The table of most layers, then that of layers with a window where they have another.
     pub fn tables(&self) -> impl Iterator<Item = &Rotary> {
         std::iter::once(&self.global).chain(&self.local)
     }
 
+    /// The table of a layer; none where it has no positions.
+    pub fn of(&self, layer: &LayerAttention) -> Option<&Rotary> {
+        match (layer.rotary, layer.window, &self.local) {
+            (false, _, _) => None,
+            (true, Some(_), Some(local)) => Some(local),
+            (true, _, _) => Some(&self.global),
+        }
+    }
+
     /// `x` is `[.., heads, head width]`.
     pub fn rotate(&self, layer: &LayerAttention, x: Tensor) -> Tensor {
-        match (layer.rotary, layer.window, &self.local) {
-            (false, _, _) => x,
-            (true, Some(_), Some(local)) => local.rotate(&x),
-            (true, _, _) => self.global.rotate(&x),
+        match self.of(layer) {
+            None => x,
+            Some(rotary) => rotary.rotate(&x),
         }
     }
 }
@@ -260,7 +285,7 @@ impl Decoder {
         let _guard = no_grad_guard();
         let context = self.context(batch);
         let stream = (0..self.layers.len()).fold(self.embed(&batch.tokens), |stream, layer| {
-            let middle = self.attended(layer, &stream, &context);
+            let middle = self.attended(layer, &stream, &context).0;
             self.fed_forward(layer, &middle).0
         });
         self.normalise(&stream, &self.norm)
@@ -268,24 +293,52 @@ impl Decoder {
 
     pub(super) fn context(&self, batch: &PackedBatch) -> Context {
         let (length, kind) = (batch.shape[1] as usize, self.flat.kind());
+        let rotary = Rotaries::new(&self.config, length, kind, self.device).at(&batch.positions);
         Context {
             batch: batch.shallow_clone(),
-            rotary: Rotaries::new(&self.config, length, kind, self.device).at(&batch.positions),
+            rotary_single: rotary.single(),
+            rotary,
             masks: Masks::new(&self.config, length, None, kind, self.device),
         }
     }
 
-    /// The first half of a layer: `[tokens, width]` in and out, with what attention adds. The last layer answers only the places whose
-    /// predictions matter: after the last attention a position only matters if its prediction does.
-    pub(super) fn attended(&self, index: usize, stream: &Tensor, context: &Context) -> Tensor {
+    /// The first half of a layer: `[tokens, width]` in and out, with what attention adds; and what attention in our own loops kept for
+    /// its backward pass. The last layer answers only the places whose predictions matter: after the last attention a position only
+    /// matters if its prediction does.
+    pub(super) fn attended(&self, index: usize, stream: &Tensor, context: &Context) -> (Tensor, Option<packed_attention::Kept>) {
         let (layer, batch) = (&self.layers[index], &context.batch);
         let normed = self.normalise(stream, &layer.norm_attention);
-        let attended = self.attention(layer, &normed, context);
         let last = index + 1 == self.layers.len();
+        if let Some(attention) = self.packed_attention(index) {
+            let (answer, kept) = attention.forward(&normed, &self.places(index, context));
+            let carried = if last { stream.index_select(0, &batch.predictors) } else { stream.shallow_clone() };
+            return ((answer + carried).to_kind(stream.kind()), Some(kept));
+        }
+        let attended = self.attention(layer, &normed, context);
         let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
         let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
         // Never in place: the backward pass reads what the normalisations read.
-        if last { gather(stream, &batch.predictors) + attended } else { stream + attended }
+        (if last { gather(stream, &batch.predictors) + attended } else { stream + attended }, None)
+    }
+
+    /// A layer's attention, where our own loops can run it.
+    pub(super) fn packed_attention(&self, index: usize) -> Option<PackedAttention<'_>> {
+        let layer = &self.layers[index];
+        if layer.after_attention.is_some() {
+            return None;
+        }
+        let head_norm = layer.query_key_norm.as_ref().map(|scales| self.scale(scales).detach());
+        PackedAttention::of(&self.config, layer, head_norm)
+    }
+
+    /// What it needs to know of a batch.
+    pub(super) fn places<'a>(&self, index: usize, context: &'a Context) -> Places<'a> {
+        let last = index + 1 == self.layers.len();
+        Places {
+            sequences: &context.batch.sequences,
+            rotary: context.rotary_single.of(&self.layers[index].attention),
+            answered: last.then_some(&context.batch.predictors),
+        }
     }
 
     /// The second half: what experts or a gated unit add; and what a unit of our own loops kept for its backward pass.

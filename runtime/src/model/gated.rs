@@ -10,9 +10,10 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::Activation;
 use super::feed_forward::FeedForward;
 use super::linear::Linear;
+use super::loops::{Normalised, numbers, numbers_mut, threads};
 use crate::kernels::Stored;
-use crate::kernels::elements::{Element, slice, slice_mut};
-use crate::kernels::gated::{backward, forward, normalisation_backward};
+use crate::kernels::elements::Element;
+use crate::kernels::gated::{backward, forward};
 use crate::kernels::product::multiply;
 
 /// The unit of one layer.
@@ -71,18 +72,10 @@ impl<'a> Unit<'a> {
         forward(threads(), self.activation, inner, numbers(gate_up), numbers_mut::<T>(kept), numbers_mut(product));
     }
 
-    /// From d loss / d (stream + answer), `[tokens, width]`. `stream` is what was normalised with `scale` to `normed`.
-    pub fn backward(
-        &self,
-        Kept(kept): Kept,
-        stream: &Tensor,
-        normed: &Tensor,
-        scale: &Tensor,
-        epsilon: f64,
-        by_answer: &Tensor,
-    ) -> Gradients {
+    /// From d loss / d (stream + answer), `[tokens, width]`.
+    pub fn backward(&self, Kept(kept): Kept, before: &Normalised, by_answer: &Tensor) -> Gradients {
         let _guard = no_grad_guard();
-        let kind = normed.kind();
+        let kind = before.normed.kind();
         let by_narrow = by_answer.to_kind(kind);
         let by_product = multiply(&by_narrow, self.down);
         let (mut product, mut by_gate_up) = (by_product.empty_like().to_kind(kind), kept.empty_like());
@@ -93,17 +86,10 @@ impl<'a> Unit<'a> {
         run(self, &kept, &by_product, &mut product, &mut by_gate_up);
         drop((kept, by_product));
         let down = multiply(&by_narrow.tr(), &product);
-        let gate_up = multiply(&by_gate_up.tr(), normed);
-        let mut by_normed = multiply(&by_gate_up, self.gate_up);
-        // What the stream carries past the unit, to which its own part is added.
+        let gate_up = multiply(&by_gate_up.tr(), before.normed);
+        // What the stream carries past the unit is the beginning of what it is told.
         let mut by_stream = by_answer.to_kind(Kind::Float).copy();
-        let (stream, scale) = (stream.contiguous(), scale.to_kind(Kind::Float).contiguous());
-        let run = match kind {
-            Kind::BFloat16 => Unit::run_normalisation::<bf16>,
-            _ => Unit::run_normalisation::<f32>,
-        };
-        run(epsilon as f32, &stream, &scale, &mut by_normed, &mut by_stream);
-        let norm = by_normed.sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
+        let norm = before.backward(multiply(&by_gate_up, self.gate_up), &mut by_stream);
         Gradients { stream: by_stream, norm, gate_up, down }
     }
 
@@ -118,27 +104,4 @@ impl<'a> Unit<'a> {
         let (product, by_gate_up) = (numbers_mut::<T>(product), numbers_mut(by_gate_up));
         backward(threads(), self.activation, inner, numbers(kept), numbers(by_product), product, by_gate_up);
     }
-
-    fn run_normalisation<T: Stored + Element + Sync>(
-        epsilon: f32,
-        stream: &Tensor,
-        scale: &Tensor,
-        by_normed: &mut Tensor,
-        by_stream: &mut Tensor,
-    ) {
-        let (by_normed, by_stream) = (numbers_mut(by_normed), numbers_mut(by_stream));
-        normalisation_backward(threads(), epsilon, numbers::<T>(stream), numbers(scale), by_normed, by_stream);
-    }
-}
-
-fn threads() -> usize {
-    tch::get_num_threads() as usize
-}
-
-fn numbers<T: Element>(tensor: &Tensor) -> &[T] {
-    slice(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")
-}
-
-fn numbers_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
-    slice_mut(tensor).expect("tensors of this pass are whole, here, and of the kinds that they are made of")
 }

@@ -13,10 +13,20 @@ use super::{Config, Entry};
 /// A tensor that gradients are taken for.
 pub(super) struct Leaf {
     pub tensor: Tensor,
-    /// The layer that reads it; none where it stands before or behind all of them.
-    pub layer: Option<usize>,
+    pub reader: Reader,
     /// Where it begins in the flat vector.
     pub offset: usize,
+}
+
+/// What reads a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// What stands before or behind all layers.
+    Outside,
+    /// The first half of a layer.
+    Attention(usize),
+    /// The second half of a layer.
+    FeedForward(usize),
 }
 
 /// Cuts views from the flat vector, and remembers those that gradients are taken for.
@@ -48,24 +58,31 @@ impl<'a> Parameters<'a> {
     /// A parameter outside the layers, as the layout has it.
     pub fn outside(&mut self, name: &str) -> Tensor {
         let shape: Vec<i64> = self.entries[name].shape.iter().map(|size| *size as i64).collect();
-        self.leaf(None, &[name.to_owned()], &shape)
+        self.leaf(Reader::Outside, &[name.to_owned()], &shape)
     }
 
     /// Those of one layer.
     pub fn layer(&mut self, config: &Config, index: usize) -> Layer {
-        let mut of = OfLayer { index, parameters: self };
-        let [query, key, value] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+        let mut of = OfLayer { index, reader: Reader::Attention(index), parameters: self };
+        let projections = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
         let biases = &config.biases;
         let names = NormNames::of(config);
+        let norm_attention = of.norm(names.attention);
+        let after_attention = names.after_attention.map(|name| of.norm(name));
+        let query_key = of.linear(&projections[..2], biases.query_key_value);
+        let value = of.linear(&projections[2..], biases.query_key_value);
+        let query_key_norm = config.query_key_norm.then(|| of.stack(&["self_attn.q_norm", "self_attn.k_norm"], &[2, -1]));
+        let output = of.linear(&["self_attn.o_proj"], biases.output);
+        of.reader = Reader::FeedForward(index);
         Layer {
             attention: config.attention[index],
-            norm_attention: of.norm(names.attention),
-            after_attention: names.after_attention.map(|name| of.norm(name)),
-            query_key: of.linear(&[query, key], biases.query_key_value),
-            value: of.linear(&[value], biases.query_key_value),
-            query_key_value: of.fused(&[query, key, value], biases.query_key_value),
-            query_key_norm: config.query_key_norm.then(|| of.stack(&["self_attn.q_norm", "self_attn.k_norm"], &[2, -1])),
-            output: of.linear(&["self_attn.o_proj"], biases.output),
+            norm_attention,
+            after_attention,
+            query_key,
+            value,
+            query_key_value: of.fused(&projections, biases.query_key_value),
+            query_key_norm,
+            output,
             norm_feed_forward: of.norm(names.feed_forward),
             after_feed_forward: names.after_feed_forward.map(|name| of.norm(name)),
             feed_forward: of.feed_forward(config),
@@ -82,16 +99,18 @@ impl<'a> Parameters<'a> {
         (offset, self.flat.narrow(0, offset as i64, elements as i64).view(shape))
     }
 
-    fn leaf(&mut self, layer: Option<usize>, names: &[String], shape: &[i64]) -> Tensor {
+    fn leaf(&mut self, reader: Reader, names: &[String], shape: &[i64]) -> Tensor {
         let (offset, view) = self.view(names, shape);
         let tensor = view.detach().set_requires_grad(self.trainable);
-        self.leaves.push(Leaf { tensor: tensor.shallow_clone(), layer, offset });
+        self.leaves.push(Leaf { tensor: tensor.shallow_clone(), reader, offset });
         tensor
     }
 }
 
 struct OfLayer<'p, 'a> {
     index: usize,
+    /// Of what is cut next.
+    reader: Reader,
     parameters: &'p mut Parameters<'a>,
 }
 
@@ -103,7 +122,7 @@ impl OfLayer<'_, '_> {
     /// A leaf, of the given shape.
     fn stack<S: AsRef<str>>(&mut self, parts: &[S], shape: &[i64]) -> Tensor {
         let names = self.names(parts, "weight");
-        self.parameters.leaf(Some(self.index), &names, shape)
+        self.parameters.leaf(self.reader, &names, shape)
     }
 
     fn norm(&mut self, part: &str) -> Tensor {
@@ -113,11 +132,10 @@ impl OfLayer<'_, '_> {
     /// Matrices that are neighbours, stacked along the outputs.
     fn linear(&mut self, parts: &[&str], bias: bool) -> Linear {
         let (matrices, biases) = (self.names(parts, "weight"), self.names(parts, "bias"));
-        let layer = Some(self.index);
         let inputs = self.inputs(&matrices);
         Linear {
-            weight: self.parameters.leaf(layer, &matrices, &[-1, inputs]),
-            bias: bias.then(|| self.parameters.leaf(layer, &biases, &[-1])),
+            weight: self.parameters.leaf(self.reader, &matrices, &[-1, inputs]),
+            bias: bias.then(|| self.parameters.leaf(self.reader, &biases, &[-1])),
         }
     }
 

@@ -4,10 +4,13 @@
 //! they are there: what one layer kept leaves before the gradients of the layers below come. Some layers keep nothing but what they
 //! read, and are run again (arXiv:1604.06174): memory for their activations becomes time for one more forward pass of theirs.
 
-use tch::{Kind, Tensor, no_grad_guard};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::decoder::{Context, Decoder, PackedBatch};
-use super::gated::Kept;
+use super::loops::Normalised;
+use super::parameters::Reader;
+use super::{gated, packed_attention};
+use crate::memory::Returns;
 
 pub struct Trace {
     /// What [`Decoder::hidden`] answers, without gradient.
@@ -26,9 +29,31 @@ enum Layer {
 
 /// What one layer kept.
 struct Whole {
-    graph: Graph,
-    /// Of a gated unit with loops of our own, which read what the graph answered; without one the graph goes through the layer.
-    unit: Option<Kept>,
+    stream: Tensor,
+    attention: Half<packed_attention::Kept>,
+    /// Between the halves.
+    middle: Tensor,
+    feed_forward: Half<gated::Kept>,
+}
+
+/// Half of a layer: in loops of our own, which kept something; or in libtorch's operators.
+enum Half<Kept> {
+    Own(Kept),
+    Graph(Graph),
+}
+
+impl<Kept> Half<Kept> {
+    /// With its answer. `run` keeps something if it is `own`.
+    fn new(own: bool, input: &Tensor, run: impl FnOnce(&Tensor) -> (Tensor, Option<Kept>)) -> (Half<Kept>, Tensor) {
+        if own {
+            let _guard = no_grad_guard();
+            let (answer, kept) = run(input);
+            return (Half::Own(kept.expect("our own loops keep something")), answer);
+        }
+        let graph = Graph::new(input, |input| run(input).0);
+        let answer = graph.output.detach();
+        (Half::Graph(graph), answer)
+    }
 }
 
 /// A part of the forward pass.
@@ -96,7 +121,7 @@ impl Decoder {
         for index in 0..self.layers.len() {
             let (layer, answer) = if index < recomputed {
                 let _guard = no_grad_guard();
-                let middle = self.attended(index, &stream, &context);
+                let middle = self.attended(index, &stream, &context).0;
                 (Layer::Again(stream), self.fed_forward(index, &middle).0)
             } else {
                 let (whole, answer) = self.whole(index, &stream, &context);
@@ -111,15 +136,11 @@ impl Decoder {
 
     /// One layer with what its gradient needs, and its answer.
     fn whole(&self, index: usize, stream: &Tensor, context: &Context) -> (Whole, Tensor) {
-        if self.unit(index).is_some() {
-            let graph = Graph::new(stream, |stream| self.attended(index, stream, context));
-            let _guard = no_grad_guard();
-            let (answer, unit) = self.fed_forward(index, &graph.output.detach());
-            return (Whole { graph, unit }, answer);
-        }
-        let graph = Graph::new(stream, |stream| self.fed_forward(index, &self.attended(index, stream, context)).0);
-        let answer = graph.output.detach();
-        (Whole { graph, unit: None }, answer)
+        let run = |stream: &Tensor| self.attended(index, stream, context);
+        let (attention, middle) = Half::new(self.packed_attention(index).is_some(), stream, run);
+        let run = |middle: &Tensor| self.fed_forward(index, middle);
+        let (feed_forward, answer) = Half::new(self.unit(index).is_some(), &middle, run);
+        (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
     /// d loss / d parameters, in the order of the flat vector and of its kind; to the bit, however many layers are run again.
@@ -133,15 +154,29 @@ impl Decoder {
         let norm = gradient.leaf_of(&self.norm);
         let mut by_stream = gradient.through(&last, by_hidden, |leaf| leaf == norm);
         drop(last);
+        let mut returns = Returns::default();
         for (index, layer) in layers.into_iter().enumerate().rev() {
-            let Whole { graph, unit } = match layer {
+            let Whole { stream, attention, middle, feed_forward } = match layer {
                 Layer::Kept(whole) => whole,
                 Layer::Again(stream) => self.again(index, &stream, &context),
             };
-            if let Some(kept) = unit {
-                by_stream = self.through_unit(index, kept, &graph.output.detach(), &by_stream, &mut gradient);
+            by_stream = match feed_forward {
+                Half::Own(kept) => self.through_unit(index, kept, &middle, &by_stream, &mut gradient),
+                Half::Graph(graph) => {
+                    gradient.through(&graph, &by_stream, |leaf| self.leaves[leaf].reader == Reader::FeedForward(index))
+                }
+            };
+            drop(middle);
+            by_stream = match attention {
+                Half::Own(kept) => self.through_attention(index, kept, &stream, &context, &by_stream, &mut gradient),
+                Half::Graph(graph) => {
+                    gradient.through(&graph, &by_stream, |leaf| self.leaves[leaf].reader == Reader::Attention(index))
+                }
+            };
+            if self.device == Device::Cpu {
+                // About as much as the layer kept; meanwhile the gradient grows by its parameters.
+                returns.freed(8 * stream.numel() * stream.kind().elt_size_in_bytes());
             }
-            by_stream = gradient.through(&graph, &by_stream, |leaf| self.leaves[leaf].layer == Some(index));
         }
         self.read_and_projected(&context.batch.tokens, &by_stream, by_matrix, &mut gradient);
         assert!(gradient.written.iter().all(|written| *written), "every parameter is read by a layer or by the loss");
@@ -153,21 +188,69 @@ impl Decoder {
         self.uncounted(|| self.whole(index, stream, context).0)
     }
 
-    fn through_unit(&self, index: usize, kept: Kept, middle: &Tensor, by_answer: &Tensor, gradient: &mut Gradient) -> Tensor {
+    fn through_attention(
+        &self,
+        index: usize,
+        kept: packed_attention::Kept,
+        stream: &Tensor,
+        context: &Context,
+        by_answer: &Tensor,
+        gradient: &mut Gradient,
+    ) -> Tensor {
+        let _guard = no_grad_guard();
+        let layer = &self.layers[index];
+        let attention = self.packed_attention(index).expect("it kept something");
+        let by = self.normalised(stream, &layer.norm_attention, |before| {
+            attention.backward(kept, &self.places(index, context), before, by_answer)
+        });
+        let (query_key, value) = (&layer.query_key, &layer.value);
+        let turned = query_key.weight.size()[0];
+        let parts = |whole: &Tensor| [whole.narrow(0, 0, turned), whole.narrow(0, turned, whole.size()[0] - turned)];
+        let mut write = |parameter: &Tensor, by: &Tensor| gradient.write(gradient.leaf_of(parameter), by);
+        let [by_query_key, by_value] = parts(&by.query_key_value.weight);
+        write(&query_key.weight, &by_query_key);
+        write(&value.weight, &by_value);
+        write(&layer.output.weight, &by.output.weight);
+        write(&layer.norm_attention, &by.norm);
+        if let (Some(query_key), Some(value), Some(by)) = (&query_key.bias, &value.bias, &by.query_key_value.bias) {
+            let [by_query_key, by_value] = parts(by);
+            write(query_key, &by_query_key);
+            write(value, &by_value);
+        }
+        if let (Some(output), Some(by)) = (&layer.output.bias, &by.output.bias) {
+            write(output, by);
+        }
+        if let (Some(scales), Some(by)) = (&layer.query_key_norm, &by.head_norm) {
+            write(scales, by);
+        }
+        by.stream
+    }
+
+    fn through_unit(
+        &self,
+        index: usize,
+        kept: gated::Kept,
+        middle: &Tensor,
+        by_answer: &Tensor,
+        gradient: &mut Gradient,
+    ) -> Tensor {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
         let unit = self.unit(index).expect("it kept something");
-        let normed = self.normalise(middle, &layer.norm_feed_forward);
-        let (scale, epsilon) = (self.scale(&layer.norm_feed_forward), self.config.norm.epsilon);
-        let by = unit.backward(kept, middle, &normed, &scale, epsilon, by_answer);
+        let by = self.normalised(middle, &layer.norm_feed_forward, |before| unit.backward(kept, before, by_answer));
         let [gate, up, down] = layer.feed_forward.matrices().expect("a unit has them");
         let inner = gate.size()[0];
-        let leaves = [gate, up, down, &layer.norm_feed_forward].map(|parameter| gradient.leaf_of(parameter));
         let parts = [by.gate_up.narrow(0, 0, inner), by.gate_up.narrow(0, inner, inner), by.down, by.norm];
-        for (leaf, part) in leaves.into_iter().zip(parts) {
-            gradient.write(leaf, &part);
+        for (parameter, part) in [gate, up, down, &layer.norm_feed_forward].into_iter().zip(parts) {
+            gradient.write(gradient.leaf_of(parameter), &part);
         }
         by.stream
+    }
+
+    /// The normalisation before half a layer, once more.
+    fn normalised<R>(&self, stream: &Tensor, scale: &Tensor, run: impl FnOnce(&Normalised) -> R) -> R {
+        let normed = self.normalise(stream, scale);
+        run(&Normalised { stream, normed: &normed, scale: &self.scale(scale), epsilon: self.config.norm.epsilon })
     }
 
     /// The embedding is read before the first layer, the output matrix by the loss; one parameter may be both.

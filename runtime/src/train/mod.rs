@@ -203,7 +203,8 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         }
     }
     // What is only needed to go on leaves before the answer takes its room.
-    let Trainer { model, trained, average, .. } = trainer;
+    let Trainer { model, trained, average, models, program, optimizer, batches, rollouts, .. } = trainer;
+    drop((models, program, optimizer, batches, rollouts));
     let weights = stage.start.with_values(answer(&model, &trained, average));
     drop(model);
     let adapter = match trained.adapter() {

@@ -161,7 +161,7 @@ impl Sizes {
         match device {
             // A chunk of 1 MiB: the few that are at work at one time fit a core's cache. A block of 64 MiB has rows enough for
             // the product to run at full speed.
-            Device::Cpu => Sizes { chunk: 1 << 18, block: 1 << 24, kept: 1 << 26 },
+            Device::Cpu => Sizes { chunk: 1 << 18, block: 1 << 24, kept: 1 << 25 },
             // Starting a kernel costs more than it does on a small chunk.
             _ => Sizes { chunk: 1 << 26, block: 1 << 26, kept: 1 << 28 },
         }

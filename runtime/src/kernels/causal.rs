@@ -1,0 +1,383 @@
+//! Causal attention over whole sequences of any lengths, forward and backward.
+//!
+//! What a sequence's head does is a few small products of matrices. libtorch's operator wants sequences side by side, padded to the
+//! longest, with heads before tokens; here they are read where the projections left them, end to end. The weights of a softmax are made
+//! again for the backward pass, block by block (arXiv:2205.14135): memory grows with the length, not with its square.
+
+use std::ops::Range;
+
+use super::crew::{Parts, together};
+use super::exp::exp;
+use super::product::{Factor, Grid, multiply_small};
+use super::{Loop, Stored, with_instructions};
+
+/// Of a layer's attention.
+#[derive(Clone, Copy)]
+pub struct Heads {
+    pub heads: usize,
+    /// Heads of keys and values; each serves as many heads of queries (arXiv:2305.13245).
+    pub groups: usize,
+    pub width: usize,
+    /// Products of queries and keys are multiplied by it.
+    pub scale: f32,
+    /// A token sees itself and the `window - 1` before it.
+    pub window: usize,
+}
+
+impl Heads {
+    /// Numbers of a token's queries, keys and values: all heads of queries, then the groups of keys, then those of values.
+    pub fn projected(&self) -> usize {
+        (self.heads + 2 * self.groups) * self.width
+    }
+
+    fn key(&self, group: usize) -> usize {
+        (self.heads + group) * self.width
+    }
+
+    fn value(&self, group: usize) -> usize {
+        (self.heads + self.groups + group) * self.width
+    }
+}
+
+/// Queries that go through a product together: enough for its full speed, and few enough that little above the diagonal is computed.
+const BLOCK: usize = 64;
+
+/// Queries of a sequence, and the keys that some of them see.
+struct Block {
+    queries: Range<usize>,
+    keys: Range<usize>,
+}
+
+fn blocks(heads: &Heads, sequence: &Range<usize>) -> impl Iterator<Item = Block> + use<> {
+    let (start, end, window) = (sequence.start, sequence.end, heads.window);
+    (start..end).step_by(BLOCK).map(move |first| {
+        let queries = first..(first + BLOCK).min(end);
+        let keys = start.max((first + 1).saturating_sub(window))..queries.end;
+        Block { queries, keys }
+    })
+}
+
+impl Block {
+    /// The keys that a query sees, counted from the block's first key.
+    fn seen(&self, query: usize, window: usize) -> Range<usize> {
+        let token = self.queries.start + query;
+        (token + 1).saturating_sub(window).saturating_sub(self.keys.start)..token + 1 - self.keys.start
+    }
+}
+
+/// A matrix of the rows of some tokens, `stride` numbers each, from the `first` of each row on.
+fn part<'a, T>(numbers: &'a [T], tokens: &Range<usize>, first: usize, columns: usize, stride: usize) -> Grid<'a, T> {
+    let begin = tokens.start * stride + first;
+    Grid::new(&numbers[begin..(tokens.end - 1) * stride + first + columns], tokens.len(), columns, stride)
+}
+
+/// `projected` is `[tokens, Heads::projected]`, with queries and keys in their positions; `attended` becomes `[tokens, heads * width]`.
+/// `sequences` are ranges of tokens, none of them empty.
+pub fn forward<T: Factor + Send + Sync>(
+    threads: usize,
+    heads: &Heads,
+    sequences: &[Range<usize>],
+    projected: &[T],
+    attended: &mut [T],
+) {
+    let (stride, width) = (heads.projected(), heads.width);
+    assert!(attended.len() * stride == projected.len() * heads.heads * width, "tokens of different batches");
+    let attended = Parts::new(attended);
+    together(threads, |member| {
+        let (mut scores, mut weights, mut answer) = (Vec::new(), Vec::new(), vec![0.0f32; BLOCK * width]);
+        for item in member.part(sequences.len() * heads.heads, 1) {
+            let (sequence, head) = (&sequences[item / heads.heads], item % heads.heads);
+            let group = head * heads.groups / heads.heads;
+            for block in blocks(heads, sequence) {
+                let keys = part(projected, &block.keys, heads.key(group), width, stride);
+                let values = part(projected, &block.keys, heads.value(group), width, stride);
+                let queries = part(projected, &block.queries, head * width, width, stride);
+                weigh(heads, &block, queries, keys, &mut scores, &mut weights);
+                let weights = Grid::new(&weights, block.queries.len(), block.keys.len(), block.keys.len());
+                // SAFETY: the answer has a row of `width` for every query of the block.
+                unsafe { multiply_small(weights, values, 0.0, answer.as_mut_ptr(), width) };
+                for (query, answer) in block.queries.clone().zip(answer.chunks_exact(width)) {
+                    let place = (query * heads.heads + head) * width;
+                    // SAFETY: members have sequences and heads of their own.
+                    let attended = unsafe { attended.part(place..place + width) };
+                    for (to, from) in attended.iter_mut().zip(answer) {
+                        *to = T::of(*from);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// The softmax of a block's scores, `[queries, keys]`: in single precision into `scores`, and into `weights` as products read it.
+fn weigh<T: Factor>(heads: &Heads, block: &Block, queries: Grid<T>, keys: Grid<T>, scores: &mut Vec<f32>, weights: &mut Vec<T>) {
+    let (rows, columns) = (block.queries.len(), block.keys.len());
+    scores.resize(rows * columns, 0.0);
+    weights.resize(rows * columns, T::of(0.0));
+    // SAFETY: the scores were made that long.
+    unsafe { multiply_small(queries, keys.turned(), 0.0, scores.as_mut_ptr(), columns) };
+    let rows = scores.chunks_exact_mut(columns).zip(weights.chunks_exact_mut(columns));
+    for (query, (scores, weights)) in rows.enumerate() {
+        let seen = block.seen(query, heads.window);
+        for hidden in [0..seen.start, seen.end..columns] {
+            scores[hidden.clone()].fill(0.0);
+            weights[hidden].fill(T::of(0.0));
+        }
+        with_instructions(Softmax { scale: heads.scale, scores: &mut scores[seen.clone()], weights: &mut weights[seen] });
+    }
+}
+
+/// Of one row, in its place.
+struct Softmax<'a, T> {
+    scale: f32,
+    scores: &'a mut [f32],
+    weights: &'a mut [T],
+}
+
+/// Sums are made in so many lanes, so that many numbers are added at once.
+const LANES: usize = 16;
+
+impl<T: Stored> Loop for Softmax<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let Softmax { scale, scores, weights } = self;
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        for chunk in scores.chunks_mut(LANES) {
+            for (score, largest) in chunk.iter_mut().zip(&mut largest) {
+                *score *= scale;
+                *largest = if *score > *largest { *score } else { *largest };
+            }
+        }
+        let largest = largest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut total = [0.0f32; LANES];
+        for chunk in scores.chunks_mut(LANES) {
+            for (score, total) in chunk.iter_mut().zip(&mut total) {
+                *score = exp(*score - largest);
+                *total += *score;
+            }
+        }
+        let share = 1.0 / total.iter().sum::<f32>();
+        for (score, weight) in scores.iter_mut().zip(weights) {
+            *score *= share;
+            *weight = T::of(*score);
+        }
+    }
+}
+
+/// From d loss / d attended: d loss / d projected. `projected` and `attended` are what [`forward`] read and answered.
+pub fn backward<T: Factor + Send + Sync>(
+    threads: usize,
+    heads: &Heads,
+    sequences: &[Range<usize>],
+    projected: &[T],
+    attended: &[T],
+    by_attended: &[f32],
+    by_projected: &mut [f32],
+) {
+    let (stride, width) = (heads.projected(), heads.width);
+    assert!(attended.len() * stride == projected.len() * heads.heads * width && by_attended.len() == attended.len());
+    assert!(by_projected.len() == projected.len());
+    by_projected.fill(0.0);
+    let by_projected = Parts::new(by_projected);
+    let per_group = heads.heads / heads.groups;
+    together(threads, |member| {
+        let mut scratch = Scratch::default();
+        for item in member.part(sequences.len() * heads.groups, 1) {
+            let (sequence, group) = (&sequences[item / heads.groups], item % heads.groups);
+            for head in group * per_group..(group + 1) * per_group {
+                for block in blocks(heads, sequence) {
+                    let given = Given { projected, attended, by_attended, head, group, block };
+                    // SAFETY: members have sequences and groups of their own, and with them the places of their queries, keys and values.
+                    unsafe { given.backward(heads, &mut scratch, &by_projected) };
+                }
+            }
+        }
+    });
+}
+
+/// A block of one head.
+struct Given<'a, T> {
+    projected: &'a [T],
+    attended: &'a [T],
+    by_attended: &'a [f32],
+    head: usize,
+    group: usize,
+    block: Block,
+}
+
+/// What a member needs for a block.
+struct Scratch<T> {
+    /// `[queries, keys]`: the softmax, in single precision and as products read it.
+    scores: Vec<f32>,
+    weights: Vec<T>,
+    /// d loss / d weights, and d loss / d scores.
+    by_weights: Vec<f32>,
+    by_scores: Vec<T>,
+    /// `[queries, width]`: d loss / d answer.
+    by_answer: Vec<T>,
+}
+
+impl<T> Default for Scratch<T> {
+    fn default() -> Scratch<T> {
+        let (weights, by_scores, by_answer) = (Vec::new(), Vec::new(), Vec::new());
+        Scratch { scores: Vec::new(), weights, by_weights: Vec::new(), by_scores, by_answer }
+    }
+}
+
+impl<T: Factor> Given<'_, T> {
+    /// With weights P, values V, answers O = P V and scores S: dV = P' dO, dP = dO V', dS = P (dP - sum(dO O)), dQ = dS K, dK = dS' Q
+    /// (arXiv:2205.14135, appendix B.4).
+    ///
+    /// # Safety
+    /// Nobody else reads or writes the places of this sequence's head and group.
+    unsafe fn backward(&self, heads: &Heads, scratch: &mut Scratch<T>, by_projected: &Parts<f32>) {
+        let Given { projected, attended, by_attended, head, group, block } = self;
+        let (stride, width) = (heads.projected(), heads.width);
+        let (rows, columns) = (block.queries.len(), block.keys.len());
+        let keys = part(projected, &block.keys, heads.key(*group), width, stride);
+        let values = part(projected, &block.keys, heads.value(*group), width, stride);
+        let queries = part(projected, &block.queries, head * width, width, stride);
+        let Scratch { scores, weights, by_weights, by_scores, by_answer } = scratch;
+        weigh(heads, block, queries, keys, scores, weights);
+        by_weights.resize(rows * columns, 0.0);
+        by_scores.resize(rows * columns, T::of(0.0));
+        by_answer.resize(rows * width, T::of(0.0));
+        let place = |query: usize| (query * heads.heads + head) * width;
+        for (query, to) in block.queries.clone().zip(by_answer.chunks_exact_mut(width)) {
+            for (to, from) in to.iter_mut().zip(&by_attended[place(query)..]) {
+                *to = T::of(*from);
+            }
+        }
+        let answers = Grid::new(by_answer, rows, width, width);
+        // SAFETY: made that long.
+        unsafe { multiply_small(answers, values.turned(), 0.0, by_weights.as_mut_ptr(), columns) };
+        for (row, query) in block.queries.clone().enumerate() {
+            let (range, answer) = (row * columns..(row + 1) * columns, place(query)..place(query) + width);
+            with_instructions(ByScores {
+                scale: heads.scale,
+                answer: &attended[answer.clone()],
+                by_answer: &by_attended[answer],
+                weights: &scores[range.clone()],
+                by_weights: &by_weights[range.clone()],
+                by_scores: &mut by_scores[range],
+            });
+        }
+        let (weights, by_scores) = (Grid::new(weights, rows, columns, columns), Grid::new(by_scores, rows, columns, columns));
+        // SAFETY: rows of the block's tokens, `stride` apart, within the whole; the places are the caller's alone.
+        unsafe {
+            let to = |tokens: &Range<usize>, first: usize| by_projected.place(tokens.start * stride + first);
+            multiply_small(weights.turned(), answers, 1.0, to(&block.keys, heads.value(*group)), stride);
+            multiply_small(by_scores.turned(), queries, 1.0, to(&block.keys, heads.key(*group)), stride);
+            multiply_small(by_scores, keys, 0.0, to(&block.queries, head * width), stride);
+        }
+    }
+}
+
+/// d loss / d scores of one query, the scale included.
+struct ByScores<'a, T> {
+    scale: f32,
+    answer: &'a [T],
+    by_answer: &'a [f32],
+    weights: &'a [f32],
+    by_weights: &'a [f32],
+    by_scores: &'a mut [T],
+}
+
+impl<T: Stored> Loop for ByScores<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let ByScores { scale, answer, by_answer, weights, by_weights, by_scores } = self;
+        let mut sums = [0.0f32; LANES];
+        for (answer, by_answer) in answer.chunks(LANES).zip(by_answer.chunks(LANES)) {
+            for ((answer, by_answer), sum) in answer.iter().zip(by_answer).zip(&mut sums) {
+                *sum += answer.single() * by_answer;
+            }
+        }
+        let mean = sums.iter().sum::<f32>();
+        for ((weight, by_weight), by_score) in weights.iter().zip(by_weights).zip(by_scores) {
+            *by_score = T::of(weight * (by_weight - mean) * scale);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+    use tch::{Kind, Tensor};
+
+    use super::*;
+
+    fn wave(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|index| ((index as f32) * 0.37 + seed).sin()).collect()
+    }
+
+    /// Attention by its definition, in double precision, of one sequence: `[tokens, Heads::projected]` to `[tokens, heads * width]`.
+    fn definition(heads: &Heads, projected: &Tensor) -> Tensor {
+        let (width, tokens) = (heads.width as i64, projected.size()[0]);
+        let mask = Tensor::from_slice(
+            &(0..tokens * tokens)
+                .map(|at| {
+                    let (query, key) = (at / tokens, at % tokens);
+                    let seen = key <= query && (query - key) < i64::try_from(heads.window).unwrap_or(i64::MAX);
+                    if seen { 0.0 } else { f64::NEG_INFINITY }
+                })
+                .collect::<Vec<f64>>(),
+        )
+        .view([tokens, tokens]);
+        let answers: Vec<Tensor> = (0..heads.heads)
+            .map(|head| {
+                let group = head * heads.groups / heads.heads;
+                let of = |first: usize| projected.narrow(1, first as i64, width);
+                let scores = of(head * heads.width).mm(&of(heads.key(group)).tr()) * f64::from(heads.scale) + &mask;
+                scores.softmax(-1, Kind::Double).mm(&of(heads.value(group)))
+            })
+            .collect();
+        Tensor::cat(&answers, 1)
+    }
+
+    fn double(values: &[f32], columns: usize) -> Tensor {
+        Tensor::from_slice(values).to_kind(Kind::Double).view([-1, columns as i64])
+    }
+
+    fn far(got: &[f32], expected: &Tensor) -> f64 {
+        let expected = Vec::<f64>::try_from(expected.contiguous().view([-1])).unwrap();
+        assert_eq!(got.len(), expected.len());
+        got.iter().zip(&expected).map(|(got, expected)| (f64::from(*got) - expected).abs()).fold(0.0, f64::max)
+    }
+
+    fn look<T: Factor + Send + Sync>(heads: &Heads, bound: f64) {
+        // Lengths of one token, of less than a block, of just one, and of several.
+        let sequences = [0..1, 1..38, 38..38 + BLOCK, 38 + BLOCK..38 + BLOCK + 150];
+        let tokens = sequences[3].end;
+        let stored = |values: Vec<f32>| values.into_iter().map(T::of).collect::<Vec<T>>();
+        let single = |values: &[T]| values.iter().map(|value| value.single()).collect::<Vec<f32>>();
+        let projected = stored(wave(tokens * heads.projected(), 0.3));
+        let by_attended = wave(tokens * heads.heads * heads.width, 0.8);
+        let leaf = double(&single(&projected), heads.projected()).set_requires_grad(true);
+        let parts: Vec<Tensor> =
+            sequences.iter().map(|range| definition(heads, &leaf.narrow(0, range.start as i64, range.len() as i64))).collect();
+        let expected = Tensor::cat(&parts, 0);
+        let loss = (&expected * double(&by_attended, heads.heads * heads.width)).sum(None::<Kind>);
+        let by_leaf = Tensor::run_backward(&[loss], &[&leaf], false, false).remove(0);
+        let mut first: Option<(Vec<f32>, Vec<f32>)> = None;
+        for threads in [1, 3] {
+            let mut attended = stored(vec![7.0; by_attended.len()]);
+            forward(threads, heads, &sequences, &projected, &mut attended);
+            assert!(far(&single(&attended), &expected.detach()) < bound, "{}", far(&single(&attended), &expected.detach()));
+            let mut by_projected = vec![7.0; projected.len()];
+            backward(threads, heads, &sequences, &projected, &attended, &by_attended, &mut by_projected);
+            assert!(far(&by_projected, &by_leaf) < bound * 8.0, "{}", far(&by_projected, &by_leaf));
+            let both = (single(&attended), by_projected);
+            assert!(*first.get_or_insert_with(|| both.clone()) == both, "the number of threads changed a number");
+        }
+    }
+
+    #[test]
+    fn attention_and_its_derivatives_are_those_of_the_definition() {
+        for (heads, groups, window) in [(4, 4, usize::MAX), (6, 2, usize::MAX), (3, 1, 20), (2, 2, 100)] {
+            let heads = Heads { heads, groups, width: 16, scale: 0.25, window };
+            look::<f32>(&heads, 2e-6);
+            look::<bf16>(&heads, 1e-2);
+        }
+    }
+}

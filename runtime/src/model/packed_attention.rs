@@ -1,0 +1,196 @@
+//! A layer's attention over packed sequences with the normalisation before it, forward and backward, on the processor.
+//!
+//! Kept for the backward pass are queries, keys and values in their positions, and what the heads saw; what lies between is made again.
+//! See [`super::gated`] for the other half of a layer, and for what products are made in.
+
+use std::ops::Range;
+
+use half::bf16;
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use super::decoder::Layer;
+use super::linear::Linear;
+use super::loops::{Normalised, numbers, numbers_mut, threads};
+use super::rope::Rotary;
+use super::{Config, to_vec};
+use crate::kernels::causal::{self, Heads};
+use crate::kernels::elements::Element;
+use crate::kernels::product::{Factor, multiply};
+use crate::kernels::rotate::{self, Between, HeadNorm, Positions};
+
+/// The attention of one layer.
+pub(super) struct PackedAttention<'a> {
+    query_key_value: &'a Linear,
+    output: &'a Linear,
+    heads: Heads,
+    /// Of queries, then of keys: `[2, head width]`; and the normalisation's epsilon.
+    head_norm: Option<(Tensor, f64)>,
+}
+
+/// What a batch and a layer have in common.
+pub(super) struct Places<'a> {
+    /// The tokens of each sequence.
+    pub sequences: &'a [Range<usize>],
+    /// Of every token, in single precision; none where the layer has no positions.
+    pub rotary: Option<&'a Rotary>,
+    /// The tokens whose answers are asked for; all where absent.
+    pub answered: Option<&'a Tensor>,
+}
+
+/// What the backward pass reads.
+pub(super) struct Kept {
+    /// `[tokens, heads + 2 * groups, head width]`: what queries and keys were before they were normalised, where they are.
+    read: Option<Tensor>,
+    /// The same after their positions, with the values.
+    projected: Tensor,
+    /// `[tokens, heads * head width]`
+    attended: Tensor,
+}
+
+/// d loss / d what attention read.
+pub(super) struct Gradients {
+    /// `[tokens, width]`
+    pub stream: Tensor,
+    /// `[width]`
+    pub norm: Tensor,
+    pub query_key_value: Gradient,
+    /// `[2, head width]`
+    pub head_norm: Option<Tensor>,
+    pub output: Gradient,
+}
+
+/// Of a matrix and its bias, in their shapes.
+pub(super) struct Gradient {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+}
+
+impl<'a> PackedAttention<'a> {
+    /// None where the loops are not written for what the layer has, or for where it is. `head_norm` is the layer's, as it is
+    /// multiplied with.
+    pub fn of(config: &Config, layer: &'a Layer, head_norm: Option<Tensor>) -> Option<PackedAttention<'a>> {
+        let weight = &layer.query_key_value.weight;
+        let here = weight.device() == Device::Cpu && matches!(weight.kind(), Kind::Float | Kind::BFloat16);
+        let written = here && config.attention_softcap.is_none() && config.head_width.is_multiple_of(2);
+        let heads = Heads {
+            heads: config.heads,
+            groups: config.key_value_heads,
+            width: config.head_width,
+            scale: config.attention_scale as f32,
+            window: layer.attention.window.unwrap_or(usize::MAX),
+        };
+        written.then(|| PackedAttention {
+            query_key_value: &layer.query_key_value,
+            output: &layer.output,
+            heads,
+            head_norm: head_norm.map(|scales| (scales.to_kind(Kind::Float).contiguous(), config.norm.epsilon)),
+        })
+    }
+
+    fn with_between<R>(&self, rotary: Option<&Rotary>, run: impl FnOnce(&Between) -> R) -> R {
+        let bias = self.query_key_value.bias.as_ref().map(to_vec);
+        run(&Between {
+            heads: self.heads,
+            bias: bias.as_deref(),
+            norm: self.head_norm.as_ref().map(|(scales, epsilon)| HeadNorm { scales: numbers(scales), epsilon: *epsilon as f32 }),
+            positions: rotary.map(|Rotary { cosine, sine }| Positions { cosine: numbers(cosine), sine: numbers(sine) }),
+        })
+    }
+
+    /// `normed` is `[tokens, width]`; so is the answer, with as many rows as are asked for, in single precision.
+    pub fn forward(&self, normed: &Tensor, places: &Places) -> (Tensor, Kept) {
+        let _guard = no_grad_guard();
+        let kept = match normed.kind() {
+            Kind::BFloat16 => self.run_forward::<bf16>(normed, places),
+            _ => self.run_forward::<f32>(normed, places),
+        };
+        let mut answer = multiply(&Self::answered(&kept.attended, places), &self.output.weight.tr());
+        if let Some(bias) = &self.output.bias {
+            answer += bias;
+        }
+        (answer, kept)
+    }
+
+    fn answered(rows: &Tensor, places: &Places) -> Tensor {
+        places.answered.map_or_else(|| rows.shallow_clone(), |answered| rows.index_select(0, answered))
+    }
+
+    fn run_forward<T: Factor + Element + Send + Sync>(&self, normed: &Tensor, places: &Places) -> Kept {
+        let (tokens, options) = (normed.size()[0], (normed.kind(), Device::Cpu));
+        let product = multiply(normed, &self.query_key_value.weight.tr());
+        let mut projected = Tensor::empty(product.size(), options);
+        let mut read = self.head_norm.as_ref().map(|_| Tensor::empty(product.size(), options));
+        self.with_between(places.rotary, |between| {
+            let read = read.as_mut().map(numbers_mut::<T>);
+            rotate::forward(threads(), between, numbers(&product), read, numbers_mut::<T>(&mut projected));
+        });
+        drop(product);
+        let mut attended = Tensor::empty([tokens, (self.heads.heads * self.heads.width) as i64], options);
+        causal::forward(threads(), &self.heads, places.sequences, numbers::<T>(&projected), numbers_mut(&mut attended));
+        Kept { read, projected, attended }
+    }
+
+    /// From d loss / d (stream + answer), `[answered tokens, width]`.
+    pub fn backward(&self, kept: Kept, places: &Places, before: &Normalised, by_answer: &Tensor) -> Gradients {
+        let _guard = no_grad_guard();
+        let kind = before.normed.kind();
+        let by_narrow = by_answer.to_kind(kind);
+        let output = Gradient {
+            weight: multiply(&by_narrow.tr(), &Self::answered(&kept.attended, places)),
+            bias: self.output.bias.as_ref().map(|_| column_sums(by_answer)),
+        };
+        let by_answered = multiply(&by_narrow, &self.output.weight);
+        // What the stream carries past attention is the beginning of what it is told.
+        let by_answer = by_answer.to_kind(Kind::Float);
+        let (by_attended, mut by_stream) = match places.answered {
+            None => (by_answered, by_answer.copy()),
+            Some(answered) => {
+                let all = |rows: &Tensor| {
+                    let tokens = before.normed.size()[0];
+                    Tensor::zeros([tokens, rows.size()[1]], (Kind::Float, Device::Cpu)).index_copy(0, answered, rows)
+                };
+                (all(&by_answered), all(&by_answer))
+            }
+        };
+        let run = match kind {
+            Kind::BFloat16 => Self::run_backward::<bf16>,
+            _ => Self::run_backward::<f32>,
+        };
+        let (by_single, by_projected, head_norm) = run(self, kept, places, &by_attended);
+        let query_key_value = Gradient {
+            weight: multiply(&by_projected.tr(), before.normed),
+            bias: self.query_key_value.bias.as_ref().map(|_| column_sums(&by_single)),
+        };
+        drop(by_single);
+        let norm = before.backward(multiply(&by_projected, &self.query_key_value.weight), &mut by_stream);
+        Gradients { stream: by_stream, norm, query_key_value, head_norm, output }
+    }
+
+    /// d loss / d what the projections answer, in single precision and as products read it, and of the heads' scales.
+    fn run_backward<T: Factor + Element + Send + Sync>(
+        &self,
+        Kept { read, projected, attended }: Kept,
+        places: &Places,
+        by_attended: &Tensor,
+    ) -> (Tensor, Tensor, Option<Tensor>) {
+        let mut by_single = Tensor::empty(projected.size(), (Kind::Float, Device::Cpu));
+        let (threads, of_heads) = (threads(), (numbers::<T>(&projected), numbers::<T>(&attended)));
+        let by = numbers_mut::<f32>(&mut by_single);
+        causal::backward(threads, &self.heads, places.sequences, of_heads.0, of_heads.1, numbers(by_attended), by);
+        let mut by_projected = projected.empty_like();
+        let mut by_scales = self
+            .head_norm
+            .as_ref()
+            .map(|_| Tensor::empty([projected.size()[0], 2, self.heads.width as i64], (Kind::Float, Device::Cpu)));
+        self.with_between(places.rotary, |between| {
+            let norm = read.as_ref().map(numbers::<T>).zip(by_scales.as_mut().map(numbers_mut::<f32>));
+            rotate::backward(threads, between, by, norm, numbers_mut::<T>(&mut by_projected));
+        });
+        let by_scales = by_scales.map(|sums| sums.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
+        (by_single, by_projected, by_scales)
+    }
+}
+
+fn column_sums(rows: &Tensor) -> Tensor {
+    rows.sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
+}
