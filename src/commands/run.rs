@@ -9,7 +9,7 @@ use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
 
-use super::{Compiled, compile, plan_json, sweep};
+use super::{Compiled, compile, export, plan_json, sweep};
 use crate::args::{Format, Run};
 use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
@@ -29,7 +29,20 @@ pub fn run(arguments: &Run) -> Result<Status, Problem> {
     }
     let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
     let out = out_folder(arguments.out.as_deref(), &compiled);
-    one(arguments, &compiled, &out, &Interrupts::install(), true)
+    let status = one(arguments, &compiled, &out, &Interrupts::install(), true)?;
+    if status == Status::Good && arguments.tensorboard {
+        event_files(&out)?;
+    }
+    Ok(status)
+}
+
+/// What `--tensorboard` leaves beside the results of a run that is finished.
+pub fn event_files(out: &Path) -> Result<(), Problem> {
+    match export::event_files(out, None)? {
+        Some(folder) => output::error(&format!("event files in {}\n", folder.display())),
+        None => output::error("no event files: nothing is trained here\n"),
+    }
+    Ok(())
 }
 
 /// Runs one plan. `table` says whether its tables are printed.

@@ -8,7 +8,7 @@ use mopd_store::write_atomically;
 use serde_json::{Value, json};
 
 use super::compile_member;
-use super::run::{Interrupts, one, out_folder};
+use super::run::{Interrupts, event_files, one, out_folder};
 use crate::args::{Format, Run};
 use crate::host;
 use crate::output::{self, Style};
@@ -64,6 +64,7 @@ pub fn run(arguments: &Run, members: &[Member]) -> Result<Status, Problem> {
     let interrupts = Interrupts::install();
     let mut ended: Vec<Ended> = Vec::new();
     let mut shown: Option<(PathBuf, Plan)> = None;
+    let mut wrong = Status::Good;
     for (index, member) in members.iter().enumerate() {
         let set: Vec<(String, String)> = arguments.overrides.set.iter().cloned().chain(member.set()).collect();
         // What is said of the file is said once.
@@ -83,6 +84,13 @@ pub fn run(arguments: &Run, members: &[Member]) -> Result<Status, Problem> {
                 return Ok(Status::Interrupted);
             }
             Status::Good => {
+                // The results are whole without them, and other members may have room for theirs.
+                if arguments.tensorboard
+                    && let Err(problem) = event_files(&out)
+                {
+                    problem.report();
+                    wrong = problem.status();
+                }
                 let results = results_of(&out)?;
                 ended.push(Ended { member: member.clone(), out, results: Some((compiled.plan, results)) });
             }
@@ -90,7 +98,10 @@ pub fn run(arguments: &Run, members: &[Member]) -> Result<Status, Problem> {
         }
     }
     let Some((folder, plan)) = shown else { return Ok(Status::Wrong) };
-    summary(arguments, &folder, &plan, &ended)
+    match summary(arguments, &folder, &plan, &ended)? {
+        Status::Good => Ok(wrong),
+        status => Ok(status),
+    }
 }
 
 fn announce(format: Format, member: &Member, index: usize, of: usize) {
