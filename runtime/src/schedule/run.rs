@@ -205,9 +205,10 @@ pub fn run(
     let started = Instant::now();
     let plan = &job.plan;
     let out = PathBuf::from(&job.out);
+    // Whether anything can be kept is known before data and models are read, which may take minutes.
+    let store = Store::open(Path::new(&job.store))?;
     let prepared = prepared(job, warm, control)?;
     let Prepared { base, tasks, forms, widths, domains } = &prepared;
-    let store = Store::open(Path::new(&job.store))?;
     let keys = Keys::new(plan, tasks, forms, domains, base, device, &versions.libtorch, widths, &job.forks);
     let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
@@ -569,8 +570,7 @@ impl Shared<'_> {
                 }
             }
         };
-        self.store.insert(key, &provenance(&weights), &weights, &record, &adapter)?;
-        self.store.drop_states(key)?;
+        self.keep_finished(key, || self.store.insert(key, &provenance(&weights), &weights, &record, &adapter))?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.

@@ -9,7 +9,6 @@ use mopd_store::files::folder_of_model;
 
 use self::tensorboard::{Events, Scalar};
 use crate::args::Export;
-use crate::host::reason;
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{METRICS, RunFolder, Table};
@@ -101,7 +100,6 @@ fn series(metrics: &Table) -> BTreeMap<String, Events> {
 fn write(folder: &Path, events: &Events) -> Result<(), Problem> {
     let path: PathBuf = folder.join(FILE);
     std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, events.bytes())).map_err(|error| {
-        Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error)))
-            .help("`mopd export --tensorboard --out DIR` writes them to another place")
+        Problem::unwritten(&path, &error).help("`mopd export --tensorboard --out DIR` writes them to another place")
     })
 }

@@ -1,5 +1,7 @@
 //! Real runs, end to end: `mopd run` with a real worker on a tiny experiment, good and bad.
 
+mod disk;
+
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
