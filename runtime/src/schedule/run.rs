@@ -119,7 +119,7 @@ struct Prepared<'a> {
     domains: Vec<DomainData>,
 }
 
-fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Result<Prepared<'a>> {
+fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, store: Option<&Store>, control: &Control) -> Result<Prepared<'a>> {
     let plan = &job.plan;
     if plan.schema != SCHEMA {
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
@@ -127,7 +127,7 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Resu
     }
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm };
+    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm, store };
     let forms = forms(plan, places)?;
     let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, places)?;
     for warning in warnings {
@@ -139,7 +139,10 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Resu
 
 /// Says what each stage of a plan will take, and runs none.
 pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
-    predictions(&job.plan, &prepared(job, None, control)?, Path::new(&job.store), device, control, |_| true).map(|_| ())
+    let folder = Path::new(&job.store);
+    // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
+    let store = Store::open(folder).ok();
+    predictions(&job.plan, &prepared(job, None, store.as_ref(), control)?, folder, device, control, |_| true).map(|_| ())
 }
 
 fn cores() -> usize {
@@ -207,7 +210,7 @@ pub fn run(
     let out = PathBuf::from(&job.out);
     // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
-    let prepared = prepared(job, warm, control)?;
+    let prepared = prepared(job, warm, Some(&store), control)?;
     let Prepared { base, tasks, forms, widths, domains } = &prepared;
     let keys = Keys::new(plan, tasks, forms, domains, base, device, &versions.libtorch, widths, &job.forks);
     let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
