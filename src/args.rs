@@ -188,6 +188,9 @@ pub struct Run {
     /// Stages that run side by side at most, a core each [default: what the machine can carry]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub workers: Option<u32>,
+    /// Leave event files for TensorBoard too, in tensorboard/ of the folder for results
+    #[arg(long)]
+    pub tensorboard: bool,
     /// `json` writes the worker's events to standard output, one a line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,

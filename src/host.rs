@@ -8,6 +8,7 @@ use mopd_lang::Analysis;
 use mopd_lang::check::analyse_audited;
 use mopd_lang::diag::nearest;
 use mopd_lang::source::SourceFile;
+pub use mopd_store::files::reason;
 
 use crate::problem::Problem;
 
@@ -178,18 +179,7 @@ pub fn replace(path: &Path, text: &str) -> Result<(), Problem> {
         }
         moved
     };
-    write().map_err(|error| Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error))))
-}
-
-/// An input or output error in words, without the error number.
-pub fn reason(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file or folder".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        std::io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
-        std::io::ErrorKind::StorageFull => "the disk is full".to_owned(),
-        _ => error.to_string(),
-    }
+    write().map_err(|error| Problem::unwritten(path, &error))
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! What goes wrong outside any experiment: a file that can't be read, a worker that is missing, an option that is not built.
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
+
+use mopd_store::WriteError;
+use mopd_store::files::reason;
 
 use crate::output::{self, Style};
 
@@ -24,6 +29,16 @@ impl From<Status> for ExitCode {
             Status::Usage => 2,
             Status::Interrupted => 130,
         })
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Problem {
+        let problem = Problem::unwritten(&error.path, &error.source);
+        match error.help() {
+            Some(help) => problem.help(help),
+            None => problem,
+        }
     }
 }
 
@@ -52,6 +67,11 @@ impl Problem {
     /// A part of the contract that this version lacks.
     pub fn not_supported(what: &str) -> Problem {
         Problem::usage("not-supported-yet", format!("{what} is not supported yet"))
+    }
+
+    /// A file that can't be written: exit status 2.
+    pub fn unwritten(path: &Path, error: &io::Error) -> Problem {
+        Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(error)))
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Problem {

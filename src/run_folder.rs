@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::events::{Column, ColumnValues, Event, Job, ReadJob};
+use mopd_compiler::plan::events::{Column, ColumnValues, Event, Failure, Job, ReadJob};
 use mopd_compiler::plan::results::Results;
 use mopd_compiler::plan::{Plan, SCHEMA};
 use serde::de::DeserializeOwned;
 
 use crate::host::reason;
-use crate::output::{self, printable};
 use crate::problem::Problem;
-use crate::worker::{self, Said, Worker};
+use crate::worker;
 
 pub const METRICS: &str = "metrics.parquet";
 pub const SAMPLES: &str = "samples.parquet";
@@ -139,27 +138,12 @@ impl Table {
 
 fn read(files: Vec<String>) -> Result<Vec<Table>, Problem> {
     let job = Job::Read(ReadJob { files });
-    let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", printable(line))))?;
     let mut tables = Vec::new();
-    let mut failure = None;
-    while let Some(said) = worker.next()? {
-        match said {
-            Said::Event(Event::Table { columns, .. }) => tables.push(Table::from(columns)),
-            Said::Event(Event::Failed(failed)) => failure = Some(failed),
-            Said::Event(_) => {}
-            Said::Text(text) => output::error(&format!("{text}\n")),
+    let failed = |failure: &Failure| Problem::usage("can't-read", failure.message.clone());
+    let status = worker::ask(&job, failed, |event| {
+        if let Event::Table { columns, .. } = event {
+            tables.push(Table::from(columns));
         }
-    }
-    let status = worker.wait()?;
-    match failure {
-        Some(failure) => {
-            let problem = Problem::usage("can't-read", failure.message);
-            Err(match failure.help {
-                Some(help) => problem.help(help),
-                None => problem,
-            })
-        }
-        None if !status.success() => Err(worker::death(status)),
-        None => Ok(tables),
-    }
+    })?;
+    if status.success() { Ok(tables) } else { Err(worker::death(status)) }
 }

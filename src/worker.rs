@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mopd_compiler::plan::events::{Event, Job, Request, SERVE};
+use mopd_compiler::plan::events::{Event, Failure, Job, Request, SERVE};
 
 use serde::Serialize;
 
@@ -167,6 +167,28 @@ impl Worker {
             }
         }
     }
+}
+
+/// Has a worker do a job that says nothing of its progress, and answers how it ended. Its events go to `heard`, what it says beside
+/// them to standard error; `failed` names what went wrong, which gets the failure's help.
+pub fn ask(job: &Job, failed: impl Fn(&Failure) -> Problem, mut heard: impl FnMut(Event)) -> Result<ExitStatus, Problem> {
+    let mut worker = Worker::start(job, |line| output::error(&format!("{}\n", output::printable(line))))?;
+    let mut failure = None;
+    while let Some(said) = worker.next()? {
+        match said {
+            Said::Event(Event::Failed(found)) => failure = Some(found),
+            Said::Event(Event::Warning { message }) => output::error(&format!("warning: {}\n", output::printable(&message))),
+            Said::Event(event) => heard(event),
+            Said::Text(text) => output::error(&format!("{text}\n")),
+        }
+    }
+    let status = worker.wait()?;
+    let Some(failure) = failure else { return Ok(status) };
+    let problem = failed(&failure);
+    Err(match failure.help {
+        Some(help) => problem.help(help),
+        None => problem,
+    })
 }
 
 /// What a worker that stays is asked through; it ends when this is dropped.

@@ -14,6 +14,7 @@ pub mod merge;
 pub mod model;
 pub mod predict;
 pub mod prepare;
+pub mod prompts;
 pub mod random;
 pub mod report;
 pub mod reward;

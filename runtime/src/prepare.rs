@@ -1,21 +1,22 @@
 //! Everything that can be wrong with the data of a plan, found before the first step: files, fields, lengths, rewards.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{
     self, Comparison, Completions, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Sampling, Stage, Train,
 };
 
-use crate::data::chat::{self, ChatError, Example};
 use crate::data::tokenizer::{self, Tokenizer, difference};
-use crate::data::{self, Dataset, Field, Lists, Longest, Problem, Request, overlap};
+use crate::data::{self, Dataset, Field, Request, overlap};
 use crate::failure::{Error, Result};
 use crate::load::{self, Loaded};
-use crate::model::{Config, Token, Weights};
+use crate::model::{Config, Weights};
+use crate::prompts::{MESSAGES, Prompts};
 use crate::reward::Verifier;
 use crate::schedule::columns;
+use crate::store::Store;
 use crate::warm::Warm;
 
 /// Where to look.
@@ -27,6 +28,8 @@ pub struct Places<'a> {
     pub notes: &'a Path,
     /// What jobs before this one have read.
     pub warm: Option<&'a Warm>,
+    /// Where tokens outlast a run.
+    pub store: Option<&'a Store>,
 }
 
 /// A domain with its data. Only what the plan's work reads is loaded.
@@ -40,95 +43,6 @@ pub struct DomainData {
     pub limit: Option<u32>,
     pub train: Option<Arc<Prompts>>,
     pub tests: Option<Arc<Prompts>>,
-}
-
-/// Data and its prompts as tokens, as the models that read them tokenise.
-pub struct Prompts {
-    pub dataset: Dataset,
-    /// By the hash of the tokenizer.
-    encoded: Mutex<Vec<(String, Arc<Lists<Token>>)>>,
-}
-
-/// The field of a row that is its whole conversation: training on it is training on all of the assistant's turns.
-const MESSAGES: &str = "messages";
-
-impl Prompts {
-    fn load(places: Places, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Arc<Prompts>> {
-        let Places { base, notes, warm } = places;
-        let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
-        let request = Request { source, format: &domain.format, fields: &fields, whole, notes: Some(notes) };
-        let read = || Ok(Prompts::new(Dataset::read(base, request)?));
-        match warm {
-            None => read().map(Arc::new),
-            Some(warm) => {
-                let files = || data::files(base, source).unwrap_or_default();
-                warm.prompts(&format!("{} {request:?}", base.display()), files, read)
-            }
-        }
-    }
-
-    pub fn new(dataset: Dataset) -> Prompts {
-        Prompts { dataset, encoded: Mutex::default() }
-    }
-
-    /// What a model is asked, row by row.
-    pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Arc<Lists<Token>>> {
-        let hash = tokenizer.hash();
-        // Held while they are made, so that stages side by side make them once. A panic leaves the list as it was.
-        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, tokens)) = encoded.iter().find(|(known, _)| *known == hash) {
-            return Ok(tokens.clone());
-        }
-        let tokens = Arc::new(self.dataset.lists(|row| self.prompt(tokenizer, row))?);
-        encoded.push((hash, tokens.clone()));
-        Ok(tokens)
-    }
-
-    fn prompt(&self, tokenizer: &Tokenizer, row: usize) -> Result<Vec<Token>> {
-        let tokens = match self.dataset.conversation(row) {
-            None => tokenizer.prompt(self.dataset.prompt(row)).map_err(ChatError::from),
-            Some(conversation) => chat::prompt(tokenizer, conversation),
-        };
-        match tokens {
-            // A token is predicted from those before it.
-            Ok(tokens) if tokens.is_empty() => Err(self.dataset.error(row, Problem::NoTokens).into()),
-            Ok(tokens) => Ok(tokens),
-            Err(error) => Err(self.dataset.error(row, Problem::Chat { error: Box::new(error) }).into()),
-        }
-    }
-
-    /// A row to imitate: its prompt and a field, or its conversation.
-    pub fn example(&self, tokenizer: &Tokenizer, row: usize, field: &str) -> Result<Example> {
-        let missing = || Problem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
-        let answer = || self.dataset.text(row, field).ok_or_else(|| Error::from(self.dataset.error(row, missing())));
-        let wrong = |error: ChatError| Error::from(self.dataset.error(row, Problem::Chat { error: Box::new(error) }));
-        let Some(conversation) = self.dataset.conversation(row) else {
-            let completion = tokenizer.completion(self.dataset.prompt(row), answer()?);
-            let completion = completion.map_err(|error| wrong(error.into()))?;
-            return Ok(Example::new(self.prompt(tokenizer, row)?, completion));
-        };
-        let conversation = if field == MESSAGES { conversation } else { conversation.asked().answered(answer()?) };
-        chat::example(tokenizer, &conversation).map_err(wrong)
-    }
-
-    /// Whether a model reads these prompts by a template that writes the day.
-    pub fn asks_date(&self, tokenizer: &Tokenizer) -> bool {
-        self.dataset.is_chat() && tokenizer.templates().iter().any(|template| template.asks_date())
-    }
-
-    fn longest_prompt(&self, tokenizer: &Tokenizer) -> Result<Longest> {
-        Ok(Longest::of(&self.dataset, None, self.tokens(tokenizer)?.lengths()))
-    }
-
-    /// The longest sequence of fine-tuning on a field.
-    fn longest_example(&self, tokenizer: &Tokenizer, field: &str) -> Result<Longest> {
-        let lengths = self.dataset.lists(|row| {
-            let example = self.example(tokenizer, row, field)?;
-            Ok::<_, Error>(vec![(example.prompt.len() + example.completion.len()) as Token])
-        })?;
-        let lengths = (0..lengths.len()).map(|row| lengths.get(row)[0] as usize);
-        Ok(Longest::of(&self.dataset, Some(field), lengths))
-    }
 }
 
 /// What is known of a model before its weights are.
@@ -206,6 +120,7 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], places: Places) 
     for comparison in &plan.experiment.comparisons {
         check_evaluation(comparison, &domains, forms).map_err(|error| error.at(comparison.origin))?;
     }
+    warnings.extend(domains.iter().flat_map(|data| data.train.iter().chain(&data.tests)).flat_map(|prompts| prompts.warnings()));
     Ok((domains, warnings))
 }
 
@@ -215,7 +130,7 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: 
     let whole = verifier.reads_rows();
     let tests = match &domain.tests {
         Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
-            Some(Prompts::load(places, tests, domain, &fields, whole)?)
+            Some(rows(places, tests, domain, &fields, whole)?)
         }
         _ => None,
     };
@@ -232,9 +147,30 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: 
             }
         }
     }
-    let train = if trained_on { Some(Prompts::load(places, &domain.prompts, domain, &fields, whole)?) } else { None };
+    let train = if trained_on { Some(rows(places, &domain.prompts, domain, &fields, whole)?) } else { None };
     let (name, limit) = (domain.name.clone(), domain.limit);
     Ok(DomainData { id, name, origin: domain.origin, verifier, limit, train, tests })
+}
+
+/// The rows of a data source, with the fields that are read of them.
+fn rows(places: Places, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Arc<Prompts>> {
+    let Places { base, notes, warm, store } = places;
+    let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
+    let request = Request { source, format: &domain.format, fields: &fields, whole, notes: Some(notes) };
+    let read = || {
+        let prompts = Prompts::new(Dataset::read(base, request)?);
+        Ok(match store {
+            Some(store) => prompts.kept_in(store.clone(), domain.format.clone()),
+            None => prompts,
+        })
+    };
+    match warm {
+        None => read().map(Arc::new),
+        Some(warm) => {
+            let files = || data::files(base, source).unwrap_or_default();
+            warm.prompts(&format!("{} {request:?}", base.display()), files, read)
+        }
+    }
 }
 
 fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], forms: &[Form]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table as Grid, presets};
 use mopd_compiler::plan::difference::{Difference, difference};
-use mopd_compiler::plan::events::{CompareJob, Event, Job};
+use mopd_compiler::plan::events::{CompareJob, Event, Failure, Job};
 use mopd_compiler::plan::results::{ComparedCell, ComparedTable};
 
 use super::as_text;
@@ -10,7 +10,7 @@ use crate::args::{Compare, CompareFormat};
 use crate::output::{self, Style, counted, printable};
 use crate::problem::{Problem, Status};
 use crate::run_folder::{REWARDS, RunFolder};
-use crate::worker::{self, Said, Worker};
+use crate::worker;
 
 /// A run beside the first one.
 struct Pair<'a> {
@@ -96,28 +96,14 @@ impl Meaning {
 
 fn results(runs: &[String]) -> Result<Vec<Vec<ComparedTable>>, Problem> {
     let job = Job::Compare(CompareJob { runs: runs.to_vec() });
-    let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", printable(line))))?;
-    let (mut found, mut failure) = (Vec::new(), None);
-    while let Some(said) = worker.next()? {
-        match said {
-            Said::Event(Event::Compared { tables }) => found.push(tables),
-            Said::Event(Event::Failed(failed)) => failure = Some(failed),
-            Said::Event(_) => {}
-            Said::Text(text) => output::error(&format!("{text}\n")),
+    let mut found = Vec::new();
+    let failed = |failure: &Failure| Problem::usage("can't-read", failure.message.clone());
+    let status = worker::ask(&job, failed, |event| {
+        if let Event::Compared { tables } = event {
+            found.push(tables);
         }
-    }
-    let status = worker.wait()?;
-    match failure {
-        Some(failure) => {
-            let problem = Problem::usage("can't-read", failure.message);
-            Err(match failure.help {
-                Some(help) => problem.help(help),
-                None => problem,
-            })
-        }
-        None if !status.success() => Err(worker::death(status)),
-        None => Ok(found),
-    }
+    })?;
+    if status.success() { Ok(found) } else { Err(worker::death(status)) }
 }
 
 /// The table's columns after the model.

@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::process::Command;
 
-use mopd_compiler::plan::events::{Event, Job};
+use mopd_compiler::plan::events::{Event, Failure, Job};
 use serde::Serialize;
 
 use super::run::STORE;
 use crate::args::{Doctor, Format};
 use crate::figures::bytes;
-use crate::output::{self, Style, hanging, printable};
+use crate::output::{self, Style, hanging};
 use crate::problem::{Problem, Status};
-use crate::worker::{self, Said, Worker};
+use crate::worker;
 
 /// What was found. Scripts read this, so fields are only ever added.
 #[derive(Serialize)]
@@ -97,19 +97,13 @@ fn probe(missing: &mut Vec<Missing>) -> Option<(String, String, u32)> {
 }
 
 fn ask() -> Result<(String, String, String, u32), Problem> {
-    let mut worker = Worker::start(&Job::Probe, |line| output::error(&format!("{}\n", printable(line))))?;
     let mut answer = None;
-    while let Some(said) = worker.next()? {
-        match said {
-            Said::Event(Event::Ready { versions, device, threads }) => {
-                answer = Some((versions.mopd, versions.libtorch, device, threads));
-            }
-            Said::Event(Event::Failed(failure)) => return Err(Problem::run("worker-failed", failure.message)),
-            Said::Event(_) => {}
-            Said::Text(text) => output::error(&format!("{text}\n")),
+    let failed = |failure: &Failure| Problem::run("worker-failed", failure.message.clone());
+    let status = worker::ask(&Job::Probe, failed, |event| {
+        if let Event::Ready { versions, device, threads } = event {
+            answer = Some((versions.mopd, versions.libtorch, device, threads));
         }
-    }
-    let status = worker.wait()?;
+    })?;
     answer.ok_or_else(|| worker::death(status))
 }
 

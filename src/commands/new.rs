@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use crate::args::New;
-use crate::host::reason;
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::starter;
@@ -38,9 +37,7 @@ fn experiment_name(folder: &Path) -> Result<String, Problem> {
 
 fn write(path: &Path, text: &str) -> Result<(), Problem> {
     let folder = path.parent().unwrap_or(path);
-    std::fs::create_dir_all(folder)
-        .and_then(|()| std::fs::write(path, text))
-        .map_err(|error| Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error))))
+    std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, text)).map_err(|error| Problem::unwritten(path, &error))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mopd_compiler::plan::events::{Event, Job, RunJob};
+use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
@@ -15,7 +15,7 @@ use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render::outline::Predictions;
 use crate::render::{self, outline};
-use crate::worker::{self, Said, Worker};
+use crate::worker;
 
 pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
     if arguments.why {
@@ -83,30 +83,14 @@ fn predicted(plan: &plan::Plan, arguments: &Plan) -> Result<Predictions, Problem
         forks: Vec::new(),
         workers: None,
     }));
-    let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", output::printable(line))))?;
     let mut found = Predictions::new();
-    let mut failure = None;
-    while let Some(said) = worker.next()? {
-        match said {
-            Said::Event(Event::Predicted { stage, prediction, .. }) => _ = found.insert(stage, prediction),
-            Said::Event(Event::Failed(failed)) => failure = Some(failed),
-            Said::Event(Event::Warning { message }) => output::error(&format!("warning: {}\n", output::printable(&message))),
-            Said::Event(_) => {}
-            Said::Text(text) => output::error(&format!("{text}\n")),
+    let failed = |failure: &Failure| Problem::run("no-prediction", failure.message.clone());
+    let status = worker::ask(&job, failed, |event| {
+        if let Event::Predicted { stage, prediction, .. } = event {
+            found.insert(stage, prediction);
         }
-    }
-    let status = worker.wait()?;
-    match failure {
-        Some(failure) => {
-            let problem = Problem::run("no-prediction", failure.message);
-            Err(match failure.help {
-                Some(help) => problem.help(help),
-                None => problem,
-            })
-        }
-        None if !status.success() => Err(worker::death(status)),
-        None => Ok(found),
-    }
+    })?;
+    if status.success() { Ok(found) } else { Err(worker::death(status)) }
 }
 
 /// What a file without an experiment has to offer.

@@ -1,5 +1,6 @@
 //! `mopd run`: check, compile, hand the plan to the worker, show how it goes, print the tables.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
+use mopd_store::write_atomically;
 
-use super::{Compiled, compile, plan_json, sweep};
+use super::{Compiled, compile, export, plan_json, sweep};
 use crate::args::{Format, Run};
 use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
@@ -29,7 +31,20 @@ pub fn run(arguments: &Run) -> Result<Status, Problem> {
     }
     let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
     let out = out_folder(arguments.out.as_deref(), &compiled);
-    one(arguments, &compiled, &out, &Interrupts::install(), true)
+    let status = one(arguments, &compiled, &out, &Interrupts::install(), true)?;
+    if status == Status::Good && arguments.tensorboard {
+        event_files(&out)?;
+    }
+    Ok(status)
+}
+
+/// What `--tensorboard` leaves beside the results of a run that is finished.
+pub fn event_files(out: &Path) -> Result<(), Problem> {
+    match export::event_files(out, None)? {
+        Some(folder) => output::error(&format!("event files in {}\n", folder.display())),
+        None => output::error("no event files: nothing is trained here\n"),
+    }
+    Ok(())
 }
 
 /// Runs one plan. `table` says whether its tables are printed.
@@ -200,10 +215,8 @@ fn folder_name(name: &str) -> String {
 /// What the results were made from: the source, the modules that it imports from its folder, the plan.
 pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
     let write = |path: PathBuf, text: &str| {
-        let folder = path.parent().unwrap_or(out);
-        std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::write(&path, text))
-            .map_err(|error| Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error))))
+        // Whole or not at all: what an earlier run left there is not to be lost on a full disk.
+        write_atomically(&path, |file| file.write_all(text.as_bytes()))
     };
     let mut files = compiled.sources.files();
     if let Some((_, entry)) = files.next() {
@@ -216,7 +229,7 @@ pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
             write(out.join("modules").join(name), &module.text)?;
         }
     }
-    write(out.join("plan.json"), &plan_json(&compiled.plan)?)
+    Ok(write(out.join("plan.json"), &plan_json(&compiled.plan)?)?)
 }
 
 pub fn as_text(path: &Path) -> Result<String, Problem> {
@@ -250,11 +263,16 @@ fn kept(progress: &Progress) -> String {
     }
 }
 
-fn finish(out: &Path, compiled: &Compiled, table: bool, seconds: f64, peak_memory: u64) -> Result<Status, Problem> {
+/// What a run that is finished has written.
+pub fn results(out: &Path) -> Result<Results, Problem> {
     let path = out.join("results.json");
     let broken = |why: String| Problem::run("no-results", format!("the run is finished, but {}: {why}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|error| broken(reason(&error)))?;
-    let results: Results = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| broken(error.to_string()))
+}
+
+fn finish(out: &Path, compiled: &Compiled, table: bool, seconds: f64, peak_memory: u64) -> Result<Status, Problem> {
+    let results = results(out)?;
     if table {
         output::result(&table::show(&results, &compiled.plan, Style::of_stdout()));
     }

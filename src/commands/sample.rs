@@ -1,12 +1,12 @@
 //! `mopd sample`: a checkpoint's completions of a prompt.
 
-use mopd_compiler::plan::events::{Event, Job, SampleJob};
+use mopd_compiler::plan::events::{Event, Failure, Job, SampleJob};
 use serde::Serialize;
 
 use crate::args::{Format, Sample};
 use crate::output::{self, Style, counted, hanging, printable};
 use crate::problem::{Problem, Status};
-use crate::worker::{self, Said, Worker};
+use crate::worker;
 
 #[derive(Serialize)]
 struct Completion {
@@ -38,33 +38,21 @@ pub fn sample(arguments: &Sample) -> Result<Status, Problem> {
         max_tokens: arguments.max_tokens,
         seed: arguments.seed,
     });
-    let mut worker = Worker::start(&job, |line| output::error(&format!("{}\n", printable(line))))?;
     let style = Style::of_stdout();
     let mut completions = Vec::new();
     let mut finished = false;
-    while let Some(said) = worker.next()? {
-        match said {
-            Said::Event(Event::Sample { text, tokens, finished, logp }) => {
-                let completion = Completion { text, tokens, finished, logp };
-                if arguments.format == Format::Human {
-                    output::result(&line(&completion, completions.len() + 1, style));
-                }
-                completions.push(completion);
+    let failed = |failure: &Failure| Problem::run(failure.kind.name(), failure.message.clone());
+    let status = worker::ask(&job, failed, |event| match event {
+        Event::Sample { text, tokens, finished, logp } => {
+            let completion = Completion { text, tokens, finished, logp };
+            if arguments.format == Format::Human {
+                output::result(&line(&completion, completions.len() + 1, style));
             }
-            Said::Event(Event::Failed(failure)) => {
-                let problem = Problem::run(failure.kind.name(), failure.message);
-                return Err(match failure.help {
-                    Some(help) => problem.help(help),
-                    None => problem,
-                });
-            }
-            Said::Event(Event::Warning { message }) => output::error(&format!("warning: {}\n", printable(&message))),
-            Said::Event(Event::Finished { .. }) => finished = true,
-            Said::Event(_) => {}
-            Said::Text(text) => output::error(&format!("{text}\n")),
+            completions.push(completion);
         }
-    }
-    let status = worker.wait()?;
+        Event::Finished { .. } => finished = true,
+        _ => {}
+    })?;
     if !finished {
         return Err(worker::death(status));
     }

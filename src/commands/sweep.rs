@@ -8,7 +8,7 @@ use mopd_store::write_atomically;
 use serde_json::{Value, json};
 
 use super::compile_member;
-use super::run::{Interrupts, one, out_folder};
+use super::run::{Interrupts, event_files, one, out_folder, results};
 use crate::args::{Format, Run};
 use crate::host;
 use crate::output::{self, Style};
@@ -64,6 +64,7 @@ pub fn run(arguments: &Run, members: &[Member]) -> Result<Status, Problem> {
     let interrupts = Interrupts::install();
     let mut ended: Vec<Ended> = Vec::new();
     let mut shown: Option<(PathBuf, Plan)> = None;
+    let mut wrong = Status::Good;
     for (index, member) in members.iter().enumerate() {
         let set: Vec<(String, String)> = arguments.overrides.set.iter().cloned().chain(member.set()).collect();
         // What is said of the file is said once.
@@ -83,14 +84,24 @@ pub fn run(arguments: &Run, members: &[Member]) -> Result<Status, Problem> {
                 return Ok(Status::Interrupted);
             }
             Status::Good => {
-                let results = results_of(&out)?;
+                // The results are whole without them, and other members may have room for theirs.
+                if arguments.tensorboard
+                    && let Err(problem) = event_files(&out)
+                {
+                    problem.report();
+                    wrong = problem.status();
+                }
+                let results = results(&out)?;
                 ended.push(Ended { member: member.clone(), out, results: Some((compiled.plan, results)) });
             }
             Status::Wrong | Status::Usage => ended.push(Ended { member: member.clone(), out, results: None }),
         }
     }
     let Some((folder, plan)) = shown else { return Ok(Status::Wrong) };
-    summary(arguments, &folder, &plan, &ended)
+    match summary(arguments, &folder, &plan, &ended)? {
+        Status::Good => Ok(wrong),
+        status => Ok(status),
+    }
 }
 
 fn announce(format: Format, member: &Member, index: usize, of: usize) {
@@ -102,13 +113,6 @@ fn announce(format: Format, member: &Member, index: usize, of: usize) {
             output::result(&format!("{}\n", json!({ "event": "member", "values": values, "member": index, "members": of })));
         }
     }
-}
-
-fn results_of(out: &Path) -> Result<Results, Problem> {
-    let path = out.join("results.json");
-    let broken = |why: String| Problem::run("no-results", format!("the run is finished, but {}: {why}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|error| broken(host::reason(&error)))?;
-    serde_json::from_str(&text).map_err(|error| broken(error.to_string()))
 }
 
 /// One table of all members, in the folder of the sweep and on standard output.
@@ -141,8 +145,7 @@ fn summary(arguments: &Run, folder: &Path, plan: &Plan, ended: &[Ended]) -> Resu
 
 fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Problem> {
     let text = serde_json::to_vec_pretty(value).expect("plain data with text keys");
-    write_atomically(path, |file| std::io::Write::write_all(file, &text))
-        .map_err(|error| Problem::run("can't-write", error.to_string()))
+    Ok(write_atomically(path, |file| std::io::Write::write_all(file, &text))?)
 }
 
 /// The results of all members as those of one run: a row whose models no value changes is there once, others once for each member.

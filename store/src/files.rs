@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// A file could not be written; whatever stood at `path` before still does.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}: {}", path.display(), cause(source))]
+#[error("cannot write {}: {}", path.display(), reason(source))]
 pub struct WriteError {
     pub path: PathBuf,
     #[source]
@@ -21,18 +21,23 @@ impl WriteError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Some("free some space and run again: finished stages are kept".to_owned())
             }
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Some("run where you may write; `--out` is another folder for results".to_owned())
-            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some(
+                "run in a folder where you may write: `.mopd` is made there; `--out` is another folder for results".to_owned(),
+            ),
             _ => None,
         }
     }
 }
 
-fn cause(error: &io::Error) -> String {
+/// An input or output error in words, without the error number where it is a usual one.
+pub fn reason(error: &io::Error) -> String {
     match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file or folder".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
         io::ErrorKind::StorageFull => "the disk is full".to_owned(),
         io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => "it is on a file system that can only be read".to_owned(),
         _ => error.to_string(),
     }
 }

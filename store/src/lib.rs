@@ -112,7 +112,8 @@ impl Folder {
         Ok(())
     }
 
-    /// `write` fills the entry's folder and answers the hash of each file; `about` says what it is.
+    /// `write` fills the entry's folder and answers the hash of each file; `about` says what it is. Of an entry that can't be written
+    /// nothing stays.
     pub fn write<E: From<WriteError>>(
         &self,
         name: &str,
@@ -123,10 +124,16 @@ impl Folder {
         // A damaged entry must not become valid half-way through its replacement.
         let checksums = folder.join(CHECKSUMS);
         remove_file(&checksums)?;
-        let sums = Checksums { about: about.to_owned(), files: write(&folder)? };
-        let sums = serde_json::to_vec(&sums).expect("checksums are plain data");
-        write_atomically(&checksums, |file| file.write_all(&sums))?;
-        Ok(())
+        let written = write(&folder).and_then(|files| {
+            let sums = Checksums { about: about.to_owned(), files };
+            let sums = serde_json::to_vec(&sums).expect("checksums are plain data");
+            Ok(write_atomically(&checksums, |file| file.write_all(&sums))?)
+        });
+        if written.is_err() {
+            // Half of it takes room, which may be what is missing.
+            let _ = fs::remove_dir_all(&folder);
+        }
+        written
     }
 
     /// Takes an entry away: its checksums first, so that no half of it ever counts.

@@ -419,3 +419,42 @@ fn event_files_have_a_series_for_every_stage_and_seed() {
     }
     assert_eq!((steps, at), (7, bytes.len()));
 }
+
+#[test]
+fn a_run_leaves_the_same_event_files_on_request() {
+    let place = Place::new();
+    let series = || {
+        let entries = fs::read_dir(place.path("run/tensorboard")).expect("a folder");
+        let name = |entry: fs::DirEntry| entry.file_name().into_string().expect("text");
+        entries.map(|entry| name(entry.expect("an entry"))).collect::<BTreeSet<String>>()
+    };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    place.good(&["run", "tiny.mopd", "--out", "run"]);
+    assert!(!place.path("run/tensorboard").exists(), "nobody asked for them");
+    let output = place.mopd(&["run", "tiny.mopd", "--out", "run", "--tensorboard"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).ends_with("event files in run/tensorboard\n"), "{}", said(&output));
+    let all = series();
+    assert_eq!(all.len(), 8, "{all:?}");
+    place.good(&["export", "--tensorboard", "run", "--out", "events"]);
+    for name in &all {
+        let file =
+            |folder: &str| fs::read(place.path(folder).join(name).join("events.out.tfevents.0.mopd")).expect("an event file");
+        assert!(file("events") == file("run/tensorboard"), "{name}");
+    }
+
+    // A seed less: its series go, and what is not ours stays.
+    fs::create_dir_all(place.path("run/tensorboard/other")).expect("a folder");
+    fs::write(place.path("run/tensorboard/other/notes"), "mine").expect("writing");
+    fs::write(place.path("tiny.mopd"), SOURCE.replace("seeds       = 2", "seeds       = 1")).expect("writing");
+    place.good(&["run", "tiny.mopd", "--out", "run", "--tensorboard"]);
+    let left: BTreeSet<String> = all.into_iter().filter(|name| name.ends_with("seed1")).chain(["other".to_owned()]).collect();
+    assert_eq!(series(), left);
+
+    // Where they can't be written, the results are there and the exit status says so.
+    fs::remove_dir_all(place.path("run/tensorboard")).expect("removing");
+    fs::write(place.path("run/tensorboard"), "a file in their place").expect("writing");
+    fs::remove_file(place.path("run/results.json")).expect("removing");
+    place.refused(&["run", "tiny.mopd", "--out", "run", "--tensorboard"], &["results in run", "can't write run/tensorboard/"]);
+    assert!(place.path("run/results.json").is_file());
+}

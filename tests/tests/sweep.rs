@@ -85,8 +85,12 @@ fn what_members_share_is_computed_once() {
     assert!(together.iter().filter(|model| model.starts_with("student [")).count() == 4, "{together:?}");
     assert_eq!(rows(&read(&folder.path().join("out/rate=0.001,bound=1/results.json"))), ["other", "start", "student"]);
 
-    // Again, nothing is computed; a value from outside leaves one axis.
-    let output = run(folder.path(), &["--set", "rate=1e-3"]);
+    // Again, nothing is computed; a value from outside leaves one axis. Every member has event files if they are asked for.
+    let output = run(folder.path(), &["--set", "rate=1e-3", "--tensorboard"]);
+    for member in ["bound=1", "bound=5"] {
+        let series = folder.path().join("out").join(member).join("tensorboard/student-seed1");
+        assert!(series.is_dir(), "{}", said(&output));
+    }
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("run 2 of 2: bound=5") && said(&output).contains("2 of 2 runs"), "{}", said(&output));
 }

@@ -20,7 +20,7 @@ pub use dataset::{Dataset, Request};
 pub use error::{DataError, Place, Problem, quote};
 pub use json::{Json, Object};
 pub use length::{ContextError, Longest};
-pub use lists::Lists;
+pub use lists::{Builder, Lists};
 pub use mixture::Mixture;
 pub use numbers::number;
 pub use overlap::{Overlap, overlap};

@@ -9,7 +9,7 @@ use tch::Device;
 use super::{Task, Work};
 use crate::device;
 use crate::evaluate::samples;
-use crate::prepare::{DomainData, Form, Prompts};
+use crate::prepare::{DomainData, Form};
 
 /// The key of every task, and of the rollouts that frozen models write for it before its first step.
 pub struct Keys {
@@ -67,7 +67,7 @@ impl Keys {
                         for share in &train.mixture {
                             let data = &domains[share.domain.0 as usize];
                             read.extend(data.train.iter().map(|train| format!("data {}", train.dataset.hash)));
-                            read.extend(day(data.train.as_deref(), &forms[model.0 as usize]));
+                            read.extend(data.train.iter().filter_map(|train| train.day(&forms[model.0 as usize].tokenizer)));
                             read.extend(programs(&plan.experiment.domain(share.domain).reward, base));
                         }
                         if let Prefixes::Teacher { sequences, keep, sampling, .. } = &train.prefixes {
@@ -104,7 +104,7 @@ impl Keys {
                     parts.push(format!("temperature {temperature} tokens {}", sampling.max_tokens(*limit)));
                     parts.push(format!("of {top_p:?} {top_k:?} up to {stop:?}"));
                     parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
-                    parts.extend(day(data.tests.as_deref(), &forms[model.0 as usize]));
+                    parts.extend(data.tests.iter().filter_map(|tests| tests.day(&forms[model.0 as usize].tokenizer)));
                     parts.extend(programs(reward, base));
                 }
             }
@@ -128,15 +128,6 @@ impl Keys {
 pub fn fork_of<'f>(forks: &'f [Fork], plan: &Plan, task: &Task) -> Option<&'f Fork> {
     let Work::Stage(model) = task.work else { return None };
     forks.iter().find(|fork| fork.seed == task.seed && fork.stage == plan.experiment.model(model).name)
-}
-
-fn today() -> String {
-    chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%F").to_string()
-}
-
-/// The day, where a template writes it into prompts.
-fn day(prompts: Option<&Prompts>, form: &Form) -> Option<String> {
-    prompts?.asks_date(&form.tokenizer).then(|| format!("day {}", today()))
 }
 
 /// The contents of the files that a reward command names: an edited verifier is another verifier.

@@ -82,6 +82,18 @@ impl Shared<'_> {
         Some(Forked { key: fork.key.clone(), step: fork.step })
     }
 
+    /// Makes the result of a stage durable, then lets go of its checkpoints.
+    pub(super) fn keep_finished(&self, key: &str, insert: impl Fn() -> Result<()>) -> Result<()> {
+        if let Err(error) = insert() {
+            // On a full disk, the room that is missing may be taken by what is only there in case the last checkpoint is damaged.
+            match self.store.drop_older_states(key) {
+                Ok(true) => insert()?,
+                _ => return Err(error),
+            }
+        }
+        self.store.drop_states(key)
+    }
+
     /// Makes the state of a stage durable.
     pub(super) fn keep(&self, index: usize, name: &str, state: &State) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);

@@ -119,7 +119,7 @@ struct Prepared<'a> {
     domains: Vec<DomainData>,
 }
 
-fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Result<Prepared<'a>> {
+fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, store: Option<&Store>, control: &Control) -> Result<Prepared<'a>> {
     let plan = &job.plan;
     if plan.schema != SCHEMA {
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
@@ -127,7 +127,7 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Resu
     }
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
-    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm };
+    let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm, store };
     let forms = forms(plan, places)?;
     let (domains, warnings) = prepare(plan, &super::stages(&tasks), &forms, places)?;
     for warning in warnings {
@@ -139,7 +139,10 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, control: &Control) -> Resu
 
 /// Says what each stage of a plan will take, and runs none.
 pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
-    predictions(&job.plan, &prepared(job, None, control)?, Path::new(&job.store), device, control, |_| true).map(|_| ())
+    let folder = Path::new(&job.store);
+    // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
+    let store = Store::open(folder).ok();
+    predictions(&job.plan, &prepared(job, None, store.as_ref(), control)?, folder, device, control, |_| true).map(|_| ())
 }
 
 fn cores() -> usize {
@@ -205,9 +208,10 @@ pub fn run(
     let started = Instant::now();
     let plan = &job.plan;
     let out = PathBuf::from(&job.out);
-    let prepared = prepared(job, warm, control)?;
-    let Prepared { base, tasks, forms, widths, domains } = &prepared;
+    // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
+    let prepared = prepared(job, warm, Some(&store), control)?;
+    let Prepared { base, tasks, forms, widths, domains } = &prepared;
     let keys = Keys::new(plan, tasks, forms, domains, base, device, &versions.libtorch, widths, &job.forks);
     let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
@@ -569,8 +573,7 @@ impl Shared<'_> {
                 }
             }
         };
-        self.store.insert(key, &provenance(&weights), &weights, &record, &adapter)?;
-        self.store.drop_states(key)?;
+        self.keep_finished(key, || self.store.insert(key, &provenance(&weights), &weights, &record, &adapter))?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.

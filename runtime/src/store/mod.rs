@@ -2,6 +2,7 @@
 //! stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not count.
 
 mod checkpoint;
+mod tokens;
 mod unfinished;
 
 use std::fs;
@@ -27,6 +28,7 @@ const METRICS: &str = "metrics.json";
 const TOKENS: &str = "tokens.json";
 const VALUE: &str = "value.json";
 
+#[derive(Clone, Debug)]
 pub struct Store {
     folder: Folder,
 }

@@ -45,7 +45,7 @@ impl Store {
             (METRICS, serde_json::to_vec(&record.rows)),
             (TOKENS, serde_json::to_vec(&record.tokens)),
         ];
-        let written = self.folder.write(&name, about, |folder| {
+        self.folder.write(&name, about, |folder| {
             let mut sums = std::collections::BTreeMap::new();
             let mut hash = None;
             write_atomically(&folder.join(TENSORS), |file| {
@@ -57,12 +57,7 @@ impl Store {
                 sums.insert(name.to_owned(), write_whole(&folder.join(name), &text.map_err(unwritten)?)?);
             }
             Ok(sums)
-        });
-        if written.is_err() {
-            // Half of it takes room that may be what is missing.
-            let _ = self.drop_state(key, position.step);
-        }
-        written
+        })
     }
 
     /// The state of a stage after so many steps.
@@ -86,6 +81,19 @@ impl Store {
             }
         }
         (None, damaged)
+    }
+
+    /// Lets go of all checkpoints of a stage but the last, where that is whole. False where this makes no room.
+    pub fn drop_older_states(&self, key: &str) -> Result<bool> {
+        let steps = self.steps(key);
+        let [last, older @ ..] = steps.as_slice() else { return Ok(false) };
+        if older.is_empty() || self.folder.verify(&of_step(key, *last)).is_err() {
+            return Ok(false);
+        }
+        for step in older {
+            self.drop_state(key, *step)?;
+        }
+        Ok(true)
     }
 
     fn drop_state(&self, key: &str, step: u32) -> Result<()> {

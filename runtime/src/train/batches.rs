@@ -367,24 +367,22 @@ fn all_examples(stage: &Stage, field: &str, judged: bool) -> Result<Vec<Vec<Sequ
 }
 
 fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
-    let tokenizer = &stage.start.tokenizer;
-    let sequences = (0..source.prompts.dataset.len()).map(|record| {
-        let example = source.prompts.example(tokenizer, record, field)?;
-        let prompt = (example.prompt != source.tokens.get(record)).then_some(example.prompt);
-        let written = example.written.contains(&false).then_some(example.written);
-        Ok(Sequence {
+    let examples = source.prompts.examples(&stage.start.tokenizer, field)?;
+    let sequence = |record| {
+        let (prompt, completion, written) = examples.get(record);
+        Sequence {
             source: index,
             record,
-            prompt,
-            completion: example.completion,
-            written,
+            prompt: prompt.map(<[Token]>::to_vec),
+            completion,
+            written: written.contains(&false).then_some(written),
             logps: None,
             truncated: false,
             reward: None,
             chosen: None,
-        })
-    });
-    sequences.collect()
+        }
+    };
+    Ok((0..source.prompts.dataset.len()).map(sequence).collect())
 }
 
 /// Completions of the drawn prompts, whose random numbers are keyed by their place, counted from `first`.

@@ -50,7 +50,7 @@ use crate::control::Control;
 use crate::data::Lists;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Token, Weights, to_vec};
-use crate::prepare::Prompts;
+use crate::prompts::Prompts;
 use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::report::metrics::Row;

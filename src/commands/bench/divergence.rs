@@ -2,15 +2,15 @@
 //! each figure of memory in a process of its own.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Job, Measure};
+use mopd_compiler::plan::events::{BenchDivergence as Of, BenchJob, Event, Failure, Job, Measure};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::args::{BenchDivergence, DivergenceName};
 use crate::figures;
-use crate::output::{self, printable};
+use crate::output;
 use crate::problem::{Problem, Status};
-use crate::worker::{self, Said, Worker};
+use crate::worker;
 
 /// At one size of the vocabulary.
 #[derive(Serialize)]
@@ -62,18 +62,13 @@ fn measure(arguments: &BenchDivergence, vocabulary: u32) -> Result<Figures, Prob
 
 /// What one worker measured.
 fn answer(job: BenchJob) -> Result<Event, Problem> {
-    let mut worker = Worker::start(&Job::Bench(job), |line| output::error(&format!("{}\n", printable(line))))?;
     let mut measured = None;
-    while let Some(said) = worker.next()? {
-        match said {
-            Said::Event(event @ (Event::MeasuredMemory { .. } | Event::MeasuredTime { .. })) => measured = Some(event),
-            Said::Event(Event::Failed(failure)) => return Err(Problem::run("bench-failed", failure.message)),
-            Said::Event(Event::Warning { message }) => output::error(&format!("warning: {}\n", printable(&message))),
-            Said::Event(_) => {}
-            Said::Text(text) => output::error(&format!("{text}\n")),
+    let failed = |failure: &Failure| Problem::run("bench-failed", failure.message.clone());
+    let status = worker::ask(&Job::Bench(job), failed, |event| {
+        if matches!(event, Event::MeasuredMemory { .. } | Event::MeasuredTime { .. }) {
+            measured = Some(event);
         }
-    }
-    let status = worker.wait()?;
+    })?;
     measured.ok_or_else(|| worker::death(status))
 }
 

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::host::reason;
 use crate::problem::Problem;
 
 /// A folder of our own among the temporary ones, gone at the end.
@@ -30,5 +29,5 @@ impl Drop for Folder {
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(error)))
+    Problem::unwritten(path, error)
 }

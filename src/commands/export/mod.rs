@@ -9,10 +9,13 @@ use mopd_store::files::folder_of_model;
 
 use self::tensorboard::{Events, Scalar};
 use crate::args::Export;
-use crate::host::reason;
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{METRICS, RunFolder, Table};
+
+/// Where the files lie in a run's folder, and what each is called within the folder of its series. TensorBoard goes by `tfevents`.
+const FOLDER: &str = "tensorboard";
+const FILE: &str = "events.out.tfevents.0.mopd";
 
 /// What each domain has of its own, then what the whole step has.
 const OF_DOMAIN: [&str; 10] = [
@@ -35,16 +38,43 @@ pub fn export(arguments: &Export) -> Result<Status, Problem> {
             Problem::not_supported(&format!("`--engine {engine}`")).help("`mopd export --tensorboard RUN` writes event files")
         );
     }
-    let run = RunFolder::open(&arguments.run)?;
-    let [Some(metrics)] = run.tables([METRICS])? else {
-        return Err(Problem::usage("no-results", format!("{} has no {METRICS}: nothing was trained yet", run.path.display())));
+    let Some(out) = event_files(&arguments.run, arguments.out.as_deref())? else {
+        let message = format!("{} has no {METRICS} with steps: nothing was trained yet", arguments.run.display());
+        return Err(Problem::usage("no-results", message));
     };
-    let out = arguments.out.clone().unwrap_or_else(|| run.path.join("tensorboard"));
-    for (series, events) in series(&metrics) {
-        write(&out.join(series), &events)?;
-    }
     output::result(&format!("{}\n", out.display()));
     Ok(Status::Good)
+}
+
+/// Writes the event files of the run in a folder, to `tensorboard` within it where no other place is named. Returns where they are;
+/// none of a run that trained nothing.
+pub fn event_files(run: &Path, out: Option<&Path>) -> Result<Option<PathBuf>, Problem> {
+    let run = RunFolder::open(run)?;
+    let [metrics] = run.tables([METRICS])?;
+    let series = metrics.as_ref().map(series).unwrap_or_default();
+    if out.is_none() {
+        forget_others(&run.path.join(FOLDER), &series);
+    }
+    if series.is_empty() {
+        return Ok(None);
+    }
+    let out = out.map_or_else(|| run.path.join(FOLDER), Path::to_owned);
+    for (name, events) in series {
+        write(&out.join(name), &events)?;
+    }
+    Ok(Some(out))
+}
+
+/// A folder of results holds the curves of its run and no others: series go that an earlier run left there, of stages or seeds that
+/// the text has no more. What somebody else put there stays.
+fn forget_others(folder: &Path, series: &BTreeMap<String, Events>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(|name| series.contains_key(name)) {
+            // What can't be removed is a curve too many, and no reason to leave the others out.
+            let _ = std::fs::remove_file(entry.path().join(FILE));
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// The events of every stage and seed, by the folder that TensorBoard shows as their name.
@@ -68,9 +98,8 @@ fn series(metrics: &Table) -> BTreeMap<String, Events> {
 }
 
 fn write(folder: &Path, events: &Events) -> Result<(), Problem> {
-    let path: PathBuf = folder.join("events.out.tfevents.0.mopd");
+    let path: PathBuf = folder.join(FILE);
     std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, events.bytes())).map_err(|error| {
-        Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error)))
-            .help("`--out DIR` names another place")
+        Problem::unwritten(&path, &error).help("`mopd export --tensorboard --out DIR` writes them to another place")
     })
 }

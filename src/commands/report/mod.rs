@@ -10,7 +10,6 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use crate::args::Report;
-use crate::host::reason;
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{METRICS, RunFolder, SAMPLES, WEIGHTS};
@@ -33,10 +32,7 @@ pub fn report(arguments: &Report) -> Result<Status, Problem> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Problem> {
-    std::fs::write(path, text).map_err(|error| {
-        Problem::usage("can't-write", format!("can't write {}: {}", path.display(), reason(&error)))
-            .help("`--out FILE` names another place")
-    })
+    std::fs::write(path, text).map_err(|error| Problem::unwritten(path, &error).help("`--out FILE` names another place"))
 }
 
 /// A number as a page needs it: four figures.

@@ -24,7 +24,7 @@ use self::lines::Lines;
 use super::run::{self, STORE, as_text};
 use super::{Compiled, no_experiment, plan_of};
 use crate::args::{Format, Watch};
-use crate::host::{self, folder_of, reason};
+use crate::host::{self, folder_of};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::worker::{self, Kill, Requests, Said, Worker};
@@ -544,7 +544,7 @@ impl Session<'_> {
     }
 
     fn finished(&mut self, job: &Running, seconds: f64, peak_memory: u64) {
-        match results(&job.out) {
+        match run::results(&job.out) {
             Ok(results) => {
                 let (compiled, out) = (&*job.run.compiled, &*job.out);
                 self.face.note(&Note::Finished { compiled, out, results: &results, seconds, peak_memory });
@@ -566,11 +566,4 @@ impl Session<'_> {
             self.start_at = Some(Instant::now());
         }
     }
-}
-
-fn results(out: &Path) -> Result<Results, Problem> {
-    let path = out.join("results.json");
-    let broken = |why: String| Problem::run("no-results", format!("the run is finished, but {}: {why}", path.display()));
-    let text = std::fs::read_to_string(&path).map_err(|error| broken(reason(&error)))?;
-    serde_json::from_str(&text).map_err(|error| broken(error.to_string()))
 }

@@ -1,0 +1,248 @@
+//! Data and its rows as tokens. To tokenise a large file takes longer than all else that comes before the first step, and its outcome
+//! depends on the file and the tokenizer alone: so it is done once, and kept in the store for whoever reads the same the same way.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mopd_compiler::plan::PromptFormat;
+
+use crate::data::chat::{self, ChatError, Example};
+use crate::data::tokenizer::Tokenizer;
+use crate::data::{Dataset, Lists, Longest, Problem};
+use crate::failure::{Error, Result};
+use crate::model::Token;
+use crate::store::{Lookup, Store};
+
+/// What took less to make is made again sooner than anybody misses it.
+const AT_LEAST: Duration = Duration::from_secs(1);
+/// Bytes a second that are read back and checked, on a slow disk.
+const READ_BACK: f64 = 100e6;
+/// How often it is asked whether another run is done.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Raised whenever the same rows become other tokens, or are written down otherwise.
+const VERSION: u32 = 1;
+
+/// The field of a row that is its whole conversation: training on it is training on all of the assistant's turns.
+pub const MESSAGES: &str = "messages";
+
+/// Data, and its rows as tokens, as the models that read them tokenise.
+pub struct Prompts {
+    pub dataset: Dataset,
+    kept: Option<Kept>,
+    /// By key.
+    made: Mutex<Vec<(String, Arc<Lists<Token>>)>>,
+    /// What was wrong with the store, for whoever asks.
+    warnings: Mutex<Vec<String>>,
+}
+
+/// Where tokens outlast a run.
+struct Kept {
+    store: Store,
+    /// How rows become prompts.
+    format: PromptFormat,
+    /// Whether it is worth it, by how long they took and the bytes that they take.
+    worth: fn(Duration, u64) -> bool,
+}
+
+fn worth_keeping(took: Duration, bytes: u64) -> bool {
+    // Bytes as tokens are made faster than they are read.
+    took >= AT_LEAST.max(Duration::from_secs_f64(bytes as f64 / READ_BACK))
+}
+
+/// Rows to imitate, as tokens.
+pub struct Examples {
+    prompts: Arc<Lists<Token>>,
+    /// Of each row [`SAME`], or the length of its prompt and the prompt; then the completion. What the assistant did not write of it
+    /// stands there as `!token`, which is negative.
+    rows: Arc<Lists<Token>>,
+}
+
+/// In place of a length: the prompt is that of the row.
+const SAME: Token = -1;
+
+impl Prompts {
+    pub fn new(dataset: Dataset) -> Prompts {
+        Prompts { dataset, kept: None, made: Mutex::default(), warnings: Mutex::default() }
+    }
+
+    /// The same, with a store in which tokens outlast the run; `format` is that of the rows.
+    pub fn kept_in(self, store: Store, format: PromptFormat) -> Prompts {
+        Prompts { kept: Some(Kept { store, format, worth: worth_keeping }), ..self }
+    }
+
+    /// What a model is asked, row by row.
+    pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Arc<Lists<Token>>> {
+        self.lists("prompts", tokenizer, |row| self.prompt(tokenizer, row))
+    }
+
+    /// Rows to imitate: their prompts and a field, or their conversations.
+    pub fn examples(&self, tokenizer: &Tokenizer, field: &str) -> Result<Examples> {
+        let prompts = self.tokens(tokenizer)?;
+        let rows = self.lists(&format!("examples with {field:?}"), tokenizer, |row| {
+            let Example { prompt, completion, written } = self.example(tokenizer, row, field, prompts.get(row))?;
+            let mut list = Vec::with_capacity(1 + completion.len());
+            if prompt == prompts.get(row) {
+                list.push(SAME);
+            } else {
+                list.push(prompt.len() as Token);
+                list.extend(prompt);
+            }
+            list.extend(completion.iter().zip(&written).map(|(token, written)| if *written { *token } else { !*token }));
+            Ok(list)
+        })?;
+        Ok(Examples { prompts, rows })
+    }
+
+    /// What was wrong with what the store had of these tokens, since the last time.
+    pub fn warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn warn(&self, message: String) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+    }
+
+    /// A list for every row, made once: in this run, and by whoever shares its store.
+    fn lists(
+        &self,
+        what: &str,
+        tokenizer: &Tokenizer,
+        make: impl Fn(usize) -> Result<Vec<Token>> + Sync,
+    ) -> Result<Arc<Lists<Token>>> {
+        let key = self.key(what, tokenizer);
+        // Held while they are made, so that stages side by side make them once. A panic leaves the list as it was.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lists)) = made.iter().find(|(known, _)| *known == key) {
+            return Ok(lists.clone());
+        }
+        let make = || self.dataset.lists(&make);
+        let lists = Arc::new(match &self.kept {
+            None => make()?,
+            Some(kept) => self.found_or_made(kept, &key, what, make)?,
+        });
+        made.push((key, lists.clone()));
+        Ok(lists)
+    }
+
+    fn found_or_made(
+        &self,
+        Kept { store, worth, .. }: &Kept,
+        key: &str,
+        what: &str,
+        make: impl FnOnce() -> Result<Lists<Token>>,
+    ) -> Result<Lists<Token>> {
+        // Whoever can't have the lock, on a disk that can only be read for example, is no worse off than without a store.
+        let lock = loop {
+            if let Lookup::Kept(lists) = store.tokens(key) {
+                return Ok(lists);
+            }
+            match store.try_lock(key) {
+                Ok(None) => std::thread::sleep(PATIENCE),
+                Ok(Some(lock)) => break Some(lock),
+                Err(_) => break None,
+            }
+        };
+        // What looked damaged may have been about to be replaced; nobody does that now.
+        match store.tokens(key) {
+            Lookup::Kept(lists) => return Ok(lists),
+            Lookup::Damaged(reason) => self.warn(format!("stored tokens are damaged and will be made again: {reason}")),
+            Lookup::Absent => {}
+        }
+        let started = Instant::now();
+        let lists = make()?;
+        if lock.is_some() && worth(started.elapsed(), Store::bytes_of_tokens(&lists)) {
+            let about = format!("{} as tokens: {what}", self.dataset.path.display());
+            if let Err(error) = store.insert_tokens(key, &about, &lists) {
+                self.warn(format!("the tokens of {} are not kept: {error}", self.dataset.path.display()));
+            }
+        }
+        Ok(lists)
+    }
+
+    /// All that tokens depend on.
+    fn key(&self, what: &str, tokenizer: &Tokenizer) -> String {
+        let mut parts = vec![format!("tokens {VERSION} mopd {}", env!("CARGO_PKG_VERSION")), what.to_owned()];
+        parts.push(format!("data {}", self.dataset.hash));
+        parts.extend(self.kept.as_ref().map(|kept| format!("format {:?}", kept.format)));
+        parts.push(format!("tokenizer {}", tokenizer.hash()));
+        parts.extend(self.day(tokenizer));
+        blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string()
+    }
+
+    /// The day, where a template writes it into these prompts.
+    pub fn day(&self, tokenizer: &Tokenizer) -> Option<String> {
+        let asked = self.dataset.is_chat() && tokenizer.templates().iter().any(|template| template.asks_date());
+        let today = || chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%F");
+        asked.then(|| format!("day {}", today()))
+    }
+
+    fn prompt(&self, tokenizer: &Tokenizer, row: usize) -> Result<Vec<Token>> {
+        let tokens = match self.dataset.conversation(row) {
+            None => tokenizer.prompt(self.dataset.prompt(row)).map_err(ChatError::from),
+            Some(conversation) => chat::prompt(tokenizer, conversation),
+        };
+        match tokens {
+            // A token is predicted from those before it.
+            Ok(tokens) if tokens.is_empty() => Err(self.dataset.error(row, Problem::NoTokens).into()),
+            Ok(tokens) => Ok(tokens),
+            Err(error) => Err(self.wrong(row, error)),
+        }
+    }
+
+    /// A row to imitate: its prompt, which is known where it is text, and a field, or its conversation.
+    fn example(&self, tokenizer: &Tokenizer, row: usize, field: &str, prompt: &[Token]) -> Result<Example> {
+        let missing = || Problem::MissingField { field: field.to_owned(), meant: None, present: Vec::new() };
+        let answer = || self.dataset.text(row, field).ok_or_else(|| Error::from(self.dataset.error(row, missing())));
+        let Some(conversation) = self.dataset.conversation(row) else {
+            let completion = tokenizer.completion(self.dataset.prompt(row), answer()?);
+            let completion = completion.map_err(|error| self.wrong(row, error.into()))?;
+            return Ok(Example::new(prompt.to_vec(), completion));
+        };
+        let conversation = if field == MESSAGES { conversation } else { conversation.asked().answered(answer()?) };
+        chat::example(tokenizer, &conversation).map_err(|error| self.wrong(row, error))
+    }
+
+    fn wrong(&self, row: usize, error: ChatError) -> Error {
+        self.dataset.error(row, Problem::Chat { error: Box::new(error) }).into()
+    }
+
+    pub fn longest_prompt(&self, tokenizer: &Tokenizer) -> Result<Longest> {
+        Ok(Longest::of(&self.dataset, None, self.tokens(tokenizer)?.lengths()))
+    }
+
+    /// The longest sequence of fine-tuning on a field.
+    pub fn longest_example(&self, tokenizer: &Tokenizer, field: &str) -> Result<Longest> {
+        Ok(Longest::of(&self.dataset, Some(field), self.examples(tokenizer, field)?.lengths()))
+    }
+}
+
+impl Examples {
+    /// The example of a row; its prompt where that is not the row's own.
+    pub fn get(&self, row: usize) -> (Option<&[Token]>, Vec<Token>, Vec<bool>) {
+        let (prompt, completion) = self.parts(row);
+        let token = |token: &Token| if *token < 0 { !*token } else { *token };
+        (prompt, completion.iter().map(token).collect(), completion.iter().map(|token| *token >= 0).collect())
+    }
+
+    /// Tokens of prompt and completion together, row by row.
+    fn lengths(&self) -> impl ExactSizeIterator<Item = usize> {
+        (0..self.rows.len()).map(|row| {
+            let (prompt, completion) = self.parts(row);
+            prompt.unwrap_or(self.prompts.get(row)).len() + completion.len()
+        })
+    }
+
+    fn parts(&self, row: usize) -> (Option<&[Token]>, &[Token]) {
+        match self.rows.get(row) {
+            [SAME, completion @ ..] => (None, completion),
+            [length, rest @ ..] => {
+                let (prompt, completion) = rest.split_at(*length as usize);
+                (Some(prompt), completion)
+            }
+            [] => unreachable!("a row begins with what its prompt is"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

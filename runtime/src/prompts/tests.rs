@@ -1,0 +1,127 @@
+//! Tokens of rows: what is asked, what is imitated, and how both outlast a run.
+
+use std::fs;
+use std::path::Path;
+
+use mopd_compiler::plan::DataSource;
+
+use super::*;
+use crate::data::{Field, Request};
+
+fn prompts(folder: &Path, lines: &str) -> Prompts {
+    fs::write(folder.join("a.jsonl"), lines).unwrap();
+    let (source, format) = (DataSource::file("a.jsonl"), PromptFormat::Text);
+    let fields = [Field::text("answer"), Field::text("other")];
+    let request = Request { source: &source, format: &format, fields: &fields, whole: false, notes: None };
+    Prompts::new(Dataset::read(folder, request).unwrap())
+}
+
+const LINES: &str = r#"{"prompt": "1+1=", "answer": "2", "other": "two"}
+{"prompt": "2+2=", "answer": "", "other": "four"}
+"#;
+
+/// As a run on this store has them, which keeps whatever it makes.
+fn keeping(folder: &Path, lines: &str) -> Prompts {
+    let store = Store::open(&folder.join("store")).unwrap();
+    let mut prompts = prompts(folder, lines).kept_in(store, PromptFormat::Text);
+    prompts.kept.as_mut().unwrap().worth = |_, _| true;
+    prompts
+}
+
+fn entries(folder: &Path) -> usize {
+    let name = |entry: &fs::DirEntry| entry.file_name().into_string().unwrap();
+    fs::read_dir(folder.join("store")).unwrap().filter(|entry| name(entry.as_ref().unwrap()).len() == 64).count()
+}
+
+#[test]
+fn an_example_is_what_its_row_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = prompts(folder.path(), LINES);
+    let bytes = Tokenizer::Bytes;
+    let examples = prompts.examples(&bytes, "other").unwrap();
+    for (row, (prompt, answer)) in [("1+1=", "two"), ("2+2=", "four")].into_iter().enumerate() {
+        let completion = bytes.completion(prompt, answer).unwrap();
+        let written = vec![true; completion.len()];
+        assert_eq!(examples.get(row), (None, completion, written));
+        assert_eq!(prompts.tokens(&bytes).unwrap().get(row), bytes.prompt(prompt).unwrap());
+    }
+    assert!(examples.lengths().eq([5 + 4, 5 + 5]));
+    let Err(error) = prompts.examples(&bytes, "third") else { panic!("there is no such field") };
+    assert!(error.to_string().contains("third"), "{error}");
+}
+
+/// What nobody wrote, and prompts that are not those of the row, come back as they were put in.
+#[test]
+fn whatever_an_example_is_made_of_comes_back() {
+    let lists = |lists: &[&[Token]]| {
+        let mut builder = crate::data::Builder::default();
+        lists.iter().for_each(|list| builder.push(list).unwrap());
+        Arc::new(builder.finish().unwrap())
+    };
+    let rows = lists(&[&[SAME, 7, !0, !8, 9], &[2, 5, 6, !1]]);
+    let examples = Examples { prompts: lists(&[&[1, 2, 3], &[4]]), rows };
+    assert_eq!(examples.get(0), (None, vec![7, 0, 8, 9], vec![true, false, false, true]));
+    assert_eq!(examples.get(1), (Some([5, 6].as_slice()), vec![1], vec![false]));
+    assert!(examples.lengths().eq([3 + 4, 2 + 1]));
+}
+
+#[test]
+fn tokens_outlast_a_run_and_are_read_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = Tokenizer::Bytes;
+    let first = keeping(folder.path(), LINES);
+    let expected = first.examples(&bytes, "answer").unwrap();
+    assert_eq!(entries(folder.path()), 2, "prompts and examples");
+    // Put in their place, other tokens tell that it was read.
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let mut other = crate::data::Builder::default();
+    [1, 2].into_iter().for_each(|token| other.push(&[token]).unwrap());
+    let key = first.key("prompts", &bytes);
+    store.insert_tokens(&key, "", &other.finish().unwrap()).unwrap();
+    let second = keeping(folder.path(), LINES);
+    assert_eq!(second.tokens(&bytes).unwrap().get(1), [2]);
+    // Damaged, they are made again, which is said once.
+    let file = folder.path().join("store").join(&key).join("tokens.bin");
+    fs::write(&file, "short").unwrap();
+    let third = keeping(folder.path(), LINES);
+    assert_eq!(third.tokens(&bytes).unwrap().get(1), bytes.prompt("2+2=").unwrap());
+    let said = third.warnings();
+    assert!(said.len() == 1 && said[0].contains("damaged") && third.warnings().is_empty(), "{said:?}");
+    let fourth = keeping(folder.path(), LINES);
+    let found = fourth.examples(&bytes, "answer").unwrap();
+    assert!((0..2).all(|row| found.get(row) == expected.get(row)) && fourth.warnings().is_empty());
+}
+
+#[test]
+fn other_data_another_field_and_another_format_are_other_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = Tokenizer::Bytes;
+    let key = |prompts: &Prompts, what: &str| prompts.key(what, &bytes);
+    let first = keeping(folder.path(), LINES);
+    let mut chat = keeping(folder.path(), LINES);
+    chat.kept.as_mut().unwrap().format = PromptFormat::Chat { system: None };
+    let edited = keeping(folder.path(), &LINES.replace("2+2", "3+1"));
+    let keys = [key(&first, "prompts"), key(&first, "examples"), key(&chat, "prompts"), key(&edited, "prompts")];
+    assert!(keys.iter().enumerate().all(|(index, key)| !keys[..index].contains(key)), "{keys:?}");
+    assert_eq!(key(&first, "prompts"), key(&keeping(folder.path(), LINES), "prompts"));
+}
+
+/// Rows that take no time to tokenise are no entries, nor are those that are read no faster than they are made; and a disk that can't
+/// be written costs a warning.
+#[test]
+fn what_is_quickly_made_is_not_kept() {
+    let seconds = Duration::from_secs;
+    assert!(worth_keeping(seconds(38), 193_000_000) && !worth_keeping(Duration::from_millis(900), 1000));
+    assert!(!worth_keeping(seconds(16), 3_900_000_000), "bytes as tokens");
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let quick = prompts(folder.path(), LINES).kept_in(store, PromptFormat::Text);
+    quick.tokens(&Tokenizer::Bytes).unwrap();
+    assert_eq!(entries(folder.path()), 0);
+    let unkept = keeping(folder.path(), LINES);
+    // A file where the entry's folder would be.
+    fs::write(folder.path().join("store").join(unkept.key("prompts", &Tokenizer::Bytes)), "").unwrap();
+    assert_eq!(unkept.tokens(&Tokenizer::Bytes).unwrap().len(), 2);
+    let said = unkept.warnings();
+    assert!(said.len() == 1 && said[0].contains("a.jsonl are not kept: cannot write"), "{said:?}");
+}

@@ -1,0 +1,196 @@
+//! Disks that are full, or that can only be read, as the system itself has them: a small file system of its own, mounted where only
+//! the run sees it. Where this user may not mount one, the tests say so and test nothing.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+use super::{Bench, assert_says, text, walk};
+
+/// What comes before a script that mounts, where that can be done here: as the user that this is, or as root of a namespace.
+fn mounting() -> Option<&'static [&'static str]> {
+    const WAYS: [&[&str]; 2] = [&["-m"], &["-r", "-m"]];
+    let works = |way: &&[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(*way).args(["sh", "-c", "mount -t tmpfs -o size=64k tmpfs /mnt && umount /mnt"]);
+        command.stdin(Stdio::null()).output().is_ok_and(|output| output.status.success())
+    };
+    let way = WAYS.into_iter().find(|way| works(way));
+    if way.is_none() {
+        eprintln!("not tested: this user may not mount a file system (`unshare -r -m`)");
+    }
+    way
+}
+
+/// Runs a script of the shell in the folder, where `mopd` is the program under test and what is mounted is gone behind it. None
+/// where nothing can be mounted.
+fn script(bench: &Bench, script: &str) -> Option<Output> {
+    let script = format!("set -e\nmopd() {{ \"$MOPD\" \"$@\"; }}\n{script}");
+    let mut command = Command::new("unshare");
+    command.args(mounting()?).args(["sh", "-c", &script]).env("MOPD", mopd_tests::mopd());
+    Some(command.current_dir(bench.folder.path()).stdin(Stdio::null()).output().expect("unshare starts"))
+}
+
+/// Two stages that train one after the other, larger than all else that is written.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    bench.edit("tiny.mopd", "width = 32", "width = 64");
+    bench
+}
+
+/// What the last part of a script said; parts are divided by a line `--`.
+fn parts(output: &Output) -> Vec<String> {
+    text(output).split("--\n").map(str::to_owned).collect()
+}
+
+/// The disk fills up wherever it does: at the first model, at a checkpoint, at the end of a stage. Each time nothing that was finished
+/// is lost, no half of anything stays, and with room again the run ends with the weights of one that never stopped.
+#[test]
+fn a_store_that_fills_up_keeps_what_is_whole_and_goes_on_with_room() {
+    let bench = bench();
+    let expected = bench.tables("expected", &[]);
+    let student = bench.student("expected");
+    fs::remove_dir_all(bench.path(".mopd")).expect("removable");
+    fs::create_dir(bench.path(".mopd")).expect("a folder");
+    let mut finished = Vec::new();
+    for size in ["100k", "400k", "800k", "1300k"] {
+        let out = format!("out-{size}");
+        let tried = script(
+            &bench,
+            &format!(
+                "mount -t tmpfs -o size={size} tmpfs .mopd
+                mopd run tiny.mopd --out {out} --checkpoint-every 0s 2>&1 && exit 9
+                echo --
+                mopd cache verify 2>&1
+                mopd cache list --format json
+                echo --
+                mount -o remount,size=64m .mopd
+                mopd run tiny.mopd --out {out} 2>&1"
+            ),
+        );
+        let Some(tried) = tried else { return };
+        assert!(tried.status.success(), "{size}: {}", text(&tried));
+        let parts = parts(&tried);
+        assert_says(
+            &parts[0],
+            &["error[storage]: cannot write .mopd/store/", "the disk is full", "free some space and run again"],
+        );
+        assert!(parts[1].contains(" 0 damaged"), "{size}: {}", parts[1]);
+        assert!(!parts[1].contains("leftover"), "{size}: half of something stayed: {}", parts[1]);
+        finished.push(parts[1].matches("\"kind\":\"result\"").count());
+        assert!(!parts[2].contains("warning: a"), "{size}: something was damaged: {}", parts[2]);
+        assert!(bench.student(&out) == student, "{size}: other weights");
+        let results = fs::read(bench.path(&out).join("results.json")).expect("results.json");
+        let results: serde_json::Value = serde_json::from_slice(&results).expect("JSON");
+        assert_eq!(results["tables"], expected, "{size}");
+    }
+    assert!(finished[0] == 0 && finished.iter().any(|count| *count > 1), "the disk was full at other moments: {finished:?}");
+}
+
+/// The last checkpoint is what a stage goes on from; the one before only serves where that is damaged, and gives way to the result.
+#[test]
+fn a_finished_stage_has_the_room_of_its_older_checkpoint() {
+    let bench = bench();
+    fs::create_dir(bench.path(".mopd")).expect("a folder");
+    // Room for two checkpoints of the first stage, at three times its size each, beside the model that it begins with.
+    let tried = script(
+        &bench,
+        "mount -t tmpfs -o size=2100k tmpfs .mopd
+        mopd run tiny.mopd --format json --checkpoint-every 0s --workers 1 || true",
+    );
+    let Some(tried) = tried else { return };
+    let said = text(&tried);
+    assert!(said.contains(r#""event":"checkpoint","stage":"start","seed":1"#), "{said}");
+    assert!(!said.contains("no checkpoint of `start`"), "there was no room for two: {said}");
+    assert!(said.contains(r#""event":"stage_finished","stage":"start""#), "{said}");
+}
+
+#[test]
+fn a_store_that_can_only_be_read_is_named_before_anything_is_read() {
+    let bench = bench();
+    bench.tables("first", &[]);
+    let before = walk(&bench.path(".mopd"));
+    let tried = script(
+        &bench,
+        "mount --bind .mopd .mopd; mount -o remount,bind,ro .mopd
+        mopd run tiny.mopd --out second && exit 9
+        echo --
+        mopd cache verify 2>&1
+        mopd cache list
+        echo --
+        mopd cache prune --older-than 0s 2>&1 && exit 9
+        echo --
+        mopd report first
+        mopd sample first/models/student-seed1 --prompt copy: -n 1 --max-tokens 2
+        echo --",
+    );
+    let Some(tried) = tried else { return };
+    assert!(tried.status.success(), "{}", text(&tried));
+    let parts = parts(&tried);
+    let why = "is on a file system that can only be read";
+    assert_says(&text(&tried), &["error[storage]: cannot write .mopd/store: it ", why, "run in a folder where you may write"]);
+    assert!(parts[1].contains(" 0 damaged") && parts[1].contains("student, seed 1"), "{}", parts[1]);
+    assert_says(&parts[2], &[why]);
+    assert!(bench.path("first/report.html").is_file());
+    assert_eq!(walk(&bench.path(".mopd")), before);
+}
+
+/// The folder of results: what an earlier run left there stays as it is, whole.
+#[test]
+fn results_that_cannot_be_written_leave_those_of_before() {
+    let bench = bench();
+    bench.tables("out", &[]);
+    let all = |bench: &Bench| {
+        let files = ["plan.json", "source.mopd", "results.json", "metrics.parquet", "rewards.parquet"];
+        files.map(|file| fs::read(bench.path("out").join(file)).expect("a result"))
+    };
+    let before = all(&bench);
+    bench.edit("tiny.mopd", "steps     = 6", "steps     = 7");
+    let tried = script(
+        &bench,
+        "mount --bind out out; mount -o remount,bind,ro out
+        mopd run tiny.mopd --out out && exit 9
+        umount out
+        cp -r out copy
+        mount -t tmpfs -o size=1m tmpfs out
+        cp -r copy/plan.json copy/source.mopd copy/results.json copy/metrics.parquet copy/rewards.parquet out
+        head -c 2m /dev/zero > out/filling || true
+        mopd run tiny.mopd --out out && exit 9
+        cp -r out full",
+    );
+    let Some(tried) = tried else { return };
+    assert!(tried.status.success(), "{}", text(&tried));
+    assert_says(
+        &text(&tried),
+        &[
+            "can't write out/source.mopd: it is on a file system that can only be read",
+            "`--out` is another folder for results",
+            "can't write out/source.mopd: the disk is full",
+        ],
+    );
+    assert!(all(&bench) == before);
+    for file in ["plan.json", "source.mopd", "results.json"] {
+        assert!(
+            fs::read(bench.path("full").join(file)).expect("a result") == fs::read(bench.path("out").join(file)).expect("it")
+        );
+    }
+}
+
+/// A disk that is full is one on which `mopd cache prune` has to work.
+#[test]
+fn a_full_store_can_be_pruned() {
+    let bench = bench();
+    bench.tables("out", &[]);
+    fs::remove_dir_all(bench.path("out")).expect("removable");
+    fs::rename(bench.path(".mopd"), bench.path("kept")).expect("renamed");
+    fs::create_dir(bench.path(".mopd")).expect("a folder");
+    let tried = script(
+        &bench,
+        "mount -t tmpfs -o size=8m tmpfs .mopd; cp -r kept/. .mopd
+        head -c 20m /dev/zero > .mopd/filling || true
+        mopd cache prune --keep-under 0 2>&1
+        mopd cache list 2>&1",
+    );
+    let Some(tried) = tried else { return };
+    assert!(tried.status.success(), "{}", text(&tried));
+    assert_says(&text(&tried), &["the store is empty"]);
+}
