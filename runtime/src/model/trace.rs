@@ -1,7 +1,7 @@
 //! A forward pass that a gradient can be taken of, and the backward pass.
 //!
-//! Every layer has a graph of its own, from what it read to what it answered, and its gradients are written to their place as soon as
-//! they are there: what one layer kept leaves before the gradients of the layers below come. Some layers keep nothing but what they
+//! A layer has two halves, each in loops of our own or in a libtorch graph of its own, and its gradients are written to their place as
+//! soon as they are there: what one layer kept leaves before the gradients of the layers below come. Some layers keep nothing but what they
 //! read, and are run again (arXiv:1604.06174): memory for their activations becomes time for one more forward pass of theirs.
 
 use tch::{Device, Kind, Tensor, no_grad_guard};

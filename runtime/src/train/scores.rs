@@ -197,8 +197,8 @@ impl Forward {
         Ok(())
     }
 
-    /// d loss / d parameters, in the order of the model's flat vector, in single precision or in the model's own. `adjoints` are d loss / d primitive, per token, in the
-    /// objective's order; `batch` is what [`score`] answered.
+    /// d loss / d parameters, in the order of the model's flat vector, in single precision or in the model's own. `adjoints` are d loss
+    /// / d primitive, per token, in the objective's order; `batch` is what [`score`] answered.
     pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Tensor> {
         let Forward { hidden, trace, micro_batches, vocabulary } = self;
         let Trainer { stage, model, .. } = trainer;
