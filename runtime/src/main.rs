@@ -11,7 +11,7 @@ use mopd_compiler::plan::events::{Event, FailureKind, Job, Request, SERVE, Versi
 use mopd_runtime::control::Control;
 use mopd_runtime::device::Cuda;
 use mopd_runtime::failure::{Error, Result};
-use mopd_runtime::memory::peak_memory;
+use mopd_runtime::memory::{keep_what_is_freed, peak_memory};
 use mopd_runtime::report::read;
 use mopd_runtime::schedule::Progress;
 use mopd_runtime::warm::Warm;
@@ -20,6 +20,7 @@ use mopd_runtime::{bench, device, sample, schedule};
 fn main() -> ExitCode {
     // A panic is reported as a failure of the job; its trace would only hide that message.
     std::panic::set_hook(Box::new(|_| {}));
+    keep_what_is_freed();
     let current = Current::default();
     let on_signal = current.clone();
     let handled = ctrlc::set_handler(move || {

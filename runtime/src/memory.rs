@@ -23,24 +23,11 @@ pub fn reset_peak_memory() -> Option<u64> {
     peak_since_reset()
 }
 
-/// Hands free memory back to the system whenever so many bytes were freed: the allocator would keep them for later, also where what
-/// comes next asks for other ones.
-#[derive(Default)]
-pub struct Returns {
-    freed: usize,
-}
-
-impl Returns {
-    /// Less would take longer than it is worth.
-    const WORTH: usize = 64 << 20;
-
-    pub fn freed(&mut self, bytes: usize) {
-        self.freed += bytes;
-        if self.freed >= Self::WORTH {
-            allocator::give_back();
-            self.freed = 0;
-        }
-    }
+/// Tells the allocator to keep what is freed for what comes next, in one place for all threads; before there are any. A step of training
+/// frees as much as it takes, and asks for it again: memory that went back to the system in between would have to be cleared page by
+/// page, which takes a quarter of a step. It goes back where a stage begins ([`reset_peak_memory`]).
+pub fn keep_what_is_freed() {
+    allocator::keep();
 }
 
 /// Does something while every block of some size goes back to the system as soon as it is free. So what is held is what is
@@ -49,10 +36,10 @@ pub fn exactly<T>(f: impl FnOnce() -> T) -> T {
     struct Usual;
     impl Drop for Usual {
         fn drop(&mut self) {
-            allocator::keep_blocks_below(32 << 20);
+            allocator::keep();
         }
     }
-    allocator::keep_blocks_below(64 << 10);
+    allocator::keep_none_above(64 << 10);
     let _usual = Usual;
     f()
 }
@@ -72,7 +59,11 @@ mod allocator {
         fn mallopt(option: c_int, value: c_int) -> c_int;
     }
 
+    const M_TRIM_THRESHOLD: c_int = -1;
+    const M_TOP_PAD: c_int = -2;
     const M_MMAP_THRESHOLD: c_int = -3;
+    const M_MMAP_MAX: c_int = -4;
+    const M_ARENA_MAX: c_int = -8;
 
     /// Hands memory that is free in this process back to the system. The allocator keeps what was freed for later: after a large
     /// stage that would be gigabytes that the next one does not need and another program can't have.
@@ -81,11 +72,22 @@ mod allocator {
         unsafe { malloc_trim(0) };
     }
 
-    /// Larger ones are asked of the system one by one. Left alone, the allocator comes to 32 MiB, the most that it allows, by
-    /// itself as soon as something so large is freed.
-    pub fn keep_blocks_below(bytes: c_int) {
-        // SAFETY: the option exists, and a value that the allocator does not like it refuses.
-        unsafe { mallopt(M_MMAP_THRESHOLD, bytes) };
+    /// Blocks of all sizes come from one heap, and stay in it.
+    pub fn keep() {
+        for (option, value) in
+            [(M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 1 << 20), (M_MMAP_THRESHOLD, 32 << 20)]
+        {
+            // SAFETY: the option exists, and a value that the allocator does not like it refuses.
+            unsafe { mallopt(option, value) };
+        }
+    }
+
+    /// Larger blocks are asked of the system one by one, and go back as soon as they are free.
+    pub fn keep_none_above(bytes: c_int) {
+        for (option, value) in [(M_MMAP_MAX, c_int::MAX), (M_MMAP_THRESHOLD, bytes)] {
+            // SAFETY: as above.
+            unsafe { mallopt(option, value) };
+        }
     }
 }
 
@@ -93,7 +95,8 @@ mod allocator {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod allocator {
     pub fn give_back() {}
-    pub fn keep_blocks_below(_bytes: i32) {}
+    pub fn keep() {}
+    pub fn keep_none_above(_bytes: i32) {}
 }
 
 #[cfg(test)]

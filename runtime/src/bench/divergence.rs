@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::memory::{peak_since_reset, reset_peak_memory};
-use crate::train::vocabulary::{Logits, Parameters, Primitive, Quantity, Vocabulary};
+use crate::train::vocabulary::{Logits, Parameters, Primitive, Vocabulary};
 
 /// Entries of a truncated support.
 const K: u32 = 64;
@@ -157,14 +157,19 @@ impl Inputs<'_> {
         let hidden = student.shallow_clone();
         let teacher = vec![(Role::Teacher, vec![logits(self.teacher.shallow_clone(), of_teacher)])];
         let vocabulary = Vocabulary::new(&self.targets, logits(student, of_student), teacher, None, 0);
-        let values = vocabulary.values(&[Quantity::Primitive(primitive())]).swap_remove(0);
+        let [_, mut values] = vocabulary.read(&[], &[primitive()]);
+        let values = values.swap_remove(0);
         let live = [(primitive(), self.adjoint.shallow_clone())];
         let gradients = match of_student {
             None => {
-                vocabulary.gradient(&live, |_, _| {});
-                vec![hidden]
+                let mut blocks = Vec::new();
+                vocabulary.gradient(&live, |by_logits| blocks.push(by_logits.whole().1));
+                vec![Tensor::cat(&blocks, 0)]
             }
-            Some(matrix) => Vec::from(vocabulary.projected_gradient(&live, &hidden, matrix)),
+            Some(matrix) => {
+                let (by_hidden, by_matrix) = vocabulary.projected_gradient(&live, &hidden, matrix);
+                vec![by_hidden, by_matrix.rows(0..matrix.size()[0])]
+            }
         };
         Outcome { values, gradients }
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
@@ -17,6 +17,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
+    file: File,
     map: Mmap,
 }
 
@@ -60,7 +61,7 @@ impl MappedFile {
         // SAFETY: the mapping is private to this type, which hands out shared slices only; see the module's text for files
         // that others change.
         let map = unsafe { Mmap::map(&file)? };
-        let shared = Arc::new(MappedFile { path: path.to_owned(), map });
+        let shared = Arc::new(MappedFile { path: path.to_owned(), file, map });
         mapped.retain(|_, known| known.strong_count() > 0);
         mapped.insert(identity, Arc::downgrade(&shared));
         Ok(shared)
@@ -72,6 +73,15 @@ impl MappedFile {
 
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Copies the bytes from `start` on. Where all of a large file is copied once, this takes a fraction of the time that mapping its
+    /// pages does, and none of it stays.
+    pub fn copy(&self, start: usize, into: &mut [u8]) {
+        let place = &self.map[start..start + into.len()];
+        if self.file.read_exact_at(into, start as u64).is_err() {
+            into.copy_from_slice(place);
+        }
     }
 
     /// Brings these bytes into memory.

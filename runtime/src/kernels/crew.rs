@@ -1,5 +1,6 @@
 //! Threads that go through the same phases side by side.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// One of the threads.
@@ -13,7 +14,7 @@ struct Shared {
     count: usize,
     arrived: AtomicUsize,
     phase: AtomicUsize,
-    /// Units that were taken in this phase; see [`Member::pieces`].
+    /// Pieces that were taken in this phase beside each member's first; see [`Member::pieces`].
     taken: AtomicUsize,
     broken: AtomicBool,
 }
@@ -155,16 +156,20 @@ impl Member<'_> {
     }
 
     /// `0..items` in pieces of `unit`, each for the member that comes for it first: where one is slowed down, by memory or by another
-    /// program, the others need not wait for its part. Once between two [`Member::wait`]s, and with the same numbers by all members.
-    pub fn pieces(&self, items: usize, unit: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    /// program, the others need not wait for its part. Each with the one that the member does next. A member's first piece is always
+    /// that of its own index. Once between two [`Member::wait`]s, and with the same numbers by all members.
+    pub fn pieces(&self, items: usize, unit: usize) -> impl Iterator<Item = (Range<usize>, Option<Range<usize>>)> {
+        let range = move |index: usize| (index * unit < items).then(|| index * unit..((index + 1) * unit).min(items));
+        let mut next = range(self.index);
         std::iter::from_fn(move || {
-            let first = self.shared.taken.fetch_add(1, Ordering::Relaxed) * unit;
-            (first < items).then(|| first..(first + unit).min(items))
+            let piece = next.take()?;
+            next = range(self.count + self.shared.taken.fetch_add(1, Ordering::Relaxed));
+            Some((piece, next.clone()))
         })
     }
 
     /// This member's part of `0..items`, in pieces of `unit`.
-    pub fn part(&self, items: usize, unit: usize) -> std::ops::Range<usize> {
+    pub fn part(&self, items: usize, unit: usize) -> Range<usize> {
         let units = items.div_ceil(unit);
         let bound = |index: usize| (units * index / self.count * unit).min(items);
         bound(self.index)..bound(self.index + 1)
@@ -197,7 +202,7 @@ impl<'a, T> Parts<'a, T> {
     /// # Safety
     /// Between two waits, no element is in parts of two members unless all of them only read it.
     #[allow(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
-    pub unsafe fn part(&self, range: std::ops::Range<usize>) -> &mut [T] {
+    pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.length);
         // SAFETY: in bounds, and exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
@@ -255,11 +260,15 @@ mod tests {
             let taken: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
             together(count, |member| {
                 for _ in 0..20 {
-                    for piece in member.pieces(50, 7) {
+                    let mut announced = Some(member.index * 7..member.index * 7 + 7);
+                    for (piece, next) in member.pieces(50, 7) {
+                        assert_eq!(Some(&piece), announced.as_ref());
+                        announced = next;
                         for item in piece {
                             taken[item].fetch_add(1, Ordering::Relaxed);
                         }
                     }
+                    assert_eq!(announced, None);
                     member.wait();
                 }
             });

@@ -8,6 +8,7 @@ pub mod crew;
 pub mod elements;
 pub mod exp;
 pub mod gated;
+pub mod lines;
 pub mod product;
 pub mod rotate;
 pub mod thin;

@@ -4,6 +4,8 @@
 //! time is that of reading the weights. A general product first copies the matrix into another order; here it is read as it
 //! lies, `[outputs, inputs]`, along the inputs.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::crew::Parts;
@@ -23,7 +25,19 @@ impl Matrix<'_> {
             Matrix::Half(values) => values.len(),
         }
     }
+
+    /// Where the weights of an output begin.
+    pub fn place(&self, output: usize, inputs: usize) -> Place {
+        Place(match self {
+            Matrix::Single(values) => values.as_ptr().wrapping_add(output * inputs).cast(),
+            Matrix::Half(values) => values.as_ptr().wrapping_add(output * inputs).cast(),
+        })
+    }
 }
+
+/// Weights that will be read soon, wherever they are: they are asked for, not read.
+#[derive(Clone, Copy)]
+pub struct Place(*const u8);
 
 /// The rows on the left, `[rows, inputs]`; `half` are the same in half precision, for products with matrices that are.
 #[derive(Clone, Copy)]
@@ -65,11 +79,11 @@ const AHEAD: usize = 8 << 10;
 const AHEAD_OF_TILES: usize = 16 << 10;
 
 /// `x @ matrix^T`, for the outputs in `range`; sums are taken in single precision, each in an order that depends on nothing but
-/// the number of inputs. `bias` has one number per output of the matrix.
+/// the number of inputs. `bias` has one number per output of the matrix. `next` is where the thread reads on, if it is not behind `range`.
 ///
 /// # Safety
 /// As for [`Parts::part`]: between two waits nobody else touches the outputs in `range`.
-pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: std::ops::Range<usize>, target: &Target) {
+pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: Range<usize>, next: Option<Place>, target: &Target) {
     assert!(range.end * x.inputs <= matrix.elements(), "the matrix has no such outputs");
     let rows = x.count();
     let instructions = Instructions::found();
@@ -82,8 +96,9 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: std
             if count * row_bytes <= NEAR {
                 let mut sums = [[0.0f32; 8]; OUTPUTS];
                 let sums = &mut sums[..outputs.len()];
+                let onward = Onward { left: range.end - outputs.start, next };
                 // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and the range was looked at.
-                let done = unsafe { one_by_one(count, x, row, matrix, outputs.clone(), instructions, sums) };
+                let done = unsafe { one_by_one(count, x, row, matrix, outputs.clone(), onward, instructions, sums) };
                 if done {
                     for index in 0..count {
                         let place = target.first + (row + index) * target.stride;
@@ -142,6 +157,28 @@ fn write(places: &mut [f32], sums: impl Iterator<Item = f32>, bias: Option<&[f32
     }
 }
 
+/// Where a thread reads on.
+#[derive(Clone, Copy)]
+struct Onward {
+    /// Outputs whose weights lie one behind the other, from the first of those at hand.
+    left: usize,
+    /// What comes behind them; where nothing is known, what lies there.
+    next: Option<Place>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Onward {
+    /// What is read [`AHEAD`] of an output's weights, in whole outputs; `weights` are those of the first one at hand.
+    #[inline(always)]
+    fn ahead<T>(self, weights: *const T, inputs: usize, output: usize) -> *const T {
+        let output = output + AHEAD.div_ceil(inputs * size_of::<T>());
+        match self.next {
+            Some(Place(next)) if output >= self.left => next.cast::<T>().wrapping_add((output - self.left) * inputs),
+            _ => weights.wrapping_add(output * inputs),
+        }
+    }
+}
+
 /// The products of `count` rows, eight at most, with each of some outputs. False where that is not written for the processor.
 ///
 /// # Safety
@@ -151,7 +188,8 @@ unsafe fn one_by_one(
     x: Rows,
     row: usize,
     matrix: Matrix,
-    outputs: std::ops::Range<usize>,
+    outputs: Range<usize>,
+    onward: Onward,
     instructions: Instructions,
     sums: &mut [[f32; 8]],
 ) -> bool {
@@ -161,14 +199,14 @@ unsafe fn one_by_one(
         macro_rules! of_rows {
             ($run:ident, $x:expr, $matrix:expr) => {
                 match count {
-                    1 => x86::$run::<1>($x, $matrix, x.inputs, sums),
-                    2 => x86::$run::<2>($x, $matrix, x.inputs, sums),
-                    3 => x86::$run::<3>($x, $matrix, x.inputs, sums),
-                    4 => x86::$run::<4>($x, $matrix, x.inputs, sums),
-                    5 => x86::$run::<5>($x, $matrix, x.inputs, sums),
-                    6 => x86::$run::<6>($x, $matrix, x.inputs, sums),
-                    7 => x86::$run::<7>($x, $matrix, x.inputs, sums),
-                    _ => x86::$run::<8>($x, $matrix, x.inputs, sums),
+                    1 => x86::$run::<1>($x, $matrix, x.inputs, onward, sums),
+                    2 => x86::$run::<2>($x, $matrix, x.inputs, onward, sums),
+                    3 => x86::$run::<3>($x, $matrix, x.inputs, onward, sums),
+                    4 => x86::$run::<4>($x, $matrix, x.inputs, onward, sums),
+                    5 => x86::$run::<5>($x, $matrix, x.inputs, onward, sums),
+                    6 => x86::$run::<6>($x, $matrix, x.inputs, onward, sums),
+                    7 => x86::$run::<7>($x, $matrix, x.inputs, onward, sums),
+                    _ => x86::$run::<8>($x, $matrix, x.inputs, onward, sums),
                 }
             };
         }
@@ -188,7 +226,7 @@ unsafe fn one_by_one(
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = (count, x, row, matrix, outputs, instructions, sums);
+        let _ = (count, x, row, matrix, outputs, onward, instructions, sums);
         false
     }
 }
@@ -264,7 +302,7 @@ mod x86 {
 
     use half::bf16;
 
-    use super::{AHEAD, AHEAD_OF_TILES, portable};
+    use super::{AHEAD_OF_TILES, Onward, portable};
 
     /// The sums of eight registers' lanes: of one alone, it would take longer than its products.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
@@ -296,12 +334,12 @@ mod x86 {
     /// Asks for weights before they are needed, into the second cache: the first is full of the rows.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn ahead<T>(place: *const T) {
+    fn ask<T>(place: *const T) {
         // Asking for memory reads none, wherever it is.
-        _mm_prefetch::<_MM_HINT_T1>(place.wrapping_byte_add(AHEAD).cast());
+        _mm_prefetch::<_MM_HINT_T1>(place.cast());
     }
 
-    /// The same for tiles, which leave more room.
+    /// For tiles, which leave more room.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn ahead_of_tile<T>(place: *const T) {
@@ -310,14 +348,16 @@ mod x86 {
 
     /// Output after output, as many as there are places in `sums`: weights are read as they lie.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
-    pub fn single_one_by_one<const R: usize>(x: &[f32], weights: &[f32], inputs: usize, sums: &mut [[f32; 8]]) {
+    pub fn single_one_by_one<const R: usize>(x: &[f32], weights: &[f32], inputs: usize, onward: Onward, sums: &mut [[f32; 8]]) {
         assert!(x.len() == R * inputs && weights.len() == sums.len() * inputs);
-        for (weights, sums) in weights.chunks_exact(inputs).zip(sums) {
+        let begin = weights.as_ptr();
+        for (output, (weights, sums)) in weights.chunks_exact(inputs).zip(sums).enumerate() {
+            let ahead = onward.ahead(begin, inputs, output);
             let mut lanes = [_mm512_setzero_ps(); 8];
             for first in (0..inputs).step_by(16) {
                 let mask = if inputs - first >= 16 { u16::MAX } else { (1 << (inputs - first)) - 1 };
                 let place = weights.as_ptr().wrapping_add(first);
-                ahead(place);
+                ask(ahead.wrapping_add(first));
                 // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
                 let weight = unsafe { _mm512_maskz_loadu_ps(mask, place) };
                 for (row, lanes) in lanes[..R].iter_mut().enumerate() {
@@ -332,14 +372,16 @@ mod x86 {
 
     /// The same in half precision.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    pub fn half_one_by_one<const R: usize>(x: &[bf16], weights: &[bf16], inputs: usize, sums: &mut [[f32; 8]]) {
+    pub fn half_one_by_one<const R: usize>(x: &[bf16], weights: &[bf16], inputs: usize, onward: Onward, sums: &mut [[f32; 8]]) {
         assert!(x.len() == R * inputs && weights.len() == sums.len() * inputs);
-        for (weights, sums) in weights.chunks_exact(inputs).zip(sums) {
+        let begin = weights.as_ptr();
+        for (output, (weights, sums)) in weights.chunks_exact(inputs).zip(sums).enumerate() {
+            let ahead = onward.ahead(begin, inputs, output);
             let mut lanes = [_mm512_setzero_ps(); 8];
             for first in (0..inputs).step_by(32) {
                 let mask = if inputs - first >= 32 { u32::MAX } else { (1 << (inputs - first)) - 1 };
                 let place = weights.as_ptr().wrapping_add(first);
-                ahead(place);
+                ask(ahead.wrapping_add(first));
                 // SAFETY: lanes beyond the row are masked out, and masked lanes are not read.
                 let weight = unsafe { _mm512_maskz_loadu_epi16(mask, place.cast()) };
                 for (row, lanes) in lanes[..R].iter_mut().enumerate() {
@@ -446,7 +488,7 @@ mod tests {
                     let matrix = if half { Matrix::Half(&matrix_half) } else { Matrix::Single(&matrix) };
                     let target = Target { buffer: &buffer, first: 1, stride: outputs + 2, add: true };
                     // SAFETY: members have parts of their own.
-                    unsafe { multiply(x, matrix, Some(&bias), member.part(outputs, 2), &target) };
+                    unsafe { multiply(x, matrix, Some(&bias), member.part(outputs, 2), None, &target) };
                 });
                 for row in 0..rows {
                     for output in 0..outputs {
@@ -476,7 +518,16 @@ mod tests {
             let buffer = Parts::new(&mut got);
             let target = Target { buffer: &buffer, first: 0, stride: outputs, add: false };
             // SAFETY: there is one thread.
-            unsafe { multiply(Rows { inputs, single: x, half: &[] }, Matrix::Single(&matrix), None, 0..outputs, &target) };
+            unsafe {
+                multiply(
+                    Rows { inputs, single: x, half: &[] },
+                    Matrix::Single(&matrix),
+                    None,
+                    0..outputs,
+                    Some(Matrix::Single(&matrix).place(0, inputs)),
+                    &target,
+                )
+            };
             got
         };
         let together = product(&x);

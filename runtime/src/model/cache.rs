@@ -33,7 +33,7 @@ impl<'a> Generator<'a> {
     pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> Generator<'a> {
         let _guard = no_grad_guard();
         let config = &*decoder.config;
-        let (device, kind) = (decoder.device, decoder.flat().kind());
+        let (device, kind) = (decoder.device, decoder.kind());
         let rows = prompts.len() as i64;
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
         let capacity = longest + max_tokens;

@@ -16,7 +16,7 @@ use super::feed_forward::{ExpertLoad, FeedForward};
 use super::gated::{Kept, Unit};
 use super::linear::Linear;
 use super::packed_attention::{self, PackedAttention, Places};
-use super::parameters::{Leaf, Parameters};
+use super::parameters::{Leaf, Parameters, Vector};
 use super::rope::Rotary;
 use super::weights::Weights;
 use super::{Config, Entry, EntryKind, LayerAttention, Token, layout};
@@ -41,14 +41,15 @@ pub(super) struct Layer {
     pub feed_forward: FeedForward,
 }
 
-/// A model on a device. All parameters are views of one flat tensor, in the order of [`layout`].
+/// A model on a device. All parameters are views of its numbers, which are in the order of [`layout`].
 pub struct Decoder {
     pub config: Arc<Config>,
     pub tokenizer: Arc<Tokenizer>,
     pub device: Device,
-    flat: Tensor,
+    kind: Kind,
+    numbers: Vector,
     entries: HashMap<String, Entry>,
-    /// Every tensor that gradients are taken for, in the order of the flat tensor.
+    /// Every tensor that gradients are taken for, in the order of the numbers.
     pub(super) leaves: Vec<Leaf>,
     decayed: i64,
     pub(super) embedding: Tensor,
@@ -204,19 +205,23 @@ impl Rotaries {
 impl Decoder {
     /// For scoring and sampling, in a floating-point `kind`.
     pub fn frozen(weights: &Weights, device: Device, kind: Kind) -> Decoder {
-        Decoder::new(weights, device, kind, false)
+        Decoder::new(weights, Vector::whole(weights, kind, device), device, kind, false)
+    }
+
+    /// The same for a model that comes and goes: each layer takes what room is free, where a whole model would need it in one place.
+    pub fn passing(weights: &Weights, device: Device, kind: Kind) -> Decoder {
+        Decoder::new(weights, Vector::by_layer(weights, &layout(&weights.config), kind, device), device, kind, false)
     }
 
     /// For training.
     pub fn trainable(weights: &Weights, device: Device, kind: Kind) -> Decoder {
-        Decoder::new(weights, device, kind, true)
+        Decoder::new(weights, Vector::whole(weights, kind, device), device, kind, true)
     }
 
-    fn new(weights: &Weights, device: Device, kind: Kind, trainable: bool) -> Decoder {
+    fn new(weights: &Weights, numbers: Vector, device: Device, kind: Kind, trainable: bool) -> Decoder {
         let config = weights.config.clone();
         let entries = layout(&config);
-        let flat = weights.flat(kind, device);
-        let mut parameters = Parameters::new(&entries, &flat, trainable);
+        let mut parameters = Parameters::new(&entries, &numbers, trainable);
         let embedding = parameters.outside("model.embed_tokens.weight");
         let layers = (0..config.layers).map(|index| parameters.layer(&config, index)).collect();
         let matrix = if config.tied { embedding.shallow_clone() } else { parameters.outside("lm_head.weight") };
@@ -228,7 +233,8 @@ impl Decoder {
             tokenizer: weights.tokenizer.clone(),
             config,
             device,
-            flat,
+            kind,
+            numbers,
             entries: entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect(),
             leaves,
             decayed: decayed as i64,
@@ -243,12 +249,20 @@ impl Decoder {
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
         let entry = self.entries.get(name)?;
         let shape: Vec<i64> = entry.shape.iter().map(|&size| size as i64).collect();
-        Some(self.flat.narrow(0, entry.offset as i64, entry.len() as i64).view(shape.as_slice()))
+        Some(self.numbers.part(entry.offset, entry.len()).view(shape.as_slice()))
     }
 
     /// The parameters as one vector; writing to it changes the model.
+    ///
+    /// # Panics
+    /// Where the model is one that comes and goes: [`Decoder::passing`].
     pub fn flat(&self) -> &Tensor {
-        &self.flat
+        self.numbers.only().expect("a model that stays is one vector")
+    }
+
+    /// What it computes with.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// How many of the flat vector's first elements weight decay applies to: the matrices, not biases and normalisations.
@@ -292,7 +306,7 @@ impl Decoder {
     }
 
     pub(super) fn context(&self, batch: &PackedBatch) -> Context {
-        let (length, kind) = (batch.shape[1] as usize, self.flat.kind());
+        let (length, kind) = (batch.shape[1] as usize, self.kind);
         let rotary = Rotaries::new(&self.config, length, kind, self.device).at(&batch.positions);
         Context {
             batch: batch.shallow_clone(),
@@ -406,7 +420,7 @@ impl Decoder {
     pub(super) fn embedding_scale(&self) -> f64 {
         let scale = self.config.embedding_scale;
         // The published models round the scale to their own precision before they multiply.
-        if self.flat.kind() == Kind::BFloat16 { half::bf16::from_f64(scale).to_f64() } else { scale }
+        if self.kind == Kind::BFloat16 { half::bf16::from_f64(scale).to_f64() } else { scale }
     }
 
     /// The stream at the beginning: `[tokens]` to `[tokens, width]`.

@@ -2,7 +2,7 @@
 
 use super::{Config, Experts};
 
-/// A parameter's place in the flat vector. Matrices are `[outputs, inputs]`, row-major.
+/// A parameter's place among a model's numbers. Matrices are `[outputs, inputs]`, row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// As published checkpoints call it: `model.layers.0.self_attn.q_proj.weight`.
@@ -29,6 +29,15 @@ impl Entry {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    pub fn layer(&self) -> Option<u32> {
+        layer_of(&self.name)
+    }
+}
+
+/// The layer that a parameter belongs to, in the names of published checkpoints.
+pub fn layer_of(name: &str) -> Option<u32> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// All parameters in order. Matrices come first, so that weight decay is one range; matrices that are multiplied with the

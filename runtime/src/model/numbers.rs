@@ -1,6 +1,7 @@
 //! Where a model's numbers are: in memory, or in mapped files, which are looked at when somebody asks.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
@@ -92,21 +93,21 @@ impl Numbers {
         }
     }
 
-    /// All of them as one vector on a device, written there once.
-    pub fn flat(&self, kind: Kind, device: Device) -> Tensor {
+    /// Some of them, whole parts, as one vector on a device, written there once.
+    pub fn vector(&self, range: Range<usize>, kind: Kind, device: Device) -> Tensor {
         match self {
-            Numbers::Owned(values) => Tensor::from_slice(values).to_device(device).to_kind(kind),
+            Numbers::Owned(values) => Tensor::from_slice(&values[range]).to_device(device).to_kind(kind),
             Numbers::Stored(all) => {
-                let flat = Tensor::empty([all.len() as i64], (kind, device));
-                for (part, offset) in all.parts.iter().zip(&all.offsets) {
-                    place(part, &flat.narrow(0, *offset as i64, part.len() as i64));
+                let vector = Tensor::empty([range.len() as i64], (kind, device));
+                for (part, offset) in all.parts.iter().zip(&all.offsets).filter(|(_, offset)| range.contains(offset)) {
+                    place(part, &vector.narrow(0, (offset - range.start) as i64, part.len() as i64));
                 }
-                flat
+                vector
             }
         }
     }
 
-    /// Those of one entry, as a vector like [`Numbers::flat`].
+    /// Those of one entry, as a vector like [`Numbers::vector`].
     pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
         match self {
             Numbers::Owned(_) => Tensor::from_slice(&self.of(entry)).to_device(device).to_kind(kind),
@@ -163,39 +164,51 @@ fn write(part: &Stored, tensor: &Tensor) {
         // SAFETY: the tensor is contiguous, on the host, and as long; nobody else knows of it yet, or looks at this part of it.
         unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), part.len() * size) }
     };
-    part.expect();
-    match (tensor.kind(), part.encoding(), part.plain_bytes()) {
-        (Kind::BFloat16, Encoding::Bf16, Some(plain)) | (Kind::Half, Encoding::F16, Some(plain)) => {
-            side_by_side(plain, bytes(2), |from, to| to.copy_from_slice(from));
+    let plain = part.plain_bytes().is_some() && cfg!(target_endian = "little");
+    match (tensor.kind(), part.encoding()) {
+        (Kind::BFloat16, Encoding::Bf16) | (Kind::Half, Encoding::F16) if plain => {
+            return side_by_side(bytes(2), |first, into| part.copy_plain(first, into));
         }
-        (Kind::BFloat16, Encoding::F32, Some(_)) if part.as_f32().is_some() => {
-            let numbers = part.as_f32().expect("it was looked at");
-            side_by_side(numbers, elements(bytes(2)), round);
+        (Kind::Float, Encoding::F32) if plain => return side_by_side(bytes(4), |first, into| part.copy_plain(first, into)),
+        (Kind::BFloat16, Encoding::F32) if plain => {
+            return side_by_side(elements::<bf16>(bytes(2)), |first, into| {
+                // What is read stays in a core's cache until it is rounded.
+                let mut numbers = [0.0f32; 1 << 13];
+                let mut first = first;
+                for into in into.chunks_mut(numbers.len()) {
+                    let numbers = &mut numbers[..into.len()];
+                    // SAFETY: any bytes are numbers.
+                    let (_, as_bytes, _) = unsafe { numbers.align_to_mut::<u8>() };
+                    part.copy_plain(4 * first, as_bytes);
+                    round(numbers, into);
+                    first += into.len();
+                }
+            });
         }
-        (Kind::Float, Encoding::F32, Some(_)) if part.as_f32().is_some() => {
-            let numbers = part.as_f32().expect("it was looked at");
-            side_by_side(numbers, elements(bytes(4)), |from, to| to.copy_from_slice(from));
-        }
-        (Kind::Float, ..) => part.read(elements(bytes(4))),
-        (Kind::Double, ..) => convert(part, elements::<f64>(bytes(8)), |numbers, into| {
+        _ => part.expect(),
+    }
+    match tensor.kind() {
+        Kind::Float => part.read(elements(bytes(4))),
+        Kind::Double => convert(part, elements::<f64>(bytes(8)), |numbers, into| {
             into.iter_mut().zip(numbers).for_each(|(into, number)| *into = f64::from(*number));
         }),
-        (Kind::BFloat16, ..) => convert(part, elements::<bf16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
-        (Kind::Half, ..) => convert(part, elements::<f16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
-        (other, ..) => panic!("weights are floating-point numbers, not {other:?}"),
+        Kind::BFloat16 => convert(part, elements::<bf16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
+        Kind::Half => convert(part, elements::<f16>(bytes(2)), |numbers, into| into.convert_from_f32_slice(numbers)),
+        other => panic!("weights are floating-point numbers, not {other:?}"),
     }
 }
 
-/// Converts by all threads at once: large models are read again for every step.
-fn side_by_side<S: Sync, T: Send>(from: &[S], into: &mut [T], convert: impl Fn(&[S], &mut [T]) + Sync) {
-    /// Below it, threads would take longer to begin than to convert.
+/// Fills parts by all threads at once, each told where its part begins: large models are read again for every step.
+fn side_by_side<T: Send>(into: &mut [T], fill: impl Fn(usize, &mut [T]) + Sync) {
+    /// Below it, threads would take longer to begin than to read.
     const FEW: usize = 1 << 16;
-    let threads = if from.len() < FEW { 1 } else { tch::get_num_threads() as usize };
+    let length = into.len();
+    let threads = if length < FEW { 1 } else { tch::get_num_threads() as usize };
     let places = crew::Parts::new(into);
     together(threads, |member| {
-        let range = member.part(from.len(), 1 << 12);
+        let range = member.part(length, 1 << 12);
         // SAFETY: members have parts of their own.
-        convert(&from[range.clone()], unsafe { places.part(range) });
+        fill(range.start, unsafe { places.part(range) });
     });
 }
 

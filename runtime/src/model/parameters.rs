@@ -1,20 +1,20 @@
-//! The tensors of a decoder, cut from its flat vector by the names of the layout.
+//! The tensors of a decoder, cut from its numbers by the names of the layout.
 
 use std::collections::HashMap;
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::decoder::Layer;
 use super::feed_forward::{ExpertWeights, FeedForward};
 use super::layout::NormNames;
 use super::linear::Linear;
-use super::{Config, Entry};
+use super::{Config, Entry, EntryKind, Weights};
 
 /// A tensor that gradients are taken for.
 pub(super) struct Leaf {
     pub tensor: Tensor,
     pub reader: Reader,
-    /// Where it begins in the flat vector.
+    /// Where it begins among all numbers.
     pub offset: usize,
 }
 
@@ -29,21 +29,60 @@ pub(super) enum Reader {
     FeedForward(usize),
 }
 
-/// Cuts views from the flat vector, and remembers those that gradients are taken for.
+/// All numbers of a model in the order of the layout, in one tensor or in several, one behind the other.
+pub(super) struct Vector {
+    /// Each with the place of its first number.
+    pieces: Vec<(usize, Tensor)>,
+}
+
+impl Vector {
+    pub fn whole(weights: &Weights, kind: Kind, device: Device) -> Vector {
+        Vector { pieces: vec![(0, weights.flat(kind, device))] }
+    }
+
+    /// The matrices of each layer in a tensor of their own.
+    pub fn by_layer(weights: &Weights, entries: &[Entry], kind: Kind, device: Device) -> Vector {
+        let of = |entry: &Entry| (entry.kind == EntryKind::Matrix).then_some(entry.layer());
+        let runs = entries.chunk_by(|one, next| of(one) == of(next));
+        let pieces = runs.map(|run| {
+            let (first, last) = (&run[0], &run[run.len() - 1]);
+            (first.offset, weights.vector(first.offset..last.offset + last.len(), kind, device))
+        });
+        Vector { pieces: pieces.collect() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.pieces.last().map_or(0, |(offset, piece)| offset + piece.numel())
+    }
+
+    /// Some of them, all within one piece; not copied.
+    pub fn part(&self, offset: usize, count: usize) -> Tensor {
+        let index = self.pieces.partition_point(|(first, _)| *first <= offset) - 1;
+        let (first, piece) = &self.pieces[index];
+        piece.narrow(0, (offset - first) as i64, count as i64)
+    }
+
+    /// The one tensor, where it is one.
+    pub fn only(&self) -> Option<&Tensor> {
+        if let [(_, only)] = self.pieces.as_slice() { Some(only) } else { None }
+    }
+}
+
+/// Cuts views from a vector, and remembers those that gradients are taken for.
 pub(super) struct Parameters<'a> {
     entries: HashMap<&'a str, &'a Entry>,
-    flat: &'a Tensor,
+    vector: &'a Vector,
     trainable: bool,
     leaves: Vec<Leaf>,
 }
 
 impl<'a> Parameters<'a> {
-    pub fn new(entries: &'a [Entry], flat: &'a Tensor, trainable: bool) -> Parameters<'a> {
+    pub fn new(entries: &'a [Entry], vector: &'a Vector, trainable: bool) -> Parameters<'a> {
         let entries = entries.iter().map(|entry| (entry.name.as_str(), entry)).collect();
-        Parameters { entries, flat, trainable, leaves: Vec::new() }
+        Parameters { entries, vector, trainable, leaves: Vec::new() }
     }
 
-    /// Every leaf, in the order of the flat vector.
+    /// Every leaf, in the order of the layout.
     pub fn leaves(mut self) -> Vec<Leaf> {
         self.leaves.sort_by_key(|leaf| leaf.offset);
         let mut end = 0;
@@ -51,7 +90,7 @@ impl<'a> Parameters<'a> {
             assert_eq!(leaf.offset, end, "every parameter belongs to one leaf");
             end += leaf.tensor.numel();
         }
-        assert_eq!(end, self.flat.numel(), "every parameter belongs to one leaf");
+        assert_eq!(end, self.vector.len(), "every parameter belongs to one leaf");
         self.leaves
     }
 
@@ -96,7 +135,7 @@ impl<'a> Parameters<'a> {
         assert!(neighbours, "{names:?} are not neighbours in the layout");
         let elements: usize = entries.iter().map(|entry| entry.len()).sum();
         let offset = entries[0].offset;
-        (offset, self.flat.narrow(0, offset as i64, elements as i64).view(shape))
+        (offset, self.vector.part(offset, elements).view(shape))
     }
 
     fn leaf(&mut self, reader: Reader, names: &[String], shape: &[i64]) -> Tensor {

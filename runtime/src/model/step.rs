@@ -5,6 +5,7 @@
 //! share of every product's outputs, and they meet between products. Numbers between products are in single precision, also
 //! where weights are not.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::bf16;
@@ -15,17 +16,20 @@ use super::{Activation, Config, Decoder, Token, to_vec};
 use crate::kernels::attend::{Kept, Scores, attend};
 use crate::kernels::crew::{Member, Parts, together};
 use crate::kernels::exp::exp;
-use crate::kernels::thin::{Matrix, Rows, Target, multiply};
+use crate::kernels::lines::Lines;
+use crate::kernels::thin::{Matrix, Place, Rows, Target, multiply};
 use crate::kernels::{round, with_instructions};
 
 /// Outputs of a matrix that a thread takes at one time: enough to be read at the memory's full rate.
 const PIECE: usize = 96;
+/// The same of the largest matrix.
+const WIDE_PIECE: usize = 8 * PIECE;
 
 /// The weights of a decoder, as a step reads them.
 pub struct Stepper {
     config: Arc<Config>,
     embedding: Weight,
-    output: Option<Weight>,
+    output: Linear,
     norm: Vec<f32>,
     layers: Vec<Layer>,
     /// `[positions, head width]`, as [`super::rope::Rotary`] has them.
@@ -77,6 +81,19 @@ struct Linear {
     weight: Weight,
     bias: Option<Vec<f32>>,
     outputs: usize,
+}
+
+impl Linear {
+    /// Where the weights of an output begin, if there is such a one.
+    fn place(&self, output: usize) -> Option<Place> {
+        let inputs = self.weight.0.numel() / self.outputs.max(1);
+        (output < self.outputs).then(|| self.weight.matrix().place(output, inputs))
+    }
+
+    /// What a member reads of it first.
+    fn first_of(&self, member: &Member, piece: usize) -> Option<Place> {
+        self.place(member.index * piece)
+    }
 }
 
 /// A matrix where the decoder has it; nobody writes to it while the stepper lives.
@@ -174,9 +191,11 @@ impl Stepper {
         let layers = layers.collect::<Option<Vec<Layer>>>()?;
         let tables = rotary.tables();
         let tables = tables.map(|table| Tables { cosine: to_vec(&table.cosine), sine: to_vec(&table.sine) });
+        let embedding = weight("model.embed_tokens.weight")?;
+        let output = weight("lm_head.weight").unwrap_or_else(|| Weight(embedding.0.shallow_clone()));
         Some(Stepper {
-            embedding: weight("model.embed_tokens.weight")?,
-            output: weight("lm_head.weight"),
+            output: Linear { outputs: output.0.size()[0] as usize, weight: output, bias: None },
+            embedding,
             norm: norm("model.norm")?,
             layers,
             tables: tables.collect(),
@@ -247,22 +266,22 @@ impl Stepper {
 /// What is between the products of a step, `[rows, ...]`. Kept from step to step: new memory has to be cleared first.
 #[derive(Default)]
 struct Buffers {
-    stream: Vec<f32>,
-    projected: Vec<f32>,
-    attended: Vec<f32>,
-    attended_half: Vec<bf16>,
-    gate: Vec<f32>,
-    gate_half: Vec<bf16>,
-    up: Vec<f32>,
-    branch: Vec<f32>,
+    stream: Lines<f32>,
+    projected: Lines<f32>,
+    attended: Lines<f32>,
+    attended_half: Lines<bf16>,
+    gate: Lines<f32>,
+    gate_half: Lines<bf16>,
+    up: Lines<f32>,
+    branch: Lines<f32>,
 }
 
 impl Buffers {
     fn fit(&mut self, config: &Config, rows: usize, inner: usize, halves: bool) {
         let heads = config.heads * config.head_width;
         let slots = config.experts.as_ref().map_or(1, |experts| experts.per_token);
-        let single = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
-        let half = |buffer: &mut Vec<bf16>, width: usize| buffer.resize(if halves { rows * width } else { 0 }, bf16::ZERO);
+        let single = |buffer: &mut Lines<f32>, width: usize| buffer.resize(rows * width);
+        let half = |buffer: &mut Lines<bf16>, width: usize| buffer.resize(if halves { rows * width } else { 0 });
         single(&mut self.stream, config.width);
         single(&mut self.projected, heads + 2 * config.key_value_heads * config.head_width);
         single(&mut self.attended, heads);
@@ -333,18 +352,28 @@ impl Shared<'_> {
         let mut normed = Normed::default();
         for (index, layer) in self.stepper.layers.iter().enumerate() {
             self.normalise(&layer.norm_attention, &mut normed);
-            self.project(member, layer, normed.rows(config.width));
+            self.project(member, layer, normed.rows(config.width), layer.output.first_of(member, PIECE));
             member.wait();
             self.attention(member, layer, &self.caches[index]);
             member.wait();
             let heads = config.heads * config.head_width;
             // SAFETY: between these waits attended rows are only read.
             let attended = unsafe { Rows { inputs: heads, single: self.attended.all(), half: self.attended_half.all() } };
-            self.residual(member, &layer.output, attended, layer.after_attention.as_deref());
+            let next = match &layer.feed_forward {
+                FeedForward::Plain(gated) => gated.gate.first_of(member, PIECE),
+                FeedForward::Experts { .. } => None,
+            };
+            self.residual(member, &layer.output, attended, layer.after_attention.as_deref(), next);
             member.wait();
             self.normalise(&layer.norm_feed_forward, &mut normed);
             match &layer.feed_forward {
-                FeedForward::Plain(gated) => self.feed_forward(member, gated, &normed, layer.after_feed_forward.as_deref()),
+                FeedForward::Plain(gated) => {
+                    let next = match self.stepper.layers.get(index + 1) {
+                        Some(layer) => layer.query.first_of(member, PIECE),
+                        None => self.stepper.output.first_of(member, WIDE_PIECE),
+                    };
+                    self.feed_forward(member, gated, &normed, layer.after_feed_forward.as_deref(), next);
+                }
                 FeedForward::Experts { router, experts, per_token, normalised } => {
                     let chosen = self.route(router, normed.rows(config.width), *per_token, *normalised);
                     self.experts(member, experts, &chosen, &normed);
@@ -353,11 +382,12 @@ impl Shared<'_> {
             member.wait();
         }
         self.normalise(&self.stepper.norm, &mut normed);
-        let matrix = self.stepper.output.as_ref().unwrap_or(&self.stepper.embedding).matrix();
+        let output = &self.stepper.output;
         let target = Target { buffer: &self.logits, first: 0, stride: config.vocabulary, add: false };
-        for outputs in member.pieces(config.vocabulary, 8 * PIECE) {
+        for (outputs, next) in member.pieces(config.vocabulary, WIDE_PIECE) {
+            let next = next.and_then(|next| output.place(next.start));
             // SAFETY: members have outputs of their own.
-            unsafe { multiply(normed.rows(config.width), matrix, None, outputs, &target) };
+            unsafe { multiply(normed.rows(config.width), output.weight.matrix(), None, outputs, next, &target) };
         }
     }
 
@@ -397,18 +427,34 @@ impl Shared<'_> {
         1.0 / (mean + self.stepper.config.norm.epsilon as f32).sqrt()
     }
 
-    /// Queries, keys and values, as one row of outputs.
-    fn project(&self, member: &Member, layer: &Layer, normed: Rows) {
+    /// Queries, keys and values, as one row of outputs. `then` is what the member reads after its last piece, here and below.
+    fn project(&self, member: &Member, layer: &Layer, normed: Rows, then: Option<Place>) {
         let parts = [&layer.query, &layer.key, &layer.value];
         let stride: usize = parts.iter().map(|part| part.outputs).sum();
-        for mine in member.pieces(stride, PIECE) {
+        for (mine, next) in member.pieces(stride, PIECE) {
+            let next = next.and_then(|next| {
+                let mut at = next.start;
+                parts.iter().find_map(|part| {
+                    part.place(at).or_else(|| {
+                        at -= part.outputs;
+                        None
+                    })
+                })
+            });
             let mut first = 0;
             for part in parts {
                 let within = |place: usize| place.clamp(first, first + part.outputs) - first;
                 let target = Target { buffer: &self.projected, first, stride, add: false };
                 // SAFETY: members have outputs of their own.
                 unsafe {
-                    multiply(normed, part.weight.matrix(), part.bias.as_deref(), within(mine.start)..within(mine.end), &target)
+                    multiply(
+                        normed,
+                        part.weight.matrix(),
+                        part.bias.as_deref(),
+                        within(mine.start)..within(mine.end),
+                        next.or(then),
+                        &target,
+                    )
                 };
                 first += part.outputs;
             }
@@ -477,13 +523,14 @@ impl Shared<'_> {
     }
 
     /// Adds what a matrix makes of `x` to the stream, normalised first where `after` is a scale.
-    fn residual(&self, member: &Member, linear: &Linear, x: Rows, after: Option<&[f32]>) {
+    fn residual(&self, member: &Member, linear: &Linear, x: Rows, after: Option<&[f32]>, then: Option<Place>) {
         let width = self.stepper.config.width;
         let buffer = if after.is_some() { &self.branch } else { &self.stream };
         let target = Target { buffer, first: 0, stride: width, add: after.is_none() };
-        for outputs in member.pieces(width, PIECE) {
+        for (outputs, next) in member.pieces(width, PIECE) {
+            let next = next.and_then(|next| linear.place(next.start)).or(then);
             // SAFETY: members have outputs of their own.
-            unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), outputs, &target) };
+            unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), outputs, next, &target) };
         }
         let Some(scale) = after else { return };
         member.wait();
@@ -498,31 +545,33 @@ impl Shared<'_> {
         }
     }
 
-    fn feed_forward(&self, member: &Member, gated: &Gated, normed: &Normed, after: Option<&[f32]>) {
+    fn feed_forward(&self, member: &Member, gated: &Gated, normed: &Normed, after: Option<&[f32]>, then: Option<Place>) {
         let hidden = gated.gate.outputs;
         let x = normed.rows(self.stepper.config.width);
-        for outputs in member.pieces(hidden, PIECE) {
-            self.gate(outputs, gated, x, 0..self.rows, self.inner);
+        for (outputs, next) in member.pieces(hidden, PIECE) {
+            let next = next.map_or_else(|| gated.down.first_of(member, PIECE), |next| gated.gate.place(next.start));
+            self.gate(outputs, gated, x, 0..self.rows, self.inner, next);
         }
         member.wait();
         // SAFETY: between these waits the inner rows are only read. Where no layer has experts they are `hidden` wide.
         let (single, half) = unsafe { (self.gate.all(), self.gate_half.all()) };
         if self.inner == hidden && single.len() == self.rows * hidden {
-            return self.residual(member, &gated.down, Rows { inputs: hidden, single, half }, after);
+            return self.residual(member, &gated.down, Rows { inputs: hidden, single, half }, after, then);
         }
         let compact = Normed {
             single: single.chunks(self.inner).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
             half: half.chunks(self.inner.max(1)).take(self.rows).flat_map(|row| &row[..hidden]).copied().collect(),
         };
-        self.residual(member, &gated.down, compact.rows(hidden), after);
+        self.residual(member, &gated.down, compact.rows(hidden), after, then);
     }
 
     /// Some outputs of act(gate) * up of the rows in `x`, into the places `to` of the inner buffers, `stride` apart.
-    fn gate(&self, part: std::ops::Range<usize>, gated: &Gated, x: Rows, to: std::ops::Range<usize>, stride: usize) {
-        for (linear, buffer) in [(&gated.gate, &self.gate), (&gated.up, &self.up)] {
+    fn gate(&self, part: Range<usize>, gated: &Gated, x: Rows, to: Range<usize>, stride: usize, then: Option<Place>) {
+        let up = gated.up.place(part.start);
+        for (linear, buffer, next) in [(&gated.gate, &self.gate, up), (&gated.up, &self.up, then)] {
             let target = Target { buffer, first: to.start * stride, stride, add: false };
             // SAFETY: members have outputs of their own.
-            unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), part.clone(), &target) };
+            unsafe { multiply(x, linear.weight.matrix(), linear.bias.as_deref(), part.clone(), next, &target) };
         }
         for place in to {
             let range = place * stride + part.start..place * stride + part.end;
@@ -549,7 +598,7 @@ impl Shared<'_> {
         let buffer = Parts::new(&mut scores);
         let target = Target { buffer: &buffer, first: 0, stride: count, add: false };
         // SAFETY: the buffer is this member's own.
-        unsafe { multiply(x, router.weight.matrix(), router.bias.as_deref(), 0..count, &target) };
+        unsafe { multiply(x, router.weight.matrix(), router.bias.as_deref(), 0..count, None, &target) };
         let choose = |scores: &[f32]| {
             let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let total: f32 = scores.iter().map(|score| (score - largest).exp()).sum();
@@ -583,6 +632,7 @@ impl Shared<'_> {
                     row_of(row),
                     place..place + 1,
                     self.inner,
+                    None,
                 );
             }
         }
@@ -599,7 +649,7 @@ impl Shared<'_> {
                 let target = Target { buffer: &self.branch, first: place * width, stride: width, add: false };
                 // SAFETY: members have outputs of their own, also in the stream.
                 unsafe {
-                    multiply(x, down.weight.matrix(), down.bias.as_deref(), part.clone(), &target);
+                    multiply(x, down.weight.matrix(), down.bias.as_deref(), part.clone(), None, &target);
                     let branch = self.branch.part(place * width + part.start..place * width + part.end);
                     let stream = self.stream.part(row * width + part.start..row * width + part.end);
                     stream.iter_mut().zip(branch).for_each(|(stream, branch)| *stream += *weight * *branch);

@@ -4,13 +4,19 @@
 //! soon as they are there: what one layer kept leaves before the gradients of the layers below come. Some layers keep nothing but what they
 //! read, and are run again (arXiv:1604.06174): memory for their activations becomes time for one more forward pass of theirs.
 
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use std::ops::Range;
 
+use tch::{Kind, Tensor, no_grad_guard};
+
+use super::by_matrix::ByMatrix;
 use super::decoder::{Context, Decoder, PackedBatch};
+use super::gradient::Gradient;
 use super::loops::Normalised;
-use super::parameters::Reader;
+use super::parameters::{Leaf, Reader};
 use super::{gated, packed_attention};
-use crate::memory::Returns;
+
+/// Numbers of a large matrix whose gradient is made at one time.
+const ROWS: i64 = 1 << 21;
 
 pub struct Trace {
     /// What [`Decoder::hidden`] answers, without gradient.
@@ -71,26 +77,34 @@ impl Graph {
     }
 }
 
-/// d loss / d parameters, in the order of the flat vector, as far as it is known.
-struct Gradient<'a> {
+/// d loss / d parameters as far as it is known.
+struct Known<'a> {
     decoder: &'a Decoder,
-    flat: Tensor,
+    gradient: Gradient,
+    /// By leaf.
     written: Vec<bool>,
 }
 
-impl Gradient<'_> {
+impl Known<'_> {
     fn leaf_of(&self, parameter: &Tensor) -> usize {
         let found = self.decoder.leaves.iter().position(|leaf| leaf.tensor.data_ptr() == parameter.data_ptr());
         found.expect("what is asked for is a parameter")
     }
 
-    fn place(&self, leaf: usize) -> Tensor {
-        let leaf = &self.decoder.leaves[leaf];
-        self.flat.narrow(0, leaf.offset as i64, leaf.tensor.numel() as i64).view_as(&leaf.tensor)
+    fn write(&mut self, leaf: usize, gradient: &Tensor) {
+        self.gradient.write(self.decoder.leaves[leaf].offset, gradient);
+        self.written[leaf] = true;
     }
 
-    fn write(&mut self, leaf: usize, gradient: &Tensor) {
-        self.place(leaf).copy_(gradient);
+    /// Of a leaf of rows `[count, width]`, some of them at a time.
+    fn write_rows(&mut self, leaf: usize, rows: impl Fn(Range<i64>) -> Tensor) {
+        let Leaf { offset, tensor, .. } = &self.decoder.leaves[leaf];
+        let [count, width] = tensor.size()[..] else { unreachable!("it is a matrix") };
+        let step = (ROWS / width.max(1)).max(1);
+        for first in (0..count).step_by(step as usize) {
+            let rows = rows(first..(first + step).min(count));
+            self.gradient.write(offset + (first * width) as usize, &rows);
+        }
         self.written[leaf] = true;
     }
 
@@ -143,18 +157,16 @@ impl Decoder {
         (Whole { stream: stream.shallow_clone(), attention, middle, feed_forward }, answer)
     }
 
-    /// d loss / d parameters, in the order of the flat vector and of its kind; to the bit, however many layers are run again.
-    /// `by_hidden` is d loss / d hidden; `by_matrix` d loss / d output matrix beside what hidden states say of it, nothing where absent.
-    /// It may be changed on the way.
-    pub fn gradient_of(&self, trace: Trace, by_hidden: &Tensor, by_matrix: Option<Tensor>) -> Tensor {
+    /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `by_hidden` is d loss / d hidden; `by_matrix`
+    /// d loss / d output matrix beside what hidden states say of it, nothing where absent.
+    pub fn gradient_of(&self, trace: Trace, by_hidden: &Tensor, by_matrix: Option<ByMatrix>) -> Gradient {
         let Trace { hidden, context, layers, last } = trace;
         drop(hidden);
-        let mut gradient =
-            Gradient { decoder: self, flat: self.flat().empty_like(), written: self.leaves.iter().map(|_| false).collect() };
+        let nothing = Gradient::zero(self.flat().numel(), self.kind(), self.device);
+        let mut gradient = Known { decoder: self, gradient: nothing, written: self.leaves.iter().map(|_| false).collect() };
         let norm = gradient.leaf_of(&self.norm);
         let mut by_stream = gradient.through(&last, by_hidden, |leaf| leaf == norm);
         drop(last);
-        let mut returns = Returns::default();
         for (index, layer) in layers.into_iter().enumerate().rev() {
             let Whole { stream, attention, middle, feed_forward } = match layer {
                 Layer::Kept(whole) => whole,
@@ -173,14 +185,10 @@ impl Decoder {
                     gradient.through(&graph, &by_stream, |leaf| self.leaves[leaf].reader == Reader::Attention(index))
                 }
             };
-            if self.device == Device::Cpu {
-                // About as much as the layer kept; meanwhile the gradient grows by its parameters.
-                returns.freed(8 * stream.numel() * stream.kind().elt_size_in_bytes());
-            }
         }
         self.read_and_projected(&context.batch.tokens, &by_stream, by_matrix, &mut gradient);
         assert!(gradient.written.iter().all(|written| *written), "every parameter is read by a layer or by the loss");
-        gradient.flat
+        gradient.gradient
     }
 
     /// What a layer would have kept. Its experts were counted when it ran first.
@@ -195,7 +203,7 @@ impl Decoder {
         stream: &Tensor,
         context: &Context,
         by_answer: &Tensor,
-        gradient: &mut Gradient,
+        gradient: &mut Known,
     ) -> Tensor {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
@@ -226,14 +234,7 @@ impl Decoder {
         by.stream
     }
 
-    fn through_unit(
-        &self,
-        index: usize,
-        kept: gated::Kept,
-        middle: &Tensor,
-        by_answer: &Tensor,
-        gradient: &mut Gradient,
-    ) -> Tensor {
+    fn through_unit(&self, index: usize, kept: gated::Kept, middle: &Tensor, by_answer: &Tensor, gradient: &mut Known) -> Tensor {
         let _guard = no_grad_guard();
         let layer = &self.layers[index];
         let unit = self.unit(index).expect("it kept something");
@@ -254,24 +255,22 @@ impl Decoder {
     }
 
     /// The embedding is read before the first layer, the output matrix by the loss; one parameter may be both.
-    fn read_and_projected(&self, tokens: &Tensor, by_stream: &Tensor, by_matrix: Option<Tensor>, gradient: &mut Gradient) {
+    fn read_and_projected(&self, tokens: &Tensor, by_stream: &Tensor, by_matrix: Option<ByMatrix>, gradient: &mut Known) {
         let _guard = no_grad_guard();
         let wide = if by_stream.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-        let by_rows = by_stream.to_kind(wide) * self.embedding_scale();
+        let by_tokens = by_stream.to_kind(wide) * self.embedding_scale();
+        let nothing = ByMatrix::zero(&self.matrix);
+        let by_matrix = by_matrix.as_ref().unwrap_or(&nothing);
+        // d loss / d embedding, added to rows of it.
+        let read = |range: Range<i64>, mut rows: Tensor| {
+            let here = tokens.ge(range.start).logical_and(&tokens.lt(range.end)).nonzero().squeeze_dim(1);
+            rows.index_add_(0, &(tokens.index_select(0, &here) - range.start), &by_tokens.index_select(0, &here))
+        };
         let (embedding, matrix) = (gradient.leaf_of(&self.embedding), gradient.leaf_of(&self.matrix));
-        let nothing = || Tensor::zeros(self.embedding.size(), (wide, self.device));
         if embedding == matrix {
-            let mut sum = by_matrix.map_or_else(nothing, |by_matrix| by_matrix.to_kind(wide));
-            let _ = sum.index_add_(0, tokens, &by_rows);
-            gradient.write(matrix, &sum);
-            return;
+            return gradient.write_rows(matrix, |range| read(range.clone(), by_matrix.rows(range)));
         }
-        match by_matrix {
-            Some(by_matrix) => gradient.write(matrix, &by_matrix),
-            None => gradient.write(matrix, &self.matrix.zeros_like()),
-        }
-        let mut sum = nothing();
-        let _ = sum.index_add_(0, tokens, &by_rows);
-        gradient.write(embedding, &sum);
+        gradient.write_rows(matrix, |range| by_matrix.rows(range));
+        gradient.write_rows(embedding, |range| read(range.clone(), nothing.rows(range)));
     }
 }

@@ -2,6 +2,7 @@
 //! merges and the store use this form; [`super::Decoder`] turns it into tensors.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
@@ -52,7 +53,12 @@ impl Weights {
     /// All of them as one vector of a floating-point `kind` on a device, in the order of [`layout`]. What comes from files is
     /// written there once, and the files' memory is let go of.
     pub fn flat(&self, kind: Kind, device: Device) -> Tensor {
-        self.numbers.flat(kind, device)
+        self.vector(0..self.numbers.len(), kind, device)
+    }
+
+    /// The same of some entries, which are neighbours in the layout.
+    pub fn vector(&self, range: Range<usize>, kind: Kind, device: Device) -> Tensor {
+        self.numbers.vector(range, kind, device)
     }
 
     /// All of them, in single precision, part by part in the order of [`layout`].

@@ -1,5 +1,7 @@
 //! The numbers that an optimiser moves, always in single precision: an update is smaller than the last digit that half precision has.
 
+use std::ops::Range;
+
 use half::bf16;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
@@ -46,6 +48,12 @@ impl Master {
 
     pub fn shallow_clone(&self) -> Master {
         Master { values: self.values.shallow_clone(), low: self.low.as_ref().map(Tensor::shallow_clone) }
+    }
+
+    /// Some of them, not copied.
+    pub fn part(&self, range: Range<usize>) -> Master {
+        let part = |whole: &Tensor| whole.narrow(0, range.start as i64, range.len() as i64);
+        Master { values: part(&self.values), low: self.low.as_ref().map(part) }
     }
 
     pub fn len(&self) -> usize {

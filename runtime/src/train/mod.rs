@@ -49,7 +49,7 @@ use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::data::Lists;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Token, Weights, to_vec};
+use crate::model::{Decoder, Gradient, Token, Weights, to_vec};
 use crate::prompts::Prompts;
 use crate::random::{Key, Purpose};
 use crate::report::Record;
@@ -261,7 +261,7 @@ struct Rollouts {
 struct Evaluated {
     batch: Batch,
     outputs: Outputs,
-    gradient: Tensor,
+    gradient: Gradient,
     /// When all that the objective reads was there.
     scored: Instant,
 }
@@ -342,7 +342,7 @@ impl<'a> Trainer<'a> {
             return Err((non_finite::gradient(self, &rollouts, &adjoints(&train.objective, &outputs), step), false));
         }
         let learning_rate = train.learning_rate.at(step, self.stage.steps);
-        self.optimizer.step(&mut self.trained.parameters(&self.model).0, &gradient, norm, learning_rate);
+        self.optimizer.step(&mut self.trained.parameters(&self.model).0, gradient, norm, learning_rate);
         self.trained.apply(&self.model);
         if let Some((rate, average)) = &mut self.average {
             let _guard = no_grad_guard();

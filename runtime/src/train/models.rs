@@ -144,8 +144,9 @@ impl Models {
                     // Before the next one is loaded, or two would be in memory at once.
                     resident.clear();
                 }
+                let make = if self.keeps_all { Decoder::frozen } else { Decoder::passing };
                 let decoder = resident.entry(index);
-                Some(decoder.or_insert_with(|| Rc::new(Decoder::frozen(&self.frozen[index], self.device, self.kind))).clone())
+                Some(decoder.or_insert_with(|| Rc::new(make(&self.frozen[index], self.device, self.kind))).clone())
             }
         }
     }
@@ -157,14 +158,15 @@ impl Models {
         }
     }
 
-    /// The output matrix of a model that may not stay; none where it does.
-    pub fn fetched(&self, whose: Whose) -> Option<Fetched> {
+    /// The output matrix of a model that may not stay; none where it does. `at_hand` is the same, if it is there already and nothing
+    /// else is loaded before it is needed.
+    pub fn fetched(&self, whose: Whose, at_hand: Option<Tensor>) -> Option<Fetched> {
         let Whose::Frozen(index) = whose else { return None };
         if self.keeps_all {
             return None;
         }
         let (weights, kind, device, entries) = (self.frozen[index].clone(), self.kind, self.device, self.entries);
-        Some(Fetched::new(move || weights.output_matrix(kind, device).narrow(0, 0, entries)))
+        Some(Fetched::new(move || weights.output_matrix(kind, device).narrow(0, 0, entries), at_hand))
     }
 
     /// The part of a model's output matrix that is compared with others'.

@@ -6,7 +6,6 @@
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Axis, Role, Signal};
-use tch::Tensor;
 
 use super::batches::Sequences;
 use super::objective::Outputs;
@@ -69,7 +68,7 @@ pub fn gradient(trainer: &Trainer, rollouts: &Rollouts, adjoints: &[&[f32]], ste
         let adjoints: Vec<Vec<f32>> = adjoints.iter().map(of_domain).collect();
         let adjoints: Vec<&[f32]> = adjoints.iter().map(Vec::as_slice).collect();
         let (batch, forward) = super::score(trainer, rollouts, step).ok()?;
-        let gradient: Tensor = forward.gradient(trainer, rollouts, &batch, &adjoints).ok()?;
+        let gradient = forward.gradient(trainer, rollouts, &batch, &adjoints).ok()?;
         (!super::gradient_norm(&gradient).is_finite()).then_some(source.name)
     });
     let place = domain.map(|domain| format!(" for the domain `{domain}`")).unwrap_or_default();

@@ -1,4 +1,6 @@
-//! AdamW (arXiv:1711.05101, algorithm 2) over one flat vector of parameters, with global-norm clipping.
+//! AdamW (arXiv:1711.05101, algorithm 2) over one vector of parameters, with global-norm clipping.
+
+use std::ops::Range;
 
 use mopd_compiler::plan::AdamW;
 use tch::{Kind, Tensor, no_grad_guard};
@@ -7,6 +9,7 @@ use super::master::{Master, gradient_here};
 use super::state::Tensors;
 use crate::kernels::adamw::{self, Update};
 use crate::kernels::elements::slice_mut;
+use crate::model::Gradient;
 
 pub struct Optimizer {
     settings: AdamW,
@@ -41,24 +44,40 @@ impl Optimizer {
 
     /// One update. `norm` is the gradient's global norm, as [`gradient_norm`] gives it; both must be finite. Weight decay is
     /// decoupled and leaves the normalisations alone.
-    pub fn step(&mut self, parameters: &mut Master, gradient: &Tensor, norm: f64, learning_rate: f64) {
+    pub fn step(&mut self, parameters: &mut Master, gradient: Gradient, norm: f64, learning_rate: f64) {
         let _guard = no_grad_guard();
-        let AdamW { beta1, beta2, epsilon, weight_decay, clip_norm } = self.settings;
+        assert!(gradient.len() == parameters.len(), "a gradient of other parameters");
+        let AdamW { weight_decay, clip_norm, .. } = self.settings;
         // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by rounding.
         let scale = (clip_norm / (norm + 1e-6)).min(1.0);
         self.steps += 1;
+        let keep = 1.0 - learning_rate * weight_decay;
+        for (range, piece) in gradient.into_pieces() {
+            let middle = (self.decayed as usize).clamp(range.start, range.end);
+            for (part, keep) in [(range.start..middle, keep), (middle..range.end, 1.0)] {
+                let gradient = piece.narrow(0, (part.start - range.start) as i64, part.len() as i64);
+                self.step_part(&mut parameters.part(part.clone()), part, &gradient, Factors { scale, keep, learning_rate });
+            }
+        }
+    }
+
+    /// `parameters` are those in `range`.
+    fn step_part(&mut self, parameters: &mut Master, range: Range<usize>, gradient: &Tensor, factors: Factors) {
+        let Factors { scale, keep, learning_rate } = factors;
+        let AdamW { beta1, beta2, epsilon, .. } = self.settings;
         let correction1 = 1.0 - beta1.powi(self.steps);
         let correction2 = 1.0 - beta2.powi(self.steps);
-        let keep = 1.0 - learning_rate * weight_decay;
+        let [mut mean, mut square] =
+            [&self.mean, &self.square].map(|moment| moment.narrow(0, range.start as i64, range.len() as i64));
         let (Some(gradient_here), Some(parameters_here)) = (gradient_here(gradient), parameters.here()) else {
             let gradient = gradient.to_kind(Kind::Float) * scale;
-            let _ = self.mean.lerp_(&gradient, 1.0 - beta1);
-            let _ = self.square.g_mul_scalar_(beta2);
-            let _ = self.square.addcmul_(&gradient, &(&gradient * (1.0 - beta2)));
-            let denominator = (&self.square / correction2).sqrt_() + epsilon;
+            let _ = mean.lerp_(&gradient, 1.0 - beta1);
+            let _ = square.g_mul_scalar_(beta2);
+            let _ = square.addcmul_(&gradient, &(&gradient * (1.0 - beta2)));
+            let denominator = (&square / correction2).sqrt_() + epsilon;
             let mut single = parameters.single();
-            let _ = single.narrow(0, 0, self.decayed).g_mul_scalar_(keep);
-            let _ = single.addcdiv_(&(&self.mean * (-learning_rate / correction1)), &denominator);
+            let _ = single.g_mul_scalar_(keep);
+            let _ = single.addcdiv_(&(&mean * (-learning_rate / correction1)), &denominator);
             parameters.set(&single);
             return;
         };
@@ -72,22 +91,27 @@ impl Optimizer {
             correction: (1.0 / correction2) as f32,
         };
         let threads = tch::get_num_threads() as usize;
-        let [mean, square] = [&mut self.mean, &mut self.square].map(|moment| slice_mut(moment).expect("where the gradient is"));
-        let decayed = self.decayed as usize;
-        let ((mean, other_mean), (square, other_square)) = (mean.split_at_mut(decayed), square.split_at_mut(decayed));
-        let [parameters, others] = parameters_here.split_at(mean.len());
-        let [gradient, other_gradient] = gradient_here.split_at(mean.len());
-        adamw::step(threads, parameters, mean, square, gradient, update);
-        adamw::step(threads, others, other_mean, other_square, other_gradient, Update { keep: 1.0, ..update });
+        let [mean, square] = [&mut mean, &mut square].map(|moment| slice_mut(moment).expect("where the gradient is"));
+        adamw::step(threads, parameters_here, mean, square, gradient_here, update);
     }
 }
 
+/// What a number of the gradient is multiplied by, what a parameter is, and the learning rate.
+#[derive(Clone, Copy)]
+struct Factors {
+    scale: f64,
+    keep: f64,
+    learning_rate: f64,
+}
+
 /// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
-pub fn gradient_norm(gradient: &Tensor) -> f64 {
-    match gradient_here(gradient) {
-        Some(gradient) => adamw::sum_of_squares(tch::get_num_threads() as usize, gradient).sqrt(),
-        None => gradient.to_kind(Kind::Double).square_().sum(Kind::Double).sqrt().double_value(&[]),
-    }
+pub fn gradient_norm(gradient: &Gradient) -> f64 {
+    let threads = tch::get_num_threads() as usize;
+    let sums = gradient.written().map(|piece| match gradient_here(piece) {
+        Some(piece) => adamw::sum_of_squares(threads, piece),
+        None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
+    });
+    sums.sum::<f64>().sqrt()
 }
 
 #[cfg(test)]
@@ -153,7 +177,9 @@ mod tests {
                 let gradient: Vec<f32> =
                     (0..length).map(|i| ((i as f32) * 0.37 + step as f32).sin() * 0.1 * (1 + i % 5) as f32).collect();
                 let tensor = Tensor::from_slice(&gradient).to_kind(kind);
-                optimizer.step(&mut master, &tensor, gradient_norm(&tensor), 1e-4);
+                let gradient = Gradient::whole(tensor.shallow_clone());
+                let norm = gradient_norm(&gradient);
+                optimizer.step(&mut master, gradient, norm, 1e-4);
                 reference.step(&to_vec(&tensor), 1e-4);
             }
             for (got, expected) in to_vec(&master.single()).iter().zip(&reference.parameters) {
@@ -180,8 +206,11 @@ mod tests {
                 let gradient = (Tensor::arange(here.len() as i64, (Kind::Float, Device::Cpu)) * 0.37 + step).sin();
                 // No slice can be made of every second number of a longer one.
                 let apart = Tensor::stack(&[&gradient, &gradient], 1).select(1, 0);
-                loops.step(&mut here, &gradient, gradient_norm(&gradient), 1e-3);
-                tensors.step(&mut elsewhere, &apart, gradient_norm(&apart), 1e-3);
+                for (optimizer, master, gradient) in [(&mut loops, &mut here, gradient), (&mut tensors, &mut elsewhere, apart)] {
+                    let gradient = Gradient::whole(gradient);
+                    let norm = gradient_norm(&gradient);
+                    optimizer.step(master, gradient, norm, 1e-3);
+                }
             }
             let apart = (here.single() - elsewhere.single()).abs().max().double_value(&[]);
             assert!(apart < 1e-7, "{kind:?}: {apart:e}");
@@ -190,10 +219,11 @@ mod tests {
 
     #[test]
     fn the_norm_is_exact_and_tells_of_bad_numbers() {
-        assert!((gradient_norm(&Tensor::from_slice(&[3.0f32, 4.0])) - 5.0).abs() < 1e-12);
-        assert!(!gradient_norm(&Tensor::from_slice(&[3.0f32, f32::NAN])).is_finite());
-        assert!(!gradient_norm(&Tensor::from_slice(&[3.0f32, f32::NEG_INFINITY])).is_finite());
+        let norm = |numbers: &[f32]| gradient_norm(&Gradient::whole(Tensor::from_slice(numbers)));
+        assert!((norm(&[3.0, 4.0]) - 5.0).abs() < 1e-12);
+        assert!(!norm(&[3.0, f32::NAN]).is_finite());
+        assert!(!norm(&[3.0, f32::NEG_INFINITY]).is_finite());
         // Squares that overflow f32 are still a finite norm.
-        assert!(gradient_norm(&Tensor::from_slice(&[1e30f32])).is_finite());
+        assert!(norm(&[1e30]).is_finite());
     }
 }

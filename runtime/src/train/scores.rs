@@ -8,13 +8,13 @@ use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal};
-use tch::{Kind, Tensor, no_grad_guard};
+use tch::{Tensor, no_grad_guard};
 
 use super::batches::{Sequence, Sequences, no_teacher};
-use super::vocabulary::{Logits, Matrix, Parameters, Quantity, Vocabulary};
+use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
 use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Trace, to_vec};
+use crate::model::{Decoder, Gradient, Trace, to_vec};
 
 /// The student's forward pass, from which the gradient is made.
 pub struct Forward {
@@ -37,9 +37,10 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     let sequences = &rollouts.sequences;
     // The others first: then their weights can leave before the student's activations come.
     let mut others = Vec::new();
-    for role in trainer.roles.iter().copied() {
+    for (index, role) in trainer.roles.iter().copied().enumerate() {
         let known = rollouts.known.borrow().iter().find(|(of, _)| *of == role).map(|(_, logits)| shared(logits));
-        others.push((role, if let Some(known) = known { known } else { logits_of(trainer, role, rollouts)? }));
+        let last = index + 1 == trainer.roles.len();
+        others.push((role, if let Some(known) = known { known } else { logits_of(trainer, role, rollouts, last)? }));
     }
     trainer.models.let_go();
 
@@ -62,8 +63,8 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
 }
 
 /// The logits of a role at every completion token, each by the model of its own domain, in the order of the batch. What does not
-/// change while the student learns is kept for the next pass over the same rollouts.
-fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts) -> Result<Vec<Logits>> {
+/// change while the student learns is kept for the next pass over the same rollouts. `last`: no other role comes after it.
+fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> Result<Vec<Logits>> {
     let _guard = no_grad_guard();
     let Trainer { stage, models, .. } = trainer;
     let mut parts = Vec::new();
@@ -88,7 +89,9 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts) -> Result<Vec<L
         let decoder = decoder.as_deref().unwrap_or(&trainer.model);
         let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
         let hidden = hidden(trainer, decoder, &rollouts.sequences, &micro_batches);
-        let matrix = models.fetched(whose).map_or_else(|| Matrix::Held(models.compared(decoder)), Matrix::Fetched);
+        // The last model's output matrix stays while its layers go.
+        let at_hand = (last && first == stage.sources.len()).then(|| models.compared(decoder));
+        let matrix = models.fetched(whose, at_hand).map_or_else(|| Matrix::Held(models.compared(decoder)), Matrix::Fetched);
         parts.push(Logits::Projected { hidden, matrix, softcap: decoder.config.logit_softcap });
     }
     if trainer.stage.train.passes > 1 && !models.moves(role) {
@@ -183,23 +186,20 @@ impl Forward {
                 computed.push(signal.clone());
             }
         }
-        for live in live {
-            quantities
-                .push(Quantity::Primitive(parameters.primitive(&live.primitive).map_err(|error| failed(error, objective))?));
-        }
-        if quantities.is_empty() {
+        let live = live.iter().map(|live| parameters.primitive(&live.primitive));
+        let live: Vec<_> = live.collect::<Result<_, _>>().map_err(|error| failed(error, objective))?;
+        if quantities.is_empty() && live.is_empty() {
             return Ok(());
         }
-        let values = self.vocabulary.values(&quantities);
-        let (of_signals, of_live) = values.split_at(computed.len());
+        let [of_signals, of_live] = self.vocabulary.read(&quantities, &live);
         batch.signals.extend(computed.into_iter().zip(of_signals.iter().map(to_vec)));
         batch.live.extend(of_live.iter().map(to_vec));
         Ok(())
     }
 
-    /// d loss / d parameters, in the order of the model's flat vector, in single precision or in the model's own. `adjoints` are d loss
-    /// / d primitive, per token, in the objective's order; `batch` is what [`score`] answered.
-    pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Tensor> {
+    /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive, per token, in the objective's
+    /// order; `batch` is what [`score`] answered.
+    pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Gradient> {
         let Forward { hidden, trace, micro_batches, vocabulary } = self;
         let Trainer { stage, model, .. } = trainer;
         let objective = &stage.train.objective;
@@ -211,17 +211,13 @@ impl Forward {
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
         let compared = trainer.models.compared(model);
-        let [by_hidden, mut by_matrix] = vocabulary.projected_gradient(&live, &hidden, &compared);
-        let padding = model.matrix().size()[0] - compared.size()[0];
-        if padding > 0 {
-            by_matrix = by_matrix.constant_pad_nd([0, 0, 0, padding]);
-        }
+        let (by_hidden, by_matrix) = vocabulary.projected_gradient(&live, &hidden, &compared);
         if let Some(trace) = trace {
             return Ok(model.gradient_of(trace, &by_hidden, Some(by_matrix)));
         }
         drop(hidden);
         let mut by_matrix = Some(by_matrix);
-        let mut sum: Option<Tensor> = None;
+        let mut sum: Option<Gradient> = None;
         for members in &micro_batches {
             let tokens: Vec<i64> =
                 members.iter().flat_map(|member| rollouts.sequences.tokens(*member)).map(|token| token as i64).collect();
@@ -229,11 +225,10 @@ impl Forward {
             let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
             // The output matrix has its share of all tokens already.
             let part = model.gradient_of(trace, &by_hidden, by_matrix.take());
-            // Of half-precision parts the sum is in single: it has more digits than they.
-            match &mut sum {
-                Some(sum) => *sum += part,
-                None => sum = Some(part.to_kind(Kind::Float)),
-            }
+            sum = Some(match sum {
+                Some(sum) => sum.plus(part),
+                None => part,
+            });
         }
         sum.ok_or_else(|| Error::new(FailureKind::Runtime, "a batch of no sequences"))
     }

@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::master::Master;
 use super::state::Tensors;
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Entry, EntryKind, Weights, layout, to_vec};
+use crate::model::{Decoder, Entry, EntryKind, Gradient, Weights, layer_of, layout, to_vec};
 use crate::random::Key;
 
 /// Everything but the numbers themselves is as the stage began.
@@ -130,16 +130,15 @@ impl Trained {
     }
 
     /// d loss / d what trains, from d loss / d the model's flat vector.
-    pub fn gradient(&self, by_weights: Tensor) -> Tensor {
+    pub fn gradient(&self, by_weights: Gradient) -> Gradient {
         let _guard = no_grad_guard();
         match &self.what {
             What::All(_) => by_weights,
             What::Parts { ranges, .. } => {
-                let parts: Vec<Tensor> =
-                    ranges.iter().map(|range| by_weights.narrow(0, range.start as i64, range.len() as i64)).collect();
-                Tensor::cat(&parts, 0)
+                let parts: Vec<Tensor> = ranges.iter().map(|range| by_weights.part(range.clone())).collect();
+                Gradient::whole(Tensor::cat(&parts, 0))
             }
-            What::Adapter(adapted) => adapted.gradient(&by_weights),
+            What::Adapter(adapted) => Gradient::whole(adapted.gradient(&by_weights)),
         }
     }
 
@@ -180,15 +179,10 @@ fn scatter(parameters: &Tensor, ranges: &[Range<usize>], flat: &Tensor) {
     }
 }
 
-/// The layer that a parameter belongs to, in the names of published checkpoints.
-fn layer(name: &str) -> Option<u32> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
-}
-
 fn holds(filter: &WeightFilter, name: &str, layers: usize) -> bool {
     match filter {
         WeightFilter::Layers { first, last } => {
-            layer(name).is_some_and(|layer| (*first..=*last).contains(&layer) && (layer as usize) < layers)
+            layer_of(name).is_some_and(|layer| (*first..=*last).contains(&layer) && (layer as usize) < layers)
         }
         WeightFilter::Group(group) => {
             let norm = name.contains("norm");
@@ -219,7 +213,7 @@ impl Adapted {
     /// B is 0, so that training starts from the model as it is; A is uniform within 1 / sqrt(inputs), as PEFT starts it. A magnitude
     /// is the norm of its row.
     fn new(settings: &Adapter, base: &Arc<Weights>, device: Device, key: Key) -> Result<Adapted> {
-        let within = |name: &str| match (settings.layers, layer(name)) {
+        let within = |name: &str| match (settings.layers, layer_of(name)) {
             (Some((first, last)), Some(layer)) => (first..=last).contains(&layer),
             (None, Some(_)) => true,
             (_, None) => false,
@@ -328,20 +322,18 @@ impl Adapted {
 
     /// With G the gradient of the merged matrix: d A = scale * B' G, d B = scale * G A'. For DoRA, the norm by which the direction is
     /// divided is a constant (arXiv:2402.09353, section 4.3): G is replaced by its rows times magnitude / norm.
-    fn gradient(&self, by_weights: &Tensor) -> Tensor {
+    fn gradient(&self, by_weights: &Gradient) -> Tensor {
         let gradient = self.parameters.zeros_like();
         for matrix in &self.matrices {
             let (outputs, inputs) = (matrix.entry.shape[0] as i64, matrix.entry.shape[1] as i64);
-            let mut of_matrix = by_weights.narrow(0, matrix.entry.offset as i64, outputs * inputs).view([outputs, inputs]);
-            of_matrix = of_matrix.to_kind(Kind::Float);
+            let range = matrix.entry.offset..matrix.entry.offset + matrix.entry.len();
+            let mut of_matrix = by_weights.part(range).view([outputs, inputs]).to_kind(Kind::Float);
             if let Some(offset) = matrix.magnitude {
                 let direction = self.direction(matrix);
                 let norms = Adapted::norms(&direction);
                 let by_magnitude = (&of_matrix * &direction / &norms).sum_dim_intlist([1].as_slice(), false, Kind::Float);
                 gradient.narrow(0, offset as i64, outputs).copy_(&by_magnitude);
-                // Not in place: it is a view of what the caller has.
-                let scale = self.view(&self.parameters, offset, &[outputs, 1]) / norms;
-                of_matrix = scale * of_matrix;
+                of_matrix *= self.view(&self.parameters, offset, &[outputs, 1]) / norms;
             }
             let [a, b] = self.factors(&self.parameters, matrix);
             let [mut by_a, mut by_b] = self.factors(&gradient, matrix);

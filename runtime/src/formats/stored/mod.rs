@@ -104,6 +104,12 @@ impl Stored {
         self.is_plain().then(|| self.bytes())
     }
 
+    /// Copies such bytes from the one at `start` on: see [`MappedFile::copy`].
+    pub fn copy_plain(&self, start: usize, into: &mut [u8]) {
+        assert!(self.is_plain() && start + into.len() <= self.range.len(), "bytes in order, and no others");
+        self.file.copy(self.range.start + start, into);
+    }
+
     /// The numbers where they are, if they are f32 and the file places them well.
     pub fn as_f32(&self) -> Option<&[f32]> {
         if self.encoding != Encoding::F32 || !self.is_plain() || cfg!(target_endian = "big") {

@@ -284,7 +284,8 @@ pub fn loss_and_gradient(
     let matrix = decoder.matrix().detach().set_requires_grad(true);
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
     let [by_hidden, by_matrix] = Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
-    (loss.double_value(&[]), decoder.gradient_of(trace, &by_hidden, Some(by_matrix)))
+    let gradient = decoder.gradient_of(trace, &by_hidden, Some(ByMatrix::whole(by_matrix)));
+    (loss.double_value(&[]), gradient.part(0..gradient.len()))
 }
 
 /// Of the mean log-probability of the batch's targets.

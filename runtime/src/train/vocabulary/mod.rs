@@ -6,9 +6,10 @@
 //! block everything else in chunks that stay in the processor's cache: memory does not grow with the number of tokens but by
 //! hidden states, and not with the vocabulary at all.
 //!
-//! There are two passes. The first, without gradient, answers [`Quantity`]s. The objective's program turns these into the loss's
-//! derivative by each live [`Primitive`] of each token; with it the second pass writes d loss / d logits block by block, to be
-//! multiplied by the output matrix at once.
+//! There are two passes. The first, without gradient, answers [`Quantity`]s and the values of live [`Primitive`]s. The objective's
+//! program turns these into the loss's derivative by each primitive of each token; with it the second pass answers d loss / d logits
+//! block by block, to be multiplied by the output matrix at once. What the second pass needs of the distributions, d primitive / d
+//! logits, is known in the first: as much of it as has room is kept, and of the rest the logits are made once more.
 
 mod divergence;
 mod quantities;
@@ -30,7 +31,7 @@ pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
 use crate::kernels::product;
-use crate::model::Token;
+use crate::model::{ByMatrix, Token};
 
 /// Where next-token logits of consecutive tokens come from.
 pub enum Logits {
@@ -56,8 +57,9 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    pub fn new(make: impl Fn() -> Tensor + 'static) -> Fetched {
-        Fetched { make: Rc::new(make), held: Rc::default() }
+    /// `held` is the tensor, if it was made before.
+    pub fn new(make: impl Fn() -> Tensor + 'static, held: Option<Tensor>) -> Fetched {
+        Fetched { make: Rc::new(make), held: Rc::new(RefCell::new(held)) }
     }
 
     fn get(&self) -> Tensor {
@@ -141,8 +143,8 @@ pub struct Vocabulary {
     /// The token that ends a completion.
     pub end: Token,
     sizes: Sizes,
-    /// Blocks of the first pass that the second need not make again, by their first token.
-    kept: RefCell<HashMap<i64, Block>>,
+    /// By the first token of a block: d live primitive / d logits of the student, `[block, vocabulary]`, in the order of the primitives.
+    kept: RefCell<HashMap<i64, Vec<Tensor>>>,
 }
 
 /// In elements.
@@ -152,18 +154,18 @@ struct Sizes {
     chunk: i64,
     /// Of a block: the logits that are made with one product of matrices.
     block: i64,
-    /// Of all blocks that are kept between the passes, both models together.
-    kept: i64,
+    /// Of all blocks whose slopes are kept between the passes, in bytes.
+    kept: usize,
 }
 
 impl Sizes {
     fn of(device: Device) -> Sizes {
         match device {
-            // A chunk of 1 MiB: the few that are at work at one time fit a core's cache. A block of 64 MiB has rows enough for
-            // the product to run at full speed.
-            Device::Cpu => Sizes { chunk: 1 << 18, block: 1 << 24, kept: 1 << 25 },
+            // A chunk of 1 MiB: the few that are at work at one time fit a core's cache. A block of 36 MiB has rows enough for
+            // the product to run at nearly full speed.
+            Device::Cpu => Sizes { chunk: 1 << 18, block: 9 << 20, kept: 1 << 27 },
             // Starting a kernel costs more than it does on a small chunk.
-            _ => Sizes { chunk: 1 << 26, block: 1 << 26, kept: 1 << 28 },
+            _ => Sizes { chunk: 1 << 26, block: 1 << 26, kept: 1 << 30 },
         }
     }
 
@@ -178,12 +180,6 @@ struct Block {
     student: Tensor,
     /// Of other roles, made when they are asked for.
     others: RefCell<Vec<(Role, Tensor)>>,
-}
-
-impl Block {
-    fn elements(&self) -> usize {
-        self.student.numel() + self.others.borrow().iter().map(|(_, logits)| logits.numel()).sum::<usize>()
-    }
 }
 
 impl Vocabulary {
@@ -204,78 +200,126 @@ impl Vocabulary {
 
     /// Each quantity of every token, `[tokens]` each.
     pub fn values(&self, quantities: &[Quantity]) -> Vec<Tensor> {
+        self.read(quantities, &[])[0].drain(..).collect()
+    }
+
+    /// Each quantity and each live primitive of every token, `[tokens]` each. [`Vocabulary::gradient`] is asked for the same primitives.
+    pub fn read(&self, quantities: &[Quantity], live: &[Primitive]) -> [Vec<Tensor>; 2] {
         let _guard = no_grad_guard();
         // Made before the chunks: small tensors that stay between large ones that go would break up the heap until none of the
         // next chunk's fits into what the last left.
-        let values: Vec<Tensor> =
-            quantities.iter().map(|_| Tensor::empty([self.tokens()], (Kind::Float, self.targets.device()))).collect();
+        let empty = || Tensor::empty([self.tokens()], (Kind::Float, self.targets.device()));
+        let values: [Vec<Tensor>; 2] = [quantities.iter().map(|_| empty()).collect(), live.iter().map(|_| empty()).collect()];
+        let mut kept = self.kept.borrow_mut();
+        let mut room = self.sizes.kept;
         for (first, count) in self.blocks() {
             let block = self.block(first, count);
+            let slopes = self.room_for_slopes(&block, live.len(), &mut room);
             for rows in self.chunks(&block) {
-                for (quantity, values) in quantities.iter().zip(&values) {
-                    values.narrow(0, rows.first, rows.len()).copy_(&quantity.values(&rows));
+                let place = |values: &Tensor| values.narrow(0, rows.first, rows.len());
+                for (quantity, values) in quantities.iter().zip(&values[0]) {
+                    place(values).copy_(&quantity.values(&rows));
+                }
+                for (index, (primitive, values)) in live.iter().zip(&values[1]).enumerate() {
+                    place(values).copy_(&primitive.values(&rows));
+                    if let Some(slopes) = &slopes {
+                        let one = Tensor::ones([rows.len(), 1], (Kind::Float, self.targets.device()));
+                        let mut slopes = slopes[index].narrow(0, rows.first - first, rows.len());
+                        self.by_logits(&rows, [(primitive, one)].into_iter(), &mut slopes);
+                    }
                 }
             }
-            self.keep(block);
+            kept.extend(slopes.map(|slopes| (first, slopes)));
         }
         values
     }
 
-    /// d loss / d logits of the student, for d loss / d primitive `[tokens]`: `give` gets the first token of each block and
-    /// `[block, vocabulary]`. Ends the use of the logits.
-    pub fn gradient(self, live: &[(Primitive, Tensor)], mut give: impl FnMut(i64, &Tensor)) {
+    /// Tensors for the slopes of a block by each primitive, if they fit into the room that is left.
+    fn room_for_slopes(&self, block: &Block, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
+        // As the products with the output matrix want them.
+        let kind = match &self.student {
+            Logits::Projected { hidden, .. } => hidden.kind(),
+            Logits::Given(logits) => logits.kind(),
+        };
+        let bytes = primitives * block.student.numel() * kind.elt_size_in_bytes();
+        *room = room.checked_sub(bytes).filter(|_| bytes > 0)?;
+        let empty = || Tensor::empty(block.student.size(), (kind, block.student.device()));
+        Some((0..primitives).map(|_| empty()).collect())
+    }
+
+    /// d loss / d logits of the student, for d loss / d primitive `[tokens]`. Ends the use of the logits.
+    pub fn gradient(self, live: &[(Primitive, Tensor)], mut give: impl FnMut(ByLogits)) {
         let _guard = no_grad_guard();
         for (first, count) in self.blocks() {
+            if let Some(slopes) = self.kept.borrow_mut().remove(&first) {
+                give(kept_slopes(first, slopes, live.iter().map(|(_, adjoint)| adjoint.narrow(0, first, count))));
+                continue;
+            }
             let block = self.block(first, count);
             for rows in self.chunks(&block) {
-                let mut slopes = Slopes::default();
-                for (primitive, adjoint) in live {
-                    let adjoint = rows.column(adjoint);
-                    // Where a token is not selected nothing is computed; nor can an infinite slope there become NaN.
-                    if adjoint.count_nonzero(None).int64_value(&[]) > 0 {
-                        primitive.add_slopes(&rows, &adjoint, &mut slopes);
-                    }
-                }
                 let mut logits = block.student.narrow(0, rows.first - first, rows.len());
-                // d cap(x) / d x = 1 - (cap(x) / c)^2, before the logits are written over.
-                let bent = self.student.softcap().map(|cap| -(&logits / cap).square_() + 1.0);
-                slopes.into_logits(&rows, &mut logits);
-                if let Some(bent) = bent {
-                    logits *= bent;
-                }
+                let live = live.iter().map(|(primitive, adjoint)| (primitive, rows.column(adjoint)));
+                // Written over: nobody reads the logits of these rows after it.
+                self.by_logits(&rows, live, &mut logits);
             }
-            give(first, &block.student);
+            give(ByLogits { first, slopes: block.student, scale: None });
         }
     }
 
-    /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, and output matrix, `[vocabulary, width]`: d loss / d
-    /// either; of half-precision models in single precision.
-    pub fn projected_gradient(self, live: &[(Primitive, Tensor)], hidden: &Tensor, matrix: &Tensor) -> [Tensor; 2] {
+    /// d loss / d logits of some rows into `out`, `[rows, vocabulary]`, which may be the logits themselves; for d loss / d primitive,
+    /// `[rows, 1]`.
+    fn by_logits<'p>(&self, rows: &Rows, live: impl Iterator<Item = (&'p Primitive<'p>, Tensor)>, out: &mut Tensor) {
+        if out.kind() == Kind::BFloat16 {
+            // Rounded once, at the end.
+            let mut single = Tensor::empty(out.size(), (Kind::Float, out.device()));
+            self.by_logits(rows, live, &mut single);
+            return out.copy_(&single);
+        }
+        let mut slopes = Slopes::default();
+        for (primitive, adjoint) in live {
+            // Where a token is not selected nothing is computed; nor can an infinite slope there become NaN.
+            if adjoint.count_nonzero(None).int64_value(&[]) > 0 {
+                primitive.add_slopes(rows, &adjoint, &mut slopes);
+            }
+        }
+        // d cap(x) / d x = 1 - (cap(x) / c)^2, before the logits are written over.
+        let bent = self.student.softcap().map(|cap| -(rows.logits() / cap).square_() + 1.0);
+        slopes.into_logits(rows, out);
+        if let Some(bent) = bent {
+            *out *= bent;
+        }
+    }
+
+    /// [`Vocabulary::gradient`] carried on to hidden states, `[tokens, width]`, in single precision where they are in half, and to the
+    /// output matrix, `[vocabulary, width]`.
+    pub fn projected_gradient(self, live: &[(Primitive, Tensor)], hidden: &Tensor, matrix: &Tensor) -> (Tensor, ByMatrix) {
         let _guard = no_grad_guard();
         let mut by_hidden = Vec::new();
-        let mut by_matrix: Option<Tensor> = None;
-        self.gradient(live, |first, by_logits| {
-            let rows = hidden.narrow(0, first, by_logits.size()[0]);
-            if rows.kind() == Kind::BFloat16 {
-                let by_logits = by_logits.to_kind(Kind::BFloat16);
-                by_hidden.push(product::multiply(&by_logits, matrix));
-                match &mut by_matrix {
-                    Some(sum) => product::add_product(sum, &by_logits.tr(), &rows),
-                    None => by_matrix = Some(product::multiply(&by_logits.tr(), &rows)),
+        let mut by_matrix = ByMatrix::zero(matrix);
+        let half = hidden.kind() == Kind::BFloat16;
+        self.gradient(live, |ByLogits { first, slopes, scale }| {
+            let rows = hidden.narrow(0, first, slopes.size()[0]);
+            let slopes = if half { slopes.to_kind(Kind::BFloat16) } else { slopes };
+            let product = if half { product::multiply(&slopes, matrix) } else { slopes.mm(matrix) };
+            match scale {
+                // A row of the slopes is scaled where it is smaller: in the product.
+                Some(scale) => {
+                    by_hidden.push(product * &scale);
+                    by_matrix.keep(slopes, (rows * scale).to_kind(hidden.kind()));
                 }
-                return;
-            }
-            by_hidden.push(by_logits.mm(matrix));
-            match &mut by_matrix {
-                Some(sum) => drop(sum.addmm_(&by_logits.tr(), &rows)),
-                None => by_matrix = Some(by_logits.tr().mm(&rows)),
+                None => {
+                    by_hidden.push(product);
+                    by_matrix.add(&slopes, &rows);
+                }
             }
         });
-        [Tensor::cat(&by_hidden, 0), by_matrix.unwrap_or_else(|| matrix.zeros_like())]
+        (Tensor::cat(&by_hidden, 0), by_matrix)
     }
 
     fn blocks(&self) -> impl Iterator<Item = (i64, i64)> + use<> {
-        let (tokens, rows) = (self.tokens(), Sizes::rows(self.sizes.block, self.vocabulary()));
+        let (tokens, most) = (self.tokens(), Sizes::rows(self.sizes.block, self.vocabulary()));
+        // About equal ones: a product of a few rows takes as long to prepare as one of many.
+        let rows = (tokens as u64).div_ceil((tokens as u64).div_ceil(most as u64).max(1)).max(1) as i64;
         (0..tokens).step_by(rows as usize).map(move |first| (first, rows.min(tokens - first)))
     }
 
@@ -287,8 +331,7 @@ impl Vocabulary {
     }
 
     fn block(&self, first: i64, count: i64) -> Block {
-        let kept = self.kept.borrow_mut().remove(&first);
-        kept.unwrap_or_else(|| Block { first, student: self.student.rows(first, count), others: RefCell::default() })
+        Block { first, student: self.student.rows(first, count), others: RefCell::default() }
     }
 
     /// The block's logits of a role that is not the student.
@@ -307,18 +350,49 @@ impl Vocabulary {
         logits
     }
 
-    fn keep(&self, block: Block) {
-        let mut kept = self.kept.borrow_mut();
-        let held: usize = kept.values().map(Block::elements).sum();
-        if (held + block.elements()) as i64 <= self.sizes.kept {
-            kept.insert(block.first, block);
-        }
-    }
-
     fn chunks<'a>(&'a self, block: &'a Block) -> impl Iterator<Item = Rows<'a>> + use<'a> {
         let (count, step) = (block.student.size()[0], Sizes::rows(self.sizes.chunk, self.vocabulary()));
         (0..count).step_by(step as usize).map(move |from| Rows::new(self, block, from, step.min(count - from)))
     }
+}
+
+/// d loss / d logits of a block.
+pub struct ByLogits {
+    /// Its first token.
+    first: i64,
+    /// `[block, vocabulary]`
+    slopes: Tensor,
+    /// `[block, 1]`: to multiply the rows with; nothing where they are whole.
+    scale: Option<Tensor>,
+}
+
+impl ByLogits {
+    /// The first token, and `[block, vocabulary]`.
+    pub fn whole(self) -> (i64, Tensor) {
+        let ByLogits { first, slopes, scale } = self;
+        let kind = slopes.kind();
+        (first, if let Some(scale) = scale { (slopes * scale).to_kind(kind) } else { slopes })
+    }
+}
+
+/// From d primitive / d logits and d loss / d primitive, `[block]`.
+fn kept_slopes(first: i64, slopes: Vec<Tensor>, adjoints: impl Iterator<Item = Tensor>) -> ByLogits {
+    let mut parts = slopes.into_iter().zip(adjoints.map(|adjoint| adjoint.unsqueeze(1)));
+    let mut one = parts.next().map(|(mut slopes, adjoint)| {
+        // An infinite slope of a token that is not selected is nothing.
+        let _ = slopes.masked_fill_(&adjoint.eq(0.0), 0.0);
+        (slopes, adjoint)
+    });
+    for (mut slopes, adjoint) in parts {
+        let _ = slopes.masked_fill_(&adjoint.eq(0.0), 0.0);
+        one = one.map(|(sum, scale)| {
+            let whole = sum * scale + slopes * &adjoint;
+            let scale = adjoint.ones_like();
+            (whole, scale)
+        });
+    }
+    let (slopes, scale) = one.expect("slopes are kept of live primitives");
+    ByLogits { first, slopes, scale: Some(scale) }
 }
 
 /// `count` tokens from `first` of what stands one after the other.

@@ -42,6 +42,11 @@ impl<'a> Rows<'a> {
         self.student.size()[1]
     }
 
+    /// The student's logits, `[rows, vocabulary]`.
+    pub fn logits(&self) -> &Tensor {
+        &self.student
+    }
+
     /// Log-probabilities `[rows, vocabulary]` in single precision, `role`'s logits divided by `temperature`. Never to be written
     /// to.
     ///

@@ -1,0 +1,115 @@
+//! d loss / d output matrix. It has a row for every entry of the vocabulary, so it is made some rows at a time.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::kernels::product::{add_product, multiply};
+
+/// The sum over tokens of d loss / d logits times the last hidden state.
+pub struct ByMatrix {
+    /// Entries that logits were made for. The matrix may have more: they have no gradient.
+    entries: i64,
+    width: i64,
+    /// The one that the sums are taken in.
+    wide: Kind,
+    device: Device,
+    /// d loss / d logits, `[tokens, entries]`, and hidden states, `[tokens, width]`, that are not multiplied yet.
+    kept: Vec<[Tensor; 2]>,
+    /// Of all other tokens, `[entries, width]`.
+    sum: Option<Tensor>,
+}
+
+impl ByMatrix {
+    /// Of no token; for a matrix `[entries, width]`.
+    pub fn zero(matrix: &Tensor) -> ByMatrix {
+        let [entries, width] = matrix.size()[..] else { unreachable!("a matrix has rows and columns") };
+        let wide = if matrix.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        ByMatrix { entries, width, wide, device: matrix.device(), kept: Vec::new(), sum: None }
+    }
+
+    /// `[entries, width]`, as it is.
+    #[cfg(test)]
+    pub fn whole(sum: Tensor) -> ByMatrix {
+        ByMatrix { sum: Some(sum.shallow_clone()), ..ByMatrix::zero(&sum) }
+    }
+
+    /// Adds tokens; holds on to both tensors.
+    pub fn keep(&mut self, by_logits: Tensor, hidden: Tensor) {
+        self.kept.push([by_logits, hidden]);
+    }
+
+    /// Adds tokens at once.
+    pub fn add(&mut self, by_logits: &Tensor, hidden: &Tensor) {
+        add(&mut self.sum, by_logits, hidden);
+    }
+
+    /// Some rows of it, in single precision or in double. Rows beyond the entries are 0.
+    pub fn rows(&self, range: Range<i64>) -> Tensor {
+        let count = (range.end.min(self.entries) - range.start).max(0);
+        let mut rows = self.sum.as_ref().filter(|_| count > 0).map(|sum| sum.narrow(0, range.start, count).copy());
+        if count > 0 {
+            for [by_logits, hidden] in &self.kept {
+                add(&mut rows, &by_logits.narrow(1, range.start, count), hidden);
+            }
+        }
+        let missing = range.end - range.start - if rows.is_some() { count } else { 0 };
+        let zeros = || Tensor::zeros([missing, self.width], (self.wide, self.device));
+        match rows {
+            None => zeros(),
+            Some(rows) if missing > 0 => Tensor::cat(&[rows, zeros()], 0),
+            Some(rows) => rows,
+        }
+    }
+}
+
+/// Half-precision products are summed in single precision.
+fn add(sum: &mut Option<Tensor>, by_logits: &Tensor, hidden: &Tensor) {
+    let half = by_logits.kind() == Kind::BFloat16;
+    match sum {
+        Some(sum) if half => add_product(sum, &by_logits.tr(), hidden),
+        Some(sum) => drop(sum.addmm_(&by_logits.tr(), hidden)),
+        None if half => *sum = Some(multiply(&by_logits.tr(), hidden)),
+        None => *sum = Some(by_logits.tr().mm(hidden)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever was multiplied at once and what was kept, and in whichever pieces it is asked for.
+    #[test]
+    fn rows_are_those_of_the_product() {
+        let numbers = |rows: i64, columns: i64, seed: i64| {
+            (Tensor::arange_start(seed, seed + rows * columns, (Kind::Double, Device::Cpu)) * 0.7).sin().view([rows, columns])
+        };
+        let (entries, width) = (11, 3);
+        for (kind, near) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::BFloat16, 1e-5)] {
+            let matrix = Tensor::zeros([entries, width], (kind, Device::Cpu));
+            let tokens: Vec<[Tensor; 2]> = [4, 1, 6]
+                .map(|count| [numbers(count, entries, count).to_kind(kind), numbers(count, width, 9 + count).to_kind(kind)])
+                .into();
+            let exact =
+                tokens.iter().map(|[by_logits, hidden]| by_logits.to_kind(Kind::Double).tr().mm(&hidden.to_kind(Kind::Double)));
+            let exact =
+                Tensor::cat(&[exact.reduce(|a, b| a + b).unwrap(), Tensor::zeros([2, width], (Kind::Double, Device::Cpu))], 0);
+            for added in 0..=3 {
+                let mut by_matrix = ByMatrix::zero(&matrix);
+                for (index, [by_logits, hidden]) in tokens.iter().enumerate() {
+                    if index < added {
+                        by_matrix.add(by_logits, hidden);
+                    } else {
+                        by_matrix.keep(by_logits.shallow_clone(), hidden.shallow_clone());
+                    }
+                }
+                for bounds in [vec![0, 13], vec![0, 4, 9, 13], vec![0, 11, 12, 13]] {
+                    let rows: Vec<Tensor> = bounds.windows(2).map(|pair| by_matrix.rows(pair[0]..pair[1])).collect();
+                    let apart = (Tensor::cat(&rows, 0).to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
+                    assert!(apart < near, "{kind:?} {added} {bounds:?}: {apart:e}");
+                }
+            }
+            assert_eq!(ByMatrix::zero(&matrix).rows(2..5).abs().sum(Kind::Double).double_value(&[]), 0.0);
+        }
+    }
+}

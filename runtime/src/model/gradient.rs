@@ -1,0 +1,148 @@
+//! d loss / d parameters.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+/// A vector in the order of the parameters, in pieces that are made when something is written there. On its way back through the layers
+/// a gradient grows while what the layers kept goes: in pieces it takes the room that was theirs, as one tensor it would need its own.
+pub struct Gradient {
+    length: usize,
+    kind: Kind,
+    device: Device,
+    /// Numbers of a piece; of the last one fewer.
+    piece: usize,
+    pieces: Vec<Option<Tensor>>,
+}
+
+/// Numbers of a piece in the processor's memory: few enough bytes for the allocator to keep them for the next step.
+const PIECE: usize = 1 << 22;
+
+impl Gradient {
+    pub fn zero(length: usize, kind: Kind, device: Device) -> Gradient {
+        // Elsewhere every piece costs the start of an operator.
+        let piece = if device == Device::Cpu { PIECE } else { length.max(1) };
+        Gradient::with_pieces(length, kind, device, piece)
+    }
+
+    fn with_pieces(length: usize, kind: Kind, device: Device, piece: usize) -> Gradient {
+        Gradient { length, kind, device, piece, pieces: (0..length.div_ceil(piece)).map(|_| None).collect() }
+    }
+
+    /// One that is there already, as a vector.
+    pub fn whole(vector: Tensor) -> Gradient {
+        let length = vector.numel();
+        let (kind, device) = (vector.kind(), vector.device());
+        Gradient { length, kind, device, piece: length.max(1), pieces: vec![Some(vector)] }
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    fn bounds(&self, index: usize) -> Range<usize> {
+        index * self.piece..((index + 1) * self.piece).min(self.length)
+    }
+
+    /// The pieces that some numbers are in, with the part of each.
+    fn within(&self, range: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let (piece, range) = (self.piece, range.clone());
+        let pieces = if range.is_empty() { 0..0 } else { range.start / piece..range.end.div_ceil(piece) };
+        pieces.map(move |index| {
+            let first = index * piece;
+            (index, range.start.max(first) - first..range.end.min(first + piece) - first)
+        })
+    }
+
+    /// Writes numbers from `offset` on.
+    pub fn write(&mut self, offset: usize, numbers: &Tensor) {
+        let _guard = no_grad_guard();
+        let numbers = numbers.reshape([-1]);
+        let mut done = 0;
+        for (index, part) in self.within(&(offset..offset + numbers.numel())) {
+            let count = part.len() as i64;
+            let bounds = self.bounds(index);
+            let piece = self.pieces[index].get_or_insert_with(|| {
+                let whole = part.len() == bounds.len();
+                let make = if whole { Tensor::empty } else { Tensor::zeros };
+                make([bounds.len() as i64], (self.kind, self.device))
+            });
+            piece.narrow(0, part.start as i64, count).copy_(&numbers.narrow(0, done, count));
+            done += count;
+        }
+    }
+
+    /// A copy of some numbers.
+    pub fn part(&self, range: Range<usize>) -> Tensor {
+        let _guard = no_grad_guard();
+        let parts = self.within(&range).map(|(index, part)| match &self.pieces[index] {
+            Some(piece) => piece.narrow(0, part.start as i64, part.len() as i64),
+            None => Tensor::zeros([part.len() as i64], (self.kind, self.device)),
+        });
+        let parts: Vec<Tensor> = parts.collect();
+        if parts.is_empty() { Tensor::empty([0], (self.kind, self.device)) } else { Tensor::cat(&parts, 0) }
+    }
+
+    /// All of it, end to end: each piece with its place.
+    pub fn into_pieces(self) -> impl Iterator<Item = (Range<usize>, Tensor)> {
+        let kind = (self.kind, self.device);
+        let bounds: Vec<Range<usize>> = (0..self.pieces.len()).map(|index| self.bounds(index)).collect();
+        let zeros = move |count: usize| Tensor::zeros([count as i64], kind);
+        bounds.into_iter().zip(self.pieces).map(move |(bounds, piece)| {
+            let piece = piece.unwrap_or_else(|| zeros(bounds.len()));
+            (bounds, piece)
+        })
+    }
+
+    /// The pieces that something was written to.
+    pub fn written(&self) -> impl Iterator<Item = &Tensor> {
+        self.pieces.iter().flatten()
+    }
+
+    /// The sum of both, in single precision: of half-precision parts it has more digits than they.
+    pub fn plus(self, other: Gradient) -> Gradient {
+        let _guard = no_grad_guard();
+        let wide = |kind| if kind == Kind::BFloat16 { Kind::Float } else { kind };
+        let (length, piece, device, kind) = (self.length, self.piece, self.device, wide(self.kind));
+        assert!((other.length, other.piece) == (length, piece), "gradients of different parameters");
+        let pieces = self.pieces.into_iter().zip(other.pieces).map(|(one, another)| match (one, another) {
+            (Some(one), Some(another)) => Some(one.to_kind(kind) + another),
+            (one, another) => one.or(another).map(|only| only.to_kind(kind)),
+        });
+        Gradient { length, kind, device, piece, pieces: pieces.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::to_vec;
+
+    #[test]
+    fn pieces_are_one_vector() {
+        let numbers = |first: i64, count: i64| Tensor::arange_start(first, first + count, (Kind::Float, Device::Cpu));
+        let mut gradient = Gradient::with_pieces(23, Kind::Float, Device::Cpu, 5);
+        let mut expected = vec![0.0; 23];
+        for (offset, shape) in [(21, [1, 2]), (3, [3, 2]), (15, [5, 1]), (11, [1, 0])] {
+            let count = shape[0] * shape[1];
+            gradient.write(offset, &numbers(100 + offset as i64, count).view(shape));
+            (0..count as usize).for_each(|at| expected[offset + at] = (100 + offset + at) as f32);
+        }
+        assert_eq!(gradient.written().count(), 4);
+        for range in [0..23, 4..4, 2..12, 13..14, 20..23] {
+            assert_eq!(to_vec(&gradient.part(range.clone())), expected[range.clone()], "{range:?}");
+        }
+        let mut other = Gradient::with_pieces(23, Kind::BFloat16, Device::Cpu, 5);
+        other.write(9, &numbers(1, 3));
+        let sum = other.plus(gradient);
+        (0..3).for_each(|at| expected[9 + at] += (1 + at) as f32);
+        let mut end = 0;
+        for (range, piece) in sum.into_pieces() {
+            assert_eq!((range.start, piece.kind()), (end, Kind::Float));
+            assert_eq!(to_vec(&piece), expected[range.clone()]);
+            end = range.end;
+        }
+        assert_eq!(end, 23);
+        assert_eq!(to_vec(&Gradient::whole(numbers(0, 4)).part(1..3)), [1.0, 2.0]);
+    }
+}
