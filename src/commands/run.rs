@@ -11,7 +11,7 @@ use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
 use mopd_store::write_atomically;
 
-use super::{Compiled, compile, export, plan_json, sweep};
+use super::{Compiled, export, family, plan_json, report};
 use crate::args::{Format, Run};
 use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
@@ -25,17 +25,16 @@ use crate::worker::{self, Kill, Said, Worker};
 pub const STORE: &str = ".mopd/store";
 
 pub fn run(arguments: &Run) -> Result<Status, Problem> {
-    let members = sweep::members(&arguments.file, &arguments.overrides.set)?;
-    if !members.is_empty() {
-        return sweep::run(arguments, &members);
+    let checked = family::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
+    report(&checked.analysis);
+    for (name, analysis) in &checked.refused {
+        output::error(&format!("{name} can't run:\n"));
+        report(analysis);
     }
-    let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
-    let out = out_folder(arguments.out.as_deref(), &compiled);
-    let status = one(arguments, &compiled, &out, &Interrupts::install(), true)?;
-    if status == Status::Good && arguments.tensorboard {
-        event_files(&out)?;
+    match checked.family {
+        Some(family) => family::run(arguments, &family),
+        None => Ok(Status::Wrong),
     }
-    Ok(status)
 }
 
 /// What `--tensorboard` leaves beside the results of a run that is finished.
