@@ -13,7 +13,7 @@ use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
 use super::run::{Interrupts, event_files, one, out_folder, results};
-use super::{Compiled, plan_to_run};
+use super::{Compiled, aside, plan_to_run};
 use crate::args::{Format, Run};
 use crate::host;
 use crate::output::{self, Style};
@@ -139,6 +139,14 @@ impl Family {
         out_folder(wanted, first)
     }
 
+    /// The folder of results as the runs need it, before the first of them begins.
+    ///
+    /// # Errors
+    /// A folder that can't be written to.
+    pub fn make_room(&self, folder: &Path) -> Result<(), Problem> {
+        if self.is_sweep() { aside::make_room(folder, None) } else { Ok(()) }
+    }
+
     /// That a member begins, where it is one of several: for people, or as an event.
     pub fn announcement(&self, index: usize, format: Format) -> Option<String> {
         let member = self.members.get(index).filter(|_| self.is_sweep())?;
@@ -206,6 +214,7 @@ fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Problem> {
 pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
     let interrupts = Interrupts::install();
     let folder = family.folder(arguments.out.as_deref());
+    family.make_room(&folder)?;
     let (mut ended, mut status) = (Vec::new(), Status::Good);
     for (index, member) in family.members.iter().enumerate() {
         let Some(compiled) = &member.compiled else {

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod aside;
 mod audit;
 mod bench;
 mod cache;

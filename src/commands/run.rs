@@ -11,7 +11,7 @@ use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
 use mopd_store::write_atomically;
 
-use super::{Compiled, export, family, plan_json, report};
+use super::{Compiled, aside, export, family, plan_json, report};
 use crate::args::{Format, Run};
 use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
@@ -211,8 +211,10 @@ fn folder_name(name: &str) -> String {
     if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
 }
 
-/// What the results were made from: the source, the modules that it imports from its folder, the plan.
+/// What the results are made from: the source, the modules that it imports from its folder, the plan. Results of another plan are put
+/// aside first.
 pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
+    aside::make_room(out, Some(&compiled.plan.hash))?;
     let write = |path: PathBuf, text: &str| {
         // Whole or not at all: what an earlier run left there is not to be lost on a full disk.
         write_atomically(&path, |file| file.write_all(text.as_bytes()))

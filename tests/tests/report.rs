@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -330,6 +330,50 @@ fn an_unfinished_run_has_a_page_too() {
     let page = parsed(&copy.join("report.html"));
     assert!(page["text"].as_str().expect("a text").contains("This run was not finished"));
     place.refused(&["compare", "run", "unfinished"], &["has no rewards.parquet", "finished stages are kept"]);
+}
+
+/// What is written under a new plan never stands beside the numbers of the old one, and those are not lost.
+#[test]
+fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
+    for signal in ["-KILL", "-INT"] {
+        let place = Place::new();
+        let long = |steps: &str| fs::write(place.path("tiny.mopd"), SOURCE.replace("steps: count = 6", steps)).expect("an edit");
+        place.good(&["run", "tiny.mopd", "--out", "run"]);
+        let results = fs::read(place.path("run/results.json")).expect("results");
+        long("steps: count = 4000");
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(place.folder.path()).args(["run", "tiny.mopd", "--out", "run", "--format", "json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().expect("mopd starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains(r#""event":"step""#) && line.contains(r#""step":3,"#)));
+        let group = format!("-{}", child.id());
+        assert!(Command::new("kill").args([signal, "--", &group]).status().expect("kill starts").success());
+        // To the end of its output, or it would wait for somebody who reads.
+        lines.for_each(drop);
+        child.wait().expect("it ends");
+
+        place.good(&["report", "run"]);
+        let page = parsed(&place.path("run/report.html"));
+        assert!(page["text"].as_str().expect("a text").contains("This run was not finished"), "{signal}");
+        place.refused(&["compare", "run", "run"], &["has no rewards.parquet", "finished stages are kept"]);
+
+        // The run before is whole, in a folder of its own.
+        assert!(fs::read(place.path("run/previous/results.json")).expect("results") == results, "{signal}");
+        place.good(&["report", "run/previous"]);
+        let page = parsed(&place.path("run/previous/report.html"));
+        assert!(!page["text"].as_str().expect("a text").contains("This run was not finished"), "{signal}");
+        assert!(fs::read_to_string(place.path("run/previous/source.mopd")).expect("a text").contains("steps: count = 6"));
+
+        // What is finished then is compared with it.
+        long("steps: count = 5");
+        place.good(&["run", "tiny.mopd", "--out", "run"]);
+        let said = place.good(&["compare", "run/previous", "run"]);
+        assert!(said.contains("`student`: steps 6 -> 5"), "{said}");
+        // The same plan again puts nothing aside.
+        place.good(&["run", "tiny.mopd", "--out", "run"]);
+        assert!(fs::read(place.path("run/previous/results.json")).expect("results") == results, "{signal}");
+    }
 }
 
 #[test]

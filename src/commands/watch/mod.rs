@@ -372,6 +372,11 @@ impl Session<'_> {
         }
         self.retry = false;
         let folder = family.folder(self.arguments.out.as_deref());
+        if let Err(problem) = family.make_room(&folder) {
+            self.face.note(&Note::Problem(&problem));
+            self.retry = true;
+            return;
+        }
         let begun = Begun::new(family, forks);
         self.go_through(Running { begun, folder, ended: Vec::new(), began: false, stopping: false });
     }
