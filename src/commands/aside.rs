@@ -2,16 +2,19 @@
 //! the old numbers, and numbers that are finished must not be lost, whenever the new run is killed.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, Write};
 use std::path::Path;
+
+use mopd_store::{WriteError, write_atomically};
 
 use crate::problem::Problem;
 use crate::run_folder::{METRICS, REWARDS, SAMPLES, WEIGHTS};
 
 /// The folder within that of results that holds the last finished run with another plan.
 const PREVIOUS: &str = "previous";
-/// Where that one is made.
+/// Where that one is made, and what a run begins with.
 const PART: &str = "previous.part";
+const NEXT: &str = "next.part";
 const RESULTS: &str = "results.json";
 /// What only fits the plan that it was made by. The first says that a run is finished, so it goes before the others.
 const MADE: [&str; 5] = [RESULTS, REWARDS, METRICS, SAMPLES, WEIGHTS];
@@ -25,6 +28,31 @@ const MODULES: &str = "modules";
 struct Hash {
     #[serde(alias = "hash")]
     plan: String,
+}
+
+/// Puts what a run begins with, its text and its plan, into the folder of results, `plan` being the plan's hash; what an earlier run with
+/// another plan left makes room ([`make_room`]). Where there is no room on the disk, everything stays as it was.
+///
+/// # Errors
+/// A folder that can't be written to.
+pub fn begin(out: &Path, plan: &str, files: &[(&Path, &str)]) -> Result<(), Problem> {
+    let next = out.join(NEXT);
+    remove(&next)?;
+    for (name, text) in files {
+        let written = write_atomically(&next.join(name), |file| file.write_all(text.as_bytes()));
+        if let Err(WriteError { source, .. }) = written {
+            // That it can't be written is what there is to say.
+            let _ = remove(&next);
+            return Err(unwritten(&out.join(name), source));
+        }
+    }
+    make_room(out, Some(plan))?;
+    for (name, _) in files {
+        let path = out.join(name);
+        let moved = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::rename(next.join(name), &path));
+        moved.map_err(|error| unwritten(&path, error))?;
+    }
+    remove(&next)
 }
 
 /// Makes room for a run of the plan with this hash, or for the runs of a sweep, which have their plans in folders of their own. The
@@ -69,14 +97,14 @@ fn put_aside(out: &Path) -> Result<(), Problem> {
         }
         Ok(())
     };
-    copied().map_err(|error: std::io::Error| Problem::unwritten(&part, &error))?;
+    copied().map_err(|error| unwritten(&part, error))?;
     let previous = out.join(PREVIOUS);
     remove(&previous)?;
-    fs::rename(&part, &previous).map_err(|error| Problem::unwritten(&previous, &error))
+    fs::rename(&part, &previous).map_err(|error| unwritten(&previous, error))
 }
 
 /// The same file at another place; nothing where there is none.
-fn link(from: &Path, to: &Path) -> std::io::Result<()> {
+fn link(from: &Path, to: &Path) -> io::Result<()> {
     if !from.is_file() {
         return Ok(());
     }
@@ -84,13 +112,13 @@ fn link(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(|_| ()))
 }
 
-/// A file or a folder; one that is not there is gone already.
+/// A file or a folder; one that is not there is gone already, also where nothing may be removed.
 fn remove(path: &Path) -> Result<(), Problem> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Err(Problem::unwritten(path, &error))
-        }
-        _ => Ok(()),
-    }
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let removed = if found.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(|error| unwritten(path, error))
+}
+
+fn unwritten(path: &Path, source: io::Error) -> Problem {
+    WriteError { path: path.to_owned(), source }.into()
 }

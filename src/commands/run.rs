@@ -1,6 +1,5 @@
 //! `mopd run`: check, compile, hand the plan to the worker, show how it goes, print the tables.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
-use mopd_store::write_atomically;
 
 use super::{Compiled, aside, export, family, plan_json, report};
 use crate::args::{Format, Run};
@@ -214,23 +212,22 @@ fn folder_name(name: &str) -> String {
 /// What the results are made from: the source, the modules that it imports from its folder, the plan. Results of another plan are put
 /// aside first.
 pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
-    aside::make_room(out, Some(&compiled.plan.hash))?;
-    let write = |path: PathBuf, text: &str| {
-        // Whole or not at all: what an earlier run left there is not to be lost on a full disk.
-        write_atomically(&path, |file| file.write_all(text.as_bytes()))
-    };
-    let mut files = compiled.sources.files();
-    if let Some((_, entry)) = files.next() {
-        write(out.join("source.mopd"), &entry.text)?;
+    let plan = plan_json(&compiled.plan)?;
+    let mut sources = compiled.sources.files();
+    let mut files: Vec<(PathBuf, &str)> = Vec::new();
+    if let Some((_, entry)) = sources.next() {
+        files.push((PathBuf::from("source.mopd"), &entry.text));
     }
     // The others are the standard library's, which come with mopd, and the `--set` values, which are in the plan.
     let is_module = |path: &Path| path.extension().is_some_and(|extension| extension == "mopd");
-    for (_, module) in files.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path))) {
+    for (_, module) in sources.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path))) {
         if let Some(name) = Path::new(&module.path).file_name() {
-            write(out.join("modules").join(name), &module.text)?;
+            files.push((Path::new("modules").join(name), &module.text));
         }
     }
-    Ok(write(out.join("plan.json"), &plan_json(&compiled.plan)?)?)
+    files.push((PathBuf::from("plan.json"), &plan));
+    let files: Vec<(&Path, &str)> = files.iter().map(|(path, text)| (path.as_path(), *text)).collect();
+    aside::begin(out, &compiled.plan.hash, &files)
 }
 
 pub fn as_text(path: &Path) -> Result<String, Problem> {
