@@ -273,6 +273,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_while_a_source_is_read_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("a.mopd");
+        fs::write(&source, "one").unwrap();
+        let mut files = Files::new(|| ());
+        files.look_at(&source);
+        fs::write(&source, "two").unwrap();
+        files.follow_sources([source].into());
+        assert!(files.changed().sources, "what was read is older than what is there");
+        assert!(!files.changed().sources);
+    }
+
+    #[test]
     fn folders_and_patterns_are_their_files() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("data/train")).unwrap();
