@@ -205,7 +205,7 @@ Examples:
   mopd watch --format json a.mopd | jq 'select(.event == \"step\")'
 
 A save that leaves the meaning as it is changes nothing. One that changes it stops what is under way at its next step and goes on
-with the new text; finished stages are kept. A mistake in the file leaves the last good run going. Modules, data files, tokenizers
+with the new text; finished stages are kept. The runs of a `sweep` follow each other. A mistake in the file leaves the last good run going. Modules, data files, tokenizers
 and reward programs are followed like the file itself.")]
 pub struct Watch {
     /// The experiment, a .mopd file

@@ -19,7 +19,7 @@ pub const WEIGHTS: &str = "weights.parquet";
 pub struct RunFolder {
     pub path: PathBuf,
     pub plan: Plan,
-    /// None of a run that was not finished.
+    /// None of a run that was not finished, and so none where they are those of another plan.
     pub results: Option<Results>,
     /// The experiment's text, and that of the modules beside it by file name.
     pub source: String,
@@ -40,9 +40,11 @@ impl RunFolder {
             return Err(Problem::usage("other-version", message)
                 .help("run the experiment again with this mopd; what has the same key is not computed again"));
         }
-        let plan = json(&plan_file)?;
+        let plan: Plan = json(&plan_file)?;
         let results_file = path.join("results.json");
-        let results = if results_file.is_file() { Some(json(&results_file)?) } else { None };
+        let results: Option<Results> = if results_file.is_file() { Some(json(&results_file)?) } else { None };
+        // Those of another plan, which was there before, are not of this run.
+        let results = results.filter(|results| results.plan == plan.hash);
         let source = text(&path.join("source.mopd"))?;
         let mut modules = Vec::new();
         if let Ok(entries) = std::fs::read_dir(path.join("modules")) {

@@ -35,6 +35,10 @@ pub fn compare(arguments: &Compare) -> Result<Status, Problem> {
                 "an unfinished run has none, nor has one of an earlier mopd: run the experiment again, finished stages are kept",
             ));
         }
+        if run.results.is_none() {
+            let message = format!("{} was not finished: it has no results of its plan", run.path.display());
+            return Err(Problem::usage("no-results", message).help("run the experiment again: finished stages are kept"));
+        }
     }
     let names = runs.iter().map(|run| as_text(&run.path)).collect::<Result<Vec<_>, _>>()?;
     let compared = results(&names)?;

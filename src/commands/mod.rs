@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod aside;
 mod audit;
 mod bench;
 mod cache;
@@ -9,13 +10,13 @@ mod doctor;
 mod explain;
 mod export;
 mod expr;
+mod family;
 mod fmt;
 mod new;
 mod plan;
 mod report;
 mod run;
 mod sample;
-mod sweep;
 mod watch;
 
 pub use run::as_text;
@@ -80,6 +81,7 @@ fn other(words: &[OsString]) -> Problem {
 }
 
 /// A file that is fit to run.
+#[derive(Debug)]
 struct Compiled {
     sources: Sources,
     plan: Plan,
@@ -88,35 +90,12 @@ struct Compiled {
 /// Checks and compiles; findings go to standard error. None where they forbid to go on.
 fn compile(path: &Path, overrides: &[(String, String)]) -> Result<Option<Compiled>, Problem> {
     let mut analysis = host::analyse_file(path, overrides)?;
-    let plan = plan_of(&mut analysis);
-    if analysis.experiment.is_none() && !analysis.has_errors() {
-        analysis.diagnostics.push(no_experiment(&analysis.sources));
-    }
+    let plan = plan_to_run(&mut analysis);
     report(&analysis);
     Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
 }
 
-/// The same for one member of a sweep, whose values are among the overrides; `aloud` or not, errors are said.
-fn compile_member(path: &Path, overrides: &[(String, String)], aloud: bool) -> Result<Option<Compiled>, Problem> {
-    let mut analysis = host::analyse_file(path, overrides)?;
-    let plan = plan_without_sweep(&mut analysis);
-    if aloud || plan.is_none() {
-        report(&analysis);
-    }
-    Ok(plan.map(|plan| Compiled { sources: analysis.sources, plan }))
-}
-
-/// The plan of a file with its own values, or those from outside, whatever it sweeps over.
-fn plan_without_sweep(analysis: &mut Analysis) -> Option<Plan> {
-    let sweep = std::mem::take(&mut analysis.experiment.as_mut()?.sweep);
-    let plan = plan_of(analysis);
-    if let Some(experiment) = &mut analysis.experiment {
-        experiment.sweep = sweep;
-    }
-    plan
-}
-
-/// The plan of a file that declares an experiment. What forbids it joins the findings: faults that the checker can't see, and
+/// The plan of a file that declares an experiment, with its own values or those from outside, whatever it sweeps over. What forbids it joins the findings: faults that the checker can't see, and
 /// what this version can't execute.
 fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
     let experiment = analysis.experiment.as_ref()?;
@@ -127,6 +106,15 @@ fn plan_of(analysis: &mut Analysis) -> Option<Plan> {
             None
         }
     }
+}
+
+/// The same of a file that is to be run: one that declares no experiment is a finding too.
+fn plan_to_run(analysis: &mut Analysis) -> Option<Plan> {
+    let plan = plan_of(analysis);
+    if analysis.experiment.is_none() && !analysis.has_errors() {
+        analysis.diagnostics.push(no_experiment(&analysis.sources));
+    }
+    plan
 }
 
 /// The findings, on standard error.

@@ -8,7 +8,7 @@ use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
 
 use super::run::{STORE, as_text};
-use super::{plan_json, plan_without_sweep, report};
+use super::{plan_json, plan_of, report};
 use crate::args::{Plan, PlanFormat};
 use crate::host::{self, folder_of};
 use crate::output::{self, Style};
@@ -29,7 +29,7 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
             .help("leave out `--format json`, or `--predict`"));
     }
     let mut analysis = host::analyse_file(&arguments.file, &arguments.overrides.set)?;
-    let plan = plan_without_sweep(&mut analysis);
+    let plan = plan_of(&mut analysis);
     // What is known is shown, even of an experiment that can't run.
     match (&analysis.experiment, &plan) {
         (Some(_), Some(plan)) if arguments.format == PlanFormat::Json => output::result(&plan_json(plan)?),

@@ -1,6 +1,5 @@
 //! `mopd run`: check, compile, hand the plan to the worker, show how it goes, print the tables.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,9 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
 use mopd_lang::diag::nearest;
-use mopd_store::write_atomically;
 
-use super::{Compiled, compile, export, plan_json, sweep};
+use super::{Compiled, aside, export, family, plan_json, report};
 use crate::args::{Format, Run};
 use crate::host::{folder_of, reason};
 use crate::output::{self, Style};
@@ -25,17 +23,16 @@ use crate::worker::{self, Kill, Said, Worker};
 pub const STORE: &str = ".mopd/store";
 
 pub fn run(arguments: &Run) -> Result<Status, Problem> {
-    let members = sweep::members(&arguments.file, &arguments.overrides.set)?;
-    if !members.is_empty() {
-        return sweep::run(arguments, &members);
+    let checked = family::check(&arguments.file, &arguments.overrides.set, &mut |_| ())?;
+    report(&checked.analysis);
+    for (name, analysis) in &checked.refused {
+        output::error(&format!("{name} can't run:\n"));
+        report(analysis);
     }
-    let Some(compiled) = compile(&arguments.file, &arguments.overrides.set)? else { return Ok(Status::Wrong) };
-    let out = out_folder(arguments.out.as_deref(), &compiled);
-    let status = one(arguments, &compiled, &out, &Interrupts::install(), true)?;
-    if status == Status::Good && arguments.tensorboard {
-        event_files(&out)?;
+    match checked.family {
+        Some(family) => family::run(arguments, &family),
+        None => Ok(Status::Wrong),
     }
-    Ok(status)
 }
 
 /// What `--tensorboard` leaves beside the results of a run that is finished.
@@ -212,24 +209,25 @@ fn folder_name(name: &str) -> String {
     if name.is_empty() { "experiment".to_owned() } else { name.to_owned() }
 }
 
-/// What the results were made from: the source, the modules that it imports from its folder, the plan.
+/// What the results are made from: the source, the modules that it imports from its folder, the plan. Results of another plan are put
+/// aside first.
 pub fn provenance(out: &Path, compiled: &Compiled) -> Result<(), Problem> {
-    let write = |path: PathBuf, text: &str| {
-        // Whole or not at all: what an earlier run left there is not to be lost on a full disk.
-        write_atomically(&path, |file| file.write_all(text.as_bytes()))
-    };
-    let mut files = compiled.sources.files();
-    if let Some((_, entry)) = files.next() {
-        write(out.join("source.mopd"), &entry.text)?;
+    let plan = plan_json(&compiled.plan)?;
+    let mut sources = compiled.sources.files();
+    let mut files: Vec<(PathBuf, &str)> = Vec::new();
+    if let Some((_, entry)) = sources.next() {
+        files.push((PathBuf::from("source.mopd"), &entry.text));
     }
     // The others are the standard library's, which come with mopd, and the `--set` values, which are in the plan.
     let is_module = |path: &Path| path.extension().is_some_and(|extension| extension == "mopd");
-    for (_, module) in files.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path))) {
+    for (_, module) in sources.filter(|(_, file)| !file.path.starts_with("std:") && is_module(Path::new(&file.path))) {
         if let Some(name) = Path::new(&module.path).file_name() {
-            write(out.join("modules").join(name), &module.text)?;
+            files.push((Path::new("modules").join(name), &module.text));
         }
     }
-    Ok(write(out.join("plan.json"), &plan_json(&compiled.plan)?)?)
+    files.push((PathBuf::from("plan.json"), &plan));
+    let files: Vec<(&Path, &str)> = files.iter().map(|(path, text)| (path.as_path(), *text)).collect();
+    aside::begin(out, &compiled.plan.hash, &files)
 }
 
 pub fn as_text(path: &Path) -> Result<String, Problem> {

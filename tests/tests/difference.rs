@@ -1,7 +1,7 @@
 //! What an edit of the quickstart changes in meaning.
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::difference::{Difference, difference};
+use mopd_compiler::plan::difference::{Difference, difference, of_families};
 
 const TEXT: &str = include_str!("../../examples/quickstart.mopd");
 
@@ -110,4 +110,68 @@ fn numbers_inside_expressions_are_found() {
     let [said] = said.as_slice() else { panic!("{said:?}") };
     assert!(said.contains("0.25") && said.contains("0.75"), "{said}");
     assert_eq!(found.reruns, ["student"]);
+}
+
+/// The runs of a sweep: by name, with texts of the quickstart and what stands there instead.
+fn family(runs: &[(&str, &[(&str, &str)])]) -> Vec<(String, Plan)> {
+    let text = |edits: &[(&str, &str)]| {
+        edits.iter().fold(TEXT.to_owned(), |text, (old, new)| {
+            assert!(text.contains(old), "{old}");
+            text.replace(old, new)
+        })
+    };
+    runs.iter().map(|(name, edits)| ((*name).to_owned(), plan(&text(edits)))).collect()
+}
+
+fn of(before: &[(String, Plan)], after: &[(String, Plan)]) -> (Vec<String>, Difference) {
+    fn plans(family: &[(String, Plan)]) -> Vec<(String, &Plan)> {
+        family.iter().map(|(name, plan)| (name.clone(), plan)).collect()
+    }
+    let found = of_families(&plans(before), &plans(after));
+    (found.items.iter().map(ToString::to_string).collect(), found)
+}
+
+#[test]
+fn what_all_runs_of_a_sweep_share_is_said_and_counted_once() {
+    let steps = |steps| ("steps     = 160", steps);
+    let bounds = [("clip_at=1", "clip_at: 1"), ("clip_at=5", "clip_at: 5")];
+    let swept = |edit: (&'static str, &'static str)| {
+        let runs = bounds.map(|(name, bound)| (name, [("clip_at: 5", bound), edit]));
+        family(&runs.each_ref().map(|(name, edits)| (*name, edits.as_slice())))
+    };
+    let before = swept(steps("steps     = 160"));
+    assert!(of(&before, &before).1.is_empty());
+    let (said, found) = of(&before, &swept(steps("steps     = 200")));
+    assert!(said.contains(&"`student`: steps 160 -> 200".to_owned()), "{said:?}");
+    assert!(said.iter().all(|item| !item.contains('[')), "{said:?}");
+    // Its objective is that of all runs, the other's is each run's own.
+    assert!(found.reruns.contains(&"student".to_owned()), "{:?}", found.reruns);
+    for run in ["clip_at=1", "clip_at=5"] {
+        assert!(found.reruns.contains(&format!("student_sampled [{run}]")), "{:?}", found.reruns);
+    }
+    assert_eq!(found.stages, before[0].1.stages.len() + 1, "one stage is there twice");
+}
+
+#[test]
+fn runs_that_come_go_and_change_their_name() {
+    let (one, five, seven) = ([("clip_at: 5", "clip_at: 1")], [], [("clip_at: 5", "clip_at: 7")]);
+    let runs = |runs: &[(&str, &[(&str, &str)])]| family(runs);
+    let before = runs(&[("bound=1", &one), ("bound=5", &five)]);
+    let (said, found) = of(&before, &runs(&[("bound=1", &one), ("bound=7", &seven)]));
+    assert_eq!(said, ["run `bound=7` is new", "run `bound=5` is gone"]);
+    assert_eq!(found.reruns, ["student_sampled [bound=7]"]);
+    let (said, found) = of(&before, &runs(&[("limit=1", &one), ("limit=5", &five)]));
+    assert_eq!(said, ["run `limit=1` was called `bound=1`", "run `limit=5` was called `bound=5`"]);
+    assert!(found.reruns.is_empty() && !found.is_empty(), "its tables have other names");
+    let (said, _) = of(&before, &runs(&[("bound=5", &five), ("bound=1", &one)]));
+    assert_eq!(said, ["the experiment: order of runs bound=1; bound=5 -> bound=5; bound=1"]);
+    let alone = runs(&[("", &five)]);
+    let (said, found) = of(&alone, &before);
+    assert_eq!(said, ["run `bound=1` is new", "run `bound=5` was the run without a sweep"]);
+    assert_eq!(found.reruns, ["student_sampled [bound=1]"]);
+    assert_eq!(of(&before, &alone).0, ["the run without a sweep was called `bound=5`", "run `bound=1` is gone"]);
+    // What an edit does to one run alone is said of that run.
+    let faster = ("1e-3 -> 0", "2e-3 -> 0");
+    let edited = runs(&[("bound=1", &[one[0], faster]), ("bound=5", &five)]);
+    assert!(of(&before, &edited).0.iter().all(|item| item.ends_with(" [bound=1]")), "{:?}", of(&before, &edited).0);
 }

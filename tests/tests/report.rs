@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -318,6 +318,69 @@ fn a_browser_draws_every_chart() {
     }
 }
 
+/// The values of an attribute, in the order of the elements that have it.
+fn attributes<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let mark = format!(" {name}=\"");
+    text.split(mark.as_str()).skip(1).filter_map(|rest| rest.split('"').next()).collect()
+}
+
+/// An objective that takes weight off the tokens behind a token that the teacher would not take.
+#[test]
+fn weights_that_differ_are_what_the_histograms_show() {
+    let Some(browser) = browser() else { return };
+    let place = Place::new();
+    let weighted = SOURCE
+        .replace("use std.opd.mopd\n", "use std.prune_opd.prune_opd_nucleus\n")
+        .replace("mopd(clip_at: 5)", "prune_opd_nucleus(p: 0.3, step_down: 0.3, floor_weight: 0.1)");
+    fs::write(place.path("tiny.mopd"), weighted).expect("an experiment");
+    place.good(&["run", "tiny.mopd", "--out", "run"]);
+    place.good(&["report", "run"]);
+    let path = place.path("run/report.html");
+    let data = &parsed(&path)["data"][0];
+    let student = data["stages"].as_array().expect("stages").iter().find(|stage| stage["name"] == "student").expect("a student");
+    let (dom, log) = opened(browser, &path, &format!("#train-{}", student["id"]), &["--window-size=1280,900"]);
+    assert_eq!(log, "");
+    for over in ["position", "entropy"] {
+        let figure = dom.split(&format!("data-chart=\"weights-{over}\"")).nth(1).expect("a histogram");
+        let figure = figure.split("</figure>").next().expect("its end");
+        assert!(figure.contains(&format!("<span>Weight over {over}</span>")), "{figure}");
+        assert!(figure.contains("weight from") && figure.matches("% of the column</title>").count() > 3, "{figure}");
+        // Halves of halves are all written as such.
+        assert!(figure.contains(">1/16<") && figure.contains(">1/2<") && !figure.contains(">0.5<"), "{figure}");
+    }
+    assert!(dom.contains("<option value=\"weight\">by weight</option>"));
+}
+
+/// What is drawn for a window is drawn anew for a sheet, with what was chosen, and back again.
+#[test]
+fn paper_gets_charts_of_its_own_width() {
+    let Some(browser) = browser() else { return };
+    let (text, path) = page();
+    let data = &parsed(&path)["data"][0];
+    let student = data["stages"].as_array().expect("stages").iter().find(|stage| stage["name"] == "student").expect("a student");
+    let with = |script: &str| {
+        let page = tempfile::Builder::new().suffix(".html").tempfile().expect("a temporary file");
+        let script = format!(
+            "<script>const choice = document.querySelector('[data-chart=learning] select'); choice.value = 'loss';
+            choice.dispatchEvent(new Event('change')); {script}</script></body>"
+        );
+        fs::write(page.path(), text.replacen("</body>", &script, 1)).expect("a page");
+        let (dom, log) = opened(browser, page.path(), &format!("#train-{}", student["id"]), &["--window-size=500,900"]);
+        assert_eq!(log, "");
+        let width = |chart: &str| -> f64 {
+            let figure = dom.split(&format!("data-chart=\"{chart}\"")).nth(1).expect("a chart");
+            let svg = figure.split("<svg").nth(1).expect("it is drawn");
+            attributes(svg, "width")[0].parse().expect("a number")
+        };
+        assert!(dom.contains("aria-label=\"Loss of the step, student."), "what was chosen is not shown");
+        ["learning", "divergence", "weights-position", "cost"].map(width)
+    };
+    let window = with("");
+    assert!(window.iter().all(|width| *width < 500.0), "{window:?}");
+    assert_eq!(with("dispatchEvent(new Event('beforeprint'));"), [700.0, 335.0, 335.0, 700.0]);
+    assert_eq!(with("dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('afterprint'));"), window);
+}
+
 #[test]
 fn an_unfinished_run_has_a_page_too() {
     let place = shared();
@@ -330,6 +393,50 @@ fn an_unfinished_run_has_a_page_too() {
     let page = parsed(&copy.join("report.html"));
     assert!(page["text"].as_str().expect("a text").contains("This run was not finished"));
     place.refused(&["compare", "run", "unfinished"], &["has no rewards.parquet", "finished stages are kept"]);
+}
+
+/// What is written under a new plan never stands beside the numbers of the old one, and those are not lost.
+#[test]
+fn a_rerun_that_is_killed_shows_no_numbers_of_the_run_before() {
+    for signal in ["-KILL", "-INT"] {
+        let place = Place::new();
+        let long = |steps: &str| fs::write(place.path("tiny.mopd"), SOURCE.replace("steps: count = 6", steps)).expect("an edit");
+        place.good(&["run", "tiny.mopd", "--out", "run"]);
+        let results = fs::read(place.path("run/results.json")).expect("results");
+        long("steps: count = 4000");
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(place.folder.path()).args(["run", "tiny.mopd", "--out", "run", "--format", "json"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().expect("mopd starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains(r#""event":"step""#) && line.contains(r#""step":3,"#)));
+        let group = format!("-{}", child.id());
+        assert!(Command::new("kill").args([signal, "--", &group]).status().expect("kill starts").success());
+        // To the end of its output, or it would wait for somebody who reads.
+        lines.for_each(drop);
+        child.wait().expect("it ends");
+
+        place.good(&["report", "run"]);
+        let page = parsed(&place.path("run/report.html"));
+        assert!(page["text"].as_str().expect("a text").contains("This run was not finished"), "{signal}");
+        place.refused(&["compare", "run", "run"], &["has no rewards.parquet", "finished stages are kept"]);
+
+        // The run before is whole, in a folder of its own.
+        assert!(fs::read(place.path("run/previous/results.json")).expect("results") == results, "{signal}");
+        place.good(&["report", "run/previous"]);
+        let page = parsed(&place.path("run/previous/report.html"));
+        assert!(!page["text"].as_str().expect("a text").contains("This run was not finished"), "{signal}");
+        assert!(fs::read_to_string(place.path("run/previous/source.mopd")).expect("a text").contains("steps: count = 6"));
+
+        // What is finished then is compared with it.
+        long("steps: count = 5");
+        place.good(&["run", "tiny.mopd", "--out", "run"]);
+        let said = place.good(&["compare", "run/previous", "run"]);
+        assert!(said.contains("`student`: steps 6 -> 5"), "{said}");
+        // The same plan again puts nothing aside.
+        place.good(&["run", "tiny.mopd", "--out", "run"]);
+        assert!(fs::read(place.path("run/previous/results.json")).expect("results") == results, "{signal}");
+    }
 }
 
 #[test]

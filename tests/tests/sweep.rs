@@ -106,3 +106,26 @@ fn a_member_that_fails_leaves_the_others_alone() {
     let list = read(&folder.path().join("out/sweep.json"));
     assert_eq!((&list["members"][0]["good"], &list["members"][1]["good"]), (&Value::Bool(false), &Value::Bool(true)));
 }
+
+#[test]
+fn values_that_the_file_can_not_take_are_named_before_anything_runs() {
+    let source = SOURCE
+        .replace("param rate: real = 1e-3\n", "param many: count = 3\n")
+        .replace("rate in [1e-3, 3e-3], bound in [1, 5]", "bound in [1, 5], many in [0, 2]")
+        .replace("batch = 4, lr = rate", "batch = 4, lr = 1e-3")
+        .replace("  steps     = 3\n", "  steps     = many\n");
+    let folder = folder(&source);
+    let output = run(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let said = said(&output);
+    // What two of them have in common is said once.
+    assert_eq!(said.matches("error[out-of-range]").count(), 1, "{said}");
+    let (refused, begun) = (said.find("bound=1,many=0 can't run:"), said.find("run 2 of 4: bound=1,many=2"));
+    assert!(refused.is_some() && refused < begun, "{said}");
+    assert!(said.contains("2 of 4 runs, results in out") && said.contains("failed: bound=1,many=0; bound=5,many=0"), "{said}");
+    // Where none of them can run, none begins.
+    fs::write(folder.path().join("tiny.mopd"), source.replace("many in [0, 2]", "many in [0]")).expect("an edit");
+    let output = run(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("run 1 of"), "{output:?}");
+}

@@ -10,9 +10,9 @@
 
   /** Where a bin begins, as short as it can be said. */
   function edge(value) {
-    const parts = Math.round(1 / value);
     // Halves of halves, which four figures do not write whole.
-    if (value > 0 && value < 0.1 && Number.isInteger(Math.log2(parts))) return `1/${parts}`;
+    const parts = Math.round(1 / value);
+    if (value > 0 && value < 1 && Number.isInteger(Math.log2(parts)) && Math.abs(value * parts - 1) < 1e-3) return `1/${parts}`;
     return minus(String(value));
   }
 
@@ -93,7 +93,12 @@
     return element("figcaption", {}, element("span", {}, text), ...more, stage ? origin(stage) : null);
   }
 
+  /** What a sheet of paper has, A4 or letter, in the points that charts are drawn in; half of it for one of a pair. */
+  const paper = 700;
+  let printing = false;
+
   function widthOf(box, most) {
+    if (printing) return box.closest(".pair") ? (paper - 30) / 2 : paper;
     return Math.max(280, Math.min(most, box.clientWidth || most));
   }
 
@@ -295,20 +300,23 @@
 
   function weights(stage) {
     if (!stage.histograms.length) return null;
-    const quantities = [...new Set(stage.histograms.map((one) => one.quantity))];
+    // Where the objective weighs, that is what one comes for.
+    const quantities = d3.sort(new Set(stage.histograms.map((one) => one.quantity)), (one) => one !== "weight");
+    const title = (over) => `${quantity.value === "weight" ? "Weight" : "Signal"} over ${over}`;
     const quantity = element("select", { "aria-label": "What is counted" }, ...quantities.map((one) => element("option", { value: one }, one)));
     const domain = element("select", { "aria-label": "Domain" }, element("option", { value: "" }, "all domains"), ...stage.domains.map((one) => element("option", { value: one }, visible(one))));
     const box = element("div", { class: "pair" });
     const figures = ["position", "entropy"].map((over) => {
       const body = element("div");
       const controls = over === "position" ? [quantity, stage.domains.length > 1 ? domain : null] : [];
-      const made = element("figure", { "data-chart": `weights-${over}` }, caption(over === "position" ? "Weights over position" : "Weights over entropy", stage, ...controls), body);
+      const made = element("figure", { "data-chart": `weights-${over}` }, caption(title(over), stage, ...controls), body);
       box.append(made);
       return [over, made, body];
     });
     const draw = () => {
       for (const [over, made, body] of figures) {
         body.replaceChildren();
+        made.querySelector("figcaption > span").textContent = title(over);
         const counts = new Map();
         for (const one of stage.histograms) {
           if (one.over !== over || one.quantity !== quantity.value || (domain.value && one.domain !== domain.value)) continue;
@@ -322,7 +330,7 @@
         const perPlace = d3.rollup(cells, (group) => d3.sum(group, (cell) => cell.tokens), (cell) => cell.place);
         const places = data.edges_of_bins[over].filter(([low]) => perPlace.has(low));
         const sizes = data.edges_of_bins.size.filter(([low]) => cells.some((cell) => cell.size >= low) && cells.some((cell) => cell.size <= low));
-        const what = quantity.value === "weight" ? "what weight says" : "size of the signal, before reduce";
+        const what = quantity.value === "weight" ? "weight that the objective gives them" : "size of the signal, before reduce";
         body.append(element("p", { class: "legend" }, over === "position"
           ? `Per column: how the tokens at a position are spread over the ${what}.`
           : `The same over the student’s entropy at the token, in nats.`));
@@ -414,7 +422,7 @@
       scale.style.background = `linear-gradient(to right in srgb, ${(signed ? [-1, -0.5, -0.25, 0, 0.25, 0.5, 1] : [0, 0.05, 0.25, 0.5, 1]).map((part) => paint(part * most)).join(", ")})`;
       const teacher = sample.teacher_name ? `, judged by ${visible(sample.teacher_name)}` : "";
       body.append(
-        element("p", { class: "legend" }, `${label}: ${meaning}. `, signed ? figure(-most) : "0", scale, figure(most), `  ·  seed ${sample.seed}${teacher}`),
+        element("p", { class: "legend" }, `${label}: ${meaning}. `, element("span", { class: "ends" }, signed ? figure(-most) : "0", scale, figure(most)), `  ·  seed ${sample.seed}${teacher}`),
         list, readout,
         behind(`Tokens of ${name(sample)}`, {
           columns: ["token", "text", "log-probability", "teacher", "divergence", "entropy", "weight", "signal", "advantage"],
@@ -432,11 +440,10 @@
   }
 
   const trained = data.stages.filter((stage) => stage.at.length);
-  let shown = null;
+  let drawn = [];
   function show(stage) {
     const into = document.getElementById("stage-charts");
     into.replaceChildren();
-    shown = stage;
     document.getElementById("stage").value = String(stage.id);
     const seeds = stage.seeds > 1 ? `, mean of ${stage.seeds} seeds, shaded from the lowest to the highest` : "";
     const bins = stage.whole ? "" : `; each point is a mean over ${Math.round(stage.steps / stage.at.length)} steps`;
@@ -447,7 +454,8 @@
     if (pair.length) into.append(element("div", { class: "pair" }, ...pair.map(([box]) => box)));
     for (const made of [fourth, fifth]) if (made) into.append(made[0]);
     // Drawn when they stand in the page: then their width is known.
-    for (const made of [first, second, third, fourth, fifth]) made?.[1]();
+    drawn = [first, second, third, fourth, fifth].filter(Boolean).map(([, draw]) => draw);
+    for (const draw of drawn) draw();
     if (stage.left_out) into.append(element("p", { class: "note" }, `${stage.left_out} of this stage are left out to keep the page small; they are in the run’s folder.`));
   }
 
@@ -463,9 +471,12 @@
       const longest = Math.min(150, 14 + 6.6 * Math.max(...table.rows.map((row) => row.model.length)));
       const width = widthOf(body, 1010);
       const panels = Math.max(1, Math.min(columns.length, Math.floor((width - longest) / 150)));
+      // A panel below another has room for its name.
+      const [panel, between, rowsOfPanels] = [21 * table.rows.length, 34, Math.ceil(columns.length / panels)];
       const svg = Plot.plot({
-        width, height: Math.ceil(columns.length / panels) * (34 + 21 * table.rows.length) + 34, marginLeft: longest, marginRight: 12, marginTop: 26, marginBottom: 30, style: chartStyle,
-        fx: { domain: d3.range(panels), label: null, axis: null, padding: 0.16 }, fy: { domain: d3.range(Math.ceil(columns.length / panels)), label: null, axis: null, padding: 0.12 },
+        width, height: 26 + rowsOfPanels * panel + (rowsOfPanels - 1) * between + 30, marginLeft: longest, marginRight: 12, marginTop: 26, marginBottom: 30, style: chartStyle,
+        fx: { domain: d3.range(panels), label: null, axis: null, padding: 0.16 },
+        fy: { domain: d3.range(rowsOfPanels), label: null, axis: null, paddingInner: between / (panel + between), paddingOuter: 0, round: false },
         x: { label: null, ticks: 3, grid: true, nice: true }, y: { domain: table.rows.map((row) => row.model), label: null, tickSize: 0 },
         marks: [
           Plot.text(columns.map((column, index) => ({ column, index })), { text: (d) => visible(d.column), fx: (d) => d.index % panels, fy: (d) => Math.floor(d.index / panels), frameAnchor: "top-left", dy: -18, fontWeight: 600 }),
@@ -562,16 +573,26 @@
     if (!fromAddress()) show(trained.find((stage) => stage.kind === "distill") ?? trained.at(-1));
     addEventListener("hashchange", fromAddress);
   }
+  // What was chosen stays chosen.
+  const all = () => {
+    for (const draw of [...redraw, ...drawn]) draw?.();
+  };
   let waiting = null;
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth === width) return;
     width = innerWidth;
     clearTimeout(waiting);
-    waiting = setTimeout(() => {
-      for (const draw of redraw) draw?.();
-      if (shown) show(shown);
-    }, 150);
+    waiting = setTimeout(all, 150);
+  });
+  // Charts that were made for a window are made again for the paper, and the other way round.
+  addEventListener("beforeprint", () => {
+    printing = true;
+    all();
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    all();
   });
   document.documentElement.dataset.drawn = "yes";
 })();

@@ -63,21 +63,31 @@ impl Files {
         }
     }
 
-    /// Follows these sources, whether they are there or not, from what they are now.
+    /// To be called before a source is read: what is written from then on is a change.
+    pub fn look_at(&mut self, source: &Path) {
+        if !self.sources_seen.contains_key(source) {
+            self.sources_seen.insert(source.to_owned(), stamp(source, None));
+        }
+    }
+
+    /// Follows these sources, whether they are there or not, from what they were when they were looked at.
     pub fn follow_sources(&mut self, sources: BTreeSet<PathBuf>) {
-        self.sources_seen = sources.iter().map(|path| (path.clone(), self.stamp_again(path))).collect();
+        for source in &sources {
+            self.look_at(source);
+        }
+        self.sources_seen.retain(|path, _| sources.contains(path));
         self.sources = sources;
         self.watch_folders();
     }
 
-    fn stamp_again(&self, path: &Path) -> Option<Stamp> {
-        stamp(path, self.sources_seen.get(path).and_then(Option::as_ref))
-    }
-
-    /// Follows what a plan reads; `base` is the folder that its paths are relative to.
-    pub fn follow_data(&mut self, plan: &Plan, base: &Path) {
+    /// Follows what plans read; `base` is the folder that their paths are relative to.
+    pub fn follow_data<'a>(&mut self, plans: impl Iterator<Item = &'a Plan>, base: &Path) {
         let mut data = BTreeMap::new();
-        for path in read_by(plan).into_iter().flat_map(|path| files_of(&base.join(path))) {
+        let read: BTreeSet<String> = plans.flat_map(read_by).collect();
+        for path in read.into_iter().flat_map(|path| files_of(&base.join(path))) {
+            if data.contains_key(&path) {
+                continue;
+            }
             let seen = match self.data.remove(&path) {
                 Some(known) => known,
                 None => stamp(&path, None),
@@ -260,6 +270,19 @@ mod tests {
         assert_eq!(files.changed(), Changed::default(), "it is still gone");
         fs::write(&data, "two").unwrap();
         assert_eq!(files.changed().data, [data], "it is there again");
+    }
+
+    #[test]
+    fn what_is_written_while_a_source_is_read_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("a.mopd");
+        fs::write(&source, "one").unwrap();
+        let mut files = Files::new(|| ());
+        files.look_at(&source);
+        fs::write(&source, "two").unwrap();
+        files.follow_sources([source].into());
+        assert!(files.changed().sources, "what was read is older than what is there");
+        assert!(!files.changed().sources);
     }
 
     #[test]

@@ -7,50 +7,73 @@ use mopd_compiler::plan::difference::{Fate, Item, Kind, difference};
 use mopd_compiler::plan::events::{Event, Fork};
 use mopd_compiler::plan::{ModelId, Plan};
 
-use crate::commands::Compiled;
+use crate::commands::family::{Family, Member};
 
 /// What can change under a stage that is at work, beside its objective: what its weights, its optimiser's moments and its place in
 /// the data mean stays what it is.
 const SETTINGS: &[&str] = &["lr", "steps", "beta1", "beta2", "epsilon", "weight_decay", "clip_norm"];
 
-/// A run, from its begin on.
+/// A stage as a plan knows it, with a seed. Runs of a sweep that share a stage share its key.
+type Seeded = (String, u64);
+
+/// The runs of a file, from their begin on.
 pub struct Begun {
-    pub compiled: Rc<Compiled>,
-    /// Its stages that did not begin with their first step.
-    pub forks: Vec<Fork>,
-    /// The last of each stage and seed that is under way: its key and its step.
-    pub checkpoints: HashMap<(String, u64), (String, u32)>,
+    pub family: Rc<Family>,
+    /// For each member, its stages that did not begin with their first step.
+    pub forks: Vec<Vec<Fork>>,
+    /// The last of each stage that is under way: its key in the store and its step.
+    checkpoints: HashMap<Seeded, (String, u32)>,
 }
 
 impl Begun {
-    pub fn note(&mut self, event: &Event) {
+    pub fn new(family: Rc<Family>, forks: Vec<Vec<Fork>>) -> Begun {
+        Begun { family, forks, checkpoints: HashMap::new() }
+    }
+
+    /// What the run of a member said.
+    pub fn note(&mut self, member: usize, event: &Event) {
+        let compiled = self.family.members.get(member).and_then(|member| member.compiled.clone());
+        let stage = |name: &str, seed: u64| Some((key_of(&compiled.as_ref()?.plan, name)?.to_owned(), seed));
         match event {
-            Event::Checkpoint { stage, seed, key, step } => {
-                self.checkpoints.insert((stage.clone(), *seed), (key.clone(), *step));
+            Event::Checkpoint { stage: name, seed, key, step } => {
+                if let Some(stage) = stage(name, *seed) {
+                    self.checkpoints.insert(stage, (key.clone(), *step));
+                }
             }
-            Event::StageFinished { stage, seed, .. } | Event::StageKept { stage, seed } => {
-                self.checkpoints.remove(&(stage.clone(), *seed));
+            Event::StageFinished { stage: name, seed, .. } | Event::StageKept { stage: name, seed } => {
+                if let Some(stage) = stage(name, *seed) {
+                    self.checkpoints.remove(&stage);
+                }
             }
             _ => {}
         }
     }
 
-    /// The forks of the next run: those of this one that the edit leaves as they are, for what is made of them is theirs alone; and,
-    /// where `wanted`, of what was under way.
-    pub fn forks(&self, next: &Compiled, wanted: bool) -> Vec<Fork> {
-        let edit = difference(&self.compiled.plan, &next.plan);
+    /// The forks of the next runs, for each member: those of these runs that the edit leaves as they are, for what is made of them
+    /// is theirs alone; and, where `wanted`, of what was under way. A member that was not there before has none.
+    pub fn forks(&self, next: &Family, wanted: bool) -> Vec<Vec<Fork>> {
+        let of_member = |member: &Member| {
+            let before = self.family.members.iter().position(|before| before.name() == member.name())?;
+            let was = self.family.members[before].compiled.as_ref()?;
+            Some(self.forks_of(&was.plan, &self.forks[before], &member.compiled.as_ref()?.plan, wanted))
+        };
+        next.members.iter().map(|member| of_member(member).unwrap_or_default()).collect()
+    }
+
+    fn forks_of(&self, before: &Plan, forks: &[Fork], next: &Plan, wanted: bool) -> Vec<Fork> {
+        let edit = difference(before, next);
         let reruns: HashSet<&str> = edit.reruns.iter().map(String::as_str).collect();
-        let named = |name: &str| next.plan.experiment.models.iter().any(|model| model.name == name);
+        let named = |name: &str| next.experiment.models.iter().any(|model| model.name == name);
         let mut forks: Vec<Fork> =
-            self.forks.iter().filter(|fork| named(&fork.stage) && !reruns.contains(fork.stage.as_str())).cloned().collect();
+            forks.iter().filter(|fork| named(&fork.stage) && !reruns.contains(fork.stage.as_str())).cloned().collect();
         if !wanted {
             return forks;
         }
-        for Item { kind, name, fate } in &edit.items {
-            if *kind == Kind::Stage && fits(fate) && inputs_stay(&next.plan, name, &reruns) {
-                let here = self.checkpoints.iter().filter(|((stage, _), _)| stage == name);
-                forks.extend(here.map(|((stage, seed), (key, step))| Fork {
-                    stage: stage.clone(),
+        for Item { kind, name, fate, .. } in &edit.items {
+            if *kind == Kind::Stage && fits(fate) && inputs_stay(next, name, &reruns) {
+                let here = self.checkpoints.iter().filter(|((stage, _), _)| key_of(before, name) == Some(stage));
+                forks.extend(here.map(|((_, seed), (key, step))| Fork {
+                    stage: name.clone(),
                     seed: *seed,
                     key: key.clone(),
                     step: *step,
@@ -60,6 +83,12 @@ impl Begun {
         forks.sort_by(|a, b| (&a.stage, a.seed).cmp(&(&b.stage, b.seed)));
         forks
     }
+}
+
+/// What a plan calls the stage of this name.
+fn key_of<'a>(plan: &'a Plan, name: &str) -> Option<&'a str> {
+    let mut stages = plan.experiment.models.iter().zip(&plan.stages);
+    stages.find(|(model, _)| model.name == name).map(|(_, facts)| facts.key.as_str())
 }
 
 fn fits(fate: &Fate) -> bool {
@@ -75,8 +104,6 @@ fn inputs_stay(plan: &Plan, name: &str, reruns: &HashSet<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use mopd_lang::source::SourceFile;
-
     use super::*;
 
     const TEXT: &str = r#"
@@ -95,25 +122,36 @@ model student = distill(base) {
 }
 "#;
 
-    fn compiled(text: &str) -> Rc<Compiled> {
-        let analysis = mopd_lang::analyse(SourceFile { path: "tiny.mopd".into(), text: text.into() }, &crate::host::standard);
-        let experiment = analysis.experiment.as_ref().unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
-        let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run");
-        Rc::new(Compiled { sources: analysis.sources, plan })
+    const SWEPT: &str = "param scale: real = 1\nsweep { scale in [1, 5] }\nexperiment ";
+
+    fn family(text: &str) -> Rc<Family> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("tiny.mopd");
+        std::fs::write(&file, text).expect("a file");
+        let checked = crate::commands::family::check(&file, &[], &mut |_| ()).expect("it can be read");
+        Rc::new(checked.family.unwrap_or_else(|| panic!("{:?}", checked.analysis.diagnostics)))
     }
 
-    fn begun(forks: Vec<Fork>) -> Begun {
-        let mut begun = Begun { compiled: compiled(TEXT), forks, checkpoints: HashMap::new() };
+    fn begun(text: &str, forks: Vec<Fork>) -> Begun {
+        let family = family(text);
+        let forks = family.members.iter().map(|_| forks.clone()).collect();
+        let mut begun = Begun::new(family, forks);
         for (stage, step) in [("start", 7), ("student", 3)] {
-            begun.note(&Event::Checkpoint { stage: stage.into(), seed: 1, key: format!("key of {stage}"), step });
+            begun.note(0, &Event::Checkpoint { stage: stage.into(), seed: 1, key: format!("key of {stage}"), step });
         }
         begun
     }
 
+    /// Stages and steps, for each member.
+    fn forked_by(begun: &Begun, text: &str, from: &str, to: &str, wanted: bool) -> Vec<Vec<(String, u32)>> {
+        assert!(text.contains(from), "{from}");
+        let forks = begun.forks(&family(&text.replace(from, to)), wanted).into_iter();
+        forks.map(|forks| forks.into_iter().map(|fork| (fork.stage, fork.step)).collect()).collect()
+    }
+
     fn forked(begun: &Begun, from: &str, to: &str, wanted: bool) -> Vec<(String, u32)> {
-        assert!(TEXT.contains(from), "{from}");
-        let forks = begun.forks(&compiled(&TEXT.replace(from, to)), wanted);
-        forks.into_iter().map(|fork| (fork.stage, fork.step)).collect()
+        let [forks] = forked_by(begun, TEXT, from, to, wanted).try_into().expect("one run");
+        forks
     }
 
     #[test]
@@ -124,22 +162,41 @@ model student = distill(base) {
             ("steps = 6, lr = 1e-3", "steps = 6, lr = linear(1e-3 -> 0)"),
             ("steps = 6", "steps = 60"),
         ] {
-            assert_eq!(forked(&begun(Vec::new()), from, to, true), student, "{to}");
-            assert!(forked(&begun(Vec::new()), from, to, false).is_empty(), "nobody asked for it");
+            assert_eq!(forked(&begun(TEXT, Vec::new()), from, to, true), student, "{to}");
+            assert!(forked(&begun(TEXT, Vec::new()), from, to, false).is_empty(), "nobody asked for it");
         }
-        assert!(forked(&begun(Vec::new()), "prompts = 8", "prompts = 4", true).is_empty(), "another place in the data");
-        assert_eq!(forked(&begun(Vec::new()), "steps = 20", "steps = 30", true), [("start".to_owned(), 7)], "its teacher is new");
+        assert!(forked(&begun(TEXT, Vec::new()), "prompts = 8", "prompts = 4", true).is_empty(), "another place in the data");
+        let new_teacher = forked(&begun(TEXT, Vec::new()), "steps = 20", "steps = 30", true);
+        assert_eq!(new_teacher, [("start".to_owned(), 7)], "its teacher is new");
     }
 
     #[test]
     fn a_finished_stage_is_not_forked_and_a_fork_stays_until_its_stage_changes() {
-        let mut done = begun(Vec::new());
-        done.note(&Event::StageFinished { stage: "student".into(), seed: 1, seconds: 1.0, peak_memory: None });
+        let mut done = begun(TEXT, Vec::new());
+        done.note(0, &Event::StageFinished { stage: "student".into(), seed: 1, seconds: 1.0, peak_memory: None });
         assert!(forked(&done, "steps = 6", "steps = 60", true).is_empty());
         let fork = Fork { stage: "student".into(), seed: 1, key: "of before".into(), step: 2 };
-        let mut before = begun(vec![fork]);
-        before.checkpoints.clear();
+        let before = Begun::new(family(TEXT), vec![vec![fork]]);
         assert_eq!(forked(&before, "experiment \"tiny\"", "experiment \"other\"", false), [("student".to_owned(), 2)]);
         assert!(forked(&before, "steps = 6", "steps = 60", false).is_empty());
+    }
+
+    /// The first member was at work: what it shares with the second is under way for both.
+    #[test]
+    fn members_of_a_sweep_share_the_forks_of_what_they_share() {
+        let text = TEXT.replace("experiment ", SWEPT).replace("term t = live kl", "term t = scale * live kl");
+        let before = begun(&text, Vec::new());
+        let fork = |stage: &str, step| (stage.to_owned(), step);
+        assert_eq!(
+            forked_by(&before, &text, "steps = 20", "steps = 30", true),
+            [vec![fork("start", 7)], vec![fork("start", 7)]],
+            "it teaches both"
+        );
+        assert_eq!(forked_by(&before, &text, "steps = 6", "steps = 60", true), [vec![fork("student", 3)], vec![]]);
+        assert_eq!(
+            forked_by(&before, &text.replace("[1, 5]", "[5, 1, 7]"), "steps = 6", "steps = 60", true),
+            [vec![], vec![fork("student", 3)], vec![]],
+            "by name, not by place"
+        );
     }
 }

@@ -2,10 +2,11 @@
 
 use mopd_compiler::plan::difference::{Difference, reruns};
 use mopd_compiler::plan::events::Event;
+use mopd_lang::Analysis;
 use mopd_lang::diag::Severity;
 use serde::Serialize;
 
-use super::Note;
+use super::face::Note;
 use crate::args::Format;
 use crate::commands::run::json_line;
 use crate::figures::{bytes, duration};
@@ -40,20 +41,24 @@ impl Lines {
         if !text.is_empty() {
             output::error(&text);
         }
-        if let Note::Finished { compiled, results, .. } = note
-            && self.format == Format::Human
-        {
-            output::result(&table::show(results, &compiled.plan, Style::of_stdout()));
+        if self.format == Format::Human {
+            output::result(&table(note, Style::of_stdout()));
         }
     }
 
     fn json(&self, note: &Note) {
         let line = match note {
             Note::Event(event) => json_line(event),
-            Note::Checked { analysis, .. } => {
-                let count = |severity| analysis.diagnostics.iter().filter(|finding| finding.severity == severity).count();
-                let findings = render::json::findings(&analysis.diagnostics, &analysis.sources);
-                let findings = findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect();
+            Note::Began { family, member } => family.announcement(*member, Format::Json).unwrap_or_default(),
+            Note::Checked { analysis, refused, .. } => {
+                let all = || std::iter::once(*analysis).chain(refused.iter().map(|(_, analysis)| analysis));
+                let count =
+                    |severity| all().flat_map(|of| &of.diagnostics).filter(|finding| finding.severity == severity).count();
+                let findings = all().flat_map(|of| {
+                    let findings = render::json::findings(&of.diagnostics, &of.sources);
+                    findings.iter().filter_map(|finding| serde_json::to_value(finding).ok()).collect::<Vec<_>>()
+                });
+                let findings = findings.collect();
                 own(&Own::Checked { errors: count(Severity::Error), warnings: count(Severity::Warning), findings })
             }
             Note::Edited(difference) => own(&Own::Edited { difference }),
@@ -80,10 +85,10 @@ pub fn text(note: &Note, style: Style) -> String {
             };
             style.dim(&format!("watching {}{others} that it reads; Ctrl-C ends\n", path.display()))
         }
-        Note::Checked { analysis, clean, running } => {
-            let mut text = render::human::findings(&analysis.diagnostics, &analysis.sources, style);
-            if !analysis.diagnostics.is_empty() {
-                text += &render::human::summary(&analysis.diagnostics, style);
+        Note::Checked { analysis, refused, clean, running } => {
+            let mut text = findings(analysis, style);
+            for (name, analysis) in *refused {
+                text += &format!("{name} can't run:\n{}", findings(analysis, style));
             }
             match (clean, running) {
                 (true, _) => {}
@@ -108,16 +113,35 @@ pub fn text(note: &Note, style: Style) -> String {
             bytes(*peak_memory),
             out.display()
         ),
-        Note::Failed { compiled, failure } => {
+        Note::Failed { compiled, failure, more } => {
             let report = render::of_failure(failure, &compiled.plan, &compiled.sources);
-            render::human::report(&report, style) + "waiting for the next save; finished stages are kept\n"
+            let then = if *more { "the other runs go on" } else { "waiting for the next save" };
+            render::human::report(&report, style) + &format!("{then}; finished stages are kept\n")
         }
+        Note::Together { folder, together, .. } => together.text(folder),
         Note::Problem(problem) => problem.text(style),
         Note::Forked { stage, seed, step } => {
             format!("{stage}, seed {seed}: goes on from step {step} of the text before, which its result is kept with\n")
         }
         Note::Said(text) => format!("{text}\n"),
-        Note::Began { .. } => String::new(),
+        Note::Began { family, member } => family.announcement(*member, Format::Human).unwrap_or_default(),
+    }
+}
+
+/// What is found in a text, and how much of it.
+fn findings(analysis: &Analysis, style: Style) -> String {
+    let found = render::human::findings(&analysis.diagnostics, &analysis.sources, style);
+    if analysis.diagnostics.is_empty() { found } else { found + &render::human::summary(&analysis.diagnostics, style) }
+}
+
+/// The tables that a note brings: those of a run, or of all runs of a sweep; empty for any other.
+pub fn table(note: &Note, style: Style) -> String {
+    match note {
+        Note::Finished { compiled, alone: true, results, .. } => table::show(results, &compiled.plan, style),
+        Note::Together { family, together, .. } => {
+            together.results.as_ref().map(|results| family.table(results, style)).unwrap_or_default()
+        }
+        _ => String::new(),
     }
 }
 

@@ -1,29 +1,30 @@
 //! `mopd watch`: checks at every save and, where the file is clean, says what changed in meaning and runs just that. What is under
 //! way goes on until a text that is clean takes its place, and a stage that the edit leaves as it is loses no step.
 
+mod face;
 mod files;
 mod fork;
 mod lines;
 #[cfg(unix)]
 mod view;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::difference::{Difference, difference};
-use mopd_compiler::plan::events::{Event, Failure, Fork, Job, Request, RunJob};
+use mopd_compiler::plan::difference::{Difference, of_families};
+use mopd_compiler::plan::events::{Event, Fork, Job, Request, RunJob};
 use mopd_compiler::plan::results::Results;
-use mopd_lang::Analysis;
 
+use self::face::{Face, Note};
 use self::files::{Changed, Files};
 use self::fork::Begun;
-use self::lines::Lines;
+use super::Compiled;
+use super::family::{self, Checked, Family, Member};
 use super::run::{self, STORE, as_text};
-use super::{Compiled, no_experiment, plan_of};
-use crate::args::{Format, Watch};
+use crate::args::Watch;
 use crate::host::{self, folder_of};
 use crate::output;
 use crate::problem::{Problem, Status};
@@ -63,95 +64,6 @@ enum Happening {
     },
 }
 
-/// What is told to the author.
-enum Note<'a> {
-    Watching {
-        path: &'a Path,
-        sources: usize,
-        data: usize,
-    },
-    /// A text was checked; `clean` is whether it can run.
-    Checked {
-        analysis: &'a Analysis,
-        clean: bool,
-        running: bool,
-    },
-    Unreadable(&'a Problem),
-    /// What the last clean text changed.
-    Edited(&'a Difference),
-    Data(&'a [PathBuf]),
-    Nothing,
-    Stopping,
-    Forked {
-        stage: &'a str,
-        seed: u64,
-        step: u32,
-    },
-    Began {
-        compiled: &'a Compiled,
-    },
-    Event(&'a Event),
-    Finished {
-        compiled: &'a Compiled,
-        out: &'a Path,
-        results: &'a Results,
-        seconds: f64,
-        peak_memory: u64,
-    },
-    Failed {
-        compiled: &'a Compiled,
-        failure: &'a Failure,
-    },
-    Problem(&'a Problem),
-    Said(&'a str),
-}
-
-/// How it is told.
-enum Face {
-    Lines(Lines),
-    #[cfg(unix)]
-    View(Box<view::View>),
-}
-
-impl Face {
-    fn new(arguments: &Watch, sender: &Sender<Happening>) -> Face {
-        #[cfg(unix)]
-        if !arguments.plain && arguments.format == Format::Human {
-            let keys = sender.clone();
-            let title = arguments.file.display().to_string();
-            if let Some(view) = view::View::new(&title, move |key| _ = keys.send(Happening::Key(key))) {
-                return Face::View(Box::new(view));
-            }
-        }
-        Face::Lines(Lines::new(arguments.format))
-    }
-
-    fn note(&mut self, note: &Note) {
-        match self {
-            Face::Lines(lines) => lines.note(note),
-            #[cfg(unix)]
-            Face::View(view) => view.note(note),
-        }
-    }
-
-    /// How long it is until it wants to be refreshed again.
-    fn refresh(&mut self) -> Result<Option<Duration>, Problem> {
-        match self {
-            Face::Lines(_) => Ok(None),
-            #[cfg(unix)]
-            Face::View(view) => view.refresh(),
-        }
-    }
-
-    fn close(self) {
-        match self {
-            Face::Lines(_) => {}
-            #[cfg(unix)]
-            Face::View(view) => view.close(),
-        }
-    }
-}
-
 pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
     host::read(&arguments.file)?;
     if !arguments.check {
@@ -187,10 +99,14 @@ pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
     session.follow(&happenings)
 }
 
-/// The run under way.
+/// The runs under way: members of a family, one after the other. The one at work is the one behind those that ended.
 struct Running {
-    run: Begun,
-    out: PathBuf,
+    begun: Begun,
+    folder: PathBuf,
+    /// Of each member that ended: what it left, none where it failed.
+    ended: Vec<Option<Results>>,
+    /// Whether the worker was asked for any of them.
+    began: bool,
     stopping: bool,
 }
 
@@ -216,12 +132,12 @@ struct Session<'a> {
     /// The last saves.
     saved: Vec<Instant>,
     /// The last clean text, which runs, has run or waits.
-    latest: Option<Rc<Compiled>>,
-    waiting: Option<Rc<Compiled>>,
+    latest: Option<Rc<Family>>,
+    waiting: Option<Rc<Family>>,
     job: Option<Running>,
-    /// The run before the next.
+    /// The runs before the next.
     before: Option<Begun>,
-    /// The last run did not end well: what is the same may well be run again.
+    /// Not all of the last runs ended well: what is the same may well be run again.
     retry: bool,
     worker: Option<Attached>,
     workers: u32,
@@ -239,7 +155,7 @@ impl Session<'_> {
             }
             if self.start_at.is_some_and(|at| at <= Instant::now()) {
                 self.start_at = None;
-                self.start()?;
+                self.start();
             }
             if self.quits > 0 && self.job.is_none() {
                 self.face.close();
@@ -285,9 +201,7 @@ impl Session<'_> {
                     self.face.note(&Note::Problem(&problem));
                 }
                 if let Some(job) = self.job.take() {
-                    self.retry = true;
-                    self.before = Some(job.run);
-                    self.go_on();
+                    self.ended(job, None);
                 }
             }
             Happening::Said { .. } | Happening::Gone { .. } => {}
@@ -358,59 +272,60 @@ impl Session<'_> {
         }
         self.unwritten_since = None;
         let mut sources = BTreeSet::new();
-        let analysed = host::analyse_noting(path, &self.arguments.overrides.set, &mut |file| _ = sources.insert(file.to_owned()));
+        let files = &mut self.files;
+        let checked = family::check(path, &self.arguments.overrides.set, &mut |file| {
+            files.look_at(file);
+            sources.insert(file.to_owned());
+        });
         // What was read may be older than what is there by now: it is looked at once more.
         self.check_at = self.check_at.or(Some(Instant::now() + QUIET));
         self.files.follow_sources(sources);
-        let mut analysis = match analysed {
-            Ok(analysis) => analysis,
+        let Checked { analysis, refused, family } = match checked {
+            Ok(checked) => checked,
             Err(problem) => {
                 self.face.note(&Note::Unreadable(&problem));
                 return Ok(());
             }
         };
-        let plan = plan_of(&mut analysis);
-        if analysis.experiment.is_none() && !analysis.has_errors() {
-            analysis.diagnostics.push(no_experiment(&analysis.sources));
-        }
-        self.face.note(&Note::Checked { analysis: &analysis, clean: plan.is_some(), running: self.job.is_some() });
-        let Some(plan) = plan else { return Ok(()) };
-        self.files.follow_data(&plan, &folder_of(path));
-        self.clean(Rc::new(Compiled { sources: analysis.sources, plan }));
+        let (clean, running) = (family.is_some(), self.job.is_some());
+        self.face.note(&Note::Checked { analysis: &analysis, refused: &refused, clean, running });
+        let Some(family) = family else { return Ok(()) };
+        self.files.follow_data(family.compiled().map(|(_, compiled)| &compiled.plan), &folder_of(path));
+        self.clean(Rc::new(family));
         Ok(())
     }
 
     /// A text that can run.
-    fn clean(&mut self, compiled: Rc<Compiled>) {
-        let before = self.latest.replace(Rc::clone(&compiled));
+    fn clean(&mut self, family: Rc<Family>) {
+        let before = self.latest.replace(Rc::clone(&family));
         if self.arguments.check {
             if let Some(before) = before {
-                self.said(&difference(&before.plan, &compiled.plan));
+                self.said(&difference(&before, &family));
             }
             return;
         }
         let Some(before) = before else {
-            self.waiting = Some(compiled);
+            self.waiting = Some(family);
             self.start_at = Some(Instant::now());
             return;
         };
-        let edit = difference(&before.plan, &compiled.plan);
+        let edit = difference(&before, &family);
         self.said(&edit);
         // What ran last, or runs, is what counts: an edit that was taken back before it began is none.
         let idle = self.job.is_none();
         let same_as_running = match &self.job {
-            Some(job) => !job.stopping && difference(&job.run.compiled.plan, &compiled.plan).is_empty(),
+            Some(job) => !job.stopping && difference(&job.begun.family, &family).is_empty(),
             None => edit.is_empty() && self.waiting.is_none() && !self.retry,
         };
         if same_as_running {
             self.waiting = None;
             self.start_at = None;
-            if idle && let Err(problem) = run::provenance(&self.out(&compiled), &compiled) {
-                self.face.note(&Note::Problem(&problem));
+            if idle {
+                self.provenance(&family);
             }
             return;
         }
-        self.waiting = Some(compiled);
+        self.waiting = Some(family);
         self.settle();
     }
 
@@ -418,8 +333,14 @@ impl Session<'_> {
         self.face.note(&if edit.is_empty() { Note::Nothing } else { Note::Edited(edit) });
     }
 
-    fn out(&self, compiled: &Compiled) -> PathBuf {
-        run::out_folder(self.arguments.out.as_deref(), compiled)
+    /// The text beside the results is what it is now, where its meaning is that of the results.
+    fn provenance(&mut self, family: &Family) {
+        let folder = family.folder(self.arguments.out.as_deref());
+        for (member, compiled) in family.compiled() {
+            if let Err(problem) = run::provenance(&member.out(&folder), compiled) {
+                self.face.note(&Note::Problem(&problem));
+            }
+        }
     }
 
     /// What waits begins when no other save has followed for a while.
@@ -432,26 +353,93 @@ impl Session<'_> {
     }
 
     /// Begins what waits, now or when what is under way has stopped.
-    fn start(&mut self) -> Result<(), Problem> {
+    fn start(&mut self) {
         if self.job.is_some() {
-            self.stop();
-            return Ok(());
+            return self.stop();
         }
-        let Some(compiled) = self.waiting.take() else { return Ok(()) };
-        let out = self.out(&compiled);
-        let forks = self.before.as_ref().map(|before| before.forks(&compiled, self.arguments.fork)).unwrap_or_default();
-        for Fork { stage, seed, step, .. } in &forks {
-            self.face.note(&Note::Forked { stage, seed: *seed, step: *step });
-        }
-        if let Err(problem) = self.begin(&compiled, &out, forks.clone()) {
-            self.face.note(&Note::Problem(&problem));
-            self.retry = true;
-            return Ok(());
+        let Some(family) = self.waiting.take() else { return };
+        let forks = match &self.before {
+            Some(before) => before.forks(&family, self.arguments.fork),
+            None => family.members.iter().map(|_| Vec::new()).collect(),
+        };
+        // What several members share is said once.
+        let mut said: Vec<&Fork> = Vec::new();
+        for fork in forks.iter().flatten() {
+            if !said.contains(&fork) {
+                self.face.note(&Note::Forked { stage: &fork.stage, seed: fork.seed, step: fork.step });
+                said.push(fork);
+            }
         }
         self.retry = false;
-        self.face.note(&Note::Began { compiled: &compiled });
-        self.job = Some(Running { out, stopping: false, run: Begun { compiled, forks, checkpoints: HashMap::new() } });
-        Ok(())
+        let folder = family.folder(self.arguments.out.as_deref());
+        if let Err(problem) = family.make_room(&folder) {
+            self.face.note(&Note::Problem(&problem));
+            self.retry = true;
+            return;
+        }
+        let begun = Begun::new(family, forks);
+        self.go_through(Running { begun, folder, ended: Vec::new(), began: false, stopping: false });
+    }
+
+    /// Begins the next member of a family, or closes it behind its last.
+    fn go_through(&mut self, mut job: Running) {
+        let family = Rc::clone(&job.begun.family);
+        while let (index, false) = (job.ended.len(), job.stopping)
+            && let Some(member) = family.members.get(index)
+        {
+            let Some(compiled) = &member.compiled else {
+                job.ended.push(None);
+                continue;
+            };
+            match self.begin(compiled, &member.out(&job.folder), job.begun.forks[index].clone()) {
+                Ok(()) => {
+                    self.face.note(&Note::Began { family: &family, member: index });
+                    job.began = true;
+                    self.job = Some(job);
+                    return;
+                }
+                Err(problem) => {
+                    self.face.note(&Note::Problem(&problem));
+                    self.retry = true;
+                    job.ended.push(None);
+                }
+            }
+        }
+        self.close(job);
+    }
+
+    /// Nothing of a family runs any more: what waits, and has settled, begins.
+    fn close(&mut self, job: Running) {
+        let family = Rc::clone(&job.begun.family);
+        let whole = job.ended.len() == family.members.len();
+        self.retry |= !whole;
+        if whole && family.is_sweep() {
+            match family.together(&job.folder, &job.ended) {
+                Ok(together) => self.face.note(&Note::Together { family: &family, folder: &job.folder, together: &together }),
+                Err(problem) => self.face.note(&Note::Problem(&problem)),
+            }
+        }
+        // A comment that was written meanwhile has changed places only.
+        if let Some(latest) = self.latest.clone()
+            && whole
+            && self.waiting.is_none()
+        {
+            self.provenance(&latest);
+        }
+        // What was under way before them is under way still where none of them began.
+        if job.began {
+            self.before = Some(job.begun);
+        }
+        if self.waiting.is_some() && self.start_at.is_none() {
+            self.start_at = Some(Instant::now());
+        }
+    }
+
+    /// The member at work ended, with results or without, and the next one begins.
+    fn ended(&mut self, mut job: Running, results: Option<Results>) {
+        self.retry |= results.is_none();
+        job.ended.push(results);
+        self.go_through(job);
     }
 
     fn begin(&mut self, compiled: &Compiled, out: &Path, forks: Vec<Fork>) -> Result<(), Problem> {
@@ -514,56 +502,59 @@ impl Session<'_> {
             }
             Event::Finished { seconds, peak_memory } => {
                 if let Some(job) = self.job.take() {
-                    self.finished(&job, *seconds, *peak_memory);
-                    self.before = Some(job.run);
-                    self.go_on();
+                    let results = self.finished(&job, *seconds, *peak_memory);
+                    self.ended(job, results);
                 }
             }
             Event::Failed(failure) => {
                 if let Some(job) = self.job.take() {
-                    self.retry = true;
-                    self.face.note(&Note::Failed { compiled: &job.run.compiled, failure });
-                    self.before = Some(job.run);
-                    self.go_on();
+                    if let Some((_, compiled)) = job.at_work() {
+                        let more = !job.stopping && job.ended.len() + 1 < job.begun.family.members.len();
+                        self.face.note(&Note::Failed { compiled, failure, more });
+                    }
+                    self.ended(job, None);
                 }
             }
             Event::Interrupted { .. } => {
                 if let Some(job) = self.job.take() {
-                    self.retry = true;
-                    self.before = Some(job.run);
-                    self.go_on();
+                    self.close(job);
                 }
             }
             event => {
                 if let Some(job) = &mut self.job {
-                    job.run.note(event);
+                    job.begun.note(job.ended.len(), event);
                 }
             }
         }
         Ok(())
     }
 
-    fn finished(&mut self, job: &Running, seconds: f64, peak_memory: u64) {
-        match run::results(&job.out) {
+    /// What the member at work left; none where that can't be read.
+    fn finished(&mut self, job: &Running, seconds: f64, peak_memory: u64) -> Option<Results> {
+        let (member, compiled) = job.at_work()?;
+        let out = member.out(&job.folder);
+        match run::results(&out) {
             Ok(results) => {
-                let (compiled, out) = (&*job.run.compiled, &*job.out);
-                self.face.note(&Note::Finished { compiled, out, results: &results, seconds, peak_memory });
+                let alone = !job.begun.family.is_sweep();
+                self.face.note(&Note::Finished { compiled, alone, out: &out, results: &results, seconds, peak_memory });
+                Some(results)
             }
-            Err(problem) => self.face.note(&Note::Problem(&problem)),
-        }
-        // A comment that was written meanwhile has changed places only.
-        if let Some(latest) = self.latest.clone()
-            && self.waiting.is_none()
-            && let Err(problem) = run::provenance(&job.out, &latest)
-        {
-            self.face.note(&Note::Problem(&problem));
+            Err(problem) => {
+                self.face.note(&Note::Problem(&problem));
+                None
+            }
         }
     }
+}
 
-    /// Nothing runs any more: what waits, and has settled, begins.
-    fn go_on(&mut self) {
-        if self.waiting.is_some() && self.start_at.is_none() {
-            self.start_at = Some(Instant::now());
-        }
+impl Running {
+    fn at_work(&self) -> Option<(&Member, &Compiled)> {
+        let member = self.begun.family.members.get(self.ended.len())?;
+        Some((member, member.compiled.as_deref()?))
     }
+}
+
+/// What an edit means for the runs of a file.
+fn difference(before: &Family, after: &Family) -> Difference {
+    of_families(&before.plans(), &after.plans())
 }

@@ -80,6 +80,11 @@ impl Desk {
         fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
+    /// Whether it is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.path(name).exists()
+    }
+
     pub fn remove(&self, name: &str) {
         fs::remove_file(self.path(name)).expect("it is there");
     }
@@ -248,6 +253,12 @@ impl Watching {
     /// Runs that were begun.
     pub fn runs(&self) -> usize {
         self.events.iter().filter(|event| event["event"] == "ready").count()
+    }
+
+    /// The runs of a sweep that were begun, by their values.
+    pub fn members(&self) -> Vec<String> {
+        let member = |event: &Value| (event["event"] == "member").then(|| event["values"].to_string());
+        self.events.iter().filter_map(member).collect()
     }
 
     pub fn until_step(&mut self, stage: &str, step: u64, wait: Duration) {

@@ -1,6 +1,7 @@
 //! `mopd watch`, driven as a person would: saves in the ways in which editors save, a real worker, and what it says.
 
 mod editing;
+mod sweep;
 
 use std::time::Duration;
 

@@ -45,9 +45,6 @@ impl<'a> Settings<'a> {
     /// What is said of the run as a whole.
     fn run(&mut self) {
         let experiment = self.experiment;
-        for axis in &experiment.sweep {
-            self.refuse::<()>(axis.origin, format!("a `sweep` over `{}`", axis.parameter));
-        }
         for benchmark in &experiment.benchmarks {
             self.refuse::<()>(benchmark.origin, format!("the benchmark `{}`", benchmark.name));
         }

@@ -272,8 +272,6 @@ fn stages() {
 
 #[test]
 fn the_run_its_domains_and_its_tables() {
-    let axis = SweepAxis { parameter: "beta".into(), values: vec![0.1], origin: HERE };
-    assert_eq!(refusals(|experiment| experiment.sweep = vec![axis]), supported("a `sweep` over `beta`"));
     let schema = Reward::JsonSchema { schema: "s.json".into() };
     assert_eq!(refusals(|experiment| experiment.domains[0].reward = schema), supported("the reward `json_schema`"));
     let metrics = vec![Metric::PassAt(1), Metric::PassAt(8), Metric::Distinct];

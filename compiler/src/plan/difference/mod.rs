@@ -4,8 +4,11 @@
 //! Settings are compared as the plan writes them down, field by field, so that none can be forgotten; indices into the plan
 //! are replaced by the names of what they point to first.
 
+mod families;
 mod objective;
 mod values;
+
+pub use families::of_families;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -31,6 +34,9 @@ pub struct Difference {
 pub struct Item {
     pub kind: Kind,
     pub name: String,
+    /// The runs of a sweep that it is said of; empty where it is said of all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<String>,
     #[serde(flatten)]
     pub fate: Fate,
 }
@@ -42,6 +48,8 @@ pub enum Kind {
     Domain,
     Stage,
     Table,
+    /// One of those that a sweep stands for, by its values; without a name where there is no sweep.
+    Run,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -69,6 +77,12 @@ pub struct Change {
     pub after: Option<String>,
 }
 
+impl Item {
+    fn new(kind: Kind, name: &str, fate: Fate) -> Item {
+        Item { kind, name: name.to_owned(), runs: Vec::new(), fate }
+    }
+}
+
 impl Difference {
     /// Both plans compute the same and call it the same.
     pub fn is_empty(&self) -> bool {
@@ -93,17 +107,20 @@ pub fn reruns(reruns: usize, stages: usize) -> String {
 impl fmt::Display for Item {
     /// `objective of `student`: clip ±5 -> ±3`
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let Item { kind, name, fate } = self;
+        let Item { kind, name, runs, fate } = self;
         let named = match kind {
             Kind::Experiment => "the experiment".to_owned(),
             Kind::Domain => format!("domain `{name}`"),
             Kind::Stage => format!("`{name}`"),
             Kind::Table => format!("table `{name}`"),
+            Kind::Run if name.is_empty() => "the run without a sweep".to_owned(),
+            Kind::Run => format!("run `{name}`"),
         };
         match fate {
-            Fate::Added => write!(formatter, "{named} is new"),
-            Fate::Removed => write!(formatter, "{named} is gone"),
-            Fate::Renamed { before } => write!(formatter, "{named} was called `{before}`"),
+            Fate::Added => write!(formatter, "{named} is new")?,
+            Fate::Removed => write!(formatter, "{named} is gone")?,
+            Fate::Renamed { before } if before.is_empty() => write!(formatter, "{named} was the run without a sweep")?,
+            Fate::Renamed { before } => write!(formatter, "{named} was called `{before}`")?,
             Fate::Changed { settings, objective } => {
                 if !settings.is_empty() {
                     write!(formatter, "{named}: {}", joined(settings))?;
@@ -114,9 +131,9 @@ impl fmt::Display for Item {
                 if !objective.is_empty() {
                     write!(formatter, "objective of {named}: {}", joined(objective))?;
                 }
-                Ok(())
             }
         }
+        if runs.is_empty() { Ok(()) } else { write!(formatter, " [{}]", runs.join("; ")) }
     }
 }
 
@@ -140,7 +157,7 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let mut items = Vec::new();
     let changed = |kind: Kind, name: &str, settings: Vec<Change>, objective: Vec<Change>| {
         let fate = Fate::Changed { settings, objective };
-        Item { kind, name: name.to_owned(), fate }
+        Item::new(kind, name, fate)
     };
 
     let whole = values::changes(&experiment(before), &experiment(after));
@@ -154,7 +171,7 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let domains = Matched::new(&sources(before), &sources(after));
     for (index, domain) in after.experiment.domains.iter().enumerate() {
         match domains.before[index] {
-            None => items.push(Item { kind: Kind::Domain, name: domain.name.clone(), fate: Fate::Added }),
+            None => items.push(Item::new(Kind::Domain, &domain.name, Fate::Added)),
             Some(old) => {
                 let old = &before.experiment.domains[old];
                 items.extend(renamed(Kind::Domain, &old.name, &domain.name));
@@ -183,7 +200,7 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     };
     for (index, model) in after.experiment.models.iter().enumerate() {
         match models.before[index] {
-            None => items.push(Item { kind: Kind::Stage, name: model.name.clone(), fate: Fate::Added }),
+            None => items.push(Item::new(Kind::Stage, &model.name, Fate::Added)),
             Some(at) => {
                 let earlier = &before.experiment.models[at];
                 items.extend(renamed(Kind::Stage, &earlier.name, &model.name));
@@ -208,7 +225,7 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
     let tables = Matched::new(&old_tables, &new_tables);
     for (index, table) in after.experiment.comparisons.iter().enumerate() {
         match tables.before[index] {
-            None => items.push(Item { kind: Kind::Table, name: table.name.clone(), fate: Fate::Added }),
+            None => items.push(Item::new(Kind::Table, &table.name, Fate::Added)),
             Some(at) => {
                 let earlier = &before.experiment.comparisons[at];
                 items.extend(renamed(Kind::Table, &earlier.name, &table.name));
@@ -228,7 +245,7 @@ pub fn difference(before: &Plan, after: &Plan) -> Difference {
 }
 
 fn renamed(kind: Kind, before: &str, after: &str) -> Option<Item> {
-    (before != after).then(|| Item { kind, name: after.to_owned(), fate: Fate::Renamed { before: before.to_owned() } })
+    (before != after).then(|| Item::new(kind, after, Fate::Renamed { before: before.to_owned() }))
 }
 
 /// Which old one each new one was, by index.
@@ -265,7 +282,7 @@ impl Matched {
     fn removed<'a>(&self, kind: Kind, old: impl Iterator<Item = &'a String>) -> Vec<Item> {
         let kept: HashSet<usize> = self.before.iter().flatten().copied().collect();
         let gone = old.enumerate().filter(|(index, _)| !kept.contains(index));
-        gone.map(|(_, name)| Item { kind, name: name.clone(), fate: Fate::Removed }).collect()
+        gone.map(|(_, name)| Item::new(kind, name, Fate::Removed)).collect()
     }
 }
 

@@ -46,9 +46,10 @@ fn heading(state: &State) -> Paragraph<'_> {
         (false, 0) => "nothing has run yet".to_owned(),
         (false, _) => format!("waiting for a save, {done} of {all} stages done"),
     };
+    let run = if state.run.is_empty() { String::new() } else { format!("{}; ", state.run) };
     Paragraph::new(Line::from(vec![
         Span::styled(format!(" {} ", state.title), Style::new().add_modifier(Modifier::BOLD)),
-        Span::raw(what),
+        Span::raw(run + &what),
     ]))
 }
 

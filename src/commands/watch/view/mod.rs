@@ -17,10 +17,11 @@ use ratatui::termion::screen::{AlternateScreen, IntoAlternateScreen};
 pub use ratatui::termion::event::Key;
 
 use self::state::State;
-use super::{Note, lines};
+use super::face::Note;
+use super::lines;
+use crate::args::Format;
 use crate::output::{self, Style};
 use crate::problem::Problem;
-use crate::table;
 
 /// At most so often is it drawn.
 const FRAME: Duration = Duration::from_millis(80);
@@ -57,8 +58,9 @@ impl View {
 
     pub fn note(&mut self, note: &Note) {
         take(&mut self.state, note);
-        if let Note::Finished { compiled, results, .. } = note {
-            self.table = table::show(results, &compiled.plan, Style { terminal: false });
+        let table = lines::table(note, Style { terminal: false });
+        if !table.is_empty() {
+            self.table = table;
         }
         self.dirty = true;
     }
@@ -121,13 +123,19 @@ fn take(state: &mut State, note: &Note) {
         }
         Note::Unreadable(_) => state.findings = lines::text(note, PLAIN),
         Note::Failed { .. } | Note::Problem(_) => state.say(&lines::text(note, PLAIN)),
-        Note::Began { compiled } => state.begin(&compiled.plan),
+        Note::Began { family, member } => {
+            if let Some(compiled) = family.members.get(*member).and_then(|member| member.compiled.as_ref()) {
+                let run = family.announcement(*member, Format::Human).unwrap_or_default();
+                state.begin(&compiled.plan, run.trim_end());
+            }
+            state.say(&lines::text(note, PLAIN));
+        }
         Note::Event(event) => {
             state.event(event);
             state.say(&lines::text(note, PLAIN));
         }
-        Note::Finished { compiled, results, .. } => {
-            state.say(&table::show(results, &compiled.plan, PLAIN));
+        Note::Finished { .. } | Note::Together { .. } => {
+            state.say(&lines::table(note, PLAIN));
             state.say(&lines::text(note, PLAIN));
         }
         _ => state.say(&lines::text(note, PLAIN)),

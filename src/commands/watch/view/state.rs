@@ -145,6 +145,8 @@ pub struct State {
     pub findings: String,
     pub running: bool,
     pub seeds: bool,
+    /// Which run of a sweep the stages are of: `run 2 of 4: clip_at=5`. Empty where there is no sweep.
+    pub run: String,
 }
 
 impl State {
@@ -159,11 +161,13 @@ impl State {
             findings: String::new(),
             running: false,
             seeds: false,
+            run: String::new(),
         }
     }
 
-    /// A run of this plan begins.
-    pub fn begin(&mut self, plan: &Plan) {
+    /// A run of this plan begins; which one of a sweep, where it is of one.
+    pub fn begin(&mut self, plan: &Plan, run: &str) {
+        self.run = run.to_owned();
         let seeds = plan.experiment.comparisons.iter().map(|comparison| comparison.seeds).max().unwrap_or(1).max(1);
         let selected = self.stages.get(self.selected).map(|stage| (stage.name.clone(), stage.seed));
         let each = |model: &str| -> Vec<Stage> {

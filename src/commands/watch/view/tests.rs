@@ -13,14 +13,18 @@ model start = sft(base, on: domains) { target = answer, steps = 20, batch = 16, 
 compare "tiny table" { models = [start], samples = 2, temperature = 1.0, max_tokens = 6, seeds = 2 }
 "#;
 
-fn state() -> State {
+fn state_of(run: &str) -> State {
     let entry = mopd_lang::source::SourceFile { path: "tiny.mopd".into(), text: TEXT.into() };
     let analysis = mopd_lang::analyse(entry, &crate::host::standard);
     let experiment = analysis.experiment.as_ref().expect("it is sound");
     let plan = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).expect("it can run");
     let mut state = State::new("tiny.mopd");
-    state.begin(&plan);
+    state.begin(&plan, run);
     state
+}
+
+fn state() -> State {
+    state_of("")
 }
 
 const SECONDS: Seconds = Seconds { rollout: 0.5, scoring: 0.25, update: 0.25 };
@@ -75,6 +79,12 @@ fn stages_are_listed_seed_by_seed_with_what_became_of_them() {
     state.event(&Event::Interrupted { finished: 1, tasks: 4 });
     let drawn = screen(&state, 100, 30);
     assert!(shows(&drawn, "stopped 7/20") && shows(&drawn, "waiting for a save"), "{drawn:#?}");
+}
+
+#[test]
+fn a_run_of_a_sweep_is_named() {
+    let drawn = screen(&state_of("run 2 of 4: clip_at=5"), 100, 30);
+    assert!(shows(&drawn, "tiny.mopd run 2 of 4: clip_at=5; running, 0 of 4 stages done"), "{drawn:#?}");
 }
 
 #[test]

@@ -1,0 +1,69 @@
+//! What differs between two files that may sweep: run by run, said once where it is the same in all of them.
+
+use std::collections::HashSet;
+
+use super::{Change, Difference, Fate, Item, Kind, Matched, Plan, difference, renamed};
+
+/// What changed on the way from the runs of one file to those of another, each with its name, which is empty where a file does
+/// not sweep. Runs are matched by name, then by what they mean. A stage that several runs share counts once.
+pub fn of_families(before: &[(String, &Plan)], after: &[(String, &Plan)]) -> Difference {
+    let meant = |family: &[(String, &Plan)]| -> Vec<(String, String)> {
+        family.iter().map(|(name, plan)| (name.clone(), plan.hash.clone())).collect()
+    };
+    let runs = Matched::new(&meant(before), &meant(after));
+    let mut items = Vec::new();
+    for ((name, _), at) in after.iter().zip(&runs.before) {
+        match at {
+            None => items.push(Item::new(Kind::Run, name, Fate::Added)),
+            Some(at) => items.extend(renamed(Kind::Run, &before[*at].0, name)),
+        }
+    }
+    items.extend(runs.removed(Kind::Run, before.iter().map(|(name, _)| name)));
+    items.extend(reordered(before, after, &runs));
+
+    let pairs = after.iter().zip(&runs.before).filter_map(|((name, plan), at)| Some((name, before[(*at)?].1, *plan)));
+    let differences: Vec<(&String, Difference)> = pairs.map(|(name, old, new)| (name, difference(old, new))).collect();
+    let several = differences.len();
+    let mut found: Vec<Item> = Vec::new();
+    for (name, Difference { items, .. }) in differences {
+        for item in items {
+            match found.iter_mut().find(|known| (known.kind, &known.name, &known.fate) == (item.kind, &item.name, &item.fate)) {
+                Some(known) => known.runs.push(name.clone()),
+                None => found.push(Item { runs: vec![name.clone()], ..item }),
+            }
+        }
+    }
+    for item in found.iter_mut().filter(|item| item.runs.len() == several) {
+        item.runs.clear();
+    }
+    items.extend(found);
+
+    let known: HashSet<&str> = before.iter().flat_map(|(_, plan)| plan.stages.iter().map(|facts| facts.key.as_str())).collect();
+    let (mut counted, mut reruns) = (HashSet::new(), Vec::new());
+    for (run, plan) in after {
+        for (model, facts) in plan.experiment.models.iter().zip(&plan.stages) {
+            if counted.insert((&model.name, &facts.key)) && !known.contains(facts.key.as_str()) {
+                // As the tables call what is not the same in all runs.
+                let shared = after.iter().all(|(_, other)| has(other, &model.name, &facts.key));
+                reruns.push(if shared { model.name.clone() } else { format!("{} [{run}]", model.name) });
+            }
+        }
+    }
+    Difference { items, reruns, stages: counted.len() }
+}
+
+/// The order of the runs is that of the tables' rows.
+fn reordered(before: &[(String, &Plan)], after: &[(String, &Plan)], runs: &Matched) -> Option<Item> {
+    let places: Vec<usize> = runs.before.iter().flatten().copied().collect();
+    if places.is_sorted() {
+        return None;
+    }
+    let listed = |family: &[(String, &Plan)]| Some(family.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("; "));
+    let change = Change { what: "order of runs".to_owned(), before: listed(before), after: listed(after) };
+    let fate = Fate::Changed { settings: vec![change], objective: Vec::new() };
+    Some(Item::new(Kind::Experiment, &after.first()?.1.experiment.name, fate))
+}
+
+fn has(plan: &Plan, name: &str, key: &str) -> bool {
+    plan.experiment.models.iter().zip(&plan.stages).any(|(model, facts)| model.name == name && facts.key == key)
+}

@@ -1,0 +1,121 @@
+//! What is told to the author, and how.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use mopd_compiler::plan::difference::Difference;
+use mopd_compiler::plan::events::{Event, Failure};
+use mopd_compiler::plan::results::Results;
+use mopd_lang::Analysis;
+
+use super::Happening;
+use super::lines::Lines;
+#[cfg(unix)]
+use super::view;
+use crate::args::{Format, Watch};
+use crate::commands::Compiled;
+use crate::commands::family::{Family, Together};
+use crate::problem::Problem;
+
+/// What is told to the author.
+pub enum Note<'a> {
+    Watching {
+        path: &'a Path,
+        sources: usize,
+        data: usize,
+    },
+    /// A text was checked; `clean` is whether it can run. Runs of a sweep that can't are named with their findings.
+    Checked {
+        analysis: &'a Analysis,
+        refused: &'a [(String, Analysis)],
+        clean: bool,
+        running: bool,
+    },
+    Unreadable(&'a Problem),
+    /// What the last clean text changed.
+    Edited(&'a Difference),
+    Data(&'a [PathBuf]),
+    Nothing,
+    Stopping,
+    Forked {
+        stage: &'a str,
+        seed: u64,
+        step: u32,
+    },
+    /// The run of this member of a family began.
+    Began {
+        family: &'a Family,
+        member: usize,
+    },
+    Event(&'a Event),
+    /// `alone` is whether it is no run of a sweep, which has a table of its own.
+    Finished {
+        compiled: &'a Compiled,
+        alone: bool,
+        out: &'a Path,
+        results: &'a Results,
+        seconds: f64,
+        peak_memory: u64,
+    },
+    /// `more` is whether other runs of its sweep follow.
+    Failed {
+        compiled: &'a Compiled,
+        failure: &'a Failure,
+        more: bool,
+    },
+    /// All runs of a sweep have ended.
+    Together {
+        family: &'a Family,
+        folder: &'a Path,
+        together: &'a Together,
+    },
+    Problem(&'a Problem),
+    Said(&'a str),
+}
+
+/// How it is told.
+pub enum Face {
+    Lines(Lines),
+    #[cfg(unix)]
+    View(Box<view::View>),
+}
+
+impl Face {
+    pub fn new(arguments: &Watch, sender: &Sender<Happening>) -> Face {
+        #[cfg(unix)]
+        if !arguments.plain && arguments.format == Format::Human {
+            let keys = sender.clone();
+            let title = arguments.file.display().to_string();
+            if let Some(view) = view::View::new(&title, move |key| _ = keys.send(Happening::Key(key))) {
+                return Face::View(Box::new(view));
+            }
+        }
+        Face::Lines(Lines::new(arguments.format))
+    }
+
+    pub fn note(&mut self, note: &Note) {
+        match self {
+            Face::Lines(lines) => lines.note(note),
+            #[cfg(unix)]
+            Face::View(view) => view.note(note),
+        }
+    }
+
+    /// How long it is until it wants to be refreshed again.
+    pub fn refresh(&mut self) -> Result<Option<Duration>, Problem> {
+        match self {
+            Face::Lines(_) => Ok(None),
+            #[cfg(unix)]
+            Face::View(view) => view.refresh(),
+        }
+    }
+
+    pub fn close(self) {
+        match self {
+            Face::Lines(_) => {}
+            #[cfg(unix)]
+            Face::View(view) => view.close(),
+        }
+    }
+}
