@@ -121,22 +121,48 @@ fn plain<T: Stored>(
             *score = (f64::from(*score) / cap).tanh() as f32 * cap as f32;
         }
     }
-    let largest = scratch.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut total = 0.0;
+    let largest = folded(scratch, f32::NEG_INFINITY, f32::max);
     for score in scratch.iter_mut() {
         *score = exp(*score - largest);
     }
-    for score in scratch.iter() {
-        total += *score;
-    }
+    let total = folded(scratch, 0.0, |sum, score| sum + score);
     attended.fill(0.0);
     let values = values[places.start * width..places.end * width].chunks_exact(width);
     for (weight, value) in scratch.iter().zip(values) {
-        let weight = weight / total;
         for (attended, value) in attended.iter_mut().zip(value) {
-            *attended += weight * value.single();
+            *attended += *weight * value.single();
         }
     }
+    for attended in attended {
+        *attended /= total;
+    }
+}
+
+/// All numbers as one, in sixteen lanes: one after the other, each would wait for the one before.
+#[inline(always)]
+fn folded(numbers: &[f32], start: f32, with: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; 16];
+    let whole = numbers.chunks_exact(16);
+    for (lane, number) in lanes.iter_mut().zip(whole.remainder()) {
+        *lane = with(*lane, *number);
+    }
+    for numbers in whole {
+        for (lane, number) in lanes.iter_mut().zip(numbers) {
+            *lane = with(*lane, *number);
+        }
+    }
+    across(lanes, with)
+}
+
+/// The lanes as one, half of them with the other half.
+#[inline(always)]
+fn across(mut lanes: [f32; 16], with: impl Fn(f32, f32) -> f32) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] = with(lanes[lane], lanes[lane + half]);
+        }
+    }
+    lanes[0]
 }
 
 /// In sixteen lanes, so that the compiler can keep the sums in registers.
@@ -150,7 +176,7 @@ fn product<T: Stored>(a: &[f32], b: &[T]) -> f32 {
             lanes[lane] += a[lane] * b[lane].single();
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    across(lanes, |sum, lane| sum + lane) + rest
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::crew::Parts;
-use super::{Instructions, Stored};
+use super::{Instructions, Stored, with_instructions};
 
 /// `[outputs, inputs]`, row-major.
 #[derive(Clone, Copy)]
@@ -100,12 +100,12 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: Ran
                 // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and the range was looked at.
                 let done = unsafe { one_by_one(count, x, row, matrix, outputs.clone(), onward, instructions, sums) };
                 if done {
-                    for index in 0..count {
+                    let by_row = turned(sums);
+                    for (index, sums) in by_row[..count].iter().enumerate() {
                         let place = target.first + (row + index) * target.stride;
                         // SAFETY: the caller keeps these outputs to this call.
                         let places = unsafe { target.buffer.part(place + outputs.start..place + outputs.end) };
-                        let bias = bias.map(|bias| &bias[outputs.clone()]);
-                        write(places, sums.iter().map(|sums| sums[index]), bias, target.add);
+                        write(places, sums, bias.map(|bias| &bias[outputs.clone()]), target.add);
                     }
                     row += count;
                     continue;
@@ -140,7 +140,7 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: Ran
                     let place = target.first + (row + index) * target.stride + output;
                     // SAFETY: the caller keeps these outputs to this call.
                     let places = unsafe { target.buffer.part(place..place + width) };
-                    write(places, sums.iter().copied(), bias.map(|bias| &bias[output..]), target.add);
+                    write(places, sums, bias.map(|bias| &bias[output..output + width]), target.add);
                 }
                 output += width;
             }
@@ -149,11 +149,36 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: Ran
     }
 }
 
+/// Sums of outputs as sums of rows.
+fn turned(sums: &[[f32; 8]]) -> [[f32; OUTPUTS]; 8] {
+    let mut by_row = [[0.0; OUTPUTS]; 8];
+    with_instructions(|| {
+        // In squares of registers where they are whole.
+        let (squares, rest) = sums.as_chunks::<8>();
+        for (square, sums) in squares.iter().enumerate() {
+            for row in 0..8 {
+                for output in 0..8 {
+                    by_row[row][8 * square + output] = sums[output][row];
+                }
+            }
+        }
+        for (output, sums) in rest.iter().enumerate() {
+            for row in 0..8 {
+                by_row[row][8 * squares.len() + output] = sums[row];
+            }
+        }
+    });
+    by_row
+}
+
 #[inline]
-fn write(places: &mut [f32], sums: impl Iterator<Item = f32>, bias: Option<&[f32]>, add: bool) {
-    for (index, (place, sum)) in places.iter_mut().zip(sums).enumerate() {
-        let sum = sum + bias.map_or(0.0, |bias| bias[index]);
-        *place = if add { *place + sum } else { sum };
+fn write(places: &mut [f32], sums: &[f32], bias: Option<&[f32]>, add: bool) {
+    let places = places.iter_mut().zip(sums);
+    match (bias, add) {
+        (None, false) => places.for_each(|(place, sum)| *place = *sum),
+        (None, true) => places.for_each(|(place, sum)| *place += sum),
+        (Some(bias), false) => places.zip(bias).for_each(|((place, sum), bias)| *place = sum + bias),
+        (Some(bias), true) => places.zip(bias).for_each(|((place, sum), bias)| *place += sum + bias),
     }
 }
 

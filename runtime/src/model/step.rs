@@ -86,7 +86,7 @@ struct Linear {
 impl Linear {
     /// Where the weights of an output begin, if there is such a one.
     fn place(&self, output: usize) -> Option<Place> {
-        let inputs = self.weight.0.numel() / self.outputs.max(1);
+        let inputs = self.weight.length / self.outputs.max(1);
         (output < self.outputs).then(|| self.weight.matrix().place(output, inputs))
     }
 
@@ -97,19 +97,31 @@ impl Linear {
 }
 
 /// A matrix where the decoder has it; nobody writes to it while the stepper lives.
-struct Weight(Tensor);
+struct Weight {
+    tensor: Tensor,
+    /// What the tensor would tell, each time by a call into another library.
+    start: *const std::ffi::c_void,
+    length: usize,
+    half: bool,
+}
 
 // SAFETY: libtorch's tensors are reference-counted atomically; threads here only read the numbers.
 unsafe impl Sync for Weight {}
 
 impl Weight {
+    /// In single precision or in half, on the processor.
+    fn new(tensor: Tensor) -> Weight {
+        let tensor = tensor.contiguous();
+        Weight { start: tensor.data_ptr(), length: tensor.numel(), half: tensor.kind() == Kind::BFloat16, tensor }
+    }
+
     fn matrix(&self) -> Matrix<'_> {
-        let length = self.0.numel();
-        // SAFETY: a contiguous tensor on the processor, of the kind that is asked, alive as long as `self`.
+        // SAFETY: a contiguous tensor on the processor, of the kind that was looked at, alive as long as `self`.
         unsafe {
-            match self.0.kind() {
-                Kind::BFloat16 => Matrix::Half(std::slice::from_raw_parts(self.0.data_ptr() as *const bf16, length)),
-                _ => Matrix::Single(std::slice::from_raw_parts(self.0.data_ptr() as *const f32, length)),
+            if self.half {
+                Matrix::Half(std::slice::from_raw_parts(self.start.cast(), self.length))
+            } else {
+                Matrix::Single(std::slice::from_raw_parts(self.start.cast(), self.length))
             }
         }
     }
@@ -135,10 +147,10 @@ impl Stepper {
             return None;
         }
         let config = decoder.config.clone();
-        let weight = |name: &str| Some(Weight(decoder.tensor(name)?.detach().contiguous()));
+        let weight = |name: &str| Some(Weight::new(decoder.tensor(name)?.detach()));
         let linear = |name: &str| {
             let weight = weight(&format!("{name}.weight"))?;
-            let outputs = weight.0.size()[0] as usize;
+            let outputs = weight.tensor.size()[0] as usize;
             Some(Linear { weight, bias: decoder.tensor(&format!("{name}.bias")).map(|bias| to_vec(&bias)), outputs })
         };
         let norm = |name: &str| {
@@ -192,9 +204,9 @@ impl Stepper {
         let tables = rotary.tables();
         let tables = tables.map(|table| Tables { cosine: to_vec(&table.cosine), sine: to_vec(&table.sine) });
         let embedding = weight("model.embed_tokens.weight")?;
-        let output = weight("lm_head.weight").unwrap_or_else(|| Weight(embedding.0.shallow_clone()));
+        let output = weight("lm_head.weight").unwrap_or_else(|| Weight::new(embedding.tensor.shallow_clone()));
         Some(Stepper {
-            output: Linear { outputs: output.0.size()[0] as usize, weight: output, bias: None },
+            output: Linear { outputs: output.tensor.size()[0] as usize, weight: output, bias: None },
             embedding,
             norm: norm("model.norm")?,
             layers,
