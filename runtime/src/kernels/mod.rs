@@ -6,6 +6,7 @@ pub mod attend;
 pub mod causal;
 pub mod crew;
 pub mod elements;
+pub mod entries;
 pub mod exp;
 pub mod gated;
 pub mod lines;

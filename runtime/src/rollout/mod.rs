@@ -82,11 +82,12 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
         generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
     }
     let mut width = rows.len();
+    let mut scratch = vec![Vec::new(); tch::get_num_threads() as usize];
     for step in 0..max_tokens {
         let mut inputs = vec![decoder.tokenizer.padding(); width];
         let mut alive = Vec::with_capacity(rows.len());
         let mut alive_places = Vec::with_capacity(rows.len());
-        let draws = draw_all(&mut rows, &places, generator.logits(), vocabulary, sampling.temperature);
+        let draws = draw_all(&mut rows, &places, generator.logits(), vocabulary, sampling.temperature, &mut scratch);
         for ((row, place), draw) in rows.into_iter().zip(places).zip(draws) {
             let draw = draw.ok_or_else(not_finite)?;
             let completion = &mut completions[row.index];
@@ -121,17 +122,27 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
     Ok(completions)
 }
 
-/// The next token of every row, whose logits stand at its place; none where they are not finite.
-fn draw_all(rows: &mut [Row], places: &[usize], logits: &[f32], vocabulary: usize, temperature: f64) -> Vec<Option<Draw>> {
+/// The next token of every row, whose logits stand at its place; none where they are not finite. `scratch` has a buffer for each thread,
+/// reused between calls.
+fn draw_all(
+    rows: &mut [Row],
+    places: &[usize],
+    logits: &[f32],
+    vocabulary: usize,
+    temperature: f64,
+    scratch: &mut [Vec<f32>],
+) -> Vec<Option<Draw>> {
     let mut draws = vec![None; rows.len()];
+    let (threads, all_scratch) = (scratch.len(), Parts::new(scratch));
     let (all_rows, all_draws) = (Parts::new(rows), Parts::new(&mut draws));
-    together(tch::get_num_threads() as usize, |member| {
-        let mut scratch = Vec::with_capacity(vocabulary);
+    together(threads, |member| {
+        // SAFETY: each member has a buffer of its own.
+        let scratch = unsafe { &mut all_scratch.part(member.index..member.index + 1)[0] };
         for index in member.part(places.len(), 1) {
             // SAFETY: every row has an index of its own.
             let (row, drawn) = unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
             let logits = &logits[places[index] * vocabulary..][..vocabulary];
-            drawn[0] = draw(logits, temperature, &mut row[0].uniforms, &mut scratch);
+            drawn[0] = draw(logits, temperature, &mut row[0].uniforms, scratch);
         }
     });
     draws

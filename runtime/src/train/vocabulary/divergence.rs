@@ -4,9 +4,11 @@
 use mopd_compiler::plan::{Mass, Role, Support};
 use tch::{Kind, Tensor};
 
+use super::loops;
 use super::rows::{Rows, Slopes};
 use super::summands::Summand;
 use super::support::{Entries, entries};
+use crate::kernels::entries::{Slope, Sum};
 
 /// A divergence with all parameters as they are at this step.
 pub struct Divergence<'a> {
@@ -53,6 +55,11 @@ impl Divergence<'_> {
     /// it and all kinds of mass agree.
     pub fn values(&self, rows: &Rows) -> Tensor {
         let compared = self.compared(rows);
+        if self.is_plain(&compared)
+            && let Some(sums) = loops::sums(Sum::Kl, &compared.left.logps, &compared.right.logps)
+        {
+            return sums;
+        }
         let mut summands = self.summands(&compared);
         if let Some(bound) = self.clip_each {
             let _ = summands.clamp_max_(bound);
@@ -70,6 +77,13 @@ impl Divergence<'_> {
                 continue;
             }
             let is_left = std::ptr::eq(own, &compared.left);
+            if self.is_plain(&compared) {
+                let slope = if is_left { Slope::KlByLeft } else { Slope::KlByRight };
+                if let Some(on_side) = loops::slopes(slope, &compared.left.logps, &compared.right.logps, adjoint) {
+                    self.through_mass(rows, &compared, own, on_side, slopes);
+                    continue;
+                }
+            }
             let mut on_side = match &self.pairing {
                 Pairing::Entrywise(summand) if is_left => summand.left_slopes(&own.logps, &other.logps, compared.closed),
                 Pairing::Entrywise(summand) => summand.right_slopes(&other.logps, &own.logps, compared.closed),
@@ -84,6 +98,14 @@ impl Divergence<'_> {
             on_side *= adjoint;
             self.through_mass(rows, &compared, own, on_side, slopes);
         }
+    }
+
+    /// Whether it is the KL divergence over the whole vocabulary and nothing else.
+    fn is_plain(&self, compared: &Compared) -> bool {
+        matches!(self.pairing, Pairing::Entrywise(Summand::Kl))
+            && matches!(compared.entries, Entries::All)
+            && compared.closed
+            && self.clip_each.is_none()
     }
 
     /// From slopes by what is compared to slopes by the student's log-probabilities.

@@ -12,6 +12,7 @@
 //! logits, is known in the first: as much of it as has room is kept, and of the rest the logits are made once more.
 
 mod divergence;
+mod loops;
 mod quantities;
 mod resolve;
 mod rows;
@@ -161,9 +162,9 @@ struct Sizes {
 impl Sizes {
     fn of(device: Device) -> Sizes {
         match device {
-            // A chunk of 1 MiB: the few that are at work at one time fit a core's cache. A block of 36 MiB has rows enough for
+            // A chunk of 2 MiB: the few that are at work at one time fit the processor's cache. A block of 36 MiB has rows enough for
             // the product to run at nearly full speed.
-            Device::Cpu => Sizes { chunk: 1 << 18, block: 9 << 20, kept: 1 << 27 },
+            Device::Cpu => Sizes { chunk: 1 << 19, block: 9 << 20, kept: 1 << 27 },
             // Starting a kernel costs more than it does on a small chunk.
             _ => Sizes { chunk: 1 << 26, block: 1 << 26, kept: 1 << 30 },
         }

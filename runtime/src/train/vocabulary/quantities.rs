@@ -4,8 +4,10 @@ use mopd_compiler::plan::{Role, Support};
 use tch::{Kind, Tensor};
 
 use super::divergence::Divergence;
+use super::loops;
 use super::rows::{Rows, Slopes};
 use super::support::{Entries, entries, in_nucleus, mask, top};
+use crate::kernels::entries::Sum;
 
 /// What can be asked of a distribution.
 pub enum Quantity<'a> {
@@ -114,7 +116,8 @@ impl Primitive<'_> {
 
 /// Entropy of each row of log-probabilities, `[rows]`, in nats.
 fn entropy(logps: &Tensor) -> Tensor {
-    -(logps.exp() * logps).sum_dim_intlist([-1].as_slice(), false, Kind::Float)
+    let here = loops::sums(Sum::Entropy, logps, logps);
+    here.unwrap_or_else(|| -(logps.exp() * logps).sum_dim_intlist([-1].as_slice(), false, Kind::Float))
 }
 
 /// The student's log-probabilities of the role's `k` most probable entries, in the role's order; which they are; and the log of

@@ -1,0 +1,171 @@
+//! Sums over the entries of next-token distributions, and slopes by entry, from log-probabilities: each is read once.
+
+use std::ops::Range;
+
+use super::crew::{Parts, together};
+use super::exp::exp;
+use super::{Loop, with_instructions};
+
+/// What is summed over the entries of a row, `l` and `r` being its log-probabilities on two sides.
+#[derive(Clone, Copy)]
+pub enum Sum {
+    /// `p (l - r) - p + q`: the KL divergence of the left side from the right, closed, so that it is exactly 0 where they are equal.
+    Kl,
+    /// `-p l`
+    Entropy,
+}
+
+/// d closed KL divergence / d log-probability.
+#[derive(Clone, Copy)]
+pub enum Slope {
+    /// Of the left side: `p (l - r)`.
+    KlByLeft,
+    /// Of the right side: `q - p`.
+    KlByRight,
+}
+
+/// Entries that a thread takes at a time: they stay in its nearest cache, and their sum in single precision keeps its digits.
+const PIECE: usize = 1 << 11;
+
+/// A sum of each row of `width` entries.
+pub fn sums(threads: usize, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &mut [f32]) {
+    assert!(l.len() == r.len() && l.len() == to.len() * width);
+    let pieces = width.div_ceil(PIECE);
+    let mut parts = vec![0.0f32; to.len() * pieces];
+    let (rows, places) = (to.len(), Parts::new(&mut parts));
+    together(threads, |member| {
+        for index in member.part(rows * pieces, 1) {
+            let range = piece(index, pieces, width);
+            // SAFETY: every piece has a number of its own.
+            let to = unsafe { &mut places.part(index..index + 1)[0] };
+            with_instructions(Summed { sum, l: &l[range.clone()], r: &r[range], to });
+        }
+    });
+    for (to, parts) in to.iter_mut().zip(parts.chunks(pieces)) {
+        *to = parts.iter().map(|part| f64::from(*part)).sum::<f64>() as f32;
+    }
+}
+
+/// Slopes of every entry, times a factor of its row.
+pub fn slopes(threads: usize, slope: Slope, width: usize, l: &[f32], r: &[f32], factors: &[f32], to: &mut [f32]) {
+    assert!(l.len() == r.len() && l.len() == to.len() && l.len() == factors.len() * width);
+    let pieces = width.div_ceil(PIECE);
+    let to = Parts::new(to);
+    together(threads, |member| {
+        for index in member.part(factors.len() * pieces, 1) {
+            let range = piece(index, pieces, width);
+            // SAFETY: pieces are apart.
+            let to = unsafe { to.part(range.clone()) };
+            with_instructions(Sloped { slope, l: &l[range.clone()], r: &r[range], factor: factors[index / pieces], to });
+        }
+    });
+}
+
+/// The entries of a piece, among those of all rows.
+fn piece(index: usize, pieces: usize, width: usize) -> Range<usize> {
+    let (row, piece) = (index / pieces * width, index % pieces * PIECE);
+    row + piece..row + (piece + PIECE).min(width)
+}
+
+struct Summed<'a> {
+    sum: Sum,
+    l: &'a [f32],
+    r: &'a [f32],
+    to: &'a mut f32,
+}
+
+impl Loop for Summed<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Summed { sum, l, r, to } = self;
+        *to = match sum {
+            Sum::Kl => in_lanes(l, r, |l, r| {
+                let (p, q) = (exp(l), exp(r));
+                p * (l - r) - p + q
+            }),
+            Sum::Entropy => in_lanes(l, r, |l, _| -exp(l) * l),
+        };
+    }
+}
+
+/// In sixteen lanes, so that the compiler can keep the sums in registers.
+#[inline(always)]
+fn in_lanes(l: &[f32], r: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (left, right) = (l.chunks_exact(16), r.chunks_exact(16));
+    let rest: f32 = left.remainder().iter().zip(right.remainder()).map(|(l, r)| term(*l, *r)).sum();
+    for (l, r) in left.zip(right) {
+        for lane in 0..16 {
+            lanes[lane] += term(l[lane], r[lane]);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+struct Sloped<'a> {
+    slope: Slope,
+    l: &'a [f32],
+    r: &'a [f32],
+    factor: f32,
+    to: &'a mut [f32],
+}
+
+impl Loop for Sloped<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Sloped { slope, l, r, factor, to } = self;
+        let entries = to.iter_mut().zip(l.iter().zip(r));
+        match slope {
+            Slope::KlByLeft => entries.for_each(|(to, (l, r))| *to = exp(*l) * (l - r) * factor),
+            Slope::KlByRight => entries.for_each(|(to, (l, r))| *to = (exp(*r) - exp(*l)) * factor),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against double precision, whatever the threads; of equal sides exactly 0.
+    #[test]
+    fn sums_and_slopes_are_those_of_the_definition() {
+        for (rows, width) in [(1, 7), (3, PIECE + 21), (2, 3 * PIECE)] {
+            let logs = |seed: usize| -> Vec<f32> {
+                let logits = |row: usize| (0..width).map(move |at| ((at * 7 + row * 3 + seed) as f64 * 0.61).sin() * 9.0);
+                let row = |row: usize| {
+                    let total = logits(row).map(f64::exp).sum::<f64>().ln();
+                    logits(row).map(move |logit| (logit - total) as f32)
+                };
+                (0..rows).flat_map(row).collect()
+            };
+            let (l, r) = (logs(1), logs(5));
+            let factors: Vec<f32> = (0..rows).map(|row| row as f32 - 0.5).collect();
+            let (of, near) = (
+                |at: usize| (f64::from(l[at]), f64::from(r[at])),
+                |got: f32, exact: f64, bound: f64| {
+                    assert!((f64::from(got) - exact).abs() < bound, "{rows} {width}: {got} {exact}");
+                },
+            );
+            for threads in [1, 3] {
+                let (mut kl, mut entropy, mut none) = (vec![0.0; rows], vec![0.0; rows], vec![0.0; rows]);
+                sums(threads, Sum::Kl, width, &l, &r, &mut kl);
+                sums(threads, Sum::Entropy, width, &l, &l, &mut entropy);
+                sums(threads, Sum::Kl, width, &r, &r, &mut none);
+                assert!(none.iter().all(|none| *none == 0.0));
+                let (mut by_left, mut by_right) = (vec![9.0; l.len()], vec![9.0; l.len()]);
+                slopes(threads, Slope::KlByLeft, width, &l, &r, &factors, &mut by_left);
+                slopes(threads, Slope::KlByRight, width, &l, &r, &factors, &mut by_right);
+                for row in 0..rows {
+                    let entries = || (row * width..(row + 1) * width).map(of);
+                    near(kl[row], entries().map(|(l, r)| l.exp() * (l - r) - l.exp() + r.exp()).sum(), 5e-6);
+                    near(entropy[row], entries().map(|(l, _)| -l.exp() * l).sum(), 5e-6);
+                }
+                for at in 0..l.len() {
+                    let ((l, r), factor) = (of(at), f64::from(factors[at / width]));
+                    near(by_left[at], l.exp() * (l - r) * factor, 1e-6);
+                    near(by_right[at], (r.exp() - l.exp()) * factor, 1e-6);
+                }
+            }
+        }
+    }
+}
