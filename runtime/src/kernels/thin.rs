@@ -98,7 +98,7 @@ pub unsafe fn multiply(x: Rows, matrix: Matrix, bias: Option<&[f32]>, range: Ran
                 let sums = &mut sums[..outputs.len()];
                 let onward = Onward { left: range.end - outputs.start, next };
                 // SAFETY: rows and outputs are in bounds: `row + count <= rows`, and the range was looked at.
-                let done = unsafe { one_by_one(count, x, row, matrix, outputs.clone(), onward, instructions, sums) };
+                let done = unsafe { one_by_one(x, row..row + count, matrix, outputs.clone(), onward, instructions, sums) };
                 if done {
                     let by_row = turned(sums);
                     for (index, sums) in by_row[..count].iter().enumerate() {
@@ -204,14 +204,13 @@ impl Onward {
     }
 }
 
-/// The products of `count` rows, eight at most, with each of some outputs. False where that is not written for the processor.
+/// The products of some rows, eight at most, with each of some outputs. False where that is not written for the processor.
 ///
 /// # Safety
 /// The rows are in `x`, the outputs in the matrix, and the processor has the instructions.
 unsafe fn one_by_one(
-    count: usize,
     x: Rows,
-    row: usize,
+    rows: Range<usize>,
     matrix: Matrix,
     outputs: Range<usize>,
     onward: Onward,
@@ -220,7 +219,8 @@ unsafe fn one_by_one(
 ) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        let (from, weights) = (row * x.inputs..(row + count) * x.inputs, outputs.start * x.inputs..outputs.end * x.inputs);
+        let of = |range: Range<usize>| range.start * x.inputs..range.end * x.inputs;
+        let (count, from, weights) = (rows.len(), of(rows), of(outputs));
         macro_rules! of_rows {
             ($run:ident, $x:expr, $matrix:expr) => {
                 match count {
@@ -251,7 +251,7 @@ unsafe fn one_by_one(
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = (count, x, row, matrix, outputs, onward, instructions, sums);
+        let _ = (x, rows, matrix, outputs, onward, instructions, sums);
         false
     }
 }

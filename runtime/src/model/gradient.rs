@@ -36,7 +36,8 @@ impl Gradient {
         Gradient { length, kind, device, piece: length.max(1), pieces: vec![Some(vector)] }
     }
 
-    pub fn len(&self) -> usize {
+    /// How many parameters it is of.
+    pub fn parameters(&self) -> usize {
         self.length
     }
 

@@ -195,7 +195,7 @@ fn gradient_equals_finite_differences() {
         let [by_logits] = Tensor::run_backward(&[loss(&logits)], &[&logits], false, false).try_into().unwrap();
         let (by_hidden, by_matrix) = (by_logits.mm(decoder.matrix()).detach(), by_logits.tr().mm(&hidden).detach());
         let gradient = decoder.gradient_of(trace, &by_hidden, Some(ByMatrix::whole(by_matrix)));
-        let gradient = to_vec(&gradient.part(0..gradient.len()));
+        let gradient = to_vec(&gradient.part(0..gradient.parameters()));
         assert_eq!(gradient.len(), weights.values().len());
         for entry in layout(&weights.config) {
             // The largest component of every parameter: a mixed-up order would show.

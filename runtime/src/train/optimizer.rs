@@ -46,7 +46,7 @@ impl Optimizer {
     /// decoupled and leaves the normalisations alone.
     pub fn step(&mut self, parameters: &mut Master, gradient: Gradient, norm: f64, learning_rate: f64) {
         let _guard = no_grad_guard();
-        assert!(gradient.len() == parameters.len(), "a gradient of other parameters");
+        assert!(gradient.parameters() == parameters.len(), "a gradient of other parameters");
         let AdamW { weight_decay, clip_norm, .. } = self.settings;
         // The same small constant as elsewhere keeps a gradient at the bound from being scaled up by rounding.
         let scale = (clip_norm / (norm + 1e-6)).min(1.0);

@@ -237,7 +237,7 @@ fn first_step<'a>(stage: &'a Stage<'a>) -> (f64, Vec<f32>, Rollouts) {
     let mut trainer = Trainer::new(stage).unwrap();
     let rollouts = trainer.rollouts_of(0).unwrap();
     let Evaluated { outputs, gradient, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
-    let gradient = to_vec(&gradient.part(0..gradient.len()));
+    let gradient = to_vec(&gradient.part(0..gradient.parameters()));
     (f64::from(outputs.get(stage.train.objective.loss)[0]), gradient, rollouts)
 }
 
@@ -446,7 +446,7 @@ fn adapters_have_the_references_gradient() {
             let rollouts = trainer.rollouts_of(3).unwrap();
             let Evaluated { gradient, .. } = trainer.evaluate(&rollouts, 3).map_err(|(error, _)| error).unwrap();
             let gradient = trainer.trained.gradient(gradient);
-            let got = to_vec(&gradient.part(0..gradient.len()));
+            let got = to_vec(&gradient.part(0..gradient.parameters()));
             let adapted = trainer.trained.adapter().unwrap();
 
             let leaf = |shape: &[usize], values: &[f32]| {

@@ -285,7 +285,7 @@ pub fn loss_and_gradient(
     let loss = loss(&cap(hidden.linear::<&Tensor>(&matrix, None), decoder.config.logit_softcap));
     let [by_hidden, by_matrix] = Tensor::run_backward(&[&loss], &[&hidden, &matrix], false, false).try_into().unwrap();
     let gradient = decoder.gradient_of(trace, &by_hidden, Some(ByMatrix::whole(by_matrix)));
-    (loss.double_value(&[]), gradient.part(0..gradient.len()))
+    (loss.double_value(&[]), gradient.part(0..gradient.parameters()))
 }
 
 /// Of the mean log-probability of the batch's targets.
