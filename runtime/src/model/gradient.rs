@@ -123,7 +123,7 @@ mod tests {
     fn pieces_are_one_vector() {
         let numbers = |first: i64, count: i64| Tensor::arange_start(first, first + count, (Kind::Float, Device::Cpu));
         let mut gradient = Gradient::with_pieces(23, Kind::Float, Device::Cpu, 5);
-        let mut expected = vec![0.0; 23];
+        let mut expected = [0.0; 23];
         for (offset, shape) in [(21, [1, 2]), (3, [3, 2]), (15, [5, 1]), (11, [1, 0])] {
             let count = shape[0] * shape[1];
             gradient.write(offset, &numbers(100 + offset as i64, count).view(shape));
