@@ -89,8 +89,9 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
         let decoder = decoder.as_deref().unwrap_or(&trainer.model);
         let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
         let hidden = hidden(trainer, decoder, &rollouts.sequences, &micro_batches);
-        // The last model's output matrix stays while its layers go.
-        let at_hand = (last && first == stage.sources.len()).then(|| models.compared(decoder));
+        // The output matrix of the only model stays while its layers go. Of several, others would be needed before the last one's.
+        let only = last && sources == (0..stage.sources.len());
+        let at_hand = only.then(|| models.compared(decoder));
         let matrix = models.fetched(whose, at_hand).map_or_else(|| Matrix::Held(models.compared(decoder)), Matrix::Fetched);
         parts.push(Logits::Projected { hidden, matrix, softcap: decoder.config.logit_softcap });
     }
