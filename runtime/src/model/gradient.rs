@@ -10,6 +10,8 @@ pub struct Gradient {
     length: usize,
     kind: Kind,
     device: Device,
+    /// What is written is added to what is there.
+    adds: bool,
     /// Numbers of a piece; of the last one fewer.
     piece: usize,
     pieces: Vec<Option<Tensor>>,
@@ -19,21 +21,28 @@ pub struct Gradient {
 const PIECE: usize = 1 << 22;
 
 impl Gradient {
+    /// Every number is written once.
     pub fn zero(length: usize, kind: Kind, device: Device) -> Gradient {
         // Elsewhere every piece costs the start of an operator.
         let piece = if device == Device::Cpu { PIECE } else { length.max(1) };
         Gradient::with_pieces(length, kind, device, piece)
     }
 
+    /// What is written adds up, in single precision: of half-precision parts a sum has more digits than they.
+    pub fn sum(length: usize, kind: Kind, device: Device) -> Gradient {
+        let kind = if kind == Kind::BFloat16 { Kind::Float } else { kind };
+        Gradient { adds: true, ..Gradient::zero(length, kind, device) }
+    }
+
     fn with_pieces(length: usize, kind: Kind, device: Device, piece: usize) -> Gradient {
-        Gradient { length, kind, device, piece, pieces: (0..length.div_ceil(piece)).map(|_| None).collect() }
+        Gradient { length, kind, device, adds: false, piece, pieces: (0..length.div_ceil(piece)).map(|_| None).collect() }
     }
 
     /// One that is there already, as a vector.
     pub fn whole(vector: Tensor) -> Gradient {
         let length = vector.numel();
         let (kind, device) = (vector.kind(), vector.device());
-        Gradient { length, kind, device, piece: length.max(1), pieces: vec![Some(vector)] }
+        Gradient { length, kind, device, adds: false, piece: length.max(1), pieces: vec![Some(vector)] }
     }
 
     /// How many parameters it is of.
@@ -64,11 +73,16 @@ impl Gradient {
             let count = part.len() as i64;
             let bounds = self.bounds(index);
             let piece = self.pieces[index].get_or_insert_with(|| {
-                let whole = part.len() == bounds.len();
+                let whole = part.len() == bounds.len() && !self.adds;
                 let make = if whole { Tensor::empty } else { Tensor::zeros };
                 make([bounds.len() as i64], (self.kind, self.device))
             });
-            piece.narrow(0, part.start as i64, count).copy_(&numbers.narrow(0, done, count));
+            let (mut place, numbers) = (piece.narrow(0, part.start as i64, count), numbers.narrow(0, done, count));
+            if self.adds {
+                place += numbers;
+            } else {
+                place.copy_(&numbers);
+            }
             done += count;
         }
     }
@@ -99,19 +113,6 @@ impl Gradient {
     pub fn written(&self) -> impl Iterator<Item = &Tensor> {
         self.pieces.iter().flatten()
     }
-
-    /// The sum of both, in single precision: of half-precision parts it has more digits than they.
-    pub fn plus(self, other: Gradient) -> Gradient {
-        let _guard = no_grad_guard();
-        let wide = |kind| if kind == Kind::BFloat16 { Kind::Float } else { kind };
-        let (length, piece, device, kind) = (self.length, self.piece, self.device, wide(self.kind));
-        assert!((other.length, other.piece) == (length, piece), "gradients of different parameters");
-        let pieces = self.pieces.into_iter().zip(other.pieces).map(|(one, another)| match (one, another) {
-            (Some(one), Some(another)) => Some(one.to_kind(kind) + another),
-            (one, another) => one.or(another).map(|only| only.to_kind(kind)),
-        });
-        Gradient { length, kind, device, piece, pieces: pieces.collect() }
-    }
 }
 
 #[cfg(test)]
@@ -133,10 +134,10 @@ mod tests {
         for range in [0..23, 4..4, 2..12, 13..14, 20..23] {
             assert_eq!(to_vec(&gradient.part(range.clone())), expected[range.clone()], "{range:?}");
         }
-        let mut other = Gradient::with_pieces(23, Kind::BFloat16, Device::Cpu, 5);
-        other.write(9, &numbers(1, 3));
-        let sum = other.plus(gradient);
-        (0..3).for_each(|at| expected[9 + at] += (1 + at) as f32);
+        let mut sum = Gradient { adds: true, ..gradient };
+        sum.write(9, &numbers(1, 3).to_kind(Kind::BFloat16));
+        sum.write(9, &numbers(1, 3));
+        (0..3).for_each(|at| expected[9 + at] += 2.0 * (1 + at) as f32);
         let mut end = 0;
         for (range, piece) in sum.into_pieces() {
             assert_eq!((range.start, piece.kind()), (end, Kind::Float));

@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 use super::Entry;
 use crate::formats::stored::{Encoding, Stored};
 use crate::kernels::crew::{self, together};
+use crate::kernels::elements::slice_mut;
 use crate::kernels::round;
 
 /// All numbers of a model in the order of its layout.
@@ -96,7 +97,7 @@ impl Numbers {
     /// Some of them, whole parts, as one vector on a device, written there once.
     pub fn vector(&self, range: Range<usize>, kind: Kind, device: Device) -> Tensor {
         match self {
-            Numbers::Owned(values) => Tensor::from_slice(&values[range]).to_device(device).to_kind(kind),
+            Numbers::Owned(values) => converted(&values[range], kind, device),
             Numbers::Stored(all) => {
                 let vector = Tensor::empty([range.len() as i64], (kind, device));
                 for (part, offset) in all.parts.iter().zip(&all.offsets).filter(|(_, offset)| range.contains(offset)) {
@@ -110,7 +111,7 @@ impl Numbers {
     /// Those of one entry, as a vector like [`Numbers::vector`].
     pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
         match self {
-            Numbers::Owned(_) => Tensor::from_slice(&self.of(entry)).to_device(device).to_kind(kind),
+            Numbers::Owned(_) => converted(&self.of(entry), kind, device),
             Numbers::Stored(parts) => {
                 let tensor = Tensor::empty([entry.len() as i64], (kind, device));
                 place(parts.of(entry), &tensor);
@@ -138,6 +139,21 @@ impl Numbers {
             all.parts.iter().for_each(Stored::release);
         }
     }
+}
+
+/// Numbers as a tensor; where it can be, written there once and by all threads.
+fn converted(numbers: &[f32], kind: Kind, device: Device) -> Tensor {
+    if device != Device::Cpu || !matches!(kind, Kind::Float | Kind::BFloat16) {
+        return Tensor::from_slice(numbers).to_device(device).to_kind(kind);
+    }
+    let mut tensor = Tensor::empty([numbers.len() as i64], (kind, device));
+    let from = |first: usize, count: usize| &numbers[first..first + count];
+    if let Some(halves) = slice_mut::<bf16>(&mut tensor) {
+        side_by_side(halves, |first, into| round(from(first, into.len()), into));
+    } else if let Some(singles) = slice_mut::<f32>(&mut tensor) {
+        side_by_side(singles, |first, into| into.copy_from_slice(from(first, into.len())));
+    }
+    tensor
 }
 
 /// Writes a part into a contiguous tensor of as many numbers, and lets go of what it looked at.

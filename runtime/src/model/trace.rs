@@ -80,7 +80,7 @@ impl Graph {
 /// d loss / d parameters as far as it is known.
 struct Known<'a> {
     decoder: &'a Decoder,
-    gradient: Gradient,
+    gradient: &'a mut Gradient,
     /// By leaf.
     written: Vec<bool>,
 }
@@ -160,10 +160,16 @@ impl Decoder {
     /// d loss / d parameters, of their kind; to the bit, however many layers are run again. `by_hidden` is d loss / d hidden; `by_matrix`
     /// d loss / d output matrix beside what hidden states say of it, nothing where absent.
     pub fn gradient_of(&self, trace: Trace, by_hidden: &Tensor, by_matrix: Option<ByMatrix>) -> Gradient {
+        let mut gradient = Gradient::zero(self.flat().numel(), self.kind(), self.device);
+        self.write_gradient(trace, by_hidden, by_matrix, &mut gradient);
+        gradient
+    }
+
+    /// The same written to a vector of as many numbers, or added to a sum.
+    pub fn write_gradient(&self, trace: Trace, by_hidden: &Tensor, by_matrix: Option<ByMatrix>, gradient: &mut Gradient) {
         let Trace { hidden, context, layers, last } = trace;
         drop(hidden);
-        let nothing = Gradient::zero(self.flat().numel(), self.kind(), self.device);
-        let mut gradient = Known { decoder: self, gradient: nothing, written: self.leaves.iter().map(|_| false).collect() };
+        let mut gradient = Known { decoder: self, gradient, written: self.leaves.iter().map(|_| false).collect() };
         let norm = gradient.leaf_of(&self.norm);
         let mut by_stream = gradient.through(&last, by_hidden, |leaf| leaf == norm);
         drop(last);
@@ -188,7 +194,6 @@ impl Decoder {
         }
         self.read_and_projected(&context.batch.tokens, &by_stream, by_matrix, &mut gradient);
         assert!(gradient.written.iter().all(|written| *written), "every parameter is read by a layer or by the loss");
-        gradient.gradient
     }
 
     /// What a layer would have kept. Its experts were counted when it ran first.

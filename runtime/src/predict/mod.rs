@@ -4,7 +4,7 @@
 //! Where a step takes seconds, or little of the stage, it is tried as it will be: with all sequences, and with the models that
 //! exist already, which write completions of their own lengths. Where fewer sequences take as little, trials have `m` and `2 m` of
 //! them, and what a step takes is extrapolated in a straight line. Of other stages both time and memory grow by the same amount with
-//! every layer. So with what one step of a shallow model takes written as `t(layers)`, `t(n) = t(1) + (n - 1) (t(2) - t(1))`; and
+//! every layer. So with what one step of a shallow model takes written as `t(layers)`, `t(n) = t(1) + (n - 1) (t(4) - t(1)) / 3`; and
 //! where the trained model and its teachers differ in depth, each has its own difference. Where even one layer would take too
 //! long, these have fewer sequences, too.
 
@@ -30,11 +30,11 @@ use trial::{Taken, Trial};
 const MOST_WORK: f64 = 2e11;
 
 /// Seconds, roughly estimated, that a step may take to be tried whole, whatever the stage takes.
-const FEW_SECONDS: f64 = 12.0;
+const FEW_SECONDS: f64 = 8.0;
 /// The same where the stage has so many steps at least: the trial is a small part of it.
-const MORE_SECONDS: f64 = 40.0;
+const MORE_SECONDS: f64 = 30.0;
 const MANY_STEPS: u32 = 20;
-/// Seconds of a step that warms up while it runs.
+/// Seconds of a step that is long enough to be tried once, after the first.
 const LONG: f64 = 1.0;
 /// Prompts of a domain that a teacher answers at once.
 const TOGETHER: u32 = 256;
@@ -86,9 +86,9 @@ pub fn predict(
     let most = if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
     let fits = machine.free.is_none_or(|free| trial.needed() <= FREE * free);
     let taken = match most_sequences(&trial, machine, most) {
-        Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine), steps)?,
+        Some(part) if fits && part >= batch => whole(&trial, trial.estimated(batch, machine))?,
         Some(part) if fits => {
-            let (less, more) = (trial.whole(part, 1, None)?, trial.whole(2 * part, 1, None)?);
+            let (less, more) = (trial.whole(part, 2, None)?, trial.whole(2 * part, 2, None)?);
             let at = |sequences: u32| less.extrapolated(more, (f64::from(sequences) / f64::from(part) - 1.0).max(0.0));
             // What teachers write once comes before the first step.
             let around =
@@ -120,13 +120,9 @@ fn most_sequences(trial: &Trial, machine: &Machine, seconds: f64) -> Option<u32>
 }
 
 /// From a trial of the stage as it will be.
-fn whole(trial: &Trial, estimated: f64, steps: u32) -> Result<Taken> {
-    // The first step of many says little about the others.
-    let tried = match estimated {
-        short if short <= LONG => 3,
-        _ if steps >= MANY_STEPS => 2,
-        _ => 1,
-    };
+fn whole(trial: &Trial, estimated: f64) -> Result<Taken> {
+    // The first step says little about the others: memory that nobody had before is cleared first, page by page.
+    let tried = if estimated <= LONG { 3 } else { 2 };
     let Prefixes::Teacher { sequences: written, batch, .. } = trial.train.prefixes else {
         return trial.whole(sequences(trial.train), tried, None);
     };
@@ -144,6 +140,16 @@ fn whole(trial: &Trial, estimated: f64, steps: u32) -> Result<Taken> {
     Ok(Taken { around: at(written).around, memory: at(chunk.clamp(few, written)).memory, ..less })
 }
 
+/// Layers of the deeper one of two trials, for a model of so many: what disturbs a trial counts for every layer that was not tried.
+fn deeper(layers: usize) -> usize {
+    layers.clamp(2, 4)
+}
+
+/// How often what the deeper trial has more than the one of a single layer is in the model's other layers.
+fn further(layers: usize) -> f64 {
+    (layers - 1) as f64 / (deeper(layers) - 1) as f64
+}
+
 /// From trials with shallow models and, if need be, few sequences.
 fn extrapolated(trial: &Trial) -> Result<Taken> {
     let train = trial.train;
@@ -153,16 +159,16 @@ fn extrapolated(trial: &Trial) -> Result<Taken> {
     let (first, second) = sizes(train, batch, trial.work(batch, 1));
     let at = |batch: u32| -> Result<Taken> {
         let one = trial.cut(batch, 1, 1)?;
-        let deeper = match teachers {
+        let whole = match teachers {
             // All of one depth grow together.
             Some(teachers) if teachers != student => {
-                let (own, others) = (trial.cut(batch, 2, 1)?, trial.cut(batch, 1, 2)?);
-                let own = one.extrapolated(own, (student - 1) as f64);
-                own.plus(one.extrapolated(others, (teachers - 1) as f64).minus(one))
+                let (own, others) = (trial.cut(batch, deeper(student), 1)?, trial.cut(batch, 1, deeper(teachers))?);
+                let own = one.extrapolated(own, further(student));
+                own.plus(one.extrapolated(others, further(teachers)).minus(one))
             }
-            _ => one.extrapolated(trial.cut(batch, 2, 2)?, (student - 1) as f64),
+            _ => one.extrapolated(trial.cut(batch, deeper(student), deeper(student))?, further(student)),
         };
-        Ok(deeper)
+        Ok(whole)
     };
     let taken = match second {
         None => at(first)?,

@@ -21,9 +21,9 @@ use crate::reward::Verifier;
 use crate::train::{self, Source};
 
 /// Steps of a trial; the first is for warming up.
-const STEPS: u32 = 3;
+const STEPS: u32 = 4;
 /// Of one that takes long.
-const FEW_STEPS: u32 = 2;
+const FEW_STEPS: u32 = 3;
 
 pub struct Trial<'a> {
     pub train: &'a Train<Objective>,
@@ -172,12 +172,13 @@ impl Trial<'_> {
         // One row a domain; all of a step say the same.
         let each: Vec<&Row> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
         let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
-        let mean = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).sum::<f64>() / warm.len().max(1) as f64;
+        // What disturbs a step only makes it longer, and layers multiply it.
+        let least = |of: fn(&Row) -> f64| warm.iter().map(|row| of(row)).reduce(f64::min).unwrap_or(0.0);
         Ok(Taken {
             around: (seconds - each.iter().map(|row| row.seconds).sum::<f64>()).max(0.0),
-            rollout: mean(|row| row.rollout_seconds),
-            scoring: mean(|row| row.scoring_seconds),
-            update: mean(|row| row.update_seconds),
+            rollout: least(|row| row.rollout_seconds),
+            scoring: least(|row| row.scoring_seconds),
+            update: least(|row| row.update_seconds),
             memory,
             resting: resting as f64,
         })

@@ -218,20 +218,16 @@ impl Forward {
         }
         drop(hidden);
         let mut by_matrix = Some(by_matrix);
-        let mut sum: Option<Gradient> = None;
+        let mut sum = Gradient::sum(model.flat().numel(), model.kind(), device);
         for members in &micro_batches {
             let tokens: Vec<i64> =
                 members.iter().flat_map(|member| rollouts.sequences.tokens(*member)).map(|token| token as i64).collect();
             let by_hidden = by_hidden.index_select(0, &Tensor::from_slice(&tokens).to_device(device));
             let trace = model.trace(&rollouts.sequences.packed(stage, members), stage.recomputed);
             // The output matrix has its share of all tokens already.
-            let part = model.gradient_of(trace, &by_hidden, by_matrix.take());
-            sum = Some(match sum {
-                Some(sum) => sum.plus(part),
-                None => part,
-            });
+            model.write_gradient(trace, &by_hidden, by_matrix.take(), &mut sum);
         }
-        sum.ok_or_else(|| Error::new(FailureKind::Runtime, "a batch of no sequences"))
+        Ok(sum)
     }
 }
 /// The values of a signal that comes with the sequences.
