@@ -162,9 +162,9 @@ impl Inputs<'_> {
         let live = [(primitive(), self.adjoint.shallow_clone())];
         let gradients = match of_student {
             None => {
-                let mut blocks = Vec::new();
-                vocabulary.gradient(&live, |by_logits| blocks.push(by_logits.whole().1));
-                vec![Tensor::cat(&blocks, 0)]
+                // Logits that are given are written over.
+                vocabulary.gradient(&live, |_| {});
+                vec![hidden]
             }
             Some(matrix) => {
                 let (by_hidden, by_matrix) = vocabulary.projected_gradient(&live, &hidden, matrix);

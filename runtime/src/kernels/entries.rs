@@ -46,7 +46,7 @@ pub fn sums(threads: usize, sum: Sum, width: usize, l: &[f32], r: &[f32], to: &m
     }
 }
 
-/// Slopes of every entry, times a factor of its row.
+/// Slopes of every entry, times a factor of its row; 0 where that is, also of an infinite slope.
 pub fn slopes(threads: usize, slope: Slope, width: usize, l: &[f32], r: &[f32], factors: &[f32], to: &mut [f32]) {
     assert!(l.len() == r.len() && l.len() == to.len() && l.len() == factors.len() * width);
     let pieces = width.div_ceil(PIECE);
@@ -114,6 +114,9 @@ impl Loop for Sloped<'_> {
     #[inline(always)]
     fn run(self) {
         let Sloped { slope, l, r, factor, to } = self;
+        if factor == 0.0 {
+            return to.fill(0.0);
+        }
         let entries = to.iter_mut().zip(l.iter().zip(r));
         match slope {
             Slope::KlByLeft => entries.for_each(|(to, (l, r))| *to = exp(*l) * (l - r) * factor),

@@ -5,12 +5,15 @@
 //! share of every product's outputs, and they meet between products. Numbers between products are in single precision, also
 //! where weights are not.
 
+mod weights;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use half::bf16;
 use tch::{Kind, Tensor};
 
+use self::weights::{FeedForward, Gated, Layer, Linear, Tables, Weight};
 use super::decoder::Rotaries;
 use super::{Activation, Config, Decoder, Token, to_vec};
 use crate::kernels::attend::{Kept, Scores, attend};
@@ -36,95 +39,6 @@ pub struct Stepper {
     tables: Vec<Tables>,
     threads: usize,
     buffers: Buffers,
-}
-
-struct Tables {
-    cosine: Vec<f32>,
-    sine: Vec<f32>,
-}
-
-struct Layer {
-    norm_attention: Vec<f32>,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    query_norm: Option<Vec<f32>>,
-    key_norm: Option<Vec<f32>>,
-    output: Linear,
-    after_attention: Option<Vec<f32>>,
-    norm_feed_forward: Vec<f32>,
-    feed_forward: FeedForward,
-    after_feed_forward: Option<Vec<f32>>,
-    window: usize,
-    /// Which rotary tables; none where the layer has no positions.
-    tables: Option<usize>,
-}
-
-enum FeedForward {
-    Plain(Gated),
-    /// `router` has one output per expert.
-    Experts {
-        router: Linear,
-        experts: Vec<Gated>,
-        per_token: usize,
-        normalised: bool,
-    },
-}
-
-struct Gated {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-struct Linear {
-    weight: Weight,
-    bias: Option<Vec<f32>>,
-    outputs: usize,
-}
-
-impl Linear {
-    /// Where the weights of an output begin, if there is such a one.
-    fn place(&self, output: usize) -> Option<Place> {
-        let inputs = self.weight.length / self.outputs.max(1);
-        (output < self.outputs).then(|| self.weight.matrix().place(output, inputs))
-    }
-
-    /// What a member reads of it first.
-    fn first_of(&self, member: &Member, piece: usize) -> Option<Place> {
-        self.place(member.index * piece)
-    }
-}
-
-/// A matrix where the decoder has it; nobody writes to it while the stepper lives.
-struct Weight {
-    tensor: Tensor,
-    /// What the tensor would tell, each time by a call into another library.
-    start: *const std::ffi::c_void,
-    length: usize,
-    half: bool,
-}
-
-// SAFETY: libtorch's tensors are reference-counted atomically; threads here only read the numbers.
-unsafe impl Sync for Weight {}
-
-impl Weight {
-    /// In single precision or in half, on the processor.
-    fn new(tensor: Tensor) -> Weight {
-        let tensor = tensor.contiguous();
-        Weight { start: tensor.data_ptr(), length: tensor.numel(), half: tensor.kind() == Kind::BFloat16, tensor }
-    }
-
-    fn matrix(&self) -> Matrix<'_> {
-        // SAFETY: a contiguous tensor on the processor, of the kind that was looked at, alive as long as `self`.
-        unsafe {
-            if self.half {
-                Matrix::Half(std::slice::from_raw_parts(self.start.cast(), self.length))
-            } else {
-                Matrix::Single(std::slice::from_raw_parts(self.start.cast(), self.length))
-            }
-        }
-    }
 }
 
 /// What a step reads of the rows, and writes to their caches.

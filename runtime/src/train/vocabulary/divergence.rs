@@ -96,6 +96,8 @@ impl Divergence<'_> {
             }
             compared.blank(&mut on_side);
             on_side *= adjoint;
+            // Of a token that is not selected an infinite slope is nothing.
+            let _ = on_side.masked_fill_(&adjoint.eq(0.0), 0.0);
             self.through_mass(rows, &compared, own, on_side, slopes);
         }
     }

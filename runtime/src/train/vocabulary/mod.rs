@@ -235,13 +235,12 @@ impl Vocabulary {
         values
     }
 
-    /// Tensors for the slopes of a block by each primitive, if they fit into the room that is left.
+    /// Tensors for the slopes of a block by each primitive, if they fit into the room that is left. Logits that are given need not be made
+    /// again: no slopes are kept beside them.
     fn room_for_slopes(&self, block: &Block, primitives: usize, room: &mut usize) -> Option<Vec<Tensor>> {
+        let Logits::Projected { hidden, .. } = &self.student else { return None };
         // As the products with the output matrix want them.
-        let kind = match &self.student {
-            Logits::Projected { hidden, .. } => hidden.kind(),
-            Logits::Given(logits) => logits.kind(),
-        };
+        let kind = hidden.kind();
         let bytes = primitives * block.student.numel() * kind.elt_size_in_bytes();
         *room = room.checked_sub(bytes).filter(|_| bytes > 0)?;
         let empty = || Tensor::empty(block.student.size(), (kind, block.student.device()));
