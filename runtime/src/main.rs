@@ -11,7 +11,7 @@ use mopd_compiler::plan::events::{Event, FailureKind, Job, Request, SERVE, Versi
 use mopd_runtime::control::Control;
 use mopd_runtime::device::Cuda;
 use mopd_runtime::failure::{Error, Result};
-use mopd_runtime::memory::{keep_what_is_freed, peak_memory};
+use mopd_runtime::memory::{give_back, keep_what_is_freed, peak_memory};
 use mopd_runtime::report::read;
 use mopd_runtime::schedule::Progress;
 use mopd_runtime::warm::Warm;
@@ -97,6 +97,7 @@ fn serve(current: &Current, handled: Result<()>) -> ExitCode {
             handled.take().unwrap_or(Ok(()))?;
             work(&job?, &cuda, Some(&warm), control, progress)
         });
+        give_back();
     }
     ExitCode::SUCCESS
 }

@@ -25,9 +25,14 @@ pub fn reset_peak_memory() -> Option<u64> {
 
 /// Tells the allocator to keep what is freed for what comes next, in one place for all threads; before there are any. A step of training
 /// frees as much as it takes, and asks for it again: memory that went back to the system in between would have to be cleared page by
-/// page, which takes a quarter of a step. It goes back where a stage begins ([`reset_peak_memory`]).
+/// page, which takes a sixth of a step. It goes back where a stage begins ([`reset_peak_memory`]), and where nothing begins.
 pub fn keep_what_is_freed() {
     allocator::keep();
+}
+
+/// Hands what is free back to the system: another program may want it while this one waits.
+pub fn give_back() {
+    allocator::give_back();
 }
 
 /// Does something while every block of some size goes back to the system as soon as it is free. So what is held is what is
