@@ -3,6 +3,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+/// Threads that libtorch's operators have, and a crew may have.
+pub fn threads() -> usize {
+    tch::get_num_threads() as usize
+}
+
 /// One of the threads.
 pub struct Member<'a> {
     pub index: usize,

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::crew::{Parts, together};
 use super::exp::exp;
+use super::lanes::summed;
 use super::{Loop, with_instructions};
 
 /// What is summed over the entries of a row, `l` and `r` being its log-probabilities on two sides.
@@ -79,27 +80,13 @@ impl Loop for Summed<'_> {
     fn run(self) {
         let Summed { sum, l, r, to } = self;
         *to = match sum {
-            Sum::Kl => in_lanes(l, r, |l, r| {
+            Sum::Kl => summed(l, r, |l, r| {
                 let (p, q) = (exp(l), exp(r));
                 p * (l - r) - p + q
             }),
-            Sum::Entropy => in_lanes(l, r, |l, _| -exp(l) * l),
+            Sum::Entropy => summed(l, r, |l, _| -exp(l) * l),
         };
     }
-}
-
-/// In sixteen lanes, so that the compiler can keep the sums in registers.
-#[inline(always)]
-fn in_lanes(l: &[f32], r: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let (left, right) = (l.chunks_exact(16), r.chunks_exact(16));
-    let rest: f32 = left.remainder().iter().zip(right.remainder()).map(|(l, r)| term(*l, *r)).sum();
-    for (l, r) in left.zip(right) {
-        for lane in 0..16 {
-            lanes[lane] += term(l[lane], r[lane]);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
 }
 
 struct Sloped<'a> {

@@ -9,6 +9,7 @@ pub mod elements;
 pub mod entries;
 pub mod exp;
 pub mod gated;
+pub mod lanes;
 pub mod lines;
 pub mod product;
 pub mod rotate;

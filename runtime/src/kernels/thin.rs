@@ -79,7 +79,8 @@ const AHEAD: usize = 8 << 10;
 const AHEAD_OF_TILES: usize = 16 << 10;
 
 /// `x @ matrix^T`, for the outputs in `range`; sums are taken in single precision, each in an order that depends on nothing but
-/// the number of inputs. `bias` has one number per output of the matrix. `next` is where the thread reads on, if it is not behind `range`.
+/// the number of inputs. `bias` has one number per output of the matrix. `next` is where the thread reads on, if it
+/// is not behind `range`; tiles do not look there.
 ///
 /// # Safety
 /// As for [`Parts::part`]: between two waits nobody else touches the outputs in `range`.

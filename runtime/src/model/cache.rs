@@ -6,6 +6,7 @@ use super::Token;
 use super::attention::{HIDDEN, Masks, attend, cap, wide_softmax};
 use super::decoder::{Decoder, Layer, Rotaries, to_vec};
 use super::step::{State, Stepper};
+use crate::kernels::crew::threads;
 
 /// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded on the left,
 /// and the padding is hidden from attention.
@@ -67,7 +68,7 @@ impl<'a> Generator<'a> {
             values: Vec::new(),
             bias: bias.to_kind(kind),
             positions: Tensor::from_slice(&lengths).to_device(device),
-            stepper: Stepper::new(decoder, &rotary, tch::get_num_threads() as usize),
+            stepper: Stepper::new(decoder, &rotary, threads()),
             logits: Vec::new(),
             rotary,
             filled: length,

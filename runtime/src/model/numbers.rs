@@ -108,18 +108,6 @@ impl Numbers {
         }
     }
 
-    /// Those of one entry, as a vector like [`Numbers::vector`].
-    pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
-        match self {
-            Numbers::Owned(_) => converted(&self.of(entry), kind, device),
-            Numbers::Stored(parts) => {
-                let tensor = Tensor::empty([entry.len() as i64], (kind, device));
-                place(parts.of(entry), &tensor);
-                tensor
-            }
-        }
-    }
-
     /// All of them, part by part.
     pub fn for_each_part(&self, mut look: impl FnMut(&[f32])) {
         match self {
@@ -219,7 +207,7 @@ fn side_by_side<T: Send>(into: &mut [T], fill: impl Fn(usize, &mut [T]) + Sync) 
     /// Below it, threads would take longer to begin than to read.
     const FEW: usize = 1 << 16;
     let length = into.len();
-    let threads = if length < FEW { 1 } else { tch::get_num_threads() as usize };
+    let threads = if length < FEW { 1 } else { crew::threads() };
     let places = crew::Parts::new(into);
     together(threads, |member| {
         let range = member.part(length, 1 << 12);

@@ -10,10 +10,11 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::decoder::Layer;
 use super::linear::Linear;
-use super::loops::{Normalised, numbers, numbers_mut, threads};
+use super::loops::{Normalised, numbers, numbers_mut};
 use super::rope::Rotary;
 use super::{Config, to_vec};
 use crate::kernels::causal::{self, Heads};
+use crate::kernels::crew::threads;
 use crate::kernels::elements::Element;
 use crate::kernels::product::{Factor, multiply};
 use crate::kernels::rotate::{self, Between, HeadNorm, Positions};

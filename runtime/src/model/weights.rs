@@ -101,7 +101,7 @@ impl Weights {
     /// Those of one entry, in its shape, in a floating-point `kind` on a device. Of files, what was looked at is let go of.
     pub fn tensor(&self, entry: &Entry, kind: Kind, device: Device) -> Tensor {
         let shape: Vec<i64> = entry.shape.iter().map(|size| *size as i64).collect();
-        self.numbers.tensor(entry, kind, device).view(shape.as_slice())
+        self.vector(entry.offset..entry.offset + entry.len(), kind, device).view(shape.as_slice())
     }
 
     /// The output matrix alone, `[vocabulary, width]`, in a floating-point `kind`.

@@ -10,7 +10,7 @@ use crate::failure::{Error, Result};
 use crate::model::{Decoder, Generator, Token};
 use crate::random::{Key, Uniforms};
 
-use crate::kernels::crew::{Parts, together};
+use crate::kernels::crew::{Parts, threads, together};
 use sampler::{Draw, draw};
 use stop::Stop;
 
@@ -82,7 +82,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
         generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
     }
     let mut width = rows.len();
-    let mut scratch = vec![Vec::new(); tch::get_num_threads() as usize];
+    let mut scratch = vec![Vec::new(); threads()];
     for step in 0..max_tokens {
         let mut inputs = vec![decoder.tokenizer.padding(); width];
         let mut alive = Vec::with_capacity(rows.len());

@@ -8,6 +8,7 @@ use tch::{Kind, Tensor, no_grad_guard};
 use super::master::{Master, gradient_here};
 use super::state::Tensors;
 use crate::kernels::adamw::{self, Update};
+use crate::kernels::crew::threads;
 use crate::kernels::elements::slice_mut;
 use crate::model::Gradient;
 
@@ -90,9 +91,8 @@ impl Optimizer {
             rate: (learning_rate / correction1) as f32,
             correction: (1.0 / correction2) as f32,
         };
-        let threads = tch::get_num_threads() as usize;
         let [mean, square] = [&mut mean, &mut square].map(|moment| slice_mut(moment).expect("where the gradient is"));
-        adamw::step(threads, parameters_here, mean, square, gradient_here, update);
+        adamw::step(threads(), parameters_here, mean, square, gradient_here, update);
     }
 }
 
@@ -106,9 +106,8 @@ struct Factors {
 
 /// The square root of the sum of squares, summed in f64. Not finite where some part of the gradient is not.
 pub fn gradient_norm(gradient: &Gradient) -> f64 {
-    let threads = tch::get_num_threads() as usize;
     let sums = gradient.written().map(|piece| match gradient_here(piece) {
-        Some(piece) => adamw::sum_of_squares(threads, piece),
+        Some(piece) => adamw::sum_of_squares(threads(), piece),
         None => piece.to_kind(Kind::Double).square_().sum(Kind::Double).double_value(&[]),
     });
     sums.sum::<f64>().sqrt()

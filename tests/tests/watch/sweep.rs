@@ -15,8 +15,8 @@ fn bounds() -> Desk {
     sweep("param bound: nats = 5", "bound in [1, 5]", "clip_at: 5", "clip_at: bound")
 }
 
-fn lengths() -> Desk {
-    sweep("param many: count = 5", "many in [4, 2000]", "steps     = 6", "steps     = many")
+fn lengths(values: &str) -> Desk {
+    sweep("param many: count = 5", &format!("many in {values}"), "steps     = 6", "steps     = many")
 }
 
 /// What each of the next runs trains.
@@ -67,7 +67,7 @@ fn what_the_runs_share_is_computed_once_and_an_edit_reruns_what_it_changes() {
 
 #[test]
 fn a_save_in_the_middle_keeps_what_is_valid_and_goes_on_with_the_new_runs() {
-    let desk = lengths();
+    let desk = lengths("[4, 2000]");
     let mut watch = desk.watch();
     assert_eq!(watch.until_finished(SOON).steps("student"), 4);
     watch.until_step("student", 10, SOON);
@@ -87,8 +87,7 @@ fn a_save_in_the_middle_keeps_what_is_valid_and_goes_on_with_the_new_runs() {
 
 #[test]
 fn a_save_between_two_runs_does_not_begin_the_old_ones() {
-    let desk = lengths();
-    desk.edit(Save::InPlace, "[4, 2000]", "[900, 2000]");
+    let desk = lengths("[900, 2000]");
     let mut watch = desk.watch();
     watch.until_step("student", 2, SOON);
     desk.edit(Save::Replace, "[900, 2000]", "[3, 2]");
@@ -113,8 +112,7 @@ fn a_run_that_fails_leaves_the_others_alone() {
 
 #[test]
 fn a_worker_that_dies_takes_one_run_with_it() {
-    let desk = lengths();
-    desk.edit(Save::InPlace, "[4, 2000]", "[2000, 3]");
+    let desk = lengths("[2000, 3]");
     let mut watch = desk.watch();
     watch.until_step("student", 2, SOON);
     let worker = watch.worker().expect("a worker runs").to_string();
@@ -125,8 +123,7 @@ fn a_worker_that_dies_takes_one_run_with_it() {
 
 #[test]
 fn values_that_the_file_can_not_take_are_named_and_the_others_run() {
-    let desk = lengths();
-    desk.edit(Save::InPlace, "[4, 2000]", "[0, 4]");
+    let desk = lengths("[0, 4]");
     let mut watch = desk.watch();
     watch.wait_for("many=0 can't run:", SOON);
     assert!(watch.said("out-of-range"), "{}", watch.text());

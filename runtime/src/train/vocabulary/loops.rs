@@ -3,12 +3,9 @@
 
 use tch::{Kind, Tensor};
 
+use crate::kernels::crew::threads;
 use crate::kernels::elements::{slice, slice_mut};
 use crate::kernels::entries::{self, Slope, Sum};
-
-fn threads() -> usize {
-    tch::get_num_threads() as usize
-}
 
 /// A sum over the entries of log-probabilities `[rows, entries]`: `[rows]`. None where the loops can't read them.
 pub fn sums(sum: Sum, l: &Tensor, r: &Tensor) -> Option<Tensor> {

@@ -201,7 +201,8 @@ impl Vocabulary {
 
     /// Each quantity of every token, `[tokens]` each.
     pub fn values(&self, quantities: &[Quantity]) -> Vec<Tensor> {
-        self.read(quantities, &[])[0].drain(..).collect()
+        let [values, _] = self.read(quantities, &[]);
+        values
     }
 
     /// Each quantity and each live primitive of every token, `[tokens]` each. [`Vocabulary::gradient`] is asked for the same primitives.
@@ -252,6 +253,7 @@ impl Vocabulary {
         let _guard = no_grad_guard();
         for (first, count) in self.blocks() {
             if let Some(slopes) = self.kept.borrow_mut().remove(&first) {
+                assert_eq!(slopes.len(), live.len(), "the primitives of the first pass");
                 give(kept_slopes(first, slopes, live.iter().map(|(_, adjoint)| adjoint.narrow(0, first, count))));
                 continue;
             }
@@ -375,23 +377,18 @@ impl ByLogits {
     }
 }
 
-/// From d primitive / d logits and d loss / d primitive, `[block]`.
+/// From d primitive / d logits and d loss / d primitive, `[block]`, of each live primitive.
 fn kept_slopes(first: i64, slopes: Vec<Tensor>, adjoints: impl Iterator<Item = Tensor>) -> ByLogits {
-    let mut parts = slopes.into_iter().zip(adjoints.map(|adjoint| adjoint.unsqueeze(1)));
-    let mut one = parts.next().map(|(mut slopes, adjoint)| {
+    let mut parts = slopes.into_iter().zip(adjoints).map(|(mut slopes, adjoint)| {
+        let adjoint = adjoint.unsqueeze(1);
         // An infinite slope of a token that is not selected is nothing.
         let _ = slopes.masked_fill_(&adjoint.eq(0.0), 0.0);
         (slopes, adjoint)
     });
-    for (mut slopes, adjoint) in parts {
-        let _ = slopes.masked_fill_(&adjoint.eq(0.0), 0.0);
-        one = one.map(|(sum, scale)| {
-            let whole = sum * scale + slopes * &adjoint;
-            let scale = adjoint.ones_like();
-            (whole, scale)
-        });
-    }
-    let (slopes, scale) = one.expect("slopes are kept of live primitives");
+    let one = parts.next().expect("slopes are kept of live primitives");
+    // Of several the sum is whole: there is nothing left to multiply it with.
+    let (slopes, scale) =
+        parts.fold(one, |(sum, scale), (slopes, adjoint)| (sum * scale + slopes * &adjoint, adjoint.ones_like()));
     ByLogits { first, slopes, scale: Some(scale) }
 }
 
