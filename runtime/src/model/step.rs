@@ -396,7 +396,7 @@ impl Shared<'_> {
         let scores = Scores { scale: config.attention_scale, softcap: config.attention_softcap };
         // SAFETY: between these waits projected rows are only read.
         let projected = unsafe { self.projected.all() };
-        let (mut turned, mut scratch) = (vec![0.0; width], Vec::new());
+        let (mut turned, mut scratch) = (vec![0.0; shared_by * width], Vec::new());
         for item in member.part(self.rows * config.key_value_heads, 1) {
             let (row, group) = (item / config.key_value_heads, item % config.key_value_heads);
             let own = &projected[row * stride..][..stride];
@@ -412,19 +412,21 @@ impl Shared<'_> {
             };
             let key = &own[(config.heads + group) * width..][..width];
             let value = &own[(config.heads + config.key_value_heads + group) * width..][..width];
-            self.turn(key, layer.key_norm.as_deref(), layer.tables, position, &mut turned);
-            kept.put(self.filled, &turned, value);
-            for head in group * shared_by..(group + 1) * shared_by {
-                let place = (row * config.heads + head) * width;
-                self.turn(&own[head * width..][..width], layer.query_norm.as_deref(), layer.tables, position, &mut turned);
-                // SAFETY: no other member has this row and group.
-                let attended = unsafe { self.attended.part(place..place + width) };
-                attend(&turned, &kept, first..self.filled + 1, scores, &mut scratch, attended);
-                if self.halves {
-                    // SAFETY: as above.
-                    let half = unsafe { self.attended_half.part(place..place + width) };
-                    round(attended, half);
-                }
+            self.turn(key, layer.key_norm.as_deref(), layer.tables, position, &mut turned[..width]);
+            kept.put(self.filled, &turned[..width], value);
+            let queries = own[group * shared_by * width..].chunks_exact(width);
+            for (query, turned) in queries.zip(turned.chunks_exact_mut(width)) {
+                self.turn(query, layer.query_norm.as_deref(), layer.tables, position, turned);
+            }
+            let place = (row * config.heads + group * shared_by) * width;
+            let range = place..place + shared_by * width;
+            // SAFETY: no other member has this row and group.
+            let attended = unsafe { self.attended.part(range.clone()) };
+            attend(&turned, width, &kept, first..self.filled + 1, scores, &mut scratch, attended);
+            if self.halves {
+                // SAFETY: as above.
+                let half = unsafe { self.attended_half.part(range) };
+                round(attended, half);
             }
         }
     }

@@ -1,0 +1,171 @@
+//! Queries that share keys and values, side by side: each key and each value is read once for all of them, and what is summed stays in
+//! registers. One query after the other, in loops that the compiler arranges, takes two and a half times as long.
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+
+use super::{Scores, Stored, softmax};
+
+/// Numbers in a register.
+pub const LANES: usize = 16;
+
+/// Queries that go through together, at most: beyond these, the registers are too few.
+pub const QUERIES: usize = 4;
+
+/// Registers of values that are summed at one time, at most.
+const SPAN: usize = 4;
+
+/// Numbers that fill a register in single precision.
+pub trait Wide: Stored {
+    /// # Safety
+    /// There are [`LANES`] numbers from `place` on, and the processor has the instructions.
+    unsafe fn wide(place: *const Self) -> __m512;
+}
+
+impl Wide for f32 {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn wide(place: *const f32) -> __m512 {
+        // SAFETY: by the caller's promise.
+        unsafe { _mm512_loadu_ps(place) }
+    }
+}
+
+impl Wide for bf16 {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn wide(place: *const bf16) -> __m512 {
+        // SAFETY: by the caller's promise.
+        let halves = unsafe { _mm256_loadu_si256(place.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+    }
+}
+
+/// `Q` queries, `[Q, width]`; keys and values are `[places, width]`, and `width` is whole registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub fn attend<const Q: usize, T: Wide>(
+    queries: &[f32],
+    width: usize,
+    keys: &[T],
+    values: &[T],
+    scores: Scores,
+    scratch: &mut Vec<f32>,
+    attended: &mut [f32],
+) {
+    let places = keys.len() / width;
+    assert!(width.is_multiple_of(LANES) && queries.len() == Q * width && attended.len() == Q * width);
+    assert!(keys.len() == places * width && values.len() == places * width);
+    // `[Q, room]`: whole registers of places for each query.
+    let room = places.next_multiple_of(LANES);
+    scratch.resize(Q * room, 0.0);
+    let scale = _mm512_set1_ps(scores.scale as f32);
+    for first in (0..places).step_by(LANES) {
+        let mut lanes = [[_mm512_setzero_ps(); LANES]; Q];
+        for place in first..(first + LANES).min(places) {
+            let mut sums = [_mm512_setzero_ps(); Q];
+            for at in (0..width).step_by(LANES) {
+                // SAFETY: `place < places` and `at + LANES <= width`, here and for the queries.
+                let key = unsafe { T::wide(keys.as_ptr().add(place * width + at)) };
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    let query = unsafe { _mm512_loadu_ps(queries.as_ptr().add(index * width + at)) };
+                    *sum = _mm512_fmadd_ps(query, key, *sum);
+                }
+            }
+            for (lanes, sum) in lanes.iter_mut().zip(sums) {
+                lanes[place - first] = sum;
+            }
+        }
+        for (index, lanes) in lanes.iter().enumerate() {
+            let scores = _mm512_mul_ps(sums_of(lanes), scale);
+            // SAFETY: each query has whole registers of room.
+            unsafe { _mm512_storeu_ps(scratch.as_mut_ptr().add(index * room + first), scores) };
+        }
+    }
+    let mut totals = [0.0; Q];
+    for (weights, total) in scratch.chunks_exact_mut(room).zip(&mut totals) {
+        *total = softmax(&mut weights[..places], scores.softcap);
+    }
+    let mut at = 0;
+    while at < width {
+        let registers = ((width - at) / LANES).min(SPAN);
+        // SAFETY: there are as many registers from `at` on in every row, and a weight of each query for every place.
+        unsafe {
+            match registers {
+                1 => means::<Q, 1, T>(scratch, room, &totals, values, width, at, attended),
+                2 => means::<Q, 2, T>(scratch, room, &totals, values, width, at, attended),
+                3 => means::<Q, 3, T>(scratch, room, &totals, values, width, at, attended),
+                _ => means::<Q, SPAN, T>(scratch, room, &totals, values, width, at, attended),
+            }
+        }
+        at += registers * LANES;
+    }
+}
+
+/// `R` registers of every query's answer, from `at` on.
+///
+/// # Safety
+/// `weights` is `[Q, room]` with at least as much room as there are places, `attended` is `[Q, width]`, and
+/// `at + R * LANES <= width`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn means<const Q: usize, const R: usize, T: Wide>(
+    weights: &[f32],
+    room: usize,
+    totals: &[f32; Q],
+    values: &[T],
+    width: usize,
+    at: usize,
+    attended: &mut [f32],
+) {
+    let mut sums = [[_mm512_setzero_ps(); R]; Q];
+    for (place, values) in values.chunks_exact(width).enumerate() {
+        let mut value = [_mm512_setzero_ps(); R];
+        for (register, value) in value.iter_mut().enumerate() {
+            // SAFETY: by the caller's promise.
+            *value = unsafe { T::wide(values.as_ptr().add(at + register * LANES)) };
+        }
+        for (index, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: by the caller's promise.
+            let weight = _mm512_set1_ps(unsafe { *weights.get_unchecked(index * room + place) });
+            for (sum, value) in sums.iter_mut().zip(value) {
+                *sum = _mm512_fmadd_ps(weight, value, *sum);
+            }
+        }
+    }
+    for (index, (sums, total)) in sums.into_iter().zip(totals).enumerate() {
+        for (register, sum) in sums.into_iter().enumerate() {
+            let mean = _mm512_div_ps(sum, _mm512_set1_ps(*total));
+            // SAFETY: by the caller's promise.
+            unsafe { _mm512_storeu_ps(attended.as_mut_ptr().add(index * width + at + register * LANES), mean) };
+        }
+    }
+}
+
+/// The sum of each register's lanes, in the registers' order. Halves are added to halves, of two registers at one time, so that every
+/// addition fills a register: of one alone, its sum would take longer than its products.
+#[target_feature(enable = "avx512f")]
+fn sums_of(registers: &[__m512; LANES]) -> __m512 {
+    // Two halves a register: of `i` and of `i + 8`.
+    let mut halves = [_mm512_setzero_ps(); 8];
+    for (i, sum) in halves.iter_mut().enumerate() {
+        let (a, b) = (registers[i], registers[i + 8]);
+        *sum = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+    }
+    // Four quarters: of `i`, `i + 8`, `i + 4`, `i + 12`.
+    let mut quarters = [_mm512_setzero_ps(); 4];
+    for (i, sum) in quarters.iter_mut().enumerate() {
+        let (a, b) = (halves[i], halves[i + 4]);
+        *sum = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+    }
+    // In each quarter two numbers of the same and two of the register two further on.
+    let mut eighths = [_mm512_setzero_ps(); 2];
+    for (i, sum) in eighths.iter_mut().enumerate() {
+        let (a, b) = (_mm512_castps_pd(quarters[i]), _mm512_castps_pd(quarters[i + 2]));
+        *sum = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    let [a, b] = eighths;
+    let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
+    // A quarter has the registers `i`, `i + 2`, `i + 1`, `i + 3`, where `i` is 0, 8, 4, 12.
+    _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), sums)
+}
