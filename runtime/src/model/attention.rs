@@ -10,14 +10,13 @@ pub(super) const HIDDEN: f64 = -1e30;
 
 /// What every layer of a batch may look at. One mask for each distinct window, made once.
 pub(super) struct Masks {
-    /// Added to scores, `[length, length]` or `[rows, 1, length, length]`; none where everything before is seen and no more is
-    /// hidden than that.
+    /// Added to scores, `[length, length]`; none where everything before is seen.
     masks: Vec<(Option<usize>, Option<Tensor>)>,
 }
 
 impl Masks {
-    /// Of sequences of `length` tokens at most. `hidden` is what is hidden besides, `[rows, 1, length, length]` in f32.
-    pub fn new(config: &Config, length: usize, hidden: Option<&Tensor>, kind: Kind, device: Device) -> Masks {
+    /// Of sequences of `length` tokens at most.
+    pub fn new(config: &Config, length: usize, kind: Kind, device: Device) -> Masks {
         let mut masks: Vec<(Option<usize>, Option<Tensor>)> = Vec::new();
         for layer in &config.attention {
             let window = window(layer, length);
@@ -25,16 +24,8 @@ impl Masks {
                 continue;
             }
             // The library's own causal attention is the fastest, but it has neither windows nor caps.
-            let plain = window.is_none() && hidden.is_none() && config.attention_softcap.is_none();
-            let mask = (!plain).then(|| {
-                let causal = triangle(length, window, device);
-                let mask = match hidden {
-                    Some(hidden) => causal + hidden,
-                    None => causal,
-                };
-                mask.to_kind(kind)
-            });
-            masks.push((window, mask));
+            let plain = window.is_none() && config.attention_softcap.is_none();
+            masks.push((window, (!plain).then(|| triangle(length, window, device).to_kind(kind))));
         }
         Masks { masks }
     }

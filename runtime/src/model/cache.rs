@@ -1,10 +1,10 @@
 //! Generation with cached keys and values: every token is computed once.
 
-use tch::{Kind, Tensor, no_grad_guard};
+use tch::{Tensor, no_grad_guard};
 
 use super::Token;
-use super::attention::{HIDDEN, Masks, attend, cap, wide_softmax};
-use super::decoder::{Decoder, Layer, Rotaries, to_vec};
+use super::attention::{HIDDEN, cap, wide_softmax};
+use super::decoder::{Decoder, Layer, PackedBatch, Rotaries, to_vec};
 use super::step::{State, Stepper};
 use crate::kernels::crew::threads;
 
@@ -39,59 +39,51 @@ impl<'a> Generator<'a> {
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
         let capacity = longest + max_tokens;
 
-        let mut tokens = Vec::with_capacity(prompts.len() * longest);
-        let mut places = Vec::with_capacity(tokens.capacity());
+        // The packed token at each place of the cache; padding has its sequence's first.
+        let mut places = Vec::with_capacity(prompts.len() * longest);
         let mut bias = vec![0.0f32; prompts.len() * capacity];
+        let mut first = 0;
         for (row, prompt) in prompts.iter().enumerate() {
             let padding = longest - prompt.len();
-            tokens.extend(std::iter::repeat_n(decoder.tokenizer.padding(), padding));
-            tokens.extend(prompt.iter().copied());
-            places.extend((0..longest).map(|place| place.saturating_sub(padding) as i64));
+            places.extend((0..longest).map(|place| (first + place.saturating_sub(padding)) as i64));
             bias[row * capacity..][..padding].fill(HIDDEN as f32);
+            first += prompt.len();
         }
-        let length = longest as i64;
-        let places = Tensor::from_slice(&places).to_device(device).view([rows, length]);
-        let bias = Tensor::from_slice(&bias).to_device(device).view([rows, 1, 1, capacity as i64]);
-        // Padding looks at itself, so that its softmax is defined; nobody looks at padding.
-        let seen = Tensor::ones([length, length], (Kind::Float, device)) - Tensor::eye(length, (Kind::Float, device));
-        let padding = bias.narrow(3, 0, length) * seen;
-        let masks = Masks::new(config, longest, Some(&padding), kind, device);
+        let tensor = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
+        let (places, length) = (tensor(&places), longest as i64);
+        let cache = |packed: &Tensor| {
+            let [groups, width] = [config.key_value_heads as i64, config.head_width as i64];
+            let cache = Tensor::zeros([rows, groups, capacity as i64, width], (kind, device));
+            let padded = packed.index_select(0, &places).view([rows, length, groups, width]);
+            cache.narrow(2, 0, length).copy_(&padded.transpose(1, 2));
+            cache
+        };
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        // Only what follows a prompt is predicted; which token that is does not matter.
+        let next = [decoder.tokenizer.padding()];
+        let batch = PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), device);
+        let last = decoder.uncounted(|| {
+            decoder.pass(&batch, |read| {
+                let [of_keys, of_values] = read.keys_values(config, &batch);
+                keys.push(cache(&of_keys));
+                values.push(cache(&of_values));
+            })
+        });
         let rotary = Rotaries::new(config, capacity, kind, device);
-        let rotated = rotary.at(&places);
-
         let lengths: Vec<i64> = prompts.iter().map(|prompt| prompt.len() as i64).collect();
-        let tokens = Tensor::from_slice(&tokens).to_device(device);
-        let mut stream = decoder.embed(&tokens);
-        let mut generator = Generator {
+        Generator {
             decoder,
-            keys: Vec::new(),
-            values: Vec::new(),
-            bias: bias.to_kind(kind),
-            positions: Tensor::from_slice(&lengths).to_device(device),
+            keys,
+            values,
+            bias: Tensor::from_slice(&bias).to_device(device).view([rows, 1, 1, capacity as i64]).to_kind(kind),
+            positions: tensor(&lengths),
             stepper: Stepper::new(decoder, &rotary, threads()),
-            logits: Vec::new(),
+            logits: to_vec(&decoder.project_vocabulary(&last)),
             rotary,
             filled: length,
             starts: prompts.iter().map(|prompt| longest - prompt.len()).collect(),
             capacity,
-        };
-        for layer in &decoder.layers {
-            let (query, key, value) = decoder.project(layer, &stream, &[rows, length], &rotated);
-            let (query, key, value) = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2));
-            let cache = |part: &Tensor| {
-                let shape = [rows, config.key_value_heads as i64, capacity as i64, config.head_width as i64];
-                let cache = Tensor::zeros(shape, (kind, device));
-                cache.narrow(2, 0, length).copy_(part);
-                cache
-            };
-            generator.keys.push(cache(&key));
-            generator.values.push(cache(&value));
-            let attended = attend(config, &layer.attention, &masks, &query, &key, &value);
-            stream = decoder.finish(layer, stream, &attended.transpose(1, 2).reshape([rows * length, -1]));
         }
-        let last = stream.view([rows, length, -1]).select(1, length - 1);
-        generator.logits = to_vec(&decoder.project_vocabulary(&last));
-        generator
     }
 
     /// Appends one token to every row.
@@ -113,7 +105,7 @@ impl<'a> Generator<'a> {
         let length = self.filled + 1;
         let mut stream = decoder.embed(&tokens);
         for (index, layer) in decoder.layers.iter().enumerate() {
-            let (query, key, value) = decoder.project(layer, &stream, &[rows], &rotary);
+            let (query, key, value) = decoder.project(layer, &stream, &rotary);
             self.keys[index].select(2, self.filled).copy_(&key);
             self.values[index].select(2, self.filled).copy_(&value);
             // Rows end at the same place, so what a window sees is the same part of every row's cache.
@@ -152,13 +144,12 @@ impl<'a> Generator<'a> {
 
 /// A layer without a gradient, in which matrices that read the same input are one.
 impl Decoder {
-    /// Queries, keys and values, `[leading.., heads, head width]` each, rotated.
-    fn project(&self, layer: &Layer, stream: &Tensor, leading: &[i64], rotary: &Rotaries) -> (Tensor, Tensor, Tensor) {
+    /// Queries, keys and values of `[rows, width]`, `[rows, heads, head width]` each, rotated.
+    fn project(&self, layer: &Layer, stream: &Tensor, rotary: &Rotaries) -> (Tensor, Tensor, Tensor) {
         let config = &*self.config;
         let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
-        let shape: Vec<i64> = leading.iter().copied().chain([heads + 2 * groups, head_width]).collect();
         let normed = self.normalise(stream, &layer.norm_attention);
-        let all = layer.query_key_value.apply(&normed).view(shape.as_slice());
+        let all = layer.query_key_value.apply(&normed).view([-1, heads + 2 * groups, head_width]);
         let query_key = self.normalise_heads(all.narrow(-2, 0, heads + groups), layer);
         let query_key = rotary.rotate(&layer.attention, query_key);
         (query_key.narrow(-2, 0, heads), query_key.narrow(-2, heads, groups), all.narrow(-2, heads + groups, groups))

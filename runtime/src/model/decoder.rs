@@ -154,6 +154,32 @@ pub(super) struct Context {
     masks: Masks,
 }
 
+/// What the attention of a layer read.
+pub(super) enum Attended {
+    /// In our own loops, with all that they kept for the backward pass.
+    Own(packed_attention::Kept),
+    /// `[sequences, longest, groups, head width]`, padded as the batch is.
+    Padded { keys: Tensor, values: Tensor },
+}
+
+impl Attended {
+    /// What our own loops kept.
+    pub fn kept(self) -> Option<packed_attention::Kept> {
+        match self {
+            Attended::Own(kept) => Some(kept),
+            Attended::Padded { .. } => None,
+        }
+    }
+
+    /// Keys and values of the batch's tokens, `[tokens, groups, head width]` each.
+    pub fn keys_values(&self, config: &Config, batch: &PackedBatch) -> [Tensor; 2] {
+        match self {
+            Attended::Own(kept) => kept.keys_values(config),
+            Attended::Padded { keys, values } => [keys, values].map(|padded| padded.flatten(0, 1).index_select(0, &batch.pack)),
+        }
+    }
+}
+
 /// Rotary tables by layer: those with a window may have their own.
 pub(super) struct Rotaries {
     global: Rotary,
@@ -297,12 +323,18 @@ impl Decoder {
     /// for one there is [`Decoder::trace`], which says the same to the bit.
     pub fn hidden(&self, batch: &PackedBatch) -> Tensor {
         let _guard = no_grad_guard();
+        self.normalise(&self.pass(batch, |_| {}), &self.norm)
+    }
+
+    /// The stream behind the last layer, where the next token is predicted: `[completion tokens, width]`. `each` gets what every layer's
+    /// attention read, from the first layer on.
+    pub(super) fn pass(&self, batch: &PackedBatch, mut each: impl FnMut(Attended)) -> Tensor {
         let context = self.context(batch);
-        let stream = (0..self.layers.len()).fold(self.embed(&batch.tokens), |stream, layer| {
-            let middle = self.attended(layer, &stream, &context).0;
+        (0..self.layers.len()).fold(self.embed(&batch.tokens), |stream, layer| {
+            let (middle, read) = self.attended(layer, &stream, &context);
+            each(read);
             self.fed_forward(layer, &middle).0
-        });
-        self.normalise(&stream, &self.norm)
+        })
     }
 
     pub(super) fn context(&self, batch: &PackedBatch) -> Context {
@@ -312,27 +344,27 @@ impl Decoder {
             batch: batch.shallow_clone(),
             rotary_single: rotary.single(),
             rotary,
-            masks: Masks::new(&self.config, length, None, kind, self.device),
+            masks: Masks::new(&self.config, length, kind, self.device),
         }
     }
 
-    /// The first half of a layer: `[tokens, width]` in and out, with what attention adds; and what attention in our own loops kept for
-    /// its backward pass. The last layer answers only the places whose predictions matter: after the last attention a position only
+    /// The first half of a layer: `[tokens, width]` in and out, with what attention adds; and what attention read. The last layer answers only the places whose predictions matter: after the last attention a position only
     /// matters if its prediction does.
-    pub(super) fn attended(&self, index: usize, stream: &Tensor, context: &Context) -> (Tensor, Option<packed_attention::Kept>) {
+    pub(super) fn attended(&self, index: usize, stream: &Tensor, context: &Context) -> (Tensor, Attended) {
         let (layer, batch) = (&self.layers[index], &context.batch);
         let normed = self.normalise(stream, &layer.norm_attention);
         let last = index + 1 == self.layers.len();
         if let Some(attention) = self.packed_attention(index) {
             let (answer, kept) = attention.forward(&normed, &self.places(index, context));
             let carried = if last { stream.index_select(0, &batch.predictors) } else { stream.shallow_clone() };
-            return ((answer + carried).to_kind(stream.kind()), Some(kept));
+            return ((answer + carried).to_kind(stream.kind()), Attended::Own(kept));
         }
-        let attended = self.attention(layer, &normed, context);
+        let (attended, keys, values) = self.attention(layer, &normed, context);
         let attended = gather(&attended, if last { &batch.predictors_padded } else { &batch.pack });
         let attended = self.after(layer.output.apply(&attended), layer.after_attention.as_ref());
         // Never in place: the backward pass reads what the normalisations read.
-        (if last { gather(stream, &batch.predictors) + attended } else { stream + attended }, None)
+        let answer = if last { gather(stream, &batch.predictors) + attended } else { stream + attended };
+        (answer, Attended::Padded { keys, values })
     }
 
     /// A layer's attention, where our own loops can run it.
@@ -397,8 +429,9 @@ impl Decoder {
         }
     }
 
-    /// What the heads saw, before the output projection, padded: `[sequences * longest, heads * head width]`.
-    fn attention(&self, layer: &Layer, normed: &Tensor, context: &Context) -> Tensor {
+    /// What the heads saw, before the output projection, padded: `[sequences * longest, heads * head width]`; and the keys and values,
+    /// `[sequences, longest, groups, head width]`.
+    fn attention(&self, layer: &Layer, normed: &Tensor, context: &Context) -> (Tensor, Tensor, Tensor) {
         let config = &*self.config;
         let [heads, groups, head_width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
         let batch = &context.batch;
@@ -411,9 +444,9 @@ impl Decoder {
         // Splitting has a cheaper backward pass than two views.
         let [query, key]: [Tensor; 2] =
             query_key.split_with_sizes([heads, groups], 2).try_into().expect("two sizes make two parts");
-        let (query, key, value) = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2));
-        let attended = attend(config, &layer.attention, &context.masks, &query, &key, &value);
-        attended.transpose(1, 2).reshape([sequences * longest, heads * head_width])
+        let by_head = |part: &Tensor| part.transpose(1, 2);
+        let attended = attend(config, &layer.attention, &context.masks, &by_head(&query), &by_head(&key), &by_head(&value));
+        (attended.transpose(1, 2).reshape([sequences * longest, heads * head_width]), key, value)
     }
 
     /// What embeddings are multiplied by.

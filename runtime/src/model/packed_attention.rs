@@ -48,6 +48,15 @@ pub(super) struct Kept {
     attended: Tensor,
 }
 
+impl Kept {
+    /// Keys in their positions and values, `[tokens, groups, head width]` each.
+    pub fn keys_values(&self, config: &Config) -> [Tensor; 2] {
+        let [heads, groups, width] = [config.heads, config.key_value_heads, config.head_width].map(|size| size as i64);
+        let projected = self.projected.view([-1, heads + 2 * groups, width]);
+        [heads, heads + groups].map(|first| projected.narrow(1, first, groups))
+    }
+}
+
 /// d loss / d what attention read.
 pub(super) struct Gradients {
     /// `[tokens, width]`

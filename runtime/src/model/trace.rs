@@ -150,7 +150,10 @@ impl Decoder {
 
     /// One layer with what its gradient needs, and its answer.
     fn whole(&self, index: usize, stream: &Tensor, context: &Context) -> (Whole, Tensor) {
-        let run = |stream: &Tensor| self.attended(index, stream, context);
+        let run = |stream: &Tensor| {
+            let (answer, read) = self.attended(index, stream, context);
+            (answer, read.kept())
+        };
         let (attention, middle) = Half::new(self.packed_attention(index).is_some(), stream, run);
         let run = |middle: &Tensor| self.fed_forward(index, middle);
         let (feed_forward, answer) = Half::new(self.unit(index).is_some(), &middle, run);
