@@ -49,6 +49,7 @@ use self::vocabulary::Logits;
 use crate::control::Control;
 use crate::data::Lists;
 use crate::failure::{Error, Result};
+use crate::memory::give_back;
 use crate::model::{Decoder, Gradient, Token, Weights, to_vec};
 use crate::prompts::Prompts;
 use crate::random::{Key, Purpose};
@@ -205,6 +206,8 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
     // What is only needed to go on leaves before the answer takes its room.
     let Trainer { model, trained, average, models, program, optimizer, batches, rollouts, .. } = trainer;
     drop((models, program, optimizer, batches, rollouts));
+    // The answer is one block: where only adapters were trained, larger than any that they left.
+    give_back();
     let weights = stage.start.with_values(answer(&model, &trained, average));
     drop(model);
     let adapter = match trained.adapter() {
