@@ -334,7 +334,11 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
     #[inline]
     fn eight_sums(lanes: [__m512; 8]) -> [f32; 8] {
-        let halves = lanes.map(|lanes| _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps::<1>(lanes)));
+        // In a loop: a closure that the library calls is only inlined by chance, since the library is compiled for smaller registers.
+        let mut halves = [_mm256_setzero_ps(); 8];
+        for (half, lanes) in halves.iter_mut().zip(lanes) {
+            *half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps::<1>(lanes));
+        }
         let [a, b, c, d, e, f, g, h] = halves;
         let low = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
         let high = _mm256_hadd_ps(_mm256_hadd_ps(e, f), _mm256_hadd_ps(g, h));
@@ -347,11 +351,11 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
     fn reduce<const R: usize, const O: usize>(lanes: &[[__m512; O]; R], sums: &mut [[f32; 4]; 8]) {
         for first in (0..R * O).step_by(8) {
-            let lanes = std::array::from_fn(|index| {
-                let index = first + index;
-                if index < R * O { lanes[index / O][index % O] } else { _mm512_setzero_ps() }
-            });
-            for (index, sum) in (first..R * O).zip(eight_sums(lanes)) {
+            let mut eight = [_mm512_setzero_ps(); 8];
+            for (index, eight) in (first..R * O).zip(&mut eight) {
+                *eight = lanes[index / O][index % O];
+            }
+            for (index, sum) in (first..R * O).zip(eight_sums(eight)) {
                 sums[index / O][index % O] = sum;
             }
         }

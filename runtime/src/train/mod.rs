@@ -206,8 +206,10 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
     // What is only needed to go on leaves before the answer takes its room.
     let Trainer { model, trained, average, models, program, optimizer, batches, rollouts, .. } = trainer;
     drop((models, program, optimizer, batches, rollouts));
-    // The answer is one block: where only adapters were trained, larger than any that they left.
-    give_back();
+    if trained.adapter().is_some() {
+        // The answer is one block, and larger than any that adapters left: it would come on top of all of them.
+        give_back();
+    }
     let weights = stage.start.with_values(answer(&model, &trained, average));
     drop(model);
     let adapter = match trained.adapter() {
