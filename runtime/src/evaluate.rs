@@ -6,14 +6,36 @@ use tch::{Device, Kind};
 use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Weights};
-use crate::prepare::{DomainData, tested};
+use crate::prepare::{DomainData, Form, tested};
 use crate::random::{Key, Purpose, stream_of};
 use crate::reward::Answer;
-use crate::rollout::{Prompt, rollout};
+use crate::rollout::{self, Prompt, rollout};
 
 /// Samples a prompt: greedy completions are all alike, so one is enough.
 pub fn samples(sampling: &Sampling) -> u32 {
     if sampling.temperature == 0.0 { 1 } else { sampling.n.max(1) }
+}
+
+fn sampling(evaluation: &Evaluation) -> Sampling {
+    Sampling { n: samples(&evaluation.sampling), ..evaluation.sampling.clone() }
+}
+
+/// How many of the test prompts are asked.
+fn asked(evaluation: &Evaluation, prompts: usize) -> usize {
+    evaluation.prompts.map_or(prompts, |limit| prompts.min(limit as usize))
+}
+
+/// Prompts that are sampled together.
+const CHUNK: usize = 64;
+
+/// Bytes that an evaluation takes, about: the model's weights, and what [`rollout`] keeps.
+pub fn memory(form: &Form, domain: &DomainData, evaluation: &Evaluation, kind: Kind) -> Result<u64> {
+    let tokens = tested(domain)?.tokens(&form.tokenizer)?;
+    let count = asked(evaluation, tokens.len());
+    let longest = tokens.lengths().take(count).max().unwrap_or(1);
+    let weights = Weights::parameters(&form.config) * kind.elt_size_in_bytes();
+    let kept = rollout::memory(&form.config, kind, count.min(CHUNK), longest, &sampling(evaluation));
+    Ok((weights + kept) as u64)
 }
 
 /// The rewards of [`samples`] completions of every test prompt, those of a prompt adjacent.
@@ -30,8 +52,8 @@ pub fn evaluate(
 ) -> Result<Vec<f64>> {
     let tests = tested(domain)?;
     let tokens = tests.tokens(&weights.tokenizer)?;
-    let count = evaluation.prompts.map_or(tokens.len(), |limit| tokens.len().min(limit as usize));
-    let sampling = Sampling { n: samples(&evaluation.sampling), ..evaluation.sampling.clone() };
+    let count = asked(evaluation, tokens.len());
+    let sampling = sampling(evaluation);
     let n = sampling.n as usize;
     let decoder = Decoder::frozen(weights, device, kind);
     let key = Key::new(seed, stream_of(&tests.dataset.hash), Purpose::Evaluate, 0);
@@ -39,7 +61,7 @@ pub fn evaluate(
     let prompts: Vec<Prompt> = (0..count).map(prompt).collect();
     let mut rewards = Vec::with_capacity(count * n);
     // Chunks, so that an interruption does not wait for all of them.
-    for chunk in prompts.chunks(64) {
+    for chunk in prompts.chunks(CHUNK) {
         control.check()?;
         let completions = rollout(&decoder, chunk, &sampling, key)?;
         let texts = completions.iter().map(|completion| weights.tokenizer.decode(&completion.tokens));

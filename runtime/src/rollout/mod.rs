@@ -5,9 +5,10 @@ mod stop;
 
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::FailureKind;
+use tch::Kind;
 
 use crate::failure::{Error, Result};
-use crate::model::{Decoder, Generator, Token};
+use crate::model::{Config, Decoder, Generator, Token};
 use crate::random::{Key, Uniforms};
 
 use crate::kernels::crew::{Parts, threads, together};
@@ -37,6 +38,15 @@ pub struct Prompt<'a> {
 
 /// Rows that are generated in step at most: enough to keep a core busy, few enough that their cache stays near it.
 const ROWS: usize = 256;
+
+/// Bytes that [`rollout`] keeps at most for so many prompts: keys and values of all tokens of the rows that are generated in step, and
+/// their logits. The longest prompt has `longest` tokens.
+pub fn memory(config: &Config, kind: Kind, prompts: usize, longest: usize, sampling: &Sampling) -> usize {
+    let n = sampling.n.max(1) as usize;
+    let rows = prompts.min((ROWS / n).max(1)) * n;
+    let token = 2 * config.layers * config.key_value_heads * config.head_width * kind.elt_size_in_bytes();
+    rows * ((longest + sampling.max_tokens as usize) * token + config.vocabulary * size_of::<f32>())
+}
 
 /// `sampling.n` completions of every prompt, those of a prompt adjacent. What row `(prompt, sample)` draws depends on
 /// nothing else.
@@ -154,7 +164,7 @@ fn not_finite() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
     use crate::data::tokenizer::END;

@@ -3,6 +3,7 @@
 mod alone;
 mod claim;
 mod keys;
+mod predicted;
 mod resume;
 mod run;
 

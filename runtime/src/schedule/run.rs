@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use mopd_compiler::plan::events::{Event, FailureKind, Fork, Prediction, RunJob, Versions};
+use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
 use mopd_compiler::plan::results::StageRecord;
 use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
 use mopd_store::Lock;
@@ -16,6 +16,7 @@ use tch::{Device, Kind};
 
 use super::alone::{Tasks, Under};
 use super::claim::{self, Claim, Said};
+use super::predicted::Predicted;
 use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::device::kind;
@@ -23,7 +24,6 @@ use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::Weights;
-use crate::predict::{Machine, Shapes};
 use crate::prepare::{DomainData, Form, Places, forms, prepare, trained};
 use crate::random::{Key, Purpose};
 use crate::report::Record;
@@ -56,7 +56,7 @@ pub(super) struct Shared<'a> {
     pub(super) again: Vec<bool>,
     pub(super) forks: &'a [Fork],
     pace: Pace,
-    predictions: HashMap<ModelId, Prediction>,
+    predicted: Predicted,
     running: Tasks,
     /// What stages took that this run computed.
     records: Mutex<Vec<StageRecord>>,
@@ -83,7 +83,7 @@ struct State {
     rewards: HashMap<usize, Vec<f64>>,
     failure: Option<Error>,
     finished_stages: u32,
-    /// Most memory that stages running side by side were predicted to take, in bytes.
+    /// Most memory that tasks running side by side were predicted to take, in bytes.
     predicted_memory: Option<u64>,
 }
 
@@ -109,14 +109,14 @@ impl From<Error> for Unfinished {
 }
 
 /// A plan with its data.
-struct Prepared<'a> {
+pub(super) struct Prepared<'a> {
     /// Folder that its paths are relative to.
     base: &'a Path,
-    tasks: Vec<Task>,
-    forms: Vec<Form>,
+    pub(super) tasks: Vec<Task>,
+    pub(super) forms: Vec<Form>,
     /// Cores of each task.
-    widths: Vec<usize>,
-    domains: Vec<DomainData>,
+    pub(super) widths: Vec<usize>,
+    pub(super) domains: Vec<DomainData>,
 }
 
 fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, store: Option<&Store>, control: &Control) -> Result<Prepared<'a>> {
@@ -142,57 +142,11 @@ pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
     let folder = Path::new(&job.store);
     // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
     let store = Store::open(folder).ok();
-    predictions(&job.plan, &prepared(job, None, store.as_ref(), control)?, folder, device, control, |_| true).map(|_| ())
+    Predicted::of(&job.plan, &prepared(job, None, store.as_ref(), control)?, folder, device, control, |_| true).map(|_| ())
 }
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// What the stages that are waited for will take, each model once, however many its seeds. Said as soon as it is known.
-fn predictions(
-    plan: &Plan,
-    prepared: &Prepared,
-    store: &Path,
-    device: Device,
-    control: &Control,
-    waiting: impl Fn(usize) -> bool,
-) -> Result<HashMap<ModelId, Prediction>> {
-    let Prepared { tasks, forms, widths, domains, .. } = prepared;
-    let shapes = Shapes::new(plan, forms);
-    let mut machine = None;
-    let mut known: HashMap<ModelId, Prediction> = HashMap::new();
-    for (index, task) in tasks.iter().enumerate() {
-        let Work::Stage(id) = task.work else { continue };
-        if !waiting(index) {
-            continue;
-        }
-        control.check()?;
-        let model = plan.experiment.model(id);
-        if !known.contains_key(&id) {
-            let steps = super::steps(&model.stage, domains);
-            // On a thread like those that will run it: the system's allocator has memory of its own for each.
-            let measured = std::thread::scope(|scope| {
-                let thread = scope.spawn(|| {
-                    tch::set_num_threads(widths[index] as i32);
-                    let machine = machine.get_or_insert_with(|| Machine::measure(device, kind(plan.experiment.dtype), store));
-                    crate::predict::predict(plan, id, domains, &shapes, steps, machine, device)
-                });
-                thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
-            });
-            match measured {
-                Ok(prediction) => known.extend(prediction.map(|prediction| (id, prediction))),
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
-                // What is wrong with the stage it says best itself, with its name and its step.
-                Err(Error::Failed(_)) => {}
-            }
-        }
-        if let Some(prediction) = known.get(&id) {
-            let (stage, seed) = (model.name.clone(), task.seed);
-            control.emit(&Event::Predicted { stage, seed, prediction: *prediction });
-        }
-    }
-    Ok(known)
 }
 
 /// Runs a plan to its end. `progress` is kept up to date for a job that ends early; finished stages and the metrics so far
@@ -219,15 +173,15 @@ pub fn run(
     let kept = (0..tasks.len()).filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index)).count();
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     claim::register(plan, tasks, &keys, &out, &store, control)?;
-    let predictions = match warm {
+    let predicted = match warm {
         // Whoever waits for the first step after an edit does not wait for trials.
-        Some(_) => HashMap::new(),
-        None => predictions(plan, &prepared, Path::new(&job.store), device, control, waiting)?,
+        Some(_) => Predicted::default(),
+        None => Predicted::of(plan, &prepared, Path::new(&job.store), device, control, waiting)?,
     };
     let before_stages = started.elapsed().as_secs_f64();
 
     let shared = Shared {
-        predictions,
+        predicted,
         running: Tasks::default(),
         records: Mutex::default(),
         plan,
@@ -363,19 +317,11 @@ impl Shared<'_> {
             };
             state.waiting.retain(|&waiting| waiting != task);
             state.running.push(task);
-            state.predicted_memory = state.predicted_memory.max(self.predicted_memory(&state.running));
+            state.predicted_memory = state.predicted_memory.max(self.predicted.memory(self.tasks, &state.running));
             let inputs = self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
             return Ok(Some((task, inputs, right)));
         }
         Ok(None)
-    }
-
-    /// What some tasks take together: what the worker holds anyway is held once. None where nothing is known of any of them.
-    fn predicted_memory(&self, running: &[usize]) -> Option<u64> {
-        let stage = |task: &usize| if let Work::Stage(model) = self.tasks[*task].work { Some(model) } else { None };
-        let known = || running.iter().filter_map(stage).filter_map(|model| self.predictions.get(&model));
-        let resting = known().map(|it| it.resting).min()?;
-        Some(resting + known().map(|it| it.memory.saturating_sub(it.resting)).sum::<u64>())
     }
 
     fn finish(&self, state: &mut State, index: usize, outcome: Result<Outcome, Unfinished>) {
@@ -579,7 +525,7 @@ impl Shared<'_> {
         // Later stages read them where they are kept: what waits for its use takes no memory.
         let weights = self.store.weights(key)?;
         let (seconds, peak_memory) = (before.max(0.0) + started.elapsed().as_secs_f64(), under.peak_memory());
-        let predicted = self.predictions.get(&id).copied();
+        let predicted = self.predicted.stage(id);
         lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted });
         self.control.emit(&Event::StageFinished { stage: name, seed, seconds, peak_memory });
         Ok(Outcome::Weights(Arc::new(weights), record))

@@ -1,0 +1,119 @@
+//! What the tasks of a run will take: stages that train, by trials; evaluations, by what they keep of every token.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use mopd_compiler::plan::events::{Event, Prediction};
+use mopd_compiler::plan::{ModelId, Plan};
+use tch::Device;
+
+use super::run::Prepared;
+use super::{Task, Work};
+use crate::control::Control;
+use crate::device::kind;
+use crate::evaluate;
+use crate::failure::{Error, Result};
+use crate::predict::{Machine, Shapes, predict};
+
+/// Empty where nothing was asked.
+#[derive(Default)]
+pub struct Predicted {
+    stages: HashMap<ModelId, Prediction>,
+    /// Bytes, by task.
+    evaluations: HashMap<usize, u64>,
+}
+
+impl Predicted {
+    /// Of the tasks that are waited for; stages, each model once, however many its seeds. Said as soon as it is known.
+    pub fn of(
+        plan: &Plan,
+        prepared: &Prepared,
+        store: &Path,
+        device: Device,
+        control: &Control,
+        waiting: impl Fn(usize) -> bool,
+    ) -> Result<Predicted> {
+        let Prepared { tasks, forms, widths, domains, .. } = prepared;
+        let kind = kind(plan.experiment.dtype);
+        let shapes = Shapes::new(plan, forms);
+        let mut machine = None;
+        let Predicted { mut stages, mut evaluations } = Predicted::default();
+        for (index, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
+            control.check()?;
+            let id = match &task.work {
+                Work::Stage(id) => *id,
+                Work::Evaluate { model, domain, comparisons } => {
+                    let (form, domain) = (&forms[model.0 as usize], &domains[domain.0 as usize]);
+                    let bytes = evaluate::memory(form, domain, super::evaluation(plan, comparisons), kind);
+                    // What is wrong with its tests an evaluation says best itself.
+                    evaluations.extend(bytes.ok().map(|bytes| (index, bytes)));
+                    continue;
+                }
+            };
+            let model = plan.experiment.model(id);
+            if !stages.contains_key(&id) {
+                let steps = super::steps(&model.stage, domains);
+                // On a thread like those that will run it: the system's allocator has memory of its own for each.
+                let measured = std::thread::scope(|scope| {
+                    let thread = scope.spawn(|| {
+                        tch::set_num_threads(widths[index] as i32);
+                        let machine = machine.get_or_insert_with(|| Machine::measure(device, kind, store));
+                        predict(plan, id, domains, &shapes, steps, machine, device)
+                    });
+                    thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
+                });
+                match measured {
+                    Ok(prediction) => stages.extend(prediction.map(|prediction| (id, prediction))),
+                    Err(Error::Interrupted) => return Err(Error::Interrupted),
+                    // What is wrong with the stage it says best itself, with its name and its step.
+                    Err(Error::Failed(_)) => {}
+                }
+            }
+            if let Some(prediction) = stages.get(&id) {
+                let (stage, seed) = (model.name.clone(), task.seed);
+                control.emit(&Event::Predicted { stage, seed, prediction: *prediction });
+            }
+        }
+        Ok(Predicted { stages, evaluations })
+    }
+
+    /// Of a stage alone.
+    pub fn stage(&self, id: ModelId) -> Option<Prediction> {
+        self.stages.get(&id).copied()
+    }
+
+    /// Bytes that some tasks take together: what the worker holds anyway is held once. None where nothing is known of what it holds.
+    pub fn memory(&self, tasks: &[Task], running: &[usize]) -> Option<u64> {
+        let resting = self.stages.values().map(|stage| stage.resting).min()?;
+        let added = running.iter().map(|task| match tasks[*task].work {
+            Work::Stage(id) => self.stage(id).map_or(0, |stage| stage.memory.saturating_sub(stage.resting)),
+            Work::Evaluate { .. } => self.evaluations.get(task).copied().unwrap_or(0),
+        });
+        Some(resting + added.sum::<u64>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_compiler::plan::DomainId;
+
+    use super::*;
+
+    #[test]
+    fn what_the_worker_holds_is_held_once() {
+        let stage = |memory, resting| Prediction { seconds: 1.0, rollout: 0.0, scoring: 0.0, update: 0.0, memory, resting };
+        let evaluation = Work::Evaluate { model: ModelId(0), domain: DomainId(0), comparisons: vec![0] };
+        let works = [Work::Stage(ModelId(0)), Work::Stage(ModelId(1)), Work::Stage(ModelId(2)), evaluation];
+        let tasks: Vec<Task> = works.into_iter().map(|work| Task { work, seed: 1, needs: Vec::new() }).collect();
+        let predicted = Predicted {
+            stages: [(ModelId(0), stage(150, 100)), (ModelId(1), stage(180, 110))].into(),
+            evaluations: [(3, 30)].into(),
+        };
+        let memory = |running: &[usize]| predicted.memory(&tasks, running);
+        assert_eq!(memory(&[0]), Some(150));
+        assert_eq!(memory(&[0, 1]), Some(100 + 50 + 70));
+        assert_eq!(memory(&[1, 3]), Some(100 + 70 + 30));
+        assert_eq!(memory(&[2]), Some(100), "a merge, or a model that begins at random");
+        assert_eq!(Predicted::default().memory(&tasks, &[0, 3]), None);
+    }
+}
