@@ -5,6 +5,7 @@ mod claim;
 mod keys;
 mod resume;
 mod run;
+mod scores;
 
 use std::collections::{BTreeSet, HashMap};
 
