@@ -163,7 +163,7 @@ fn beyond_the_limit_scores_are_computed_anew() {
         let whole = Kept::new(AT_MOST);
         whole.run(stage);
         let size = |kept: &Kept| kept.files().iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>();
-        for at_most in [0, size(&whole) / 2] {
+        for at_most in [0, size(&whole) - 1] {
             let kept = Kept::new(at_most);
             let expected = without_a_store(stage, at_most);
             let (first, weights) = kept.run(stage);
@@ -195,17 +195,17 @@ fn an_edit_of_the_objective_finds_the_scores() {
     let (found, weights) = kept.run(&edited);
     assert_eq!(found, ScoresFound { found: all, of: all });
     assert!(weights == without_a_store(&edited, AT_MOST));
-    let new = |stage: &Stage| Kept::new(AT_MOST).run(stage).0;
-    let in_parts = Stage { micro_batch: Some(2), ..world.stage(&one, ROUTED, &models) };
-    assert_eq!(kept.run(&in_parts).0, new(&in_parts));
-    let shuffled = Stage { seed: 2, ..world.stage(&one, ROUTED, &models) };
-    assert_eq!(kept.run(&shuffled).0, new(&shuffled));
+    // Of one batch: in a later one there may be so little that is new that it is divided alike.
+    let nothing = ScoresFound { found: 0, of: 7 };
+    let first = || Stage { steps: 1, ..world.stage(&one, ROUTED, &models) };
+    assert_eq!(kept.run(&first()).0, ScoresFound { found: 7, of: 7 });
+    assert_eq!(kept.run(&Stage { micro_batch: Some(2), ..first() }).0, nothing);
+    assert_eq!(kept.run(&Stage { seed: 2, ..first() }).0, nothing);
     let path = world.folder.path().join("copy.jsonl");
     std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("copy", "cope")).unwrap();
     let prompts = vec![load(&path), load(&path)];
     let renamed = World { prompts, ..World::new() };
-    let elsewhere = renamed.stage(&one, ROUTED, &models);
-    assert_eq!(kept.run(&elsewhere).0, new(&elsewhere));
+    assert_eq!(kept.run(&Stage { steps: 1, ..renamed.stage(&one, ROUTED, &models) }).0, nothing);
 }
 
 /// Where all is found, nothing but a teacher's output matrix is loaded.
