@@ -144,6 +144,11 @@ impl Keys {
         self.scores[task].iter().find(|(known, _)| *known == model).map(|(_, key)| key.as_str())
     }
 
+    /// Of what all models say of a stage's data.
+    pub fn all_scores(&self, task: usize) -> impl Iterator<Item = &str> {
+        self.scores[task].iter().map(|(_, key)| key.as_str())
+    }
+
     /// Of the rollouts that frozen models write for a stage before its first step, where there are any.
     pub fn of_rollouts(&self, task: usize) -> Option<&str> {
         self.rollouts[task].as_deref()

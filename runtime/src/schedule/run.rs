@@ -584,7 +584,7 @@ impl Shared<'_> {
                 }
             }
         };
-        self.keep_finished(key, || self.store.insert(key, &provenance(&weights), &weights, &record, &adapter))?;
+        self.keep_finished(index, || self.store.insert(key, &provenance(&weights), &weights, &record, &adapter))?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.

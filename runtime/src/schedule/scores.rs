@@ -83,6 +83,16 @@ impl Shared<'_> {
         known.right.take();
     }
 
+    /// Lets go of what models say of a stage's data. False where this makes no room.
+    pub(super) fn drop_scores(&self, index: usize) -> Result<bool> {
+        let mut dropped = false;
+        for key in self.keys.all_scores(index) {
+            let _writing = self.right_to_write(key)?;
+            dropped |= self.store.drop_scores(key)?;
+        }
+        Ok(dropped)
+    }
+
     /// Whoever lets go of a folder of scores has it too.
     fn right_to_write(&self, key: &str) -> Result<Lock> {
         loop {

@@ -28,8 +28,12 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// It names the entry in the store.
     pub fn name(&self) -> String {
-        format!("{}.scores/{}", self.key, self.batch)
+        format!("{}/{}", folder(self.key), self.batch)
     }
+}
+
+fn folder(key: &str) -> String {
+    format!("{key}.scores")
 }
 
 impl Store {
@@ -50,6 +54,13 @@ impl Store {
             let sum = write_whole(&folder.join(HIDDEN), bytes)?;
             Ok([(HIDDEN.to_owned(), sum)].into())
         })
+    }
+
+    /// Lets go of all entries under a key. False where there are none.
+    pub fn drop_scores(&self, key: &str) -> Result<bool> {
+        let there = self.path(&folder(key)).exists();
+        self.folder.remove(&folder(key))?;
+        Ok(there)
     }
 }
 
@@ -98,5 +109,7 @@ mod tests {
         for trusted in [false, true] {
             assert!(matches!(store.scores(place, &[0..4], trusted), Lookup::Damaged(_)));
         }
+        assert!(store.drop_scores("key").unwrap());
+        assert!(matches!(store.scores(place, &[0..4], false), Lookup::Absent) && !store.drop_scores("key").unwrap());
     }
 }

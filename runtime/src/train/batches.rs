@@ -8,6 +8,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Completions, Formula, Keep, Objective, Prefixes, Role, Sampling, Signal};
 use serde::{Deserialize, Serialize};
 
+use super::first_epoch::FirstEpoch;
 use super::models::{Models, Whose};
 use super::{Source, Stage};
 use crate::data::Mixture;
@@ -277,60 +278,6 @@ impl Batches {
 
 fn pair((chosen, rejected): (Sequence, Sequence)) -> [Sequence; 2] {
     [Sequence { chosen: Some(true), ..chosen }, Sequence { chosen: Some(false), ..rejected }]
-}
-
-/// Which records come for the first time in which batch.
-pub struct FirstEpoch {
-    /// By batch, in its order: those of a source are adjacent.
-    new: Vec<Vec<Draw>>,
-    /// By source and record: the batch, and the place among what is new in it.
-    places: Vec<Vec<Option<(u32, u32)>>>,
-}
-
-impl FirstEpoch {
-    /// `sizes` are the numbers of records of the sources.
-    fn new(sizes: &[usize], batches: impl Iterator<Item = Vec<Draw>>) -> FirstEpoch {
-        let mut places: Vec<Vec<Option<(u32, u32)>>> = sizes.iter().map(|size| vec![None; *size]).collect();
-        let mut missing: usize = sizes.iter().sum();
-        let mut new: Vec<Vec<Draw>> = Vec::new();
-        for batch in batches {
-            let mut first = Vec::new();
-            for draw in batch {
-                let place = &mut places[draw.source][draw.record];
-                if place.is_none() {
-                    *place = Some((new.len() as u32, first.len() as u32));
-                    first.push(draw);
-                }
-            }
-            missing -= first.len();
-            new.push(first);
-            if missing == 0 {
-                break;
-            }
-        }
-        FirstEpoch { new, places }
-    }
-
-    /// Batches until everything has come, or to the stage's end.
-    pub fn batches(&self) -> u32 {
-        self.new.len() as u32
-    }
-
-    pub fn new_in(&self, batch: u32) -> &[Draw] {
-        &self.new[batch as usize]
-    }
-
-    /// The places of some sources among what is new in a batch.
-    pub fn of_sources(&self, batch: u32, sources: &Range<usize>) -> Range<usize> {
-        let new = self.new_in(batch);
-        new.partition_point(|draw| draw.source < sources.start)..new.partition_point(|draw| draw.source < sources.end)
-    }
-
-    /// The batch in which a record is new, and its place among what is; none of a record that does not come before the stage's end.
-    pub fn place(&self, draw: Draw) -> Option<(u32, usize)> {
-        let place = self.places.get(draw.source)?.get(draw.record).copied().flatten()?;
-        Some((place.0, place.1 as usize))
-    }
 }
 
 /// How often prompts that a filter leaves out are replaced before a step does with those it has.

@@ -15,7 +15,8 @@ use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Role};
 use tch::{Device, Tensor};
 
-use super::batches::{Batches, FirstEpoch, Sequences};
+use super::batches::{Batches, Sequences};
+use super::first_epoch::FirstEpoch;
 use super::models::{Models, Whose};
 use super::scores::{hidden, in_order};
 use super::{Stage, Trainer};
@@ -31,11 +32,14 @@ pub struct ScoreShelf<'a> {
     pub keeps: &'a dyn Fn(ModelId) -> bool,
     /// Bytes of a role's scores at most.
     pub at_most: u64,
-    /// Some ranges of bytes, one after the other; none where they are to be made.
-    pub find: &'a dyn Fn(Scored, &[Range<u64>]) -> Option<Vec<u8>>,
+    /// Some bytes, one range after the other; none where they are to be made.
+    pub find: &'a dyn Fn(Scored, &Ranges) -> Option<Vec<u8>>,
     /// Takes what was made because it was not found.
     pub keep: &'a dyn Fn(Scored, &[u8]),
 }
+
+/// Of bytes.
+pub type Ranges = [Range<u64>];
 
 /// What a model says of the sequences that are computed together.
 #[derive(Clone, Copy, Debug)]

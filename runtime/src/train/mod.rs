@@ -7,6 +7,7 @@
 
 mod batches;
 mod diagnostics;
+mod first_epoch;
 mod kept;
 mod master;
 mod models;
