@@ -84,32 +84,36 @@ fn read(path: &Path, bytes: u64, ranges: &[Range<u64>]) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    fn one(range: Range<u64>) -> [Range<u64>; 1] {
+        [range]
+    }
+
     #[test]
     fn ranges_come_back_and_damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let place = Place { key: "key", batch: "batch", bytes: 100 };
         let whole: Vec<u8> = (0..100).collect();
-        assert!(matches!(store.scores(place, &[0..100], false), Lookup::Absent));
-        assert!(matches!(store.scores(place, &[0..100], true), Lookup::Absent), "gone since it was looked at");
+        assert!(matches!(store.scores(place, &one(0..100), false), Lookup::Absent));
+        assert!(matches!(store.scores(place, &one(0..100), true), Lookup::Absent), "gone since it was looked at");
         store.insert_scores(place, "some", &whole).unwrap();
         for trusted in [false, true] {
             let Lookup::Kept(found) = store.scores(place, &[4..8, 90..100, 0..1], trusted) else { panic!("not found") };
             assert_eq!(found, [&whole[4..8], &whole[90..100], &whole[0..1]].concat());
         }
         let longer = Place { bytes: 104, ..place };
-        assert!(matches!(store.scores(longer, &[100..104], true), Lookup::Damaged(reason) if reason.contains("104")));
+        assert!(matches!(store.scores(longer, &one(100..104), true), Lookup::Damaged(reason) if reason.contains("104")));
         let path = folder.path().join(place.name()).join(HIDDEN);
         let mut bad = whole.clone();
         bad[50] ^= 1;
         std::fs::write(&path, &bad).unwrap();
-        let Lookup::Damaged(reason) = store.scores(place, &[0..4], false) else { panic!("a range beside the damage") };
+        let Lookup::Damaged(reason) = store.scores(place, &one(0..4), false) else { panic!("a range beside the damage") };
         assert!(reason.contains("hidden.bin is not what was written"), "{reason}");
         std::fs::write(&path, &whole[..99]).unwrap();
         for trusted in [false, true] {
-            assert!(matches!(store.scores(place, &[0..4], trusted), Lookup::Damaged(_)));
+            assert!(matches!(store.scores(place, &one(0..4), trusted), Lookup::Damaged(_)));
         }
         assert!(store.drop_scores("key").unwrap());
-        assert!(matches!(store.scores(place, &[0..4], false), Lookup::Absent) && !store.drop_scores("key").unwrap());
+        assert!(matches!(store.scores(place, &one(0..4), false), Lookup::Absent) && !store.drop_scores("key").unwrap());
     }
 }
