@@ -41,6 +41,11 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// `student: 32 of 64 scores found in the store`
+pub fn scores_found(of_what: &str, found: u64, of: u64) -> String {
+    format!("{of_what}: {} of {} scores found in the store", count(found), count(of))
+}
+
 /// A setting as one would write it: `0.001` as `1e-3`, `150`, `0.28`.
 pub fn setting(value: f64) -> String {
     if value != 0.0 && (value.abs() < 0.01 || value.abs() >= 1e6) { format!("{value:e}") } else { format!("{value}") }

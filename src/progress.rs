@@ -139,6 +139,11 @@ impl Progress {
                 self.kept += 1;
                 self.settle(stage, *seed, "kept from before");
             }
+            Event::ScoresFound { found: 0, .. } => {}
+            Event::ScoresFound { stage, seed, found, of } => {
+                let name = self.name(stage, *seed);
+                self.speaker().say(&format!("{}\n", figures::scores_found(&output::printable(&name), *found, *of)));
+            }
             Event::StageFinished { stage, seed, seconds, .. } => {
                 self.finished += 1;
                 let metric = self.stages.get(&(stage.clone(), *seed)).map_or("", |running| &running.metric);

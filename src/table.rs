@@ -243,6 +243,7 @@ merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% int
             seconds: 1.0,
             peak_memory,
             predicted: Some(predicted),
+            scores_found: None,
         };
         assert_eq!(
             stages(&[record("student", Some(3 << 20)), record("expert", None)]),

@@ -84,7 +84,7 @@ fn grid(items: &[Item], now: SystemTime) -> Grid {
 fn described(item: &Item) -> String {
     let about = if item.about.is_empty() { "a result".to_owned() } else { printable(&item.about) };
     match item.kind {
-        Kind::Result => about,
+        Kind::Result | Kind::Scores => about,
         Kind::Checkpoint => format!("{about}: checkpoints"),
         Kind::LastGood => format!("{about}: weights before a number that was not finite"),
         Kind::Leftover => "cut off while it was written".to_owned(),

@@ -18,6 +18,8 @@ pub enum Kind {
     Result,
     /// Checkpoints of a stage that is not finished.
     Checkpoint,
+    /// What frozen models say of data, for a stage that trains on it.
+    Scores,
     /// Weights before a number that was not finite.
     LastGood,
     /// Something was cut off while it was written.
@@ -84,6 +86,7 @@ fn parse(name: &str) -> Option<(&str, Kind)> {
     let kind = match rest {
         "" => Kind::Result,
         ".unfinished" => Kind::Checkpoint,
+        ".scores" => Kind::Scores,
         ".last-good" => Kind::LastGood,
         _ => return None,
     };
@@ -139,7 +142,11 @@ impl Folder {
                 |name: &str| fs::metadata(self.path(name).join(CHECKSUMS)).and_then(|metadata| metadata.modified()).ok();
             let kind = if kind == Kind::Result && written(name).is_none() { Kind::Leftover } else { kind };
             let needed = needs.get(key).map(Vec::as_slice).unwrap_or_default();
-            let about = self.checksums(name).ok().map(|sums| sums.about).filter(|about| !about.is_empty());
+            let sums = self.checksums(name).or_else(|_| match self.parts(name).next() {
+                Some(part) => self.checksums(&part),
+                None => Err("it has no parts".to_owned()),
+            });
+            let about = sums.ok().map(|sums| sums.about).filter(|about| !about.is_empty());
             let about = about.or_else(|| needed.first().map(|(_, what)| (*what).to_owned())).unwrap_or_default();
             items.push(Item {
                 name: name.to_owned(),
@@ -160,15 +167,18 @@ impl Folder {
         Ok(items)
     }
 
+    /// The entries in a folder of several.
+    fn parts(&self, name: &str) -> impl Iterator<Item = String> {
+        let parts = fs::read_dir(self.path(name)).into_iter().flatten().flatten();
+        let parts = parts.filter_map(move |part| Some(format!("{name}/{}", part.file_name().to_str()?)));
+        parts.filter(|part| self.has(part))
+    }
+
     /// Whether the entries of an item are what was written; none where it has no checksums.
     pub fn verdict(&self, item: &Item) -> Option<Verdict> {
         let entries: Vec<String> = match item.kind {
             Kind::Result => vec![item.name.clone()],
-            Kind::Checkpoint => {
-                let steps = fs::read_dir(self.path(&item.name)).into_iter().flatten().flatten();
-                let steps = steps.filter_map(|step| Some(format!("{}/{}", item.name, step.file_name().to_str()?)));
-                steps.filter(|step| self.has(step)).collect()
-            }
+            Kind::Checkpoint | Kind::Scores => self.parts(&item.name).collect(),
             Kind::LastGood | Kind::Leftover => return None,
         };
         let Some(reason) = entries.iter().find_map(|entry| self.verify(entry).err()) else { return Some(Verdict::Whole) };
@@ -188,8 +198,9 @@ impl Folder {
         let mut left: u64 = items.iter().map(|item| item.bytes).sum();
         let needed = items.iter().filter(|item| !item.needed_by.is_empty()).map(|item| item.bytes).sum();
         let (mut removed, mut in_use) = (Vec::new(), Vec::new());
-        // What was of use longest ago first.
-        for item in items.into_iter().rev().filter(|item| item.needed_by.is_empty()) {
+        // What was of use longest ago first; before all else scores, which are made again in passing.
+        let (scores, others): (Vec<Item>, Vec<Item>) = items.into_iter().rev().partition(|item| item.kind == Kind::Scores);
+        for item in scores.into_iter().chain(others).filter(|item| item.needed_by.is_empty()) {
             let old = policy.older_than.is_some_and(|limit| age(item.used, now) > limit);
             let much = policy.keep_under.is_some_and(|limit| left > limit);
             if !(old || much) {

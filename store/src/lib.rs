@@ -4,6 +4,7 @@
 //! ```text
 //! <key>/                  a result, valid once `checksums.json` is there, which is written last
 //! <key>.unfinished/<step> checkpoints of a stage, each such an entry
+//! <key>.scores/<hash>     what frozen models say of data, each such an entry; no run needs them
 //! <key>.last-good/        weights before a number that was not finite
 //! locks/<key>             held by whoever computes that key
 //! runs/<run>.json         what a run needs

@@ -136,6 +136,29 @@ fn what_was_of_use_longest_ago_goes_first_until_the_rest_fits() {
     assert_eq!(names(&pruned.removed), ['c']);
 }
 
+/// Scores are made again in passing: they go before what takes longer, however old that is.
+#[test]
+fn scores_go_first() {
+    let (_place, folder) = folder();
+    put(&folder, &key('a'), 10_000, 300);
+    for (batch, ago) in [("one", 20), ("two", 10)] {
+        put(&folder, &format!("{}.scores/{batch}", key('b')), 10_000, ago);
+    }
+    let items = folder.items().unwrap();
+    assert_eq!((names(&items), items[0].kind), (vec!['b', 'a'], Kind::Scores));
+    assert!(items[0].bytes > 20_000 && items[0].needed_by.is_empty());
+    assert_eq!(folder.verdict(&items[0]), Some(Verdict::Whole));
+    let policy = Policy { keep_under: Some(15_000), ..Policy::default() };
+    // A run that writes one of them has the folder's lock.
+    let writing = folder.try_lock(&key('b')).unwrap();
+    let pruned = folder.prune(&Policy { dry_run: true, ..policy }, SystemTime::now()).unwrap().unwrap();
+    assert_eq!((names(&pruned.in_use), names(&pruned.removed)), (vec!['b'], vec!['a']));
+    drop(writing);
+    let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
+    assert_eq!(names(&pruned.removed), ['b']);
+    assert!(folder.has(&key('a')) && !folder.path(&format!("{}.scores", key('b'))).exists());
+}
+
 /// A clock that was set back makes entries of the future: they are as new as can be, never infinitely old.
 #[test]
 fn entries_of_the_future_are_new() {

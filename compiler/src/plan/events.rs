@@ -198,6 +198,14 @@ pub enum Event {
         loss: f64,
         domains: Vec<DomainStep>,
     },
+    /// Before [`Event::StageFinished`], of a stage where what frozen models say of its data is kept: of how many sequences it was in the
+    /// store, each time one came in this run, and how many came.
+    ScoresFound {
+        stage: String,
+        seed: u64,
+        found: u64,
+        of: u64,
+    },
     StageFinished {
         stage: String,
         seed: u64,

@@ -40,6 +40,16 @@ pub struct StageRecord {
     pub peak_memory: Option<u64>,
     /// None of stages that train nothing.
     pub predicted: Option<Prediction>,
+    /// None where none are kept.
+    #[serde(default)]
+    pub scores_found: Option<ScoresFound>,
+}
+
+/// What frozen models say of a stage's data: of how many sequences it was in the store, each time one came, and how many came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoresFound {
+    pub found: u64,
+    pub of: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -37,7 +37,7 @@ pub struct Position {
 }
 
 /// One prompt of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Draw {
     /// Index into the sources that the mixture was made of.
     pub source: usize,
@@ -76,6 +76,11 @@ impl Mixture {
     pub fn replacement(&mut self, source: usize, uniforms: impl Fn(usize, u64) -> Uniforms) -> Draw {
         self.sources[source].replaced += 1;
         self.next_of(source, uniforms)
+    }
+
+    /// Records of each source.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.sources.iter().map(|source| source.size).collect()
     }
 
     pub fn position(&self) -> Position {

@@ -1,6 +1,6 @@
 //! Who computes what: one run at a time computes a result, and other runs on the same store wait for it, doing something else
-//! meanwhile. Nobody waits for a result while it has the right to another, but for a stage that waits for rollouts, which wait for nothing:
-//! so runs never wait for each other in a circle.
+//! meanwhile. Nobody waits for a result while it has the right to another, but for a stage that waits for rollouts or for the scores of
+//! a batch, which wait for nothing: so runs never wait for each other in a circle.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -90,11 +90,16 @@ impl Shared<'_> {
 
     /// The right to compute something that another run may be at.
     pub(super) fn wait_for(&self, key: &str, about: impl Fn() -> String) -> Result<Lock> {
+        self.wait_among(key, key, about)
+    }
+
+    /// The same for one of many things, `all` together, that are waited for one after the other: it is said once.
+    pub(super) fn wait_among(&self, key: &str, all: &str, about: impl Fn() -> String) -> Result<Lock> {
         loop {
             if let Some(held) = self.store.try_lock(key)? {
                 return Ok(held);
             }
-            if lock(&self.said.waiting).insert(key.to_owned()) {
+            if lock(&self.said.waiting).insert(all.to_owned()) {
                 self.control.emit(&Event::Waiting { what: about() });
             }
             self.control.check()?;
@@ -119,6 +124,10 @@ fn about(plan: &Plan, task: &Task) -> String {
 
 pub(super) fn rollouts_of(stage: &str) -> String {
     format!("rollouts of the teachers of {stage}")
+}
+
+pub(super) fn scores_of(model: &str, stage: &str) -> String {
+    format!("scores of {model} for {stage}")
 }
 
 /// Writes down what a run needs, before it looks for anything of it.

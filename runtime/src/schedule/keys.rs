@@ -1,21 +1,29 @@
 //! Content keys: what a result depends on, hashed. Two tasks with the same key have the same result.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use mopd_compiler::plan::events::Fork;
-use mopd_compiler::plan::{Domain, Evaluation, Plan, Prefixes, Reward, Sampling, Stage, Teacher, Tokenizer};
+use mopd_compiler::plan::{
+    Completions, Domain, Evaluation, ModelId, Objective, Plan, Prefixes, Reward, Sampling, Stage, Teacher, Tokenizer, Train,
+};
 use tch::Device;
 
-use super::{Task, Work};
+use super::{LARGE, Task, Work};
 use crate::device;
 use crate::evaluate::samples;
+use crate::model::Weights;
 use crate::prepare::{DomainData, Form};
 
-/// The key of every task, and of the rollouts that frozen models write for it before its first step.
+/// The key of every task, of the rollouts that frozen models write for it before its first step, and of what they say of its data.
 pub struct Keys {
     tasks: Vec<String>,
     rollouts: Vec<Option<String>>,
+    scores: Vec<Vec<(ModelId, String)>>,
 }
+
+/// Raised whenever scores of the same name are other numbers, or are written down otherwise.
+const SCORES: u32 = 1;
 
 impl Keys {
     /// `libtorch` is its version, `widths` are the cores of each task: others may round differently.
@@ -35,6 +43,7 @@ impl Keys {
         let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
         let mut rollouts: Vec<Option<String>> = vec![None; tasks.len()];
+        let mut scores: Vec<Vec<(ModelId, String)>> = vec![Vec::new(); tasks.len()];
         for (index, (task, width)) in tasks.iter().zip(widths).enumerate() {
             let loaded = match task.work {
                 Work::Stage(model) => forms[model.0 as usize].loaded.as_ref(),
@@ -92,6 +101,18 @@ impl Keys {
                             own.extend(read.iter().cloned());
                             rollouts[index] = Some(blake3::hash(own.join("\n").as_bytes()).to_hex().to_string());
                         }
+                        let stream = plan.stages[model.0 as usize].stream;
+                        for scorer in scorers(train).into_iter().filter(|id| large(&forms[id.0 as usize])) {
+                            // What they read is in the names of the entries: this is what is listed and pruned together.
+                            let mut own = vec![format!("scores {SCORES}"), numeric.clone(), format!("cores {width}")];
+                            own.push(format!("seed {} stream {stream} {:?}", task.seed, train.prefixes));
+                            let made = |need: &&usize| tasks[**need].work == Work::Stage(scorer);
+                            own.extend(task.needs.iter().find(made).map(|need| format!("by {}", keys[*need])));
+                            own.extend(rollouts[index].iter().cloned());
+                            own.extend(read.iter().filter(|what| !what.starts_with(PROGRAM)).cloned());
+                            let key = blake3::hash(own.join("\n").as_bytes()).to_hex().to_string();
+                            scores[index].push((scorer, key));
+                        }
                         parts.extend(read);
                     }
                 }
@@ -111,11 +132,21 @@ impl Keys {
             parts.extend(task.needs.iter().map(|need| format!("input {}", keys[*need])));
             keys.push(blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string());
         }
-        Keys { tasks: keys, rollouts }
+        Keys { tasks: keys, rollouts, scores }
     }
 
     pub fn of(&self, task: usize) -> &str {
         &self.tasks[task]
+    }
+
+    /// Of what a model says of a stage's data, where that is kept.
+    pub fn of_scores(&self, task: usize, model: ModelId) -> Option<&str> {
+        self.scores[task].iter().find(|(known, _)| *known == model).map(|(_, key)| key.as_str())
+    }
+
+    /// Of what all models say of a stage's data.
+    pub fn all_scores(&self, task: usize) -> impl Iterator<Item = &str> {
+        self.scores[task].iter().map(|(_, key)| key.as_str())
     }
 
     /// Of the rollouts that frozen models write for a stage before its first step, where there are any.
@@ -124,11 +155,34 @@ impl Keys {
     }
 }
 
+/// The models beside the student whose view of the stage's completions can be kept: those that do not change, of completions that are
+/// not written anew in every step.
+fn scorers(train: &Train<Objective>) -> BTreeSet<ModelId> {
+    let fixed = match &train.prefixes {
+        Prefixes::Data { .. } | Prefixes::Teacher { .. } => true,
+        Prefixes::Pairs { chosen, rejected, .. } => {
+            [chosen, rejected].iter().all(|side| matches!(side, Completions::Data { .. }))
+        }
+        Prefixes::Student { .. } => false,
+    };
+    let teachers = train.teachers.iter().filter_map(|choice| choice.teacher.model());
+    let models = teachers.chain(train.references.iter().map(|choice| choice.reference));
+    models.filter(|_| fixed).collect()
+}
+
+/// Whether a model takes longer to score a batch than to read what it said: that depends on the model alone, as a stage's result
+/// must not depend on how long something took.
+fn large(form: &Form) -> bool {
+    Weights::parameters(&form.config) >= LARGE
+}
+
 /// What a task is to go on from, where it is a stage that is forked.
 pub fn fork_of<'f>(forks: &'f [Fork], plan: &Plan, task: &Task) -> Option<&'f Fork> {
     let Work::Stage(model) = task.work else { return None };
     forks.iter().find(|fork| fork.seed == task.seed && fork.stage == plan.experiment.model(model).name)
 }
+
+const PROGRAM: &str = "program";
 
 /// The contents of the files that a reward command names: an edited verifier is another verifier.
 fn programs(reward: &Reward, base: &Path) -> Vec<String> {
@@ -136,6 +190,6 @@ fn programs(reward: &Reward, base: &Path) -> Vec<String> {
     let words = command.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
     words
         .filter_map(|word| std::fs::read(base.join(word)).ok())
-        .map(|bytes| format!("program {}", blake3::hash(&bytes).to_hex()))
+        .map(|bytes| format!("{PROGRAM} {}", blake3::hash(&bytes).to_hex()))
         .collect()
 }

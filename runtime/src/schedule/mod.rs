@@ -6,6 +6,7 @@ mod keys;
 mod predicted;
 mod resume;
 mod run;
+mod scores;
 
 use std::collections::{BTreeSet, HashMap};
 

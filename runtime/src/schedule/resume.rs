@@ -83,14 +83,20 @@ impl Shared<'_> {
     }
 
     /// Makes the result of a stage durable, then lets go of its checkpoints.
-    pub(super) fn keep_finished(&self, key: &str, insert: impl Fn() -> Result<()>) -> Result<()> {
-        if let Err(error) = insert() {
-            // On a full disk, the room that is missing may be taken by what is only there in case the last checkpoint is damaged.
-            match self.store.drop_older_states(key) {
-                Ok(true) => insert()?,
-                _ => return Err(error),
+    pub(super) fn keep_finished(&self, index: usize, insert: impl Fn() -> Result<()>) -> Result<()> {
+        let key = self.keys.of(index);
+        // On a full disk, the room that is missing may be taken by what is only there in case the last checkpoint is damaged, or by what
+        // can be made again.
+        let older = || self.store.drop_older_states(key);
+        let scores = || self.drop_scores(index);
+        let ways: [&dyn Fn() -> Result<bool>; 2] = [&older, &scores];
+        let mut outcome = insert();
+        for make_room in ways {
+            if outcome.is_err() && matches!(make_room(), Ok(true)) {
+                outcome = insert();
             }
         }
+        outcome?;
         self.store.drop_states(key)
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use mopd_compiler::plan::events::{Event, FailureKind, Fork, RunJob, Versions};
-use mopd_compiler::plan::results::StageRecord;
+use mopd_compiler::plan::results::{ScoresFound, StageRecord};
 use mopd_compiler::plan::{ModelId, Plan, SCHEMA, Stage};
 use mopd_store::Lock;
 use tch::{Device, Kind};
@@ -17,6 +17,7 @@ use tch::{Device, Kind};
 use super::alone::{Tasks, Under};
 use super::claim::{self, Claim, Said};
 use super::predicted::Predicted;
+use super::scores;
 use super::{Keys, Task, Work};
 use crate::control::Control;
 use crate::device::kind;
@@ -31,7 +32,7 @@ use crate::report::results::{Took, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
 use crate::store::{Ancestor, Provenance, Store};
-use crate::train::{self, Checkpoints, Pace, Shelf, Source, Written};
+use crate::train::{self, Checkpoints, Pace, ScoreShelf, Shelf, Source, Written};
 use crate::warm::Warm;
 
 /// How far a job came, for the event that ends it.
@@ -443,6 +444,7 @@ impl Shared<'_> {
             |weights: &Weights| Provenance::new(weights, &name, seed, key, lineage.clone()).forked_from(forked.clone());
         let mut before = 0.0;
         let mut adapter = train::peft::Files::new();
+        let mut scores_found = None;
         let (weights, record) = match &model.stage {
             Stage::Initialise(_) => {
                 let Form { config, tokenizer, .. } = self.forms[id.0 as usize].clone();
@@ -508,25 +510,37 @@ impl Shared<'_> {
                     Ok(())
                 };
                 let shelf = Some(Shelf { find: &find, keep: &shelve });
-                let checkpoints = Checkpoints { from: self.from(index, &name)?, shelf, pace: self.pace, keep: &keep };
+                let known = scores::Known::default();
+                let scores = ScoreShelf {
+                    keeps: &|model| self.keys.of_scores(index, model).is_some(),
+                    at_most: train::AT_MOST,
+                    find: &|scored, ranges| self.find_scores(index, &known, scored, ranges),
+                    keep: &|scored, bytes| self.keep_scores(index, &known, scored, bytes),
+                };
+                let from = self.from(index, &name)?;
+                let checkpoints = Checkpoints { from, shelf, scores: Some(scores), pace: self.pace, keep: &keep };
                 match train::train(&stage, Some(checkpoints)) {
                     Ok(finished) => {
                         before = finished.seconds - began.elapsed().as_secs_f64();
                         adapter = finished.adapter;
+                        scores_found = finished.found;
                         (finished.weights, finished.record)
                     }
                     Err(stopped) => return Err(self.stopped(*stopped, key, &provenance)),
                 }
             }
         };
-        self.keep_finished(key, || self.store.insert(key, &provenance(&weights), &weights, &record, &adapter))?;
+        self.keep_finished(index, || self.store.insert(key, &provenance(&weights), &weights, &record, &adapter))?;
         lock(&self.made).insert(key.to_owned());
         self.store.publish(key, &self.out, &name, seed)?;
         // Later stages read them where they are kept: what waits for its use takes no memory.
         let weights = self.store.weights(key)?;
         let (seconds, peak_memory) = (before.max(0.0) + started.elapsed().as_secs_f64(), under.peak_memory());
         let predicted = self.predicted.stage(id);
-        lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted });
+        if let Some(ScoresFound { found, of }) = scores_found {
+            self.control.emit(&Event::ScoresFound { stage: name.clone(), seed, found, of });
+        }
+        lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted, scores_found });
         self.control.emit(&Event::StageFinished { stage: name, seed, seconds, peak_memory });
         Ok(Outcome::Weights(Arc::new(weights), record))
     }

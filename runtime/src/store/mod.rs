@@ -2,6 +2,7 @@
 //! stage's metrics, and `checksums.json`, which is written last. An entry without valid checksums does not count.
 
 mod checkpoint;
+mod scores;
 mod tokens;
 mod unfinished;
 
@@ -22,6 +23,7 @@ use crate::train::peft;
 
 pub use checkpoint::{Ancestor, Checkpoint, Forked, Provenance};
 pub use mopd_store::Lookup;
+pub use scores::Place;
 
 /// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the run.
 const METRICS: &str = "metrics.json";

@@ -8,6 +8,7 @@ use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Completions, Formula, Keep, Objective, Prefixes, Role, Sampling, Signal};
 use serde::{Deserialize, Serialize};
 
+use super::first_epoch::FirstEpoch;
 use super::models::{Models, Whose};
 use super::{Source, Stage};
 use crate::data::Mixture;
@@ -56,6 +57,8 @@ impl Sequence {
 /// The sequences of a step. Those of a group are adjacent, and so are the groups of a source.
 pub struct Sequences {
     pub list: Vec<Sequence>,
+    /// What was drawn for each group, where they are of the data.
+    pub draws: Vec<Draw>,
     pub layout: Layout,
     /// The first completion token of each sequence among those of the step, and behind the last one their number.
     starts: Vec<usize>,
@@ -73,7 +76,17 @@ impl Sequences {
             layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
             starts.push(layout.sequence_of_token.len());
         }
-        Sequences { list, layout, starts }
+        Sequences { list, draws: Vec::new(), layout, starts }
+    }
+
+    /// The same, `draws` being what was drawn for each group.
+    pub fn drawn(self, draws: Vec<Draw>) -> Sequences {
+        Sequences { draws, ..self }
+    }
+
+    /// Sequences of a group.
+    pub fn of_group(&self) -> usize {
+        self.list.len().div_ceil(self.layout.groups.max(1) as usize)
     }
 
     /// The sequences of the sources in `sources`, which are adjacent.
@@ -96,10 +109,10 @@ impl Sequences {
         PackedBatch::masked(members, stage.device)
     }
 
-    /// Adjacent sequences in parts of at most `size`, those of similar length together, so that little is padded; all of them
+    /// Some sequences in parts of at most `size`, those of similar length together, so that little is padded; all of them
     /// together, in their order, where they fit or there is no bound.
-    pub fn micro_batches(&self, stage: &Stage, members: Range<usize>, size: Option<u32>) -> Vec<Vec<usize>> {
-        let mut members: Vec<usize> = members.collect();
+    pub fn micro_batches(&self, stage: &Stage, members: impl IntoIterator<Item = usize>, size: Option<u32>) -> Vec<Vec<usize>> {
+        let mut members: Vec<usize> = members.into_iter().collect();
         let Some(size) = size.map(|size| size.max(1) as usize).filter(|size| *size < members.len()) else {
             return if members.is_empty() { Vec::new() } else { vec![members] };
         };
@@ -144,6 +157,7 @@ enum Writer {
 pub type Written = Vec<Vec<Sequence>>;
 
 /// Where such rollouts are kept from one stage, or one run, to the next: what else the stage does with them changes none of them.
+#[derive(Clone, Copy)]
 pub struct Shelf<'a> {
     pub find: &'a dyn Fn() -> Result<Option<Written>>,
     pub keep: &'a dyn Fn(&Written) -> Result<()>,
@@ -196,11 +210,10 @@ impl Batches {
         let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
         let key = |purpose| Key::new(stage.seed, stage.stream, purpose, u64::from(step));
         match &self.kind {
-            Kind::Fixed(sequences) => Ok(Sequences::new(
-                draws.iter().map(|draw| sequences[draw.source][draw.record].clone()).collect(),
-                1,
-                stage.sources.len(),
-            )),
+            Kind::Fixed(sequences) => {
+                let list = draws.iter().map(|draw| sequences[draw.source][draw.record].clone()).collect();
+                Ok(Sequences::new(list, 1, stage.sources.len()).drawn(draws))
+            }
             Kind::Student(sampling) => {
                 let (sampling, key) = (sampling.clone(), key(Purpose::Rollout));
                 let mut list = sample(stage, student, &draws, 0, &sampling, key)?;
@@ -220,17 +233,51 @@ impl Batches {
                 let [chosen, rejected] = sides;
                 let chosen = completions(chosen, Purpose::Rollout)?;
                 let rejected = completions(rejected, Purpose::TeacherRollout)?;
-                let pairs = chosen.into_iter().zip(rejected).flat_map(|(chosen, rejected)| {
-                    [Sequence { chosen: Some(true), ..chosen }, Sequence { chosen: Some(false), ..rejected }]
-                });
-                let mut list: Vec<Sequence> = pairs.collect();
+                let mut list: Vec<Sequence> = chosen.into_iter().zip(rejected).flat_map(pair).collect();
                 if reads_reward(&stage.train.objective) {
                     judge(stage, &mut list)?;
                 }
-                Ok(Sequences::new(list, 2, stage.sources.len()))
+                Ok(Sequences::new(list, 2, stage.sources.len()).drawn(draws))
             }
         }
     }
+
+    /// The sequences of a draw, where they are the same whenever it comes.
+    pub fn fixed(&self, draw: Draw) -> Option<Vec<Sequence>> {
+        match &self.kind {
+            Kind::Fixed(sequences) => Some(vec![sequences[draw.source][draw.record].clone()]),
+            Kind::Pairs([Side::Data(chosen), Side::Data(rejected)]) => {
+                let [chosen, rejected] = [chosen, rejected].map(|side| side[draw.source][draw.record].clone());
+                Some(pair((chosen, rejected)).to_vec())
+            }
+            Kind::Student(_) | Kind::Pairs(_) => None,
+        }
+    }
+
+    /// How many tokens of a draw are trained on, where these are the same whenever it comes.
+    pub fn trained(&self, draw: Draw) -> usize {
+        match &self.kind {
+            Kind::Fixed(sequences) => sequences[draw.source][draw.record].trained(),
+            Kind::Pairs([Side::Data(chosen), Side::Data(rejected)]) => {
+                [chosen, rejected].into_iter().map(|side| side[draw.source][draw.record].trained()).sum()
+            }
+            Kind::Student(_) | Kind::Pairs(_) => 0,
+        }
+    }
+
+    /// When each sequence of the stage comes for the first time; none where they are new in every step. Nothing was drawn yet.
+    pub fn first_epoch(&self, stage: &Stage) -> Option<FirstEpoch> {
+        let fixed = matches!(self.kind, Kind::Fixed(_) | Kind::Pairs([Side::Data(_), Side::Data(_)]));
+        fixed.then(|| {
+            let batches = stage.steps.div_ceil(stage.train.passes.max(1));
+            let mut mixture = self.mixture.clone();
+            FirstEpoch::new(&mixture.sizes(), (0..batches).map(|_| draw(&mut mixture, self.size, stage, Purpose::Shuffle)))
+        })
+    }
+}
+
+fn pair((chosen, rejected): (Sequence, Sequence)) -> [Sequence; 2] {
+    [Sequence { chosen: Some(true), ..chosen }, Sequence { chosen: Some(false), ..rejected }]
 }
 
 /// How often prompts that a filter leaves out are replaced before a step does with those it has.

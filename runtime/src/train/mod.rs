@@ -7,6 +7,8 @@
 
 mod batches;
 mod diagnostics;
+mod first_epoch;
+mod kept;
 mod master;
 mod models;
 mod noise;
@@ -31,12 +33,15 @@ use std::time::{Duration, Instant};
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
 use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds};
+use mopd_compiler::plan::results::ScoresFound;
 use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
 pub use self::batches::{Shelf, Written};
 use self::diagnostics::{Step, diagnose};
+use self::kept::KeptScores;
+pub use self::kept::{AT_MOST, ScoreShelf, Scored};
 use self::models::Models;
 pub use self::models::stay;
 use self::non_finite::Classified;
@@ -115,6 +120,8 @@ pub struct Finished {
     /// The adapter that the weights were merged with.
     pub adapter: peft::Files,
     pub record: Record,
+    /// None where no model's scores are kept.
+    pub found: Option<ScoresFound>,
     /// That it took, from the first step on.
     pub seconds: f64,
 }
@@ -123,6 +130,7 @@ pub struct Finished {
 pub struct Checkpoints<'a> {
     pub from: Option<(State, Taking)>,
     pub shelf: Option<Shelf<'a>>,
+    pub scores: Option<ScoreShelf<'a>>,
     pub pace: Pace,
     /// Makes a state durable. Where that fails, training goes on.
     pub keep: &'a dyn Fn(&State) -> Result<()>,
@@ -150,10 +158,11 @@ impl Pace {
 pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
     let started = Instant::now();
     let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
-    let new = |checkpoints: &Option<Checkpoints>| Trainer::with(stage, checkpoints.as_ref().and_then(|it| it.shelf.as_ref()));
-    let mut trainer = new(&checkpoints).map_err(stopped)?;
-    let (mut first, mut before, mut record) = (0, 0.0, Record::default());
     let mut checkpoints = checkpoints;
+    let (shelf, scores) = checkpoints.as_ref().map_or((None, None), |checkpoints| (checkpoints.shelf, checkpoints.scores));
+    let new = || Trainer::with(stage, shelf, scores);
+    let mut trainer = new().map_err(stopped)?;
+    let (mut first, mut before, mut record) = (0, 0.0, Record::default());
     if let Some((state, taking)) = checkpoints.as_mut().and_then(|checkpoints| checkpoints.from.take()) {
         match (trainer.restore(&state, taking), taking) {
             (Ok(()), _) => (first, before, record) = (state.position.step, state.position.seconds, state.record),
@@ -162,7 +171,7 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
                 stage
                     .control
                     .warn(format!("the checkpoint of `{}` at step {step} does not fit, it begins anew: {problem}", stage.name));
-                trainer = new(&checkpoints).map_err(stopped)?;
+                trainer = new().map_err(stopped)?;
             }
             (Err(problem), Taking::Forked) => return Err(stopped(no_fork(&state, &problem))),
         }
@@ -204,7 +213,8 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         }
     }
     // What is only needed to go on leaves before the answer takes its room.
-    let Trainer { model, trained, average, models, program, optimizer, batches, rollouts, .. } = trainer;
+    let Trainer { model, trained, average, models, program, optimizer, batches, rollouts, kept, .. } = trainer;
+    let found = kept.map(|kept| kept.found());
     drop((models, program, optimizer, batches, rollouts));
     if trained.adapter().is_some() {
         // The answer is one block, and larger than any that adapters left: it would come on top of all of them.
@@ -219,7 +229,7 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         },
         None => peft::Files::new(),
     };
-    Ok(Finished { weights, adapter, record, seconds: seconds() })
+    Ok(Finished { weights, adapter, record, found, seconds: seconds() })
 }
 
 /// The numbers that a stage answers.
@@ -247,6 +257,7 @@ struct Trainer<'a> {
     program: Program<'a>,
     optimizer: Optimizer,
     batches: Batches,
+    kept: Option<KeptScores<'a>>,
     /// What the passes of now train on.
     rollouts: Option<Rollouts>,
     /// The numbers that the objective carries over from the step before.
@@ -274,10 +285,10 @@ struct Evaluated {
 impl<'a> Trainer<'a> {
     #[cfg(test)]
     fn new(stage: &'a Stage<'a>) -> Result<Trainer<'a>> {
-        Trainer::with(stage, None)
+        Trainer::with(stage, None, None)
     }
 
-    fn with(stage: &'a Stage<'a>, shelf: Option<&Shelf>) -> Result<Trainer<'a>> {
+    fn with(stage: &'a Stage<'a>, shelf: Option<Shelf>, scores: Option<ScoreShelf<'a>>) -> Result<Trainer<'a>> {
         let objective = &stage.train.objective;
         let model = Decoder::trainable(&stage.start, stage.device, stage.kind);
         let key = Key::new(stage.seed, stage.stream, Purpose::Initialise, 1);
@@ -297,9 +308,10 @@ impl<'a> Trainer<'a> {
             let (parameters, decayed) = trained.parameters(&model);
             Optimizer::new(&stage.train.optimizer, &parameters, decayed)
         };
-        let batches = Batches::new(stage, &models, shelf)?;
+        let batches = Batches::new(stage, &models, shelf.as_ref())?;
+        let kept = KeptScores::new(stage, scores, &models, &batches, &roles);
         let (rollouts, carried) = (None, HashMap::new());
-        Ok(Trainer { stage, model, trained, average, models, roles, program, optimizer, batches, rollouts, carried })
+        Ok(Trainer { stage, model, trained, average, models, roles, program, optimizer, batches, kept, rollouts, carried })
     }
 
     /// What a step trains on: a batch of its own, or the last one's for another pass.

@@ -14,8 +14,8 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
 use super::state::Tensors;
-use super::vocabulary::Fetched;
-use crate::model::{Decoder, Weights};
+use super::vocabulary::{Fetched, Matrix};
+use crate::model::{Config, Decoder, Weights};
 
 /// Whose weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +44,8 @@ pub struct Models {
     of_model: HashMap<ModelId, usize>,
     /// All, or the one that was needed last.
     resident: RefCell<HashMap<usize, Rc<Decoder>>>,
+    /// Output matrices of models that may stay, but of which nothing else was needed so far.
+    matrices: RefCell<HashMap<usize, Tensor>>,
     keeps_all: bool,
     /// Rows of output matrices that all models have: some checkpoints are padded beyond the tokenizer's ids, and not alike.
     entries: i64,
@@ -106,6 +108,7 @@ impl Models {
             frozen,
             of_model,
             resident: RefCell::default(),
+            matrices: RefCell::default(),
             keeps_all,
             entries,
             copies,
@@ -118,6 +121,12 @@ impl Models {
     #[cfg(test)]
     pub fn one_at_a_time(stage: &Stage) -> Models {
         Models { keeps_all: false, ..Models::new(stage) }
+    }
+
+    /// How many frozen models are in memory, layers and all.
+    #[cfg(test)]
+    pub fn loaded(&self) -> usize {
+        self.resident.borrow().len()
     }
 
     /// Who has a role for the prompts of each source.
@@ -144,6 +153,7 @@ impl Models {
                     // Before the next one is loaded, or two would be in memory at once.
                     resident.clear();
                 }
+                self.matrices.borrow_mut().remove(&index);
                 let make = if self.keeps_all { Decoder::frozen } else { Decoder::passing };
                 let decoder = resident.entry(index);
                 Some(decoder.or_insert_with(|| Rc::new(make(&self.frozen[index], self.device, self.kind))).clone())
@@ -158,15 +168,31 @@ impl Models {
         }
     }
 
-    /// The output matrix of a model that may not stay; none where it does. `at_hand` is the same, if it is there already and nothing
-    /// else is loaded before it is needed.
-    pub fn fetched(&self, whose: Whose, at_hand: Option<Tensor>) -> Option<Fetched> {
+    /// One that does not change while the student learns, and its form.
+    pub fn frozen(&self, whose: Whose) -> Option<(ModelId, &Config)> {
         let Whose::Frozen(index) = whose else { return None };
-        if self.keeps_all {
-            return None;
-        }
+        // Models of one content are one, by whatever name: the first.
+        let id = self.of_model.iter().filter(|(_, known)| **known == index).map(|(id, _)| *id).min()?;
+        Some((id, &self.frozen[index].config))
+    }
+
+    /// The part of a model's output matrix that is compared with others', where its layers are in memory (`decoder`) or where they are
+    /// not needed. Of a model that may not stay it is fetched when it is needed; `only` where nothing else is loaded before that: then
+    /// what is there is taken.
+    pub fn matrix(&self, whose: Whose, decoder: Option<&Decoder>, only: bool) -> Matrix {
+        let Whose::Frozen(index) = whose else {
+            return Matrix::Held(self.compared(decoder.expect("the student and its copies are in memory")));
+        };
         let (weights, kind, device, entries) = (self.frozen[index].clone(), self.kind, self.device, self.entries);
-        Some(Fetched::new(move || weights.output_matrix(kind, device).narrow(0, 0, entries), at_hand))
+        let fetch = move || weights.output_matrix(kind, device).narrow(0, 0, entries);
+        if !self.keeps_all {
+            let at_hand = decoder.filter(|_| only).map(|decoder| self.compared(decoder));
+            return Matrix::Fetched(Fetched::new(fetch, at_hand));
+        }
+        match decoder.or(self.resident.borrow().get(&index).map(AsRef::as_ref)) {
+            Some(decoder) => Matrix::Held(self.compared(decoder)),
+            None => Matrix::Held(self.matrices.borrow_mut().entry(index).or_insert_with(fetch).shallow_clone()),
+        }
     }
 
     /// The part of a model's output matrix that is compared with others'.

@@ -4,13 +4,16 @@
 //! the step is one batch. So signals, denominators and the loss do not know how the sequences were divided. Where they were, the
 //! gradient makes the student's hidden states once more, micro-batch by micro-batch, each with a graph of its own.
 
+use std::cell::OnceCell;
+
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Live, LivePrimitive, Objective, Prefixes, Role, Signal};
-use tch::{Tensor, no_grad_guard};
+use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::{Sequence, Sequences, no_teacher};
+use super::kept::Scorer;
 use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
 use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
@@ -85,15 +88,19 @@ fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> 
             Role::Teacher => no_teacher(source),
             _ => Error::new(FailureKind::Runtime, format!("the domain `{}` has no {}", source.name, role.name())),
         })?;
-        let decoder = models.decoder(whose);
-        let decoder = decoder.as_deref().unwrap_or(&trainer.model);
-        let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
-        let hidden = hidden(trainer, decoder, &rollouts.sequences, &micro_batches);
+        let softcap = models.frozen(whose).map_or(trainer.model.config.logit_softcap, |(_, config)| config.logit_softcap);
+        let loaded = OnceCell::new();
+        let decoder = || loaded.get_or_init(|| models.decoder(whose)).as_deref().unwrap_or(&trainer.model);
+        let scorer = Scorer { role, whose, sources: sources.clone(), decoder };
+        let kept = trainer.kept.as_ref().and_then(|kept| kept.hidden(trainer, &scorer, &rollouts.sequences, members.clone()));
+        let hidden = kept.unwrap_or_else(|| {
+            let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
+            hidden(trainer, decoder(), &rollouts.sequences, &micro_batches)
+        });
         // The output matrix of the only model stays while its layers go. Of several, others would be needed before the last one's.
         let only = last && sources == (0..stage.sources.len());
-        let at_hand = only.then(|| models.compared(decoder));
-        let matrix = models.fetched(whose, at_hand).map_or_else(|| Matrix::Held(models.compared(decoder)), Matrix::Fetched);
-        parts.push(Logits::Projected { hidden, matrix, softcap: decoder.config.logit_softcap });
+        let matrix = models.matrix(whose, loaded.get().is_some().then(decoder), only);
+        parts.push(Logits::Projected { hidden, matrix, softcap });
     }
     if trainer.stage.train.passes > 1 && !models.moves(role) {
         rollouts.known.borrow_mut().push((role, shared(&parts)));
@@ -106,18 +113,22 @@ fn shared(parts: &[Logits]) -> Vec<Logits> {
 }
 
 /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in the sequences' order.
-fn hidden(trainer: &Trainer, decoder: &Decoder, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> Tensor {
+pub fn hidden(trainer: &Trainer, decoder: &Decoder, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> Tensor {
     let parts: Vec<Tensor> =
         micro_batches.iter().map(|members| decoder.hidden(&sequences.packed(trainer.stage, members))).collect();
-    if let [whole] = parts.as_slice() {
+    in_order(&parts, micro_batches.iter().flatten().copied(), sequences, trainer.stage.device)
+}
+
+/// The tokens of some sequences, `[tokens, width]`, in the sequences' order; `parts` are those of `members` end to end.
+pub fn in_order(parts: &[Tensor], members: impl Iterator<Item = usize>, sequences: &Sequences, device: Device) -> Tensor {
+    // Places in the step's order, then in that of the sequences at hand.
+    let mut places: Vec<(usize, i64)> = members.flat_map(|member| sequences.tokens(member)).zip(0..).collect();
+    if let ([whole], true) = (parts, places.is_sorted()) {
         return whole.shallow_clone();
     }
-    // Places in the step's order, then in that of the sequences at hand.
-    let mut places: Vec<(usize, i64)> =
-        micro_batches.iter().flatten().flat_map(|member| sequences.tokens(*member)).zip(0..).collect();
     places.sort_unstable();
     let order: Vec<i64> = places.into_iter().map(|(_, place)| place).collect();
-    Tensor::cat(&parts, 0).index_select(0, &Tensor::from_slice(&order).to_device(trainer.stage.device))
+    Tensor::cat(parts, 0).index_select(0, &Tensor::from_slice(&order).to_device(device))
 }
 
 impl Forward {

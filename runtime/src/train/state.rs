@@ -12,7 +12,7 @@ use tch::{Tensor, no_grad_guard};
 use super::batches::{Sequence, Sequences};
 use super::vocabulary::{Logits, Matrix};
 use super::{Rollouts, Trainer};
-use crate::data::mixture;
+use crate::data::mixture::{self, Draw};
 use crate::report::Record;
 
 /// Tensors by name.
@@ -71,6 +71,8 @@ pub struct Position {
 struct Kept {
     sequences: Vec<Sequence>,
     of_group: usize,
+    #[serde(default)]
+    draws: Vec<Draw>,
 }
 
 /// How a stage takes a state.
@@ -97,8 +99,8 @@ impl Trainer<'_> {
                 tensors.put("policy.hidden", hidden);
                 tensors.put("policy.matrix", matrix);
             }
-            let Sequences { list, layout, .. } = &rollouts.sequences;
-            Kept { sequences: list.clone(), of_group: list.len().div_ceil(layout.groups.max(1) as usize) }
+            let Sequences { list, draws, .. } = &rollouts.sequences;
+            Kept { sequences: list.clone(), of_group: rollouts.sequences.of_group(), draws: draws.clone() }
         });
         let mut carried: Vec<(NodeId, u64)> = self.carried.iter().map(|(node, value)| (*node, value.to_bits())).collect();
         carried.sort_unstable();
@@ -130,13 +132,16 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn kept(&self, Kept { sequences, of_group }: &Kept, tensors: &Tensors) -> Result<Rollouts, String> {
+    fn kept(&self, Kept { sequences, of_group, draws }: &Kept, tensors: &Tensors) -> Result<Rollouts, String> {
         let sources = &self.stage.sources;
         let known = |sequence: &Sequence| {
             sources.get(sequence.source).is_some_and(|source| sequence.record < source.prompts.dataset.len())
         };
         if *of_group == 0 || !sequences.iter().all(known) {
             return Err("its rollouts are of prompts that the stage does not have".to_owned());
+        }
+        if self.kept.is_some() && draws.len() * of_group != sequences.len() {
+            return Err("it does not say where its sequences stand in the data".to_owned());
         }
         let device = self.stage.device;
         let policy = match tensors.0.contains_key("policy.hidden") {
@@ -147,7 +152,7 @@ impl Trainer<'_> {
             }),
             false => None,
         };
-        let sequences = Sequences::new(sequences.clone(), *of_group, sources.len());
+        let sequences = Sequences::new(sequences.clone(), *of_group, sources.len()).drawn(draws.clone());
         Ok(Rollouts { sequences, known: Default::default(), policy: std::cell::RefCell::new(policy) })
     }
 }

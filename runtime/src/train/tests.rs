@@ -20,6 +20,7 @@ use crate::model::tests::{lively, tiny};
 use crate::model::{layout, to_vec};
 
 mod half;
+mod kept;
 mod resume;
 
 /// Two domains of ragged answers.

@@ -278,6 +278,11 @@ fn card(run: &RunFolder, index: usize, model: &Model<Objective>, records: &[&Sta
             excerpts.extend(source::excerpt(run, objective.origin));
         }
     }
+    let scores = || records.iter().filter_map(|record| record.scores_found);
+    let (found, of) = scores().fold((0, 0), |(found, of), scores| (found + scores.found, of + scores.of));
+    if found > 0 {
+        facts.push(("scores found in the store".to_owned(), format!("{} of {}", count(found), count(of))));
+    }
     for (_, text) in &mut facts {
         *text = shown(text);
     }

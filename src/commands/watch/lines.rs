@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::face::Note;
 use crate::args::Format;
 use crate::commands::run::json_line;
-use crate::figures::{bytes, duration};
+use crate::figures::{bytes, duration, scores_found};
 use crate::output::{self, Style, counted};
 use crate::render;
 use crate::table;
@@ -165,6 +165,9 @@ fn event_text(event: &Event, style: Style) -> String {
         },
         Event::StageResumed { stage, seed, step } => format!("{stage}, seed {seed}: goes on behind step {step}\n"),
         Event::Waiting { what } => format!("{what} is being computed by another run\n"),
+        Event::ScoresFound { stage, seed, found, of } if *found > 0 => {
+            format!("{}\n", scores_found(&format!("{stage}, seed {seed}"), *found, *of))
+        }
         Event::StageFinished { stage, seed, seconds, .. } => {
             format!("{stage}, seed {seed}: done in {}\n", duration(*seconds))
         }

@@ -46,6 +46,37 @@ fn what_there_is_is_listed_with_who_needs_it() {
     assert!(items.iter().any(|item| item["kind"] == "checkpoint" && item["about"] == "teacher, seed 1"));
 }
 
+/// Scores are named by what they are of; one batch that is damaged is damage; no run needs them.
+#[test]
+fn scores_are_listed_verified_and_pruned() {
+    let place = stored();
+    let folder = Folder::at(&place.path(".mopd/store"));
+    for batch in ["1", "2"] {
+        let write = |folder: &std::path::Path| {
+            let sum = write_whole(&folder.join("hidden.bin"), &[7; 512])?;
+            Ok::<_, WriteError>(BTreeMap::from([("hidden.bin".to_owned(), sum)]))
+        };
+        let name = format!("{}.scores/{batch}", key('d'));
+        folder.write(&name, "scores of expert for student, seed 1", write).expect("an entry");
+    }
+    let said = place.mopd(&["cache", "list", "--format", "json"]).is(0, &[]);
+    let items: Vec<serde_json::Value> = said.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let scores = items.iter().find(|item| item["kind"] == "scores").expect("they are listed");
+    assert_eq!(
+        (&scores["about"], &scores["needed_by"]),
+        (&"scores of expert for student, seed 1".into(), &serde_json::json!([]))
+    );
+    let said = place.mopd(&["cache", "list"]).is(0, &[]);
+    assert!(said.out.contains("scores of expert for student, seed 1 |"), "{}", said.out);
+    place.mopd(&["cache", "verify"]).is(0, &["4 whole, 0 damaged"]);
+    let batch = place.path(".mopd/store").join(format!("{}.scores/2/hidden.bin", key('d')));
+    fs::write(batch, "short").expect("a damaged file");
+    let said = place.mopd(&["cache", "verify"]).is(1, &["3 whole, 1 damaged", "computed again"]);
+    assert!(said.out.contains("scores of expert for student, seed 1: hidden.bin"), "{}", said.out);
+    let said = place.mopd(&["cache", "prune", "--keep-under", "1KiB"]);
+    assert!(said.out.lines().next().is_some_and(|line| line.starts_with(&key('d'))), "{}", said.out);
+}
+
 #[test]
 fn damage_is_named_and_is_status_1() {
     let place = stored();

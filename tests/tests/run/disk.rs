@@ -104,6 +104,58 @@ fn a_finished_stage_has_the_room_of_its_older_checkpoint() {
     assert!(said.contains(r#""event":"stage_finished","stage":"start""#), "{said}");
 }
 
+/// What can be made again takes no room that a result needs: of four batches of scores one fits (656 KiB), the others are said, and that one
+/// gives way to the student (153 KiB).
+#[test]
+fn scores_give_way_to_a_result_where_the_disk_is_full() {
+    let bench = Bench::new();
+    bench.write(
+        "scored.mopd",
+        r#"use std.opd.mopd
+experiment "scored" { seed = 1 }
+domain long { prompts = "long.jsonl", reward = exact_match }
+model base  = llama { layers = 1, width = 32, heads = 2, context = 64, tokenizer = bytes }
+model large = llama { layers = 14, width = 256, heads = 4, context = 64, tokenizer = bytes }
+teacher one = large { origin = foreign }
+route { else -> one }
+model student = distill(base) {
+  objective = mopd(clip_at: 5)
+  rollout   = data(answer)
+  batch     = 16
+  steps     = 6
+  lr        = 1e-3
+}
+"#,
+    );
+    let row = |row: u32| format!("{{\"prompt\": \"row {row:02}=\", \"answer\": \"{}\"}}\n", "abcdefgh".repeat(5));
+    bench.write("long.jsonl", &(0..64).map(row).collect::<String>());
+    fs::create_dir(bench.path(".mopd")).expect("a folder");
+    let tried = script(
+        &bench,
+        "mount -t tmpfs -o size=120m tmpfs .mopd
+        mopd run scored.mopd --out expected
+        mopd cache list
+        echo --
+        for entry in .mopd/store/*; do
+            case $entry in *.scores) rm -r $entry;; esac
+            if grep -qs student $entry/checksums.json; then rm -r $entry; fi
+        done
+        head -c 120m /dev/zero > .mopd/filling || true
+        truncate -s -780K .mopd/filling
+        mopd run scored.mopd --out out 2>&1
+        echo --
+        mopd cache verify 2>&1
+        mopd cache list",
+    );
+    let Some(tried) = tried else { return };
+    assert!(tried.status.success(), "{}", text(&tried));
+    let parts = parts(&tried);
+    assert_says(&parts[0], &["scores of large for student, seed 1", "MiB"]);
+    assert_says(&parts[1], &["warning: the scores of large for student, seed 1 are not kept", "the disk is full"]);
+    assert!(parts[2].contains(" 0 damaged") && !parts[2].contains("scores of") && !parts[2].contains("cut off"), "{}", parts[2]);
+    assert!(bench.student("out") == bench.student("expected"));
+}
+
 #[test]
 fn a_store_that_can_only_be_read_is_named_before_anything_is_read() {
     let bench = bench();

@@ -43,7 +43,7 @@ fn store() -> (tempfile::TempDir, Store) {
 /// Trains with a checkpoint after every step, each under its number as the key.
 fn with_states(stage: &Stage, store: &Store) -> Finished {
     let keep = |state: &State| store.keep_state(&state.position.step.to_string(), "a stage", state);
-    finished(stage, Some(Checkpoints { from: None, shelf: None, pace: Pace::Every(Duration::ZERO), keep: &keep }))
+    finished(stage, Some(Checkpoints { from: None, shelf: None, scores: None, pace: Pace::Every(Duration::ZERO), keep: &keep }))
 }
 
 fn state(store: &Store, step: u32) -> State {
@@ -55,7 +55,16 @@ fn state(store: &Store, step: u32) -> State {
 
 fn resumed(stage: &Stage, store: &Store, step: u32, taking: Taking) -> Finished {
     let keep = |_: &State| Ok(());
-    finished(stage, Some(Checkpoints { from: Some((state(store, step), taking)), shelf: None, pace: Pace::Sparing, keep: &keep }))
+    finished(
+        stage,
+        Some(Checkpoints {
+            from: Some((state(store, step), taking)),
+            shelf: None,
+            scores: None,
+            pace: Pace::Sparing,
+            keep: &keep,
+        }),
+    )
 }
 
 #[test]
@@ -125,7 +134,7 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     let control = Control::new(Leaves(0));
     let stage = Stage { control: &control, ..world.stage(&train, ROUTED, &models) };
     let keep = |state: &State| store.keep_state("key", "a stage", state);
-    let checkpoints = Checkpoints { from: None, shelf: None, pace: Pace::Sparing, keep: &keep };
+    let checkpoints = Checkpoints { from: None, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep };
     let Err(stopped) = super::super::train(&stage, Some(checkpoints)) else { panic!("it went on") };
     assert!(matches!(stopped.error, Error::Interrupted));
     assert_eq!((store.steps("key"), stopped.record.rows.len()), (vec![2], 4));
@@ -133,7 +142,7 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     let from = Some((store.last_state("key").0.unwrap(), Taking::Own));
     let again = finished(
         &world.stage(&train, ROUTED, &models),
-        Some(Checkpoints { from, shelf: None, pace: Pace::Sparing, keep: &keep }),
+        Some(Checkpoints { from, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep }),
     );
     assert!(again.weights.values() == through.weights.values());
 }
@@ -168,8 +177,9 @@ fn a_fork_goes_on_from_anothers_state() {
     let mut frozen = one.clone();
     frozen.trainable = Trainable::Weights { only: Some(vec![WeightFilter::Group(WeightGroup::Norm)]), except: vec![] };
     let keep = |_: &State| Ok(());
-    let from =
-        |taking| Some(Checkpoints { from: Some((state(&store, 2), taking)), shelf: None, pace: Pace::Sparing, keep: &keep });
+    let from = |taking| {
+        Some(Checkpoints { from: Some((state(&store, 2), taking)), shelf: None, scores: None, pace: Pace::Sparing, keep: &keep })
+    };
     let narrow = world.stage(&frozen, ROUTED, &models);
     let Err(stopped) = super::super::train(&narrow, from(Taking::Forked)) else { panic!("shapes differ") };
     assert!(stopped.error.to_string().contains("cannot fork from the checkpoint of step 2: `trained` is"), "{}", stopped.error);

@@ -1,0 +1,119 @@
+//! What frozen models say of data: in a folder of a model and a stage's data, an entry for each batch of it. In the store are last
+//! hidden states, in the numbers that the stage computes with, one token after the other.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use mopd_store::{Lookup, write_whole};
+
+use super::Store;
+use crate::failure::Result;
+
+const HIDDEN: &str = "hidden.bin";
+
+/// An entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Of the folder.
+    pub key: &'a str,
+    /// A hash of what was read.
+    pub batch: &'a str,
+    /// Bytes of the whole.
+    pub bytes: u64,
+}
+
+impl Place<'_> {
+    /// It names the entry in the store.
+    pub fn name(&self) -> String {
+        format!("{}/{}", folder(self.key), self.batch)
+    }
+}
+
+fn folder(key: &str) -> String {
+    format!("{key}.scores")
+}
+
+impl Store {
+    /// Some ranges of bytes, one after the other. An entry that is `trusted` is not compared with its checksums once more.
+    pub fn scores(&self, place: Place, ranges: &[Range<u64>], trusted: bool) -> Lookup<Vec<u8>> {
+        let name = place.name();
+        let read = |folder: &Path| read(&folder.join(HIDDEN), place.bytes, ranges).map_err(|error| format!("{HIDDEN}: {error}"));
+        // What has gone since, or is shorter, is looked at as if for the first time.
+        match trusted.then(|| read(&self.path(&name))) {
+            Some(Ok(found)) => Lookup::Kept(found),
+            _ => self.folder.read(&name, read),
+        }
+    }
+
+    /// `about` says what it is, in words.
+    pub fn insert_scores(&self, place: Place, about: &str, bytes: &[u8]) -> Result<()> {
+        self.folder.write(&place.name(), about, |folder| {
+            let sum = write_whole(&folder.join(HIDDEN), bytes)?;
+            Ok([(HIDDEN.to_owned(), sum)].into())
+        })
+    }
+
+    /// Lets go of all entries under a key. False where there are none.
+    pub fn drop_scores(&self, key: &str) -> Result<bool> {
+        let there = self.path(&folder(key)).exists();
+        self.folder.remove(&folder(key))?;
+        Ok(there)
+    }
+}
+
+fn read(path: &Path, bytes: u64, ranges: &[Range<u64>]) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length != bytes {
+        return Err(io::Error::other(format!("{length} bytes, where {bytes} are expected")));
+    }
+    let mut found = vec![0; ranges.iter().map(|range| range.end - range.start).sum::<u64>() as usize];
+    let mut rest = found.as_mut_slice();
+    for range in ranges {
+        let (part, behind) = rest.split_at_mut((range.end - range.start) as usize);
+        file.read_exact_at(part, range.start)?;
+        rest = behind;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(range: Range<u64>) -> [Range<u64>; 1] {
+        [range]
+    }
+
+    #[test]
+    fn ranges_come_back_and_damage_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let place = Place { key: "key", batch: "batch", bytes: 100 };
+        let whole: Vec<u8> = (0..100).collect();
+        assert!(matches!(store.scores(place, &one(0..100), false), Lookup::Absent));
+        assert!(matches!(store.scores(place, &one(0..100), true), Lookup::Absent), "gone since it was looked at");
+        store.insert_scores(place, "some", &whole).unwrap();
+        for trusted in [false, true] {
+            let Lookup::Kept(found) = store.scores(place, &[4..8, 90..100, 0..1], trusted) else { panic!("not found") };
+            assert_eq!(found, [&whole[4..8], &whole[90..100], &whole[0..1]].concat());
+        }
+        let longer = Place { bytes: 104, ..place };
+        assert!(matches!(store.scores(longer, &one(100..104), true), Lookup::Damaged(reason) if reason.contains("104")));
+        let path = folder.path().join(place.name()).join(HIDDEN);
+        let mut bad = whole.clone();
+        bad[50] ^= 1;
+        std::fs::write(&path, &bad).unwrap();
+        let Lookup::Damaged(reason) = store.scores(place, &one(0..4), false) else { panic!("a range beside the damage") };
+        assert!(reason.contains("hidden.bin is not what was written"), "{reason}");
+        std::fs::write(&path, &whole[..99]).unwrap();
+        for trusted in [false, true] {
+            assert!(matches!(store.scores(place, &one(0..4), trusted), Lookup::Damaged(_)));
+        }
+        assert!(store.drop_scores("key").unwrap());
+        assert!(matches!(store.scores(place, &one(0..4), false), Lookup::Absent) && !store.drop_scores("key").unwrap());
+    }
+}

@@ -1,0 +1,245 @@
+//! What frozen models say of data, made once: their last hidden states at the completion tokens. Every divergence, support and signal
+//! is made from these and the output matrix, so that a stage with another objective, clip or learning rate finds them in the store,
+//! and the epochs after the first find those of the first.
+//!
+//! A row of a matrix product may depend on how many others it is computed with, in its last bits. So the sequences that come for the
+//! first time in a batch are always computed together: in that batch, where nothing else is computed than without a store; and
+//! again whenever the store does not have them. What comes of a stage does not depend on what its store has.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::rc::Rc;
+
+use mopd_compiler::plan::results::ScoresFound;
+use mopd_compiler::plan::{ModelId, Role};
+use tch::{Device, Tensor};
+
+use super::batches::{Batches, Sequences};
+use super::first_epoch::FirstEpoch;
+use super::models::{Models, Whose};
+use super::scores::{hidden, in_order};
+use super::{Stage, Trainer};
+use crate::model::Decoder;
+
+/// Bytes of a role's scores of one stage at most. Batches of the first epoch beyond it are computed in every epoch anew, as they come.
+pub const AT_MOST: u64 = 4 << 30;
+
+/// Where scores are kept from one stage, or one run, to the next.
+#[derive(Clone, Copy)]
+pub struct ScoreShelf<'a> {
+    /// Whether those of a model are. It depends on the plan alone.
+    pub keeps: &'a dyn Fn(ModelId) -> bool,
+    /// Bytes of a role's scores at most.
+    pub at_most: u64,
+    /// Some bytes, one range after the other; none where they are to be made.
+    pub find: &'a dyn Fn(Scored, &Ranges) -> Option<Vec<u8>>,
+    /// Takes what was made because it was not found.
+    pub keep: &'a dyn Fn(Scored, &[u8]),
+}
+
+/// Of bytes.
+pub type Ranges = [Range<u64>];
+
+/// What a model says of the sequences that are computed together.
+#[derive(Clone, Copy, Debug)]
+pub struct Scored<'a> {
+    pub model: ModelId,
+    /// A hash of all that the model reads.
+    pub batch: &'a str,
+    /// Bytes of the whole.
+    pub bytes: u64,
+}
+
+pub struct KeptScores<'a> {
+    shelf: ScoreShelf<'a>,
+    first: FirstEpoch,
+    /// By role: the first batch of the first epoch that is not kept any more.
+    ends: Vec<(Role, u32)>,
+    /// By the sources of a model, and the batch of the first epoch.
+    batches: RefCell<HashMap<(usize, usize, u32), Rc<Batch>>>,
+    found: Cell<ScoresFound>,
+}
+
+/// The sequences of some sources that come for the first time in one batch.
+struct Batch {
+    hash: String,
+    /// The first token of each, and behind the last one their number.
+    starts: Vec<u64>,
+}
+
+/// The model of a role for adjacent sources.
+pub struct Scorer<'d, F: Fn() -> &'d Decoder> {
+    pub role: Role,
+    pub whose: Whose,
+    pub sources: Range<usize>,
+    /// Loads it.
+    pub decoder: F,
+}
+
+impl<'a> KeptScores<'a> {
+    /// None where nothing is kept: completions are new in every step, or no model that the objective reads is worth it. `batches` are at
+    /// their beginning.
+    pub fn new(
+        stage: &Stage,
+        shelf: Option<ScoreShelf<'a>>,
+        models: &Models,
+        batches: &Batches,
+        roles: &[Role],
+    ) -> Option<KeptScores<'a>> {
+        let shelf = shelf?;
+        let width = |role: Role, source: usize| {
+            let (model, config) = models.frozen(models.of_role(role)[source]?)?;
+            (shelf.keeps)(model).then_some(config.width as u64)
+        };
+        let kept = |role: &Role| (0..stage.sources.len()).any(|source| width(*role, source).is_some());
+        if !roles.iter().any(kept) {
+            return None;
+        }
+        let first = batches.first_epoch(stage)?;
+        let of_number = stage.kind.elt_size_in_bytes() as u64;
+        let end = |role: Role| {
+            let mut bytes = 0;
+            let mut fits = |new: &[_]| {
+                let of = |draw| batches.trained(draw) as u64 * width(role, draw.source).unwrap_or(0) * of_number;
+                bytes += new.iter().copied().map(of).sum::<u64>();
+                bytes <= shelf.at_most
+            };
+            (0..first.batches()).take_while(|batch| fits(first.new_in(*batch))).count() as u32
+        };
+        let ends = roles.iter().map(|role| (*role, end(*role))).collect();
+        let (batches, found) = (RefCell::default(), Cell::new(ScoresFound { found: 0, of: 0 }));
+        Some(KeptScores { shelf, first, ends, batches, found })
+    }
+
+    pub fn found(&self) -> ScoresFound {
+        self.found.get()
+    }
+
+    fn count(&self, found: usize, of: usize) {
+        let before = self.found.get();
+        self.found.set(ScoresFound { found: before.found + found as u64, of: before.of + of as u64 });
+    }
+
+    /// A model's last hidden states at the completion tokens of some sequences, `[tokens, width]`, in their order; none of a model
+    /// whose scores are not kept.
+    pub fn hidden<'d, F: Fn() -> &'d Decoder>(
+        &self,
+        trainer: &Trainer,
+        scorer: &Scorer<'d, F>,
+        sequences: &Sequences,
+        members: Range<usize>,
+    ) -> Option<Tensor> {
+        let (model, config) = trainer.models.frozen(scorer.whose)?;
+        if !(self.shelf.keeps)(model) {
+            return None;
+        }
+        let stage = trainer.stage;
+        let (_, end) = self.ends.iter().find(|(role, _)| *role == scorer.role)?;
+        let of_draw = sequences.of_group();
+        let mut by_batch: BTreeMap<u32, Vec<(usize, usize)>> = BTreeMap::new();
+        let mut beyond = Vec::new();
+        self.count(0, members.len());
+        for member in members {
+            let place = self.first.place(sequences.draws[member / of_draw]);
+            match place.filter(|(batch, _)| batch < end) {
+                Some((batch, draw)) => {
+                    let index = (draw - self.first.of_sources(batch, &scorer.sources).start) * of_draw + member % of_draw;
+                    by_batch.entry(batch).or_default().push((member, index));
+                }
+                None => beyond.push(member),
+            }
+        }
+        let mut parts = Vec::new();
+        let mut order = Vec::new();
+        for (number, wanted) in by_batch {
+            let batch = self.batch(trainer, &scorer.sources, number);
+            let row = (config.width * stage.kind.elt_size_in_bytes()) as u64;
+            let tokens: Vec<Range<u64>> = wanted.iter().map(|(_, index)| batch.starts[*index]..batch.starts[index + 1]).collect();
+            let bytes = batch.starts.last().expect("it ends somewhere") * row;
+            let scored = Scored { model, batch: &batch.hash, bytes };
+            let ranges: Vec<Range<u64>> = tokens.iter().map(|tokens| tokens.start * row..tokens.end * row).collect();
+            parts.push(match (self.shelf.find)(scored, &ranges) {
+                Some(found) => {
+                    self.count(wanted.len(), 0);
+                    let size = [(found.len() as u64 / row) as i64, config.width as i64];
+                    Tensor::from_data_size(&found, &size, stage.kind).to_device(stage.device)
+                }
+                None => {
+                    let sequences = self.sequences(trainer, &scorer.sources, number);
+                    let micro_batches = sequences.micro_batches(stage, 0..sequences.list.len(), stage.micro_batch);
+                    let whole = hidden(trainer, (scorer.decoder)(), &sequences, &micro_batches);
+                    (self.shelf.keep)(scored, &to_bytes(&whole));
+                    let rows: Vec<i64> = tokens.into_iter().flatten().map(|token| token as i64).collect();
+                    // Mostly all of them, as they are.
+                    let all = rows.len() as i64 == whole.size()[0] && rows.is_sorted();
+                    if all { whole } else { whole.index_select(0, &Tensor::from_slice(&rows).to_device(stage.device)) }
+                }
+            });
+            order.extend(wanted.iter().map(|(member, _)| *member));
+        }
+        if !beyond.is_empty() {
+            let micro_batches = sequences.micro_batches(stage, beyond.iter().copied(), stage.micro_batch);
+            parts.push(hidden(trainer, (scorer.decoder)(), sequences, &micro_batches));
+            order.extend(beyond);
+        }
+        Some(in_order(&parts, order.into_iter(), sequences, stage.device))
+    }
+
+    /// What comes for the first time in a batch of the first epoch, of some sources.
+    fn sequences(&self, trainer: &Trainer, sources: &Range<usize>, number: u32) -> Sequences {
+        let new = &self.first.new_in(number)[self.first.of_sources(number, sources)];
+        let list = new.iter().filter_map(|draw| trainer.batches.fixed(*draw)).flatten().collect();
+        Sequences::new(list, 1, trainer.stage.sources.len())
+    }
+
+    fn batch(&self, trainer: &Trainer, sources: &Range<usize>, number: u32) -> Rc<Batch> {
+        let place = (sources.start, sources.end, number);
+        if let Some(known) = self.batches.borrow().get(&place) {
+            return known.clone();
+        }
+        let sequences = self.sequences(trainer, sources, number);
+        let micro_batches = sequences.micro_batches(trainer.stage, 0..sequences.list.len(), trainer.stage.micro_batch);
+        let starts = (0..sequences.list.len()).map(|index| sequences.tokens(index).start as u64);
+        let starts = starts.chain([sequences.layout.tokens() as u64]).collect();
+        let batch = Rc::new(Batch { hash: read_by_the_model(trainer.stage, &sequences, &micro_batches), starts });
+        self.batches.borrow_mut().insert(place, batch.clone());
+        batch
+    }
+}
+
+/// A hash of the tokens that go through a model, with their borders, what is asked of them, and what is computed together.
+fn read_by_the_model(stage: &Stage, sequences: &Sequences, micro_batches: &[Vec<usize>]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut number = |number: usize| {
+        hasher.update(&(number as u64).to_le_bytes());
+    };
+    number(micro_batches.len());
+    for members in micro_batches {
+        number(members.len());
+        for member in members {
+            let sequence = &sequences.list[*member];
+            // The rows of the answer are in the order of the sequences.
+            number(*member);
+            for tokens in [sequence.prompt(stage), &sequence.completion] {
+                number(tokens.len());
+                tokens.iter().for_each(|token| number(*token as usize));
+            }
+            match &sequence.written {
+                None => number(0),
+                Some(written) => {
+                    number(1);
+                    written.iter().for_each(|written| number(usize::from(*written)));
+                }
+            }
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+fn to_bytes(tensor: &Tensor) -> Vec<u8> {
+    let tensor = tensor.to_device(Device::Cpu).contiguous();
+    let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+    tensor.copy_data_u8(&mut bytes, tensor.numel());
+    bytes
+}

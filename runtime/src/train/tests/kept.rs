@@ -1,0 +1,285 @@
+//! What frozen models say of data is kept in the store, and found there: no bit of what comes of a stage depends on whether it is.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+
+use mopd_compiler::plan::results::ScoresFound;
+use mopd_compiler::plan::{Completions, Keep};
+
+use super::super::state::{State, Taking};
+use super::super::{AT_MOST, Checkpoints, Finished, Pace, ScoreShelf, Scored};
+use super::*;
+use crate::store::{Lookup, Place, Store};
+
+/// A store, and how often a model was asked because of it.
+struct Kept {
+    folder: tempfile::TempDir,
+    store: Store,
+    at_most: u64,
+    made: Cell<u32>,
+}
+
+impl Kept {
+    fn new(at_most: u64) -> Kept {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        Kept { folder, store, at_most, made: Cell::new(0) }
+    }
+
+    fn train(&self, stage: &Stage, from: Option<State>, keep: &dyn Fn(&State) -> Result<()>) -> Finished {
+        let key = |scored: Scored| format!("model-{}", scored.model.0);
+        let shelf = ScoreShelf {
+            keeps: &|_| true,
+            at_most: self.at_most,
+            find: &|scored, ranges| {
+                let place = Place { key: &key(scored), batch: scored.batch, bytes: scored.bytes };
+                match self.store.scores(place, ranges, false) {
+                    Lookup::Kept(found) => Some(found),
+                    _ => None,
+                }
+            },
+            keep: &|scored, bytes| {
+                assert_eq!(bytes.len() as u64, scored.bytes);
+                self.made.set(self.made.get() + 1);
+                let place = Place { key: &key(scored), batch: scored.batch, bytes: scored.bytes };
+                self.store.insert_scores(place, "scores", bytes).unwrap();
+            },
+        };
+        let from = from.map(|state| (state, Taking::Own));
+        let checkpoints = Checkpoints { from, shelf: None, scores: Some(shelf), pace: Pace::Every(Duration::ZERO), keep };
+        super::super::train(stage, Some(checkpoints)).map_err(|stopped| stopped.error).unwrap()
+    }
+
+    /// What is found, and the weights.
+    fn run(&self, stage: &Stage) -> (ScoresFound, Vec<f32>) {
+        let finished = self.train(stage, None, &|_| Ok(()));
+        (finished.found.unwrap(), finished.weights.values().into_owned())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let folders = |path: PathBuf| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+        let mut files: Vec<PathBuf> =
+            folders(self.folder.path().to_owned()).into_iter().flat_map(folders).map(|entry| entry.join("hidden.bin")).collect();
+        files.sort();
+        files
+    }
+}
+
+/// As where the store has nothing and takes nothing.
+fn without_a_store(stage: &Stage, at_most: u64) -> Vec<f32> {
+    let shelf = ScoreShelf { keeps: &|_| true, at_most, find: &|_, _| None, keep: &|_, _| {} };
+    let (keep, scores) = (|_: &State| Ok(()), Some(shelf));
+    let checkpoints = Checkpoints { from: None, shelf: None, scores, pace: Pace::Sparing, keep: &keep };
+    let finished = super::super::train(stage, Some(checkpoints)).map_err(|stopped| stopped.error).unwrap();
+    finished.weights.values().into_owned()
+}
+
+fn trained(stage: &Stage) -> Vec<f32> {
+    trained_to_the_end(stage).0
+}
+
+/// Stages on data that stays the same from epoch to epoch: 16 records, 7 a step, more than two epochs.
+fn stages(world: &World, models: &[Arc<Weights>], check: impl Fn(&str, &mut Stage)) {
+    let data = |field: &str| Completions::Data { field: field.into() };
+    let pairs = Prefixes::Pairs { chosen: data("answer"), rejected: data("answer"), batch: 7 };
+    let rollouts = Prefixes::Teacher { sequences: 13, keep: Keep::All, batch: 7, sampling: Sampling::new(1, 1.0, 6) };
+    let cases = [
+        ("data", None, 1, train(mopd(1.0), 1).prefixes),
+        ("data in half precision", None, 1, train(mopd(1.0), 1).prefixes),
+        ("data in micro-batches", Some(3), 1, train(mopd(1.0), 1).prefixes),
+        ("data in two passes", None, 2, train(mopd(1.0), 1).prefixes),
+        ("pairs", None, 1, pairs),
+        ("rollouts of the teachers", Some(2), 1, rollouts),
+    ];
+    for (name, micro_batch, passes, prefixes) in cases {
+        for teachers in [ROUTED, [Teacher::Model(ModelId(1)), Teacher::Model(ModelId(1))]] {
+            let train = Train { prefixes: prefixes.clone(), ..train(direct(Support::Full, Mass::Raw), passes) };
+            let mut stage = world.stage(&train, teachers, models);
+            (stage.micro_batch, stage.steps) = (micro_batch, 6 * passes);
+            stage.kind = if name.contains("half") { Kind::BFloat16 } else { Kind::Float };
+            check(&format!("{name}, {teachers:?}"), &mut stage);
+        }
+    }
+}
+
+/// The first epoch's scores are those of a stage that keeps none, to the bit: its batches are what is computed together.
+#[test]
+fn in_the_first_epoch_nothing_is_computed_otherwise() {
+    let world = World::new();
+    let models = models(true);
+    stages(&world, &models, |name, stage| {
+        stage.steps = 2 * stage.train.passes;
+        if name.starts_with("rollouts") {
+            stage.steps = 1;
+        }
+        let kept = Kept::new(AT_MOST);
+        let (found, weights) = kept.run(stage);
+        assert!(weights == trained(stage), "{name}");
+        assert!(found.found == 0 && found.of > 0 && kept.made.get() > 0, "{name}: {found:?}");
+        assert!(weights != models[0].values().into_owned(), "{name}: nothing moved");
+    });
+}
+
+#[test]
+fn what_the_store_has_changes_no_bit() {
+    let world = World::new();
+    let models = models(true);
+    stages(&world, &models, |name, stage| {
+        let expected = without_a_store(stage, AT_MOST);
+        let kept = Kept::new(AT_MOST);
+        let (first, weights) = kept.run(stage);
+        assert!(weights == expected, "{name}: made");
+        let made = kept.made.get();
+        // Later epochs find what the first made.
+        assert!(first.found > first.of / 2 && first.found < first.of, "{name}: {first:?}");
+        let (again, weights) = kept.run(stage);
+        assert!(weights == expected, "{name}: found");
+        assert_eq!((again.found, kept.made.get()), (first.of, made), "{name}: nothing is made twice");
+        for spoil in ["removed", "a flipped bit", "cut off"] {
+            for path in kept.files() {
+                let mut bytes = std::fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                match spoil {
+                    "removed" => std::fs::remove_dir_all(path.parent().unwrap()).unwrap(),
+                    "cut off" => std::fs::write(&path, &bytes[..middle]).unwrap(),
+                    _ => std::fs::write(&path, &bytes).unwrap(),
+                }
+                let (found, weights) = kept.run(stage);
+                assert!(weights == expected, "{name}: {spoil}");
+                assert!(found.found < found.of, "{name}: {spoil}: {found:?}");
+            }
+            assert_eq!(kept.run(stage).0, again, "{name}: it is there again");
+        }
+    });
+}
+
+/// Beyond the limit nothing is kept, and nothing is looked for: what comes of it depends on the limit, not on the store.
+#[test]
+fn beyond_the_limit_scores_are_computed_anew() {
+    let world = World::new();
+    let models = models(true);
+    stages(&world, &models, |name, stage| {
+        let whole = Kept::new(AT_MOST);
+        whole.run(stage);
+        let size = |kept: &Kept| kept.files().iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>();
+        for at_most in [0, size(&whole) - 1] {
+            let kept = Kept::new(at_most);
+            let expected = without_a_store(stage, at_most);
+            let (first, weights) = kept.run(stage);
+            assert!(weights == expected, "{name}");
+            assert!(size(&kept) <= at_most && kept.files().is_empty() == (at_most == 0), "{name}: {} {at_most}", size(&kept));
+            let (again, weights) = kept.run(stage);
+            assert!(weights == expected, "{name}");
+            assert!(again.found >= first.found && again.found < again.of, "{name}: {again:?}");
+            if at_most == 0 {
+                assert!(weights == trained(stage), "{name}: as without any of this");
+            }
+        }
+    });
+}
+
+/// An edit of the objective or of the learning rate finds everything; other data, other micro-batches and another seed find nothing.
+#[test]
+fn an_edit_of_the_objective_finds_the_scores() {
+    let world = World::new();
+    let models = models(true);
+    let kept = Kept::new(AT_MOST);
+    let one = train(direct(Support::Full, Mass::Raw), 1);
+    let all = kept.run(&world.stage(&one, ROUTED, &models)).0.of;
+    let other = Train {
+        learning_rate: Schedule::Constant { value: 1e-3 },
+        ..train(direct(Support::TopK { role: Role::Teacher, k: 4 }, Mass::Generalized), 1)
+    };
+    let edited = world.stage(&other, ROUTED, &models);
+    let (found, weights) = kept.run(&edited);
+    assert_eq!(found, ScoresFound { found: all, of: all });
+    assert!(weights == without_a_store(&edited, AT_MOST));
+    // Of one batch: in a later one there may be so little that is new that it is divided alike.
+    let nothing = ScoresFound { found: 0, of: 7 };
+    let first = || Stage { steps: 1, ..world.stage(&one, ROUTED, &models) };
+    assert_eq!(kept.run(&first()).0, ScoresFound { found: 7, of: 7 });
+    assert_eq!(kept.run(&Stage { micro_batch: Some(2), ..first() }).0, nothing);
+    assert_eq!(kept.run(&Stage { seed: 2, ..first() }).0, nothing);
+    let path = world.folder.path().join("copy.jsonl");
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("copy", "cope")).unwrap();
+    let prompts = vec![load(&path), load(&path)];
+    let renamed = World { prompts, ..World::new() };
+    assert_eq!(kept.run(&Stage { steps: 1, ..renamed.stage(&one, ROUTED, &models) }).0, nothing);
+}
+
+/// Where all is found, nothing but a teacher's output matrix is loaded.
+#[test]
+fn a_teacher_whose_scores_are_found_is_not_loaded() {
+    let world = World::new();
+    for (tied, stay) in [(true, true), (false, true), (true, false)] {
+        let models = models(tied);
+        let train = train(direct(Support::Full, Mass::Raw), 1);
+        let stage = Stage { models_stay: Some(stay), ..world.stage(&train, ROUTED, &models) };
+        let kept = Kept::new(AT_MOST);
+        let (_, expected) = kept.run(&stage);
+        let find = |scored: Scored, ranges: &[std::ops::Range<u64>]| {
+            let place = Place { key: &format!("model-{}", scored.model.0), batch: scored.batch, bytes: scored.bytes };
+            let Lookup::Kept(found) = kept.store.scores(place, ranges, true) else { panic!("it is there") };
+            Some(found)
+        };
+        let keep = |_: Scored, _: &[u8]| panic!("nothing is made");
+        let shelf = ScoreShelf { keeps: &|_| true, at_most: AT_MOST, find: &find, keep: &keep };
+        let mut trainer = Trainer::with(&stage, None, Some(shelf)).unwrap();
+        for step in 0..stage.steps {
+            trainer.step(step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+            assert_eq!(trainer.models.loaded(), 0, "step {step}");
+        }
+        assert_eq!(to_vec(trainer.model.flat()), expected);
+    }
+}
+
+/// Cut off after any step, in any epoch, with the store as it was or empty.
+#[test]
+fn a_stage_with_kept_scores_goes_on_with_the_same_bits() {
+    let world = World::new();
+    let models = models(true);
+    stages(&world, &models, |name, stage| {
+        let states = tempfile::tempdir().unwrap();
+        let states = Store::open(states.path()).unwrap();
+        let kept = Kept::new(AT_MOST);
+        let keep = |state: &State| states.keep_state(&state.position.step.to_string(), "a stage", state);
+        let expected = kept.train(stage, None, &keep).weights.values().into_owned();
+        for step in 1..stage.steps {
+            for kept in [&kept, &Kept::new(AT_MOST)] {
+                let Lookup::Kept(state) = states.state(&step.to_string(), step) else { panic!("step {step}") };
+                let again = kept.train(stage, Some(state), &|_| Ok(()));
+                assert!(again.weights.values() == expected, "{name}: cut at step {step}");
+            }
+        }
+    });
+}
+
+/// Completions that are new in every step have no scores to keep, nor does the student, nor its copies.
+#[test]
+fn what_is_new_in_every_step_is_not_kept() {
+    let world = World::new();
+    let models = models(true);
+    let kept = Kept::new(AT_MOST);
+    let objective = || direct(Support::Full, Mass::Raw);
+    let sampling = || Sampling::new(1, 1.0, 6);
+    let own = Prefixes::Student { prompts: 4, sampling: sampling() };
+    let half = Prefixes::Pairs {
+        chosen: Completions::Data { field: "answer".into() },
+        rejected: Completions::Student { sampling: sampling() },
+        batch: 4,
+    };
+    for prefixes in [own, half] {
+        let train = Train { prefixes, ..train(objective(), 1) };
+        let finished = kept.train(&world.stage(&train, ROUTED, &models), None, &|_| Ok(()));
+        assert_eq!(finished.found, None);
+    }
+    let train = train(objective(), 1);
+    let finished = kept.train(&world.stage(&train, [averages(0), averages(2)], &models), None, &|_| Ok(()));
+    assert_eq!((finished.found, kept.files().len()), (None, 0));
+    // Beside a copy of the student, a frozen teacher's are.
+    let stage = world.stage(&train, [averages(0), Teacher::Model(ModelId(1))], &models);
+    let (found, weights) = kept.run(&stage);
+    assert!(found.of > 0 && found.of < 28 && weights == without_a_store(&stage, AT_MOST), "{found:?}");
+    assert_eq!(kept.run(&stage).0.found, found.of);
+}
