@@ -76,7 +76,7 @@ impl<'a> Settings<'a> {
     fn source(&mut self, source: &wide::DataSource, columns: &[wide::Column]) -> Option<DataSource> {
         let wide::DataSource { path, split, filter, limit, origin: _ } = source;
         let filter = match filter {
-            Some(filter) => match data::formula(filter, self.origins) {
+            Some(filter) => match data::formula(filter, "a choice of rows by anything but their data", self.origins) {
                 Ok(filter) => Some(filter),
                 Err(refusal) => {
                     self.note([*refusal]);
