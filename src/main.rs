@@ -8,6 +8,7 @@ mod crash;
 mod figures;
 mod host;
 mod lsp;
+mod metrics;
 mod output;
 mod problem;
 mod progress;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{
-    self, Comparison, Completions, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Sampling, Stage, Train,
+    self, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Sampling, Stage,
+    Train,
 };
 
 use crate::data::tokenizer::{self, Tokenizer, difference};
@@ -115,6 +116,9 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], places: Places) 
         let model = plan.experiment.model(*id);
         if let Stage::Train(train) = &model.stage {
             check_training(train, *id, &domains, forms).map_err(|error| error.at(model.origin))?;
+            for share in &train.mixture {
+                warnings.extend(idle_arms(&model.name, train, share.domain, &domains[share.domain.0 as usize])?);
+            }
         }
     }
     for comparison in &plan.experiment.comparisons {
@@ -130,16 +134,21 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: 
     let whole = verifier.reads_rows();
     let tests = match &domain.tests {
         Some(tests) if plan.experiment.comparisons.iter().any(|comparison| comparison.domains.contains(&id)) => {
-            Some(rows(places, tests, domain, &fields, whole)?)
+            Some(rows(places, tests, domain, &fields, &[], whole)?)
         }
         _ => None,
     };
     let mut trained_on = false;
+    let mut routes: Vec<Vec<DataFormula>> = Vec::new();
     for stage in stages {
         if let Stage::Train(train) = &plan.experiment.model(*stage).stage
             && train.mixture.iter().any(|share| share.domain == id)
         {
             trained_on = true;
+            let conditions = train.conditions(id);
+            if !conditions.is_empty() && !routes.contains(&conditions) {
+                routes.push(conditions);
+            }
             for field in train.prefixes.fields() {
                 if !fields.iter().any(|known| known.name == field) {
                     fields.push(Field::text(field));
@@ -147,16 +156,23 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: 
             }
         }
     }
-    let train = if trained_on { Some(rows(places, &domain.prompts, domain, &fields, whole)?) } else { None };
+    let train = if trained_on { Some(rows(places, &domain.prompts, domain, &fields, &routes, whole)?) } else { None };
     let (name, limit) = (domain.name.clone(), domain.limit);
     Ok(DomainData { id, name, origin: domain.origin, verifier, limit, train, tests })
 }
 
 /// The rows of a data source, with the fields that are read of them.
-fn rows(places: Places, source: &DataSource, domain: &Domain, fields: &[Field], whole: bool) -> Result<Arc<Prompts>> {
+fn rows(
+    places: Places,
+    source: &DataSource,
+    domain: &Domain,
+    fields: &[Field],
+    routes: &[Vec<DataFormula>],
+    whole: bool,
+) -> Result<Arc<Prompts>> {
     let Places { base, notes, warm, store } = places;
     let fields: Vec<Field> = fields.iter().filter(|field| field.name != MESSAGES).copied().collect();
-    let request = Request { source, format: &domain.format, fields: &fields, whole, notes: Some(notes) };
+    let request = Request { source, format: &domain.format, fields: &fields, whole, routes, notes: Some(notes) };
     let read = || {
         let prompts = Prompts::new(Dataset::read(base, request)?);
         Ok(match store {
@@ -186,38 +202,30 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
         let rollouts = |sampling: &Sampling, context| {
             prompts.longest_prompt(tokenizer)?.fits(sampling.max_tokens(data.limit), context).map_err(Error::from)
         };
+        // Of the student and all teachers of the domain, the shortest.
+        let teachers = train.arms(share.domain).filter_map(|choice| choice.teacher.model());
+        let of_teachers = teachers.map(context).fold(context(model), u32::min);
         match &train.prefixes {
             Prefixes::Data { field, .. } => prompts.longest_example(tokenizer, field)?.fits(0, context(model))?,
             Prefixes::Student { sampling, .. } => rollouts(sampling, context(model))?,
-            Prefixes::Teacher { sampling, .. } => {
-                let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
-                let teacher = teacher.and_then(|choice| choice.teacher.model()).unwrap_or(model);
-                rollouts(sampling, context(model).min(context(teacher)))?;
-            }
+            Prefixes::Teacher { sampling, .. } => rollouts(sampling, of_teachers)?,
             Prefixes::Pairs { chosen, rejected, .. } => {
                 for side in [chosen, rejected] {
-                    let writer = match side {
-                        Completions::Model { model, .. } => *model,
-                        Completions::Teacher { .. } => {
-                            let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
-                            teacher.and_then(|choice| choice.teacher.model()).unwrap_or(model)
-                        }
-                        Completions::Data { .. } | Completions::Student { .. } => model,
-                    };
                     match side {
                         Completions::Data { field } => prompts.longest_example(tokenizer, field)?.fits(0, context(model))?,
-                        Completions::Student { sampling }
-                        | Completions::Teacher { sampling }
-                        | Completions::Model { sampling, .. } => {
-                            rollouts(sampling, context(model).min(context(writer)))?;
+                        Completions::Student { sampling } => rollouts(sampling, context(model))?,
+                        Completions::Teacher { sampling } => rollouts(sampling, of_teachers)?,
+                        Completions::Model { model: writer, sampling } => {
+                            rollouts(sampling, context(model).min(context(*writer)))?;
                         }
                     }
                 }
             }
         }
         // Whoever scores reads the same sequences.
-        let teachers = train.teachers.iter().filter(|choice| choice.domain == share.domain);
-        let teachers = teachers.filter_map(|choice| Some((format!("the teacher `{}`", choice.name), choice.teacher.model()?)));
+        let teachers = train
+            .arms(share.domain)
+            .filter_map(|choice| Some((format!("the teacher `{}`", choice.name), choice.teacher.model()?)));
         let references = train.references.iter().filter(|choice| choice.domain == share.domain);
         let references = references.map(|choice| ("the reference".to_owned(), choice.reference));
         for (name, other) in teachers.chain(references) {
@@ -234,6 +242,20 @@ fn check_training<O>(train: &Train<O>, model: ModelId, domains: &[DomainData], f
         }
     }
     Ok(())
+}
+
+/// What a route says of a domain's data that is true of none of its rows: usually a slip in a text or a number.
+fn idle_arms<O>(stage: &str, train: &Train<O>, domain: DomainId, data: &DomainData) -> Result<Vec<String>> {
+    let dataset = &trained(data)?.dataset;
+    let taken = dataset.arms(&train.conditions(domain)).unwrap_or_default();
+    let conditional = train.arms(domain).zip(0..).filter_map(|(arm, index)| Some((arm, arm.when.as_ref()?, index)));
+    let idle = conditional.filter(|(.., index)| !taken.contains(index));
+    Ok(idle
+        .map(|(arm, when, _)| {
+            let (domain, rows, when) = (&data.name, dataset.len(), when.text());
+            format!("`{stage}`: of the {rows} prompts of `{domain}`, none is routed to `{}` by `{when}`", arm.name)
+        })
+        .collect())
 }
 
 /// The training data of a domain that some stage trains on.

@@ -90,7 +90,7 @@ mod tests {
             let read = || {
                 reads.set(reads.get() + 1);
                 let (source, format) = (DataSource::file("a.jsonl"), PromptFormat::Text);
-                let request = Request { source: &source, format: &format, fields: &[], whole: false, notes: None };
+                let request = Request { source: &source, format: &format, fields: &[], whole: false, routes: &[], notes: None };
                 Ok(Prompts::new(Dataset::read(Path::new(folder.path()), request)?))
             };
             warm.prompts(request, || vec![path.clone()], read).unwrap().dataset.prompt(0).to_owned()

@@ -57,8 +57,12 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
 
 /// What each stage will take, where that is asked for or nothing else can say it.
 fn predictions(plan: &plan::Plan, arguments: &Plan) -> Result<Predictions, Problem> {
-    let loads = plan.experiment.models.iter().any(|model| matches!(model.stage, Stage::Load(_)));
-    if !arguments.predict && !loads {
+    let in_files = |stage: &Stage<_>| match stage {
+        Stage::Load(_) => true,
+        Stage::Initialise(architecture) => architecture.tokenizer.vocabulary().is_none(),
+        Stage::Train(_) | Stage::Merge(_) => false,
+    };
+    if !arguments.predict && !plan.experiment.models.iter().any(|model| in_files(&model.stage)) {
         return Ok(Predictions::new());
     }
     match predicted(plan, arguments) {

@@ -64,6 +64,26 @@ fn settings_and_schedules() {
     assert!(found.reruns.contains(&"expert[sort]".to_owned()), "{:?}", found.reruns);
 }
 
+/// The order of a domain's arms decides, so it is said as it is written.
+#[test]
+fn a_route_by_data_is_said_in_its_order() {
+    let route = "route { for d in domains: domain == d -> specialist[d] }";
+    let routed = |arms: &str| format!("route {{\n  {arms}\n  for d in domains: domain == d -> specialist[d]\n}}");
+    let hard = routed("domain == sort and data.level > 3 -> specialist[reverse]");
+    let harder = routed("domain == sort and data.level > 4 -> specialist[reverse]");
+    let student = |found: &[String]| found.iter().find(|item| item.starts_with("`student`")).expect("another route").clone();
+    assert_eq!(
+        student(&said(&[(route, &hard)])),
+        "`student`: teacher.sort expert[sort] -> data.level > 3 -> expert[reverse], else -> expert[sort]"
+    );
+    let plans = [hard, harder].map(|route_by_data| plan(&TEXT.replace(route, &route_by_data)));
+    let found: Vec<String> = difference(&plans[0], &plans[1]).items.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        student(&found),
+        "`student`: teacher.sort data.level > 3 -> expert[reverse], else -> expert[sort] -> data.level > 4 -> expert[reverse], else -> expert[sort]"
+    );
+}
+
 #[test]
 fn an_early_stage_takes_those_behind_it_along() {
     let found = edited(&[("steps  = 500", "steps  = 400")]);

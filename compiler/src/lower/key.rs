@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
-    AdamW, Architecture, Comparison, Completions, DataSource, Domain, DomainId, Evaluation, Experiment, Formula, Length, Live,
-    MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat, Recipe, Reward, Sampling, Schedule, Stage, StudentCopy,
-    Teacher, Train, Trainable,
+    AdamW, Architecture, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment, Formula,
+    Length, Live, MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat, Recipe, Reward, Sampling, Schedule, Stage,
+    StudentCopy, Teacher, Train, Trainable,
 };
 
 /// Raised whenever the same settings come to mean something else, so that old results are not taken for new ones.
@@ -47,7 +47,7 @@ struct TrainMeaning<'a> {
     recipe: Recipe,
     start: &'a str,
     mixture: Vec<(DomainMeaning<'a>, f64)>,
-    teachers: Vec<(DomainMeaning<'a>, TeacherMeaning<'a>)>,
+    teachers: Vec<ArmMeaning<'a>>,
     references: Vec<(DomainMeaning<'a>, &'a str)>,
     prefixes: PrefixesMeaning<'a>,
     passes: u32,
@@ -60,6 +60,14 @@ struct TrainMeaning<'a> {
     ema: Option<f64>,
     /// It moves the rounding of sums; layers that are computed again give the same bits.
     micro_batch: Option<u32>,
+}
+
+/// An arm of a route.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ArmMeaning<'a> {
+    All(DomainMeaning<'a>, TeacherMeaning<'a>),
+    Where(DomainMeaning<'a>, &'a DataFormula, TeacherMeaning<'a>),
 }
 
 #[derive(Serialize)]
@@ -141,7 +149,11 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                             Teacher::Model(model) => TeacherMeaning::Model(of(model)),
                             Teacher::Student(copy) => TeacherMeaning::Student(*copy),
                         };
-                        (domain(experiment, choice.domain), teacher)
+                        let domain = domain(experiment, choice.domain);
+                        match &choice.when {
+                            None => ArmMeaning::All(domain, teacher),
+                            Some(when) => ArmMeaning::Where(domain, when, teacher),
+                        }
                     })
                     .collect(),
                 references: train

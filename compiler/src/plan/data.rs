@@ -1,10 +1,15 @@
 //! Where prompts come from.
 
+use mopd_lang::experiment::Origin;
+use mopd_lang::formula::{Axis, Formula, FormulaKind, Signal, Unit, text};
 use serde::{Deserialize, Serialize};
 
 use super::formula::Function;
 use super::settings::Column;
 use crate::expr::scalar;
+
+/// Longest text of a formula, in characters.
+const LONGEST: usize = 100;
 
 /// Rows of data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,6 +96,27 @@ impl DataFormula {
             });
         }
         values.last().copied().unwrap_or(f64::NAN)
+    }
+
+    /// As an author would write it; its end is cut where it is long.
+    pub fn text(&self) -> String {
+        let mut formulas: Vec<Formula> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let kind = match node {
+                DataNode::Number { value } => FormulaKind::Number(*value),
+                DataNode::Field { field } => FormulaKind::Signal(Signal::Data { field: field.clone() }),
+                DataNode::FieldIs { field, text } => {
+                    FormulaKind::Signal(Signal::DataIs { field: field.clone(), text: text.clone() })
+                }
+                DataNode::Apply { function, operands } => {
+                    let operands = operands.iter().filter_map(|at| formulas.get(*at as usize).cloned()).collect();
+                    FormulaKind::Apply { function: *function, operands }
+                }
+            };
+            // A text says nothing of units and axes.
+            formulas.push(Formula::new(kind, Unit::Number, Axis::Sequence, false, Origin(0)));
+        }
+        formulas.last().map(|formula| text::formula(formula, LONGEST)).unwrap_or_default()
     }
 
     /// Whether the row is one of those that are meant; NaN is not true.

@@ -335,12 +335,20 @@ pub struct Phase {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DomainStep {
     pub domain: String,
-    /// The teacher that its prompts are routed to.
-    pub teacher: Option<String>,
+    /// Those that its prompts of this step are routed to.
+    pub teachers: Vec<TeacherStep>,
     /// Mean over completion tokens of log p_student - log p_teacher, in nats.
     pub divergence: Option<f64>,
     /// Mean reward of the completions, in [0, 1].
     pub reward: Option<f64>,
+}
+
+/// What a step did to the prompts of a domain that one teacher judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TeacherStep {
+    pub teacher: String,
+    /// As for the domain.
+    pub divergence: Option<f64>,
 }
 
 /// A column of a table, one value per row; what is absent or no finite number is none.

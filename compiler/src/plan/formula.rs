@@ -10,7 +10,7 @@ use crate::expr::graph::{Graph, NodeId};
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     Student,
-    /// Whatever the route chose for the prompt's domain.
+    /// Whatever the route chose for the prompt.
     Teacher,
     /// The policy that generated the tokens, at the temperature it used.
     Sampler,

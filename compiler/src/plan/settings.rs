@@ -8,7 +8,7 @@ pub use mopd_lang::experiment::{
 use serde::{Deserialize, Serialize};
 
 use super::Formula;
-use super::data::DataSource;
+use super::data::{DataFormula, DataSource};
 
 /// One experiment. Models are in topological order: a model's inputs stand before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ pub struct Train<O> {
     pub start: ModelId,
     /// The domains trained on and their shares, which sum to 1.
     pub mixture: Vec<Share>,
-    /// Which teacher scores the prompts of which domain; empty where the objective reads no teacher.
+    /// Which teacher scores which prompts; empty where the objective reads no teacher.
     pub teachers: Vec<TeacherChoice>,
     /// The model behind the role `reference`, by domain; empty where there is none.
     pub references: Vec<ReferenceChoice>,
@@ -153,6 +153,19 @@ pub struct Train<O> {
     /// after the last step where absent.
     pub ema: Option<f64>,
     pub execution: Execution,
+}
+
+impl<O> Train<O> {
+    /// The arms of the route for the prompts of a domain, in order.
+    pub fn arms(&self, domain: DomainId) -> impl Iterator<Item = &TeacherChoice> {
+        self.teachers.iter().filter(move |choice| choice.domain == domain)
+    }
+
+    /// What the data must say of a prompt for the first arm of a domain, for the second, and so on up to the last, which takes the
+    /// rest; none where one teacher has all its prompts.
+    pub fn conditions(&self, domain: DomainId) -> Vec<DataFormula> {
+        self.arms(domain).map_while(|choice| choice.when.clone()).collect()
+    }
 }
 
 /// The constructor's name, for people.
@@ -182,10 +195,13 @@ pub struct Share {
     pub share: f64,
 }
 
-/// One arm of a total route, after evaluation.
+/// One arm of a total route, after evaluation: of a domain's arms, the first that holds for a prompt decides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TeacherChoice {
     pub domain: DomainId,
+    /// The prompts that it holds for; all where absent, as in a domain's last arm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<DataFormula>,
     /// `specialist[sort]`
     pub name: String,
     pub teacher: Teacher,

@@ -177,7 +177,7 @@ impl Checker {
         const WANTED: &str = "the condition of an arm must be decided by the domain or by the prompt's data, such as `domain == math` or `data.level > 3`";
         let Condition::When(condition) = condition else { return Some(Holds::Always) };
         let formula = match self.evaluate(condition, &env.with_context(Context::Objective)) {
-            Value::Formula(formula) if formula.unit() == Unit::Bool => formula,
+            Value::Formula(formula) if formula.unit() == Unit::Bool => formula.decided(),
             other => {
                 self.wrong_kind(condition.span, WANTED, &other);
                 return None;

@@ -3,6 +3,7 @@
 //! A formula is a tree with shared parts (`let` binds once, is read often). Names, functions and constants are gone:
 //! the checker has resolved, inlined and evaluated them.
 
+mod decided;
 mod divergences;
 mod signals;
 pub mod text;

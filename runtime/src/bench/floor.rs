@@ -33,6 +33,7 @@ use crate::model::{Config, EntryKind, Weights, layout};
 use crate::prepare::{Places, forms, prepare, trained};
 use crate::schedule;
 use crate::store::Store;
+use crate::train::Route;
 use crate::train::trained::module;
 
 /// The tokens of a step.
@@ -228,11 +229,13 @@ pub fn floor(job: &FloorJob, device: Device, control: &Control) -> Result<()> {
         length += share.share * mean;
         sum += share.share;
         if train.objective.reads(Role::Teacher) {
-            let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
-            if let Some(model) = teacher.and_then(|choice| choice.teacher.model()) {
+            let route = Route::new(train, share.domain, &data.dataset)?;
+            for (teacher, part) in route.teachers().iter().zip(route.shares(data.dataset.len())) {
+                let Some(model) = teacher.weights.model() else { continue };
+                let own = share.share * part;
                 match teachers.iter_mut().find(|(_, known, _)| *known == model.0 as usize) {
-                    Some((_, _, part)) => *part += share.share,
-                    None => teachers.push((&forms[model.0 as usize].config, model.0 as usize, share.share)),
+                    Some((_, _, part)) => *part += own,
+                    None => teachers.push((&forms[model.0 as usize].config, model.0 as usize, own)),
                 }
             }
         }

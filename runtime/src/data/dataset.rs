@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::{DataNode, DataSource, PromptFormat};
+use mopd_compiler::plan::{DataFormula, DataNode, DataSource, PromptFormat};
 use serde_json::{Map, Value};
 
 use super::chat::Conversation;
@@ -34,6 +34,8 @@ pub struct Request<'a> {
     pub fields: &'a [Field<'a>],
     /// Whether somebody reads whole rows: a reward command.
     pub whole: bool,
+    /// The conditions of the arms of routes: which arm a row takes is kept.
+    pub routes: &'a [Vec<DataFormula>],
     /// A folder to remember hashes of large files in, which need not exist; see [`crate::content::hash`].
     pub notes: Option<&'a Path>,
 }
@@ -56,6 +58,8 @@ pub struct Dataset {
     fields: Vec<(String, Lists<u8>)>,
     /// Whole rows as JSON objects.
     rows: Option<Lists<u8>>,
+    /// Of each route that was asked for, by row.
+    arms: Vec<(Vec<DataFormula>, Vec<u32>)>,
 }
 
 impl Dataset {
@@ -104,6 +108,13 @@ impl Dataset {
     pub fn text(&self, row: usize, field: &str) -> Option<&str> {
         let (_, texts) = self.fields.iter().find(|(name, _)| name == field)?;
         Some(texts.text(row))
+    }
+
+    /// Of a route that was asked for, by its conditions, the arm that each row takes: the first that holds, or the number of
+    /// conditions where none does. None for other routes.
+    pub fn arms(&self, conditions: &[DataFormula]) -> Option<&[u32]> {
+        let (_, arms) = self.arms.iter().find(|(known, _)| known == conditions)?;
+        Some(arms)
     }
 
     /// What is known about a row: all of it where that was asked for, the needed fields otherwise.
@@ -205,17 +216,28 @@ struct Reading<'a> {
     conversations: Builder<u8>,
     fields: Vec<Builder<u8>>,
     rows: Builder<u8>,
+    /// Of each route.
+    arms: Vec<Vec<u32>>,
+}
+
+/// What a formula makes of a field that is null.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Null {
+    /// Nothing holds of it.
+    Unknown,
+    /// The row is at fault.
+    Fault,
 }
 
 impl<'a> Reading<'a> {
     fn new(request: Request<'a>) -> Reading<'a> {
         let mut columns: Vec<String> = Vec::new();
         let source = request.source;
-        let filter = source.filter.iter().flat_map(|filter| filter.fields());
+        let formulas = source.filter.iter().chain(request.routes.iter().flatten());
         let chat = [PROMPT, MESSAGES, TOOLS, DOCUMENTS, VARIABLES];
         let chat = if request.format == &PromptFormat::Text { &chat[..2] } else { &chat };
         let fields = request.fields.iter().map(|field| field.name);
-        for field in fields.chain(filter).chain(chat.iter().copied()) {
+        for field in fields.chain(formulas.flat_map(DataFormula::fields)).chain(chat.iter().copied()) {
             let column = source.column(field);
             if !columns.iter().any(|known| known == column) {
                 columns.push(column.to_owned());
@@ -223,7 +245,8 @@ impl<'a> Reading<'a> {
         }
         let fields = request.fields.iter().map(|_| Builder::default()).collect();
         let [prompts, conversations, rows] = [Builder::default(), Builder::default(), Builder::default()];
-        Reading { request, columns, left_out: 0, places: Vec::new(), prompts, conversations, fields, rows }
+        let arms = request.routes.iter().map(|_| Vec::new()).collect();
+        Reading { request, columns, left_out: 0, places: Vec::new(), prompts, conversations, fields, rows, arms }
     }
 
     fn finish(self) -> std::io::Result<Dataset> {
@@ -244,6 +267,7 @@ impl<'a> Reading<'a> {
             system: chat.flatten(),
             fields: fields.collect::<std::io::Result<_>>()?,
             rows: if self.request.whole { Some(self.rows.finish()?) } else { None },
+            arms: self.request.routes.iter().cloned().zip(self.arms).collect(),
         })
     }
 
@@ -258,9 +282,15 @@ impl<'a> Reading<'a> {
         if source.limit.is_some_and(|limit| self.places.len() >= limit as usize) {
             return Ok(ControlFlow::Break(()));
         }
-        if !self.holds(&row)? {
+        if let Some(filter) = &source.filter
+            && !self.holds(filter, &row, Null::Unknown)?
+        {
             self.left_out += 1;
             return Ok(ControlFlow::Continue(()));
+        }
+        for (index, conditions) in self.request.routes.iter().enumerate() {
+            let arm = self.arm(conditions, &row)?;
+            self.arms[index].push(arm);
         }
         let (prompt, conversation) = self.prompt(&row)?;
         for (index, field) in self.request.fields.iter().enumerate() {
@@ -290,10 +320,19 @@ impl<'a> Reading<'a> {
         Problem::missing(self.request.source.column(field), row.present.iter().map(String::as_str))
     }
 
+    /// The first arm that holds. What only later ones read may be missing.
+    fn arm(&self, conditions: &[DataFormula], row: &Row) -> Result<u32, Problem> {
+        for (arm, condition) in conditions.iter().enumerate() {
+            if self.holds(condition, row, Null::Fault)? {
+                return Ok(arm as u32);
+            }
+        }
+        Ok(conditions.len() as u32)
+    }
+
     /// Whether the row is one of those that the author means.
-    fn holds(&self, row: &Row) -> Result<bool, Problem> {
-        let Some(filter) = &self.request.source.filter else { return Ok(true) };
-        for node in &filter.nodes {
+    fn holds(&self, formula: &DataFormula, row: &Row, null: Null) -> Result<bool, Problem> {
+        for node in &formula.nodes {
             let (field, wanted): (_, &'static str) = match node {
                 DataNode::Field { field } => (field, "a number or a truth value"),
                 DataNode::FieldIs { field, .. } => (field, "a string"),
@@ -304,7 +343,8 @@ impl<'a> Reading<'a> {
                 DataNode::Field { .. } => matches!(value, Json::Bool(_)) || as_number(value).is_some(),
                 _ => text(value).is_some(),
             };
-            if !fits && !value.is_null() {
+            let unknown = value.is_null() && null == Null::Unknown;
+            if !fits && !unknown {
                 return Err(Problem::WrongKind { field: field.clone(), wanted, found: describe(value) });
             }
         }
@@ -313,7 +353,7 @@ impl<'a> Reading<'a> {
             value => value.and_then(as_number).unwrap_or(f64::NAN),
         };
         let is = |field: &str, wanted: &str| self.value(row, field).and_then(text).is_some_and(|text| text == wanted);
-        Ok(filter.holds(numeric, is))
+        Ok(formula.holds(numeric, is))
     }
 
     /// The prompt as text, and as a conversation where there is more to it.

@@ -18,7 +18,10 @@ fn file(content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
 
 fn read(path: &Path, fields: &[Field]) -> Result<Dataset, DataError> {
     let source = DataSource::file(path.to_str().unwrap());
-    Dataset::read(Path::new("."), Request { source: &source, format: &PromptFormat::Text, fields, whole: true, notes: None })
+    Dataset::read(
+        Path::new("."),
+        Request { source: &source, format: &PromptFormat::Text, fields, whole: true, routes: &[], notes: None },
+    )
 }
 
 fn load(content: impl AsRef<[u8]>) -> Dataset {

@@ -18,7 +18,7 @@ use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, trained};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
-use crate::train::{self, Source};
+use crate::train::{self, Route, Source};
 
 /// Steps of a trial; the first is for warming up.
 const STEPS: u32 = 4;
@@ -169,7 +169,7 @@ impl Trial<'_> {
         // In a run, what a stage starts from stays in the files of earlier ones.
         let memory = peak_since_reset().unwrap_or(0).saturating_sub(self.given(size)) as f64;
 
-        // One row a domain; all of a step say the same.
+        // One row a domain and teacher; all of a step say the same.
         let each: Vec<&Row> = (0..steps).filter_map(|step| rows.iter().find(|row| row.step == step)).collect();
         let warm = &each[if steps > passes { passes as usize } else { 0 }.min(each.len())..];
         // What disturbs a step only makes it longer, and layers multiply it.
@@ -236,13 +236,11 @@ impl Trial<'_> {
         let train = self.train;
         let source = |share: &Share| {
             let data = &self.domains[share.domain.0 as usize];
-            let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
             Ok(Source {
                 name: &data.name,
                 origin: data.origin,
                 share: share.share,
-                teacher: teacher.map(|choice| choice.name.clone()),
-                teacher_model: teacher.map(|choice| choice.teacher),
+                route: Route::new(train, share.domain, &trained(data)?.dataset)?,
                 reference: train.references.iter().find(|choice| choice.domain == share.domain).map(|choice| choice.reference),
                 prompts: trained(data)?,
                 tokens: trained(data)?.tokens(&self.shapes.tokenizers[self.model.0 as usize])?,

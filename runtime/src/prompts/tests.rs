@@ -12,7 +12,7 @@ fn prompts(folder: &Path, lines: &str) -> Prompts {
     fs::write(folder.join("a.jsonl"), lines).unwrap();
     let (source, format) = (DataSource::file("a.jsonl"), PromptFormat::Text);
     let fields = [Field::text("answer"), Field::text("other")];
-    let request = Request { source: &source, format: &format, fields: &fields, whole: false, notes: None };
+    let request = Request { source: &source, format: &format, fields: &fields, whole: false, routes: &[], notes: None };
     Prompts::new(Dataset::read(folder, request).unwrap())
 }
 

@@ -1,4 +1,4 @@
-//! `metrics.parquet`: one row per stage, step and domain.
+//! `metrics.parquet`: one row per stage, step, domain and teacher.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::parquet::{self, table};
 use crate::files::WriteError;
 
-/// What one training step did to one domain. Numbers that a stage does not have (a reward without a verifier call, a
+/// What one training step did to the prompts of one domain, of those that one teacher judged where the data routes. Numbers that a stage does not have (a reward without a verifier call, a
 /// divergence without a teacher) are absent, not 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -16,18 +16,18 @@ pub struct Row {
     /// From 0.
     pub step: u32,
     pub domain: String,
-    /// The teacher that the domain's prompts are routed to.
+    /// The teacher that these prompts are routed to.
     pub teacher: Option<String>,
-    /// Fraction of the step's prompts, over all domains.
+    /// Fraction of the step's prompts, over all rows.
     pub prompt_share: f64,
-    /// Fraction of the step's completion tokens, over all domains.
+    /// Fraction of the step's completion tokens, over all rows.
     pub token_share: f64,
     /// Mean over completion tokens of log p_student - log p_teacher, in nats; signed.
     pub divergence: Option<f64>,
     /// The noise in it: mean over completion tokens of |log p_student - log p_student|, computed once while the token was sampled
     /// and once as the divergence is. Absent where the student as it is now did not sample the tokens at temperature 1.
     pub divergence_floor: Option<f64>,
-    /// Fraction of the step's sum of |signal| over completion tokens, over all domains.
+    /// Fraction of the step's sum of |signal| over completion tokens, over all rows.
     pub signal_share: Option<f64>,
     /// Mean over completion tokens of |signal|.
     pub signal_mean: Option<f64>,

@@ -89,14 +89,16 @@ impl Keys {
                             for share in &train.mixture {
                                 let Domain { reward, format, limit, .. } = plan.experiment.domain(share.domain);
                                 own.push(format!("share {} {reward:?} {format:?} {limit:?}", share.share));
-                                let teacher = train.teachers.iter().find(|choice| choice.domain == share.domain);
-                                let writer = teacher.map(|choice| match choice.teacher {
-                                    Teacher::Model(id) => id,
-                                    // Before the first step it is what the stage starts from.
-                                    Teacher::Student(_) => train.start,
-                                });
-                                let made = |need: &&usize| writer.is_some_and(|id| tasks[**need].work == Work::Stage(id));
-                                own.extend(task.needs.iter().find(made).map(|need| format!("by {}", keys[*need])));
+                                for arm in train.arms(share.domain) {
+                                    let writer = match arm.teacher {
+                                        Teacher::Model(id) => id,
+                                        // Before the first step it is what the stage starts from.
+                                        Teacher::Student(_) => train.start,
+                                    };
+                                    own.extend(arm.when.as_ref().map(|when| format!("where {when:?}")));
+                                    let made = |need: &&usize| tasks[**need].work == Work::Stage(writer);
+                                    own.extend(task.needs.iter().find(made).map(|need| format!("by {}", keys[*need])));
+                                }
                             }
                             own.extend(read.iter().cloned());
                             rollouts[index] = Some(blake3::hash(own.join("\n").as_bytes()).to_hex().to_string());

@@ -32,7 +32,7 @@ use crate::report::results::{Took, assemble, write_results};
 use crate::report::rewards::write_rewards;
 use crate::report::statistics::Scores;
 use crate::store::{Ancestor, Provenance, Store};
-use crate::train::{self, Checkpoints, Pace, ScoreShelf, Shelf, Source, Written};
+use crate::train::{self, Checkpoints, Pace, Route, ScoreShelf, Shelf, Source, Written};
 use crate::warm::Warm;
 
 /// How far a job came, for the event that ends it.
@@ -466,14 +466,12 @@ impl Shared<'_> {
                 let mut sources = Vec::new();
                 for share in &settings.mixture {
                     let data = &self.domains[share.domain.0 as usize];
-                    let teacher = settings.teachers.iter().find(|choice| choice.domain == share.domain);
                     let reference = settings.references.iter().find(|choice| choice.domain == share.domain);
                     sources.push(Source {
                         name: &data.name,
                         origin: data.origin,
                         share: share.share,
-                        teacher: teacher.map(|choice| choice.name.clone()),
-                        teacher_model: teacher.map(|choice| choice.teacher),
+                        route: Route::new(settings, share.domain, &trained(data)?.dataset)?,
                         reference: reference.map(|choice| choice.reference),
                         prompts: trained(data)?,
                         tokens: trained(data)?.tokens(&self.forms[id.0 as usize].tokenizer)?,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::first_epoch::FirstEpoch;
 use super::models::{Models, Whose};
+use super::route::Section;
 use super::{Source, Stage};
 use crate::data::Mixture;
 use crate::data::mixture::{Draw, Position};
@@ -54,7 +55,7 @@ impl Sequence {
     }
 }
 
-/// The sequences of a step. Those of a group are adjacent, and so are the groups of a source.
+/// The sequences of a step. Those of a group are adjacent, and so are the groups of a section.
 pub struct Sequences {
     pub list: Vec<Sequence>,
     /// What was drawn for each group, where they are of the data.
@@ -89,10 +90,10 @@ impl Sequences {
         self.list.len().div_ceil(self.layout.groups.max(1) as usize)
     }
 
-    /// The sequences of the sources in `sources`, which are adjacent.
-    pub fn of_sources(&self, sources: Range<usize>) -> Range<usize> {
-        let first = self.list.partition_point(|sequence| sequence.source < sources.start);
-        first..self.list.partition_point(|sequence| sequence.source < sources.end)
+    /// The sequences of the sections in `sections`, which are adjacent.
+    pub fn of_sections(&self, stage: &Stage, sections: Range<usize>) -> Range<usize> {
+        let first = self.list.partition_point(|sequence| stage.section_of(sequence) < sections.start);
+        first..self.list.partition_point(|sequence| stage.section_of(sequence) < sections.end)
     }
 
     /// The tokens of a sequence that are trained on, among those of the step.
@@ -148,7 +149,7 @@ enum Side {
 /// Who writes one side of a pair.
 #[derive(Clone, Copy)]
 enum Writer {
-    /// Of the prompt's domain.
+    /// Whoever judges the prompt.
     Teacher,
     One(Whose),
 }
@@ -207,21 +208,31 @@ impl Batches {
 
     /// The sequences of the next step. `student` is as it is now.
     pub fn next(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<Sequences> {
+        let Drawn { mut list, of_group, draws } = self.drawn(stage, student, models, step)?;
+        if stage.routes_by_data() {
+            // Groups stay whole: they are of one prompt. Only now, so that another route changes no prompt's random numbers.
+            list.sort_by_key(|sequence| stage.section_of(sequence));
+            return Ok(Sequences::new(list, of_group, stage.sources.len()));
+        }
+        Ok(Sequences::new(list, of_group, stage.sources.len()).drawn(draws))
+    }
+
+    fn drawn(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<Drawn> {
         let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
         let key = |purpose| Key::new(stage.seed, stage.stream, purpose, u64::from(step));
         match &self.kind {
             Kind::Fixed(sequences) => {
                 let list = draws.iter().map(|draw| sequences[draw.source][draw.record].clone()).collect();
-                Ok(Sequences::new(list, 1, stage.sources.len()).drawn(draws))
+                Ok(Drawn { list, of_group: 1, draws })
             }
             Kind::Student(sampling) => {
                 let (sampling, key) = (sampling.clone(), key(Purpose::Rollout));
-                let mut list = sample(stage, student, &draws, 0, &sampling, key)?;
+                let mut list = sample(stage, student, &numbered(stage, &draws, 0), &sampling, key)?;
                 judge(stage, &mut list)?;
                 if let Some(filter) = &stage.train.filter {
                     list = self.filtered(stage, student, list, filter, &sampling, key, step)?;
                 }
-                Ok(Sequences::new(list, sampling.n.max(1) as usize, stage.sources.len()))
+                Ok(Drawn { list, of_group: sampling.n.max(1) as usize, draws: Vec::new() })
             }
             Kind::Pairs(sides) => {
                 let completions = |side: &Side, purpose| match side {
@@ -237,7 +248,7 @@ impl Batches {
                 if reads_reward(&stage.train.objective) {
                     judge(stage, &mut list)?;
                 }
-                Ok(Sequences::new(list, 2, stage.sources.len()).drawn(draws))
+                Ok(Drawn { list, of_group: 2, draws })
             }
         }
     }
@@ -280,6 +291,15 @@ fn pair((chosen, rejected): (Sequence, Sequence)) -> [Sequence; 2] {
     [Sequence { chosen: Some(true), ..chosen }, Sequence { chosen: Some(false), ..rejected }]
 }
 
+/// What a step trains on, that of a source together.
+struct Drawn {
+    list: Vec<Sequence>,
+    /// Sequences of a group.
+    of_group: usize,
+    /// What was drawn for each group, where they are of the data.
+    draws: Vec<Draw>,
+}
+
 /// How often prompts that a filter leaves out are replaced before a step does with those it has.
 const ROUNDS: usize = 10;
 
@@ -317,7 +337,7 @@ impl Batches {
             let mixture = &mut self.mixture;
             let uniforms = shuffle(stage, Purpose::Shuffle);
             let draws: Vec<Draw> = missing.into_iter().map(|source| mixture.replacement(source, &uniforms)).collect();
-            fresh = sample(stage, student, &draws, drawn, sampling, key)?;
+            fresh = sample(stage, student, &numbered(stage, &draws, drawn), sampling, key)?;
             judge(stage, &mut fresh)?;
         }
         if kept.is_empty() {
@@ -369,15 +389,48 @@ fn written(
     key: Key,
 ) -> Result<Vec<Sequence>> {
     let mut list = Vec::with_capacity(draws.len());
-    let whose = |source: usize| match writer {
+    let whose = |draw: Draw| match writer {
         Writer::One(whose) => Ok(whose),
-        Writer::Teacher => models.of_role(Role::Teacher)[source].ok_or_else(|| no_teacher(&stage.sources[source])),
+        Writer::Teacher => teacher_of(stage, models, draw),
     };
-    for draws in draws.chunk_by(|one, next| one.source == next.source) {
-        let decoder = models.decoder(whose(draws[0].source)?);
-        list.extend(sample(stage, decoder.as_deref().unwrap_or(student), draws, list.len(), sampling, key)?);
+    for draws in by_section(stage, draws).chunk_by(|one, next| one.section == next.section) {
+        let decoder = models.decoder(whose(draws[0].draw)?);
+        let sequences = sample(stage, decoder.as_deref().unwrap_or(student), draws, sampling, key)?;
+        list.extend(draws.iter().map(|draw| draw.number).zip(sequences));
     }
-    Ok(list)
+    list.sort_by_key(|(number, _)| *number);
+    Ok(list.into_iter().map(|(_, sequence)| sequence).collect())
+}
+
+/// Who judges a prompt.
+fn teacher_of(stage: &Stage, models: &Models, draw: Draw) -> Result<Whose> {
+    let section = stage.section(draw.source, draw.record);
+    models.of_role(Role::Teacher)[section].ok_or_else(|| no_teacher(&stage.sources[draw.source]))
+}
+
+/// A drawn prompt, and its number among those of the step: the key of its random numbers.
+#[derive(Clone, Copy)]
+struct Numbered {
+    number: u32,
+    draw: Draw,
+    section: usize,
+}
+
+/// As they were drawn, counted from `first`.
+fn numbered(stage: &Stage, draws: &[Draw], first: usize) -> Vec<Numbered> {
+    let number = |(place, draw): (usize, &Draw)| Numbered {
+        number: (first + place) as u32,
+        draw: *draw,
+        section: stage.section(draw.source, draw.record),
+    };
+    draws.iter().enumerate().map(number).collect()
+}
+
+/// The same, those of a section together.
+fn by_section(stage: &Stage, draws: &[Draw]) -> Vec<Numbered> {
+    let mut draws = numbered(stage, draws, 0);
+    draws.sort_by_key(|draw| draw.section);
+    draws
 }
 
 pub fn no_teacher(source: &Source) -> Error {
@@ -402,7 +455,7 @@ fn reads_reward(objective: &Objective) -> bool {
 }
 
 /// What the data gives as completions, by source.
-fn all_examples(stage: &Stage, field: &str, judged: bool) -> Result<Vec<Vec<Sequence>>> {
+pub(super) fn all_examples(stage: &Stage, field: &str, judged: bool) -> Result<Vec<Vec<Sequence>>> {
     let examples = stage.sources.iter().enumerate().map(|(index, source)| {
         let mut examples = examples(stage, source, index, field)?;
         if judged {
@@ -432,21 +485,20 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
     Ok((0..source.prompts.dataset.len()).map(sequence).collect())
 }
 
-/// Completions of the drawn prompts, whose random numbers are keyed by their place, counted from `first`.
-fn sample(stage: &Stage, model: &Decoder, draws: &[Draw], first: usize, sampling: &Sampling, key: Key) -> Result<Vec<Sequence>> {
+/// Completions of the drawn prompts.
+fn sample(stage: &Stage, model: &Decoder, draws: &[Numbered], sampling: &Sampling, key: Key) -> Result<Vec<Sequence>> {
     let prompts: Vec<Prompt> = draws
         .iter()
-        .enumerate()
-        .map(|(place, draw)| Prompt {
+        .map(|Numbered { number, draw, .. }| Prompt {
             tokens: stage.sources[draw.source].tokens.get(draw.record),
-            id: (first + place) as u32,
+            id: *number,
             limit: stage.sources[draw.source].limit,
         })
         .collect();
     let n = sampling.n.max(1) as usize;
     let completions = rollout(model, &prompts, sampling, key)?;
     let sequences = completions.into_iter().enumerate().map(|(index, completion)| {
-        let draw = draws[index / n];
+        let draw = draws[index / n].draw;
         Sequence {
             source: draw.source,
             record: draw.record,
@@ -485,7 +537,7 @@ fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
     Ok(())
 }
 
-/// `count` rollouts in all, each by the teacher of its prompt's domain; those to keep, by source.
+/// `count` rollouts in all, each by the teacher of its prompt; those to keep, by source.
 fn teacher_rollouts(
     stage: &Stage,
     models: &Models,
@@ -498,36 +550,41 @@ fn teacher_rollouts(
     let draws = draw(&mut mixture, count.div_ceil(n), stage, Purpose::TeacherRollout);
     let key = Key::new(stage.seed, stage.stream, Purpose::TeacherRollout, 0);
     let mut kept = vec![Vec::new(); stage.sources.len()];
+    let mut kept_of_section = vec![0; stage.sections().len()];
     let mut first = 0;
-    // Chunks of one source each, so that an interruption does not wait for all of them.
-    for chunk in draws.chunk_by(|a, b| a.source == b.source).flat_map(|chunk| chunk.chunks(256)) {
+    // Chunks of one teacher each, so that an interruption does not wait for all of them.
+    let draws = by_section(stage, &draws);
+    for chunk in draws.chunk_by(|a, b| a.section == b.section).flat_map(|chunk| chunk.chunks(256)) {
         stage.control.check()?;
-        let source = chunk[0].source;
-        let whose = models.of_role(Role::Teacher)[source].ok_or_else(|| no_teacher(&stage.sources[source]))?;
+        let Numbered { draw, section, .. } = chunk[0];
+        let whose = teacher_of(stage, models, draw)?;
         // Before the first step, the student is what it starts from.
         let teacher = match models.decoder(whose) {
             Some(teacher) => teacher,
             None => std::rc::Rc::new(Decoder::frozen(&stage.start, stage.device, stage.kind)),
         };
-        let mut sequences = sample(stage, &teacher, chunk, first, sampling, key)?;
+        let mut sequences = sample(stage, &teacher, chunk, sampling, key)?;
         sequences.truncate((count as usize).saturating_sub(first * n as usize));
         judge(stage, &mut sequences)?;
         if keep == Keep::Correct {
             sequences.retain(|sequence| sequence.reward >= Some(1.0));
         }
-        kept[source].extend(sequences);
+        kept_of_section[section] += sequences.len();
+        kept[draw.source].extend(sequences);
         first += chunk.len();
     }
-    for (source, kept) in stage.sources.iter().zip(&kept) {
-        if kept.is_empty() {
-            let teacher = source.teacher.as_deref().unwrap_or("the teacher");
-            let message = format!(
-                "none of the rollouts that `{teacher}` wrote for the domain `{}` can be kept, so nothing is left to train on",
-                source.name
-            );
-            return Err(Error::new(FailureKind::Runtime, message)
+    for (section, count) in stage.sections().iter().zip(kept_of_section) {
+        let Section { source, teacher: Some(teacher) } = *section else { continue };
+        if count > 0 {
+            continue;
+        }
+        let (teacher, domain) = (&teacher.name, stage.sources[source].name);
+        let message = format!("none of the rollouts that `{teacher}` wrote for the domain `{domain}` can be kept");
+        if kept[source].is_empty() {
+            return Err(Error::new(FailureKind::Runtime, format!("{message}, so nothing is left to train on"))
                 .help("train the teacher longer, ask for more `sequences`, or write `keep = all`"));
         }
+        stage.control.warn(format!("{message}: those of the domain's other teachers take their share"));
     }
     Ok(kept)
 }

@@ -22,7 +22,7 @@ pub struct Step {
     pub experts: Option<ExpertLoad>,
 }
 
-/// One row per domain that the step has sequences of.
+/// One row per domain that the step has sequences of, and per teacher that judged some of them.
 pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Outputs, numbers: &Step) -> Vec<Row> {
     let objective = &stage.train.objective;
     let signal = outputs.get(objective.signal);
@@ -34,10 +34,10 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
     let all_signal: f64 = signal.iter().map(|value| f64::from(value.abs())).sum();
     let mut rows = Vec::new();
     let mut token = 0;
-    for (index, source) in stage.sources.iter().enumerate() {
-        let own: Vec<_> = sequences.list.iter().filter(|sequence| sequence.source == index).collect();
+    for (index, section) in stage.sections().iter().enumerate() {
+        let own = &sequences.list[sequences.of_sections(stage, index..index + 1)];
         let count: usize = own.iter().map(|sequence| sequence.trained()).sum();
-        // Sequences of a source are adjacent, so its tokens are one range.
+        // Sequences of a section are adjacent, so its tokens are one range.
         let range = token..token + count;
         token += count;
         if own.is_empty() {
@@ -51,8 +51,8 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
             seed: stage.seed,
             stage: stage.name.to_owned(),
             step: numbers.step,
-            domain: source.name.to_owned(),
-            teacher: source.teacher.clone(),
+            domain: stage.sources[section.source].name.to_owned(),
+            teacher: section.teacher.map(|teacher| teacher.name.clone()),
             prompt_share: own.len() as f64 / sequences.list.len() as f64,
             token_share: tokens / all_tokens,
             divergence: student_logps.zip(teacher_logps).map(|(student, teacher)| (sum(student) - sum(teacher)) / tokens),

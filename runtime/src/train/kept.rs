@@ -78,8 +78,8 @@ pub struct Scorer<'d, F: Fn() -> &'d Decoder> {
 }
 
 impl<'a> KeptScores<'a> {
-    /// None where nothing is kept: completions are new in every step, or no model that the objective reads is worth it. `batches` are at
-    /// their beginning.
+    /// None where nothing is kept: completions are new in every step, the data routes within a source, or no model that the objective
+    /// reads is worth it. `batches` are at their beginning.
     pub fn new(
         stage: &Stage,
         shelf: Option<ScoreShelf<'a>>,
@@ -87,7 +87,7 @@ impl<'a> KeptScores<'a> {
         batches: &Batches,
         roles: &[Role],
     ) -> Option<KeptScores<'a>> {
-        let shelf = shelf?;
+        let shelf = shelf.filter(|_| !stage.routes_by_data())?;
         let width = |role: Role, source: usize| {
             let (model, config) = models.frozen(models.of_role(role)[source]?)?;
             (shelf.keeps)(model).then_some(config.width as u64)

@@ -16,6 +16,7 @@ mod non_finite;
 mod objective;
 mod optimizer;
 pub mod peft;
+mod route;
 mod scores;
 pub mod state;
 mod tensor_graph;
@@ -32,9 +33,9 @@ use std::time::{Duration, Instant};
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::graph::NodeId;
-use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds};
+use mopd_compiler::plan::events::{DomainStep, Event, FailureKind, Seconds, TeacherStep};
 use mopd_compiler::plan::results::ScoresFound;
-use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Teacher, Train};
+use mopd_compiler::plan::{ModelId, Objective, Origin, Prefixes, Recipe, Role, Train};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use self::batches::{Batches, Sequences};
@@ -47,6 +48,7 @@ pub use self::models::stay;
 use self::non_finite::Classified;
 use self::objective::{Outputs, Program};
 use self::optimizer::{Optimizer, gradient_norm};
+pub use self::route::{Route, RoutedTeacher};
 use self::scores::score;
 use self::state::{State, Taking};
 use self::trained::Trained;
@@ -93,9 +95,8 @@ pub struct Source<'a> {
     pub name: &'a str,
     pub origin: Origin,
     pub share: f64,
-    /// The routed teacher: its name and its weights.
-    pub teacher: Option<String>,
-    pub teacher_model: Option<Teacher>,
+    /// Who judges its prompts.
+    pub route: Route,
     /// The model behind the role `reference`.
     pub reference: Option<ModelId>,
     pub prompts: &'a Prompts,
@@ -389,7 +390,7 @@ impl<'a> Trainer<'a> {
             tokens,
             seconds,
             loss,
-            domains: rows.iter().map(domain_step).collect(),
+            domains: rows.chunk_by(|one, next| one.domain == next.domain).map(domain_step).collect(),
         });
         record.rows.extend(rows);
         Ok(())
@@ -400,11 +401,21 @@ fn adjoints<'o>(objective: &Objective, outputs: &'o Outputs) -> Vec<&'o [f32]> {
     objective.live.iter().map(|live| outputs.get(live.adjoint)).collect()
 }
 
-fn domain_step(row: &Row) -> DomainStep {
+/// From the rows of a domain: one for each teacher.
+fn domain_step(rows: &[Row]) -> DomainStep {
     // JSON has no other numbers.
     let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
-    let Row { domain, teacher, divergence, reward, .. } = row;
-    DomainStep { domain: domain.clone(), teacher: teacher.clone(), divergence: finite(*divergence), reward: finite(*reward) }
+    let mean = |value: fn(&Row) -> Option<f64>, share: fn(&Row) -> f64| {
+        let whole: f64 = rows.iter().map(share).sum();
+        rows.iter().map(|row| Some(value(row)? * (share(row) / whole))).sum::<Option<f64>>()
+    };
+    let teacher = |row: &Row| Some(TeacherStep { teacher: row.teacher.clone()?, divergence: finite(row.divergence) });
+    DomainStep {
+        domain: rows[0].domain.clone(),
+        teachers: rows.iter().filter_map(teacher).collect(),
+        divergence: finite(mean(|row| row.divergence, |row| row.token_share)),
+        reward: finite(mean(|row| row.reward, |row| row.prompt_share)),
+    }
 }
 
 /// The number that tells whether a recipe makes progress, over the whole step.

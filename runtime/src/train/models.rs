@@ -13,6 +13,7 @@ use mopd_compiler::plan::{ModelId, Role, StudentCopy, Teacher};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::Stage;
+use super::route::Section;
 use super::state::Tensors;
 use super::vocabulary::{Fetched, Matrix};
 use crate::model::{Config, Decoder, Weights};
@@ -50,7 +51,7 @@ pub struct Models {
     /// Rows of output matrices that all models have: some checkpoints are padded beyond the tokenizer's ids, and not alike.
     entries: i64,
     copies: Vec<Copy>,
-    /// By source.
+    /// By section.
     teachers: Vec<Option<Whose>>,
     references: Vec<Option<Whose>>,
 }
@@ -96,8 +97,10 @@ impl Models {
                 }))
             }
         };
-        let teachers = stage.sources.iter().map(|source| source.teacher_model.as_ref().map(&mut teacher)).collect();
-        let references = stage.sources.iter().map(|source| source.reference.map(|id| Whose::Frozen(of_model[&id]))).collect();
+        let sections = stage.sections();
+        let teachers = sections.iter().map(|section| section.teacher.map(|routed| teacher(&routed.weights))).collect();
+        let reference = |section: &Section| stage.sources[section.source].reference.map(|id| Whose::Frozen(of_model[&id]));
+        let references = sections.iter().map(reference).collect();
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
         let rows = frozen.iter().chain([&stage.start]).map(|weights| weights.config.vocabulary as i64);
         let entries = rows.min().unwrap_or(0);
@@ -129,7 +132,7 @@ impl Models {
         self.resident.borrow().len()
     }
 
-    /// Who has a role for the prompts of each source.
+    /// Who has a role for the prompts of each section.
     pub fn of_role(&self, role: Role) -> &[Option<Whose>] {
         match role {
             Role::Teacher => &self.teachers,

@@ -96,7 +96,7 @@ impl Bad {
         let (file, line) = dataset.place(sequence.record);
         Some(Bad {
             domain: source.name.to_owned(),
-            teacher: source.teacher.clone(),
+            teacher: source.route.teacher(sequence.record).map(|teacher| teacher.name.clone()),
             place: format!("sequence {index} (the prompt of {}{line}), position {position}", file.display()),
             count: values.iter().filter(|value| !value.is_finite()).count(),
             of: values.len(),

@@ -5,6 +5,7 @@
 //! gradient makes the student's hidden states once more, micro-batch by micro-batch, each with a graph of its own.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
 use mopd_compiler::expr::batch::Batch;
 use mopd_compiler::expr::values::EvaluationError;
@@ -14,6 +15,7 @@ use tch::{Device, Tensor, no_grad_guard};
 
 use super::batches::{Sequence, Sequences, no_teacher};
 use super::kept::Scorer;
+use super::models::Whose;
 use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
 use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
@@ -65,47 +67,93 @@ pub fn score(trainer: &Trainer, rollouts: &Rollouts, step: u32) -> Result<(Batch
     Ok((batch, forward))
 }
 
-/// The logits of a role at every completion token, each by the model of its own domain, in the order of the batch. What does not
-/// change while the student learns is kept for the next pass over the same rollouts. `last`: no other role comes after it.
+/// The logits of a role at every completion token, each by the model that has it for the prompt, in the order of the batch. What does
+/// not change while the student learns is kept for the next pass over the same rollouts. `last`: no other role comes after it.
 fn logits_of(trainer: &Trainer, role: Role, rollouts: &Rollouts, last: bool) -> Result<Vec<Logits>> {
     let _guard = no_grad_guard();
     let Trainer { stage, models, .. } = trainer;
-    let mut parts = Vec::new();
-    let of_source = models.of_role(role);
-    // Sequences of a source are adjacent, so parts end to end are in the order of the batch. Sources that follow each other with
-    // one model are one part: it is less work, and a model equal to the student then sees the student's own batch and answers
-    // with the same bits.
-    let mut first = 0;
-    for run in of_source.chunk_by(|one, next| one == next) {
-        let sources = first..first + run.len();
-        first = sources.end;
-        let members = rollouts.sequences.of_sources(sources.clone());
-        if members.is_empty() {
-            continue;
-        }
-        let source = &stage.sources[sources.start];
-        let whose = run[0].ok_or_else(|| match role {
-            Role::Teacher => no_teacher(source),
-            _ => Error::new(FailureKind::Runtime, format!("the domain `{}` has no {}", source.name, role.name())),
-        })?;
+    let sequences = &rollouts.sequences;
+    let runs = runs(trainer, role, sequences)?;
+    let mut parts: Vec<Option<Logits>> = runs.iter().map(|_| None).collect();
+    let passes = passes(&runs, stage.routes_by_data());
+    for pass in &passes {
+        let whose = runs[pass[0]].whose;
         let softcap = models.frozen(whose).map_or(trainer.model.config.logit_softcap, |(_, config)| config.logit_softcap);
         let loaded = OnceCell::new();
         let decoder = || loaded.get_or_init(|| models.decoder(whose)).as_deref().unwrap_or(&trainer.model);
-        let scorer = Scorer { role, whose, sources: sources.clone(), decoder };
-        let kept = trainer.kept.as_ref().and_then(|kept| kept.hidden(trainer, &scorer, &rollouts.sequences, members.clone()));
+        let kept = match (&trainer.kept, pass.as_slice()) {
+            (Some(kept), [run]) => {
+                let Run { sources, members, .. } = &runs[*run];
+                let scorer = Scorer { role, whose, sources: sources.clone(), decoder };
+                kept.hidden(trainer, &scorer, sequences, members.clone())
+            }
+            _ => None,
+        };
         let hidden = kept.unwrap_or_else(|| {
-            let micro_batches = rollouts.sequences.micro_batches(stage, members, stage.micro_batch);
-            hidden(trainer, decoder(), &rollouts.sequences, &micro_batches)
+            let members = pass.iter().flat_map(|run| runs[*run].members.clone());
+            let micro_batches = sequences.micro_batches(stage, members, stage.micro_batch);
+            hidden(trainer, decoder(), sequences, &micro_batches)
         });
         // The output matrix of the only model stays while its layers go. Of several, others would be needed before the last one's.
-        let only = last && sources == (0..stage.sources.len());
+        let only = last && passes.len() == 1;
         let matrix = models.matrix(whose, loaded.get().is_some().then(decoder), only);
-        parts.push(Logits::Projected { hidden, matrix, softcap });
+        let logits = Logits::Projected { hidden, matrix, softcap };
+        let mut first = 0;
+        for run in pass {
+            let tokens = runs[*run].members.clone().map(|member| sequences.tokens(member).len() as i64).sum();
+            parts[*run] = Some(logits.part(first, tokens));
+            first += tokens;
+        }
     }
+    let parts: Vec<Logits> = parts.into_iter().flatten().collect();
     if trainer.stage.train.passes > 1 && !models.moves(role) {
         rollouts.known.borrow_mut().push((role, shared(&parts)));
     }
     Ok(parts)
+}
+
+/// Sequences that follow each other and have one model for a role.
+struct Run {
+    whose: Whose,
+    sources: Range<usize>,
+    members: Range<usize>,
+}
+
+/// Sequences of a section are adjacent, so runs end to end are in the order of the batch. Sections that follow each other with one
+/// model are one run: it is less work, and a model equal to the student then sees the student's own batch and answers with the
+/// same bits.
+fn runs(trainer: &Trainer, role: Role, sequences: &Sequences) -> Result<Vec<Run>> {
+    let Trainer { stage, models, .. } = trainer;
+    let all = stage.sections();
+    let mut runs = Vec::new();
+    let mut first = 0;
+    for run in models.of_role(role).chunk_by(|one, next| one == next) {
+        let sections = first..first + run.len();
+        first = sections.end;
+        let members = sequences.of_sections(stage, sections.clone());
+        let Some(sequence) = sequences.list[members.clone()].first() else { continue };
+        let source = &stage.sources[sequence.source];
+        let sources = all[sections.start].source..all[sections.end - 1].source + 1;
+        let whose = run[0].ok_or_else(|| match role {
+            Role::Teacher => no_teacher(source),
+            _ => Error::new(FailureKind::Runtime, format!("the domain `{}` has no {}", source.name, role.name())),
+        })?;
+        runs.push(Run { whose, sources, members });
+    }
+    Ok(runs)
+}
+
+/// The runs that go through a model together, as indices. Where the data routes (`by_data`), domain after domain has the same few
+/// teachers: each is asked once.
+fn passes(runs: &[Run], by_data: bool) -> Vec<Vec<usize>> {
+    let mut passes: Vec<Vec<usize>> = Vec::new();
+    for (index, run) in runs.iter().enumerate() {
+        match passes.iter_mut().find(|pass| by_data && runs[pass[0]].whose == run.whose) {
+            Some(pass) => pass.push(index),
+            None => passes.push(vec![index]),
+        }
+    }
+    passes
 }
 
 fn shared(parts: &[Logits]) -> Vec<Logits> {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mopd_compiler::plan::{
-    AdamW, Adapter, AdapterKind, DataSource, Execution, Length, Mass, ModelId, Objective, Origin, Prefixes, Projection,
-    PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Signal, StudentCopy, Support, Teacher, Train, Trainable,
+    AdamW, Adapter, AdapterKind, Completions, DataSource, Execution, Keep, Length, Mass, ModelId, Objective, Origin, Prefixes,
+    Projection, PromptFormat, Recipe, Reward, Role, Sampling, Schedule, Signal, StudentCopy, Support, Teacher, Train, Trainable,
     WeightFilter, WeightGroup,
 };
 use tch::{Device, Kind, Tensor};
@@ -22,6 +22,7 @@ use crate::model::{layout, to_vec};
 mod half;
 mod kept;
 mod resume;
+mod routes;
 
 /// Two domains of ragged answers.
 struct World {
@@ -57,8 +58,7 @@ impl World {
             name: ["copy", "flip"][index],
             origin: Origin(0),
             share: 0.5,
-            teacher: Some(format!("teacher{index}")),
-            teacher_model: Some(teachers[index]),
+            route: Route::all(format!("teacher{index}"), teachers[index]),
             reference: Some(ModelId(0)),
             prompts: &self.prompts[index],
             tokens: self.prompts[index].tokens(&Tokenizer::Bytes).unwrap(),
@@ -87,7 +87,8 @@ impl World {
 fn load(path: &Path) -> Prompts {
     let source = DataSource::file(path.to_str().expect("a temporary folder has a plain name"));
     let fields = [Field::text("answer")];
-    let request = Request { source: &source, format: &PromptFormat::Text, fields: &fields, whole: false, notes: None };
+    let request =
+        Request { source: &source, format: &PromptFormat::Text, fields: &fields, whole: false, routes: &[], notes: None };
     Prompts::new(Dataset::read(Path::new("."), request).unwrap())
 }
 

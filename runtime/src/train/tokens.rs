@@ -13,7 +13,7 @@ use crate::report::tokens::{Histogram, Over, Quantity, Sample, TokenSeen, Tokens
 
 /// Steps of a stage that samples are kept of: the first, the last, and some between at equal distances.
 const MOMENTS: u32 = 5;
-/// Sequences of each domain that are kept of such a step.
+/// Sequences of each teacher in each domain that are kept of such a step.
 const SEQUENCES: usize = 2;
 /// Tokens of a sequence that are kept.
 const LENGTH: usize = 256;
@@ -45,7 +45,9 @@ pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Out
             tokens.histograms.push(histogram);
         }
     }
-    let mut kept = vec![0; stage.sources.len()];
+    let mut kept = vec![0; stage.sections().len()];
+    // Of a domain, all together: a sample's number.
+    let mut numbers = vec![0u32; stage.sources.len()];
     for (index, sequence) in sequences.list.iter().enumerate() {
         let range = sequences.tokens(index);
         let domain = stage.sources[sequence.source].name;
@@ -64,9 +66,11 @@ pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Out
                 }
             }
         }
-        let number = kept[sequence.source];
-        if number < SEQUENCES && is_moment(step, stage.steps) {
-            kept[sequence.source] += 1;
+        let kept = &mut kept[stage.section_of(sequence)];
+        if *kept < SEQUENCES && is_moment(step, stage.steps) {
+            *kept += 1;
+            let number = numbers[sequence.source];
+            numbers[sequence.source] += 1;
             let source = &stage.sources[sequence.source];
             let prompt = sequence.prompt(stage);
             tokens.samples.push(Sample {
@@ -74,8 +78,8 @@ pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Out
                 stage: stage.name.to_owned(),
                 step,
                 domain: source.name.to_owned(),
-                teacher: source.teacher.clone(),
-                sample: number as u32,
+                teacher: source.route.teacher(sequence.record).map(|teacher| teacher.name.clone()),
+                sample: number,
                 prompt: stage.start.tokenizer.decode(&prompt[prompt.len().saturating_sub(PROMPT)..]).unwrap_or_default(),
                 reward: sequence.reward,
                 length: range.len() as u32,

@@ -101,6 +101,7 @@ impl Builder {
             teachers: teachers
                 .map(|(&domain, &teacher)| TeacherChoice {
                     domain,
+                    when: None,
                     name: format!("teacher{}", domain.0),
                     teacher: Teacher::Model(teacher),
                 })

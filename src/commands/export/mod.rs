@@ -9,6 +9,7 @@ use mopd_store::files::folder_of_model;
 
 use self::tensorboard::{Events, Scalar};
 use crate::args::Export;
+use crate::metrics::{gathered, number};
 use crate::output;
 use crate::problem::{Problem, Status};
 use crate::run_folder::{METRICS, RunFolder, Table};
@@ -80,12 +81,13 @@ fn forget_others(folder: &Path, series: &BTreeMap<String, Events>) {
 /// The events of every stage and seed, by the folder that TensorBoard shows as their name.
 fn series(metrics: &Table) -> BTreeMap<String, Events> {
     let mut all: BTreeMap<String, Events> = BTreeMap::new();
-    for row in 0..metrics.rows() {
+    for rows in gathered(metrics, 0..metrics.rows(), "domain") {
+        let row = rows[0];
         let name = folder_of_model(metrics.text("stage", row), metrics.whole("seed", row));
         let (step, domain) = (metrics.whole("step", row), metrics.text("domain", row));
         let events = all.entry(name).or_default();
         let numbers = |names: &[&str], suffix: &str| {
-            let number = |name: &&str| Some(Scalar { tag: format!("{name}{suffix}"), value: metrics.number(name, row)? });
+            let number = |name: &&str| Some(Scalar { tag: format!("{name}{suffix}"), value: number(metrics, name, &rows)? });
             names.iter().filter_map(number).collect::<Vec<_>>()
         };
         // The rows of a step follow each other, and each says what the whole step had.

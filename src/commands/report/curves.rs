@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Rounded;
+use crate::metrics::{SHARES, gathered, number};
 use crate::run_folder::Table;
 
 /// What each domain has of its own.
@@ -34,6 +35,8 @@ pub struct Curves {
     pub seeds: usize,
     /// The domains trained on.
     pub domains: Vec<String>,
+    /// The teachers, where the data chooses between them: no domain says then whose a share is.
+    pub teachers: Vec<String>,
     /// Steps that points stand at: the middle of those that they are means of.
     pub at: Vec<Rounded>,
     /// Whether each step has a point.
@@ -61,6 +64,13 @@ pub enum By {
     Domain,
     Teacher,
     Step,
+}
+
+/// A number of the step that a row belongs to, and how much it counts.
+struct Value {
+    row: usize,
+    value: Option<f64>,
+    weight: Option<f64>,
 }
 
 /// Sum and weight of a mean.
@@ -95,26 +105,30 @@ pub fn curves(metrics: &Table) -> BTreeMap<String, Curves> {
     rows.into_iter().map(|(stage, rows)| (stage.to_owned(), of_stage(metrics, &rows, points))).collect()
 }
 
+/// From the rows of a stage.
 fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
     let steps = rows.iter().map(|row| metrics.whole("step", *row) as usize + 1).max().unwrap_or(0);
     let points = points.min(steps);
     let seeds = distinct(rows.iter().map(|row| metrics.whole("seed", *row)));
     let domains = distinct(rows.iter().map(|row| metrics.text("domain", *row)));
     let teachers = distinct(rows.iter().map(|row| metrics.text("teacher", *row)).filter(|teacher| !teacher.is_empty()));
+    let of_domains = gathered(metrics, rows.iter().copied(), "domain");
+    let routed = of_domains.len() < rows.len();
     let first = |point: usize| (point * steps).div_ceil(points);
     let at = (0..points).map(|point| Rounded((first(point) + first(point + 1) - 1) as f64 / 2.0)).collect();
     let mut curves = Curves {
         steps: steps as u32,
         seeds: seeds.len(),
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        teachers: if routed { teachers.iter().map(|teacher| (*teacher).to_owned()).collect() } else { Vec::new() },
         at,
         whole: points == steps,
         series: Vec::new(),
     };
-    let series = |metric: &'static str, by: By, of: &str, weight: &dyn Fn(usize) -> Option<f64>| {
+    let series = |metric: &'static str, by: By, of: &str, values: &mut dyn Iterator<Item = Value>| {
         let mut means = vec![vec![Mean::default(); points]; seeds.len()];
-        for &row in rows {
-            if let (Some(value), Some(weight)) = (metrics.number(metric, row), weight(row)) {
+        for Value { row, value, weight } in values {
+            if let (Some(value), Some(weight)) = (value, weight) {
                 let point = metrics.whole("step", row) as usize * points / steps;
                 let seed = metrics.whole("seed", row);
                 let seed = seeds.iter().position(|known| *known == seed).expect("every row's seed was counted");
@@ -139,25 +153,41 @@ fn of_stage(metrics: &Table, rows: &[usize], points: usize) -> Curves {
             high: (seeds.len() > 1).then(|| over(f64::max)),
         })
     };
+    let is = |column: &str, row: usize, name: &str| metrics.text(column, row) == name;
     for metric in OF_DOMAIN {
         for domain in &domains {
-            let own = |row: usize| (metrics.text("domain", row) == *domain).then_some(1.0);
-            curves.series.extend(series(metric, By::Domain, domain, &own));
+            let own = of_domains.iter().filter(|rows| is("domain", rows[0], domain));
+            let mut values = own.map(|rows| Value { row: rows[0], value: number(metrics, metric, rows), weight: Some(1.0) });
+            curves.series.extend(series(metric, By::Domain, domain, &mut values));
+        }
+    }
+    let of_steps = if routed { gathered(metrics, rows.iter().copied(), "stage") } else { Vec::new() };
+    for metric in SHARES {
+        for teacher in &teachers {
+            let mut values = of_steps.iter().map(|rows| {
+                let own: Vec<usize> = rows.iter().copied().filter(|row| is("teacher", *row, teacher)).collect();
+                // Of a step that has no prompts for it, the teacher has no part.
+                let value = if own.is_empty() { Some(0.0) } else { number(metrics, metric, &own) };
+                Value { row: rows[0], value, weight: Some(1.0) }
+            });
+            curves.series.extend(series(metric, By::Teacher, teacher, &mut values));
         }
     }
     for metric in OF_TEACHER {
         for teacher in &teachers {
             // A teacher of several domains: every token counts alike.
-            let own = |row: usize| {
-                let share = metrics.number("token_share", row).filter(|share| *share > 0.0);
-                share.filter(|_| metrics.text("teacher", row) == *teacher)
-            };
-            curves.series.extend(series(metric, By::Teacher, teacher, &own));
+            let own = rows.iter().copied().filter(|row| is("teacher", *row, teacher));
+            let mut values = own.map(|row| {
+                let weight = metrics.number("token_share", row).filter(|share| *share > 0.0);
+                Value { row, value: metrics.number(metric, row), weight }
+            });
+            curves.series.extend(series(metric, By::Teacher, teacher, &mut values));
         }
     }
     for metric in OF_STEP {
         // Every row of a step says the same.
-        curves.series.extend(series(metric, By::Step, "", &|_| Some(1.0)));
+        let mut values = rows.iter().map(|&row| Value { row, value: metrics.number(metric, row), weight: Some(1.0) });
+        curves.series.extend(series(metric, By::Step, "", &mut values));
     }
     curves
 }

@@ -258,27 +258,29 @@
     return [box, draw];
   }
 
-  function shares(stage) {
+  function shares(stage, by, names) {
     const kinds = [["prompt_share", "prompts"], ["token_share", "tokens"], ["signal_share", "signal"]];
-    if (stage.domains.length < 2) return null;
+    if (names.length < 2) return null;
     const rows = [];
     for (const [metric, kind] of kinds) {
-      for (const one of seriesOf(stage, metric, "domain")) {
+      for (const one of seriesOf(stage, metric, by)) {
         stage.at.forEach((step, at) => {
-          if (one.mean[at] !== null) rows.push({ step, share: one.mean[at], kind, of: one.of, index: stage.domains.indexOf(one.of) });
+          if (one.mean[at] !== null) rows.push({ step, share: one.mean[at], kind, of: one.of, index: names.indexOf(one.of) });
         });
       }
     }
     if (!rows.length) return null;
     const shown = kinds.map(([, kind]) => kind).filter((kind) => rows.some((row) => row.kind === kind));
-    const box = element("figure", { "data-chart": "shares" });
+    const box = element("figure", { "data-chart": by === "domain" ? "shares" : "shares-of-teachers" });
     const body = element("div");
-    box.append(caption("Shares of prompts, tokens and signal", stage), body);
+    box.append(caption(by === "domain" ? "Shares of prompts, tokens and signal" : "Shares of each teacher", stage), body);
     box.dataset.points = rows.length;
     const draw = () => {
       body.replaceChildren();
-      body.append(element("p", { class: "legend" }, "Each domain’s part of a step. Where the signal is split otherwise than the prompts, one domain pulls more than was asked for."));
-      body.append(keys(stage.domains));
+      body.append(element("p", { class: "legend" }, by === "domain"
+        ? "Each domain’s part of a step. Where the signal is split otherwise than the prompts, one domain pulls more than was asked for."
+        : "The part of a step that each teacher judges. The data chooses it, prompt by prompt."));
+      body.append(keys(names));
       const svg = Plot.plot({
         width: widthOf(body, 480), height: 240, marginLeft: 52, marginRight: 6, marginTop: 26, marginBottom: 34, style: chartStyle,
         fx: { domain: shown, label: null, padding: 0.12 },
@@ -287,10 +289,10 @@
         marks: [Plot.areaY(rows, Plot.stackY({ fx: "kind", x: "step", y: "share", z: "index", fill: (row) => colour(row.index), order: "index", fillOpacity: 0.85, stroke: "var(--ground)", strokeWidth: 0.6 }))],
       });
       const mean = (kind, of) => d3.mean(rows.filter((row) => row.kind === kind && row.of === of), (row) => row.share);
-      const description = shown.map((kind) => `${kind}: ${stage.domains.map((of) => `${of} ${Math.round(100 * mean(kind, of))}%`).join(", ")}`).join("; ");
-      finish(body, svg, `Shares of each domain, ${stage.name}`, `Means over the stage. ${description}`, {
-        columns: ["domain", ...shown.map((kind) => `${kind}, mean`)],
-        rows: stage.domains.map((of) => [visible(of), ...shown.map((kind) => mean(kind, of) ?? null)]),
+      const description = shown.map((kind) => `${kind}: ${names.map((of) => `${of} ${Math.round(100 * mean(kind, of))}%`).join(", ")}`).join("; ");
+      finish(body, svg, `Shares of each ${by}, ${stage.name}`, `Means over the stage. ${description}`, {
+        columns: [by, ...shown.map((kind) => `${kind}, mean`)],
+        rows: names.map((of) => [visible(of), ...shown.map((kind) => mean(kind, of) ?? null)]),
       });
     };
     return [box, draw];
@@ -448,13 +450,13 @@
     const seeds = stage.seeds > 1 ? `, mean of ${stage.seeds} seeds, shaded from the lowest to the highest` : "";
     const bins = stage.whole ? "" : `; each point is a mean over ${Math.round(stage.steps / stage.at.length)} steps`;
     document.getElementById("stage-facts").textContent = `${stage.kind}, ${stage.steps} steps${seeds}${bins}`;
-    const [first, second, third, fourth, fifth] = [learning, divergence, shares, weights, tokens].map((make) => make(stage));
-    const pair = [second, third].filter(Boolean);
+    const [first, ...last] = [learning, weights, tokens].map((make) => make(stage));
+    const half = [divergence(stage), shares(stage, "domain", stage.domains), shares(stage, "teacher", stage.teachers)].filter(Boolean);
     if (first) into.append(first[0]);
-    if (pair.length) into.append(element("div", { class: "pair" }, ...pair.map(([box]) => box)));
-    for (const made of [fourth, fifth]) if (made) into.append(made[0]);
+    for (let at = 0; at < half.length; at += 2) into.append(element("div", { class: "pair" }, ...half.slice(at, at + 2).map(([box]) => box)));
+    for (const made of last) if (made) into.append(made[0]);
     // Drawn when they stand in the page: then their width is known.
-    drawn = [first, second, third, fourth, fifth].filter(Boolean).map(([, draw]) => draw);
+    drawn = [first, ...half, ...last].filter(Boolean).map(([, draw]) => draw);
     for (const draw of drawn) draw();
     if (stage.left_out) into.append(element("p", { class: "note" }, `${stage.left_out} of this stage are left out to keep the page small; they are in the run’s folder.`));
   }

@@ -266,9 +266,11 @@ fn card(run: &RunFolder, index: usize, model: &Model<Objective>, records: &[&Sta
         let teachers: BTreeSet<String> = train
             .teachers
             .iter()
-            .map(|choice| match choice.teacher.model() {
-                Some(model) => format!("{} (is {})", choice.name, name(model)),
-                None => choice.name.clone(),
+            .map(|choice| {
+                let is = choice.teacher.model().map(|model| format!(" (is {})", name(model))).unwrap_or_default();
+                let domain = &plan.experiment.domain(choice.domain).name;
+                let when = choice.when.as_ref().map(|when| format!(" where {} in {domain}", when.text())).unwrap_or_default();
+                format!("{}{is}{when}", choice.name)
             })
             .collect();
         if !teachers.is_empty() {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use mopd_lang::formula::{Formula, FormulaKind, FormulaNode, Signal};
 
-use super::{Narrowed, refused};
+use super::{Code, Diagnostic, Narrowed, refused};
 use crate::lower::Origins;
 use crate::plan::{DataFormula, DataNode};
 
-/// The checker lets only formulas through that the data decides.
-pub fn formula(formula: &Formula, origins: Origins) -> Narrowed<DataFormula> {
+/// The checker lets only formulas through that the data decides; `other` is what anything else would be.
+pub fn formula(formula: &Formula, other: &str, origins: Origins) -> Narrowed<DataFormula> {
     let mut nodes: Vec<DataNode> = Vec::new();
     // Formulas share parts: each is written once. No recursion, since they may be deep.
     let mut known: HashMap<*const FormulaNode, u32> = HashMap::new();
@@ -26,14 +26,18 @@ pub fn formula(formula: &Formula, origins: Origins) -> Narrowed<DataFormula> {
             continue;
         }
         let node = match &formula.0.kind {
-            FormulaKind::Number(value) => DataNode::Number { value: *value },
+            FormulaKind::Number(value) if value.is_finite() => DataNode::Number { value: *value },
+            FormulaKind::Number(value) => {
+                let message = format!("a number that data is compared with is {value}, which is not a finite number");
+                return Err(Diagnostic::error(Code::OutOfRange, origins.span(formula.0.origin), message).into());
+            }
             FormulaKind::Signal(Signal::Data { field }) => DataNode::Field { field: field.clone() },
             FormulaKind::Signal(Signal::DataIs { field, text }) => DataNode::FieldIs { field: field.clone(), text: text.clone() },
             FormulaKind::Apply { function, operands } => {
                 let operands = operands.iter().map(|operand| known[&address(operand)]).collect();
                 DataNode::Apply { function: *function, operands }
             }
-            _ => return Err(refused(origins.span(formula.0.origin), "a choice of rows by anything but their data")),
+            _ => return Err(refused(origins.span(formula.0.origin), other)),
         };
         known.insert(address(formula), nodes.len() as u32);
         nodes.push(node);

@@ -76,7 +76,7 @@ impl<'a> Settings<'a> {
     fn source(&mut self, source: &wide::DataSource, columns: &[wide::Column]) -> Option<DataSource> {
         let wide::DataSource { path, split, filter, limit, origin: _ } = source;
         let filter = match filter {
-            Some(filter) => match data::formula(filter, self.origins) {
+            Some(filter) => match data::formula(filter, "a choice of rows by anything but their data", self.origins) {
                 Ok(filter) => Some(filter),
                 Err(refusal) => {
                     self.note([*refusal]);
@@ -106,7 +106,7 @@ impl<'a> Settings<'a> {
     pub fn model(&mut self, model: &'a wide::Model) -> Option<Model<&'a wide::Train>> {
         let wide::Model { name, stage, origin } = model;
         let stage = match stage {
-            wide::Stage::Initialise(of) => Stage::Initialise(self.architecture(of, *origin)?),
+            wide::Stage::Initialise(of) => Stage::Initialise(architecture(of)),
             wide::Stage::Train(of) => Stage::Train(Box::new(self.train(of, *origin)?)),
             wide::Stage::Merge(merge) => Stage::Merge(merge.clone()),
             wide::Stage::Load(pretrained) => Stage::Load(pretrained.clone()),
@@ -116,13 +116,6 @@ impl<'a> Settings<'a> {
             wide::Stage::Parameter => return self.refuse(*origin, format!("the model `{name}` without weights")),
         };
         Some(Model { name: name.clone(), stage, origin: *origin })
-    }
-
-    fn architecture(&mut self, shape: &wide::Architecture, origin: Origin) -> Option<Architecture> {
-        if let wide::Tokenizer::File(_) = shape.tokenizer {
-            self.refuse::<()>(origin, "a tokenizer from a file");
-        }
-        Some(architecture(shape))
     }
 
     fn train(&mut self, train: &'a wide::Train, origin: Origin) -> Option<Train<&'a wide::Train>> {

@@ -2,7 +2,7 @@
 
 use mopd_lang::experiment::{self as wide, Alignment, SelfCopy, TeacherWeights};
 
-use super::{Diagnostic, refused};
+use super::{Diagnostic, data, refused};
 use crate::lower::Origins;
 use crate::plan::{self, ModelId, StudentCopy, TeacherChoice};
 
@@ -16,12 +16,13 @@ pub fn choice(
     let wide::TeacherChoice { domain, when, teacher } = choice;
     let teacher = &teachers[teacher.0 as usize];
     let mut refusals = Vec::new();
-    if let Some(when) = when {
-        refusals.push(*refused(origins.span(when.0.origin), "a route by the data of a prompt"));
-    }
+    let when = when.as_ref().map(|when| data::formula(when, "a route by anything but the data of a prompt", origins)).transpose();
+    let when = when.map_err(|refusal| refusals.push(*refusal)).ok();
     let model = model(teacher, train.start, origins, &mut refusals);
-    match model {
-        Some(model) if refusals.is_empty() => Ok(TeacherChoice { domain: *domain, name: teacher.name.clone(), teacher: model }),
+    match (when, model) {
+        (Some(when), Some(model)) if refusals.is_empty() => {
+            Ok(TeacherChoice { domain: *domain, when, name: teacher.name.clone(), teacher: model })
+        }
         _ => Err(refusals),
     }
 }

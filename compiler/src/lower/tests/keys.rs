@@ -182,3 +182,43 @@ fn stages_that_differ_in_objective_reward_optimiser_or_length_share_their_random
     assert_eq!(differs(|experiment| experiment.domains[0].prompts = file("other")), [1, 2, 3, 4, 5]);
     assert_ne!(before[2], before[3], "experts of different domains draw different numbers");
 }
+
+/// A route by data: what an arm asks and where it leads to is meaning, and so is the order of a domain's arms; names are not.
+#[test]
+fn a_routes_conditions_are_meaning() {
+    let level = |bound: f64| apply(Function::Greater, [&signal(Signal::Data { field: "level".into() }), &number(bound)]);
+    let kind = || signal(Signal::DataIs { field: "kind".into(), text: "proof".into() });
+    let arm = |domain: u32, when: Option<Formula>, teacher: u32| TeacherChoice {
+        domain: DomainId(domain),
+        when,
+        teacher: TeacherId(teacher),
+    };
+    let compile = |arms: Vec<TeacherChoice>| {
+        let mut routed = experiment();
+        trained(&mut routed, 4).teachers = arms;
+        compiled(&routed)
+    };
+    let key = |arms: Vec<TeacherChoice>| compile(arms).stages[4].key.clone();
+    let rest = || [arm(0, None, 0), arm(1, None, 1)];
+    let plain = key(rest().into());
+    assert_eq!(plain, compiled(&experiment()).stages[4].key);
+    let hard = |bound: f64| [vec![arm(0, Some(level(bound)), 1)], rest().into()].concat();
+    let routed = key(hard(3.0));
+    let both = |first: Formula, second: Formula| [vec![arm(0, Some(first), 1), arm(0, Some(second), 0)], rest().into()].concat();
+    let keys = [plain, routed.clone(), key(hard(4.0)), key(both(level(3.0), kind())), key(both(kind(), level(3.0)))];
+    for (index, one) in keys.iter().enumerate() {
+        assert!(!keys[..index].contains(one), "{index}");
+    }
+    let mut renamed = experiment();
+    trained(&mut renamed, 4).teachers = hard(3.0);
+    renamed.teachers[1].name = "other".into();
+    assert_eq!(compiled(&renamed).stages[4].key, routed);
+
+    let plan = compile(hard(3.0));
+    let crate::plan::Stage::Train(train) = &plan.experiment.models[4].stage else { panic!("it trains") };
+    let said: Vec<Option<String>> = train.teachers.iter().map(|arm| arm.when.as_ref().map(|when| when.text())).collect();
+    assert_eq!(said, [Some("data.level > 3".to_owned()), None, None]);
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<crate::plan::Plan>(&json).unwrap(), plan);
+    assert_eq!(json.matches("\"when\"").count(), 1);
+}

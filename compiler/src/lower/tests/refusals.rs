@@ -158,7 +158,14 @@ fn teachers() {
     let when = |experiment: &mut Experiment| {
         distilled(experiment).teachers[0].when = Some(signal(Signal::Correct));
     };
-    assert_eq!(refusals(when), supported("a route by the data of a prompt"));
+    assert_eq!(refusals(when), supported("a route by anything but the data of a prompt"));
+    let mut endless = experiment();
+    let level = signal(Signal::Data { field: "level".into() });
+    distilled(&mut endless).teachers[0].when = Some(apply(Function::Greater, [&level, &number(f64::INFINITY)]));
+    let (sources, origins) = sources();
+    let said = super::super::compile(&endless, &origins, &sources, true).expect_err("JSON has no infinity");
+    let said: Vec<(Code, &str)> = said.iter().map(|finding| (finding.code, finding.message.as_str())).collect();
+    assert_eq!(said, [(Code::OutOfRange, "a number that data is compared with is inf, which is not a finite number")]);
     // A teacher that no stage asks for is nobody's concern here.
     let mut unused = experiment();
     unused.teachers.push(teacher("later", TeacherWeights::Student(SelfCopy::Current)));

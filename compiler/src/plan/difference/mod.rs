@@ -16,7 +16,10 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Comparison, Domain, DomainId, Model, ModelId, Objective, Plan, Prefixes, Stage, StageFacts, Teacher, Train};
+use super::{
+    Comparison, DataFormula, Domain, DomainId, Model, ModelId, Objective, Plan, Prefixes, Stage, StageFacts, Teacher,
+    TeacherChoice, Train,
+};
 use mopd_lang::formula::text;
 
 /// What has to be said about the way from one plan to another.
@@ -329,6 +332,11 @@ fn domain(domain: &Domain) -> Value {
     if let Value::Object(fields) = &mut value {
         fields.remove("name");
     }
+    for (name, source) in [("prompts", Some(&domain.prompts)), ("tests", domain.tests.as_ref())] {
+        if let Some(filter) = source.and_then(|source| source.filter.as_ref()) {
+            value[name]["filter"] = json!(filter.text());
+        }
+    }
     value
 }
 
@@ -357,6 +365,15 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         Teacher::Model(model) => names.model(*model),
         Teacher::Student(copy) => json!({ "student": written(copy) }),
     };
+    // As the route has them: their order decides.
+    let arms = |domain: DomainId| -> Value {
+        let condition = |choice: &TeacherChoice| choice.when.as_ref().map_or_else(|| "else".to_owned(), DataFormula::text);
+        let arm = |choice: &TeacherChoice| json!({ format!("{} ->", condition(choice)): teacher(&choice.teacher) });
+        match train.arms(domain).collect::<Vec<_>>().as_slice() {
+            [all] => teacher(&all.teacher),
+            arms => arms.iter().copied().map(arm).collect(),
+        }
+    };
     let mut prefixes = match prefixes {
         Prefixes::Pairs { chosen, rejected, batch } => {
             let side = |side: &super::Completions| {
@@ -380,7 +397,7 @@ fn train(train: &Train<Objective>, names: &Names) -> Value {
         "recipe": recipe.name(),
         "start": names.model(*start),
         "share": by_domain(mixture.iter().map(|share| (share.domain, json!(share.share))).collect()),
-        "teacher": by_domain(teachers.iter().map(|choice| (choice.domain, teacher(&choice.teacher))).collect()),
+        "teacher": by_domain(teachers.iter().map(|choice| (choice.domain, arms(choice.domain))).collect()),
         "reference": by_domain(references.iter().map(|choice| (choice.domain, names.model(choice.reference))).collect()),
         "rollout": prefixes,
         "passes": passes,

@@ -142,7 +142,7 @@ pub static TYPES: &[Word] = &[
 
 pub static SIGNALS: &[SignalName] = &[
     seen("student", "role", "The model being trained."),
-    seen("teacher", "role", "Whatever the route chose for the prompt's domain."),
+    seen("teacher", "role", "Whatever the route chose for the prompt."),
     seen("reference", "role", "A frozen model that the stage names with `reference = ...`."),
     seen("sampler", "role", "The policy that generated the tokens, at the temperature it used."),
     seen(

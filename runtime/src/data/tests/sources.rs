@@ -18,7 +18,7 @@ fn column(field: &str, column: &str) -> Column {
 }
 
 fn request<'a>(source: &'a DataSource, format: &'a PromptFormat, fields: &'a [Field<'a>]) -> Request<'a> {
-    Request { source, format, fields, whole: true, notes: None }
+    Request { source, format, fields, whole: true, routes: &[], notes: None }
 }
 
 fn greater(field: &str, bound: f64) -> DataFormula {
@@ -98,6 +98,55 @@ fn filters_and_limits_choose_rows() {
         error.to_string().ends_with("the field `level` must be a number or a truth value; found the string \"hard\""),
         "{error}"
     );
+}
+
+/// Rows take the first arm that holds for them, by fields that may stand in columns of other names. What a filter leaves out is not asked.
+#[test]
+fn a_route_is_decided_row_by_row() {
+    let folder = published();
+    let easy = DataFormula { nodes: vec![DataNode::FieldIs { field: "difficulty".to_owned(), text: "easy".to_owned() }] };
+    let columns = vec![column("prompt", "question"), column("answer", "final_answer"), column("difficulty", "level")];
+    let source = DataSource { columns, filter: Some(greater("answer", 0.5)), ..published_source() };
+    let routes = [vec![greater("answer", 20.0), easy.clone()], vec![easy]];
+    let request = Request { routes: &routes, ..request(&source, &PromptFormat::Text, ANSWER) };
+    let data = Dataset::read(folder.path(), request).unwrap();
+    let answers: Vec<&str> = (0..data.len()).map(|row| data.text(row, "answer").unwrap()).collect();
+    assert_eq!(answers, ["1", "4", "9", "16", "25", "36"]);
+    assert_eq!(data.arms(&routes[0]), Some([1, 1, 2, 1, 0, 0].as_slice()));
+    assert_eq!(data.arms(&routes[1]), Some([0, 0, 1, 0, 0, 1].as_slice()));
+    assert_eq!(data.arms(&routes[0][..1]), None);
+}
+
+/// A filter leaves out what it knows nothing of; of a route no teacher would follow.
+#[test]
+fn a_route_needs_what_it_reads() {
+    let lines = [
+        r#"{"prompt": "a", "answer": "1", "level": 4}"#,
+        r#"{"prompt": "b", "answer": "2", "level": null}"#,
+        r#"{"prompt": "c", "answer": "3"}"#,
+    ];
+    let read = |count: usize, routes: &[Vec<DataFormula>]| {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("rows.jsonl"), lines[..count].join("\n")).unwrap();
+        let source = DataSource::file("rows.jsonl");
+        let request = Request { routes, ..request(&source, &PromptFormat::Text, ANSWER) };
+        let arms = Dataset::read(folder.path(), request).map(|data| data.arms(&routes[0]).unwrap().to_vec());
+        arms.map_err(|error| error.to_string().rsplit('/').next().unwrap().to_owned())
+    };
+    let route = [vec![greater("level", 3.0)]];
+    assert_eq!(read(1, &route), Ok(vec![0]));
+    let null = "rows.jsonl:2: the field `level` must be a number or a truth value; found null";
+    assert_eq!(read(2, &route), Err(null.to_owned()));
+    let text = [vec![DataFormula { nodes: vec![DataNode::FieldIs { field: "level".to_owned(), text: "4".to_owned() }] }]];
+    assert_eq!(read(2, &text), Err("rows.jsonl:2: the field `level` must be a string; found null".to_owned()));
+    // Whoever is decided by an earlier arm needs no field of a later one.
+    let answered = [vec![greater("answer", 1.5), greater("level", 3.0)]];
+    assert_eq!(read(3, &answered), Ok(vec![1, 0, 0]));
+    let missing = [vec![greater("answer", 2.5), greater("level", 3.0)]];
+    assert_eq!(read(3, &missing), Err(null.to_owned()));
+    let absent = [vec![greater("levle", 3.0)]];
+    let error = "rows.jsonl:1: the field `levle` is missing; found `prompt`, `answer`, `level`";
+    assert_eq!(read(1, &absent), Err(error.to_owned()));
 }
 
 #[test]

@@ -34,6 +34,10 @@ impl Files {
     pub fn read(path: &Path) -> Result<Files, TokenizerError> {
         let folder = match path.file_name() {
             Some(name) if name == TOKENIZER && !path.is_dir() => path.parent().unwrap_or(Path::new(".")),
+            _ if path.is_file() => {
+                return Err(TokenizerError::new(path, "a tokenizer is a folder, or the `tokenizer.json` in it")
+                    .help("call it `tokenizer.json`, and put the `tokenizer_config.json` that names its `eos_token` beside it"));
+            }
             _ => path,
         };
         let mut files = Vec::new();

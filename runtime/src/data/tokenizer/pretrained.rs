@@ -1,5 +1,6 @@
 //! The tokenizer that a published model was trained with.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -28,9 +29,18 @@ struct Inner {
     hash: String,
 }
 
+/// Ids that no token has, beyond as many as there are tokens: published vocabularies have some hundreds.
+const HOLES: usize = 1 << 16;
+
 /// Those in use now, by the content of their file: a vocabulary takes tens of megabytes, and a student and all its teachers usually have
 /// one.
 static IN_USE: Mutex<Vec<(blake3::Hash, Weak<tokenizers::Tokenizer>)>> = Mutex::new(Vec::new());
+
+/// The library panics over some parts that it does not expect, when it reads them or when it comes to use them.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    // What it was at work on is not looked at again, or is as it was.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("a part of it is not what a tokenizer has".into()))
+}
 
 /// What a `tokenizer.json` says.
 fn shared(content: &[u8]) -> tokenizers::Result<Arc<tokenizers::Tokenizer>> {
@@ -40,7 +50,8 @@ fn shared(content: &[u8]) -> tokenizers::Result<Arc<tokenizers::Tokenizer>> {
     if let Some(known) = in_use.iter().find(|(known, _)| *known == hash).and_then(|(_, known)| known.upgrade()) {
         return Ok(known);
     }
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(content)?;
+    serde_json::from_slice::<serde::de::IgnoredAny>(content)?;
+    let mut tokenizer = guarded(|| tokenizers::Tokenizer::from_bytes(content))?;
     // Some files remember how their authors cut and padded batches; a run does neither behind the author's back.
     tokenizer.with_truncation(None)?;
     tokenizer.with_padding(None);
@@ -79,6 +90,11 @@ impl Pretrained {
         if vocabulary == 0 {
             return Err(files.error(TOKENIZER, "the vocabulary is empty"));
         }
+        let tokens = tokenizer.get_vocab_size(true);
+        if vocabulary > 2 * tokens + HOLES {
+            // Every id has a row of the embedding.
+            return Err(files.error(TOKENIZER, format!("its {tokens} tokens have ids up to {}", vocabulary - 1)));
+        }
         let id = |token: &Option<String>, name: &str| match token {
             None => Ok(None),
             Some(token) => match tokenizer.token_to_id(token) {
@@ -106,7 +122,7 @@ impl Pretrained {
             .or(settings.generation_padding.map(Token::from).filter(|&id| (id as usize) < vocabulary))
             .unwrap_or(end);
         // As in the reference library, `add_bos_token` of tokenizer_config.json does not count beside a `tokenizer.json`.
-        let before = before(&tokenizer).map_err(|error| files.error(TOKENIZER, error))?;
+        let before = guarded(|| before(&tokenizer)).map_err(|error| files.error(TOKENIZER, error))?;
         let templates = settings.templates.iter().map(|(name, source)| {
             let special = [
                 ("bos_token", &settings.begin),
@@ -163,9 +179,7 @@ impl Pretrained {
     }
 
     fn encoding(&self, text: &str) -> Result<Encoding, TokenizerError> {
-        self.0
-            .tokenizer
-            .encode(text, false)
+        guarded(|| self.0.tokenizer.encode(text, false))
             .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot encode {}: {error}", crate::data::quote(text))))
     }
 
@@ -191,7 +205,8 @@ impl Pretrained {
     /// The text of tokens, special ones left out. Ids that no token has, as rows of a padded embedding are, are left out too.
     pub fn decode(&self, tokens: &[Token]) -> Result<String, TokenizerError> {
         let ids: Vec<u32> = tokens.iter().filter_map(|&token| u32::try_from(token).ok()).collect();
-        self.0.tokenizer.decode(&ids, true).map_err(|error| self.0.files.error(TOKENIZER, format!("cannot decode: {error}")))
+        guarded(|| self.0.tokenizer.decode(&ids, true))
+            .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot decode: {error}")))
     }
 
     /// What a prompt of plain text begins with.

@@ -179,6 +179,17 @@ fn files_that_make_no_tokenizer_are_refused_in_words() {
         assert!(refused(&folder).0.starts_with("FOLDER/tokenizer.json: "), "{content}");
     }
 
+    let other = folder.path().join("words.json");
+    fs::write(&other, "{}").unwrap();
+    let error = Pretrained::load(&other).unwrap_err();
+    assert_eq!(error.problem, "a tokenizer is a folder, or the `tokenizer.json` in it");
+    assert!(error.help.is_some_and(|help| help.starts_with("call it `tokenizer.json`")));
+
+    let folder = copy("smollm");
+    let tokens = load(&folder).vocabulary();
+    change(&folder, "tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["zzzz"] = json!(4_000_000_000u32));
+    assert_eq!(refused(&folder).0, format!("FOLDER/tokenizer.json: its {} tokens have ids up to 4000000000", tokens + 1));
+
     let folder = copy("smollm");
     change(&folder, "tokenizer_config.json", |config| config["eos_token"] = json!("<|stop|>"));
     assert_eq!(refused(&folder).0, "FOLDER/tokenizer.json: the end token \"<|stop|>\" is not in the vocabulary");
@@ -195,4 +206,66 @@ fn files_that_make_no_tokenizer_are_refused_in_words() {
     change(&folder, "generation_config.json", |generation| generation["eos_token_id"] = json!(7));
     let problem = refused(&folder).0;
     assert!(problem.contains("the chat template `default`: the chat template cannot be compiled: "), "{problem}");
+}
+
+/// Of each file.
+const EDITS: usize = 200;
+
+/// Numbers that are the same every time.
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % bound
+    }
+}
+
+/// Single edits of files that are whole: each loads or is refused, and what loads encodes or says why not.
+#[test]
+fn damaged_files_are_refused_without_a_panic() {
+    let mut draws = Draws(3);
+    for name in ["smollm", "gemma", "llama3", "unigram"] {
+        let folder = copy(name);
+        let path = folder.path().join("tokenizer.json");
+        let whole = fs::read_to_string(&path).unwrap();
+        let numbers: Vec<(usize, &str)> = whole.match_indices(|c: char| c.is_ascii_digit()).collect();
+        let mut refused = 0;
+        for edit in 0..EDITS {
+            let damaged = match edit % 3 {
+                // Another byte, a part that is gone, a number that is large.
+                0 => {
+                    let mut bytes = whole.clone().into_bytes();
+                    let at = draws.below(bytes.len());
+                    bytes[at] = b"{}[]\",:0a-"[draws.below(10)];
+                    bytes
+                }
+                1 => {
+                    let (from, count) = (draws.below(whole.len()), draws.below(64));
+                    [&whole.as_bytes()[..from], &whole.as_bytes()[(from + count).min(whole.len())..]].concat()
+                }
+                _ => {
+                    let (at, _) = numbers[draws.below(numbers.len())];
+                    [&whole.as_bytes()[..at], b"429496729".as_slice(), &whole.as_bytes()[at..]].concat()
+                }
+            };
+            fs::write(&path, &damaged).unwrap();
+            match Pretrained::load(folder.path()) {
+                Ok(tokenizer) => {
+                    let tokenizer = Tokenizer::Pretrained(tokenizer);
+                    assert!(tokenizer.vocabulary() < 1 << 18);
+                    for text in ["", "copy: quick = \u{4e2d}\u{1f468}\u{200d}", "  a\n\n<|im_end|>"] {
+                        if let Ok(tokens) = tokenizer.encode(text) {
+                            let _ = tokenizer.decode(&tokens);
+                        }
+                    }
+                }
+                Err(error) => {
+                    assert!(error.to_string().len() < 2000, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0);
+    }
 }

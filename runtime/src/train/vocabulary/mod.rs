@@ -100,6 +100,14 @@ impl Logits {
         }
     }
 
+    /// `count` tokens from `first`, not copied.
+    pub fn part(&self, first: i64, count: i64) -> Logits {
+        let mut part = self.share();
+        let (Logits::Given(values) | Logits::Projected { hidden: values, .. }) = &mut part;
+        *values = values.narrow(0, first, count);
+        part
+    }
+
     fn softcap(&self) -> Option<f64> {
         if let Logits::Projected { softcap, .. } = self { *softcap } else { None }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mopd_compiler::plan::Plan;
-use mopd_compiler::plan::events::{DomainStep, Event};
+use mopd_compiler::plan::events::{DomainStep, Event, TeacherStep};
 
 /// Lines of the log that are kept.
 const LOG: usize = 500;
@@ -108,14 +108,16 @@ impl Stage {
         // Steps are counted from 0; this one is done.
         self.progress = Progress::Running { step: step + 1, steps };
         self.curves.entry((Measure::Loss, "all".to_owned())).or_default().add(step, loss);
-        for DomainStep { domain, teacher, divergence, reward } in domains {
+        for DomainStep { domain, teachers, divergence, reward } in domains {
             for (measure, value) in [(Measure::Divergence, divergence), (Measure::Reward, reward)] {
                 if let Some(value) = value {
                     self.curves.entry((measure, domain.clone())).or_default().add(step, *value);
                 }
             }
-            if let (Some(teacher), Some(divergence)) = (teacher, divergence) {
-                self.teachers.insert(teacher.clone(), *divergence);
+            for TeacherStep { teacher, divergence } in teachers {
+                if let Some(divergence) = divergence {
+                    self.teachers.insert(teacher.clone(), *divergence);
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-use mopd_compiler::plan::events::{DomainStep, Event, Seconds};
+use mopd_compiler::plan::events::{DomainStep, Event, Seconds, TeacherStep};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -34,11 +34,10 @@ fn started(stage: &str, seed: u64) -> Event {
 }
 
 fn step(stage: &str, seed: u64, step: u32, reward: f64) -> Event {
-    let domains = ["copy", "last"].map(|domain| DomainStep {
-        domain: domain.into(),
-        teacher: Some(format!("specialist[{domain}]")),
-        divergence: Some(if domain == "copy" { 0.25 } else { -0.5 }),
-        reward: Some(reward),
+    let domains = ["copy", "last"].map(|domain| {
+        let divergence = Some(if domain == "copy" { 0.25 } else { -0.5 });
+        let teachers = vec![TeacherStep { teacher: format!("specialist[{domain}]"), divergence }];
+        DomainStep { domain: domain.into(), teachers, divergence, reward: Some(reward) }
     });
     let (stage, metric) = (stage.to_owned(), "divergence".to_owned());
     Event::Step {

@@ -1,0 +1,116 @@
+//! Truths of which a part is known: `domain == sort and data.level > 3` asks nothing of the prompts of another domain.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::{Formula, FormulaKind, FormulaNode, Function};
+
+impl Formula {
+    /// The same truth without the parts that are known before the run: `1 and x` is `x`, `0 and x` is `0`. What stands inside
+    /// comparisons and calls stays as it is.
+    pub fn decided(&self) -> Formula {
+        // No recursion, since formulas may be deep; each part once, since they share them.
+        let mut known: HashMap<*const FormulaNode, Formula> = HashMap::new();
+        let mut pending = vec![self.clone()];
+        while let Some(formula) = pending.last().cloned() {
+            let truths = truths(&formula);
+            let before = pending.len();
+            pending.extend(truths.iter().filter(|part| !known.contains_key(&Rc::as_ptr(&part.0))).map(|part| (*part).clone()));
+            if pending.len() > before {
+                continue;
+            }
+            let parts: Vec<&Formula> = truths.iter().map(|part| &known[&Rc::as_ptr(&part.0)]).collect();
+            let decided = simplified(&formula, &parts);
+            known.insert(Rc::as_ptr(&formula.0), decided);
+            pending.pop();
+        }
+        known.remove(&Rc::as_ptr(&self.0)).unwrap_or_else(|| self.clone())
+    }
+}
+
+/// The truths that a truth is made of.
+fn truths(formula: &Formula) -> &[Formula] {
+    match &formula.0.kind {
+        FormulaKind::Apply { function: Function::And | Function::Or | Function::Not, operands } => operands,
+        _ => &[],
+    }
+}
+
+fn simplified(formula: &Formula, parts: &[&Formula]) -> Formula {
+    let FormulaKind::Apply { function, operands } = &formula.0.kind else { return formula.clone() };
+    let truth = |formula: &Formula| formula.constant().map(|value| value != 0.0);
+    let of = |kind| Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin);
+    let number = |truth: bool| of(FormulaKind::Number(f64::from(u8::from(truth))));
+    match (function, parts) {
+        (Function::Not, [part]) if let Some(value) = truth(part) => number(!value),
+        (Function::And | Function::Or, [left, right]) => {
+            // What decides alone: falsehood of `and`, truth of `or`.
+            let decides = *function == Function::Or;
+            match (truth(left), truth(right)) {
+                (Some(value), _) | (_, Some(value)) if value == decides => number(decides),
+                (Some(_), _) => (*right).clone(),
+                (_, Some(_)) => (*left).clone(),
+                (None, None) => with(formula, operands, parts),
+            }
+        }
+        (Function::Not, parts) => with(formula, operands, parts),
+        _ => formula.clone(),
+    }
+}
+
+/// The same function of other parts; itself where they are its own.
+fn with(formula: &Formula, operands: &[Formula], parts: &[&Formula]) -> Formula {
+    if operands.iter().zip(parts).all(|(one, other)| Rc::ptr_eq(&one.0, &other.0)) {
+        return formula.clone();
+    }
+    let FormulaKind::Apply { function, .. } = &formula.0.kind else { return formula.clone() };
+    let kind = FormulaKind::Apply { function: *function, operands: parts.iter().map(|part| (*part).clone()).collect() };
+    Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::Origin;
+    use crate::formula::{Axis, Signal, Unit, text};
+
+    fn truth(kind: FormulaKind) -> Formula {
+        Formula::new(kind, Unit::Bool, Axis::Sequence, false, Origin(0))
+    }
+
+    fn apply(function: Function, operands: &[&Formula]) -> Formula {
+        truth(FormulaKind::Apply { function, operands: operands.iter().map(|operand| (*operand).clone()).collect() })
+    }
+
+    #[test]
+    fn what_is_known_is_left_out() {
+        let [yes, no] = [1.0, 0.0].map(|value| truth(FormulaKind::Number(value)));
+        let open = truth(FormulaKind::Signal(Signal::DataIs { field: "kind".into(), text: "proof".into() }));
+        let both = apply(Function::And, &[&open, &yes]);
+        let either = apply(Function::Or, &[&no, &both]);
+        let nested = apply(Function::Not, &[&apply(Function::Or, &[&either, &open])]);
+        for (formula, expected) in [
+            (&open, "data.kind == \"proof\""),
+            (&both, "data.kind == \"proof\""),
+            (&either, "data.kind == \"proof\""),
+            (&apply(Function::And, &[&no, &open]), "0"),
+            (&apply(Function::Or, &[&open, &yes]), "1"),
+            (&apply(Function::And, &[&apply(Function::Not, &[&no]), &yes]), "1"),
+            (&nested, "not (data.kind == \"proof\" or data.kind == \"proof\")"),
+        ] {
+            assert_eq!(text::formula(&formula.decided(), 100), expected);
+        }
+    }
+
+    /// Shared parts are decided once, and a long chain is no deep stack.
+    #[test]
+    fn a_long_chain_is_decided() {
+        let yes = truth(FormulaKind::Number(1.0));
+        let mut chain = truth(FormulaKind::Signal(Signal::DataIs { field: "kind".into(), text: "proof".into() }));
+        let expected = text::formula(&chain, 100);
+        for _ in 0..20_000 {
+            chain = apply(Function::And, &[&yes, &chain]);
+        }
+        assert_eq!(text::formula(&chain.decided(), 100), expected);
+    }
+}

@@ -1,0 +1,126 @@
+//! Which teacher judges which prompt. Where the data decides, it has decided when it was read, row by row.
+
+use std::sync::Arc;
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{DomainId, Teacher, Train};
+
+use super::Stage;
+use super::batches::Sequence;
+use crate::data::Dataset;
+use crate::failure::{Error, Result};
+
+/// The teachers of a source.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Route {
+    /// Each once, in the order of the arms.
+    teachers: Vec<RoutedTeacher>,
+    /// By record, an index into the teachers; the first has all where absent.
+    of_record: Option<Arc<[u32]>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RoutedTeacher {
+    pub name: String,
+    pub weights: Teacher,
+}
+
+impl Route {
+    /// One teacher for every prompt.
+    pub fn all(name: impl Into<String>, weights: Teacher) -> Route {
+        Route { teachers: vec![RoutedTeacher { name: name.into(), weights }], of_record: None }
+    }
+
+    /// That of a stage for the prompts of a domain; nobody where the stage routes none.
+    ///
+    /// # Errors
+    /// If the data was read without looking at what the route reads.
+    pub fn new<O>(train: &Train<O>, domain: DomainId, dataset: &Dataset) -> Result<Route> {
+        let conditions = train.conditions(domain);
+        let mut teachers: Vec<RoutedTeacher> = Vec::new();
+        let mut of_arm = Vec::new();
+        for arm in train.arms(domain).take(conditions.len() + 1) {
+            let teacher = RoutedTeacher { name: arm.name.clone(), weights: arm.teacher };
+            let known = teachers.iter().position(|known| *known == teacher);
+            of_arm.push(known.unwrap_or(teachers.len()) as u32);
+            if known.is_none() {
+                teachers.push(teacher);
+            }
+        }
+        if conditions.is_empty() {
+            return Ok(Route { teachers, of_record: None });
+        }
+        let arms = dataset.arms(&conditions).ok_or_else(|| {
+            let message = format!("{} was read without the fields that a route reads", dataset.path.display());
+            Error::new(FailureKind::Runtime, message)
+        })?;
+        let of_record = arms.iter().enumerate().map(|(record, arm)| {
+            of_arm.get(*arm as usize).copied().ok_or_else(|| {
+                let (file, place) = dataset.place(record);
+                Error::new(FailureKind::Runtime, format!("no teacher is routed to the prompt of {}{place}", file.display()))
+            })
+        });
+        Ok(Route { teachers, of_record: Some(of_record.collect::<Result<_>>()?) })
+    }
+
+    pub fn teachers(&self) -> &[RoutedTeacher] {
+        &self.teachers
+    }
+
+    /// Whose a record's prompt is.
+    pub fn teacher(&self, record: usize) -> Option<&RoutedTeacher> {
+        self.teachers.get(self.index(record))
+    }
+
+    /// The part of the records that each teacher has, of `records`.
+    pub fn shares(&self, records: usize) -> Vec<f64> {
+        let mut counts = vec![0; self.teachers.len()];
+        match &self.of_record {
+            Some(of_record) => of_record.iter().for_each(|teacher| counts[*teacher as usize] += 1),
+            None => counts.iter_mut().take(1).for_each(|count| *count = records),
+        }
+        counts.into_iter().map(|count| count as f64 / records.max(1) as f64).collect()
+    }
+
+    fn index(&self, record: usize) -> usize {
+        self.of_record.as_ref().map_or(0, |of_record| of_record[record] as usize)
+    }
+
+    fn sections(&self) -> usize {
+        self.teachers.len().max(1)
+    }
+}
+
+/// The sequences of a step that are of one source and that one teacher judges. They are adjacent, and the sections of a source are.
+#[derive(Clone, Copy, Debug)]
+pub struct Section<'a> {
+    /// Index into the stage's sources.
+    pub source: usize,
+    pub teacher: Option<&'a RoutedTeacher>,
+}
+
+impl Stage<'_> {
+    /// In the order in which a step has them: as many as sources, where no data routes.
+    pub fn sections(&self) -> Vec<Section<'_>> {
+        let of_source = |(source, of): (usize, &'_ super::Source<'_>)| {
+            (0..of.route.sections()).map(move |teacher| (source, teacher)).collect::<Vec<_>>()
+        };
+        let places = self.sources.iter().enumerate().flat_map(of_source);
+        places.map(|(source, teacher)| Section { source, teacher: self.sources[source].route.teachers.get(teacher) }).collect()
+    }
+
+    /// Whether a source has several.
+    pub fn routes_by_data(&self) -> bool {
+        self.sources.iter().any(|source| source.route.sections() > 1)
+    }
+
+    /// The section of a prompt, as an index.
+    pub fn section(&self, source: usize, record: usize) -> usize {
+        let before: usize = self.sources[..source].iter().map(|source| source.route.sections()).sum();
+        before + self.sources[source].route.index(record)
+    }
+
+    pub fn section_of(&self, sequence: &Sequence) -> usize {
+        self.section(sequence.source, sequence.record)
+    }
+}

@@ -1,0 +1,78 @@
+//! Rows of `metrics.parquet` that belong together. A domain whose prompts the data routes to several teachers has a row for each.
+
+use std::collections::HashMap;
+
+use crate::run_folder::Table;
+
+/// What adds up over the rows of a step.
+pub const SHARES: [&str; 3] = ["prompt_share", "token_share", "signal_share"];
+/// What is a mean over completions; all else that a row has of its own is one over their tokens.
+const OF_COMPLETIONS: [&str; 2] = ["reward", "length"];
+
+/// The rows of every step that have the same text in `column`, in the order in which the first of each stands.
+pub fn gathered(metrics: &Table, rows: impl IntoIterator<Item = usize>, column: &str) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut known: HashMap<(u64, &str, u64, &str), usize> = HashMap::new();
+    for row in rows {
+        let step = (metrics.whole("seed", row), metrics.text("stage", row), metrics.whole("step", row));
+        let group = *known.entry((step.0, step.1, step.2, metrics.text(column, row))).or_insert(groups.len());
+        match groups.get_mut(group) {
+            Some(group) => group.push(row),
+            None => groups.push(vec![row]),
+        }
+    }
+    groups
+}
+
+/// A number of rows that belong together: their sum or their mean. None where one of them has none.
+pub fn number(metrics: &Table, name: &str, rows: &[usize]) -> Option<f64> {
+    if let [row] = rows {
+        return metrics.number(name, *row);
+    }
+    let values: Option<Vec<f64>> = rows.iter().map(|row| metrics.number(name, *row)).collect();
+    let values = values?;
+    if SHARES.contains(&name) {
+        return Some(values.iter().sum());
+    }
+    let share = if OF_COMPLETIONS.contains(&name) { "prompt_share" } else { "token_share" };
+    let shares: Vec<f64> = rows.iter().map(|row| metrics.number(share, *row).unwrap_or(0.0)).collect();
+    let whole: f64 = shares.iter().sum();
+    (whole > 0.0).then(|| values.iter().zip(&shares).map(|(value, share)| value * share).sum::<f64>() / whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use mopd_compiler::plan::events::{Column, ColumnValues};
+
+    use super::*;
+
+    /// One step of two domains; the first has two teachers, a fifth and two fifths of the prompts.
+    #[test]
+    fn what_a_domains_teachers_have_is_put_together() {
+        let column = |name: &str, values| Column { name: name.to_owned(), values };
+        let texts = |values: [&str; 3]| ColumnValues::Texts(values.map(|text| Some(text.to_owned())).to_vec());
+        let numbers = |values: [f64; 3]| ColumnValues::Numbers(values.map(Some).to_vec());
+        let metrics = Table::from(vec![
+            column("domain", texts(["sort", "sort", "reverse"])),
+            column("teacher", texts(["small", "big", "big"])),
+            column("prompt_share", numbers([0.2, 0.4, 0.4])),
+            column("token_share", numbers([0.1, 0.3, 0.6])),
+            column("reward", numbers([1.0, 0.25, 0.5])),
+            column("divergence", numbers([2.0, 1.0, 0.5])),
+            column("clipped_fraction", ColumnValues::Numbers(vec![None, Some(0.5), None])),
+        ]);
+        let domains = gathered(&metrics, 0..3, "domain");
+        assert_eq!(domains, [vec![0, 1], vec![2]]);
+        let near = |name, rows: &[usize], expected: f64| {
+            assert!((number(&metrics, name, rows).unwrap() - expected).abs() < 1e-12, "{name}");
+        };
+        near("prompt_share", &domains[0], 0.6);
+        near("reward", &domains[0], 0.5);
+        near("divergence", &domains[0], 1.25);
+        near("divergence", &domains[1], 0.5);
+        assert_eq!(number(&metrics, "clipped_fraction", &domains[0]), None);
+        let teachers = gathered(&metrics, 0..3, "teacher");
+        assert_eq!(teachers, [vec![0], vec![1, 2]]);
+        near("token_share", &teachers[1], 0.9);
+    }
+}
