@@ -63,51 +63,52 @@ pub fn attend(
     let numbers = places.start * width..places.end * width;
     match kept {
         Kept::Single { keys, values } => {
-            dispatch(queries, width, &keys[numbers.clone()], &values[numbers], scores, scratch, attended);
+            Seen { width, keys: &keys[numbers.clone()], values: &values[numbers], scores }.by(queries, scratch, attended);
         }
         Kept::Half { keys, values } => {
-            dispatch(queries, width, &keys[numbers.clone()], &values[numbers], scores, scratch, attended);
+            Seen { width, keys: &keys[numbers.clone()], values: &values[numbers], scores }.by(queries, scratch, attended);
         }
     }
 }
 
-/// `keys` and `values` are `[places, head width]`.
-fn dispatch<T: Wide>(
-    queries: &[f32],
+/// What queries look at: keys and values, `[places, head width]`.
+#[derive(Clone, Copy)]
+struct Seen<'a, T> {
     width: usize,
-    keys: &[T],
-    values: &[T],
+    keys: &'a [T],
+    values: &'a [T],
     scores: Scores,
-    scratch: &mut Vec<f32>,
-    attended: &mut [f32],
-) {
-    #[cfg(target_arch = "x86_64")]
-    if matches!(Instructions::found(), Instructions::Avx512 { .. }) && width.is_multiple_of(x86::LANES) {
-        let together = x86::QUERIES * width;
-        for (queries, attended) in queries.chunks(together).zip(attended.chunks_mut(together)) {
-            // SAFETY: the processor has the instructions.
-            unsafe {
-                match queries.len() / width {
-                    1 => x86::attend::<1, T>(queries, width, keys, values, scores, scratch, attended),
-                    2 => x86::attend::<2, T>(queries, width, keys, values, scores, scratch, attended),
-                    3 => x86::attend::<3, T>(queries, width, keys, values, scores, scratch, attended),
-                    _ => x86::attend::<4, T>(queries, width, keys, values, scores, scratch, attended),
+}
+
+impl<T: Wide> Seen<'_, T> {
+    fn by(self, queries: &[f32], scratch: &mut Vec<f32>, attended: &mut [f32]) {
+        let width = self.width;
+        #[cfg(target_arch = "x86_64")]
+        if matches!(Instructions::found(), Instructions::Avx512 { .. }) && width.is_multiple_of(x86::LANES) {
+            let together = x86::QUERIES * width;
+            for (queries, attended) in queries.chunks(together).zip(attended.chunks_mut(together)) {
+                // SAFETY: the processor has the instructions.
+                unsafe {
+                    match queries.len() / width {
+                        1 => x86::attend::<1, T>(queries, self, scratch, attended),
+                        2 => x86::attend::<2, T>(queries, self, scratch, attended),
+                        3 => x86::attend::<3, T>(queries, self, scratch, attended),
+                        _ => x86::attend::<4, T>(queries, self, scratch, attended),
+                    }
                 }
             }
+            return;
         }
-        return;
-    }
-    for (query, attended) in queries.chunks_exact(width).zip(attended.chunks_exact_mut(width)) {
-        with_instructions(Plain { query, keys, values, scores, scratch: &mut *scratch, attended });
+        for (query, attended) in queries.chunks_exact(width).zip(attended.chunks_exact_mut(width)) {
+            with_instructions(Plain { query, seen: self, scratch: &mut *scratch, attended });
+        }
     }
 }
 
 /// One query, in loops that the compiler turns into the processor's instructions.
 struct Plain<'a, T> {
     query: &'a [f32],
-    keys: &'a [T],
-    values: &'a [T],
-    scores: Scores,
+    seen: Seen<'a, T>,
     scratch: &'a mut Vec<f32>,
     attended: &'a mut [f32],
 }
@@ -115,8 +116,7 @@ struct Plain<'a, T> {
 impl<T: Stored> Loop for Plain<'_, T> {
     #[inline(always)]
     fn run(self) {
-        let Plain { query, keys, values, scores, scratch, attended } = self;
-        let width = query.len();
+        let Plain { query, seen: Seen { width, keys, values, scores }, scratch, attended } = self;
         // Not by an iterator that the vector takes in: that is a function of its own, for the smallest registers.
         scratch.resize(keys.len() / width, 0.0);
         for (score, key) in scratch.iter_mut().zip(keys.chunks_exact(width)) {

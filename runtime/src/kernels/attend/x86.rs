@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{Scores, Stored, softmax};
+use super::{Seen, Stored, softmax};
 
 /// Numbers in a register.
 pub const LANES: usize = 16;
@@ -42,17 +42,10 @@ impl Wide for bf16 {
     }
 }
 
-/// `Q` queries, `[Q, width]`; keys and values are `[places, width]`, and `width` is whole registers.
+/// `Q` queries, `[Q, width]`; `width` is whole registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub fn attend<const Q: usize, T: Wide>(
-    queries: &[f32],
-    width: usize,
-    keys: &[T],
-    values: &[T],
-    scores: Scores,
-    scratch: &mut Vec<f32>,
-    attended: &mut [f32],
-) {
+pub fn attend<const Q: usize, T: Wide>(queries: &[f32], seen: Seen<T>, scratch: &mut Vec<f32>, attended: &mut [f32]) {
+    let Seen { width, keys, values, scores } = seen;
     let places = keys.len() / width;
     assert!(width.is_multiple_of(LANES) && queries.len() == Q * width && attended.len() == Q * width);
     assert!(keys.len() == places * width && values.len() == places * width);
