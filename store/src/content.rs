@@ -1,14 +1,14 @@
 //! Hashes of files' content. Hashing a large checkpoint takes about as long as reading it, so that what was hashed is
 //! remembered: a file of the same place, length and times is taken to be the same.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::write_atomically;
+use crate::{regular, write_atomically};
 
 /// Smaller files are hashed sooner than their note is found.
 const WORTH_REMEMBERING: u64 = 1 << 20;
@@ -24,19 +24,19 @@ struct Note {
 /// the next time.
 pub fn hash(path: &Path, notes: &Path) -> io::Result<String> {
     let path = fs::canonicalize(path)?;
-    let mut file = File::open(&path)?;
+    let file = regular::open(&path)?;
     let found = file.metadata()?;
     let identity =
         (found.dev(), found.ino(), found.len(), (found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
     if found.len() < WORTH_REMEMBERING {
-        return hash_all(&mut file);
+        return regular::hash_open(&file, u64::MAX);
     }
     let note = notes.join(format!("{}.json", blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()));
     let known = fs::read(&note).ok().and_then(|text| serde_json::from_slice::<Note>(&text).ok());
     if let Some(known) = known.filter(|known| known.identity == identity) {
         return Ok(known.hash);
     }
-    let hash = hash_all(&mut file)?;
+    let hash = regular::hash_open(&file, u64::MAX)?;
     let text = serde_json::to_vec(&Note { identity, hash: hash.clone() })?;
     // Without the note the hash is as right as with it.
     let _ = write_atomically(&note, |file| io::Write::write_all(file, &text));
@@ -45,18 +45,7 @@ pub fn hash(path: &Path, notes: &Path) -> io::Result<String> {
 
 /// The same, whatever is remembered.
 pub fn hash_anew(path: &Path) -> io::Result<String> {
-    hash_all(&mut File::open(path)?)
-}
-
-fn hash_all(file: &mut File) -> io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().to_hex().to_string()),
-            count => hasher.update(&buffer[..count]),
-        };
-    }
+    regular::hash(path, u64::MAX)
 }
 
 #[cfg(test)]

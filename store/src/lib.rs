@@ -15,6 +15,7 @@ mod cache;
 pub mod content;
 pub mod files;
 mod lock;
+pub mod regular;
 mod runs;
 
 use std::collections::BTreeMap;
