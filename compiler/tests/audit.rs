@@ -4,7 +4,7 @@
 //! Numbers without a source of their own are of one pair of distributions over five tokens, the teacher's and the student's below, with
 //! gradients by the student's logits.
 
-use mopd_compiler::audit::{Audit, Expected, Use, Verdict, World, audit, expected};
+use mopd_compiler::audit::{Audit, Drawn, Expected, Use, Verdict, World, audit, expected};
 use mopd_lang::experiment::{Objective, TeacherId};
 use mopd_lang::formula::Role;
 use mopd_lang::source::SourceFile;
@@ -403,4 +403,27 @@ fn an_audit_reads_the_same_as_json() {
         (Some("follows"), Some("KL(student || teacher)"))
     );
     assert_eq!(finding["stationary_at_teacher"].as_bool(), Some(true));
+}
+
+/// Where the student draws at a temperature, the policy that is trained is the student at that temperature: log-ratios follow the
+/// divergence there, whole divergences are what they say, and what was on policy at 1 is on policy still.
+#[test]
+fn a_temperature_of_the_rollout_is_that_of_the_log_ratios() {
+    let drawn = |temperature| Drawn::Student { temperature, top_p: None, top_k: None };
+    let on = |objective: &Objective, temperature| {
+        let usage = Use { drawn: vec![drawn(temperature)], kept: false, steps: 100 };
+        audit(objective, &usage).terms[0].findings[0].verdict.text()
+    };
+    let mopd = term("-(teacher.logp - student.logp) * live student.logp");
+    let surrogate = term("-(teacher.logp - sampler.logp) * live ratio");
+    let exact = term("live kl(student || teacher)");
+    assert_eq!(on(&mopd, 1.0), "follows 1.00 * grad KL(student || teacher)");
+    for objective in [&mopd, &surrogate] {
+        assert_eq!(on(objective, 0.6), "follows 1.00 * grad KL(student || teacher) at temperature 0.6");
+    }
+    assert_eq!(on(&exact, 0.6), "follows 1.00 * grad KL(student || teacher)");
+    // The policy may be scored at 1 whatever it samples at: then these tokens are somebody else's.
+    let at_1 = objective("temperature = 1\nterm t = -(teacher.logp - student.logp) * live student.logp");
+    assert!(!on(&at_1, 0.6).contains("KL(student || teacher)"), "{}", on(&at_1, 0.6));
+    assert_eq!(on(&at_1, 1.0), "follows 1.00 * grad KL(student || teacher)");
 }

@@ -38,10 +38,10 @@ impl Place<'_> {
         Ok((0..p.len()).map(|i| Dual { value: p[i], gradient: (0..p.len()).map(|j| slope(i, j)).collect() }).collect())
     }
 
-    /// The student's log-probability of an entry.
+    /// The student's log-probability of an entry, at the temperature of the policy that is trained.
     pub fn log_probability(&self, entry: usize) -> Result<Dual, Refusal> {
-        let logp = self.world.logp(&Role::Student, self.prefix).ok_or("there is no student")?;
-        let slope = |(other, logp): (usize, &f64)| if other == entry { 1.0 } else { 0.0 } - logp.exp();
+        let logp = self.world.scored(&Role::Student, self.prefix).ok_or("there is no student")?;
+        let slope = |(other, logp): (usize, &f64)| (if other == entry { 1.0 } else { 0.0 } - logp.exp()) / self.world.temperature;
         Ok(Dual { value: logp[entry], gradient: logp.iter().enumerate().map(slope).collect() })
     }
 
@@ -52,14 +52,16 @@ impl Place<'_> {
         live: bool,
         parameters: &mut dyn Iterator<Item = f64>,
     ) -> Result<Vec<Dual>, Refusal> {
+        // The sampler drew at the temperature of the policy that is trained: see `divergence`.
+        let of = |role: &Role| if *role == Role::Sampler { temperature / self.world.temperature } else { temperature };
         match side {
-            Distribution::Role(role) => self.probabilities(role, temperature, live),
+            Distribution::Role(role) => self.probabilities(role, of(role), live),
             Distribution::Detached(inner) => self.side(inner, temperature, false, parameters),
             Distribution::Blend(parts) => {
                 let mut blend = vec![Dual::plain(0.0); self.world.size.vocabulary];
                 for (_, role) in parts {
                     let share = parameters.next().unwrap_or(f64::NAN);
-                    for (sum, p) in blend.iter_mut().zip(self.probabilities(role, temperature, live)?) {
+                    for (sum, p) in blend.iter_mut().zip(self.probabilities(role, of(role), live)?) {
                         *sum = sum.add(&p.scale(share));
                     }
                 }
@@ -148,8 +150,11 @@ impl Place<'_> {
             }
             _ => None,
         };
-        let mut left = self.side(&of.left, of.temperature, live, &mut parameters)?;
-        let mut right = self.side(&of.right, of.temperature, live, &mut parameters)?;
+        // What is compared with the sampler is the policy that is trained.
+        let with_sampler = [&of.left, &of.right].iter().any(|side| side.roles().contains(&Role::Sampler));
+        let temperature = if with_sampler { of.temperature * self.world.temperature } else { of.temperature };
+        let mut left = self.side(&of.left, temperature, live, &mut parameters)?;
+        let mut right = self.side(&of.right, temperature, live, &mut parameters)?;
         let mut kind = &of.kind;
         if let Some(reversed) = limit(kind, parameter) {
             kind = &DivergenceKind::Kl;

@@ -37,13 +37,22 @@ impl Drawn {
     /// As a library's objective is usually trained.
     pub const ON_POLICY: Drawn = Drawn::Student { temperature: 1.0, top_p: None, top_k: None };
 
-    /// The tokens are drawn as the student scores them.
-    pub fn is_on_policy(&self) -> bool {
+    /// The tokens are drawn from the student's whole distribution, at the temperature that the objective scores them at.
+    pub fn is_on_policy(&self, scored_at: f64) -> bool {
         match self {
             Drawn::Student { temperature, top_p, top_k } => {
-                *temperature == 1.0 && top_p.is_none_or(|p| p >= 1.0) && top_k.is_none()
+                *temperature == scored_at && top_p.is_none_or(|p| p >= 1.0) && top_k.is_none()
             }
             _ => false,
+        }
+    }
+
+    /// The temperature of the policy that is trained on such tokens, where the objective does not say it: see
+    /// [`mopd_lang::experiment::Rollout::policy_temperature`].
+    pub fn policy_temperature(&self) -> f64 {
+        match self {
+            Drawn::Student { temperature, .. } if *temperature > 0.0 => *temperature,
+            _ => 1.0,
         }
     }
 
@@ -88,7 +97,7 @@ impl Drawn {
         let student = || own(&Role::Student).expect("every world has a student");
         let elsewhere = |name: &str| scores(world, name, prefix, world.size.vocabulary, 0.9);
         match self {
-            _ if self.is_on_policy() => student(),
+            Drawn::Student { temperature: 1.0, top_p: None, top_k: None } => student(),
             Drawn::Student { temperature, top_p, top_k } => {
                 let mut logits = at(&student(), *temperature);
                 let mut order: Vec<usize> = (0..logits.len()).collect();
@@ -116,7 +125,7 @@ impl Drawn {
 }
 
 /// At a temperature; at 0 the most probable entry alone.
-fn at(logp: &[f64], temperature: f64) -> Vec<f64> {
+pub(super) fn at(logp: &[f64], temperature: f64) -> Vec<f64> {
     if temperature > 0.0 {
         return normalised(&logp.iter().map(|logit| logit / temperature).collect::<Vec<f64>>());
     }

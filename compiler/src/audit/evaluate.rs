@@ -275,7 +275,7 @@ impl<'a> Scene<'a> {
                     }
                     Live::Likelihood { of } => {
                         let best = place.order(of)?.0[0];
-                        place.log_probability(best)?.scale(-1.0)
+                        student(&place)?[best].log().scale(-1.0)
                     }
                     Live::Ranking { order } => place.ranking(order)?,
                     _ => return Err("it is no number of a distribution over tokens".into()),
@@ -327,9 +327,10 @@ impl<'a> Scene<'a> {
                 part => {
                     let logp =
                         self.world.logp(role, prefix).ok_or_else(|| format!("nothing is known of `{}` here", role.name()))?;
+                    let scored = || self.world.scored(role, prefix).expect("it is known");
                     match part {
-                        Part::Logp => logp[taken],
-                        Part::EndLogp => logp[logp.len() - 1],
+                        Part::Logp => scored()[taken],
+                        Part::EndLogp => scored()[logp.len() - 1],
                         Part::Entropy => {
                             -logp.iter().map(|logp| if *logp == f64::NEG_INFINITY { 0.0 } else { logp.exp() * logp }).sum::<f64>()
                         }

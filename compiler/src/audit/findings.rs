@@ -52,7 +52,7 @@ impl<'a> Looking<'a> {
                 let view = || View::of(&train.objective, term, kept);
                 if self.is_zero(&view, &drawn, usage.steps) {
                     self.zero(term, rollout.origin, &drawn);
-                } else if drawn.is_on_policy() {
+                } else if drawn.is_on_policy(view().scored_at(&drawn)) {
                     self.misleading(&view, &drawn, usage.steps, term);
                 }
                 self.seen.push((&train.objective, place, drawn, kept));

@@ -62,7 +62,8 @@ impl<'a> Inquiry<'a> {
         {
             supports.push((*k, size.vocabulary.div_ceil(2)));
         }
-        Ok(Inquiry { view, recipe: Recipe { size, worlds, roles, drawn: drawn.clone(), step, supports } })
+        let temperature = view.scored_at(drawn);
+        Ok(Inquiry { view, recipe: Recipe { size, worlds, roles, drawn: drawn.clone(), temperature, step, supports } })
     }
 
     pub fn measure(&self, view: &View, counting: Counting, variation: Variation) -> Result<Measured, Refusal> {
@@ -168,7 +169,7 @@ impl<'a> Inquiry<'a> {
         let other = |node: &mopd_lang::formula::FormulaNode| {
             matches!(node.kind, FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct))
         };
-        !self.view.others().is_empty() && !self.view.any(other) && self.recipe.drawn.is_on_policy()
+        !self.view.others().is_empty() && !self.view.any(other) && self.recipe.drawn.is_on_policy(self.recipe.temperature)
     }
 
     /// Whether the term reads what a teacher says.

@@ -68,6 +68,7 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
         temperature: 1.0,
         clip_each: None,
     };
+    let scored_at = view.scored_at(drawn);
     let mut give = |name: String, source: Source, teaches: bool| {
         if !found.iter().any(|known: &Named| known.name == name) {
             found.push(Named { name, source, teaches });
@@ -80,7 +81,18 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
         give(named("KL", &student, role, " || "), Source::Divergence(plain(DivergenceKind::Kl, &student, role), vec![]), true);
         give(named("KL", role, &student, " || "), Source::Divergence(plain(DivergenceKind::Kl, role, &student), vec![]), true);
     }
-    if !drawn.is_on_policy() {
+    if scored_at != 1.0 {
+        // What log-ratios of the tokens taken follow.
+        for role in &others {
+            for (left, right) in [(&student, role), (role, &student)] {
+                let name = format!("{} at temperature {}", named("KL", left, right, " || "), text::number(scored_at));
+                let scaled = Divergence { temperature: scored_at, ..plain(DivergenceKind::Kl, left, right) };
+                give(name, Source::Divergence(scaled, vec![]), true);
+            }
+        }
+    }
+    let on_policy = drawn.is_on_policy(scored_at);
+    if !on_policy {
         let name = match drawn {
             Drawn::Elsewhere { name } => format!("KL({name} || student)"),
             Drawn::Student { .. } => "KL(sampler || student)".into(),
@@ -91,7 +103,7 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
         give("minus the log-likelihood of the completions that are kept".into(), Source::Kept, true);
     }
     give("the student's entropy".into(), Source::Entropy, false);
-    if drawn.is_on_policy() || length == 1 {
+    if on_policy || length == 1 {
         for part in view.formulas().into_iter().flat_map(Formula::parts) {
             let FormulaKind::Signal(signal) = &part.0.kind else { continue };
             let outcome = match signal {
@@ -215,7 +227,7 @@ impl Named {
                     let mut total = 0.0;
                     for (position, token) in tokens.iter().enumerate() {
                         let prefix = size.prefix(prompt, &tokens[..position]);
-                        let of = |role: &Role| world.logp(role, prefix).map(|logp| logp[*token]).ok_or("a role is missing");
+                        let of = |role: &Role| world.scored(role, prefix).map(|logp| logp[*token]).ok_or("a role is missing");
                         total += of(&Role::Student)? - of(role)?;
                     }
                     Ok(total)
@@ -239,7 +251,8 @@ impl Named {
                         Source::Entropy => place.entropy()?,
                         Source::Ranking(support) => place.ranking(support)?,
                         Source::Drawn => {
-                            let weighted: Vec<Dual> = student(prefix)?
+                            let weighted: Vec<Dual> = here(prefix)
+                                .probabilities(&Role::Student, world.temperature, true)?
                                 .iter()
                                 .zip(world.drawn(prefix))
                                 .map(|(p, drawn)| p.log().scale(-drawn.exp()))
@@ -290,7 +303,7 @@ fn completions(world: &World, worth: impl Fn(usize, &[usize]) -> Result<f64, Ref
     for prompt in 0..size.prompts {
         for tokens in size.completions() {
             let prefixes: Vec<usize> = (0..tokens.len()).map(|position| size.prefix(prompt, &tokens[..position])).collect();
-            let logp = |prefix: usize| if own { world.logp(&Role::Student, prefix) } else { Some(world.drawn(prefix)) };
+            let logp = |prefix: usize| if own { world.scored(&Role::Student, prefix) } else { Some(world.drawn(prefix).into()) };
             let each = prefixes.iter().zip(&tokens).map(|(prefix, token)| logp(*prefix).map_or(f64::NAN, |logp| logp[*token]));
             let probability = each.sum::<f64>().exp();
             if probability == 0.0 {
@@ -299,9 +312,9 @@ fn completions(world: &World, worth: impl Fn(usize, &[usize]) -> Result<f64, Ref
             let worth = worth(prompt, &tokens)?;
             for (prefix, token) in prefixes.iter().zip(&tokens) {
                 visits[*prefix] += probability;
-                let student = world.logp(&Role::Student, *prefix).ok_or("there is no student")?;
+                let student = world.scored(&Role::Student, *prefix).ok_or("there is no student")?;
                 for (entry, logp) in student.iter().enumerate() {
-                    let score = if entry == *token { 1.0 } else { 0.0 } - logp.exp();
+                    let score = (if entry == *token { 1.0 } else { 0.0 } - logp.exp()) / world.temperature;
                     gradient[prefix * size.vocabulary + entry] += probability * worth * score;
                 }
             }

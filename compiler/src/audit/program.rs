@@ -10,6 +10,7 @@ use mopd_lang::formula::{
 };
 
 use super::divergence::Refusal;
+use super::drawn::Drawn;
 use super::world::Size;
 
 /// Formulas with more parts than this are not audited: nobody wrote them by hand.
@@ -65,6 +66,8 @@ pub(super) struct View<'a> {
     pub weight: Option<&'a Formula>,
     pub own_weight: Option<&'a Formula>,
     pub when: Option<&'a Formula>,
+    /// What the objective says of the temperature that tokens are scored at.
+    pub temperature: Option<f64>,
     /// Only completions that the verifier accepts are trained on.
     pub kept: bool,
 }
@@ -77,8 +80,14 @@ impl<'a> View<'a> {
             weight: objective.weight.as_ref(),
             own_weight: term.weight.as_ref(),
             when: term.when.as_ref(),
+            temperature: objective.temperature,
             kept,
         }
+    }
+
+    /// The temperature of the policy that is trained: of every log-probability of a token taken.
+    pub fn scored_at(&self, drawn: &Drawn) -> f64 {
+        self.temperature.unwrap_or_else(|| drawn.policy_temperature())
     }
 
     /// Another value under the same weights and masks.

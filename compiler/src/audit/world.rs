@@ -1,9 +1,11 @@
 //! Small worlds: a few prompts, a handful of tokens, and for every prefix the distribution of every model. Everything that could
 //! happen in one can be enumerated.
 
+use std::borrow::Cow;
+
 use mopd_lang::formula::Role;
 
-use super::drawn::Drawn;
+use super::drawn::{Drawn, at};
 
 /// How many entries, prompts, samples of a prompt and tokens of a completion a world has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +86,8 @@ pub struct World {
     roles: Vec<(Role, Vec<Vec<f64>>)>,
     /// Log-probabilities of the policy that draws.
     drawn: Vec<Vec<f64>>,
+    /// Of the policy that is trained: of log-probabilities of tokens taken, the sampler's aside.
+    pub(super) temperature: f64,
     /// The tokens are the student's own, drawn as they are scored.
     pub(super) on_policy: bool,
     /// Numbers that are neither probabilities nor positions (rewards, data) are drawn from it.
@@ -105,6 +109,7 @@ impl World {
             size,
             roles: Vec::new(),
             drawn: vec![logs(student)],
+            temperature: 1.0,
             on_policy: true,
             seed: 1,
             step: (0, 1),
@@ -139,6 +144,13 @@ impl World {
             return Some(&self.drawn[prefix]);
         }
         self.roles.iter().find(|(known, _)| known == role).map(|(_, known)| known[prefix].as_slice())
+    }
+
+    /// The same as the objective's `logp` has them: at the temperature of the policy that is trained.
+    pub(super) fn scored(&self, role: &Role, prefix: usize) -> Option<Cow<'_, [f64]>> {
+        let logp = self.logp(role, prefix)?;
+        let plain = *role == Role::Sampler || self.temperature == 1.0;
+        Some(if plain { Cow::Borrowed(logp) } else { Cow::Owned(at(logp, self.temperature)) })
     }
 
     /// Log-probabilities of the policy that draws.
@@ -192,6 +204,8 @@ pub(super) struct Recipe {
     /// Everybody but student and sampler.
     pub roles: Vec<Role>,
     pub drawn: Drawn,
+    /// Of the policy that is trained.
+    pub temperature: f64,
     pub step: (u32, u32),
     pub supports: Vec<(u32, usize)>,
 }
@@ -207,7 +221,8 @@ impl Recipe {
             size: self.size,
             roles: Vec::new(),
             drawn: Vec::new(),
-            on_policy: self.drawn.is_on_policy() && variation != Variation::OtherSampler,
+            temperature: self.temperature,
+            on_policy: self.drawn.is_on_policy(self.temperature) && variation != Variation::OtherSampler,
             seed: seed + 1,
             step: self.step,
             supports: self.supports.clone(),

@@ -107,6 +107,8 @@ struct ObjectiveMeaning<'a> {
     clipped: Option<NodeId>,
     selected: Option<NodeId>,
     weight: Option<NodeId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
 }
 
 impl<'a> ObjectiveMeaning<'a> {
@@ -120,6 +122,7 @@ impl<'a> ObjectiveMeaning<'a> {
             clipped: objective.clipped,
             selected: objective.selected,
             weight: objective.weight,
+            temperature: Some(objective.temperature).filter(|temperature| *temperature != 1.0),
         }
     }
 }

@@ -145,6 +145,7 @@ fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Resu
         Stage::Merge(merge) => Stage::Merge(merge),
         Stage::Train(train) => {
             let checked = train.objective;
+            let temperature = checked.objective.temperature_on(&checked.rollout);
             let normal_form = normal_form(&checked.objective, Some((&checked.rollout, checked.keep)));
             Stage::Train(Box::new(Train {
                 recipe: train.recipe,
@@ -152,7 +153,7 @@ fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Resu
                 mixture: train.mixture,
                 teachers: train.teachers,
                 references: train.references,
-                objective: objective::lower(&checked.objective, normal_form, origins, fused)?,
+                objective: objective::lower(&checked.objective, temperature, normal_form, origins, fused)?,
                 prefixes: train.prefixes,
                 passes: train.passes,
                 filter: train.filter,

@@ -21,6 +21,10 @@ const QUOTED: usize = 100;
 pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> NormalForm {
     let parts = Parts::of(objective.terms.iter().map(|term| &term.value));
     let live = parts.live();
+    let scored_at = match rollout {
+        Some((rollout, _)) => objective.temperature_on(rollout),
+        None => objective.temperature.unwrap_or(1.0),
+    };
     let each =
         |slot: &dyn Fn(&Live, Facts) -> String| or_none(listed(live.iter().map(|(live, before)| slot(live, *before)), " + "));
     NormalForm {
@@ -44,7 +48,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
             _ => "none".into(),
         }),
         divergence: each(&|live, before| match live {
-            Live::Divergence(of) => divergence(of),
+            Live::Divergence(of) => divergence(of, scored_at),
             Live::Part(Part::Logp) => before.reading(),
             Live::Part(part) => format!("student.{} against {}", part.name(), before.reading()),
             Live::Likelihood { of } => format!("likelihood of {}'s choice", of.name()),
@@ -58,7 +62,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
         }),
         evaluation: each(&|live, _| match live {
             Live::Divergence(divergence) => evaluation(divergence),
-            Live::Part(Part::Logp) => "sampled at y_t".into(),
+            Live::Part(Part::Logp) => format!("sampled at y_t{}", at_temperature(scored_at)),
             Live::Preference(_) => "sampled pairs".into(),
             Live::Part(part) | Live::SquaredError { part, .. } | Live::BinaryCrossEntropy { part, .. } => match part.axis() {
                 Axis::Sequence => "at the completion".into(),
@@ -77,8 +81,13 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
     }
 }
 
+/// Which temperature numbers are at, where it is not 1.
+fn at_temperature(temperature: f64) -> String {
+    if temperature == 1.0 { String::new() } else { format!(", at temperature {}", text::number(temperature)) }
+}
+
 /// `KL(student || teacher)`, with whatever makes it another one.
-fn divergence(divergence: &Divergence) -> String {
+fn divergence(divergence: &Divergence, scored_at: f64) -> String {
     let name = match &divergence.kind {
         DivergenceKind::Kl => "KL",
         DivergenceKind::Jsd { .. } => "JSD",
@@ -102,9 +111,8 @@ fn divergence(divergence: &Divergence) -> String {
         DivergenceKind::Custom(generator) => slot += &format!(", f(u) = {}", quoted(&generator.value)),
         _ => {}
     }
-    if divergence.temperature != 1.0 {
-        slot += &format!(", at temperature {}", text::number(divergence.temperature));
-    }
+    let with_sampler = [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler));
+    slot += &at_temperature(if with_sampler { divergence.temperature * scored_at } else { divergence.temperature });
     if let Some(bound) = divergence.clip_each {
         slot += &format!(", each summand at most {}", text::number(bound));
     }

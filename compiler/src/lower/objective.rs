@@ -15,6 +15,7 @@ use crate::plan::{Axis, Function, Live, LivePrimitive, NormalForm, Objective, Re
 
 pub(super) fn lower(
     objective: &checked::Objective,
+    temperature: f64,
     normal_form: NormalForm,
     origins: Origins,
     fused: bool,
@@ -87,6 +88,7 @@ pub(super) fn lower(
         clipped,
         selected,
         weight,
+        temperature,
         normal_form,
         origin: objective.origin,
     })

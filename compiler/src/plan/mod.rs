@@ -100,8 +100,22 @@ pub struct Objective {
     /// Per token: what `weight` says, times the term's own where there is one term. Absent where nothing is weighted.
     #[serde(default)]
     pub weight: Option<NodeId>,
+    /// Logits of student, teacher and reference are divided by it in every log-probability of a token taken or of ending, and in
+    /// divergences with the sampler on a side.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub temperature: f64,
     pub normal_form: NormalForm,
     pub origin: Origin,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// What says nothing is left out: plans of before have the keys that they had.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
 }
 
 impl Objective {

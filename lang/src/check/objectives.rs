@@ -19,6 +19,7 @@ struct Parts<'a> {
     terms: Vec<Term>,
     select: Option<Formula>,
     weight: Option<Formula>,
+    temperature: Option<f64>,
     reduce: Option<Reduce>,
     seen: Vec<&'a Name>,
     /// Something has been reported: no objective comes of it.
@@ -85,8 +86,8 @@ impl Checker {
             return None;
         }
         let origin = self.origin(name.span);
-        let Parts { terms, select, weight, reduce, .. } = parts;
-        let objective = Objective { name: name.text.clone(), terms, select, weight, reduce, origin };
+        let Parts { terms, select, weight, temperature, reduce, .. } = parts;
+        let objective = Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, origin };
         self.warn_of_clamped_divergences(&objective);
         Some(objective)
     }
@@ -108,6 +109,10 @@ impl Checker {
             "weight" => {
                 parts.weight = self.detached(&entry.value, env, "weight", false);
                 parts.weight.is_some()
+            }
+            "temperature" => {
+                parts.temperature = self.at_least(&entry.value, "temperature", env, f64::MIN_POSITIVE);
+                parts.temperature.is_some()
             }
             "reduce" => {
                 parts.reduce = self.reduction(&entry.value, env);

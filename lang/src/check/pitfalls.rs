@@ -8,7 +8,7 @@ use crate::formula::{
 
 use super::Checker;
 use super::settings::Settings;
-use super::stage_checks::{is_score_function, reads_sampler, streams, term_reads, unrecorded};
+use super::stage_checks::{is_score_function, reads_sampler, streams, term_reads};
 
 /// What multiplies the gradient of the token's own log-probability.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,14 +109,17 @@ fn reads_token(support: &Support) -> bool {
     }
 }
 
-/// Tokens that the student of this step drew at temperature 1, none of them selected afterwards.
-fn is_on_policy(rollout: &Rollout) -> bool {
+/// Tokens that the student of this step drew as it scores them, none of them selected afterwards.
+fn is_on_policy(objective: &Objective, rollout: &Rollout) -> bool {
     let whole = |edit: &Edit| matches!(edit, Edit::FirstTurns { .. });
     rollout.edits.iter().all(whole)
         && match &rollout.source {
-            RolloutSource::Sample(sampling) => sampling.temperature == 1.0 && !sampling.truncated(),
+            RolloutSource::Sample(sampling) => {
+                let scored_at = objective.temperature.unwrap_or(sampling.temperature);
+                sampling.temperature > 0.0 && scored_at == sampling.temperature && !sampling.truncated()
+            }
             RolloutSource::Turns { of, .. } | RolloutSource::Derived { of, .. } | RolloutSource::EachTurn { of, .. } => {
-                is_on_policy(of)
+                is_on_policy(objective, of)
             }
             _ => false,
         }
@@ -202,8 +205,8 @@ impl Checker {
             let masks = objective.select.iter().chain(&objective.weight).chain(&term.when).chain(&term.weight);
             factor(&term.value) == Factor::Blind && masks.into_iter().all(is_blind)
         };
-        let found =
-            streams(objective, &train.rollout).into_iter().find(|stream| is_on_policy(stream.rollout) && dull(stream.term));
+        let mut streams = streams(objective, &train.rollout).into_iter();
+        let found = streams.find(|stream| is_on_policy(objective, stream.rollout) && dull(stream.term));
         let Some(stream) = found else { return true };
         let (span, drawn) = (self.span(stream.term.origin), self.span(stream.rollout.origin));
         self.report(
@@ -248,7 +251,7 @@ impl Checker {
         let place = settings.place(&["passes"]);
         for stream in streams(objective, &train.rollout) {
             let term = stream.term;
-            if unrecorded(stream.rollout).is_some() {
+            if stream.rollout.unrecorded().is_some() {
                 continue;
             }
             let at = self.span(term.origin);

@@ -66,29 +66,6 @@ fn reads_verdict(node: &FormulaNode) -> bool {
     matches!(&node.kind, FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct))
 }
 
-/// The first thing in the way of a sampler's probability: a rollout, or an edit of one, whose tokens nobody drew with a
-/// probability that was kept.
-pub fn unrecorded(rollout: &Rollout) -> Option<&'static str> {
-    if let Some(edit) = rollout.edits.iter().find(|edit| !edit.keeps_text()) {
-        return Some(match edit {
-            Edit::Rewrite { .. } => "`rewrite` changes the text after it was drawn",
-            _ => "`through` may change the text after it was drawn",
-        });
-    }
-    match &rollout.source {
-        // The teacher's share of a `token_mix` is known: the mixture itself is the policy that drew.
-        RolloutSource::Sample(_) => None,
-        RolloutSource::From { .. } => Some("a teacher wrote these tokens"),
-        RolloutSource::Data { .. } => Some("these tokens are read from the data"),
-        RolloutSource::Refine { .. } => Some("a teacher rewrote the student's draft"),
-        RolloutSource::Interleave { .. } => Some("a teacher replaced some of the tokens"),
-        // The turns before are given, not trained on.
-        RolloutSource::EachTurn { of, .. } => unrecorded(of),
-        RolloutSource::Speculative { .. } => Some("the teacher that verifies drafts replaced some of the tokens"),
-        other => other.inner().into_iter().find_map(unrecorded),
-    }
-}
-
 /// How the student's own completions are drawn, where they are not the whole distribution's.
 fn truncated(rollout: &Rollout) -> Option<&Sampling> {
     match &rollout.source {
@@ -136,7 +113,7 @@ impl Checker {
                 );
                 return false;
             }
-            if sampler && let Some(why) = unrecorded(rollout) {
+            if sampler && let Some(why) = rollout.unrecorded() {
                 let span = self.span(rollout.origin);
                 let at = self.place_of(objective, reads_sampler);
                 self.report(
@@ -148,6 +125,18 @@ impl Checker {
                     .label(why)
                     .because(at, "`ratio` or `sampler` is read here")
                     .help("draw the completions with `sample(...)`, or use a term that needs no sampler, such as `live kl(...)`"),
+                );
+                return false;
+            }
+            if sampler && rollout.sampling().is_some_and(|sampling| sampling.temperature == 0.0) {
+                let span = self.span(rollout.origin);
+                let at = self.place_of(objective, reads_sampler);
+                let text = "greedy decoding takes every token with certainty: there is no probability to compare with";
+                self.report(
+                    Diagnostic::error(Code::OffPolicyRatio, span, text)
+                        .label("`temperature` is 0")
+                        .because(at, "`ratio` or `sampler` is read here")
+                        .help("draw the completions at a `temperature` above 0, or use a term that needs no sampler, such as `live kl(...)`"),
                 );
                 return false;
             }

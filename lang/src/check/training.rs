@@ -482,5 +482,13 @@ fn preference(chosen: Rollout, rejected: Rollout, beta: Formula, origin: crate::
     let term = Term { name: "preference".into(), value, when: None, weight: None, reduce: None, data: None, origin };
     let step = ReduceStep { operation: Reduction::Mean, elements: Axis::Group, over: Axis::Batch, among_when: false };
     let reduce = Reduce { steps: vec![step], denominator: None, balance: None, origin };
-    Objective { name: "dpo".into(), terms: vec![term], select: None, weight: None, reduce: Some(reduce), origin }
+    Objective {
+        name: "dpo".into(),
+        terms: vec![term],
+        select: None,
+        weight: None,
+        temperature: None,
+        reduce: Some(reduce),
+        origin,
+    }
 }

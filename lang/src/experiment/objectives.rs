@@ -15,6 +15,8 @@ pub struct Objective {
     pub select: Option<Formula>,
     /// Multiplies every term.
     pub weight: Option<Formula>,
+    /// What `temperature = ...` says: see [`Objective::temperature_on`].
+    pub temperature: Option<f64>,
     /// `mean(token) then mean(sequence)`: from the token axis to a single number. Absent only where every term has its own.
     pub reduce: Option<Reduce>,
     pub origin: Origin,
@@ -31,6 +33,13 @@ impl Objective {
         }
         formulas.extend(self.reduce.iter().filter_map(|reduce| reduce.denominator.as_ref()));
         formulas
+    }
+
+    /// The temperature of the policy that is trained: logits of student, teachers and reference are divided by it in every `logp` and
+    /// `end_logp`, and in divergences with `sampler` on a side. Where the student draws the completions it is the temperature that they
+    /// are drawn at, so that the ratio to the sampler starts at 1; where others wrote them, it is 1.
+    pub fn temperature_on(&self, rollout: &Rollout) -> f64 {
+        self.temperature.unwrap_or_else(|| rollout.policy_temperature())
     }
 
     /// Whether some formula reads the distribution of `role`.

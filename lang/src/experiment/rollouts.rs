@@ -186,6 +186,35 @@ impl Rollout {
         }
     }
 
+    /// The first thing in the way of a sampler's probability: a rollout, or an edit of one, whose tokens nobody drew with a
+    /// probability that was kept.
+    pub fn unrecorded(&self) -> Option<&'static str> {
+        if let Some(edit) = self.edits.iter().find(|edit| !edit.keeps_text()) {
+            return Some(match edit {
+                Edit::Rewrite { .. } => "`rewrite` changes the text after it was drawn",
+                _ => "`through` may change the text after it was drawn",
+            });
+        }
+        match &self.source {
+            // The teacher's share of a `token_mix` is known: the mixture itself is the policy that drew.
+            RolloutSource::Sample(_) => None,
+            RolloutSource::From { .. } => Some("a teacher wrote these tokens"),
+            RolloutSource::Data { .. } => Some("these tokens are read from the data"),
+            RolloutSource::Refine { .. } => Some("a teacher rewrote the student's draft"),
+            RolloutSource::Interleave { .. } => Some("a teacher replaced some of the tokens"),
+            // The turns before are given, not trained on.
+            RolloutSource::EachTurn { of, .. } => of.unrecorded(),
+            RolloutSource::Speculative { .. } => Some("the teacher that verifies drafts replaced some of the tokens"),
+            other => other.inner().into_iter().find_map(Rollout::unrecorded),
+        }
+    }
+
+    /// The temperature that the student's own completions are drawn at; 1 where others wrote them, or nothing was left to chance.
+    pub fn policy_temperature(&self) -> f64 {
+        let drawn = if self.unrecorded().is_none() { self.sampling() } else { None };
+        drawn.map(|sampling| sampling.temperature).filter(|temperature| *temperature > 0.0).unwrap_or(1.0)
+    }
+
     /// Who else than the student writes some of the tokens.
     pub fn writer(&self) -> Option<&Role> {
         match &self.source {

@@ -32,6 +32,7 @@ pub fn objective(name: &str, live: Live, term: impl Fn(&mut Graph, NodeId) -> (N
         clipped,
         selected: None,
         weight: None,
+        temperature: 1.0,
         normal_form: NormalForm {
             prefixes: empty(),
             sequence_selection: empty(),

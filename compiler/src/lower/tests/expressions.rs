@@ -14,6 +14,7 @@ fn objective(select: Formula, weight: Formula) -> Objective {
         terms: vec![term],
         select: Some(select),
         weight: Some(weight),
+        temperature: None,
         reduce: None,
         origin: HERE,
     }

@@ -86,7 +86,15 @@ pub fn term(name: &str, value: Formula) -> Term {
 
 pub fn objective(value: Formula, reduce: Reduce) -> Objective {
     let terms = vec![term("term", value)];
-    Objective { name: "objective".into(), terms, select: None, weight: None, reduce: Some(reduce), origin: HERE }
+    Objective {
+        name: "objective".into(),
+        terms,
+        select: None,
+        weight: None,
+        temperature: None,
+        reduce: Some(reduce),
+        origin: HERE,
+    }
 }
 
 /// `-clip(teacher.logp - student.logp, -at, at) * live student.logp`

@@ -46,6 +46,7 @@ fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
     super::super::objective::lower(
         objective,
+        1.0,
         normal_form(objective, Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All))),
         super::super::Origins(&origins),
         true,

@@ -18,7 +18,8 @@ const DEEPEST: usize = 5;
 pub fn changes(before: &Objective, after: &Objective) -> Vec<Change> {
     let primitives =
         |objective: &Objective| -> Vec<_> { objective.live.iter().map(|live| (live.primitive.clone(), live.adjoint)).collect() };
-    if before.graph == after.graph && before.loss == after.loss && primitives(before) == primitives(after) {
+    let same = before.graph == after.graph && before.loss == after.loss && before.temperature == after.temperature;
+    if same && primitives(before) == primitives(after) {
         return Vec::new();
     }
     let mut found: Vec<Change> = slots(&before.normal_form)

@@ -211,6 +211,11 @@ pub static STEP: &[Key] = stage![
 pub static OBJECTIVE: &[Key] = &[
     may("select", Takes::Condition, "Which tokens count: a truth value per token or sequence."),
     may("weight", Takes::Formula, "How much each token counts: a number without gradient."),
+    may(
+        "temperature",
+        Takes::Number,
+        "Of every `logp`: logits are divided by it. That of the rollout where the student draws the completions, else 1, if not written.",
+    ),
     must("reduce", Takes::Reduce, "How tokens and sequences are averaged into one number."),
 ];
 

@@ -17,6 +17,7 @@ pub struct Divergence<'a> {
     pub right: Side,
     pub support: &'a Support,
     pub mass: Mass,
+    /// Logits of both sides are divided by it, and by the policy's where the sampler is on a side.
     pub temperature: f64,
     pub clip_each: Option<f64>,
 }
@@ -102,6 +103,13 @@ impl Divergence<'_> {
         }
     }
 
+    /// What a role's logits are divided by. The sampler's were divided when it drew: what it is compared with is the policy that is
+    /// trained, not a model at temperature 1.
+    fn temperature_of(&self, role: Role, rows: &Rows) -> f64 {
+        let with_sampler = || [&self.left, &self.right].iter().any(|side| side.parts.iter().any(|(_, of)| *of == Role::Sampler));
+        if role != Role::Sampler && with_sampler() { self.temperature * rows.temperature() } else { self.temperature }
+    }
+
     /// Whether it is the KL divergence over the whole vocabulary and nothing else.
     fn is_plain(&self, compared: &Compared) -> bool {
         matches!(self.pairing, Pairing::Entrywise(Summand::Kl))
@@ -117,6 +125,7 @@ impl Divergence<'_> {
             compared.blank(&mut slopes);
         }
         let count = slopes.size()[1] - i64::from(compared.tail);
+        let temperature = self.temperature_of(Role::Student, rows);
         for (index, (weight, role)) in own.side.parts.iter().enumerate() {
             if *role != Role::Student {
                 continue;
@@ -127,7 +136,7 @@ impl Divergence<'_> {
             };
             // What a tail loses or gains, its entries do in proportion.
             let spread = compared.tail.then(|| {
-                let (inside, tail) = (rows.logps(Role::Student, self.temperature), own.parts[index].narrow(1, count, 1));
+                let (inside, tail) = (rows.logps(Role::Student, temperature), own.parts[index].narrow(1, count, 1));
                 let mut spread = (inside - tail).exp_() * part.narrow(1, count, 1);
                 let _ = match &compared.entries {
                     Entries::All => spread.zero_(),
@@ -139,12 +148,12 @@ impl Divergence<'_> {
             let on_entries = part.narrow(1, 0, count);
             match &compared.entries {
                 Entries::Chosen(indices) => {
-                    sum.add_at(rows, self.temperature, indices, &on_entries);
-                    spread.into_iter().for_each(|spread| sum.add(self.temperature, spread));
+                    sum.add_at(rows, temperature, indices, &on_entries);
+                    spread.into_iter().for_each(|spread| sum.add(temperature, spread));
                 }
                 Entries::All | Entries::Masked(_) => match spread {
-                    Some(spread) => sum.add(self.temperature, spread + on_entries),
-                    None => sum.add(self.temperature, part),
+                    Some(spread) => sum.add(temperature, spread + on_entries),
+                    None => sum.add(temperature, part),
                 },
             }
         }
@@ -197,7 +206,7 @@ impl Divergence<'_> {
         outside: Option<&Tensor>,
     ) -> OnSupport<'s> {
         let part = |role: Role| {
-            let full = rows.logps(role, self.temperature);
+            let full = rows.logps(role, self.temperature_of(role, rows));
             let on_entries = match entries {
                 Entries::Chosen(indices) => full.gather(-1, indices, false),
                 Entries::All | Entries::Masked(_) => full.shallow_clone(),

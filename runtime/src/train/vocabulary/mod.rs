@@ -149,6 +149,8 @@ pub struct Vocabulary {
     pub others: Vec<(Role, Vec<Logits>)>,
     /// Whose logits the completions were drawn from, and at which temperature.
     pub sampler: Option<(Role, f64)>,
+    /// Of the policy that is trained: see [`mopd_compiler::plan::Objective::temperature`].
+    pub temperature: f64,
     /// The token that ends a completion.
     pub end: Token,
     sizes: Sizes,
@@ -199,8 +201,13 @@ impl Vocabulary {
         sampler: Option<(Role, f64)>,
         end: Token,
     ) -> Vocabulary {
-        let sizes = Sizes::of(targets.device());
-        Vocabulary { targets: targets.shallow_clone(), student, others, sampler, end, sizes, kept: RefCell::default() }
+        let (targets, sizes) = (targets.shallow_clone(), Sizes::of(targets.device()));
+        Vocabulary { targets, student, others, sampler, temperature: 1.0, end, sizes, kept: RefCell::default() }
+    }
+
+    /// The same for a policy of another temperature.
+    pub fn at(self, temperature: f64) -> Vocabulary {
+        Vocabulary { temperature, ..self }
     }
 
     pub fn tokens(&self) -> i64 {

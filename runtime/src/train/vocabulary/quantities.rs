@@ -46,8 +46,8 @@ impl Quantity<'_> {
     pub fn values(&self, rows: &Rows) -> Tensor {
         match self {
             Quantity::Primitive(primitive) => primitive.values(rows),
-            Quantity::Logp(role) => rows.logps(*role, 1.0).gather(-1, &rows.targets, false).squeeze_dim(1),
-            Quantity::EndLogp(role) => rows.logps(*role, 1.0).select(1, rows.end).contiguous(),
+            Quantity::Logp(role) => rows.scored(*role).gather(-1, &rows.targets, false).squeeze_dim(1),
+            Quantity::EndLogp(role) => rows.scored(*role).select(1, rows.end).contiguous(),
             Quantity::Entropy(role) => entropy(&rows.logps(*role, 1.0)),
             Quantity::Top1(role) => rows.logps(*role, 1.0).amax([-1].as_slice(), false).exp(),
             Quantity::Rank(role) => {
@@ -98,8 +98,8 @@ impl Primitive<'_> {
     /// Adds `adjoint`, `[rows, 1]`, times d primitive / d log-probability of the student, of all entries of the vocabulary.
     pub fn add_slopes(&self, rows: &Rows, adjoint: &Tensor, slopes: &mut Slopes) {
         match self {
-            Primitive::Logp => slopes.add_at(rows, 1.0, &rows.targets, adjoint),
-            Primitive::EndLogp => slopes.add_at(rows, 1.0, &rows.targets.full_like(rows.end), adjoint),
+            Primitive::Logp => slopes.add_at(rows, rows.temperature(), &rows.targets, adjoint),
+            Primitive::EndLogp => slopes.add_at(rows, rows.temperature(), &rows.targets.full_like(rows.end), adjoint),
             Primitive::Divergence(divergence) => divergence.add_slopes(rows, adjoint, slopes),
             Primitive::Likelihood { of } => {
                 slopes.add_at(rows, 1.0, &rows.logps(*of, 1.0).argmax(-1, true), &adjoint.neg());

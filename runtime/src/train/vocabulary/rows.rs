@@ -42,13 +42,24 @@ impl<'a> Rows<'a> {
         self.student.size()[1]
     }
 
+    /// The temperature of the policy that is trained.
+    pub fn temperature(&self) -> f64 {
+        self.vocabulary.temperature
+    }
+
+    /// Log-probabilities `[rows, vocabulary]` as the objective's `logp` has them: those of the sampler as it drew, the others' at the
+    /// temperature of the policy.
+    pub fn scored(&self, role: Role) -> Tensor {
+        self.logps(role, if role == Role::Sampler { 1.0 } else { self.temperature() })
+    }
+
     /// The student's logits, `[rows, vocabulary]`.
     pub fn logits(&self) -> &Tensor {
         &self.student
     }
 
-    /// Log-probabilities `[rows, vocabulary]` in single precision, `role`'s logits divided by `temperature`. Never to be written
-    /// to.
+    /// Log-probabilities `[rows, vocabulary]` in single precision, `role`'s logits divided by `temperature`; the sampler's by the
+    /// temperature that it drew at as well. Never to be written to.
     ///
     /// # Panics
     /// If the pass was not given what `role` reads: the caller looks before it starts one.
@@ -114,11 +125,12 @@ impl Slopes {
     }
 
     /// d loss / d logits of the student, written to `out`, `[rows, vocabulary]`. It may be the logits themselves: they are not
-    /// read any more.
+    /// read any more once they are written over: log-probabilities at every temperature are made before.
     pub fn into_logits(self, rows: &Rows, out: &mut Tensor) {
+        let logps: Vec<Tensor> =
+            self.by_temperature.iter().map(|(temperature, _)| rows.logps(Role::Student, *temperature)).collect();
         let mut first = true;
-        for (temperature, slopes) in self.by_temperature {
-            let logps = rows.logps(Role::Student, temperature);
+        for ((temperature, slopes), logps) in self.by_temperature.into_iter().zip(logps) {
             if first && temperature == 1.0 && out.kind() == Kind::Float {
                 let _ = Tensor::internal_log_softmax_backward_data_out(out, &slopes, &logps, -1, Kind::Float);
             } else {

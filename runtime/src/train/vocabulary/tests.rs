@@ -762,3 +762,59 @@ fn a_matrix_leaves_behind_its_last_token() {
         assert_eq!(to_vec(&whole.narrow(0, 2 * part as i64, 2)), to_vec(&expected));
     }
 }
+
+/// A policy at a temperature: log-probabilities of the token taken are at it, and so is what the sampler is compared with; entropies and
+/// divergences of models are not. Against the definition in double precision; the order of the primitives is nobody's business.
+#[test]
+fn log_probabilities_are_at_the_temperature_of_the_policy() {
+    const POLICY: f64 = 0.6;
+    let logits = DISTINCT.map(f64::ln);
+    let at = |logits: &[f64], temperature: f64| softmax(&logits.iter().map(|x| x / temperature).collect::<Vec<f64>>());
+    let teacher = TEACHER.map(f64::ln);
+    let batch = batch(1);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    // The sampler drew at 0.6 from the student's own logits, as at the first step on fresh completions.
+    let vocabulary = || {
+        let others = vec![(Teacher, vec![Logits::Given(rows(&[TEACHER]))])];
+        Vocabulary::new(&Tensor::from_slice(&[TAKEN]), Logits::Given(rows(&[DISTINCT])), others, Some((Student, POLICY)), END)
+            .at(POLICY)
+    };
+    let value = |signal: &Signal| f64::from(to_vec(&vocabulary().values(&[parameters.quantity(signal).unwrap().unwrap()])[0])[0]);
+    let taken = TAKEN as usize;
+    for (role, logits) in [(Student, logits), (Teacher, teacher), (Role::Sampler, logits)] {
+        assert!((value(&Signal::Logp { role }) - at(&logits, POLICY)[taken].ln()).abs() < 1e-6, "{role:?}");
+        assert!((value(&Signal::EndLogp { role }) - at(&logits, POLICY)[END as usize].ln()).abs() < 1e-6, "{role:?}");
+    }
+    let entropy = |p: &[f64]| -p.iter().map(|p| p * p.ln()).sum::<f64>();
+    assert!((value(&Signal::Entropy { role: Student }) - entropy(&DISTINCT)).abs() < 1e-6);
+    let full = |left, right| kl(left, right, Support::Full, Mass::Raw);
+    assert!(value(&Signal::Divergence(full(Student, Role::Sampler))).abs() < 1e-7, "fresh completions: nothing has moved");
+    let between = |p: &[f64], q: &[f64]| p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum::<f64>();
+    let with_teacher = between(&at(&teacher, POLICY), &at(&logits, POLICY));
+    assert!((value(&Signal::Divergence(full(Teacher, Role::Sampler))) - with_teacher).abs() < 1e-6);
+    assert!((value(&Signal::Divergence(full(Student, Teacher))) - between(&DISTINCT, &TEACHER)).abs() < 1e-6);
+
+    // 2 log p(taken) at 0.6, plus 3 KL(student || teacher) at 1, plus 5 KL(sampler || student): of a sampler that has been left behind.
+    let loss = |moved: &[f64]| {
+        2.0 * at(moved, POLICY)[taken].ln()
+            + 3.0 * between(&at(moved, 1.0), &at(&teacher, 1.0))
+            + 5.0 * between(&at(&teacher, POLICY), &at(moved, POLICY))
+    };
+    let (_, expected) = reference::finite_differences(&logits, loss);
+    let exact = Live::Divergence(full(Student, Teacher));
+    let left_behind = Live::Divergence(full(Role::Sampler, Student));
+    let live = [(Live::Logp, 2.0f32), (exact, 3.0), (left_behind, 5.0)];
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
+        let mut vocabulary = vocabulary();
+        vocabulary.others.push((Role::Sampler, vec![Logits::Given(rows(&[TEACHER]))]));
+        vocabulary.sampler = Some((Role::Sampler, POLICY));
+        let live: Vec<_> = order
+            .iter()
+            .map(|index| (parameters.primitive(&live[*index].0).unwrap(), Tensor::from_slice(&[live[*index].1])))
+            .collect();
+        let mut gradient = Vec::new();
+        vocabulary.gradient(&live, |rows| gradient = to_vec(&rows.whole().1));
+        let gradient: Vec<f64> = gradient.into_iter().map(f64::from).collect();
+        close(&gradient, &expected, 5e-6);
+    }
+}
