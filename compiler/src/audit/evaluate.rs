@@ -24,11 +24,10 @@ pub(super) struct Scene<'a> {
     pub bounds: bool,
 }
 
-/// One number per element of an axis, and which of them come from selected tokens; all where absent.
+/// One number per element of an axis.
 #[derive(Clone)]
 pub(super) struct Value {
     pub elements: Vec<Dual>,
-    mask: Option<Vec<bool>>,
 }
 
 pub(super) fn count(size: Size, axis: Axis) -> usize {
@@ -77,7 +76,7 @@ impl<'a> Scene<'a> {
         Place { world: self.world, prefix: self.prefixes[token], token: Some(self.tokens[token]), bounds: self.bounds }
     }
 
-    /// The values of all steps. `selected` says by token what takes part in reductions and statistics.
+    /// The values of all steps. `selected` is what `select` says of each token, where it is known.
     pub fn run(&self, program: &Program, selected: Option<&[bool]>) -> Result<Vec<Value>, Refusal> {
         let mut values: Vec<Value> = Vec::with_capacity(program.steps.len());
         for step in &program.steps {
@@ -104,37 +103,27 @@ impl<'a> Scene<'a> {
             }
             FormulaKind::Adaptive(Adaptive::Learned { .. }) => return Err("`learned(...)` is found by the run".into()),
             FormulaKind::Variable(name) => one(stand_in(name, formula.unit())),
+            FormulaKind::Signal(Signal::Selected) => {
+                // Where the selection is left out of account, all count.
+                each(Axis::Token, &|token| f64::from(u8::from(selected.is_none_or(|selected| selected[token]))))
+            }
             FormulaKind::Signal(signal) => self.signal(signal, axis, operands)?,
             FormulaKind::Live(live) => self.live(live, operands)?,
             FormulaKind::Apply { function, .. } => {
-                let mut mask: Option<Vec<bool>> = None;
-                if axis != Axis::Token {
-                    for (operand, (_, from)) in operands.iter().zip(&step.operands) {
-                        let Some(own) = &operand.mask else { continue };
-                        let spread = (0..count(size, axis)).map(|index| own[parent(size, axis, *from, index)]);
-                        mask = Some(match mask {
-                            None => spread.collect(),
-                            Some(known) => known.into_iter().zip(spread).map(|(a, b)| a && b).collect(),
-                        });
-                    }
-                }
                 let elements = (0..count(size, axis)).map(|index| {
                     let given = operands.iter().zip(&step.operands);
                     let parts: Vec<&Dual> =
                         given.map(|(operand, (_, from))| &operand.elements[parent(size, axis, *from, index)]).collect();
                     self.unbounded(formula, &parts).unwrap_or_else(|| dual::apply(*function, &parts))
                 });
-                return Ok(Value { elements: elements.collect(), mask });
+                elements.collect()
             }
             FormulaKind::Reduce { reduction, operand, among, .. } => {
-                return Ok(self.reduce(*reduction, operand, among.as_ref(), axis, operands, selected));
+                self.reduce(*reduction, operand, among.as_ref(), axis, operands)
             }
             FormulaKind::Statistic { statistic, operand, over, among } => {
                 let from = operand.axis();
-                let mask = self.mask(from, operands[0], selected);
-                let takes_part = |index: usize| {
-                    mask.as_ref().is_none_or(|mask| mask[index]) && self.among(among.as_ref(), operands.get(1), from, index)
-                };
+                let takes_part = |index: usize| self.among(among.as_ref(), operands.get(1), from, index);
                 let mut elements = vec![Dual::plain(0.0); count(size, from)];
                 for whole in 0..count(size, *over) {
                     let members: Vec<usize> =
@@ -144,7 +133,7 @@ impl<'a> Scene<'a> {
                         elements[index] = Dual::plain(result);
                     }
                 }
-                return Ok(Value { elements, mask: operands[0].mask.clone() });
+                elements
             }
             FormulaKind::Scan { scan, operand, over } => self.scan(scan, operand.axis(), *over, operands),
             FormulaKind::Memory { memory, .. } => {
@@ -176,7 +165,7 @@ impl<'a> Scene<'a> {
                 })
             }
         };
-        Ok(Value { elements, mask: None })
+        Ok(Value { elements })
     }
 
     /// A bounded number without its bound, where bounds don't act.
@@ -185,10 +174,6 @@ impl<'a> Scene<'a> {
             return None;
         }
         bounded(formula).map(|operand| parts[operand].clone())
-    }
-
-    fn mask(&self, axis: Axis, value: &Value, selected: Option<&[bool]>) -> Option<Vec<bool>> {
-        if axis == Axis::Token { selected.map(<[bool]>::to_vec) } else { value.mask.clone() }
     }
 
     fn among(&self, among: Option<&Formula>, value: Option<&&Value>, axis: Axis, index: usize) -> bool {
@@ -205,24 +190,17 @@ impl<'a> Scene<'a> {
         among: Option<&Formula>,
         to: Axis,
         operands: &[&Value],
-        selected: Option<&[bool]>,
-    ) -> Value {
+    ) -> Vec<Dual> {
         let (size, from) = (self.world.size, operand.axis());
-        let mask = self.mask(from, operands[0], selected);
         let elements = (0..count(size, to)).map(|whole| {
             let members: Vec<&Dual> = (0..count(size, from))
                 .filter(|index| parent(size, from, to, *index) == whole)
-                .filter(|index| mask.as_ref().is_none_or(|mask| mask[*index]) && self.among(among, operands.get(1), from, *index))
+                .filter(|index| self.among(among, operands.get(1), from, *index))
                 .map(|index| &operands[0].elements[index])
                 .collect();
             reduced(reduction, &members)
         });
-        let elements = elements.collect();
-        let any = |mask: Vec<bool>| {
-            let inside = |whole: usize| (0..mask.len()).any(|index| mask[index] && parent(size, from, to, index) == whole);
-            (0..count(size, to)).map(inside).collect()
-        };
-        Value { elements, mask: mask.filter(|_| to > Axis::Batch).map(any) }
+        elements.collect()
     }
 
     fn scan(&self, scan: &Scan<Formula>, axis: Axis, over: Axis, operands: &[&Value]) -> Vec<Dual> {

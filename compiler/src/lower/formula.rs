@@ -25,10 +25,12 @@ pub(super) struct Primitive {
 pub(super) struct Lowering<'a> {
     pub graph: Graph,
     pub primitives: Vec<Primitive>,
+    /// Number of tokens of the student's tokenizer, where it is known before the run.
+    vocabulary: Option<u32>,
     /// The mask of the objective's `select`, per token, once it is known.
     selected: Option<NodeId>,
     /// By address of a formula that the objective keeps alive.
-    known: HashMap<*const FormulaNode, Lowered>,
+    known: HashMap<*const FormulaNode, NodeId>,
     /// Where the formula stands that a node was first made for.
     places: HashMap<NodeId, Origin>,
     /// By address of a formula that chooses at random: its random numbers, which are the same wherever it is lowered.
@@ -48,19 +50,12 @@ pub(super) enum Supply {
     Anything,
 }
 
-#[derive(Clone, Copy)]
-struct Lowered {
-    node: NodeId,
-    /// On the node's axis: which elements were computed from at least one selected token. Absent where all count: on the
-    /// token axis, where `selected` says it, and for numbers that do not come from tokens, such as a reward.
-    mask: Option<NodeId>,
-}
-
 impl<'a> Lowering<'a> {
     pub fn new(supply: Supply, origins: Origins<'a>) -> Lowering<'a> {
         Lowering {
             graph: Graph::default(),
             primitives: Vec::new(),
+            vocabulary: None,
             selected: None,
             known: HashMap::new(),
             places: HashMap::new(),
@@ -71,11 +66,14 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// From here on, tokens outside `mask` take no part in reductions and statistics, nor do sequences and groups without
-    /// any selected token in reductions of what was reduced from tokens: so means are conditional means.
+    /// The same for a student whose tokenizer has so many tokens.
+    pub fn with_vocabulary(self, vocabulary: Option<u32>) -> Lowering<'a> {
+        Lowering { vocabulary, ..self }
+    }
+
+    /// What `selected` means from here on.
     pub fn select(&mut self, mask: NodeId) {
         self.selected = Some(mask);
-        self.known.clear();
     }
 
     /// Where the formula stands that a node was made for.
@@ -95,23 +93,22 @@ impl<'a> Lowering<'a> {
             let before = pending.len();
             pending.extend(operands(&formula.0).into_iter().filter(|operand| !self.known.contains_key(&Rc::as_ptr(&operand.0))));
             if pending.len() == before {
-                let lowered = self.node(&formula.0)?;
-                self.places.entry(lowered.node).or_insert(formula.0.origin);
-                self.known.insert(address, lowered);
+                let node = self.node(&formula.0)?;
+                self.places.entry(node).or_insert(formula.0.origin);
+                self.known.insert(address, node);
                 pending.pop();
             }
         }
-        Ok(self.lowered(formula).node)
+        Ok(self.lowered(formula))
     }
 
-    fn lowered(&self, formula: &Formula) -> Lowered {
+    fn lowered(&self, formula: &Formula) -> NodeId {
         self.known[&Rc::as_ptr(&formula.0)]
     }
 
     /// A formula whose parts are lowered.
-    fn node(&mut self, formula: &FormulaNode) -> Result<Lowered, Box<Diagnostic>> {
+    fn node(&mut self, formula: &FormulaNode) -> Result<NodeId, Box<Diagnostic>> {
         let span = self.origins.span(formula.origin);
-        let unmasked = |node| Lowered { node, mask: None };
         let kind = match self.supply {
             Supply::Runtime => narrow::kind(formula, span)?,
             Supply::Anything => match narrow::kind_of_anything(formula, span)? {
@@ -126,95 +123,91 @@ impl<'a> Lowering<'a> {
             Kind::Number(value) if !value.is_finite() => {
                 return Err(Diagnostic::error(Code::OutOfRange, span, format!("the number {value} is not finite")).into());
             }
-            Kind::Number(value) => unmasked(self.graph.constant(Axis::Run, value)),
-            Kind::PerSequence(value) => unmasked(self.graph.constant(Axis::Sequence, value)),
+            Kind::Number(value) => self.graph.constant(Axis::Run, value),
+            Kind::PerSequence(value) => self.graph.constant(Axis::Sequence, value),
             Kind::Schedule(schedule) => {
                 if !super::numbers::schedule_is_finite(&schedule) {
                     return Err(Diagnostic::error(Code::OutOfRange, span, "a schedule has a bound that is not finite").into());
                 }
-                unmasked(self.graph.schedule(schedule))
+                self.graph.schedule(schedule)
             }
-            Kind::Signal(signal) => unmasked(self.graph.signal(signal)),
+            Kind::Signal(Signal::VocabularySize) if let Some(tokens) = self.vocabulary => {
+                self.graph.constant(Axis::Run, f64::from(tokens))
+            }
+            Kind::Signal(signal) => self.graph.signal(signal),
             Kind::Remaining => {
                 let (length, position) = (self.graph.signal(Signal::Length), self.graph.signal(Signal::Position));
                 let one = self.graph.constant(Axis::Run, 1.0);
                 let behind = self.graph.apply(Function::Add, &[position, one]);
-                unmasked(self.graph.apply(Function::Subtract, &[length, behind]))
+                self.graph.apply(Function::Subtract, &[length, behind])
             }
-            Kind::Live(live) => unmasked(self.live(live, formula.origin)),
+            Kind::Selected => self.selected.ok_or_else(|| {
+                let text = "`selected` is read where nothing has been selected yet";
+                Box::new(
+                    Diagnostic::error(Code::Cycle, span, text).help("leave `among: selected` out: all trained tokens count then"),
+                )
+            })?,
+            Kind::Live(live) => self.live(live, formula.origin),
             Kind::Preference => {
                 let [beta] = operands(formula)[..] else { unreachable!("a preference has one operand") };
-                let beta = self.lowered(beta).node;
-                unmasked(self.preference(beta, formula.origin))
+                let beta = self.lowered(beta);
+                self.preference(beta, formula.origin)
             }
             // What is written times 0 is switched off: it is not computed, and neither is what only it reads.
-            Kind::Apply(Function::Multiply) if switched_off(formula) => unmasked(self.graph.constant(formula.axis, 0.0)),
+            Kind::Apply(Function::Multiply) if switched_off(formula) => self.graph.constant(formula.axis, 0.0),
             Kind::Apply(function) => {
-                let operands: Vec<Lowered> = operands(formula).into_iter().map(|operand| self.lowered(operand)).collect();
-                let nodes: Vec<NodeId> = operands.iter().map(|operand| operand.node).collect();
-                let node = self.graph.apply(function, &nodes);
-                let axis = self.graph.axis(node);
-                let masks = operands.iter().filter_map(|operand| operand.mask).collect::<Vec<NodeId>>();
-                let mask = masks
-                    .into_iter()
-                    .filter(|_| axis != Axis::Token)
-                    .reduce(|left, right| if left == right { left } else { self.graph.apply(Function::And, &[left, right]) });
-                Lowered { node, mask: mask.map(|mask| self.graph.broadcast(mask, axis)) }
+                let nodes: Vec<NodeId> = operands(formula).into_iter().map(|operand| self.lowered(operand)).collect();
+                self.graph.apply(function, &nodes)
             }
             Kind::Reduce(reduction) => {
                 let over = formula.axis;
-                let (operand, mask) = self.peers(formula, over, reduction.name())?;
-                let node = self.graph.reduce(reduction, operand.node, over, mask);
-                // What `among` leaves out is this formula's business; what `select` leaves out is nobody's.
-                let any = self.mask(operand).filter(|_| over > Axis::Batch);
-                let any = any.map(|mask| self.graph.reduce(Reduction::Any, mask, over, None));
-                Lowered { node, mask: any }
+                let (operand, among) = self.peers(formula, over, reduction.name())?;
+                self.graph.reduce(reduction, operand, over, among)
             }
             Kind::Statistic { statistic, over } => {
-                let (operand, mask) = self.peers(formula, over, statistic.name())?;
+                let (operand, among) = self.peers(formula, over, statistic.name())?;
                 if let Some(fraction) = statistic_fraction(statistic).filter(|fraction| !(0.0..=1.0).contains(fraction)) {
                     let message = format!("{fraction} is not a fraction: it must lie between 0 and 1");
                     return Err(Diagnostic::error(Code::OutOfRange, span, message).into());
                 }
-                let node = if chooses_at_random(statistic) {
-                    let axis = self.graph.axis(operand.node);
+                if chooses_at_random(statistic) {
+                    let axis = self.graph.axis(operand);
                     let draws = self.draws.len() as u32;
                     let draw = *self.draws.entry(std::ptr::from_ref(formula)).or_insert(draws);
                     let noise = self.graph.signal(Signal::Uniform { draw, axis });
-                    self.graph.random_choice(statistic, operand.node, over, mask, noise)
+                    self.graph.random_choice(statistic, operand, over, among, noise)
                 } else {
-                    self.graph.statistic(statistic, operand.node, over, mask)
-                };
-                Lowered { node, mask: operand.mask }
+                    self.graph.statistic(statistic, operand, over, among)
+                }
             }
             Kind::Scan { scan, over } => {
                 let name = scan.name();
                 let discount = match &scan {
-                    Scan::RewardToGo { discount } => Some(self.lowered(discount).node),
+                    Scan::RewardToGo { discount } => Some(self.lowered(discount)),
                     _ => None,
                 };
                 if discount.is_some_and(|discount| self.graph.axis(discount) != Axis::Run) {
                     return Err(Diagnostic::error(Code::AxisMismatch, span, "a discount is one number for the whole run").into());
                 }
-                let scan = scan.with_discount(|discount| self.lowered(&discount).node);
-                let (operand, mask) = self.peers(formula, over, name)?;
-                Lowered { node: self.graph.scan(scan, operand.node, over, mask), mask: operand.mask }
+                let scan = scan.with_discount(|discount| self.lowered(&discount));
+                let (operand, among) = self.peers(formula, over, name)?;
+                self.graph.scan(scan, operand, over, among)
             }
             Kind::Memory(memory) => {
-                let operand = self.lowered(operands(formula)[0]).node;
+                let operand = self.lowered(operands(formula)[0]);
                 if self.graph.axis(operand) > Axis::Batch {
                     let message = format!("`{}` carries a single number to the next step", memory.name());
                     return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
                 }
-                unmasked(self.graph.memory(memory, operand))
+                self.graph.memory(memory, operand)
             }
             Kind::Across { index } => {
                 let FormulaKind::Across { members, among, .. } = &formula.kind else {
                     unreachable!("only such a formula is narrowed to it")
                 };
-                let nodes = |formulas: &[Formula]| formulas.iter().map(|part| self.lowered(part).node).collect::<Vec<NodeId>>();
+                let nodes = |formulas: &[Formula]| formulas.iter().map(|part| self.lowered(part)).collect::<Vec<NodeId>>();
                 let (members, among) = (nodes(members), nodes(among));
-                unmasked(self.across(&members, &among, index))
+                self.across(&members, &among, index)
             }
         })
     }
@@ -271,16 +264,20 @@ impl<'a> Lowering<'a> {
         if number == 0 { text } else { format!("{text} (number {})", number + 1) }
     }
 
-    /// What is put together, compared or run along, and which of its elements take part.
-    fn peers(&mut self, formula: &FormulaNode, over: Axis, name: &str) -> Result<(Lowered, Option<NodeId>), Box<Diagnostic>> {
-        let (operand, among) = self.compared(formula);
-        if self.graph.axis(operand.node) <= over {
+    /// What is put together, compared or run along, and which of its elements `among` lets take part: all where it says nothing.
+    fn peers(&mut self, formula: &FormulaNode, over: Axis, name: &str) -> Result<(NodeId, Option<NodeId>), Box<Diagnostic>> {
+        let among = match &formula.kind {
+            FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.as_ref(),
+            _ => None,
+        };
+        let (operand, among) = (self.lowered(operands(formula)[0]), among.map(|among| self.lowered(among)));
+        let axis = self.graph.axis(operand);
+        if axis <= over {
             let span = self.origins.span(formula.origin);
             let message = format!("`{name}` has nothing to go through: its argument is one number per {}", over.name());
             return Err(Diagnostic::error(Code::AxisMismatch, span, message).into());
         }
-        let selected = self.mask(operand);
-        Ok((operand, self.both(selected, among, self.graph.axis(operand.node))))
+        Ok((operand, among.map(|among| self.graph.broadcast(among, axis))))
     }
 
     /// The softmax of `members[index]` among those members that `among` lets pass; 0 for the others. Where one of them says
@@ -312,28 +309,6 @@ impl<'a> Lowering<'a> {
         let share = graph.apply(Divide, &[shares[index], total]);
         let stated = graph.apply(Where, &[missing, alike, share]);
         passes(graph, index, stated, zero)
-    }
-
-    /// The argument of a reduction or a statistic, and the node of its `among`.
-    fn compared(&self, formula: &FormulaNode) -> (Lowered, Option<NodeId>) {
-        let among = match &formula.kind {
-            FormulaKind::Reduce { among, .. } | FormulaKind::Statistic { among, .. } => among.as_ref(),
-            _ => None,
-        };
-        (self.lowered(operands(formula)[0]), among.map(|among| self.lowered(among).node))
-    }
-
-    /// Both masks, on an axis that is at least as fine as either's.
-    fn both(&mut self, selected: Option<NodeId>, among: Option<NodeId>, axis: Axis) -> Option<NodeId> {
-        match (selected, among.map(|among| self.graph.broadcast(among, axis))) {
-            (Some(selected), Some(among)) => Some(self.graph.apply(Function::And, &[selected, among])),
-            (selected, among) => selected.or(among),
-        }
-    }
-
-    /// Which elements of a number take part in a reduction or statistic of it.
-    fn mask(&self, lowered: Lowered) -> Option<NodeId> {
-        if self.graph.axis(lowered.node) == Axis::Token { self.selected } else { lowered.mask }
     }
 }
 

@@ -12,7 +12,10 @@ use crate::plan::{
 };
 
 /// Raised whenever the same settings come to mean something else, so that old results are not taken for new ones.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// The same of random numbers.
+const STREAMS: u32 = 1;
 
 /// What a domain is to a stage. Its share is in the stage's mixture; its tests are for comparisons only.
 #[derive(Serialize)]
@@ -233,7 +236,7 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
                 StreamMeaning::Merge { base: merge.base.as_ref().map(of), models: merge.models.iter().map(of).collect() }
             }
         };
-        let hash = hash(&("mopd stream", VERSION, meaning));
+        let hash = hash(&("mopd stream", STREAMS, meaning));
         let (first, _) = hash.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
         streams.push(u64::from_le_bytes(*first));
     }

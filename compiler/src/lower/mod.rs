@@ -20,7 +20,9 @@ pub use normal_form::normal_form;
 use narrow::settings::Settings;
 
 use crate::expr::graph::{Graph, NodeId};
-use crate::plan::{Comparison, Domain, Experiment, Live, Model, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train};
+use crate::plan::{
+    Comparison, Domain, Experiment, Live, Model, ModelId, Objective, Place, Plan, SCHEMA, Stage, StageFacts, Train,
+};
 
 /// Compiles a checked experiment. `origins` is what its [`Origin`]s point into. `fused` is the arithmetic of its objectives
 /// ([`crate::expr::graph::Graph::fused`]), part of the plan's hash: [`crate::expr::jit::fuses`] says which is fast here.
@@ -47,9 +49,10 @@ pub fn compile(
             findings.add(narrow::formula::refusals(&train.objective, origins));
         }
     }
+    let tokens = vocabularies(&models);
     let mut lowered = Vec::with_capacity(models.len());
-    for model in models {
-        match self::lowered(model, origins, fused) {
+    for (model, tokens) in models.into_iter().zip(tokens) {
+        match self::lowered(model, tokens, origins, fused) {
             Ok(model) => lowered.push(model),
             Err(found) => findings.add([*found]),
         }
@@ -137,7 +140,28 @@ impl Findings {
     }
 }
 
-fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Result<Model<Objective>, Box<Diagnostic>> {
+/// How many tokens each model's tokenizer has, where that is known without reading a file.
+fn vocabularies(models: &[Model<&checked::Train>]) -> Vec<Option<u32>> {
+    let mut found: Vec<Option<u32>> = Vec::with_capacity(models.len());
+    for model in models {
+        let of = |id: ModelId| found.get(id.0 as usize).copied().flatten();
+        let tokens = match &model.stage {
+            Stage::Initialise(architecture) => architecture.tokenizer.vocabulary(),
+            Stage::Load(_) => None,
+            Stage::Train(train) => of(train.start),
+            Stage::Merge(merge) => merge.base.or(merge.models.first().copied()).and_then(of),
+        };
+        found.push(tokens);
+    }
+    found
+}
+
+fn lowered(
+    model: Model<&checked::Train>,
+    tokens: Option<u32>,
+    origins: Origins,
+    fused: bool,
+) -> Result<Model<Objective>, Box<Diagnostic>> {
     let Model { name, stage, origin } = model;
     let stage = match stage {
         Stage::Initialise(architecture) => Stage::Initialise(architecture),
@@ -153,7 +177,7 @@ fn lowered(model: Model<&checked::Train>, origins: Origins, fused: bool) -> Resu
                 mixture: train.mixture,
                 teachers: train.teachers,
                 references: train.references,
-                objective: objective::lower(&checked.objective, temperature, normal_form, origins, fused)?,
+                objective: objective::lower(&checked.objective, (temperature, tokens), normal_form, origins, fused)?,
                 prefixes: train.prefixes,
                 passes: train.passes,
                 filter: train.filter,

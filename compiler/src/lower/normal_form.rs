@@ -396,7 +396,33 @@ fn token_allocation(objective: &Objective) -> String {
     let weight = objective.weight.iter().map(|weight| format!("weight {}", quoted(weight)));
     let reduce = objective.reduce.iter().map(steps);
     let own = objective.terms.iter().filter_map(own_allocation);
-    std::iter::once(selected).chain(weight).chain(reduce).chain(own).collect::<Vec<String>>().join("; ")
+    let statistics = objective.select.iter().filter_map(|_| statistics(objective));
+    std::iter::once(selected).chain(statistics).chain(weight).chain(reduce).chain(own).collect::<Vec<String>>().join("; ")
+}
+
+/// Which tokens the statistics and reductions of weights and terms run over, beside a `select`.
+fn statistics(objective: &Objective) -> Option<String> {
+    let is_selected = |node: &FormulaNode| matches!(node.kind, FormulaKind::Signal(Signal::Selected));
+    let (mut all, mut narrowed) = (false, false);
+    let outside =
+        objective.formulas().into_iter().filter(|formula| !objective.select.iter().any(|select| std::ptr::eq(select, *formula)));
+    for part in outside.flat_map(Formula::parts) {
+        let (FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. }) = &part.0.kind else {
+            continue;
+        };
+        match among {
+            Some(among) if among.any(is_selected) => narrowed = true,
+            // What `among: selected` says of coarser axes.
+            _ if is_selected(&operand.0) => {}
+            _ => all = true,
+        }
+    }
+    Some(match (all, narrowed) {
+        (false, false) => return None,
+        (true, false) => "statistics over all trained tokens".into(),
+        (false, true) => "statistics over the selected tokens".into(),
+        (true, true) => "statistics over all trained tokens, where they say `among: selected` over the selected ones".into(),
+    })
 }
 
 /// What a term says for itself alone.

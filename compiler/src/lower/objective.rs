@@ -15,13 +15,14 @@ use crate::plan::{Axis, Function, Live, LivePrimitive, NormalForm, Objective, Re
 
 pub(super) fn lower(
     objective: &checked::Objective,
-    temperature: f64,
+    (temperature, vocabulary): (f64, Option<u32>),
     normal_form: NormalForm,
     origins: Origins,
     fused: bool,
 ) -> Result<Objective, Box<Diagnostic>> {
     let here = origins.span(objective.origin);
-    let Pieces { mut lowering, selected, weight, terms, weighted } = pieces(objective, Supply::Runtime, origins)?;
+    let Pieces { mut lowering, selected, weight, terms, weighted } =
+        pieces(objective, Lowering::new(Supply::Runtime, origins).with_vocabulary(vocabulary), origins)?;
     lowering.graph.set_fused(fused);
     let nothing = "an objective has a term";
     // Terms that are one number per token already are added up as such; a loss per pair has no token of its own.
@@ -105,9 +106,12 @@ struct Pieces<'a> {
     weighted: Vec<Weighted>,
 }
 
-fn pieces<'a>(objective: &checked::Objective, supply: Supply, origins: Origins<'a>) -> Result<Pieces<'a>, Box<Diagnostic>> {
+fn pieces<'a>(
+    objective: &checked::Objective,
+    mut lowering: Lowering<'a>,
+    origins: Origins<'a>,
+) -> Result<Pieces<'a>, Box<Diagnostic>> {
     let here = origins.span(objective.origin);
-    let mut lowering = Lowering::new(supply, origins);
 
     let select = detached(&mut lowering, objective.select.as_ref(), "select", origins)?;
     let selected = select.map(|select| lowering.graph.broadcast(select, Axis::Token));
@@ -154,7 +158,8 @@ fn pieces<'a>(objective: &checked::Objective, supply: Supply, origins: Origins<'
 
 /// What an objective computes for each token, before `reduce`, as a graph: whether or not the runtime supplies what it reads.
 pub(super) fn expressions(objective: &checked::Objective, origins: Origins) -> Result<Expressions, Box<Diagnostic>> {
-    let Pieces { lowering, selected, weight, terms, weighted } = pieces(objective, Supply::Anything, origins)?;
+    let Pieces { lowering, selected, weight, terms, weighted } =
+        pieces(objective, Lowering::new(Supply::Anything, origins), origins)?;
     let terms = terms.into_iter().zip(weighted);
     let terms =
         terms.map(|(term, Weighted { weight, when, .. })| TermExpressions { name: term.name, value: term.value, weight, when });
@@ -227,7 +232,7 @@ fn loss(
     Ok(loss)
 }
 
-/// `reduce`, step by step. Tokens that are not selected take no part, nor do sequences and groups without any selected token.
+/// `reduce`, step by step: the one place where `select` narrows without being named. Tokens that are not selected take no part, nor do sequences and groups without any selected token.
 /// In a step `among: when`, neither do those where the term applies nowhere.
 fn reduced(
     lowering: &mut Lowering,

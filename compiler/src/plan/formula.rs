@@ -69,6 +69,8 @@ pub enum Signal {
     Progress,
     /// The step, from 0. Run, count.
     Step,
+    /// Number of tokens that the student's tokenizer has. Run, count.
+    VocabularySize,
     /// A number drawn uniformly from [0, 1) for each element, another for each `draw`: what random selections are made by.
     Uniform { draw: u32, axis: Axis },
     /// A signal of the language, as it is written there, that the runtime does not supply: no plan that runs has one.
@@ -82,7 +84,7 @@ impl Signal {
             Signal::EndLogp { .. } | Signal::Overlap { .. } | Signal::Mass { .. } | Signal::InNucleus { .. } => Axis::Token,
             Signal::SupportSize { .. } | Signal::Divergence(_) | Signal::Position => Axis::Token,
             Signal::Length | Signal::Truncated | Signal::Reward | Signal::Correct | Signal::Chosen => Axis::Sequence,
-            Signal::Progress | Signal::Step => Axis::Run,
+            Signal::Progress | Signal::Step | Signal::VocabularySize => Axis::Run,
             Signal::Uniform { axis, .. } | Signal::Other { axis, .. } => *axis,
         }
     }
@@ -108,6 +110,7 @@ impl Signal {
             | Signal::Chosen
             | Signal::Progress
             | Signal::Step
+            | Signal::VocabularySize
             | Signal::Uniform { .. }
             | Signal::Other { .. } => Vec::new(),
         };

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
-use crate::formula::{Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Statistic, Unit};
+use crate::formula::{Axis, Deviation, Formula, FormulaKind, Function, Memory, Reduction, Scan, Signal, Statistic, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
@@ -335,6 +335,12 @@ impl Checker {
         if condition.unit() != Unit::Bool {
             self.unit_mismatch(expr.span, "`among` needs a truth value", &[(expr.span, &condition)], None);
             return None;
+        }
+        // A completion is selected where some token of it is.
+        if axis < Axis::Token && matches!(condition.0.kind, FormulaKind::Signal(Signal::Selected)) {
+            let origin = condition.0.origin;
+            let kind = FormulaKind::Reduce { reduction: Reduction::Any, operand: condition, among: None, on: None };
+            return Some(Formula::new(kind, Unit::Bool, axis, false, origin));
         }
         if condition.axis() > axis {
             let text = format!("one truth value per {} can't choose among {}s", condition.axis().name(), axis.name());

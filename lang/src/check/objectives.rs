@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, Reduce, Rollout, Term};
-use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Unit};
+use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Signal, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
 
@@ -88,8 +88,34 @@ impl Checker {
         let origin = self.origin(name.span);
         let Parts { terms, select, weight, temperature, reduce, .. } = parts;
         let objective = Objective { name: name.text.clone(), terms, select, weight, temperature, reduce, origin };
+        if !self.selected_is_decided(&objective) {
+            return None;
+        }
         self.warn_of_clamped_divergences(&objective);
         Some(objective)
+    }
+
+    /// `selected` is what `select` decides: not before it has, and not where there is none.
+    fn selected_is_decided(&mut self, objective: &Objective) -> bool {
+        let read = |formula: &Formula| {
+            let parts = formula.parts().into_iter();
+            parts.filter(|part| matches!(part.0.kind, FormulaKind::Signal(Signal::Selected))).map(|part| part.0.origin).next()
+        };
+        let finding = match &objective.select {
+            Some(select) => read(select).map(|origin| {
+                let text = "`selected` is what `select` decides: it can't be read to decide it";
+                let finding = Diagnostic::error(Code::Cycle, self.span(origin), text);
+                finding
+                    .because(self.span(select.0.origin), "this decides")
+                    .help("leave `among: selected` out: within `select`, all trained tokens count")
+            }),
+            None => objective.formulas().into_iter().find_map(read).map(|origin| {
+                let text = format!("nothing is selected: `{}` has no `select`", objective.name);
+                let finding = Diagnostic::error(Code::UnknownName, self.span(origin), text);
+                finding.help("say what counts with `select = ...`, or leave `among: selected` out: all trained tokens count then")
+            }),
+        };
+        finding.map(|finding| self.report(finding)).is_none()
     }
 
     fn objective_entry<'a>(&mut self, owner: &Name, entry: &'a Entry, env: &Env, parts: &mut Parts<'a>) {

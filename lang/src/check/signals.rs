@@ -52,6 +52,7 @@ impl Checker {
             "accepted" => Signal::Accepted,
             "masked" => Signal::Masked,
             "length" => Signal::Length,
+            "selected" => Signal::Selected,
             "truncated" => Signal::Truncated,
             _ => return None,
         };

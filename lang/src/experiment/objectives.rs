@@ -11,7 +11,8 @@ use crate::formula::{Axis, Formula, FormulaKind, Reduction, Role};
 pub struct Objective {
     pub name: String,
     pub terms: Vec<Term>,
-    /// Per-token mask; tokens where it is false take no part in any reduction.
+    /// Per-token mask; tokens where it is false take no part in the terms' way to one number. Statistics and reductions inside
+    /// formulas run over all trained tokens, unless they say `among: selected`.
     pub select: Option<Formula>,
     /// Multiplies every term.
     pub weight: Option<Formula>,

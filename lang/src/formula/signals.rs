@@ -186,6 +186,8 @@ pub enum Signal {
     /// The denoiser has not filled this position yet. Per token, bool.
     Masked,
     InSpan(NamedSpan),
+    /// The objective's `select` holds. Per token, bool.
+    Selected,
     /// Number of completion tokens. Per sequence, count.
     Length,
     /// The completion was cut off before its end token. Per sequence, bool.
@@ -244,7 +246,8 @@ impl Signal {
             | Signal::Offset
             | Signal::Accepted
             | Signal::Masked
-            | Signal::InSpan(_) => Axis::Token,
+            | Signal::InSpan(_)
+            | Signal::Selected => Axis::Token,
             Signal::Agreement { .. } => Axis::Block,
             Signal::Length
             | Signal::Truncated
@@ -274,6 +277,7 @@ impl Signal {
             | Signal::Accepted
             | Signal::Masked
             | Signal::InSpan(_)
+            | Signal::Selected
             | Signal::Truncated
             | Signal::Available { .. }
             | Signal::Correct

@@ -59,6 +59,7 @@ pub fn signal(signal: &Signal) -> String {
         Signal::Accepted => "accepted".into(),
         Signal::Masked => "masked".into(),
         Signal::InSpan(span) => format!("span.{}", span.name()),
+        Signal::Selected => "selected".into(),
         Signal::Length => "length".into(),
         Signal::Truncated => "truncated".into(),
         Signal::Available { role } => format!("available({})", role.name()),

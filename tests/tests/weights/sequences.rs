@@ -45,9 +45,9 @@ fn margins() -> Vec<Case> {
     fn advantage(t: At) -> f64 {
         if t.is("available(teacher)") { t.sampled_gap() } else { 0.0 }
     }
-    fn shifted(t: At, lifted: f64, delta: f64, lead: fn(&[f64], &[f64]) -> f64, takes_part: fn(At) -> bool) -> f64 {
+    fn shifted(t: At, lifted: f64, delta: f64, lead: fn(&[f64], &[f64]) -> f64) -> f64 {
         let level = |s: At| s.mean(Axis::Sequence, advantage);
-        let (good, bad): (Vec<At>, Vec<At>) = t.samples().into_iter().filter(|s| takes_part(*s)).partition(|s| right(*s));
+        let (good, bad): (Vec<At>, Vec<At>) = t.samples().into_iter().partition(|s| right(*s));
         if good.is_empty() || bad.is_empty() {
             return advantage(t);
         }
@@ -58,7 +58,7 @@ fn margins() -> Vec<Case> {
     let at_worst = |good: &[f64], bad: &[f64]| smallest(good) - largest(bad);
     let usable = |t: At| f64::from(t.is("available(teacher)") && t.gap().abs() < 10.0);
     // Correctness balance: the majority is masked at random down to 1 : 1; a group of one kind is left as it is (the code's
-    // `rollout_sample_balance`).
+    // `rollout_sample_balance`). The margin counts all samples (`margin_shift`).
     fn balanced(t: At) -> bool {
         let same = alike(t);
         let others = t.samples().len() - same.len();
@@ -66,20 +66,20 @@ fn margins() -> Vec<Case> {
         others == 0 || luckier < others
     }
     vec![
-        of("uni_opd.uni_opd").weight(usable).clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.4, on_average, |_| true)),
+        of("uni_opd.uni_opd").weight(usable).clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.4, on_average)),
         of("uni_opd.uni_opd")
             .with("lifted", "1")
             .with("margin", "0.7")
             .weight(usable)
-            .clipped("distill", 0.2, 0.28, move |t| shifted(t, 1.0, 0.7, on_average, |_| true)),
+            .clipped("distill", 0.2, 0.28, move |t| shifted(t, 1.0, 0.7, on_average)),
         of("uni_opd.uni_opd_strict")
             .with("margin", "0.3")
             .weight(usable)
-            .clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.3, at_worst, |_| true)),
+            .clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.3, at_worst)),
         of("uni_opd.uni_opd_balanced")
             .select(balanced)
             .weight(usable)
-            .clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.4, on_average, balanced)),
+            .clipped("distill", 0.2, 0.28, move |t| shifted(t, 0.5, 0.4, on_average)),
     ]
 }
 

@@ -107,7 +107,7 @@ fn holder() -> Objective {
     let origin = Origin(0);
     let value = Formula::new(FormulaKind::Live(Live::Part(Part::Logp)), Unit::Logp, Axis::Token, true, origin);
     let term = Term { name: "imitate".into(), value, when: None, weight: None, reduce: None, data: None, origin };
-    Objective { name: "holder".into(), terms: vec![term], select: None, weight: None, reduce: None, origin }
+    Objective { name: "holder".into(), terms: vec![term], select: None, weight: None, temperature: None, reduce: None, origin }
 }
 
 /// The formulas that stages and rollouts are set to, by the word that sets them; what is deeper in a rollout comes later.

@@ -150,6 +150,7 @@ fn leaf(graph: &mut Graph, formula: &FormulaNode, at: Span) -> Narrowed<NodeId> 
             let behind = graph.apply(Function::Add, &[position, one]);
             graph.apply(Function::Subtract, &[length, behind])
         }
+        Kind::Selected => return Err(refused(at, "`selected` inside a divergence")),
         Kind::Live(_)
         | Kind::Preference
         | Kind::Apply(_)

@@ -20,6 +20,8 @@ pub enum Kind {
     PerSequence(f64),
     /// `length - position - 1`
     Remaining,
+    /// Where the objective's `select` holds.
+    Selected,
     Live(Live),
     /// The loss of each pair by DPO, of `beta`.
     Preference,
@@ -166,6 +168,7 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
         Wide::SupportSize { support: of } => Signal::SupportSize { support: support(of, at)? },
         Wide::Position => Signal::Position,
         Wide::Remaining => return Ok(Kind::Remaining),
+        Wide::Selected => return Ok(Kind::Selected),
         Wide::Length => Signal::Length,
         Wide::Truncated => Signal::Truncated,
         Wide::Reward => Signal::Reward,
@@ -177,8 +180,7 @@ fn signal(signal: &wide::Signal, at: Span) -> Narrowed<Kind> {
             role(of, at)?;
             return Ok(Kind::PerSequence(1.0));
         }
-        // Only architectures of this tokenizer are executed.
-        Wide::VocabularySize => return Ok(Kind::Number(f64::from(259u32))),
+        Wide::VocabularySize => Signal::VocabularySize,
         Wide::SpanScore { .. }
         | Wide::Agreement { .. }
         | Wide::Turn

@@ -49,8 +49,8 @@ fn nothing_about_the_runtime_is_taken_for_granted() {
     let batch = Batch { layout, signals, live: vec![vec![0.0; 4]], ..Batch::default() };
     let values = interpret(&lowered.graph, &[select, weight], &batch).expect("the batch has everything");
     assert_eq!(values.get(select), [1.0, 1.0, 1.0, 0.0]);
-    // The last block has no selected token.
-    assert_eq!(values.get(weight), [-0.25, -0.75, 0.0]);
+    // A `select` narrows no reduction that does not say so: the last block has no selected token.
+    assert_eq!(values.get(weight), [-0.25, -0.75, -2.0]);
 }
 
 /// Names are cut to a readable length. What they leave out still tells two primitives apart.

@@ -46,7 +46,7 @@ fn lower(objective: &Objective) -> Result<plan::Objective, Box<Diagnostic>> {
     let (_, origins) = sources();
     super::super::objective::lower(
         objective,
-        1.0,
+        (1.0, None),
         normal_form(objective, Some((&Rollout { source: student(4, 8).0, edits: vec![], origin: HERE }, Keep::All))),
         super::super::Origins(&origins),
         true,
@@ -246,41 +246,82 @@ fn selection_gives_conditional_means() {
     assert_values(&objective, objective.terms[0].value, &term);
 }
 
-/// Within terms and weights too, tokens that are not selected take no part; within `select` there is no selection yet.
+/// A formula means the same wherever it is read: in `select`, in a weight, in a term. What `select` leaves out counts in every statistic and
+/// reduction all the same, but in those that are told otherwise.
 #[test]
-fn reductions_inside_a_weight_see_selected_tokens_only() {
+fn a_formula_means_the_same_beside_a_select() {
     let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
-    let relative = |over| apply(Function::Divide, [&entropy, &reduce(Reduction::Mean, &entropy, over)]);
+    let relative = apply(Function::Divide, [&entropy, &reduce(Reduction::Mean, &entropy, Axis::Batch)]);
     let mut selective = nll();
-    selective.select = Some(apply(Function::Greater, [&relative(Axis::Batch), &number(1.0)]));
-    selective.weight = Some(relative(Axis::Batch));
+    selective.select = Some(apply(Function::Greater, [&relative, &number(1.0)]));
+    selective.weight = Some(relative);
     let objective = lowered(&selective);
     // The mean entropy of all tokens is 1.46875: tokens 1, 2, 5 and 7 are above it.
     let selected = [0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
     assert_values(&objective, objective.selected.expect("there is a select"), &selected);
-    let mean = (1.5 + 2.0 + 3.0 + 2.5) / 4.0;
-    let adjoint = per_token(|token| -f64::from(ENTROPY[token]) / mean / 4.0 * selected[token]);
-    assert_values(&objective, objective.live[0].adjoint, &adjoint);
+    let expected = |mean: f64| per_token(|token| -f64::from(ENTROPY[token]) / mean / 4.0 * selected[token]);
+    assert_values(&objective, objective.live[0].adjoint, &expected(1.46875));
+    assert!(objective.normal_form.token_allocation.contains("; statistics over all trained tokens;"));
 
-    // A mean of means leaves out sequences 1, which has no selected token; rewards are not tokens, and all count.
-    let mean_of_means = reduce(Reduction::Mean, &reduce(Reduction::Mean, &entropy, Axis::Sequence), Axis::Batch);
-    let mean_reward = reduce(Reduction::Mean, &signal(Signal::Reward), Axis::Batch);
-    selective.weight = Some(apply(Function::Multiply, [&mean_of_means, &mean_reward]));
+    // `among: selected`
+    let narrowed = |operand: &Formula, over, among: &Formula| {
+        let (operand, among) = (operand.clone(), Some(among.clone()));
+        formula(FormulaKind::Reduce { reduction: Reduction::Mean, operand, among, on: None }, over, false)
+    };
+    let chosen = signal(Signal::Selected);
+    selective.weight = Some(apply(Function::Divide, [&entropy, &narrowed(&entropy, Axis::Batch, &chosen)]));
     let objective = lowered(&selective);
-    let weight = ((1.5 + 2.0) / 2.0 + 3.0 + 2.5) / 3.0 * 0.5;
-    assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -weight / 4.0 * selected[token]));
+    assert_values(&objective, objective.live[0].adjoint, &expected((1.5 + 2.0 + 3.0 + 2.5) / 4.0));
+    assert!(objective.normal_form.token_allocation.contains("; statistics over the selected tokens;"));
+
+    // A mean of means over all sequences, and over those with a selected token, which sequence 1 has not.
+    let level = reduce(Reduction::Mean, &entropy, Axis::Sequence);
+    let some = reduce(Reduction::Any, &chosen, Axis::Sequence);
+    let narrowed_level = narrowed(&entropy, Axis::Sequence, &chosen);
+    for (mean, expected) in [
+        (reduce(Reduction::Mean, &level, Axis::Batch), (4.0 / 3.0 + 0.25 + 4.25 / 2.0 + 3.25 / 2.0) / 4.0),
+        (narrowed(&level, Axis::Batch, &some), (4.0 / 3.0 + 4.25 / 2.0 + 3.25 / 2.0) / 3.0),
+        (narrowed(&narrowed_level, Axis::Batch, &some), ((1.5 + 2.0) / 2.0 + 3.0 + 2.5) / 3.0),
+    ] {
+        selective.weight = Some(mean);
+        let objective = lowered(&selective);
+        let adjoint = per_token(|token| -expected / 4.0 * selected[token]);
+        assert_values(&objective, objective.live[0].adjoint, &adjoint);
+    }
+}
+
+/// The largest of the batch, what is above a quantile, ranks, shares: of all trained tokens, or of the selected ones.
+#[test]
+fn statistics_beside_a_select_run_over_all_trained_tokens() {
+    let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
+    let mut selective = nll();
+    selective.select = Some(apply(Function::Less, [&entropy, &number(2.0)]));
+    let selected = ENTROPY.map(|entropy| entropy < 2.0);
+    let among = |among: Option<Formula>| FormulaKind::Statistic {
+        statistic: Statistic::Minmax,
+        operand: entropy.clone(),
+        over: Axis::Batch,
+        among,
+    };
+    for (among, largest) in [(among(None), 3.0), (among(Some(signal(Signal::Selected))), 1.5)] {
+        selective.weight = Some(formula(among, Axis::Token, false));
+        let objective = lowered(&selective);
+        let share = |token: usize| (f64::from(ENTROPY[token]) - 0.25) / (largest - 0.25);
+        let adjoint = per_token(|token| if selected[token] { -share(token) / 5.0 } else { 0.0 });
+        assert_values(&objective, objective.live[0].adjoint, &adjoint);
+    }
 }
 
 /// Prune-OPD (the recipe in the standard library): a weight that falls with what has run up to a token.
 #[test]
-fn scans_run_along_selected_tokens_only() {
+fn scans_run_along_all_trained_tokens() {
     let entropy = signal(Signal::Of { role: Role::Student, part: Part::Entropy });
     let scan = FormulaKind::Scan { scan: Scan::Sum, operand: entropy.clone(), over: Axis::Sequence };
     let mut selective = nll();
     selective.select = Some(apply(Function::Greater, [&entropy, &number(0.6)]));
     selective.weight = Some(formula(scan, Axis::Token, false));
     let objective = lowered(&selective);
-    let running = [0.0, 1.5, 3.5, 0.0, 1.25, 4.25, 0.75, 3.25];
+    let running = [0.0, 2.0, 4.0, 0.0, 1.25, 4.25, 0.75, 3.25];
     assert_values(&objective, objective.live[0].adjoint, &per_token(|token| -running[token] / 6.0));
 }
 

@@ -432,7 +432,6 @@ fn whole_numbers_and_what_remains() {
     let floor = apply(Function::Floor, [&apply(Function::Multiply, [&signal(Signal::Reward), &number(3.0)])]);
     assert_weights(floor, [3.0, 3.0, 3.0, 0.0, 0.0, 0.0, 2.0, 2.0]);
     assert_weights(signal(Signal::Remaining), [2.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
-    assert_weights(signal(Signal::VocabularySize), [259.0; 8]);
     assert_weights(signal(Signal::Available { role: Role::Teacher }), [1.0; 8]);
 }
 

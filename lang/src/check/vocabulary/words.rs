@@ -152,6 +152,11 @@ pub static SIGNALS: &[SignalName] = &[
     ),
     seen("reward", "real[sequence]", "The verifier's verdict on the completion; `reward.<part>` is one part of it."),
     seen("correct", "bool[sequence]", "`reward >= 1`."),
+    seen(
+        "selected",
+        "bool[token]",
+        "The objective's `select` holds: `mean(x, over: batch, among: selected)` is of these tokens alone.",
+    ),
     seen("position", "count[token]", "Index of the token in its completion, from 0."),
     seen("remaining", "count[token]", "Tokens that follow in the completion, 0 for the last."),
     seen("turn", "count[token]", "Index of the token's turn, from 0."),
