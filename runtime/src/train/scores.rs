@@ -29,6 +29,8 @@ pub struct Forward {
     trace: Option<Trace>,
     micro_batches: Vec<Vec<usize>>,
     vocabulary: Vocabulary,
+    /// Of the student's tokenizer.
+    tokens: usize,
 }
 
 /// What diagnostics read of every step, besides what the objective does.
@@ -215,7 +217,7 @@ impl Forward {
         let targets = Tensor::from_slice(&targets).to_device(stage.device);
         let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
             .at(stage.train.objective.temperature);
-        Ok(Forward { hidden, trace, micro_batches, vocabulary })
+        Ok(Forward { hidden, trace, micro_batches, vocabulary, tokens: model.tokenizer.tokens() })
     }
 
     /// Adds signals that are not there yet, and values of primitives. One pass over the vocabulary, where something needs it.
@@ -232,7 +234,11 @@ impl Forward {
             if batch.signal(signal).is_some() || asked.contains(&signal) {
                 continue;
             }
-            match given(signal, objective, sequences)? {
+            let given = match signal {
+                Signal::VocabularySize => Some(vec![self.tokens as f32]),
+                _ => given(signal, objective, sequences)?,
+            };
+            match given {
                 Some(values) => batch.signals.push((signal.clone(), values)),
                 None => asked.push(signal),
             }
@@ -261,7 +267,7 @@ impl Forward {
     /// d loss / d parameters, in single precision or in the model's own. `adjoints` are d loss / d primitive, per token, in the objective's
     /// order; `batch` is what [`score`] answered.
     pub fn gradient(self, trainer: &Trainer, rollouts: &Rollouts, batch: &Batch, adjoints: &[&[f32]]) -> Result<Gradient> {
-        let Forward { hidden, trace, micro_batches, vocabulary } = self;
+        let Forward { hidden, trace, micro_batches, vocabulary, .. } = self;
         let Trainer { stage, model, .. } = trainer;
         let objective = &stage.train.objective;
         let device = hidden.device();

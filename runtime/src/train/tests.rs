@@ -615,3 +615,40 @@ fn the_ratio_starts_at_1_at_any_temperature() {
         assert!(apart < 1e-3, "at {temperature}: {apart:e}");
     }
 }
+
+/// `vocab_size` is the student's own: the tokens of its tokenizer, not the rows of its embedding, some of which are padding. Against
+/// double precision: minus entropy / log(tokens) times the log-probability of each token.
+#[test]
+fn vocab_size_is_that_of_the_student_s_tokenizer() {
+    use mopd_compiler::plan::{Function, Live};
+
+    let world = World::new();
+    // Counted in the files: `model.vocab` and the added tokens that are not in it.
+    for (name, tokens) in [("llama3", 567.0f64), ("unigram", 556.0)] {
+        let tokenizer = crate::data::tokenizer::tests::pretrained(name);
+        let config = crate::model::Config { vocabulary: 600, ..tiny() };
+        let start = Weights::initialise(Arc::new(config), Arc::new(tokenizer), 3, 0);
+        let models = [Arc::new(start)];
+        let objective = super::objective::objectives::objective("normalised", Live::Logp, |graph, logp| {
+            let size = graph.signal(Signal::VocabularySize);
+            let most = graph.apply(Function::Log, &[size]);
+            let entropy = graph.signal(Signal::Entropy { role: Role::Student });
+            let share = graph.apply(Function::Divide, &[entropy, most]);
+            let weighted = graph.apply(Function::Multiply, &[share, logp]);
+            (graph.apply(Function::Negate, &[weighted]), None)
+        });
+        let train = train(objective, 1);
+        let own = [Teacher::Model(ModelId(0)), Teacher::Model(ModelId(0))];
+        let stage = world.stage(&train, own, &models);
+        let mut trainer = Trainer::new(&stage).unwrap();
+        let rollouts = trainer.rollouts_of(0).unwrap();
+        let Evaluated { batch, outputs, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+        let entropies = batch.signal(&Signal::Entropy { role: Role::Student }).unwrap();
+        let terms = outputs.get(train.objective.terms[0].value);
+        assert!(!terms.is_empty() && terms.len() == entropies.len());
+        for ((term, entropy), logp) in terms.iter().zip(entropies).zip(&batch.live[0]) {
+            let expected = -f64::from(*entropy) / tokens.ln() * f64::from(*logp);
+            assert!((f64::from(*term) - expected).abs() < 1e-5 * expected.abs(), "{name}: {term} {expected}");
+        }
+    }
+}

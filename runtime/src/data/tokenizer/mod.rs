@@ -65,6 +65,14 @@ impl Tokenizer {
         }
     }
 
+    /// Number of tokens, ids that no token has not counted: what `vocab_size` is in a formula.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Tokenizer::Bytes => bytes::VOCABULARY,
+            Tokenizer::Pretrained(tokenizer) => tokenizer.tokens(),
+        }
+    }
+
     /// Blake3 of what it does, in hexadecimal.
     pub fn hash(&self) -> String {
         match self {

@@ -25,6 +25,7 @@ struct Inner {
     ends: Vec<Token>,
     padding: Token,
     vocabulary: usize,
+    tokens: usize,
     templates: Vec<Template>,
     hash: String,
 }
@@ -138,7 +139,7 @@ impl Pretrained {
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
         let parts = [canonical, format!("{before:?} {ends:?} {:?}", settings.templates)];
         let hash = blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string();
-        let inner = Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, templates, hash };
+        let inner = Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, tokens, templates, hash };
         Ok(Pretrained(Arc::new(inner)))
     }
 
@@ -155,6 +156,11 @@ impl Pretrained {
     /// Number of ids, holes included: the largest and one.
     pub fn vocabulary(&self) -> usize {
         self.0.vocabulary
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.0.tokens
     }
 
     pub fn ends(&self) -> &[Token] {

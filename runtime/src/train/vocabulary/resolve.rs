@@ -39,6 +39,7 @@ impl Parameters<'_> {
             | Signal::Chosen
             | Signal::Progress
             | Signal::Step
+            | Signal::VocabularySize
             | Signal::Uniform { .. }
             | Signal::Other { .. } => return Ok(None),
         }))
