@@ -27,12 +27,13 @@ fn caption(table: &Table, comparison: Option<&Comparison>, seeds: &[u64], style:
     let seeds: Vec<String> = used.iter().map(u64::to_string).collect();
     let word = if seeds.len() == 1 { "seed" } else { "seeds" };
     format!(
-        "{}: {}, {} a prompt{temperature}, {}, {word} {}; mean [95% interval]",
+        "{}: {}, {} a prompt{temperature}, {}, {word} {}; mean [95% interval{}]",
         style.bold(&table.name),
         table.metric,
         counted(table.samples as usize, "sample"),
         prompts(table),
         seeds.join(", "),
+        table.intervals.map(|intervals| format!(" {}", intervals.name())).unwrap_or_default(),
     )
 }
 
@@ -144,7 +145,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use mopd_compiler::plan::events::{Prediction, Versions};
-    use mopd_compiler::plan::results::TableRow;
+    use mopd_compiler::plan::results::{Intervals, TableRow};
     use mopd_compiler::plan::{Dtype, Experiment, SCHEMA};
 
     use super::*;
@@ -170,7 +171,7 @@ mod tests {
     }
 
     fn row(model: &str, sort: f64, normalized: Option<f64>) -> TableRow {
-        let score = Score { mean: sort, low: sort - 0.03, high: sort + 0.03, n: 200 };
+        let score = Score { mean: sort, low: sort - 0.03, high: sort + 0.03, n: 200, by_seed: vec![sort] };
         TableRow {
             model: model.to_owned(),
             scores: BTreeMap::from([("sort".to_owned(), score)]),
@@ -193,6 +194,7 @@ mod tests {
             tables: vec![Table {
                 name: "merging".to_owned(),
                 metric: "pass@1".to_owned(),
+                intervals: Some(Intervals::Prompts),
                 samples: 8,
                 domains: vec!["sort".to_owned()],
                 rows,
@@ -206,7 +208,7 @@ mod tests {
     fn a_table_is_markdown() {
         let results = results(vec![row("start", 0.46, Some(0.0)), row("student", 0.72, Some(0.95))]);
         let expected = "\
-merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% interval]
+merging: pass@1, 8 samples a prompt, 200 prompts a domain, seed 1; mean [95% interval over prompts alone: there is one seed]
 
 | model   |              sort |         normalized | spread |
 |---------|-------------------|--------------------|--------|

@@ -14,7 +14,6 @@ pub enum Purpose {
     Evaluate = 5,
     Drop = 6,
     Sample = 7,
-    Bootstrap = 8,
     /// What an objective chooses at random.
     Select = 9,
 }

@@ -142,7 +142,9 @@ fn span(cell: &ComparedCell) -> String {
 fn notes(table: &ComparedTable) -> Vec<String> {
     let seeds =
         if table.same_seeds { "prompts and seeds are paired" } else { "prompts are paired; seeds, which differ, are not" };
-    let mut notes = vec![format!("difference of means with its 95% interval; {seeds}; * where the interval leaves 0 out")];
+    let one_seed = if table.one_seed { "; with one seed, the interval is over prompts alone" } else { "" };
+    let mut notes =
+        vec![format!("difference of means with its 95% interval; {seeds}{one_seed}; * where the interval leaves 0 out")];
     if !table.other_tests.is_empty() {
         notes.push(format!("other test prompts, so nothing is paired there: {}", table.other_tests.join(", ")));
     }
@@ -329,6 +331,7 @@ mod tests {
                 ComparedRow { model: "z, \"w\"".into(), cells: vec![None, None, None] },
             ],
             same_seeds: true,
+            one_seed: false,
             other_tests: Vec::new(),
             only_before: vec!["gone".into()],
             only_after: Vec::new(),

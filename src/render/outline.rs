@@ -250,7 +250,11 @@ fn training(train: &Train, experiment: &Experiment) -> Rows {
     }
     let length = match train.length {
         Length::Steps(steps) => counted(steps as usize, "step"),
-        Length::Epochs(epochs) => counted(epochs as usize, "epoch"),
+        Length::Epochs(epochs) if matches!(train.rollout.source, RolloutSource::From { .. }) => counted(epochs as usize, "epoch"),
+        Length::Epochs(epochs) if train.mixture.len() > 1 => {
+            format!("{}, each prompt of each domain once an epoch", counted(epochs as usize, "epoch"))
+        }
+        Length::Epochs(epochs) => format!("{}, each prompt once an epoch", counted(epochs as usize, "epoch")),
     };
     let passes = if train.passes == 1 { String::new() } else { format!(", {} updates from each batch", train.passes) };
     rows.push(("training", format!("{length}{passes}, learning rate {}", rate(&train.learning_rate))));

@@ -55,8 +55,12 @@ pub struct ScoresFound {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     pub name: String,
-    /// `pass@1` or `greedy`.
+    /// `pass@1` where all rewards are verdicts, 0 or 1 by their type, else `mean reward`; `greedy` before it where the most probable token
+    /// was taken.
     pub metric: String,
+    /// What intervals speak of; none in files of before.
+    #[serde(default)]
+    pub intervals: Option<Intervals>,
     /// Samples per prompt.
     pub samples: u32,
     pub domains: Vec<String>,
@@ -84,6 +88,32 @@ pub struct Score {
     pub high: f64,
     /// Test prompts.
     pub n: u32,
+    /// The mean of every seed, in the order of [`Results::seeds`].
+    #[serde(default)]
+    pub by_seed: Vec<f64>,
+}
+
+/// Whose chance an interval holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intervals {
+    /// One seed says nothing of how other seeds would have done.
+    Prompts,
+    PromptsAndSeeds,
+}
+
+impl Intervals {
+    pub fn of(seeds: usize) -> Intervals {
+        if seeds > 1 { Intervals::PromptsAndSeeds } else { Intervals::Prompts }
+    }
+
+    /// `95% interval ...`
+    pub fn name(self) -> &'static str {
+        match self {
+            Intervals::Prompts => "over prompts alone: there is one seed",
+            Intervals::PromptsAndSeeds => "over prompts and seeds",
+        }
+    }
 }
 
 /// A table that two runs have in common, as far as they do.
@@ -93,8 +123,11 @@ pub struct ComparedTable {
     /// Those that both have, in the order of the first run.
     pub domains: Vec<String>,
     pub rows: Vec<ComparedRow>,
-    /// Whether both trained with the same seeds: then a draw of the bootstrap takes the same of both.
+    /// Whether both trained with the same seeds: then they are compared seed by seed.
     pub same_seeds: bool,
+    /// One of them has a single seed: how other seeds would have done is not in the intervals.
+    #[serde(default)]
+    pub one_seed: bool,
     /// Domains whose test prompts are not the same in both: there nothing is paired.
     pub other_tests: Vec<String>,
     /// Rows that the other run does not have.

@@ -68,6 +68,16 @@ pub enum Reward {
     Command { command: String, time_limit_seconds: f64, batch: u32 },
 }
 
+impl Reward {
+    /// Whether it is 0 or 1 whatever the completion: then its mean is a share, pass@1.
+    pub fn is_verdict(&self) -> bool {
+        match self {
+            Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => true,
+            Reward::Command { .. } => false,
+        }
+    }
+}
+
 /// Weights: the value of a stage applied to other models.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model<O> {

@@ -9,7 +9,6 @@ use polars::prelude::{DataFrame, DataType, ParquetReader, PolarsResult, SerReade
 
 use crate::control::Control;
 use crate::failure::{Error, Result};
-use crate::random::{Key, Purpose};
 use crate::report::rewards::PromptReward;
 use crate::report::statistics::compare::{Run, compare as differences};
 
@@ -25,31 +24,27 @@ pub fn read(job: &ReadJob, control: &Control) -> Result<()> {
 /// Answers with one [`Event::Compared`] for each run after the first.
 pub fn compare(job: &CompareJob, control: &Control) -> Result<()> {
     let Some((first, others)) = job.runs.split_first() else { return Ok(()) };
-    let (first, seed) = run(Path::new(first))?;
+    let first = run(Path::new(first))?;
     for other in others {
         control.check()?;
-        let (other, _) = run(Path::new(other))?;
-        // Every run is compared with the same luck.
-        let uniforms = Key::new(seed, 0, Purpose::Bootstrap, 1).row(0, 0);
-        control.emit(&Event::Compared { tables: differences(&first, &other, uniforms) });
+        let other = run(Path::new(other))?;
+        control.emit(&Event::Compared { tables: differences(&first, &other) });
     }
     Ok(())
 }
 
-/// A run, and its first seed.
-fn run(folder: &Path) -> Result<(Run, u64)> {
+fn run(folder: &Path) -> Result<Run> {
     let path = folder.join("plan.json");
     let failed = |error: String| Error::new(FailureKind::Data, format!("can't read {}: {error}", path.display()));
     let text = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
     let plan: Plan = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
     let experiment = plan.experiment;
-    let run = Run {
+    Ok(Run {
         rewards: rewards(&folder.join("rewards.parquet"))?,
         comparisons: experiment.comparisons,
         domains: experiment.domains.into_iter().map(|domain| domain.name).collect(),
         models: experiment.models.into_iter().map(|model| model.name).collect(),
-    };
-    Ok((run, experiment.seed))
+    })
 }
 
 fn rewards(path: &Path) -> Result<Vec<PromptReward>> {

@@ -3,13 +3,12 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mopd_compiler::plan::results::{Results, StageRecord, Table};
+use mopd_compiler::plan::results::{Intervals, Results, StageRecord, Table};
 use mopd_compiler::plan::{Comparison, Plan, events::Versions};
 
-use super::statistics::{Scores, StatisticsError, table_rows};
+use super::statistics::{Experiment, Scores, StatisticsError, table_rows};
 use crate::files::{WriteError, write_atomically};
 use crate::memory::peak_memory;
-use crate::random::Uniforms;
 
 /// The layout of `results.json`.
 const SCHEMA: u32 = 1;
@@ -34,28 +33,27 @@ pub struct Took {
 
 /// Puts the tables together, and says what a reader should be warned of.
 ///
-/// `scores` has the rewards of one comparison after the other, as they stand in the plan; `uniforms` makes the random numbers
-/// of the comparison with that index.
+/// `scores` has the rewards of one comparison after the other, as they stand in the plan.
 pub fn assemble(
     plan: &Plan,
     scores: &[Scores],
     took: Took,
     versions: Versions,
-    mut uniforms: impl FnMut(usize) -> Uniforms,
 ) -> Result<(Results, Vec<String>), StatisticsError> {
     let experiment = &plan.experiment;
     assert_eq!(scores.len(), experiment.comparisons.len(), "each comparison has its own scores");
     let mut tables = Vec::new();
     let mut warnings = Vec::new();
-    for (index, (comparison, scores)) in experiment.comparisons.iter().zip(scores).enumerate() {
+    for (comparison, scores) in experiment.comparisons.iter().zip(scores) {
         let seeds = seeds(plan, comparison);
-        let (rows, found) = table_rows(experiment, comparison, &seeds, scores, uniforms(index))?;
+        let (rows, found) = table_rows(experiment, comparison, &seeds, scores)?;
         warnings.extend(found);
         let sampling = &comparison.evaluation.sampling;
         let greedy = sampling.temperature == 0.0;
         tables.push(Table {
             name: comparison.name.clone(),
-            metric: if greedy { "greedy" } else { "pass@1" }.to_owned(),
+            metric: metric(experiment, comparison, greedy),
+            intervals: Some(Intervals::of(seeds.len())),
             samples: if greedy { 1 } else { sampling.n },
             domains: comparison.domains.iter().map(|id| experiment.domain(*id).name.clone()).collect(),
             rows,
@@ -76,6 +74,18 @@ pub fn assemble(
         predicted_memory: took.predicted_memory,
     };
     Ok((results, warnings))
+}
+
+/// What the numbers of a table are called.
+fn metric(experiment: &Experiment, comparison: &Comparison, greedy: bool) -> String {
+    let verdicts = comparison.domains.iter().all(|id| experiment.domain(*id).reward.is_verdict());
+    let name = match (greedy, verdicts) {
+        (false, true) => "pass@1",
+        (false, false) => "mean reward",
+        (true, true) => "greedy",
+        (true, false) => "greedy mean reward",
+    };
+    name.to_owned()
 }
 
 /// Writes `results.json` into a folder; answers its path.

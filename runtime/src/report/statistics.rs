@@ -1,20 +1,17 @@
-//! From rewards to the rows of a table: means, normalized scores, and intervals by a paired bootstrap.
+//! From rewards to the rows of a table: means, normalized scores, and their intervals.
 
 use std::collections::BTreeMap;
 
 use mopd_compiler::plan::results::{Interval, Score, TableRow};
 use mopd_compiler::plan::{Comparison, DomainId, ModelId, Objective};
 
-use crate::random::Uniforms;
+use interval::{Crossed, Estimate, of_verdicts};
 
 pub mod compare;
+mod interval;
 
-type Experiment = mopd_compiler::plan::Experiment<Objective>;
+pub(super) type Experiment = mopd_compiler::plan::Experiment<Objective>;
 
-/// Resamples behind an interval.
-pub const RESAMPLES: usize = 2000;
-/// An interval holds the middle 95% of the resamples.
-const TAILS: (f64, f64) = (0.025, 0.975);
 /// What the row that scores 1 must exceed the row that scores 0 by. Real differences are far larger: the smallest that `n`
 /// prompts can show is `1 / n`.
 const SMALLEST_GAIN: f64 = 1e-6;
@@ -36,7 +33,7 @@ pub enum StatisticsError {
 
 impl Scores {
     /// Records an evaluation: `samples` rewards for each prompt, prompt after prompt, in the order of the test file. What is kept
-    /// is each prompt's mean, which with rewards of 0 and 1 estimates pass@1.
+    /// is each prompt's mean: pass@1, where rewards are verdicts.
     ///
     /// Every model must be evaluated on the same prompts of a domain: they are compared prompt by prompt.
     pub fn insert(&mut self, model: ModelId, domain: DomainId, seed: u64, rewards: &[f64], samples: u32) {
@@ -61,18 +58,13 @@ fn mean(values: &[f64]) -> f64 {
 
 /// The rows of one table, in the order of the comparison, and what a reader should be warned of.
 ///
-/// Intervals are percentiles of a bootstrap over test prompts and seeds: each of [`RESAMPLES`] draws takes seeds, and within
-/// each domain prompts, with replacement, and takes the *same* for every model. So a normalized score moves with its own
-/// zero and one, and chance that hits all models alike cancels out. With a single seed, the spread between training runs is
-/// not in the interval.
-///
-/// Nothing else is random than `uniforms`.
+/// Intervals are over test prompts and seeds (see [`interval`]); with a single seed, over prompts alone. A normalized score moves with
+/// its own zero and one, prompt by prompt and seed by seed: what hits all of them alike cancels out.
 pub fn table_rows(
     experiment: &Experiment,
     comparison: &Comparison,
     seeds: &[u64],
     scores: &Scores,
-    mut uniforms: Uniforms,
 ) -> Result<(Vec<TableRow>, Vec<String>), StatisticsError> {
     let gather = |models: &[ModelId]| Entry::gather(experiment, comparison, seeds, scores, models);
     let rows = comparison.rows.iter().map(|row| gather(&row.models)).collect::<Result<Vec<_>, _>>()?;
@@ -81,90 +73,100 @@ pub fn table_rows(
         None => None,
     };
     let sizes = prompts(experiment, comparison, rows.iter().chain(anchors.iter().flat_map(|(zero, one)| [zero, one])))?;
+    let domain = |column: usize| experiment.domain(comparison.domains[column]);
 
     let mut warnings = Vec::new();
-    let everything = Weights::even(seeds.len(), &sizes);
-    let scale = |weights: &Weights| anchors.as_ref().map(|(zero, one)| Scale::new(&zero.means(weights), &one.means(weights)));
-    let name = |column: usize| &experiment.domain(comparison.domains[column]).name;
-    let warn = |column: usize, scale: &Scale, when: &str| {
+    let mut warn = |what: String| warnings.push(format!("compare \"{}\": {what}", comparison.name));
+    let everything = 0..seeds.len();
+    let scale = |seeds: std::ops::Range<usize>| {
+        anchors.as_ref().map(|(zero, one)| Scale::new(&zero.means(seeds.clone()), &one.means(seeds)))
+    };
+    let flat = |column: usize, scale: &Scale, when: &str| {
         format!(
-            "compare \"{}\": no normalized score{when}: on `{}` the row that scores 1 has {:.3}, which does not exceed the {:.3} of the \
-             row that scores 0",
-            comparison.name,
-            name(column),
+            "no normalized score{when}: on `{}` the row that scores 1 has {:.3}, which does not exceed the {:.3} of the row that \
+             scores 0",
+            domain(column).name,
             scale.zero[column] + scale.gain[column],
             scale.zero[column],
         )
     };
-
-    // The estimates: from all prompts and seeds, each once.
-    let whole = scale(&everything);
+    let whole = scale(everything.clone());
     let whole = match whole.as_ref().map(|scale| (scale, scale.flat())) {
         Some((scale, Some(column))) => {
-            warnings.push(warn(column, scale, ""));
+            warn(flat(column, scale, ""));
             None
         }
         _ => whole,
     };
     let mut of_seed = Vec::new();
-    if whole.is_some() {
+    if let (Some(scale_of_all), Some((zero, one))) = (&whole, &anchors) {
         for (index, seed) in seeds.iter().enumerate() {
-            let weights = Weights::one_seed(index, seeds.len(), &sizes);
-            let Some(scale) = scale(&weights) else { break };
+            let Some(scale) = scale(index..index + 1) else { break };
             if let Some(column) = scale.flat() {
-                warnings.push(warn(column, &scale, &format!(" per seed, because of seed {seed}")));
+                warn(flat(column, &scale, &format!(" per seed, because of seed {seed}")));
                 of_seed.clear();
                 break;
             }
-            of_seed.push((weights, scale));
+            of_seed.push(scale);
         }
-    }
-
-    // The intervals.
-    let mut drawn_means = vec![vec![Vec::with_capacity(RESAMPLES); sizes.len()]; rows.len()];
-    let mut drawn_normalized = vec![Vec::with_capacity(RESAMPLES); rows.len()];
-    for _ in 0..RESAMPLES {
-        let weights = Weights::drawn(seeds.len(), &sizes, &mut uniforms);
-        let scale = scale(&weights).filter(|scale| whole.is_some() && scale.flat().is_none());
-        for (index, row) in rows.iter().enumerate() {
-            let means = row.means(&weights);
-            drawn_normalized[index].extend(scale.as_ref().map(|scale| mean(&scale.normalized(&means))));
-            for (drawn, mean) in drawn_means[index].iter_mut().zip(means) {
-                drawn.push(mean);
+        for column in 0..sizes.len() {
+            let lead = Estimate { columns: vec![combined(&[(1.0, &one.0[column]), (-1.0, &zero.0[column])])] };
+            if lead.interval().0 <= 0.0 {
+                warn(format!(
+                    "the intervals of normalized scores are unreliable: on `{}` the row that scores 1 exceeds the row that scores 0 by \
+                     {:.3}, which may be chance",
+                    domain(column).name,
+                    scale_of_all.gain[column],
+                ));
             }
         }
     }
-    let kept = drawn_normalized.first().map_or(RESAMPLES, Vec::len);
-    if whole.is_some() && (kept as f64) < RESAMPLES as f64 * TAILS.1 {
-        warnings.push(format!(
-            "compare \"{}\": the intervals of normalized scores are unreliable: in {} of {RESAMPLES} resamples the row that scores 1 \
-             does not exceed the row that scores 0 on every domain, and those are left out",
-            comparison.name,
-            RESAMPLES - kept,
-        ));
+    for (column, size) in sizes.iter().enumerate() {
+        if *size == 1 {
+            warn(format!("one test prompt on `{}`: its intervals say nothing of other prompts", domain(column).name));
+        }
     }
 
     let mut table = Vec::with_capacity(rows.len());
-    for (index, (row, named)) in rows.iter().zip(&comparison.rows).enumerate() {
-        let means = row.means(&everything);
+    for (row, named) in rows.iter().zip(&comparison.rows) {
+        let means = row.means(everything.clone());
         let score = |column: usize| {
-            let (low, high) = middle(&mut drawn_means[index][column].clone()).unwrap_or((means[column], means[column]));
-            (name(column).clone(), Score { mean: means[column], low, high, n: sizes[column] as u32 })
+            let estimate = Estimate { columns: vec![combined(&[(1.0, &row.0[column])])] };
+            let verdicts = domain(column).reward.is_verdict();
+            let (low, high) = if verdicts { of_verdicts(&estimate) } else { estimate.interval() };
+            let by_seed = estimate.of_seeds();
+            (domain(column).name.clone(), Score { mean: means[column], low, high, n: sizes[column] as u32, by_seed })
         };
         let normalized = whole.as_ref().map(|scale| scale.normalized(&means));
-        let interval = |values: &Vec<f64>| {
-            let (low, high) = middle(&mut drawn_normalized[index].clone())?;
-            Some(Interval { mean: mean(values), low, high })
+        let interval = |(scale, (zero, one)): (&Scale, &(Entry, Entry))| {
+            let (low, high) = interval::around(
+                mean(&scale.normalized(&means)),
+                &Estimate { columns: scale.linear(&means, &row.0, &zero.0, &one.0) }.components(),
+            );
+            Interval { mean: mean(&scale.normalized(&means)), low, high }
         };
         table.push(TableRow {
             model: named.label.clone(),
             scores: (0..sizes.len()).map(score).collect(),
-            normalized: normalized.as_ref().and_then(interval),
-            normalized_by_seed: of_seed.iter().map(|(weights, scale)| mean(&scale.normalized(&row.means(weights)))).collect(),
+            normalized: whole.as_ref().zip(anchors.as_ref()).map(interval),
+            normalized_by_seed: (of_seed.iter().enumerate())
+                .map(|(seed, scale)| mean(&scale.normalized(&row.means(seed..seed + 1))))
+                .collect(),
             spread: normalized.as_deref().map(population_deviation),
         });
     }
     Ok((table, warnings))
+}
+
+/// A weighted sum of rewards, prompt by prompt and seed by seed.
+fn combined<Rewards: AsRef<[f64]>>(parts: &[(f64, &Vec<Rewards>)]) -> Crossed {
+    let (_, first) = parts[0];
+    (0..first.len())
+        .map(|seed| {
+            let at = |prompt: usize| parts.iter().map(|(weight, of)| weight * of[seed].as_ref()[prompt]).sum();
+            (0..first[seed].as_ref().len()).map(at).collect()
+        })
+        .collect()
 }
 
 /// The rewards of one row: `[column][seed][prompt]`.
@@ -191,17 +193,11 @@ impl<'a> Entry<'a> {
         Ok(Entry(columns.collect::<Result<_, _>>()?))
     }
 
-    /// One weighted mean per column.
-    fn means(&self, weights: &Weights) -> Vec<f64> {
-        let column = |(column, of_prompt): (&Vec<&[f64]>, &Vec<f64>)| {
-            let of_seed = |(rewards, weight): (&&[f64], &f64)| {
-                // Most weights of a single seed are 0.
-                if *weight == 0.0 { 0.0 } else { weight * rewards.iter().zip(of_prompt).map(|(r, w)| r * w).sum::<f64>() }
-            };
-            let sum: f64 = column.iter().zip(&weights.of_seed).map(of_seed).sum();
-            sum / (weights.of_seed.iter().sum::<f64>() * of_prompt.iter().sum::<f64>())
-        };
-        self.0.iter().zip(&weights.of_prompt).map(column).collect()
+    /// One mean per column, of some seeds.
+    fn means(&self, seeds: std::ops::Range<usize>) -> Vec<f64> {
+        let column =
+            |column: &Vec<&[f64]>| mean(&column[seeds.clone()].iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>());
+        self.0.iter().map(column).collect()
     }
 }
 
@@ -226,36 +222,6 @@ fn prompts<'a>(
     Ok(sizes.into_iter().map(Option::unwrap_or_default).collect())
 }
 
-/// How often each seed, and each prompt of each column, counts.
-struct Weights {
-    of_seed: Vec<f64>,
-    of_prompt: Vec<Vec<f64>>,
-}
-
-impl Weights {
-    fn even(seeds: usize, sizes: &[usize]) -> Weights {
-        Weights { of_seed: vec![1.0; seeds], of_prompt: sizes.iter().map(|size| vec![1.0; *size]).collect() }
-    }
-
-    fn one_seed(index: usize, seeds: usize, sizes: &[usize]) -> Weights {
-        let of_seed = (0..seeds).map(|seed| f64::from(u8::from(seed == index))).collect();
-        Weights { of_seed, ..Weights::even(seeds, sizes) }
-    }
-
-    /// As many as there are, with replacement: seeds first, then the prompts of one column after the other.
-    fn drawn(seeds: usize, sizes: &[usize], uniforms: &mut Uniforms) -> Weights {
-        let mut draw = |count: usize| {
-            let mut weights = vec![0.0; count];
-            for _ in 0..count {
-                weights[uniforms.below(count)] += 1.0;
-            }
-            weights
-        };
-        let of_seed = draw(seeds);
-        Weights { of_seed, of_prompt: sizes.iter().map(|size| draw(*size)).collect() }
-    }
-}
-
 /// What 0 and 1 mean in each column.
 struct Scale {
     zero: Vec<f64>,
@@ -277,18 +243,24 @@ impl Scale {
     fn normalized(&self, means: &[f64]) -> Vec<f64> {
         means.iter().zip(&self.zero).zip(&self.gain).map(|((mean, zero), gain)| (mean - zero) / gain).collect()
     }
-}
 
-/// The bounds of the middle 95%, between neighbours by linear interpolation; none of no values.
-fn middle(values: &mut [f64]) -> Option<(f64, f64)> {
-    values.sort_by(f64::total_cmp);
-    let last = values.len().checked_sub(1)?;
-    let at = |fraction: f64| {
-        let place = fraction * last as f64;
-        let (floor, rest) = (place.floor() as usize, place.fract());
-        values[floor] + rest * (values[(floor + 1).min(last)] - values[floor])
-    };
-    Some((at(TAILS.0), at(TAILS.1)))
+    /// What each answer does to the normalized score to first order, in every column: `(s - (1 - n) zero - n one) / gain`, where n is the
+    /// column's normalized score, as a share of the mean over columns.
+    fn linear<Rewards: AsRef<[f64]>>(
+        &self,
+        means: &[f64],
+        row: &[Vec<Rewards>],
+        zero: &[Vec<Rewards>],
+        one: &[Vec<Rewards>],
+    ) -> Vec<Crossed> {
+        let normalized = self.normalized(means);
+        let columns = normalized.len() as f64;
+        let column = |index: usize| {
+            let (share, n) = (1.0 / (self.gain[index] * columns), normalized[index]);
+            combined(&[(share, &row[index]), (-(1.0 - n) * share, &zero[index]), (-n * share, &one[index])])
+        };
+        (0..normalized.len()).map(column).collect()
+    }
 }
 
 fn population_deviation(values: &[f64]) -> f64 {

@@ -26,7 +26,6 @@ use crate::failure::{Error, Result};
 use crate::merge::merge;
 use crate::model::Weights;
 use crate::prepare::{DomainData, Form, Places, forms, prepare, trained};
-use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::report::results::{Took, assemble, write_results};
 use crate::report::rewards::write_rewards;
@@ -224,7 +223,6 @@ pub fn run(
     written?;
     let scores = shared.scores(&state.rewards);
     write_rewards(plan, &scores, shared.domains, &shared.out)?;
-    let bootstrap = |index: usize| Key::new(plan.experiment.seed, index as u64, Purpose::Bootstrap, 0).row(0, 0);
     let records = std::mem::take(&mut *lock(&shared.records));
     let took = Took {
         stages: records,
@@ -232,8 +230,8 @@ pub fn run(
         before_stages,
         predicted_memory: state.predicted_memory,
     };
-    let (results, warnings) = assemble(plan, &scores, took, versions.clone(), bootstrap)
-        .map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
+    let (results, warnings) =
+        assemble(plan, &scores, took, versions.clone()).map_err(|error| Error::new(FailureKind::Runtime, error.to_string()))?;
     for warning in warnings {
         control.warn(warning);
     }

@@ -359,10 +359,12 @@ fn tables(run: &RunFolder) -> Vec<Value> {
                     let model = models.and_then(|known| known.models.get(column));
                     model.map_or_else(|| "provenance".to_owned(), |model| anchor(*model))
                 };
-                let cell = |interval: Interval, anchor: String, n: Option<u32>| {
+                let cell = |interval: Interval, anchor: String, n: Option<u32>, by_seed: &[f64]| {
+                    let by_seed = if by_seed.len() > 1 { by_seed } else { &[] };
+                    let seeds = by_seed.iter().map(|mean| format!("{mean:.2}")).collect::<Vec<_>>().join(" ");
                     let prompts = n.map(|n| format!(", {}", counted(n as usize, "prompt"))).unwrap_or_default();
                     context! {
-                        mean => format!("{:.2}", interval.mean), low => format!("{:.2}", interval.low), high => format!("{:.2}", interval.high),
+                        mean => format!("{:.2}", interval.mean), low => format!("{:.2}", interval.low), high => format!("{:.2}", interval.high), seeds,
                         anchor, title => format!("{:.4}, 95% interval {:.4} to {:.4}{prompts}", interval.mean, interval.low, interval.high),
                     }
                 };
@@ -371,11 +373,11 @@ fn tables(run: &RunFolder) -> Vec<Value> {
                     cells.push(row.scores.get(domain).map(|score| {
                         prompts.insert(domain, score.n);
                         let interval = Interval { mean: score.mean, low: score.low, high: score.high };
-                        cell(interval, of_column(column), Some(score.n))
+                        cell(interval, of_column(column), Some(score.n), &score.by_seed)
                     }));
                 }
                 if normalized {
-                    cells.push(row.normalized.clone().map(|interval| cell(interval, of_column(0), None)));
+                    cells.push(row.normalized.clone().map(|interval| cell(interval, of_column(0), None, &row.normalized_by_seed)));
                 }
                 context! {
                     model => shown(&row.model), anchor => of_column(0), cells,
@@ -385,9 +387,11 @@ fn tables(run: &RunFolder) -> Vec<Value> {
             .collect();
         let samples = if table.samples == 1 { String::new() } else { format!(", {} samples a prompt", table.samples) };
         let most = prompts.values().max().map(|n| format!(", {} a domain", counted(*n as usize, "prompt"))).unwrap_or_default();
+        let over = table.intervals.map(|intervals| format!(" {}", intervals.name())).unwrap_or_default();
+        let several = table.rows.iter().flat_map(|row| row.scores.values()).any(|score| score.by_seed.len() > 1);
+        let seeds = if several { "; below it, the mean of each seed" } else { "" };
         let legend = format!(
-            "{}{samples}{most}. Mean and 95% interval over prompts and seeds, by a bootstrap that draws the same prompts for every model. A number leads to \
-             the stage that it is of.",
+            "{}{samples}{most}. Mean and 95% interval{over}{seeds}. A number leads to the stage that it is of.",
             table.metric
         );
         let domains: Vec<String> = table.domains.iter().map(|name| shown(name)).collect();

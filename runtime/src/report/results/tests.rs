@@ -6,7 +6,6 @@ use mopd_compiler::plan::{DomainId, ModelId};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::random::{Key, Purpose};
 use crate::report::statistics::tests::{comparison, experiment};
 
 fn plan() -> Plan {
@@ -32,9 +31,8 @@ fn results() -> Results {
     greedy.insert(ModelId(0), DomainId(0), 7, &[0.0, 0.0], 1);
     greedy.insert(ModelId(1), DomainId(0), 7, &[1.0, 1.0], 1);
     let versions = Versions { mopd: "0.1.0".to_owned(), libtorch: "2.11.0".to_owned() };
-    let uniforms = |table| Key::new(7, table as u64, Purpose::Sample, 0).row(0, 0);
     let took = Took { seconds: 1.5, ..Took::default() };
-    let (results, warnings) = assemble(&plan(), &[sampled, greedy], took, versions, uniforms).unwrap();
+    let (results, warnings) = assemble(&plan(), &[sampled, greedy], took, versions).unwrap();
     assert_eq!(warnings, [] as [&str; 0]);
     results
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use mopd_compiler::plan::results::{ComparedCell, ComparedRow, ComparedTable, Interval};
 use mopd_compiler::plan::{Comparison, ModelId};
 
-use super::{RESAMPLES, Scale, Weights, mean, middle};
-use crate::random::Uniforms;
+use super::interval::{Component, Crossed, Estimate, around};
+use super::{Scale, combined, mean};
 use crate::report::rewards::PromptReward;
 
 /// A run as its folder tells it.
@@ -65,47 +65,69 @@ impl Run {
 }
 
 impl Side<'_> {
-    /// The weighted mean of each column for a row's models; none where one was not evaluated.
-    fn means(&self, models: &[ModelId], weights: &Weights) -> Option<Vec<f64>> {
-        let column = |(index, (place, column)): (usize, &(usize, Column))| {
+    /// The rewards of each column for a row's models, `[seed][prompt]`; none where one was not evaluated.
+    fn rewards(&self, models: &[ModelId]) -> Option<Vec<Vec<&[f64]>>> {
+        let mut found = Vec::with_capacity(self.columns.len());
+        for (place, column) in &self.columns {
             let name = self.run.models.get(models.get(*place)?.0 as usize)?;
-            let (mut sum, mut total) = (0.0, 0.0);
-            for (seed, weight) in self.seeds.iter().zip(&weights.of_seed) {
-                let rewards = column.rewards.get(&(name.as_str(), *seed))?;
-                for (reward, of_prompt) in rewards.iter().zip(&weights.of_prompt[index]) {
-                    sum += weight * of_prompt * reward;
-                    total += weight * of_prompt;
-                }
+            let of_seed =
+                |seed: &u64| column.rewards.get(&(name.as_str(), *seed)).map(Vec::as_slice).filter(|all| !all.is_empty());
+            let rewards: Vec<&[f64]> = self.seeds.iter().map(of_seed).collect::<Option<_>>()?;
+            if rewards.iter().any(|other| other.len() != rewards[0].len()) {
+                return None;
             }
-            (total > 0.0).then_some(sum / total)
-        };
-        self.columns.iter().enumerate().map(column).collect()
+            found.push(rewards);
+        }
+        Some(found)
     }
 
+    /// Test prompts of each column.
     fn prompts(&self) -> Vec<usize> {
         let longest = |column: &Column| column.rewards.values().map(Vec::len).max().unwrap_or(0);
         self.columns.iter().map(|(_, column)| longest(column)).collect()
     }
 
-    /// The means, the mean over domains, and the normalized score where the table has one on all of its domains.
-    fn scores(&self, models: &[ModelId], weights: &Weights) -> Option<Vec<Option<f64>>> {
-        let means = self.means(models, weights)?;
+    /// The means, the mean over domains, and the normalized score where the table has one on all of its domains: each with what its answers
+    /// do to it, by column of the table.
+    fn scores(&self, models: &[ModelId]) -> Option<Vec<Option<Scored>>> {
+        let rewards = self.rewards(models)?;
+        let of_all = |column: &Vec<&[f64]>| mean(&column.iter().map(|rewards| mean(rewards)).collect::<Vec<f64>>());
+        let means: Vec<f64> = rewards.iter().map(of_all).collect();
+        let single = |(index, value): (usize, &f64)| {
+            Some(Scored { value: *value, columns: vec![(index, combined(&[(1.0, &rewards[index])]))] })
+        };
+        let share = 1.0 / means.len() as f64;
+        let columns = rewards.iter().enumerate().map(|(index, rewards)| (index, combined(&[(share, rewards)]))).collect();
+        let all = Scored { value: mean(&means), columns };
         let normalized = || {
             let anchors = self.comparison.normalized.as_ref().filter(|_| self.columns.len() == self.comparison.domains.len())?;
-            let scale = Scale::new(&self.means(&anchors.zero, weights)?, &self.means(&anchors.one, weights)?);
-            scale.flat().is_none().then(|| mean(&scale.normalized(&means)))
+            let (zero, one) = (self.rewards(&anchors.zero)?, self.rewards(&anchors.one)?);
+            let scale = Scale::new(&zero.iter().map(of_all).collect::<Vec<f64>>(), &one.iter().map(of_all).collect::<Vec<f64>>());
+            let columns = || scale.linear(&means, &rewards, &zero, &one).into_iter().enumerate().collect();
+            let value = mean(&scale.normalized(&means));
+            scale.flat().is_none().then(|| Scored { value, columns: columns() })
         };
-        let all = mean(&means);
-        Some(means.iter().copied().map(Some).chain([Some(all), normalized()]).collect())
+        Some(means.iter().enumerate().map(single).chain([Some(all), normalized()]).collect())
+    }
+}
+
+/// A number of a table, and what its answers do to it: `[seed][prompt]` for each column that it is of.
+struct Scored {
+    value: f64,
+    columns: Vec<(usize, Crossed)>,
+}
+
+impl Scored {
+    fn estimate(&self) -> Estimate {
+        Estimate { columns: self.columns.iter().map(|(_, column)| column.clone()).collect() }
     }
 }
 
 /// The tables that both runs have, `after` less `before`.
 ///
-/// Intervals are percentiles of [`RESAMPLES`] bootstrap draws over seeds and test prompts, as in a run's own tables. A draw takes the
-/// same prompts for both runs where their test files are the same, and the same seeds where both trained with the same; so
-/// chance that hits both alike cancels out.
-pub fn compare(before: &Run, after: &Run, mut uniforms: Uniforms) -> Vec<ComparedTable> {
+/// Intervals are over seeds and test prompts, as in a run's own tables. Prompts are compared one by one where the test files are the
+/// same, and so are seeds where both trained with the same: chance that hits both alike cancels out.
+pub fn compare(before: &Run, after: &Run) -> Vec<ComparedTable> {
     let mut tables = Vec::new();
     for first in &before.comparisons {
         let named = after.comparisons.iter().find(|second| second.name == first.name);
@@ -122,13 +144,13 @@ pub fn compare(before: &Run, after: &Run, mut uniforms: Uniforms) -> Vec<Compare
         }
         let (left, right) = (before.side(first, &domains), after.side(second, &domains));
         if !left.seeds.is_empty() && !right.seeds.is_empty() {
-            tables.push(table(&left, &right, &domains, &mut uniforms));
+            tables.push(table(&left, &right, &domains));
         }
     }
     tables
 }
 
-fn table(left: &Side, right: &Side, domains: &[&str], uniforms: &mut Uniforms) -> ComparedTable {
+fn table(left: &Side, right: &Side, domains: &[&str]) -> ComparedTable {
     let (left_prompts, right_prompts) = (left.prompts(), right.prompts());
     let same_seeds = left.seeds == right.seeds;
     let same_tests: Vec<bool> = (left.columns.iter().zip(&right.columns).enumerate())
@@ -140,35 +162,14 @@ fn table(left: &Side, right: &Side, domains: &[&str], uniforms: &mut Uniforms) -
             Some((row, other))
         })
         .collect();
-    let even = |side: &Side, prompts: &[usize]| Weights::even(side.seeds.len(), prompts);
-    let whole = (even(left, &left_prompts), even(right, &right_prompts));
-    let known: Vec<_> =
-        (shared.iter()).map(|(row, other)| (left.scores(&row.models, &whole.0), right.scores(&other.models, &whole.1))).collect();
     let columns = domains.len() + 2;
-    let mut drawn = vec![vec![Vec::with_capacity(RESAMPLES); columns]; shared.len()];
-    for _ in 0..RESAMPLES {
-        let weights = Weights::drawn(left.seeds.len(), &left_prompts, uniforms);
-        let mut others = Weights::drawn(right.seeds.len(), &right_prompts, uniforms);
-        if same_seeds {
-            others.of_seed.clone_from(&weights.of_seed);
-        }
-        for (index, same) in same_tests.iter().enumerate() {
-            if *same {
-                others.of_prompt[index].clone_from(&weights.of_prompt[index]);
+    let rows = shared.iter().map(|(row, other)| {
+        let cells = match (left.scores(&row.models), right.scores(&other.models)) {
+            (Some(before), Some(after)) => {
+                let cell =
+                    |(before, after): (Option<Scored>, Option<Scored>)| Some(cell(&before?, &after?, same_seeds, &same_tests));
+                before.into_iter().zip(after).map(cell).collect()
             }
-        }
-        for ((row, other), drawn) in shared.iter().zip(&mut drawn) {
-            let (Some(left), Some(right)) = (left.scores(&row.models, &weights), right.scores(&other.models, &others)) else {
-                continue;
-            };
-            for ((left, right), drawn) in left.into_iter().zip(right).zip(drawn) {
-                drawn.extend(left.zip(right).map(|(left, right)| right - left));
-            }
-        }
-    }
-    let rows = shared.iter().zip(known).zip(drawn).map(|(((row, _), (left, right)), drawn)| {
-        let cells = match (left, right) {
-            (Some(left), Some(right)) => left.into_iter().zip(right).zip(drawn).map(cell).collect(),
             _ => vec![None; columns],
         };
         ComparedRow { model: row.label.clone(), cells }
@@ -182,16 +183,30 @@ fn table(left: &Side, right: &Side, domains: &[&str], uniforms: &mut Uniforms) -
         domains: domains.iter().map(|name| (*name).to_owned()).collect(),
         rows: rows.collect(),
         same_seeds,
+        one_seed: left.seeds.len().min(right.seeds.len()) == 1,
         other_tests: domains.iter().zip(&same_tests).filter(|(_, same)| !**same).map(|(name, _)| (*name).to_owned()).collect(),
         only_before: missing(&left.comparison.rows, &right.comparison.rows),
         only_after: missing(&right.comparison.rows, &left.comparison.rows),
     }
 }
 
-fn cell(((left, right), mut drawn): ((Option<f64>, Option<f64>), Vec<f64>)) -> Option<ComparedCell> {
-    let (before, after) = left.zip(right)?;
-    let (low, high) = middle(&mut drawn)?;
-    Some(ComparedCell { before, after, difference: Interval { mean: after - before, low, high } })
+fn cell(before: &Scored, after: &Scored, same_seeds: bool, same_tests: &[bool]) -> ComparedCell {
+    let less = |after: Vec<f64>, before: Vec<f64>| {
+        after.into_iter().zip(before).map(|(after, before)| after - before).collect::<Vec<f64>>()
+    };
+    // What is paired is one number each; what is not varies by itself.
+    let of = |paired: bool, after: Vec<f64>, before: Vec<f64>| -> Vec<Component> {
+        let lists = if paired { vec![less(after, before)] } else { vec![after, before] };
+        lists.iter().filter_map(|list| Component::of(list)).collect()
+    };
+    let (old, new) = (before.estimate(), after.estimate());
+    let mut components = of(same_seeds, new.of_seeds(), old.of_seeds());
+    for (place, (column, _)) in before.columns.iter().enumerate() {
+        components.extend(of(same_tests[*column], new.of_prompts(place), old.of_prompts(place)));
+    }
+    let difference = after.value - before.value;
+    let (low, high) = around(difference, &components);
+    ComparedCell { before: before.value, after: after.value, difference: Interval { mean: difference, low, high } }
 }
 
 #[cfg(test)]
@@ -200,11 +215,6 @@ mod tests {
 
     use super::super::tests::comparison;
     use super::*;
-    use crate::random::{Key, Purpose};
-
-    fn uniforms() -> Uniforms {
-        Key::new(1, 0, Purpose::Bootstrap, 0).row(0, 0)
-    }
 
     /// One domain, one row; `reward(seed, prompt)`.
     fn run(tests: &str, seeds: &[u64], prompts: u32, reward: impl Fn(u64, u32) -> f64) -> Run {
@@ -225,7 +235,7 @@ mod tests {
     }
 
     fn difference(before: &Run, after: &Run) -> Interval {
-        let tables = compare(before, after, uniforms());
+        let tables = compare(before, after);
         assert_eq!(tables.len(), 1);
         tables[0].rows[0].cells[0].clone().unwrap().difference
     }
@@ -243,7 +253,7 @@ mod tests {
         // The standard error of either mean is 0.04; that of a difference of two, 0.0566.
         assert!((unpaired.mean - 0.02).abs() < 1e-12);
         assert!((0.18..0.26).contains(&(unpaired.high - unpaired.low)), "{unpaired:?}");
-        assert_eq!(compare(&before, &elsewhere, uniforms())[0].other_tests, ["sort"]);
+        assert_eq!(compare(&before, &elsewhere)[0].other_tests, ["sort"]);
     }
 
     /// Luck that a seed has in both runs is no difference; where the seeds are others, it is.
@@ -265,13 +275,13 @@ mod tests {
         let before = run("same", &[1], 2, |_, _| 0.5);
         let mut after = run("same", &[1], 2, |_, _| 0.5);
         after.comparisons[0].rows[0].label = "another".into();
-        let tables = compare(&before, &after, uniforms());
+        let tables = compare(&before, &after);
         assert!(tables[0].rows.is_empty());
         assert_eq!(
             (&tables[0].only_before[..], &tables[0].only_after[..]),
             (&["student".to_owned()][..], &["another".to_owned()][..])
         );
         after.domains[0] = "elsewhere".into();
-        assert!(compare(&before, &after, uniforms()).is_empty());
+        assert!(compare(&before, &after).is_empty());
     }
 }

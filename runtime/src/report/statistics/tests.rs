@@ -1,4 +1,4 @@
-//! What stands in a table, against values worked out by hand and a bootstrap written the plain way.
+//! What stands in a table, against values worked out by hand and an analysis of variance written the plain way.
 
 use mopd_compiler::plan::{
     Architecture, DataSource, Domain, Dtype, Evaluation, Family, Model, Normalized, Origin, PromptFormat, Reward, Row, Sampling,
@@ -6,7 +6,7 @@ use mopd_compiler::plan::{
 };
 
 use super::*;
-use crate::random::{Key, Purpose};
+use crate::random::{Key, Purpose, Uniforms};
 
 /// Domains `d0`, `d1`, ... and models `m0`, `m1`, ..., none of them trained.
 pub(in crate::report) fn experiment(domains: usize, models: usize) -> Experiment {
@@ -104,7 +104,7 @@ fn estimates_are_the_formula() {
     add(2, 1, &[1.0, 1.0]); // 1
     add(3, 0, &[0.5, 0.0, 0.5, 1.0]); // 0.5
     add(3, 1, &[1.0, 1.0]); // 1
-    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores, key(1)).unwrap();
+    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     let labels: Vec<_> = rows.iter().map(|row| row.model.as_str()).collect();
     assert_eq!(labels, ["row 0", "row 1", "row 2"]);
     assert_eq!((rows[1].scores["d0"].mean, rows[1].scores["d1"].mean), (0.75, 1.0));
@@ -117,11 +117,34 @@ fn estimates_are_the_formula() {
     assert_eq!((rows[1].normalized.as_ref().unwrap().mean, rows[1].spread), (1.0, Some(0.0)));
 }
 
-/// The same bootstrap with lists of indices instead of weights, one number at a time.
+/// The t quantile of 97.5%, from a printed table.
+fn t(freedom: usize) -> f64 {
+    [(1, 12.7062), (2, 4.30265), (7, 2.36462), (12, 2.17881)]
+        .into_iter()
+        .find(|(known, _)| *known == freedom)
+        .expect("in the table")
+        .1
+}
+
+/// sum of t V / sqrt(sum of V), of lists whose means make up the estimate.
+fn half_width(lists: &[Vec<f64>]) -> f64 {
+    let variance = |list: &Vec<f64>| {
+        let center = mean(list);
+        list.iter().map(|value| (value - center) * (value - center)).sum::<f64>() / (list.len() - 1) as f64 / list.len() as f64
+    };
+    let weighted: f64 = lists.iter().map(|list| t(list.len() - 1) * variance(list)).sum();
+    weighted / lists.iter().map(variance).sum::<f64>().sqrt()
+}
+
+/// Seeds and prompts apart, one number at a time.
 #[test]
-fn intervals_are_those_of_a_plain_bootstrap() {
+fn intervals_are_those_of_a_plain_analysis_of_variance() {
     let (seeds, sizes, models) = ([7, 8, 9], [13, 8], 3);
-    let experiment = experiment(2, models);
+    let mut experiment = experiment(2, models);
+    // Not cut off at 0 and 1.
+    for domain in &mut experiment.domains {
+        domain.reward = Reward::Command { command: "judge".to_owned(), time_limit_seconds: 1.0, batch: 1 };
+    }
     let comparison = comparison(&[&[0, 0], &[1, 1], &[2, 2]], true);
     let mut scores = Scores::default();
     let mut numbers = key(42);
@@ -135,55 +158,52 @@ fn intervals_are_those_of_a_plain_bootstrap() {
             }
         }
     }
-    let (rows, warnings) = table_rows(&experiment, &comparison, &seeds, &scores, key(3)).unwrap();
+    let (rows, warnings) = table_rows(&experiment, &comparison, &seeds, &scores).unwrap();
     assert_eq!(warnings, [] as [&str; 0]);
 
-    let mut uniforms = key(3);
-    let mut means = BTreeMap::<(usize, usize), Vec<f64>>::new();
-    let mut normalized = vec![Vec::new(); models];
-    for _ in 0..2000 {
-        let drawn_seeds: Vec<_> = seeds.iter().map(|_| uniforms.below(seeds.len())).collect();
-        let drawn_prompts = sizes.map(|size| (0..size).map(|_| uniforms.below(size)).collect::<Vec<_>>());
-        let score = |model: usize, domain: usize| {
-            let mut sum = 0.0;
-            for seed in &drawn_seeds {
-                for prompt in &drawn_prompts[domain] {
-                    sum += rewards[&(model, domain, *seed)][*prompt];
-                }
-            }
-            sum / (drawn_seeds.len() * drawn_prompts[domain].len()) as f64
-        };
-        for (model, normalized) in normalized.iter_mut().enumerate() {
-            let mut sum = 0.0;
-            for domain in 0..2 {
-                means.entry((model, domain)).or_default().push(score(model, domain));
-                sum += (score(model, domain) - score(0, domain)) / (score(1, domain) - score(0, domain));
-            }
-            normalized.push(sum / 2.0);
-        }
-    }
-    // 2000 sorted values: the bounds lie at 0.025 * 1999 = 49.975 and 0.975 * 1999 = 1949.025.
-    let bounds = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        (values[49] * 0.025 + values[50] * 0.975, values[1949] * 0.975 + values[1950] * 0.025)
-    };
+    let reward = |model: usize, domain: usize, seed: usize, prompt: usize| rewards[&(model, domain, seed)][prompt];
+    let of_seed =
+        |model, domain, seed| (0..sizes[domain]).map(|p| reward(model, domain, seed, p)).sum::<f64>() / sizes[domain] as f64;
+    let of_prompt = |model, domain, prompt| (0..3).map(|seed| reward(model, domain, seed, prompt)).sum::<f64>() / 3.0;
+    let whole = |model, domain| (0..3).map(|seed| of_seed(model, domain, seed)).sum::<f64>() / 3.0;
     for model in 0..models {
         for domain in 0..2 {
             let found = &rows[model].scores[&format!("d{domain}")];
-            let (low, high) = bounds(means[&(model, domain)].clone());
-            close(found.low, low, 1e-12);
-            close(found.high, high, 1e-12);
-            assert!(found.low < found.mean && found.mean < found.high);
+            let by_seed: Vec<f64> = (0..3).map(|seed| of_seed(model, domain, seed)).collect();
+            let by_prompt = (0..sizes[domain]).map(|prompt| of_prompt(model, domain, prompt)).collect();
+            let half = half_width(&[by_seed.clone(), by_prompt]);
+            close(found.mean, whole(model, domain), 1e-12);
+            close(found.low, found.mean - half, 1e-5);
+            close(found.high, found.mean + half, 1e-5);
+            assert_eq!(found.by_seed.len(), 3);
+            found.by_seed.iter().zip(by_seed).for_each(|(found, wanted)| close(*found, wanted, 1e-12));
         }
+        // (s - (1 - n) zero - n one) / gain of every answer, the mean over domains.
+        let gain = |domain| whole(1, domain) - whole(0, domain);
+        let n = |domain| (whole(model, domain) - whole(0, domain)) / gain(domain);
+        let linear = |domain: usize, of: &dyn Fn(usize) -> f64| {
+            (of(model) - (1.0 - n(domain)) * of(0) - n(domain) * of(1)) / gain(domain) / 2.0
+        };
+        let by_seed = (0..3).map(|seed| (0..2).map(|d| linear(d, &|model| of_seed(model, d, seed))).sum()).collect();
+        let by_prompt =
+            |d: usize| (0..sizes[d]).map(|prompt| linear(d, &|model| of_prompt(model, d, prompt))).collect::<Vec<f64>>();
         let found = rows[model].normalized.as_ref().unwrap();
-        let (low, high) = bounds(normalized[model].clone());
-        close(found.low, low, 1e-12);
-        close(found.high, high, 1e-12);
+        close(found.mean, (n(0) + n(1)) / 2.0, 1e-12);
+        if model == 2 {
+            let half = half_width(&[by_seed, by_prompt(0), by_prompt(1)]);
+            close(found.low, found.mean - half, 1e-5);
+            close(found.high, found.mean + half, 1e-5);
+        } else {
+            // Zero and one are what they are.
+            close(found.high - found.low, 0.0, 1e-12);
+        }
     }
     // One number per seed, from that seed's own zero and one.
-    let seed = |model: usize, domain, place| mean(&rewards[&(model, domain, place)]);
     for place in 0..3 {
-        let of = |domain| (seed(2, domain, place) - seed(0, domain, place)) / (seed(1, domain, place) - seed(0, domain, place));
+        let of = |domain| {
+            let score = |model| of_seed(model, domain, place);
+            (score(2) - score(0)) / (score(1) - score(0))
+        };
         close(rows[2].normalized_by_seed[place], (of(0) + of(1)) / 2.0, 1e-12);
     }
 }
@@ -195,7 +215,7 @@ fn an_interval_is_as_wide_as_theory_says() {
     let mut scores = Scores::default();
     let values: Vec<f64> = (0..400).map(|index| f64::from(index % 2)).collect();
     scores.insert(ModelId(0), DomainId(0), 7, &values, 1);
-    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores, key(1)).unwrap();
+    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     let score = &rows[0].scores["d0"];
     // A mean of 400 coins: 1.96 * 0.5 / 20 on either side.
     close(score.low, 0.5 - 0.049, 0.004);
@@ -204,7 +224,7 @@ fn an_interval_is_as_wide_as_theory_says() {
 }
 
 #[test]
-fn models_are_compared_on_the_same_resample() {
+fn models_are_compared_prompt_by_prompt() {
     let experiment = experiment(1, 4);
     let comparison = comparison(&[&[0], &[1], &[2], &[3]], true);
     let mut scores = Scores::default();
@@ -215,7 +235,7 @@ fn models_are_compared_on_the_same_resample() {
     for (model, rewards) in [&zero, &one, &one, &halfway].into_iter().enumerate() {
         scores.insert(ModelId(model as u32), DomainId(0), 7, rewards, 1);
     }
-    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores, key(1)).unwrap();
+    let (rows, _) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     // Who does the same as the anchor, or always half of it, is not uncertain, though each score alone is.
     for (row, wanted) in [(0, 0.0), (1, 1.0), (2, 1.0), (3, 0.5)] {
         let found = rows[row].normalized.as_ref().unwrap();
@@ -226,32 +246,20 @@ fn models_are_compared_on_the_same_resample() {
     }
 }
 
+/// All prompts agree, the runs do not: two numbers say little, and verdicts lie between 0 and 1.
 #[test]
-fn seeds_are_resampled_too() {
-    let experiment = experiment(1, 1);
+fn seeds_count_as_what_they_are_a_few_numbers() {
+    let mut experiment = experiment(1, 1);
     let comparison = comparison(&[&[0]], false);
     let mut scores = Scores::default();
     for (seed, reward) in [(7, 0.0), (8, 1.0)] {
         scores.insert(ModelId(0), DomainId(0), seed, &[reward; 20], 1);
     }
-    let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores, key(1)).unwrap();
-    // All prompts agree, the runs do not: a quarter of the draws takes one run twice.
-    assert_eq!(rows[0].scores["d0"], Score { mean: 0.5, low: 0.0, high: 1.0, n: 20 });
-}
-
-#[test]
-fn the_same_numbers_give_the_same_table() {
-    let experiment = experiment(1, 2);
-    let comparison = comparison(&[&[0], &[1]], true);
-    let mut scores = Scores::default();
-    let mut numbers = key(11);
-    for model in [0, 1] {
-        let rewards: Vec<f64> = (0..60).map(|_| (f64::from(model) + numbers.uniform()) / 2.0).collect();
-        scores.insert(ModelId(model), DomainId(0), 7, &rewards, 1);
-    }
-    let table = |number| table_rows(&experiment, &comparison, &[7], &scores, key(number)).unwrap();
-    assert_eq!(table(1), table(1));
-    assert_ne!(table(1), table(2));
+    let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
+    assert_eq!(rows[0].scores["d0"], Score { mean: 0.5, low: 0.0, high: 1.0, n: 20, by_seed: vec![0.0, 1.0] });
+    experiment.domains[0].reward = Reward::Command { command: "judge".to_owned(), time_limit_seconds: 1.0, batch: 1 };
+    let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
+    close(rows[0].scores["d0"].high, 0.5 + t(1) * 0.5, 1e-4);
 }
 
 #[test]
@@ -264,7 +272,7 @@ fn an_expert_that_is_no_better_than_the_start_is_told() {
     add(1, 0, &[1.0, 1.0]);
     add(0, 1, &[1.0, 0.0, 1.0]);
     add(1, 1, &[1.0, 1.0, 0.0]);
-    let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores, key(1)).unwrap();
+    let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
     assert_eq!(
         warnings,
         ["compare \"all\": no normalized score: on `d1` the row that scores 1 has 0.667, which does not exceed the 0.667 \
@@ -286,7 +294,7 @@ fn a_seed_without_a_scale_is_told() {
         scores.insert(ModelId(0), DomainId(0), seed, &[0.0; 30], 1);
         scores.insert(ModelId(1), DomainId(0), seed, &[one; 30], 1);
     }
-    let (rows, warnings) = table_rows(&experiment, &comparison, &[7, 8, 9, 10, 11], &scores, key(1)).unwrap();
+    let (rows, warnings) = table_rows(&experiment, &comparison, &[7, 8, 9, 10, 11], &scores).unwrap();
     assert_eq!(
         warnings,
         ["compare \"all\": no normalized score per seed, because of seed 9: on `d0` the row that scores 1 has 0.000, which \
@@ -297,22 +305,24 @@ fn a_seed_without_a_scale_is_told() {
 }
 
 #[test]
-fn an_interval_that_many_resamples_cannot_serve_is_told() {
+fn a_lead_that_may_be_chance_is_told() {
     let experiment = experiment(1, 2);
     let comparison = comparison(&[&[0], &[1]], true);
     let mut scores = Scores::default();
-    // The experts' lead hangs on one prompt of ten, which a resample misses with probability 0.9^10 = 0.35.
+    // The experts' lead hangs on one prompt of ten.
     let mut one = [0.0; 10];
     one[3] = 1.0;
     scores.insert(ModelId(0), DomainId(0), 7, &[0.0; 10], 1);
     scores.insert(ModelId(1), DomainId(0), 7, &one, 1);
-    let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores, key(1)).unwrap();
-    assert_eq!(warnings.len(), 1);
-    let start = "compare \"all\": the intervals of normalized scores are unreliable: in ";
-    let missed = warnings[0].strip_prefix(start).and_then(|rest| rest.split_once(" of 2000 resamples"));
-    let missed: f64 = missed.unwrap().0.parse().unwrap();
-    close(missed / 2000.0, 0.9f64.powi(10), 0.04);
-    assert_eq!(*rows[1].normalized.as_ref().unwrap(), Interval { mean: 1.0, low: 1.0, high: 1.0 });
+    let (rows, warnings) = table_rows(&experiment, &comparison, &[7], &scores).unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "compare \"all\": the intervals of normalized scores are unreliable: on `d0` the row that scores 1 exceeds the row that \
+          scores 0 by 0.100, which may be chance"
+        ]
+    );
+    assert_eq!(rows[1].normalized.as_ref().unwrap().mean, 1.0);
 }
 
 #[test]
@@ -321,9 +331,9 @@ fn a_missing_or_uneven_evaluation_is_an_error() {
     let comparison = comparison(&[&[0], &[1]], false);
     let mut scores = Scores::default();
     scores.insert(ModelId(0), DomainId(0), 7, &[0.0, 1.0], 1);
-    let error = table_rows(&experiment, &comparison, &[7], &scores, key(1)).unwrap_err();
+    let error = table_rows(&experiment, &comparison, &[7], &scores).unwrap_err();
     assert_eq!(error.to_string(), "`m1` was not evaluated on `d0` with seed 7");
     scores.insert(ModelId(1), DomainId(0), 7, &[0.0, 1.0, 1.0], 1);
-    let error = table_rows(&experiment, &comparison, &[7], &scores, key(1)).unwrap_err();
+    let error = table_rows(&experiment, &comparison, &[7], &scores).unwrap_err();
     assert_eq!(error.to_string(), "`d0` was evaluated on 3 prompts for one model and 2 for another");
 }
