@@ -1,4 +1,5 @@
-//! Which prompts a step trains on: every batch keeps to the domains' shares, every epoch visits each prompt once.
+//! Which prompts a step trains on: every batch keeps to the domains' shares, and within a domain no prompt comes twice before each has
+//! come once. A stage that trains in epochs visits each prompt of each domain once an epoch: its shares are those of the prompts.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,8 @@ pub struct Mixture {
     sources: Vec<Source>,
     /// Prompts drawn so far, all sources together.
     drawn: u64,
+    /// So many are drawn in all, where the stage trains in epochs.
+    end: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,14 +56,23 @@ impl Mixture {
             assert!(size > 0, "a dataset has at least one record");
             Source { share: share / whole, size, drawn: 0, replaced: 0, order: Vec::new() }
         };
-        Mixture { sources: sources.iter().map(source).collect(), drawn: 0 }
+        Mixture { sources: sources.iter().map(source).collect(), drawn: 0, end: None }
     }
 
-    /// The next `prompts` prompts, those of one source together, in the order of the sources.
+    /// From the number of records of each source: every record exactly `epochs` times, then nothing.
+    pub fn in_epochs(sizes: &[usize], epochs: u32) -> Mixture {
+        let sources: Vec<(f64, usize)> = sizes.iter().map(|size| (*size as f64, *size)).collect();
+        let all: u64 = sizes.iter().map(|size| *size as u64).sum();
+        Mixture { end: Some(all * u64::from(epochs)), ..Mixture::new(&sources) }
+    }
+
+    /// The next `prompts` prompts, those of one source together, in the order of the sources; fewer where the last epoch ends.
     ///
     /// `uniforms(source, epoch)` makes the numbers that shuffle one epoch of one source: the order depends on nothing but their
     /// keys.
     pub fn next_batch(&mut self, prompts: u32, mut uniforms: impl FnMut(usize, u64) -> Uniforms) -> Vec<Draw> {
+        let left = self.end.map_or(u64::from(prompts), |end| end.saturating_sub(self.drawn));
+        let prompts = u64::from(prompts).min(left) as u32;
         let mut draws = Vec::with_capacity(prompts as usize);
         for (index, quota) in self.quotas(prompts).into_iter().enumerate() {
             for _ in 0..quota {
@@ -198,6 +210,28 @@ mod tests {
                 assert_eq!(epoch, (0..size).collect::<Vec<_>>());
             }
             assert!(epochs.iter().any(|epoch| epoch != &epochs[0]), "epochs differ in order");
+        }
+    }
+
+    /// Whatever the sizes and the batch: each prompt of each source once an epoch, and nothing behind the last.
+    #[test]
+    fn epochs_visit_every_prompt_of_every_source_equally() {
+        for (sizes, epochs, batch) in [(vec![7, 3], 1, 4), (vec![100, 13, 1], 3, 8), (vec![5], 2, 64), (vec![1000, 10], 1, 7)] {
+            let mut mixture = Mixture::in_epochs(&sizes, epochs);
+            let all: usize = sizes.iter().sum::<usize>() * epochs as usize;
+            let mut visits: Vec<Vec<u32>> = sizes.iter().map(|size| vec![0; *size]).collect();
+            let mut total = 0;
+            for step in 0..all.div_ceil(batch) {
+                let draws = mixture.next_batch(batch as u32, keyed);
+                assert_eq!(draws.len(), batch.min(all - total), "batch {step}");
+                total += draws.len();
+                draws.iter().for_each(|draw| visits[draw.source][draw.record] += 1);
+                // No source is an epoch ahead: the first one ends for all together.
+                let done = visits.iter().flatten();
+                assert!(done.clone().max().unwrap() - done.min().unwrap() <= 2, "{sizes:?}, batch {step}");
+            }
+            assert!(visits.iter().flatten().all(|visits| *visits == epochs), "{sizes:?}: {visits:?}");
+            assert!(mixture.next_batch(batch as u32, keyed).is_empty());
         }
     }
 

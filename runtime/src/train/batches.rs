@@ -5,7 +5,7 @@ use std::ops::Range;
 use mopd_compiler::expr::batch::{Batch, Domains, Layout};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::plan::events::FailureKind;
-use mopd_compiler::plan::{Completions, Formula, Keep, Objective, Prefixes, Role, Sampling, Signal};
+use mopd_compiler::plan::{Completions, Formula, Keep, Length, Objective, Prefixes, Role, Sampling, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::first_epoch::FirstEpoch;
@@ -167,7 +167,16 @@ pub struct Shelf<'a> {
 impl Batches {
     /// Teachers whose rollouts are imitated write them here, before the first step, unless they are on the shelf.
     pub fn new(stage: &Stage, models: &Models, shelf: Option<&Shelf>) -> Result<Batches> {
-        let whole = || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>());
+        let sizes: Vec<usize> = stage.sources.iter().map(|source| source.tokens.len()).collect();
+        let by_share =
+            || Mixture::new(&stage.sources.iter().map(|source| (source.share, source.tokens.len())).collect::<Vec<_>>());
+        let whole = || match stage.train.length {
+            Length::Epochs(epochs) => {
+                told_shares(stage, &sizes);
+                Mixture::in_epochs(&sizes, epochs)
+            }
+            Length::Steps(_) => by_share(),
+        };
         let (mixture, size, kind) = match &stage.train.prefixes {
             Prefixes::Data { field, batch } => {
                 let judged = reads_reward(&stage.train.objective);
@@ -182,7 +191,7 @@ impl Batches {
                 let kept = match shelf.map_or(Ok(None), |shelf| (shelf.find)())? {
                     Some(kept) => kept,
                     None => {
-                        let written = teacher_rollouts(stage, models, whole(), *sequences, *keep, sampling)?;
+                        let written = teacher_rollouts(stage, models, by_share(), *sequences, *keep, sampling)?;
                         shelf.map_or(Ok(()), |shelf| (shelf.keep)(&written))?;
                         written
                     }
@@ -437,6 +446,29 @@ pub fn no_teacher(source: &Source) -> Error {
     Error::new(FailureKind::Runtime, format!("no teacher is routed to the domain `{}`", source.name))
 }
 
+/// An epoch visits every prompt once: where the domains' shares are others than those of their prompts, they do not hold, and that is
+/// said.
+fn told_shares(stage: &Stage, sizes: &[usize]) {
+    let all: usize = sizes.iter().sum();
+    let shares = stage.sources.iter().map(|source| source.share);
+    let whole: f64 = shares.clone().sum();
+    let differ = shares.zip(sizes).any(|(share, size)| (share / whole - *size as f64 / all as f64).abs() > 0.005);
+    if !differ {
+        return;
+    }
+    let percent = |share: f64| format!("{:.0}%", 100.0 * share);
+    let of = |(source, size): (&Source, &usize)| {
+        format!("`{}` {} (its share is {})", source.name, percent(*size as f64 / all as f64), percent(source.share / whole))
+    };
+    let listed: Vec<String> = stage.sources.iter().zip(sizes).map(of).collect();
+    stage.control.warn(format!(
+        "`{}` trains in epochs, which visit every prompt once, so its batches are by the number of prompts: {}. Write `steps = ...` \
+         without `epochs` to keep to the shares",
+        stage.name,
+        listed.join(", ")
+    ));
+}
+
 /// The next prompts of the mixture. Epochs are shuffled by numbers of their own.
 fn draw(mixture: &mut Mixture, count: u32, stage: &Stage, purpose: Purpose) -> Vec<Draw> {
     mixture.next_batch(count, shuffle(stage, purpose))
@@ -468,8 +500,15 @@ pub(super) fn all_examples(stage: &Stage, field: &str, judged: bool) -> Result<V
 
 fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result<Vec<Sequence>> {
     let examples = source.prompts.examples(&stage.start.tokenizer, field)?;
-    let sequence = |record| {
-        let (prompt, completion, written) = examples.get(record);
+    let mut cut = 0;
+    let mut sequence = |record| {
+        let (prompt, mut completion, mut written) = examples.get(record);
+        let end = source.limit.and_then(|limit| beyond(&written, limit));
+        if let Some(end) = end {
+            completion.truncate(end);
+            written.truncate(end);
+            cut += 1;
+        }
         Sequence {
             source: index,
             record,
@@ -477,12 +516,28 @@ fn examples(stage: &Stage, source: &Source, index: usize, field: &str) -> Result
             completion,
             written: written.contains(&false).then_some(written),
             logps: None,
-            truncated: false,
+            truncated: end.is_some(),
             reward: None,
             chosen: None,
         }
     };
-    Ok((0..source.prompts.dataset.len()).map(sequence).collect())
+    let list: Vec<Sequence> = (0..source.prompts.dataset.len()).map(&mut sequence).collect();
+    if cut > 0 {
+        stage.control.warn(format!(
+            "`limits` of the domain `{}` cuts off {cut} of {} completions in the field `{field}`, for `{}`: their ends are not trained on",
+            source.name,
+            list.len(),
+            stage.name
+        ));
+    }
+    Ok(list)
+}
+
+/// Where a completion is cut off that has more tokens to be trained on than `limit`.
+fn beyond(written: &[bool], limit: u32) -> Option<usize> {
+    let mut trained = (0..written.len()).filter(|token| written[*token]);
+    let last = trained.nth((limit as usize).saturating_sub(1))?;
+    trained.next().map(|_| last + 1)
 }
 
 /// Completions of the drawn prompts.
