@@ -1,8 +1,10 @@
 //! Numbers of the run, before the run: what a schedule or an expression of `step` and `progress` is worth at every step.
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::Objective;
-use crate::formula::{DivergenceKind, Formula, FormulaKind, Live, Signal};
+use crate::experiment::{Length, Objective};
+use crate::formula::{
+    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, PreferenceKind, Scan, Signal,
+};
 
 use super::Checker;
 use super::arithmetic::fold;
@@ -101,6 +103,16 @@ impl Checker {
     pub(super) fn check_ranges(&mut self, objective: &Objective, steps: u32) -> bool {
         let mut good = true;
         for part in objective.formulas().into_iter().flat_map(Formula::parts) {
+            good &= match &part.0.kind {
+                FormulaKind::Scan { scan: Scan::RewardToGo { discount }, .. } => {
+                    self.stays_within(discount, "a discount", (0.0, 1.0), steps)
+                }
+                FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
+                    PreferenceKind::Dpo { beta } => self.stays_within(beta, "`beta`", (0.0, f64::INFINITY), steps),
+                    PreferenceKind::BradleyTerry => true,
+                },
+                _ => true,
+            };
             let divergence = match &part.0.kind {
                 FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
                     divergence
@@ -114,6 +126,45 @@ impl Checker {
                 DivergenceKind::Skew { lambda } => self.stays_within(lambda, "`lambda`", (0.0, 1.0), steps),
                 _ => true,
             };
+            good &= self.shares_add_up(divergence, steps);
+        }
+        good
+    }
+
+    /// The shares of blends are a distribution at every step.
+    fn shares_add_up(&mut self, divergence: &Divergence, steps: u32) -> bool {
+        for side in [&divergence.left, &divergence.right] {
+            let mut side = side;
+            while let Distribution::Detached(inner) = side {
+                side = inner;
+            }
+            let Distribution::Blend(parts) = side else { continue };
+            if !parts.iter().all(|(share, _)| self.stays_within(share, "a share of a blend", (0.0, 1.0), steps)) {
+                return false;
+            }
+            let total = |step| -> Option<f64> {
+                parts.iter().map(|(share, _)| number_at(share, &Bindings { step, steps, variable: None })).sum()
+            };
+            let off =
+                (0..steps.max(1)).find_map(|step| Some((step, total(step)?)).filter(|(_, total)| (total - 1.0).abs() > 1e-9));
+            let Some((step, total)) = off else { continue };
+            let span = self.span(parts[0].0.0.origin);
+            self.report(
+                Diagnostic::error(Code::ShareSum, span, "the shares of this blend must add up to 1 during the whole run")
+                    .label(format!("they add up to {} at step {step} of {steps}", readable(total)))
+                    .help("write the last one as the rest: `blend(teacher: a, student: 1 - a)`"),
+            );
+            return false;
+        }
+        true
+    }
+
+    /// Numbers that move, given for parameters whose type bounds them, over the whole run of the stage that uses them.
+    pub(super) fn check_declared(&mut self, objective: &Objective, length: Length) -> bool {
+        let mut good = true;
+        for part in objective.formulas().into_iter().flat_map(Formula::parts) {
+            let Some(Declared { parameter, low, high }) = &part.0.declared else { continue };
+            good &= self.within(part, parameter, (*low, *high), Some(length));
         }
         good
     }

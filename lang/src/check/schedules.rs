@@ -77,10 +77,17 @@ impl Checker {
             self.report(Diagnostic::error(Code::ScheduleRange, span, text).label(format!("one rung is {outside}")));
             return false;
         }
-        // How many steps an epoch has is known when the data is read; until then the first step stands for all.
-        let steps = match length {
-            Some(Length::Steps(steps)) => steps,
-            _ => 1,
+        let Some(Length::Steps(steps)) = length else {
+            // How many steps an epoch has is known when the data is read. Until then the first step stands for all, and the ends that
+            // a schedule goes to.
+            let ends = if let FormulaKind::Schedule(schedule) = &formula.0.kind { schedule.ends() } else { Vec::new() };
+            if let Some(outside) = ends.into_iter().find(|value| !(low..=high).contains(value)) {
+                let span = self.span(formula.0.origin);
+                let finding = Diagnostic::error(Code::ScheduleRange, span, format!("{what} must stay between {low} and {high}"));
+                self.report(finding.label(format!("goes to {outside}")));
+                return false;
+            }
+            return self.stays_within(formula, what, (low, high), 1);
         };
         self.stays_within(formula, what, (low, high), steps)
     }

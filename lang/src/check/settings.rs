@@ -2,7 +2,7 @@
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::experiment::{MarkedSetting, SettingMark, TeacherWeights};
-use crate::formula::{Formula, FormulaKind, Role, Unit};
+use crate::formula::{Axis, Declared, Formula, FormulaKind, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Name, Route, Statement};
 
@@ -348,8 +348,25 @@ impl Checker {
         if unit == Unit::Fraction && worth.constant().is_some() {
             let Some(_) = self.fraction(&worth, span, "a fraction") else { return Value::Error };
         }
+        if unit == Unit::Prob && worth.constant().is_some() {
+            let Some(_) = self.fraction(&worth, span, "a probability") else { return Value::Error };
+        }
         let node = &formula.0;
-        Value::Formula(Formula::new(node.kind.clone(), unit, node.axis, node.live, node.origin))
+        let mut given = Formula::new(node.kind.clone(), unit, node.axis, node.live, node.origin);
+        if let Some(before) = &node.declared {
+            given = given.declared(before.clone());
+        }
+        // A number that moves is looked at once the length of the run is known.
+        let bounds = match unit {
+            Unit::Fraction | Unit::Prob => Some((0.0, 1.0)),
+            Unit::Count => Some((0.0, f64::from(u32::MAX))),
+            _ => None,
+        };
+        if let Some((low, high)) = bounds.filter(|_| given.constant().is_none() && given.axis() == Axis::Run) {
+            let parameter = format!("a number given for a `{}`", annotation.text).into();
+            given = given.declared(Declared { parameter, low, high });
+        }
+        Value::Formula(given)
     }
 
     fn mistyped(&mut self, span: Span, annotation: &Name, found: &str) -> Value {

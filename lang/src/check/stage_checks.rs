@@ -334,6 +334,7 @@ impl Checker {
                 }
             }
         }
+        good &= self.check_declared(&train.objective, train.length);
         if let Length::Steps(steps) = train.length {
             good &= self.check_ranges(&train.objective, steps);
             if train.refresh.is_some_and(|refresh| refresh >= steps) {

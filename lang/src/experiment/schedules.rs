@@ -65,6 +65,19 @@ pub enum Schedule {
 }
 
 impl Schedule {
+    /// The values that it goes from, holds and goes to, however long the run is.
+    pub fn ends(&self) -> Vec<f64> {
+        match self {
+            Schedule::Constant { value } => vec![*value],
+            Schedule::Linear { from, to, .. } | Schedule::Cosine { from, to, .. } | Schedule::Exponential { from, to, .. } => {
+                vec![*from, *to]
+            }
+            Schedule::Piecewise { pieces } => pieces.iter().map(|(_, value)| *value).collect(),
+            Schedule::Alternate { values, .. } => values.clone(),
+            Schedule::Warmup { then, .. } => then.ends(),
+        }
+    }
+
     /// The value at `step` (from 0) of a run of `steps` steps.
     pub fn at(&self, step: u32, steps: u32) -> f64 {
         match self {

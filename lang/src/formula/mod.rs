@@ -326,6 +326,17 @@ pub struct FormulaNode {
     /// Gradient flows through some part of it.
     pub live: bool,
     pub origin: Origin,
+    /// The values that it may take over a run: what the type of the parameter says that it was given for.
+    pub declared: Option<Declared>,
+}
+
+/// What a parameter's type promises of a number that moves: it is looked at again where the length of the run is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Declared {
+    /// `w: fraction`
+    pub parameter: Rc<str>,
+    pub low: f64,
+    pub high: f64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -414,7 +425,17 @@ impl fmt::Debug for Formula {
 
 impl Formula {
     pub fn new(kind: FormulaKind, unit: Unit, axis: Axis, live: bool, origin: Origin) -> Formula {
-        Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin }))
+        Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared: None }))
+    }
+
+    /// The same number, held to what a parameter's type promises, and to what was promised of it before.
+    pub fn declared(&self, declared: Declared) -> Formula {
+        let FormulaNode { kind, unit, axis, live, origin, declared: before } = &*self.0;
+        let (low, high) = before
+            .as_ref()
+            .map_or((declared.low, declared.high), |before| (declared.low.max(before.low), declared.high.min(before.high)));
+        let declared = Some(Declared { low, high, ..declared });
+        Formula(Rc::new(FormulaNode { kind: kind.clone(), unit: *unit, axis: *axis, live: *live, origin: *origin, declared }))
     }
 
     /// A signal, with its own unit and axis.
