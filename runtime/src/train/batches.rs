@@ -228,6 +228,11 @@ impl Batches {
 
     fn drawn(&mut self, stage: &Stage, student: &Decoder, models: &Models, step: u32) -> Result<Drawn> {
         let draws = draw(&mut self.mixture, self.size, stage, Purpose::Shuffle);
+        if draws.is_empty() {
+            // A fork may begin behind the end of its own epochs.
+            let message = "every prompt has been visited as often as the stage's epochs say: there is none left to train on";
+            return Err(Error::new(FailureKind::Runtime, message).help("give the stage more epochs, or `steps` as a number"));
+        }
         let key = |purpose| Key::new(stage.seed, stage.stream, purpose, u64::from(step));
         match &self.kind {
             Kind::Fixed(sequences) => {

@@ -283,6 +283,35 @@ fn an_objective_may_read_the_sampler_s_distribution() {
     assert!(bench.student("warm") != bench.student("cool"));
 }
 
+/// The first step on fresh completions is on policy, whatever the temperature: every token's ratio is 1 to 1e-3, so a weight that leaves the
+/// others out changes no bit.
+#[test]
+fn the_first_step_is_on_policy_at_every_temperature() {
+    let bench = Bench::new();
+    for temperature in ["0.6", "1.5"] {
+        let objective = |weight: &str| {
+            format!(
+                "objective followed {{
+  {weight}
+  term follow = -(teacher.logp - student.logp) * live ratio
+  reduce      = mean(token) then mean(sequence)
+}}"
+            )
+        };
+        let mut students = Vec::new();
+        for weight in ["weight = 1", "weight = where(abs(ratio - 1) < 1e-3, 1, 0)"] {
+            bench.write("tiny.mopd", &source(&objective(weight), "followed"));
+            bench.edit("tiny.mopd", "temperature: 1.0", &format!("temperature: {temperature}"));
+            bench.edit("tiny.mopd", "  steps     = 6", "  steps     = 1");
+            bench.tables("out", &[]);
+            students.push(bench.student("out"));
+        }
+        let start = fs::read(bench.path("out/models/start-seed1/model.safetensors")).expect("the start's weights");
+        assert!(students[0] != start, "at {temperature} nothing was learned");
+        assert!(students[0] == students[1], "at {temperature} some token's ratio is not 1");
+    }
+}
+
 /// The names and parameters of every objective in the standard library, as `module.name`.
 /// Objectives that need more than numbers of this version's kinds: a panel, another rollout, a template.
 const NOT_TRIED: &[&str] = &["panel", "rollout", "template", "model", "eval", "counts", "text", "objective"];

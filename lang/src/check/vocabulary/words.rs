@@ -148,7 +148,7 @@ pub static SIGNALS: &[SignalName] = &[
     seen(
         "ratio",
         "ratio[token]",
-        "`exp(student.logp - sampler.logp)`: how much likelier the token has become since it was sampled.",
+        "`exp(student.logp - sampler.logp)`, both at the temperature of sampling: how much likelier the token has become since.",
     ),
     seen("reward", "real[sequence]", "The verifier's verdict on the completion; `reward.<part>` is one part of it."),
     seen("correct", "bool[sequence]", "`reward >= 1`."),
@@ -174,12 +174,12 @@ pub static SIGNALS: &[SignalName] = &[
         "number[run]",
         "The loss of the step before; `loss.<term>` is one term's, `loss.held_out` that on the held-out prompts.",
     ),
-    seen("vocab_size", "count[run]", "Number of entries of the vocabulary."),
+    seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];
 
 /// What follows a role and a dot.
 pub static PARTS: &[SignalName] = &[
-    seen("logp", "logp[token]", "Log-probability of the token taken."),
+    seen("logp", "logp[token]", "Log-probability of the token taken, at the temperature that the student samples at."),
     seen("entropy", "nats[token]", "Entropy of the next-token distribution."),
     seen("top1", "prob[token]", "Largest probability of the next-token distribution."),
     seen("rank", "count[token]", "Rank of the token taken, 1 for the most probable."),

@@ -33,7 +33,8 @@ fn results() -> Results {
     let versions = Versions { mopd: "0.1.0".to_owned(), libtorch: "2.11.0".to_owned() };
     let took = Took { seconds: 1.5, ..Took::default() };
     let (results, warnings) = assemble(&plan(), &[sampled, greedy], took, versions).unwrap();
-    assert_eq!(warnings, [] as [&str; 0]);
+    // Two prompts are few.
+    assert!(warnings.len() == 1 && warnings[0].ends_with("by 0.750, which may be chance"), "{warnings:?}");
     results
 }
 
@@ -62,8 +63,21 @@ fn the_promised_fields_are_there() {
     );
     assert_eq!(row["normalized"], json!({"mean": 1.0, "low": 1.0, "high": 1.0}));
     assert_eq!((&row["normalized_by_seed"], &row["spread"]), (&json!([1.0, 1.0]), &json!(0.0)));
+    assert_eq!((&row["scores"]["d0"]["by_seed"], &sampled["intervals"]), (&json!([0.75, 0.75]), &json!("prompts_and_seeds")));
     let greedy = &found["tables"][1];
     assert_eq!((&greedy["metric"], &greedy["samples"]), (&json!("greedy"), &json!(1)));
+    assert_eq!(greedy["intervals"], json!("prompts"));
     assert_eq!((&greedy["rows"][0]["normalized"], &greedy["rows"][0]["normalized_by_seed"]), (&Value::Null, &json!([])));
     assert_eq!(serde_json::from_str::<Results>(&text).unwrap().tables, results().tables);
+}
+
+/// A share of 0s and 1s is pass@1; the mean of a reward that may be anything is a mean.
+#[test]
+fn only_verdicts_are_passes() {
+    let mut plan = plan();
+    let named = |plan: &Plan, greedy| metric(&plan.experiment, &plan.experiment.comparisons[0], greedy);
+    assert_eq!([named(&plan, false), named(&plan, true)], ["pass@1", "greedy"]);
+    plan.experiment.domains[0].reward =
+        mopd_compiler::plan::Reward::Command { command: "judge".to_owned(), time_limit_seconds: 1.0, batch: 1 };
+    assert_eq!([named(&plan, false), named(&plan, true)], ["mean reward", "greedy mean reward"]);
 }
