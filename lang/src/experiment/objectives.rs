@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::stages::named;
 use super::{Origin, Rollout, TeacherId};
-use crate::formula::{Axis, Formula, FormulaKind, Reduction, Role};
+use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Reduction, Role};
 
 /// What a checked objective is, before it becomes a graph. See [`crate::formula`].
 #[derive(Clone, Debug, PartialEq)]
@@ -38,9 +38,14 @@ impl Objective {
 
     /// The temperature of the policy that is trained: logits of student, teachers and reference are divided by it in every `logp` and
     /// `end_logp`, and in divergences with `sampler` on a side. Where the student draws the completions it is the temperature that they
-    /// are drawn at, so that the ratio to the sampler starts at 1; where others wrote them, it is 1.
+    /// are drawn at, so that the ratio to the sampler starts at 1; where others wrote them, and where pairs are compared, it is 1.
     pub fn temperature_on(&self, rollout: &Rollout) -> f64 {
-        self.temperature.unwrap_or_else(|| rollout.policy_temperature())
+        let pairs = |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Preference(_)));
+        match self.temperature {
+            Some(temperature) => temperature,
+            None if self.terms.iter().any(|term| term.value.any(pairs)) => 1.0,
+            None => rollout.policy_temperature(),
+        }
     }
 
     /// Whether some formula reads the distribution of `role`.

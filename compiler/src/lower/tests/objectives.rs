@@ -551,3 +551,21 @@ fn what_does_not_end_in_one_number_is_refused() {
     empty.terms.clear();
     assert_eq!(refused(&empty).0, Code::MissingTerm);
 }
+
+/// Which policy is trained: the student as it samples; where others wrote, or pairs are compared, the student at 1; or what is said.
+#[test]
+fn the_temperature_is_that_of_the_policy() {
+    let sampled = |temperature| {
+        let RolloutSource::Sample(sampling) = student(4, 8).0 else { panic!("the student samples") };
+        Rollout { source: RolloutSource::Sample(Sampling { temperature, ..sampling }), edits: vec![], origin: HERE }
+    };
+    let data = Rollout { source: RolloutSource::Data { field: "answer".into() }, edits: vec![], origin: HERE };
+    assert_eq!([0.6, 1.0, 0.0].map(|temperature| grpo().temperature_on(&sampled(temperature))), [0.6, 1.0, 1.0]);
+    assert_eq!(nll().temperature_on(&data), 1.0);
+    assert_eq!(dpo(0.1).temperature_on(&sampled(0.6)), 1.0);
+    let said = Objective { temperature: Some(1.0), ..grpo() };
+    assert_eq!(said.temperature_on(&sampled(0.6)), 1.0);
+    let form = normal_form(&grpo(), Some((&sampled(0.6), Keep::All)));
+    assert_eq!(form.evaluation, "sampled at y_t, at temperature 0.6");
+    assert_eq!(normal_form(&grpo(), Some((&sampled(1.0), Keep::All))).evaluation, "sampled at y_t");
+}
