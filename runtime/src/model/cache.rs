@@ -129,6 +129,11 @@ impl<'a> Generator<'a> {
         &self.logits
     }
 
+    /// To be changed before they are read.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+
     /// Goes on with these rows only, in this order; a row may be repeated.
     pub fn select(&mut self, rows: &[i64]) {
         let _guard = no_grad_guard();

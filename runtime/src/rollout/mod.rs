@@ -8,7 +8,7 @@ use mopd_compiler::plan::events::FailureKind;
 use tch::Kind;
 
 use crate::failure::{Error, Result};
-use crate::model::{Config, Decoder, Generator, Token};
+use crate::model::{ABSENT, Config, Decoder, Generator, Token};
 use crate::random::{Key, Uniforms};
 
 use crate::kernels::crew::{Parts, threads, together};
@@ -84,7 +84,7 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
     // Every prompt is read once; its samples start from the same logits.
     let tokens: Vec<&[Token]> = prompts.iter().map(|prompt| prompt.tokens).collect();
     let mut generator = Generator::start(decoder, &tokens, max_tokens);
-    let vocabulary = decoder.config.vocabulary;
+    let tokens = Tokens::of(decoder);
     let stop = Stop::new(&sampling.stop, &decoder.tokenizer);
     // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
     let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
@@ -97,7 +97,8 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
         let mut inputs = vec![decoder.tokenizer.padding(); width];
         let mut alive = Vec::with_capacity(rows.len());
         let mut alive_places = Vec::with_capacity(rows.len());
-        let draws = draw_all(&mut rows, &places, generator.logits(), vocabulary, sampling.temperature, &mut scratch);
+        tokens.mask(generator.logits_mut());
+        let draws = draw_all(&mut rows, &places, generator.logits(), tokens, sampling.temperature, &mut scratch);
         for ((row, place), draw) in rows.into_iter().zip(places).zip(draws) {
             let draw = draw.ok_or_else(not_finite)?;
             let completion = &mut completions[row.index];
@@ -132,13 +133,41 @@ fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sam
     Ok(completions)
 }
 
+/// Which rows of an output matrix are tokens: some are padding, and some ids may be no token's.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    /// Of the matrix.
+    rows: usize,
+    /// The first so many rows are the tokenizer's.
+    count: usize,
+    /// Of these, the ones without a token.
+    absent: &'a [Token],
+}
+
+impl Tokens<'_> {
+    fn of(decoder: &Decoder) -> Tokens<'_> {
+        let (rows, tokenizer) = (decoder.config.vocabulary, &*decoder.tokenizer);
+        assert!(tokenizer.vocabulary() <= rows, "a model has a row for every token: that is looked at where it is read");
+        Tokens { rows, count: tokenizer.vocabulary(), absent: tokenizer.absent() }
+    }
+
+    /// `[.., rows]`
+    fn mask(self, logits: &mut [f32]) {
+        if !self.absent.is_empty() {
+            for row in logits.chunks_exact_mut(self.rows) {
+                self.absent.iter().for_each(|&id| row[id as usize] = ABSENT);
+            }
+        }
+    }
+}
+
 /// The next token of every row, whose logits stand at its place; none where they are not finite. `scratch` has a buffer for each thread,
 /// reused between calls.
 fn draw_all(
     rows: &mut [Row],
     places: &[usize],
     logits: &[f32],
-    vocabulary: usize,
+    tokens: Tokens,
     temperature: f64,
     scratch: &mut [Vec<f32>],
 ) -> Vec<Option<Draw>> {
@@ -151,7 +180,7 @@ fn draw_all(
         for index in member.part(places.len(), 1) {
             // SAFETY: every row has an index of its own.
             let (row, drawn) = unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
-            let logits = &logits[places[index] * vocabulary..][..vocabulary];
+            let logits = &logits[places[index] * tokens.rows..][..tokens.count];
             drawn[0] = draw(logits, temperature, &mut row[0].uniforms, scratch);
         }
     });
@@ -164,12 +193,14 @@ fn not_finite() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tch::Device;
 
     use super::*;
-    use crate::data::tokenizer::END;
+    use crate::data::tokenizer::{END, Pretrained, Tokenizer};
     use crate::model::tests::{lively, tiny};
-    use crate::model::{PackedBatch, to_vec};
+    use crate::model::{PackedBatch, Weights, to_vec};
     use crate::random::Purpose;
 
     fn prompts() -> Vec<Vec<Token>> {
@@ -302,6 +333,39 @@ mod tests {
             for (token, logits) in completion.tokens.iter().zip(logits.chunks(259)) {
                 let best = (0..259).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
                 assert_eq!(*token, best as Token);
+            }
+        }
+    }
+
+    /// Of eight rows, tokens are 0, 1, 4 and 5: the others would have nearly all of the mass.
+    #[test]
+    fn what_is_no_token_is_never_drawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary = serde_json::json!({ "a": 0, "b": 1, "c": 4, "</s>": 5 });
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "a" },
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        std::fs::write(folder.path().join("tokenizer_config.json"), r#"{ "eos_token": "</s>" }"#).unwrap();
+        let tokenizer = Tokenizer::Pretrained(Pretrained::load(folder.path()).unwrap());
+        assert_eq!((tokenizer.vocabulary(), tokenizer.absent()), (6, [2, 3].as_slice()));
+
+        let config = Config { vocabulary: 8, ..tiny() };
+        let weights = lively(&config, 8);
+        let mut values = weights.values().into_owned();
+        for row in [2, 3, 6, 7] {
+            values[row * config.width..][..config.width].iter_mut().for_each(|value| *value *= 20.0);
+        }
+        let weights = Weights::new(Arc::new(config), Arc::new(tokenizer), values);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+            let prompts: Vec<Vec<Token>> = (0..9).map(|i| vec![[0, 1, 4][i % 3]; 1 + i]).collect();
+            let key = Key::new(1, 2, Purpose::Rollout, 3);
+            for temperature in [0.0, 0.3, 1.0, 50.0] {
+                let completions = rollout(&decoder, &requests(&prompts), &sampling(8, temperature), key).unwrap();
+                let tokens: Vec<Token> = completions.iter().flat_map(|completion| completion.tokens.clone()).collect();
+                assert!(tokens.iter().all(|token| [0, 1, 4, 5].contains(token)), "{kind:?} {temperature}: {tokens:?}");
             }
         }
     }
