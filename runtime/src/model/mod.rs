@@ -13,6 +13,8 @@ mod linear;
 mod loops;
 mod numbers;
 mod packed_attention;
+mod paged;
+mod pages;
 mod parameters;
 mod rope;
 mod step;
@@ -26,6 +28,8 @@ pub use decoder::{Decoder, PackedBatch, to_vec};
 pub use feed_forward::ExpertLoad;
 pub use gradient::Gradient;
 pub use layout::{Entry, EntryKind, layer_of, layout};
+pub use paged::PagedGenerator;
+pub use pages::{PageLayout, Sequence, pages_of};
 pub use trace::Trace;
 pub use weights::Weights;
 

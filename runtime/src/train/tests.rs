@@ -76,6 +76,7 @@ impl World {
             start: models[0].clone(),
             models: models.iter().enumerate().map(|(id, weights)| (ModelId(id as u32), weights.clone())).collect(),
             models_stay: None,
+            budget: Budget(usize::MAX),
             micro_batch: None,
             recomputed: 0,
             device: Device::Cpu,

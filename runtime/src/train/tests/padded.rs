@@ -54,7 +54,11 @@ fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
             assert!(loss.is_finite() && loss > 0.0, "{rows:?}: {loss}");
             let student = Reference::new(&models[0]);
             for sequence in &rollouts.sequences.list {
-                assert!(sequence.completion.iter().all(|token| (0..TOKENS as Token).contains(token)), "{:?}", sequence.completion);
+                assert!(
+                    sequence.completion.iter().all(|token| (0..TOKENS as Token).contains(token)),
+                    "{:?}",
+                    sequence.completion
+                );
                 let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
                 let expected = student.logps(sequence.prompt(&stage), &sequence.completion).gather(1, &taken, false);
                 let expected = Vec::<f64>::try_from(expected.reshape([-1])).unwrap();

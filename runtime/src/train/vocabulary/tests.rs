@@ -850,7 +850,12 @@ fn ids_without_a_token_have_no_probability() {
         let (expected, of_tokens) = read(&compact(&matrix), &[], 5);
         for (got, expected) in got.iter().zip(&expected).chain([(&compact(&by_matrix), &of_tokens)]) {
             let size = expected.abs().max().double_value(&[]).max(1.0);
-            assert!(largest_difference(got, expected) < 1e-4 * size, "{:?}: {}", spec.kind, largest_difference(got, expected) / size);
+            assert!(
+                largest_difference(got, expected) < 1e-4 * size,
+                "{:?}: {}",
+                spec.kind,
+                largest_difference(got, expected) / size
+            );
         }
         assert_eq!(by_matrix.index_select(0, &Tensor::from_slice(&absent)).abs().max().double_value(&[]), 0.0);
     }
