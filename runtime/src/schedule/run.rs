@@ -21,6 +21,7 @@ use super::room::Room;
 use super::scores;
 use super::{Keys, Task, Work};
 use crate::control::Control;
+use crate::data::chat;
 use crate::device::kind;
 use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
@@ -127,6 +128,7 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, store: Option<&Store>, con
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
         return Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"));
     }
+    chat::look_at_the_clock();
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
     let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm, store };

@@ -9,7 +9,7 @@ use tokenizers::Encoding;
 
 use super::files::{Files, GENERATION, Settings, TOKENIZER};
 use super::{Span, TokenizerError};
-use crate::data::chat::Template;
+use crate::data::chat::{ChatError, Template};
 use crate::model::Token;
 
 /// A `tokenizer.json` and what the files beside it add.
@@ -135,8 +135,10 @@ impl Pretrained {
                 ("unk_token", &settings.unknown),
             ];
             let special = special.into_iter().filter_map(|(name, token)| Some((name, token.clone()?)));
-            Template::new(name, source, special.collect())
-                .map_err(|error| files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")))
+            Template::new(name, source, special.collect()).map_err(|error| match error {
+                ChatError::Bounds { .. } => files.error("chat_template.jinja", error),
+                _ => files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")),
+            })
         });
         let templates = templates.collect::<Result<Vec<Template>, TokenizerError>>()?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
