@@ -7,6 +7,7 @@ mod commands;
 mod crash;
 mod figures;
 mod host;
+mod killed;
 mod lsp;
 mod metrics;
 mod output;

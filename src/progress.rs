@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mopd_compiler::plan::events::Event;
 
 use crate::figures;
+use crate::killed::AtWork;
 use crate::output::{self, Style};
 
 /// Columns of a bar.
@@ -184,6 +185,19 @@ impl Progress {
             Some(format!("{} at step {} of {}", self.name(name, *seed), stage.checkpoint?, stage.steps))
         };
         self.stages.iter().filter_map(of).collect()
+    }
+
+    /// The stages at work, in the order in which they began.
+    pub fn at_work(&self) -> Vec<AtWork> {
+        let mut running: Vec<_> = self.stages.iter().collect();
+        running.sort_by_key(|(_, stage)| stage.order);
+        let of = |((name, seed), stage): (&(String, u64), &Stage)| AtWork {
+            stage: name.clone(),
+            seed: self.seeds.then_some(*seed),
+            step: stage.step,
+            steps: stage.steps,
+        };
+        running.into_iter().map(of).collect()
     }
 
     fn name(&self, stage: &str, seed: u64) -> String {

@@ -13,6 +13,7 @@ use mopd_compiler::plan::events::{Event, Failure, Job, Request, SERVE};
 use serde::Serialize;
 
 use crate::host::reason;
+use crate::killed;
 use crate::output;
 use crate::problem::Problem;
 
@@ -102,6 +103,7 @@ impl Worker {
 
     fn spawn(arguments: &[&str], says: impl Fn(&str) + Send + 'static) -> Result<(Worker, ChildStdin), Problem> {
         let path = find()?;
+        killed::begin();
         let failed = |what: &str, error: std::io::Error| {
             Problem::run("worker-failed", format!("{} {what}: {}", path.display(), reason(&error)))
         };
@@ -230,8 +232,7 @@ fn next_line(stream: &mut impl BufRead) -> Option<String> {
 pub fn death(status: ExitStatus) -> Problem {
     let problem = |message: &str| Problem::run("worker-died", message);
     match signal(status) {
-        Some(9) => problem("the worker was killed (signal 9); most often the system does that when memory runs out")
-            .help("use fewer `--workers`, smaller batches or a smaller model; `mopd plan` shows what each stage needs"),
+        Some(9) => killed::somewhere(),
         Some(signal) => {
             let meaning = match signal {
                 4 => ", an instruction that this processor does not have",
@@ -252,12 +253,12 @@ pub fn death(status: ExitStatus) -> Problem {
 }
 
 #[cfg(unix)]
-fn signal(status: ExitStatus) -> Option<i32> {
+pub fn signal(status: ExitStatus) -> Option<i32> {
     std::os::unix::process::ExitStatusExt::signal(&status)
 }
 
 #[cfg(not(unix))]
-fn signal(_: ExitStatus) -> Option<i32> {
+pub fn signal(_: ExitStatus) -> Option<i32> {
     None
 }
 

@@ -9,7 +9,7 @@ use crate::model::{Decoder, Weights};
 use crate::prepare::{DomainData, Form, tested};
 use crate::random::{Key, Purpose, stream_of};
 use crate::reward::Answer;
-use crate::rollout::{self, Prompt, rollout};
+use crate::rollout::{self, Budget, Prompt, rollout};
 
 /// Samples a prompt: greedy completions are all alike, so one is enough.
 pub fn samples(sampling: &Sampling) -> u32 {
@@ -29,12 +29,14 @@ fn asked(evaluation: &Evaluation, prompts: usize) -> usize {
 const CHUNK: usize = 64;
 
 /// Bytes that an evaluation takes, about: the model's weights, and what [`rollout`] keeps.
-pub fn memory(form: &Form, domain: &DomainData, evaluation: &Evaluation, kind: Kind) -> Result<u64> {
+pub fn memory(form: &Form, domain: &DomainData, evaluation: &Evaluation, kind: Kind, budget: Budget) -> Result<u64> {
     let tokens = tested(domain)?.tokens(&form.tokenizer)?;
-    let count = asked(evaluation, tokens.len());
-    let longest = tokens.lengths().take(count).max().unwrap_or(1);
+    let mut lengths: Vec<usize> = tokens.lengths().take(asked(evaluation, tokens.len())).collect();
+    // Of the chunk that takes most.
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    lengths.truncate(CHUNK);
     let weights = Weights::parameters(&form.config) * kind.elt_size_in_bytes();
-    let kept = rollout::memory(&form.config, kind, count.min(CHUNK), longest, &sampling(evaluation));
+    let kept = rollout::memory(&form.config, kind, lengths.into_iter(), &sampling(evaluation), budget);
     Ok((weights + kept) as u64)
 }
 
@@ -46,8 +48,7 @@ pub fn evaluate(
     domain: &DomainData,
     evaluation: &Evaluation,
     seed: u64,
-    device: Device,
-    kind: Kind,
+    (device, kind, budget): (Device, Kind, Budget),
     control: &Control,
 ) -> Result<Vec<f64>> {
     let tests = tested(domain)?;
@@ -63,7 +64,7 @@ pub fn evaluate(
     // Chunks, so that an interruption does not wait for all of them.
     for chunk in prompts.chunks(CHUNK) {
         control.check()?;
-        let completions = rollout(&decoder, chunk, &sampling, key)?;
+        let completions = rollout(&decoder, chunk, &sampling, key, budget)?;
         let texts = completions.iter().map(|completion| weights.tokenizer.decode(&completion.tokens));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let records: Vec<_> = chunk.iter().map(|prompt| tests.dataset.object(prompt.id as usize)).collect();

@@ -1,6 +1,7 @@
 //! Executes a plan with libtorch.
 
 pub mod bench;
+pub mod bounded;
 pub mod control;
 pub mod data;
 pub mod device;
@@ -24,5 +25,9 @@ pub mod schedule;
 pub mod store;
 pub mod train;
 pub mod warm;
+
+/// Chat templates are bounded by it.
+#[global_allocator]
+static ALLOCATOR: bounded::Counting = bounded::Counting;
 
 pub use mopd_store::{content, files};

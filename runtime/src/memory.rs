@@ -12,7 +12,76 @@ pub fn peak_memory() -> u64 {
 
 /// The same since the last [`reset_peak_memory`]; none where the system does not tell.
 pub fn peak_since_reset() -> Option<u64> {
-    high_water_mark(&std::fs::read_to_string("/proc/self/status").ok()?)
+    kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Bytes that this process holds now; none where the system does not tell.
+pub fn resident() -> Option<u64> {
+    kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
+/// Bytes that this process may still take: what is free on the machine, or in the container that it runs in, if that is less. None where
+/// the system does not tell.
+pub fn available() -> Option<u64> {
+    let machine = kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:");
+    machine.into_iter().chain(group::available()).min()
+}
+
+/// Limits of control groups (cgroups), by which containers and job schedulers bound the memory of their programs.
+mod group {
+    use std::fs::read_to_string;
+    use std::path::{Path, PathBuf};
+
+    /// The least that is left in the group of this process and those around it.
+    pub fn available() -> Option<u64> {
+        let own = read_to_string("/proc/self/cgroup").ok()?;
+        let left = own.lines().flat_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { return Vec::new() };
+            let (root, files) = match controllers {
+                "" => ("/sys/fs/cgroup", ["memory.max", "memory.current"]),
+                _ if controllers.split(',').any(|name| name == "memory") => {
+                    ("/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.usage_in_bytes"])
+                }
+                _ => return Vec::new(),
+            };
+            let folder = PathBuf::from(root).join(path.trim_start_matches('/'));
+            // Inside a container the path may be that outside; its own group is then the root.
+            let folders = folder.ancestors().chain([Path::new(root)]).take_while(|folder| folder.starts_with(root));
+            folders.filter_map(|folder| left(folder, files)).collect()
+        });
+        left.min()
+    }
+
+    /// A group without a limit says so in words, or with a number that no machine has.
+    fn left(folder: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
+        let number = |file: &str| read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+        Some(number(limit)?.saturating_sub(number(used)?.saturating_sub(reclaimable(folder))))
+    }
+
+    /// Files in memory that are dropped when it is wanted.
+    fn reclaimable(folder: &Path) -> u64 {
+        let Ok(text) = read_to_string(folder.join("memory.stat")) else { return 0 };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        field("inactive_file ").or(field("total_inactive_file ")).unwrap_or(0)
+    }
+
+    #[cfg(test)]
+    #[test]
+    fn what_is_left_of_a_limit_counts_files_in_memory_as_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
+        let files = ["memory.max", "memory.current"];
+        write("memory.max", "max\n");
+        write("memory.current", "700\n");
+        assert_eq!(left(folder.path(), files), None);
+        write("memory.max", "1000\n");
+        assert_eq!(left(folder.path(), files), Some(300));
+        write("memory.stat", "anon 400\ninactive_file 250\n");
+        assert_eq!(left(folder.path(), files), Some(550));
+        write("memory.current", "5000\n");
+        assert_eq!(left(folder.path(), files), Some(0));
+    }
 }
 
 /// Begins the count of [`peak_since_reset`] anew. Answers what is held now, in bytes; none where the system can't.
@@ -49,9 +118,9 @@ pub fn exactly<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// `VmHWM:     1234 kB`
-fn high_water_mark(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// Bytes of a line such as `VmHWM:     1234 kB`.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -110,8 +179,8 @@ mod tests {
 
     #[test]
     fn peak_memory_is_in_bytes() {
-        assert_eq!(high_water_mark("Name:\tx\nVmHWM:\t    1234 kB\nVmRSS:\t 7 kB\n"), Some(1234 * 1024));
-        assert_eq!(high_water_mark("Name:\tx\n"), None);
+        assert_eq!(kilobytes("Name:\tx\nVmHWM:\t    1234 kB\nVmRSS:\t 7 kB\n", "VmHWM:"), Some(1234 * 1024));
+        assert_eq!(kilobytes("Name:\tx\n", "VmHWM:"), None);
         // A test process holds a few megabytes, and not all of any machine.
         let peak = peak_memory();
         assert!((1 << 20..1 << 40).contains(&peak), "{peak}");

@@ -172,8 +172,7 @@ impl Prompts {
     /// The day, where a template writes it into these prompts.
     pub fn day(&self, tokenizer: &Tokenizer) -> Option<String> {
         let asked = self.dataset.is_chat() && tokenizer.templates().iter().any(|template| template.asks_date());
-        let today = || chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format("%F");
-        asked.then(|| format!("day {}", today()))
+        asked.then(|| format!("day {}", chat::today().format("%F")))
     }
 
     fn prompt(&self, tokenizer: &Tokenizer, row: usize) -> Result<Vec<Token>> {

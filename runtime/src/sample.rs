@@ -11,6 +11,7 @@ use crate::failure::{Error, Result};
 use crate::model::Decoder;
 use crate::random::{Key, Purpose, stream_of};
 use crate::rollout::{Prompt, rollout};
+use crate::schedule::Room;
 use crate::store::Checkpoint;
 
 /// Emits one event per completion.
@@ -33,7 +34,8 @@ pub fn sample(job: &SampleJob, device: Device, control: &Control) -> Result<()> 
     let decoder = Decoder::frozen(weights, device, Kind::Float);
     let sampling = Sampling::new(job.n, job.temperature, max_tokens);
     let key = Key::new(job.seed, stream_of(&job.prompt), Purpose::Sample, 0);
-    for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0, limit: None }], &sampling, key)? {
+    let budget = Room::here(1, device).generation(true);
+    for completion in rollout(&decoder, &[Prompt { tokens: &tokens, id: 0, limit: None }], &sampling, key, budget)? {
         control.check()?;
         control.emit(&Event::Sample {
             text: weights.tokenizer.decode(&completion.tokens)?,

@@ -12,6 +12,7 @@ use mopd_lang::diag::nearest;
 use super::{Compiled, aside, export, family, plan_json, report};
 use crate::args::{Format, Run};
 use crate::host::{folder_of, reason};
+use crate::killed;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::progress::{Progress, Speaker};
@@ -90,7 +91,11 @@ pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, interrupts: &Interr
         Some(Event::Interrupted { .. }) => Ok(interrupted(&progress)),
         _ if interrupts.any() => Ok(interrupted(&progress)),
         _ => {
-            worker::death(status).report();
+            let problem = match worker::signal(status) {
+                Some(9) => killed::of_run(&compiled.plan, &progress.at_work()),
+                _ => worker::death(status),
+            };
+            problem.report();
             output::error(&kept(&progress));
             Ok(Status::Wrong)
         }

@@ -3,41 +3,76 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::marker::PhantomData;
 use std::ops::Range;
-
-use half::bf16;
 
 use super::exp::exp;
 use super::lanes::{folded, summed};
-use super::{Instructions, Loop, Stored, round, with_instructions};
+use super::{Instructions, Loop, Stored, with_instructions};
 #[cfg(target_arch = "x86_64")]
-use x86::Wide;
+pub use x86::Wide;
 
 /// Elsewhere all numbers are read one by one.
 #[cfg(not(target_arch = "x86_64"))]
-use Stored as Wide;
+pub use Stored as Wide;
 
-/// What is kept of one row and one key-value head, `[capacity, head width]`.
-pub enum Kept<'a> {
-    Single { keys: &'a mut [f32], values: &'a mut [f32] },
-    Half { keys: &'a mut [bf16], values: &'a mut [bf16] },
+/// Tokens of a page. Scores are made of as many keys at a time as a register has numbers: those of a page.
+pub const PAGE: usize = 16;
+
+/// Keys and values of one row and one key-value head: in pages, `[PAGE, head width]` each for the keys and for the values.
+pub struct Cached<'a, T> {
+    pages: &'a [*mut u8],
+    /// Where keys and values begin in every page, in numbers.
+    begin: [usize; 2],
+    width: usize,
+    numbers: PhantomData<&'a mut [T]>,
 }
 
-impl Kept<'_> {
-    /// Writes the key and the value of `place`.
-    pub fn put(&mut self, place: usize, key: &[f32], value: &[f32]) {
-        let range = place * key.len()..(place + 1) * key.len();
-        match self {
-            Kept::Single { keys, values } => {
-                keys[range.clone()].copy_from_slice(key);
-                values[range].copy_from_slice(value);
-            }
-            Kept::Half { keys, values } => {
-                round(key, &mut keys[range.clone()]);
-                round(value, &mut values[range]);
-            }
+impl<T> Clone for Cached<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Cached<'_, T> {}
+
+impl<'a, T: Copy> Cached<'a, T> {
+    pub fn new(pages: &'a [*mut u8], begin: [usize; 2], width: usize) -> Cached<'a, T> {
+        Cached { pages, begin, width, numbers: PhantomData }
+    }
+
+    /// The key and the value of a place.
+    ///
+    /// # Safety
+    /// The pages are alive, hold numbers of this type, and have the key-value head where it was said to begin. Until the slices are gone
+    /// nobody else reads or writes these numbers.
+    pub unsafe fn slots(&mut self, place: usize) -> [&'a mut [T]; 2] {
+        let page = self.pages[place / PAGE].cast::<T>();
+        self.begin.map(|begin| {
+            // SAFETY: by the caller's promise.
+            unsafe { std::slice::from_raw_parts_mut(page.add(begin + place % PAGE * self.width), self.width) }
+        })
+    }
+
+    /// The keys (0) or values (1) at those of `places` that are in one page, which has at least one of them.
+    ///
+    /// # Safety
+    /// The same, but others may read.
+    #[inline(always)]
+    unsafe fn piece(&self, which: usize, page: usize, places: &Range<usize>) -> &'a [T] {
+        let (first, end) = (places.start.max(page * PAGE), places.end.min((page + 1) * PAGE));
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let start = self.pages[page].cast::<T>().add(self.begin[which] + (first - page * PAGE) * self.width);
+            std::slice::from_raw_parts(start, (end - first) * self.width)
         }
     }
+}
+
+/// The pages that some places are in.
+#[inline(always)]
+fn pages_of(places: &Range<usize>) -> Range<usize> {
+    places.start / PAGE..places.end.div_ceil(PAGE)
 }
 
 /// How scores are made of products.
@@ -50,33 +85,31 @@ pub struct Scores {
 
 /// What each query of a group sees: the mean of the values at `places`, weighted by the softmax of the scores. `queries` and `attended`
 /// are `[queries, head width]`; all of them read the same keys and values. `scratch` is reused between calls.
-pub fn attend(
+///
+/// # Safety
+/// As for [`Cached::slots`], but others may read what is read here.
+pub unsafe fn attend<T: Wide>(
     queries: &[f32],
-    width: usize,
-    kept: &Kept,
+    cached: Cached<T>,
     places: Range<usize>,
     scores: Scores,
     scratch: &mut Vec<f32>,
     attended: &mut [f32],
 ) {
+    let width = cached.width;
     assert!(queries.len() == attended.len() && queries.len().is_multiple_of(width));
-    let numbers = places.start * width..places.end * width;
-    match kept {
-        Kept::Single { keys, values } => {
-            Seen { width, keys: &keys[numbers.clone()], values: &values[numbers], scores }.by(queries, scratch, attended);
-        }
-        Kept::Half { keys, values } => {
-            Seen { width, keys: &keys[numbers.clone()], values: &values[numbers], scores }.by(queries, scratch, attended);
-        }
-    }
+    assert!(places.start < places.end && places.end <= cached.pages.len() * PAGE);
+    Seen { width, cached, places: [places.start, places.end], scores }.by(queries, scratch, attended);
 }
 
-/// What queries look at: keys and values, `[places, head width]`.
+/// What queries look at.
 #[derive(Clone, Copy)]
-struct Seen<'a, T> {
+struct Seen<'a, T: Copy> {
     width: usize,
-    keys: &'a [T],
-    values: &'a [T],
+    /// Readable at the places: [`attend`] was promised.
+    cached: Cached<'a, T>,
+    /// From the first to the one behind the last.
+    places: [usize; 2],
     scores: Scores,
 }
 
@@ -106,7 +139,7 @@ impl<T: Wide> Seen<'_, T> {
 }
 
 /// One query, in loops that the compiler turns into the processor's instructions.
-struct Plain<'a, T> {
+struct Plain<'a, T: Copy> {
     query: &'a [f32],
     seen: Seen<'a, T>,
     scratch: &'a mut Vec<f32>,
@@ -116,18 +149,31 @@ struct Plain<'a, T> {
 impl<T: Stored> Loop for Plain<'_, T> {
     #[inline(always)]
     fn run(self) {
-        let Plain { query, seen: Seen { width, keys, values, scores }, scratch, attended } = self;
+        let Plain { query, seen: Seen { width, cached, places: [first, end], scores }, scratch, attended } = self;
+        let places = first..end;
         // Not by an iterator that the vector takes in: that is a function of its own, for the smallest registers.
-        scratch.resize(keys.len() / width, 0.0);
-        for (score, key) in scratch.iter_mut().zip(keys.chunks_exact(width)) {
-            *score = summed(query, key, |query, key| query * key.single()) * scores.scale as f32;
+        scratch.resize(places.len(), 0.0);
+        let mut done = 0;
+        for page in pages_of(&places) {
+            // SAFETY: `attend` was promised that they can be read.
+            let keys = unsafe { cached.piece(0, page, &places) };
+            for (score, key) in scratch[done..].iter_mut().zip(keys.chunks_exact(width)) {
+                *score = summed(query, key, |query, key| query * key.single()) * scores.scale as f32;
+            }
+            done += keys.len() / width;
         }
         let total = softmax(scratch, scores.softcap);
         attended.fill(0.0);
-        for (weight, value) in scratch.iter().zip(values.chunks_exact(width)) {
-            for (attended, value) in attended.iter_mut().zip(value) {
-                *attended += *weight * value.single();
+        let mut done = 0;
+        for page in pages_of(&places) {
+            // SAFETY: as above.
+            let values = unsafe { cached.piece(1, page, &places) };
+            for (weight, value) in scratch[done..].iter().zip(values.chunks_exact(width)) {
+                for (attended, value) in attended.iter_mut().zip(value) {
+                    *attended += *weight * value.single();
+                }
             }
+            done += values.len() / width;
         }
         for attended in attended {
             *attended /= total;
@@ -152,6 +198,8 @@ fn softmax(scores: &mut [f32], softcap: Option<f64>) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     /// Head widths that fill registers and that don't, as many queries as share keys in published models, windows, both kinds of numbers.
@@ -159,41 +207,59 @@ mod tests {
     fn attention_equals_the_definition() {
         let number = |i: usize, seed: usize| ((i * 37 + seed * 11) % 101) as f32 / 25.0 - 2.0;
         let numbers = |count: usize, seed: usize| (0..count).map(|i| number(i, seed)).collect::<Vec<f32>>();
-        for (queries, width, capacity, places) in
-            [(1, 4, 3, 0..1), (3, 20, 9, 2..7), (1, 64, 40, 0..40), (3, 64, 21, 4..20), (7, 80, 37, 0..17), (6, 128, 50, 15..50)]
-        {
+        for (queries, width, capacity, places) in [
+            (1, 4, 3, 0..1),
+            (3, 20, 9, 2..7),
+            (1, 32, 33, 17..32),
+            (2, 24, 33, 0..33),
+            (1, 64, 40, 0..40),
+            (3, 64, 21, 4..20),
+            (7, 80, 37, 0..17),
+            (6, 128, 50, 15..50),
+        ] {
             let (all, mut keys, mut values) =
                 (numbers(queries * width, 1), numbers(capacity * width, 2), numbers(capacity * width, 3));
             let (key, value) = (numbers(width, 4), numbers(width, 5));
-            for (half, softcap) in [(false, None), (false, Some(3.0)), (true, None), (true, Some(3.0))] {
-                let mut halves: [Vec<bf16>; 2] = [&keys, &values].map(|all| all.iter().map(|&x| bf16::from_f32(x)).collect());
-                let [half_keys, half_values] = &mut halves;
-                let mut kept = if half {
-                    Kept::Half { keys: half_keys, values: half_values }
-                } else {
-                    Kept::Single { keys: &mut keys, values: &mut values }
-                };
-                kept.put(places.end - 1, &key, &value);
-                let mut attended = vec![f32::NAN; queries * width];
-                attend(&all, width, &kept, places.clone(), Scores { scale: 0.3, softcap }, &mut vec![7.0; 3], &mut attended);
-                let stored =
-                    |single: &[f32], halves: &[bf16], at: usize| f64::from(if half { halves[at].to_f32() } else { single[at] });
-                let [half_keys, half_values] = &halves;
-                for (query, attended) in all.chunks(width).zip(attended.chunks(width)) {
-                    let weight = |place: usize| {
-                        let products = (0..width).map(|i| f64::from(query[i]) * stored(&keys, half_keys, place * width + i));
-                        let score = products.sum::<f64>() * 0.3;
-                        softcap.map_or(score, |cap| cap * (score / cap).tanh()).exp()
-                    };
-                    let weights: Vec<f64> = places.clone().map(weight).collect();
-                    let total: f64 = weights.iter().sum();
-                    for (i, got) in attended.iter().enumerate() {
-                        let terms = places.clone().zip(&weights);
-                        let mean: f64 =
-                            terms.map(|(place, weight)| weight / total * stored(&values, half_values, place * width + i)).sum();
-                        assert!((f64::from(*got) - mean).abs() < 1e-5, "{queries} {width} {half}: {got} {mean}");
-                    }
-                }
+            for softcap in [None, Some(3.0)] {
+                let scores = Scores { scale: 0.3, softcap };
+                let written = [(&mut keys, &key), (&mut values, &value)];
+                written.into_iter().for_each(|(all, one)| all[(places.end - 1) * width..places.end * width].copy_from_slice(one));
+                compare::<f32>(&all, [&keys, &values], width, places.clone(), scores);
+                compare::<bf16>(&all, [&keys, &values], width, places.clone(), scores);
+            }
+        }
+    }
+
+    fn compare<T: Wide>(queries: &[f32], [keys, values]: [&[f32]; 2], width: usize, places: Range<usize>, scores: Scores) {
+        let block = PAGE * width;
+        // Something stands before, between and behind.
+        let begin = [3, 3 + block + 5];
+        let mut pages: Vec<Vec<T>> = vec![vec![T::of(f32::NAN); 2 * block + 10]; places.end.div_ceil(PAGE)];
+        let starts: Vec<*mut u8> = pages.iter_mut().map(|page| page.as_mut_ptr().cast()).collect();
+        let mut cached = Cached::<T>::new(&starts, begin, width);
+        for place in 0..places.end {
+            // SAFETY: the pages have these blocks.
+            let slots = unsafe { cached.slots(place) };
+            for (slot, numbers) in slots.into_iter().zip([keys, values]) {
+                slot.iter_mut().zip(&numbers[place * width..]).for_each(|(to, from)| *to = T::of(*from));
+            }
+        }
+        let mut attended = vec![f32::NAN; queries.len()];
+        // SAFETY: as above.
+        unsafe { attend(queries, cached, places.clone(), scores, &mut vec![7.0; 3], &mut attended) };
+        let stored = |numbers: &[f32], at: usize| f64::from(T::of(numbers[at]).single());
+        for (query, attended) in queries.chunks(width).zip(attended.chunks(width)) {
+            let weight = |place: usize| {
+                let products = (0..width).map(|i| f64::from(query[i]) * stored(keys, place * width + i));
+                let score = products.sum::<f64>() * scores.scale;
+                scores.softcap.map_or(score, |cap| cap * (score / cap).tanh()).exp()
+            };
+            let weights: Vec<f64> = places.clone().map(weight).collect();
+            let total: f64 = weights.iter().sum();
+            for (i, got) in attended.iter().enumerate() {
+                let terms = places.clone().zip(&weights);
+                let mean: f64 = terms.map(|(place, weight)| weight / total * stored(values, place * width + i)).sum();
+                assert!((f64::from(*got) - mean).abs() < 1e-5, "{} {width}: {got} {mean}", queries.len());
             }
         }
     }

@@ -1,12 +1,10 @@
-//! Generation with cached keys and values: every token is computed once.
+//! Generation by tensors, wherever they are: every token is computed once. On the processor there is [`super::paged`].
 
 use tch::{Tensor, no_grad_guard};
 
 use super::Token;
 use super::attention::{HIDDEN, cap, wide_softmax};
 use super::decoder::{Decoder, Layer, PackedBatch, Rotaries, to_vec};
-use super::step::{State, Stepper};
-use crate::kernels::crew::threads;
 
 /// Rows that are being continued in step. Prompts end at the same place of the cache: shorter ones are padded on the left,
 /// and the padding is hidden from attention.
@@ -17,27 +15,31 @@ pub struct Generator<'a> {
     values: Vec<Tensor>,
     /// `[rows, 1, 1, capacity]`: 0, or [`HIDDEN`] on left padding.
     bias: Tensor,
-    /// `[rows]`: the position of the next token within its own sequence. Kept up where steps are made of tensors.
+    /// `[rows]`: the position of the next token within its own sequence.
     positions: Tensor,
     /// Of every position that a row can come to.
     rotary: Rotaries,
     filled: i64,
-    /// Of each row: the place of its first token, behind its padding.
-    starts: Vec<usize>,
-    capacity: usize,
-    stepper: Option<Stepper>,
+    /// Tokens that there is room for now, and at most.
+    capacity: i64,
+    most: i64,
     logits: Vec<f32>,
 }
 
+/// Tokens that room is made for at a time, at least; and as a part of what is there.
+const GROWTH: i64 = 64;
+const SHARE: i64 = 4;
+
 impl<'a> Generator<'a> {
-    /// Reads the prompts (one token each at least) and makes room for `max_tokens` more.
+    /// Reads the prompts, of one token each at least. Up to `max_tokens` more can follow: room for them is made when they come.
     pub fn start(decoder: &'a Decoder, prompts: &[&[Token]], max_tokens: usize) -> Generator<'a> {
         let _guard = no_grad_guard();
         let config = &*decoder.config;
         let (device, kind) = (decoder.device, decoder.kind());
         let rows = prompts.len() as i64;
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(1);
-        let capacity = longest + max_tokens;
+        let most = (longest + max_tokens) as i64;
+        let capacity = most.min(longest as i64 + GROWTH) as usize;
 
         // The packed token at each place of the cache; padding has its sequence's first.
         let mut places = Vec::with_capacity(prompts.len() * longest);
@@ -69,7 +71,7 @@ impl<'a> Generator<'a> {
                 values.push(cache(&of_values));
             })
         });
-        let rotary = Rotaries::new(config, capacity, kind, device);
+        let rotary = Rotaries::new(config, most as usize, kind, device);
         let lengths: Vec<i64> = prompts.iter().map(|prompt| prompt.len() as i64).collect();
         Generator {
             decoder,
@@ -77,25 +79,20 @@ impl<'a> Generator<'a> {
             values,
             bias: Tensor::from_slice(&bias).to_device(device).view([rows, 1, 1, capacity as i64]).to_kind(kind),
             positions: tensor(&lengths),
-            stepper: Stepper::new(decoder, &rotary, threads()),
             logits: to_vec(&decoder.project_vocabulary(&last)),
             rotary,
             filled: length,
-            starts: prompts.iter().map(|prompt| longest - prompt.len()).collect(),
-            capacity,
+            capacity: capacity as i64,
+            most,
         }
     }
 
     /// Appends one token to every row.
     pub fn step(&mut self, tokens: &[Token]) {
-        if let Some(stepper) = &mut self.stepper {
-            let (keys, values) = (&mut self.keys, &mut self.values);
-            let state = State { keys, values, capacity: self.capacity, filled: self.filled as usize, starts: &self.starts };
-            stepper.step(tokens, state, &mut self.logits);
-            self.filled += 1;
-            return;
-        }
         let _guard = no_grad_guard();
+        if self.filled == self.capacity {
+            self.grow();
+        }
         let decoder = self.decoder;
         let config = &*decoder.config;
         let rows = tokens.len() as i64;
@@ -124,15 +121,33 @@ impl<'a> Generator<'a> {
         self.logits = to_vec(&decoder.project_vocabulary(&stream));
     }
 
+    /// Makes room, layer by layer: what is there is copied.
+    fn grow(&mut self) {
+        let more = (self.capacity / SHARE).max(GROWTH).min(self.most - self.capacity);
+        assert!(more > 0, "no more tokens than were said to follow");
+        let longer = |tensor: &Tensor, dimension: i64| {
+            let mut shape = tensor.size();
+            shape[dimension as usize] += more;
+            let all = Tensor::zeros(shape, (tensor.kind(), tensor.device()));
+            all.narrow(dimension, 0, self.capacity).copy_(tensor);
+            all
+        };
+        for cache in self.keys.iter_mut().chain(&mut self.values) {
+            *cache = longer(cache, 2);
+        }
+        self.bias = longer(&self.bias, 3);
+        self.capacity += more;
+    }
+
     /// Of the next token, `[rows, vocabulary]`: of every prompt, or of every row that took part in the last step.
-    pub fn logits(&self) -> &[f32] {
-        &self.logits
+    /// To be changed before they are read.
+    pub fn logits(&mut self) -> &mut [f32] {
+        &mut self.logits
     }
 
     /// Goes on with these rows only, in this order; a row may be repeated.
     pub fn select(&mut self, rows: &[i64]) {
         let _guard = no_grad_guard();
-        self.starts = rows.iter().map(|&row| self.starts[row as usize]).collect();
         let rows = Tensor::from_slice(rows).to_device(self.decoder.device);
         for cache in self.keys.iter_mut().chain(&mut self.values) {
             *cache = cache.index_select(0, &rows);

@@ -13,6 +13,8 @@ mod linear;
 mod loops;
 mod numbers;
 mod packed_attention;
+mod paged;
+mod pages;
 mod parameters;
 mod rope;
 mod step;
@@ -26,11 +28,17 @@ pub use decoder::{Decoder, PackedBatch, to_vec};
 pub use feed_forward::ExpertLoad;
 pub use gradient::Gradient;
 pub use layout::{Entry, EntryKind, layer_of, layout};
+pub use paged::PagedGenerator;
+pub use pages::{PageLayout, Sequence, pages_of};
 pub use trace::Trace;
 pub use weights::Weights;
 
 /// An index into the vocabulary; see [`crate::data::tokenizer`].
 pub type Token = i64;
+
+/// The logit of an id that no token has, in place of what the output matrix says: its probability is 0 at any temperature in use. It is
+/// finite, so that a difference of two such log-probabilities is a number, which probability 0 then makes 0.
+pub const ABSENT: f32 = -1e8;
 
 #[cfg(test)]
 pub mod tests;

@@ -11,12 +11,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::bf16;
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use self::weights::{FeedForward, Gated, Layer, Linear, Tables, Weight};
 use super::decoder::Rotaries;
+use super::pages::PageLayout;
 use super::{Activation, Config, Decoder, Token, to_vec};
-use crate::kernels::attend::{Kept, Scores, attend};
+use crate::kernels::attend::{Cached, Scores, Wide, attend};
 use crate::kernels::crew::{Member, Parts, together};
 use crate::kernels::exp::exp;
 use crate::kernels::lines::Lines;
@@ -41,17 +42,17 @@ pub struct Stepper {
     buffers: Buffers,
 }
 
-/// What a step reads of the rows, and writes to their caches.
+/// What a step reads of the rows, and writes to their pages.
 pub struct State<'a> {
-    /// Per layer, `[rows, key-value heads, capacity, head width]`, contiguous.
-    pub keys: &'a mut [Tensor],
-    pub values: &'a mut [Tensor],
-    pub capacity: usize,
-    /// Where the new token stands in the caches.
-    pub filled: usize,
-    /// Where each row begins there.
-    pub starts: &'a [usize],
+    /// Where the pages of all rows begin. No two rows have the one that a new token is written to.
+    pub pages: &'a [*mut u8],
+    /// What each row has of them, and the place of its new token.
+    pub rows: &'a [(Range<usize>, usize)],
+    pub layout: PageLayout,
 }
+
+// SAFETY: members of the crew write to the pages of different rows, or of different heads, and nobody else reads there.
+unsafe impl Sync for State<'_> {}
 
 impl Stepper {
     /// None where the decoder is elsewhere, or of a kind of number that steps are not written for.
@@ -136,6 +137,7 @@ impl Stepper {
         let mut buffers = std::mem::take(&mut self.buffers);
         let config = &*self.config;
         let rows = tokens.len();
+        assert_eq!(state.rows.len(), rows, "every row has pages");
         let halves = matches!(self.embedding.matrix(), Matrix::Half(_));
         let inner = match &config.experts {
             Some(experts) => experts.hidden.max(config.hidden),
@@ -147,15 +149,10 @@ impl Stepper {
         for (token, row) in tokens.iter().zip(buffers.stream.chunks_exact_mut(config.width)) {
             self.embed(*token as usize, scale, row);
         }
-        let caches = state.keys.iter_mut().zip(state.values.iter_mut());
-        let caches: Vec<[Cache; 2]> = caches.map(|(keys, values)| [Cache::of(keys), Cache::of(values)]).collect();
         let shared = Shared {
             stepper: self,
             rows,
-            capacity: state.capacity,
-            filled: state.filled,
-            starts: state.starts,
-            caches: &caches,
+            state,
             halves,
             inner,
             stream: Parts::new(&mut buffers.stream),
@@ -219,30 +216,11 @@ impl Buffers {
     }
 }
 
-/// The memory of a cache tensor.
-struct Cache {
-    start: *mut std::ffi::c_void,
-    kind: Kind,
-}
-
-// SAFETY: members of the crew use the caches of different rows and heads.
-unsafe impl Sync for Cache {}
-
-impl Cache {
-    fn of(tensor: &mut Tensor) -> Cache {
-        assert!(tensor.is_contiguous(), "caches are made whole");
-        Cache { start: tensor.data_ptr(), kind: tensor.kind() }
-    }
-}
-
 /// Everything that the crew shares during a step. Buffers are `[rows, ...]`.
 struct Shared<'a> {
     stepper: &'a Stepper,
     rows: usize,
-    capacity: usize,
-    filled: usize,
-    starts: &'a [usize],
-    caches: &'a [[Cache; 2]],
+    state: State<'a>,
     halves: bool,
     inner: usize,
     stream: Parts<'a, f32>,
@@ -280,7 +258,11 @@ impl Shared<'_> {
             self.normalise(&layer.norm_attention, &mut normed);
             self.project(member, layer, normed.rows(config.width), layer.output.first_of(member, PIECE));
             member.wait();
-            self.attention(member, layer, &self.caches[index]);
+            if self.halves {
+                self.attention::<bf16>(member, index, layer)
+            } else {
+                self.attention::<f32>(member, index, layer)
+            }
             member.wait();
             let heads = config.heads * config.head_width;
             // SAFETY: between these waits attended rows are only read.
@@ -387,8 +369,8 @@ impl Shared<'_> {
         }
     }
 
-    /// A row and a key-value head belong to one member, which writes their cache and reads it.
-    fn attention(&self, member: &Member, layer: &Layer, [keys, values]: &[Cache; 2]) {
+    /// A row and a key-value head belong to one member, which writes their keys and values and reads them.
+    fn attention<T: Wide>(&self, member: &Member, index: usize, layer: &Layer) {
         let config = &*self.stepper.config;
         let width = config.head_width;
         let shared_by = config.heads / config.key_value_heads;
@@ -400,20 +382,18 @@ impl Shared<'_> {
         for item in member.part(self.rows * config.key_value_heads, 1) {
             let (row, group) = (item / config.key_value_heads, item % config.key_value_heads);
             let own = &projected[row * stride..][..stride];
-            let position = self.filled - self.starts[row];
-            let first = self.starts[row].max((self.filled + 1).saturating_sub(layer.window));
-            let length = self.capacity * width;
-            // SAFETY: `item` numbers these slices of the caches, and no other member has it.
-            let mut kept = unsafe {
-                match keys.kind {
-                    Kind::BFloat16 => Kept::Half { keys: slice(keys, item, length), values: slice(values, item, length) },
-                    _ => Kept::Single { keys: slice(keys, item, length), values: slice(values, item, length) },
-                }
-            };
+            let (pages, position) = self.state.rows[row].clone();
+            let first = (position + 1).saturating_sub(layer.window);
+            let mut cached = Cached::<T>::new(&self.state.pages[pages], self.state.layout.places(index, group), width);
+            // SAFETY: the pages are of this layout, no other row has the one that is written to, and no other member the head.
+            let [own_key, own_value] = unsafe { cached.slots(position) };
             let key = &own[(config.heads + group) * width..][..width];
             let value = &own[(config.heads + config.key_value_heads + group) * width..][..width];
             self.turn(key, layer.key_norm.as_deref(), layer.tables, position, &mut turned[..width]);
-            kept.put(self.filled, &turned[..width], value);
+            with_instructions(|| {
+                own_key.iter_mut().zip(&turned[..width]).for_each(|(to, from)| *to = T::of(*from));
+                own_value.iter_mut().zip(value).for_each(|(to, from)| *to = T::of(*from));
+            });
             let queries = own[group * shared_by * width..].chunks_exact(width);
             for (query, turned) in queries.zip(turned.chunks_exact_mut(width)) {
                 self.turn(query, layer.query_norm.as_deref(), layer.tables, position, turned);
@@ -422,7 +402,8 @@ impl Shared<'_> {
             let range = place..place + shared_by * width;
             // SAFETY: no other member has this row and group.
             let attended = unsafe { self.attended.part(range.clone()) };
-            attend(&turned, width, &kept, first..self.filled + 1, scores, &mut scratch, attended);
+            // SAFETY: as above; what came before is written to by nobody.
+            unsafe { attend(&turned, cached, first..position + 1, scores, &mut scratch, attended) };
             if self.halves {
                 // SAFETY: as above.
                 let half = unsafe { self.attended_half.part(range) };
@@ -585,13 +566,6 @@ impl Shared<'_> {
             }
         }
     }
-}
-
-/// # Safety
-/// The tensor is alive, of the kind of `T`, has `index + 1` pieces of `length` numbers, and nobody else uses this one.
-unsafe fn slice<'a, T>(cache: &Cache, index: usize, length: usize) -> &'a mut [T] {
-    // SAFETY: by the caller's promise.
-    unsafe { std::slice::from_raw_parts_mut((cache.start as *mut T).add(index * length), length) }
 }
 
 /// GELU by tanh (arXiv:1606.08415, section 2).

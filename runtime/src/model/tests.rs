@@ -151,14 +151,65 @@ fn forward_equals_the_reference() {
     }
 }
 
+/// Rows that go on in step.
+pub trait Rows {
+    fn logits(&mut self) -> &[f32];
+    fn step(&mut self, tokens: &[Token]);
+    fn select(&mut self, rows: &[i64]);
+}
+
+impl Rows for Generator<'_> {
+    fn logits(&mut self) -> &[f32] {
+        self.logits()
+    }
+
+    fn step(&mut self, tokens: &[Token]) {
+        self.step(tokens);
+    }
+
+    fn select(&mut self, rows: &[i64]) {
+        self.select(rows);
+    }
+}
+
+struct InPages<'a> {
+    generator: PagedGenerator<'a>,
+    rows: Vec<Sequence>,
+}
+
+impl Rows for InPages<'_> {
+    fn logits(&mut self) -> &[f32] {
+        self.generator.logits()
+    }
+
+    fn step(&mut self, tokens: &[Token]) {
+        self.generator.step(self.rows.iter_mut(), tokens);
+    }
+
+    fn select(&mut self, rows: &[i64]) {
+        let before = std::mem::take(&mut self.rows);
+        let pages = self.generator.pages();
+        self.rows = rows.iter().map(|&row| pages.share(&before[row as usize])).collect();
+        before.into_iter().for_each(|row| pages.end(row));
+    }
+}
+
+/// Both ways to generate: by tensors, and in pages.
+pub fn generators<'a>(decoder: &'a Decoder, prompts: &[&[Token]], most: usize) -> [Box<dyn Rows + 'a>; 2] {
+    let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap() + most;
+    let mut generator = PagedGenerator::new(decoder, longest).unwrap();
+    let rows = generator.read(prompts);
+    [Box::new(Generator::start(decoder, prompts, most)), Box::new(InPages { generator, rows })]
+}
+
 #[test]
 fn generation_equals_the_forward_pass() {
-    for key_value_heads in [1, 2, 4] {
+    for (key_value_heads, way) in [1, 2, 4].into_iter().flat_map(|heads| [(heads, 0), (heads, 1)]) {
         let weights = lively(&Config { key_value_heads, ..tiny() }, 4);
         let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
         let sequences = sequences();
         let prompts: Vec<&[Token]> = sequences.iter().map(|(prompt, _)| prompt.as_slice()).collect();
-        let mut generator = Generator::start(&decoder, &prompts, 9);
+        let mut generator = generators(&decoder, &prompts, 9).into_iter().nth(way).unwrap();
         let mut rows: Vec<usize> = (0..prompts.len()).collect();
         for step in 0..9 {
             for (row, got) in rows.iter().zip(generator.logits().chunks(259)) {

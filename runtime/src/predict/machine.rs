@@ -35,7 +35,7 @@ impl Machine {
             products: SIDE.pow(3) as f64 / products,
             bytes: BLOCK as f64 / bytes,
             written: write(folder).map_or(f64::INFINITY, |seconds| BLOCK as f64 / seconds),
-            free: if device == Device::Cpu { free() } else { None },
+            free: crate::memory::available().filter(|_| device == Device::Cpu).map(|bytes| bytes as f64),
         }
     }
 }
@@ -57,11 +57,4 @@ fn write(folder: &Path) -> Option<f64> {
     blake3::hash(&block);
     file.write_all(&block).and_then(|()| file.sync_all()).ok()?;
     Some(started.elapsed().as_secs_f64())
-}
-
-/// `MemAvailable:   1234 kB`
-fn free() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? * 1024.0)
 }

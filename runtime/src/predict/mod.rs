@@ -22,6 +22,7 @@ use crate::device::kind;
 use crate::failure::Result;
 use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, Form};
+use crate::rollout::Budget;
 
 pub use machine::Machine;
 use trial::{Taken, Trial};
@@ -76,12 +77,20 @@ pub fn predict(
     shapes: &Shapes,
     steps: u32,
     machine: &Machine,
-    device: Device,
+    (device, budget): (Device, Budget),
 ) -> Result<Option<Prediction>> {
     let Stage::Train(train) = &plan.experiment.model(model).stage else { return Ok(None) };
     let kind = kind(plan.experiment.dtype);
-    let trial =
-        Trial { train, model, domains, shapes, device, kind, completion: completion(plan, train, domains, shapes, model) };
+    let trial = Trial {
+        train,
+        model,
+        domains,
+        shapes,
+        device,
+        kind,
+        budget,
+        completion: completion(plan, train, domains, shapes, model),
+    };
     let batch = sequences(train);
     let most = if steps >= MANY_STEPS { MORE_SECONDS } else { FEW_SECONDS };
     let fits = machine.free.is_none_or(|free| trial.needed() <= FREE * free);

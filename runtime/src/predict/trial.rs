@@ -18,6 +18,7 @@ use crate::model::{Config, Weights};
 use crate::prepare::{DomainData, trained};
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
+use crate::rollout::Budget;
 use crate::train::{self, Route, Source};
 
 /// Steps of a trial; the first is for warming up.
@@ -32,6 +33,8 @@ pub struct Trial<'a> {
     pub shapes: &'a Shapes,
     pub device: Device,
     pub kind: Kind,
+    /// What generation may take.
+    pub budget: Budget,
     /// Tokens of a completion, on average, as far as they can be known without writing any.
     pub completion: u32,
 }
@@ -313,6 +316,7 @@ impl Trial<'_> {
             start,
             models: teachers,
             models_stay: Some(self.models_stay()),
+            budget: self.budget,
             micro_batch: train.execution.micro_batch,
             recomputed: train.execution.checkpointing.layers(),
             device: self.device,

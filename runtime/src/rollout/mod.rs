@@ -1,22 +1,27 @@
 //! Completions sampled from a model.
 
+mod continuous;
+mod in_step;
 mod sampler;
 mod stop;
+
+use std::ops::Range;
 
 use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::FailureKind;
 use tch::Kind;
 
 use crate::failure::{Error, Result};
-use crate::model::{Config, Decoder, Generator, Token};
+use crate::kernels::attend::PAGE;
+use crate::kernels::crew::{Parts, threads, together};
+use crate::model::{ABSENT, Config, Decoder, PageLayout, Token, pages_of};
 use crate::random::{Key, Uniforms};
 
-use crate::kernels::crew::{Parts, threads, together};
 use sampler::{Draw, draw};
 use stop::Stop;
 
 /// What a model wrote after a prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
     /// At least one; the last one is an end token, or that in which a text that ends completions is complete, unless the
     /// completion was cut off.
@@ -36,141 +41,180 @@ pub struct Prompt<'a> {
     pub limit: Option<u32>,
 }
 
-/// Rows that are generated in step at most: enough to keep a core busy, few enough that their cache stays near it.
+/// Rows in flight at most: enough to keep a core busy, few enough that their keys and values stay near it.
 const ROWS: usize = 256;
 
-/// Bytes that [`rollout`] keeps at most for so many prompts: keys and values of all tokens of the rows that are generated in step, and
-/// their logits. The longest prompt has `longest` tokens.
-pub fn memory(config: &Config, kind: Kind, prompts: usize, longest: usize, sampling: &Sampling) -> usize {
-    let n = sampling.n.max(1) as usize;
-    let rows = prompts.min((ROWS / n).max(1)) * n;
-    let token = 2 * config.layers * config.key_value_heads * config.head_width * kind.elt_size_in_bytes();
-    rows * ((longest + sampling.max_tokens as usize) * token + config.vocabulary * size_of::<f32>())
+/// Tokens of prompts that are read together, at most, unless one prompt alone has more: enough for the products of matrices to run at
+/// full speed, few enough that what is between them is small.
+const READ: usize = 2048;
+
+/// Bytes that keys, values and logits of the rows in flight may take. Where one row alone takes more, it has what it needs. No result
+/// depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget(pub usize);
+
+/// Bytes that [`rollout`] keeps at most on the processor, for prompts of so many tokens each: keys and values of the rows in flight, their
+/// logits, and what is between products while prompts are read.
+pub fn memory(config: &Config, kind: Kind, lengths: impl Iterator<Item = usize>, sampling: &Sampling, budget: Budget) -> usize {
+    let (layout, n) = (PageLayout::new(config, kind), sampling.n.max(1) as usize);
+    let mut lengths: Vec<usize> = lengths.collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    let Some(&longest) = lengths.first() else { return 0 };
+    let most = (sampling.max_tokens as usize).max(1) - 1;
+    // Beside the pages that samples of a prompt share.
+    let own = |length: usize| pages_of(length + most) - length / PAGE;
+    let rows = ROWS.max(n).min(lengths.len() * n);
+    let flying = &lengths[..rows.div_ceil(n).min(lengths.len())];
+    let pages: usize = flying.iter().map(|&length| length / PAGE + n * own(length)).sum();
+    // Prompts that were read and wait, beside those in flight.
+    let read = lengths.iter().sum::<usize>().min(READ).max(longest);
+    let waiting = if lengths.len() > flying.len() { pages_of(read) + ROWS.min(lengths.len()) } else { 0 };
+    let row = config.vocabulary * size_of::<f32>();
+    let least = (pages_of(longest + most) + pages_of(read)) * layout.bytes() + row;
+    ((pages + waiting) * layout.bytes() + rows * row).min(budget.0.max(least)) + reading(config, read)
+}
+
+/// Bytes between the products, about, while so many tokens of prompts are read together.
+fn reading(config: &Config, tokens: usize) -> usize {
+    let inner = config.experts.as_ref().map_or(config.hidden, |experts| experts.hidden * experts.per_token);
+    let token = 4 * config.width + 3 * inner + (2 * config.heads + 2 * config.key_value_heads) * config.head_width;
+    tokens * token * size_of::<f32>()
 }
 
 /// `sampling.n` completions of every prompt, those of a prompt adjacent. What row `(prompt, sample)` draws depends on
 /// nothing else.
-pub fn rollout(decoder: &Decoder, prompts: &[Prompt], sampling: &Sampling, key: Key) -> Result<Vec<Completion>> {
+pub fn rollout(decoder: &Decoder, prompts: &[Prompt], sampling: &Sampling, key: Key, budget: Budget) -> Result<Vec<Completion>> {
     if sampling.max_tokens == 0 {
         return Err(Error::new(FailureKind::Runtime, "a completion needs at least one token: `max_tokens` is 0"));
     }
-    let n = sampling.n.max(1) as usize;
-    // Prompts of similar length are read together, so that little of what is read is padding.
-    let mut order: Vec<usize> = (0..prompts.len()).collect();
-    order.sort_by_key(|&prompt| prompts[prompt].tokens.len());
-    let mut written: Vec<(usize, Vec<Completion>)> = Vec::with_capacity(prompts.len());
-    for chunk in order.chunks((ROWS / n).max(1)) {
-        let similar: Vec<Prompt> = chunk.iter().map(|&prompt| prompts[prompt]).collect();
-        let mut completions = chunk_rollout(decoder, &similar, n, sampling, key)?.into_iter();
-        written.extend(chunk.iter().map(|&prompt| (prompt, completions.by_ref().take(n).collect())));
+    match continuous::Flight::new(decoder, prompts, sampling, key, budget) {
+        Some(flight) => flight.run().map(|(completions, _)| completions),
+        None => in_step::rollout(decoder, prompts, sampling, key),
     }
-    written.sort_by_key(|(prompt, _)| *prompt);
-    Ok(written.into_iter().flat_map(|(_, completions)| completions).collect())
 }
 
-struct Row {
-    /// Index into the chunk's completions.
-    index: usize,
-    uniforms: Uniforms,
-}
-
-fn chunk_rollout(decoder: &Decoder, prompts: &[Prompt], n: usize, sampling: &Sampling, key: Key) -> Result<Vec<Completion>> {
-    let max_tokens = sampling.max_tokens as usize;
-    let empty = Completion { tokens: Vec::with_capacity(max_tokens), logps: Vec::with_capacity(max_tokens), truncated: true };
-    let mut completions = vec![empty; prompts.len() * n];
-    let mut rows: Vec<Row> =
-        (0..prompts.len() * n).map(|index| Row { index, uniforms: key.row(prompts[index / n].id, (index % n) as u32) }).collect();
-
-    // Every prompt is read once; its samples start from the same logits.
-    let tokens: Vec<&[Token]> = prompts.iter().map(|prompt| prompt.tokens).collect();
-    let mut generator = Generator::start(decoder, &tokens, max_tokens);
-    let vocabulary = decoder.config.vocabulary;
-    let stop = Stop::new(&sampling.stop, &decoder.tokenizer);
-    // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
-    let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
-    if n > 1 {
-        generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
-    }
-    let mut width = rows.len();
-    let mut scratch = vec![Vec::new(); threads()];
-    for step in 0..max_tokens {
-        let mut inputs = vec![decoder.tokenizer.padding(); width];
-        let mut alive = Vec::with_capacity(rows.len());
-        let mut alive_places = Vec::with_capacity(rows.len());
-        let draws = draw_all(&mut rows, &places, generator.logits(), vocabulary, sampling.temperature, &mut scratch);
-        for ((row, place), draw) in rows.into_iter().zip(places).zip(draws) {
-            let draw = draw.ok_or_else(not_finite)?;
-            let completion = &mut completions[row.index];
-            completion.tokens.push(draw.token);
-            completion.logps.push(draw.logp as f32);
-            if decoder.tokenizer.is_end(draw.token) || stop.ends(&completion.tokens)? {
-                completion.truncated = false;
-                continue;
+/// Prompts by length, and ranges of these that are read together: so little of what is read is padding. It depends on the lengths alone,
+/// since the last bits of what a prompt answers depend on those that are read with it.
+fn units(lengths: impl Iterator<Item = usize>, n: usize) -> (Vec<usize>, Vec<Range<usize>>) {
+    let lengths: Vec<usize> = lengths.collect();
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&prompt| lengths[prompt]);
+    let mut units: Vec<Range<usize>> = Vec::new();
+    let mut tokens = 0;
+    for (place, &prompt) in order.iter().enumerate() {
+        match units.last_mut() {
+            Some(unit) if tokens + lengths[prompt] <= READ && (unit.len() + 1) * n <= ROWS => {
+                unit.end += 1;
+                tokens += lengths[prompt];
             }
-            if completion.tokens.len() >= sampling.max_tokens(prompts[row.index / n].limit) as usize {
-                continue;
+            _ => {
+                units.push(place..place + 1);
+                tokens = lengths[prompt];
             }
-            // After the first step, rows have places of their own.
-            let place = if step == 0 { row.index } else { place };
-            inputs[place] = draw.token;
-            alive.push(row);
-            alive_places.push(place);
         }
-        (rows, places) = (alive, alive_places);
-        if rows.is_empty() || step + 1 == max_tokens {
-            break;
-        }
-        // Leaving costs a copy of the cache, staying costs computing for nothing.
-        if rows.len() * 4 <= width * 3 {
-            generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
-            inputs = places.iter().map(|&place| inputs[place]).collect();
-            places = (0..rows.len()).collect();
-            width = rows.len();
-        }
-        generator.step(&inputs);
     }
-    Ok(completions)
+    (order, units)
 }
 
-/// The next token of every row, whose logits stand at its place; none where they are not finite. `scratch` has a buffer for each thread,
-/// reused between calls.
-fn draw_all(
-    rows: &mut [Row],
-    places: &[usize],
-    logits: &[f32],
-    vocabulary: usize,
+/// Adds a token to a completion of `most` at most; whether it goes on.
+fn append(completion: &mut Completion, draw: Option<Draw>, most: usize, drawer: &Drawer) -> Result<bool> {
+    let draw = draw.ok_or_else(|| Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling"))?;
+    completion.tokens.push(draw.token);
+    completion.logps.push(draw.logp as f32);
+    completion.truncated = !(drawer.decoder.tokenizer.is_end(draw.token) || drawer.stop.ends(&completion.tokens)?);
+    Ok(completion.truncated && completion.tokens.len() < most)
+}
+
+/// Which rows of an output matrix are tokens: some are padding, and some ids may be no token's.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    /// Of the matrix.
+    rows: usize,
+    /// The first so many rows are the tokenizer's.
+    count: usize,
+    /// Of these, the ones without a token.
+    absent: &'a [Token],
+}
+
+impl Tokens<'_> {
+    fn of(decoder: &Decoder) -> Tokens<'_> {
+        let (rows, tokenizer) = (decoder.config.vocabulary, &*decoder.tokenizer);
+        assert!(tokenizer.vocabulary() <= rows, "a model has a row for every token: that is looked at where it is read");
+        Tokens { rows, count: tokenizer.vocabulary(), absent: tokenizer.absent() }
+    }
+
+    /// `[.., rows]`
+    fn mask(self, logits: &mut [f32]) {
+        if !self.absent.is_empty() {
+            for row in logits.chunks_exact_mut(self.rows) {
+                self.absent.iter().for_each(|&id| row[id as usize] = ABSENT);
+            }
+        }
+    }
+}
+
+/// Draws next tokens, and knows what ends a completion.
+struct Drawer<'a> {
+    decoder: &'a Decoder,
     temperature: f64,
-    scratch: &mut [Vec<f32>],
-) -> Vec<Option<Draw>> {
-    let mut draws = vec![None; rows.len()];
-    let (threads, all_scratch) = (scratch.len(), Parts::new(scratch));
-    let (all_rows, all_draws) = (Parts::new(rows), Parts::new(&mut draws));
-    together(threads, |member| {
-        // SAFETY: each member has a buffer of its own.
-        let scratch = unsafe { &mut all_scratch.part(member.index..member.index + 1)[0] };
-        for index in member.part(places.len(), 1) {
-            // SAFETY: every row has an index of its own.
-            let (row, drawn) = unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
-            let logits = &logits[places[index] * vocabulary..][..vocabulary];
-            drawn[0] = draw(logits, temperature, &mut row[0].uniforms, scratch);
-        }
-    });
-    draws
+    tokens: Tokens<'a>,
+    stop: Stop<'a>,
+    /// A buffer for each thread.
+    scratch: Vec<Vec<f32>>,
 }
 
-fn not_finite() -> Error {
-    Error::new(FailureKind::NonFinite, "the model's logits are not finite while sampling")
+impl<'a> Drawer<'a> {
+    fn new(decoder: &'a Decoder, sampling: &'a Sampling) -> Drawer<'a> {
+        Drawer {
+            decoder,
+            temperature: sampling.temperature,
+            tokens: Tokens::of(decoder),
+            stop: Stop::new(&sampling.stop, &decoder.tokenizer),
+            scratch: vec![Vec::new(); threads()],
+        }
+    }
+
+    /// Bytes of a row's logits.
+    fn row_bytes(&self) -> usize {
+        self.tokens.rows * size_of::<f32>()
+    }
+
+    /// The next token of every row, whose logits stand at its place; none where they are not finite.
+    fn draw(&mut self, uniforms: &mut [&mut Uniforms], places: &[usize], logits: &mut [f32]) -> Vec<Option<Draw>> {
+        assert_eq!(uniforms.len(), places.len(), "each row has a place");
+        let Drawer { temperature, tokens, ref mut scratch, .. } = *self;
+        tokens.mask(logits);
+        let mut draws = vec![None; places.len()];
+        let (threads, all_scratch) = (scratch.len(), Parts::new(scratch));
+        let (all_rows, all_draws, logits) = (Parts::new(uniforms), Parts::new(&mut draws), &*logits);
+        together(threads, |member| {
+            // SAFETY: each member has a buffer of its own.
+            let scratch = unsafe { &mut all_scratch.part(member.index..member.index + 1)[0] };
+            for index in member.part(places.len(), 1) {
+                // SAFETY: every row has an index of its own.
+                let (row, drawn) = unsafe { (all_rows.part(index..index + 1), all_draws.part(index..index + 1)) };
+                let logits = &logits[places[index] * tokens.rows..][..tokens.count];
+                drawn[0] = draw(logits, temperature, row[0], scratch);
+            }
+        });
+        draws
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tch::Device;
 
+    use super::continuous::{Flight, Took};
     use super::*;
-    use crate::data::tokenizer::END;
+    use crate::data::tokenizer::{END, Pretrained, Tokenizer};
     use crate::model::tests::{lively, tiny};
-    use crate::model::{PackedBatch, to_vec};
+    use crate::model::{PackedBatch, Weights, to_vec};
     use crate::random::Purpose;
+
+    const ENOUGH: Budget = Budget(usize::MAX);
 
     fn prompts() -> Vec<Vec<Token>> {
         (0..20).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect()
@@ -186,29 +230,34 @@ mod tests {
 
     /// Likes the end token enough that completions have many lengths.
     fn decoder() -> Decoder {
+        Decoder::frozen(&decoder_weights(2.5), Device::Cpu, Kind::Float)
+    }
+
+    /// So many times as much as other tokens.
+    fn decoder_weights(liking: f32) -> Weights {
         let weights = lively(&tiny(), 8);
         let width = weights.config.width;
         let mut values = weights.values().into_owned();
         for value in &mut values[END as usize * width..][..width] {
-            *value *= 2.5;
+            *value *= liking;
         }
-        Decoder::frozen(&weights.with_values(values), Device::Cpu, Kind::Float)
+        weights.with_values(values)
     }
 
     #[test]
     fn completions_do_not_depend_on_the_batch() {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Rollout, 3);
-        let together = rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key).unwrap();
+        let together = rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key, ENOUGH).unwrap();
         assert_eq!(together.len(), 60);
         let lengths: std::collections::HashSet<usize> = together.iter().map(|c| c.tokens.len()).collect();
         assert!(lengths.len() > 4, "{lengths:?}");
         for (request, group) in requests(&prompts).into_iter().zip(together.chunks(3)) {
-            for (alone, completion) in rollout(&decoder, &[request], &sampling(3, 1.0), key).unwrap().iter().zip(group) {
+            for (alone, completion) in rollout(&decoder, &[request], &sampling(3, 1.0), key, ENOUGH).unwrap().iter().zip(group) {
                 assert_eq!(alone.tokens, completion.tokens);
             }
             // A smaller group is the beginning of a larger one.
-            assert_eq!(rollout(&decoder, &[request], &sampling(1, 1.0), key).unwrap()[0].tokens, group[0].tokens);
+            assert_eq!(rollout(&decoder, &[request], &sampling(1, 1.0), key, ENOUGH).unwrap()[0].tokens, group[0].tokens);
         }
     }
 
@@ -220,10 +269,10 @@ mod tests {
             (0..300i64).map(|i| (0..1 + i * 7 % 11).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
         let key = Key::new(1, 2, Purpose::Rollout, 3);
         let settings = Sampling { max_tokens: 2, ..sampling(2, 1.0) };
-        let together = rollout(&decoder, &requests(&prompts), &settings, key).unwrap();
+        let together = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH).unwrap();
         assert_eq!(together.len(), 600);
         for place in [0, 1, 77, 160, 298, 299] {
-            let alone = rollout(&decoder, &[requests(&prompts)[place]], &settings, key).unwrap();
+            let alone = rollout(&decoder, &[requests(&prompts)[place]], &settings, key, ENOUGH).unwrap();
             let tokens = |completions: &[Completion]| completions.iter().map(|c| c.tokens.clone()).collect::<Vec<_>>();
             assert_eq!(tokens(&alone), tokens(&together[2 * place..][..2]), "prompt {place}");
         }
@@ -232,7 +281,7 @@ mod tests {
     #[test]
     fn completions_end_at_the_end_token_or_are_cut_off() {
         let completions =
-            rollout(&decoder(), &requests(&prompts()), &sampling(2, 1.0), Key::new(1, 2, Purpose::Rollout, 0)).unwrap();
+            rollout(&decoder(), &requests(&prompts()), &sampling(2, 1.0), Key::new(1, 2, Purpose::Rollout, 0), ENOUGH).unwrap();
         for completion in &completions {
             assert_eq!(completion.tokens.len(), completion.logps.len());
             let ends = completion.tokens.iter().filter(|&&token| token == END).count();
@@ -248,14 +297,14 @@ mod tests {
     fn a_text_that_stops_cuts_behind_itself_and_changes_nothing_before() {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Rollout, 3);
-        let whole = rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key).unwrap();
+        let whole = rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key, ENOUGH).unwrap();
         let text = |completion: &Completion| decoder.tokenizer.decode(&completion.tokens).unwrap();
         // Two letters that are written somewhere behind the beginning.
         let mut pairs = whole.iter().flat_map(|completion| completion.tokens[1..].windows(2));
         let pair = pairs.find(|pair| pair.iter().all(|token| (32..127).contains(token))).unwrap();
         let stop = decoder.tokenizer.decode(pair).unwrap();
         let sampling = Sampling { stop: vec![stop.clone()], ..sampling(2, 1.0) };
-        let cut = rollout(&decoder, &requests(&prompts), &sampling, key).unwrap();
+        let cut = rollout(&decoder, &requests(&prompts), &sampling, key, ENOUGH).unwrap();
         let mut stopped = 0;
         for (whole, cut) in whole.iter().zip(&cut) {
             assert_eq!(cut.tokens, whole.tokens[..cut.tokens.len()]);
@@ -279,7 +328,8 @@ mod tests {
         let (decoder, prompts) = (decoder(), prompts());
         for temperature in [1.0, 0.7] {
             let completions =
-                rollout(&decoder, &requests(&prompts), &sampling(1, temperature), Key::new(1, 2, Purpose::Rollout, 0)).unwrap();
+                rollout(&decoder, &requests(&prompts), &sampling(1, temperature), Key::new(1, 2, Purpose::Rollout, 0), ENOUGH)
+                    .unwrap();
             let pairs = prompts.iter().zip(&completions);
             let batch = PackedBatch::new(pairs.map(|(p, c)| (p.as_slice(), c.tokens.as_slice())), Device::Cpu);
             let logps = (decoder.logits(&batch) / temperature).log_softmax(-1, Kind::Float);
@@ -296,12 +346,134 @@ mod tests {
     fn greedy_takes_the_largest_logit_of_the_forward_pass() {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Evaluate, 0);
-        for (prompt, completion) in prompts.iter().zip(rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key).unwrap()) {
+        for (prompt, completion) in
+            prompts.iter().zip(rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key, ENOUGH).unwrap())
+        {
             let batch = PackedBatch::new(std::iter::once((prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);
             let logits = to_vec(&decoder.logits(&batch));
             for (token, logits) in completion.tokens.iter().zip(logits.chunks(259)) {
                 let best = (0..259).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
                 assert_eq!(*token, best as Token);
+            }
+        }
+    }
+
+    /// Of eight rows, tokens are 0, 1, 4 and 5: the others would have nearly all of the mass.
+    #[test]
+    fn what_is_no_token_is_never_drawn() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary = serde_json::json!({ "a": 0, "b": 1, "c": 4, "</s>": 5 });
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "a" },
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        std::fs::write(folder.path().join("tokenizer_config.json"), r#"{ "eos_token": "</s>" }"#).unwrap();
+        let tokenizer = Tokenizer::Pretrained(Pretrained::load(folder.path()).unwrap());
+        assert_eq!((tokenizer.vocabulary(), tokenizer.absent()), (6, [2, 3].as_slice()));
+
+        let config = Config { vocabulary: 8, ..tiny() };
+        let weights = lively(&config, 8);
+        let mut values = weights.values().into_owned();
+        for row in [2, 3, 6, 7] {
+            values[row * config.width..][..config.width].iter_mut().for_each(|value| *value *= 20.0);
+        }
+        let weights = Weights::new(Arc::new(config), Arc::new(tokenizer), values);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+            let prompts: Vec<Vec<Token>> = (0..9).map(|i| vec![[0, 1, 4][i % 3]; 1 + i]).collect();
+            let key = Key::new(1, 2, Purpose::Rollout, 3);
+            for temperature in [0.0, 0.3, 1.0, 50.0] {
+                let completions = rollout(&decoder, &requests(&prompts), &sampling(8, temperature), key, ENOUGH).unwrap();
+                let tokens: Vec<Token> = completions.iter().flat_map(|completion| completion.tokens.clone()).collect();
+                assert!(tokens.iter().all(|token| [0, 1, 4, 5].contains(token)), "{kind:?} {temperature}: {tokens:?}");
+            }
+        }
+    }
+
+    fn fly(decoder: &Decoder, prompts: &[Vec<Token>], sampling: &Sampling, budget: Budget) -> (Vec<Completion>, Took) {
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        Flight::new(decoder, &requests(prompts), sampling, key, budget).unwrap().run().unwrap()
+    }
+
+    fn made_up(length: usize, seed: usize) -> Vec<Token> {
+        (0..length).map(|at| 97 + ((3 * seed + at * at) % 26) as Token).collect()
+    }
+
+    /// From one row at a time to all at once: the same tokens and the same log-probabilities, to the bit.
+    #[test]
+    fn completions_do_not_depend_on_the_budget() {
+        let weights = decoder_weights(1.5);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let decoder = Decoder::frozen(&weights, Device::Cpu, kind);
+            let prompts: Vec<Vec<Token>> = (0..40).map(|i| made_up(1 + i * 7 % 50, i)).collect();
+            let sampling = Sampling::new(3, 1.0, 70);
+            let (expected, all) = fly(&decoder, &prompts, &sampling, ENOUGH);
+            let lengths: std::collections::HashSet<usize> = expected.iter().map(|completion| completion.tokens.len()).collect();
+            assert!(lengths.len() > 20 && all.rows > 60 && all.preempted == 0, "{lengths:?} {all:?}");
+            let (page, row) = (PageLayout::new(&decoder.config, kind).bytes(), 4 * decoder.config.vocabulary);
+            let mut preempted = 0;
+            for pages in [0, 8, 30, 70, 100, 150, 250] {
+                let budget = Budget(pages * page + 30 * row);
+                let (got, took) = fly(&decoder, &prompts, &sampling, budget);
+                assert!(got == expected, "{kind:?}, {pages} pages: {took:?}");
+                assert!(took.rows <= all.rows && (pages > 30 || took.rows <= 31), "{pages}: {took:?}");
+                preempted += took.preempted;
+            }
+            assert!(preempted > 0, "no budget was too small for what came");
+            assert_eq!(fly(&decoder, &prompts, &sampling, Budget(0)).1.rows, 1);
+        }
+    }
+
+    /// One long prompt among short ones, and completions that may be long and end soon: memory is what the tokens take that exist.
+    #[test]
+    fn memory_follows_the_tokens_that_exist() {
+        let decoder = Decoder::frozen(&decoder_weights(6.0), Device::Cpu, Kind::Float);
+        let prompts: Vec<Vec<Token>> = (0..64).map(|i| made_up(if i == 20 { 900 } else { 5 + i % 9 }, i)).collect();
+        let sampling = Sampling::new(1, 1.0, 1500);
+        let (completions, took) = fly(&decoder, &prompts, &sampling, ENOUGH);
+        let written: Vec<usize> = completions.iter().map(|completion| completion.tokens.len()).collect();
+        assert!(written.iter().max() < Some(&200), "{written:?}");
+        let page = PageLayout::new(&decoder.config, Kind::Float).bytes();
+        let each = prompts.iter().zip(&written).map(|(prompt, written)| pages_of(prompt.len() + written - 1));
+        assert!(took.pages <= each.sum::<usize>() * page, "{took:?}");
+        assert!(took.pages * 20 < 64 * pages_of(900 + 1500) * page, "room for all that may come: {took:?}");
+    }
+
+    /// Where every completion is as long as it may be.
+    #[test]
+    fn what_is_predicted_is_what_is_taken() {
+        let decoder = Decoder::frozen(&decoder_weights(0.0), Device::Cpu, Kind::Float);
+        let config = &*decoder.config;
+        let (page, row) = (PageLayout::new(config, Kind::Float).bytes(), 4 * config.vocabulary);
+        for (count, n) in [(1, 1), (20, 1), (20, 5), (3, 64)] {
+            let prompts: Vec<Vec<Token>> = (0..count).map(|i| made_up(1 + i * 7 % 50, i)).collect();
+            let sampling = Sampling::new(n, 0.0, 60);
+            let (completions, all) = fly(&decoder, &prompts, &sampling, ENOUGH);
+            assert!(completions.iter().all(|completion| completion.truncated));
+            let lengths = || prompts.iter().map(Vec::len);
+            let predicted = |budget| memory(config, Kind::Float, lengths(), &sampling, budget);
+            let between = reading(config, lengths().sum());
+            assert_eq!(predicted(ENOUGH), all.pages + all.rows * row + between, "{count} prompts of {n}: {all:?}");
+            let small = Budget(all.pages / 3 + 40 * row);
+            let (_, took) = fly(&decoder, &prompts, &sampling, small);
+            assert!(took.pages + took.rows * row + between <= predicted(small), "{count} prompts of {n}: {took:?}");
+            assert!(predicted(small) <= predicted(ENOUGH) && predicted(Budget(0)) >= pages_of(60) * page);
+        }
+    }
+
+    /// The two ways to generate agree as far as rounding lets them.
+    #[test]
+    fn rows_in_step_write_the_same() {
+        let decoder = decoder();
+        let prompts: Vec<Vec<Token>> = (0..12).map(|i| made_up(1 + i * 7 % 50, i)).collect();
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        for settings in [Sampling::new(1, 0.0, 150), Sampling::new(4, 1.0, 150)] {
+            let in_step = in_step::rollout(&decoder, &requests(&prompts), &settings, key).unwrap();
+            let continuous = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH).unwrap();
+            for (one, other) in in_step.iter().zip(&continuous) {
+                assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
+                assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::model::Token;
 use crate::random::Uniforms;
 
 /// A token and its log-probability under the distribution it was drawn from: the softmax of logits / temperature over
-/// the whole vocabulary. Greedy choice is certain, so its log-probability is 0.
+/// all that are given. Greedy choice is certain, so its log-probability is 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draw {
     pub token: Token,

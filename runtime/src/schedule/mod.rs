@@ -5,6 +5,7 @@ mod claim;
 mod keys;
 mod predicted;
 mod resume;
+mod room;
 mod run;
 mod scores;
 
@@ -13,6 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use mopd_compiler::plan::{Comparison, DomainId, Evaluation, Length, ModelId, Objective, Plan, Prefixes, Stage, Train};
 
 pub use keys::{Keys, fork_of};
+pub use room::Room;
 pub use run::{Progress, predict, run};
 
 use crate::model::Weights;

@@ -7,12 +7,14 @@ use mopd_compiler::plan::events::{Event, Prediction};
 use mopd_compiler::plan::{ModelId, Plan};
 use tch::Device;
 
+use super::room::Room;
 use super::run::Prepared;
 use super::{Task, Work};
 use crate::control::Control;
 use crate::device::kind;
 use crate::evaluate;
 use crate::failure::{Error, Result};
+use crate::memory;
 use crate::predict::{Machine, Shapes, predict};
 
 /// Empty where nothing was asked.
@@ -21,15 +23,19 @@ pub struct Predicted {
     stages: HashMap<ModelId, Prediction>,
     /// Bytes, by task.
     evaluations: HashMap<usize, u64>,
+    /// Bytes that the worker holds before it does anything, where no stage was tried.
+    resting: Option<u64>,
 }
 
 impl Predicted {
-    /// Of the tasks that are waited for; stages, each model once, however many its seeds. Said as soon as it is known.
+    /// Of the tasks that are waited for; stages, each model once, however many its seeds, and only with `trials`. Said as soon as it is
+    /// known.
     pub fn of(
         plan: &Plan,
         prepared: &Prepared,
         store: &Path,
-        device: Device,
+        (device, room): (Device, &Room),
+        trials: bool,
         control: &Control,
         waiting: impl Fn(usize) -> bool,
     ) -> Result<Predicted> {
@@ -37,14 +43,16 @@ impl Predicted {
         let kind = kind(plan.experiment.dtype);
         let shapes = Shapes::new(plan, forms);
         let mut machine = None;
-        let Predicted { mut stages, mut evaluations } = Predicted::default();
+        let Predicted { mut stages, mut evaluations, .. } = Predicted::default();
         for (index, task) in tasks.iter().enumerate().filter(|(index, _)| waiting(*index)) {
             control.check()?;
+            let budget = room.generation(widths[index] > 1);
             let id = match &task.work {
-                Work::Stage(id) => *id,
+                Work::Stage(id) if trials => *id,
+                Work::Stage(_) => continue,
                 Work::Evaluate { model, domain, comparisons } => {
                     let (form, domain) = (&forms[model.0 as usize], &domains[domain.0 as usize]);
-                    let bytes = evaluate::memory(form, domain, super::evaluation(plan, comparisons), kind);
+                    let bytes = evaluate::memory(form, domain, super::evaluation(plan, comparisons), kind, budget);
                     // What is wrong with its tests an evaluation says best itself.
                     evaluations.extend(bytes.ok().map(|bytes| (index, bytes)));
                     continue;
@@ -58,7 +66,7 @@ impl Predicted {
                     let thread = scope.spawn(|| {
                         tch::set_num_threads(widths[index] as i32);
                         let machine = machine.get_or_insert_with(|| Machine::measure(device, kind, store));
-                        predict(plan, id, domains, &shapes, steps, machine, device)
+                        predict(plan, id, domains, &shapes, steps, machine, (device, budget))
                     });
                     thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
                 });
@@ -74,7 +82,7 @@ impl Predicted {
                 control.emit(&Event::Predicted { stage, seed, prediction: *prediction });
             }
         }
-        Ok(Predicted { stages, evaluations })
+        Ok(Predicted { stages, evaluations, resting: memory::resident() })
     }
 
     /// Of a stage alone.
@@ -84,7 +92,7 @@ impl Predicted {
 
     /// Bytes that some tasks take together: what the worker holds anyway is held once. None where nothing is known of what it holds.
     pub fn memory(&self, tasks: &[Task], running: &[usize]) -> Option<u64> {
-        let resting = self.stages.values().map(|stage| stage.resting).min()?;
+        let resting = self.stages.values().map(|stage| stage.resting).min().or(self.resting)?;
         let added = running.iter().map(|task| match tasks[*task].work {
             Work::Stage(id) => self.stage(id).map_or(0, |stage| stage.memory.saturating_sub(stage.resting)),
             Work::Evaluate { .. } => self.evaluations.get(task).copied().unwrap_or(0),
@@ -108,6 +116,7 @@ mod tests {
         let predicted = Predicted {
             stages: [(ModelId(0), stage(150, 100)), (ModelId(1), stage(180, 110))].into(),
             evaluations: [(3, 30)].into(),
+            resting: None,
         };
         let memory = |running: &[usize]| predicted.memory(&tasks, running);
         assert_eq!(memory(&[0]), Some(150));
@@ -115,5 +124,7 @@ mod tests {
         assert_eq!(memory(&[1, 3]), Some(100 + 70 + 30));
         assert_eq!(memory(&[2]), Some(100), "a merge, or a model that begins at random");
         assert_eq!(Predicted::default().memory(&tasks, &[0, 3]), None);
+        let no_trials = Predicted { resting: Some(100), stages: HashMap::new(), ..predicted };
+        assert_eq!(no_trials.memory(&tasks, &[0, 3]), Some(130), "evaluations of stages that are kept");
     }
 }

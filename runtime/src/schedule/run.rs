@@ -17,9 +17,11 @@ use tch::{Device, Kind};
 use super::alone::{Tasks, Under};
 use super::claim::{self, Claim, Said};
 use super::predicted::Predicted;
+use super::room::Room;
 use super::scores;
 use super::{Keys, Task, Work};
 use crate::control::Control;
+use crate::data::chat;
 use crate::device::kind;
 use crate::evaluate::{evaluate, samples};
 use crate::failure::{Error, Result};
@@ -57,6 +59,7 @@ pub(super) struct Shared<'a> {
     pub(super) forks: &'a [Fork],
     pace: Pace,
     predicted: Predicted,
+    room: Room,
     running: Tasks,
     /// What stages took that this run computed.
     records: Mutex<Vec<StageRecord>>,
@@ -125,6 +128,7 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, store: Option<&Store>, con
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
         return Err(Error::new(FailureKind::Runtime, message).help("build mopd and mopd-worker from the same sources"));
     }
+    chat::look_at_the_clock();
     let base = Path::new(&job.base);
     let tasks = super::tasks(plan);
     let places = Places { base, notes: &Store::notes(Path::new(&job.store)), warm, store };
@@ -142,7 +146,14 @@ pub fn predict(job: &RunJob, device: Device, control: &Control) -> Result<()> {
     let folder = Path::new(&job.store);
     // What is tokenised here is there for the run that follows; where nothing can be written, it is not.
     let store = Store::open(folder).ok();
-    Predicted::of(&job.plan, &prepared(job, None, store.as_ref(), control)?, folder, device, control, |_| true).map(|_| ())
+    let prepared = prepared(job, None, store.as_ref(), control)?;
+    let room = Room::here(workers(job, &prepared.tasks), device);
+    Predicted::of(&job.plan, &prepared, folder, (device, &room), true, control, |_| true).map(|_| ())
+}
+
+/// Tasks that may run side by side.
+fn workers(job: &RunJob, tasks: &[Task]) -> usize {
+    job.workers.map_or(cores(), |workers| workers as usize).clamp(1, tasks.len().max(1))
 }
 
 fn cores() -> usize {
@@ -173,15 +184,16 @@ pub fn run(
     let kept = (0..tasks.len()).filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index)).count();
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     claim::register(plan, tasks, &keys, &out, &store, control)?;
-    let predicted = match warm {
-        // Whoever waits for the first step after an edit does not wait for trials.
-        Some(_) => Predicted::default(),
-        None => Predicted::of(plan, &prepared, Path::new(&job.store), device, control, waiting)?,
-    };
+    let workers = workers(job, tasks);
+    let room = Room::here(workers, device);
+    // Whoever waits for the first step after an edit does not wait for trials.
+    let trials = warm.is_none();
+    let predicted = Predicted::of(plan, &prepared, Path::new(&job.store), (device, &room), trials, control, waiting)?;
     let before_stages = started.elapsed().as_secs_f64();
 
     let shared = Shared {
         predicted,
+        room,
         running: Tasks::default(),
         records: Mutex::default(),
         plan,
@@ -204,7 +216,6 @@ pub fn run(
         device,
         control,
     };
-    let workers = job.workers.map_or(cores(), |workers| workers as usize).clamp(1, tasks.len().max(1));
     let state = Mutex::new(shared.initial_state());
     let changed = Condvar::new();
     std::thread::scope(|scope| {
@@ -295,7 +306,7 @@ impl Shared<'_> {
 
     /// The most urgent task whose inputs are done, the earliest among equals, with the right to compute it where that is needed. Of
     /// tasks with the same key, one is run at a time, here and in other runs: the others find its result in the store. A task
-    /// that wants several cores waits until it is alone.
+    /// that wants several cores waits until it is alone, and one that has to be computed until there is memory for it.
     fn take(&self, state: &mut State) -> Result<Option<Taken>> {
         let same_key = |a: usize, b: usize| self.keys.of(a) == self.keys.of(b);
         let ready = |&task: &usize| {
@@ -309,14 +320,18 @@ impl Shared<'_> {
             if state.running.iter().any(|&running| wide(running) || wide(task)) {
                 return Ok(None);
             }
+            let together: Vec<usize> = state.running.iter().copied().chain([task]).collect();
+            let predicted = self.predicted.memory(self.tasks, &together);
             let right = match self.claim(task)? {
                 Claim::Read => None,
+                // Another may take less.
+                Claim::Compute(_) if !state.running.is_empty() && !self.room.admits(predicted) => continue,
                 Claim::Compute(held) => Some(held),
                 Claim::Elsewhere => continue,
             };
             state.waiting.retain(|&waiting| waiting != task);
             state.running.push(task);
-            state.predicted_memory = state.predicted_memory.max(self.predicted.memory(self.tasks, &state.running));
+            state.predicted_memory = state.predicted_memory.max(predicted);
             let inputs = self.tasks[task].needs.iter().map(|need| (*need, state.weights[need].clone())).collect();
             return Ok(Some((task, inputs, right)));
         }
@@ -391,7 +406,9 @@ impl Shared<'_> {
                     None => {
                         let settings = super::evaluation(self.plan, comparisons);
                         let weights = &inputs[&task.needs[0]];
-                        let rewards = evaluate(weights, data, settings, task.seed, self.device, self.kind(), self.control)?;
+                        let budget = self.room.generation(self.widths[index] > 1);
+                        let on = (self.device, self.kind(), budget);
+                        let rewards = evaluate(weights, data, settings, task.seed, on, self.control)?;
                         self.store.insert_value(key, &self.about(index), &rewards)?;
                         lock(&self.made).insert(key.to_owned());
                         rewards
@@ -487,6 +504,7 @@ impl Shared<'_> {
                     start: input(settings.start),
                     models: model.stage.inputs().into_iter().map(|id| (id, input(id))).collect(),
                     models_stay: None,
+                    budget: self.room.generation(self.widths[index] > 1),
                     micro_batch: settings.execution.micro_batch,
                     recomputed: settings.execution.checkpointing.layers(),
                     device: self.device,

@@ -556,7 +556,7 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Numbered], sampling: &Samplin
         })
         .collect();
     let n = sampling.n.max(1) as usize;
-    let completions = rollout(model, &prompts, sampling, key)?;
+    let completions = rollout(model, &prompts, sampling, key, stage.budget)?;
     let sequences = completions.into_iter().enumerate().map(|(index, completion)| {
         let draw = draws[index / n].draw;
         Sequence {

@@ -63,6 +63,7 @@ use crate::random::{Key, Purpose};
 use crate::report::Record;
 use crate::report::metrics::Row;
 use crate::reward::Verifier;
+use crate::rollout::Budget;
 
 /// A stage that trains, with everything it reads.
 pub struct Stage<'a> {
@@ -81,6 +82,8 @@ pub struct Stage<'a> {
     pub models_stay: Option<bool>,
     /// Sequences that go through a model together; all of a step where absent.
     pub micro_batch: Option<u32>,
+    /// What generation may take.
+    pub budget: Budget,
     /// The first so many layers are computed again for the gradient.
     pub recomputed: usize,
     pub device: Device,

@@ -48,7 +48,8 @@ pub struct Models {
     /// Output matrices of models that may stay, but of which nothing else was needed so far.
     matrices: RefCell<HashMap<usize, Tensor>>,
     keeps_all: bool,
-    /// Rows of output matrices that all models have: some checkpoints are padded beyond the tokenizer's ids, and not alike.
+    /// Rows of output matrices that tokens have. Some checkpoints are padded beyond the tokenizer's ids, and not alike; padding is
+    /// never drawn, and no probability is given to it.
     entries: i64,
     copies: Vec<Copy>,
     /// By section.
@@ -102,8 +103,10 @@ impl Models {
         let reference = |section: &Section| stage.sources[section.source].reference.map(|id| Whose::Frozen(of_model[&id]));
         let references = sections.iter().map(reference).collect();
         let parameters: usize = frozen.iter().map(|weights| Weights::parameters(&weights.config)).sum();
-        let rows = frozen.iter().chain([&stage.start]).map(|weights| weights.config.vocabulary as i64);
-        let entries = rows.min().unwrap_or(0);
+        let entries = stage.start.tokenizer.vocabulary();
+        let whole = |weights: &Arc<Weights>| weights.config.vocabulary >= entries;
+        let all_whole = frozen.iter().chain([&stage.start]).all(whole);
+        assert!(all_whole, "a model has a row for every token: that is looked at where it is read");
         let keeps_all = stage.models_stay.unwrap_or_else(|| stay(parameters));
         Models {
             device: stage.device,
@@ -113,7 +116,7 @@ impl Models {
             resident: RefCell::default(),
             matrices: RefCell::default(),
             keeps_all,
-            entries,
+            entries: entries as i64,
             copies,
             teachers,
             references,

@@ -216,6 +216,7 @@ impl Forward {
         let targets: Vec<i64> = sequences.list.iter().flat_map(|sequence| sequence.completion.iter().copied()).collect();
         let targets = Tensor::from_slice(&targets).to_device(stage.device);
         let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
+            .without(model.tokenizer.absent())
             .at(stage.train.objective.temperature);
         Ok(Forward { hidden, trace, micro_batches, vocabulary, tokens: model.tokenizer.tokens() })
     }

@@ -21,6 +21,7 @@ use crate::model::{layout, to_vec};
 
 mod half;
 mod kept;
+mod padded;
 mod resume;
 mod routes;
 
@@ -75,6 +76,7 @@ impl World {
             start: models[0].clone(),
             models: models.iter().enumerate().map(|(id, weights)| (ModelId(id as u32), weights.clone())).collect(),
             models_stay: None,
+            budget: Budget(usize::MAX),
             micro_batch: None,
             recomputed: 0,
             device: Device::Cpu,
@@ -139,7 +141,7 @@ impl Reference {
         &self.leaves.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no {name}")).1
     }
 
-    /// Log-probabilities at the completion's places, `[tokens, vocabulary]`.
+    /// Log-probabilities at the completion's places, `[tokens, vocabulary]`, over the rows that are the tokenizer's.
     fn logps(&self, prompt: &[Token], completion: &[Token]) -> Tensor {
         let config = &*self.weights.config;
         let tokens: Vec<Token> = prompt.iter().chain(&completion[..completion.len() - 1]).copied().collect();
@@ -179,6 +181,7 @@ impl Reference {
         }
         let x = norm(&x, self.part("model.norm"));
         let matrix = self.part(if config.tied { "model.embed_tokens" } else { "lm_head" });
+        let matrix = matrix.narrow(0, 0, self.weights.tokenizer.vocabulary() as i64);
         let first = prompt.len() as i64 - 1;
         x.narrow(0, first, length - first).matmul(&matrix.tr()).log_softmax(-1, Kind::Double)
     }

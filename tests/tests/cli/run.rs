@@ -134,7 +134,27 @@ fn a_failure_without_a_place() {
 #[test]
 fn a_worker_that_dies() {
     play("ready()\nos.kill(os.getpid(), signal.SIGKILL)")
-        .is(1, &["error[worker-died]", "signal 9", "memory runs out", "--workers"]);
+        .is(1, &["error[worker-died]", "signal 9", "memory", "no stage was at work", "mopd plan --predict"]);
+    let killed = r#"
+ready()
+say("started", tasks=2, kept=0)
+say("stage_started", stage="start", seed=1, steps=2)
+say("stage_started", stage="student", seed=1, steps=150)
+say("step", stage="student", seed=1, step=16, steps=150, metric="loss", value=2.5, loss=2.5, domains=[],
+    tokens=12, seconds={"rollout": 0.5, "scoring": 0.25, "update": 0.25})
+os.kill(os.getpid(), signal.SIGKILL)
+"#;
+    play(killed).is(
+        1,
+        &[
+            "error[worker-died]",
+            "at work: `start`",
+            "`student` at step 17 of 150",
+            "of `student`, set `micro_batch = 1`, which changes no result, or lower `prompts = ",
+            "`max_tokens = ",
+            "run fewer stages side by side (2 were): `--workers 1`",
+        ],
+    );
     play("ready()\nos.kill(os.getpid(), signal.SIGSEGV)").is(1, &["error[worker-died]", "signal 11", "memory fault"]);
     let silent = play("print('about to go', file=sys.stderr)\nsys.exit(3)");
     silent.is(1, &["about to go", "stopped without a word (exit status 3)", "mopd doctor"]);

@@ -13,9 +13,10 @@ use mopd_compiler::nearest;
 use super::error::describe;
 use super::json::{Json, Object};
 use super::tokenizer::TokenizerError;
+use crate::bounded::Exceeded;
 
 pub use response::{Example, example, prompt};
-pub use template::Template;
+pub use template::{Template, look_at_the_clock, today};
 
 /// What people and models said to each other, in order, and what the template gets to know besides.
 #[derive(Clone, Debug)]
@@ -62,6 +63,11 @@ pub enum ChatError {
     Template(String),
     /// It refused the conversation, or does not cope with it.
     Render(String),
+    /// It was stopped: it took too much.
+    Bounds {
+        template: String,
+        exceeded: Exceeded,
+    },
     /// The model has no template.
     NoTemplate,
     /// Not a list of messages, in words that say what was found.
@@ -88,6 +94,7 @@ impl fmt::Display for ChatError {
         match self {
             ChatError::Template(cause) => write!(f, "the chat template cannot be compiled: {cause}"),
             ChatError::Render(cause) => write!(f, "the chat template cannot render the conversation: {cause}"),
+            ChatError::Bounds { template, exceeded } => write!(f, "the chat template `{template}` {exceeded}"),
             ChatError::NoTemplate => write!(f, "the model has no chat template"),
             ChatError::Messages(problem) => f.write_str(problem),
             ChatError::Unstable { message } => write!(
@@ -109,6 +116,9 @@ impl ChatError {
                 "the template is in `chat_template.jinja` or under `chat_template` in tokenizer_config.json".to_owned()
             }
             ChatError::Render(_) => "change the conversation, or the template in the model's folder".to_owned(),
+            ChatError::Bounds { .. } => "templates of published models take a thousandth of that: look at what this one does, in \
+                                         `chat_template.jinja` or under `chat_template` in tokenizer_config.json"
+                .to_owned(),
             ChatError::NoTemplate => {
                 "write `format = text`, or put a `chat_template.jinja` into the model's folder".to_owned()
             }

@@ -1,7 +1,10 @@
 //! Chat templates: Jinja, with what the reference library gives to them.
 
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, LazyLock};
 
+use chrono::format::StrftimeItems;
+use chrono::{Datelike, NaiveDate};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
@@ -9,13 +12,14 @@ use regex::Regex;
 
 use super::python::{self, Json};
 use super::{ChatError, Conversation};
+use crate::bounded;
 use crate::data::tokenizer::Span;
 
 /// A compiled chat template of a model.
 #[derive(Debug)]
 pub struct Template {
     name: String,
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     /// `bos_token` and its kin, by name.
     special: Vec<(&'static str, String)>,
     marks_answers: bool,
@@ -35,37 +39,20 @@ const FUEL: u64 = 50_000_000;
 
 impl Template {
     pub fn new(name: &str, source: &str, special: Vec<(&'static str, String)>) -> Result<Template, ChatError> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.expect("the usual delimiters differ from each other"));
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_formatter(|out, _, value| match value.as_str() {
-            Some(text) => out.write_str(text).map_err(Error::from),
-            None => out.write_str(&python::text(value)).map_err(Error::from),
-        });
-        environment.set_unknown_method_callback(method);
-        environment.add_filter("tojson", tojson);
-        environment.add_filter("string", |value: &Value| python::text(value));
-        environment
-            .add_filter("trim", |text: String, characters: Option<String>| strip(&text, characters.as_deref(), true, true));
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", |format: String| date(&format));
-        environment.add_function(MARK, |state: &mut State, arguments: Kwargs| -> Result<String, Error> {
-            let body: Value = arguments.get("caller")?;
-            Ok(format!("{OPEN}{}{CLOSE}", python::text(&body.call(state, &[])?)))
-        });
         let marks_answers = GENERATION.is_match(source);
         let rewritten = GENERATION.replace_all(source, |found: &regex::Captures| {
             let [before, after] = [&found[1], &found[3]];
             let tag = if found.get(2).is_some() { "endcall".to_owned() } else { format!("call {MARK}()") };
             format!("{{%{before} {tag} {after}%}}")
         });
-        environment.add_template_owned("chat", rewritten.into_owned()).map_err(|error| ChatError::Template(describe(&error)))?;
+        let rewritten = rewritten.into_owned();
+        let environment = bounded::run(move || -> Result<Arc<Environment<'static>>, ChatError> {
+            let mut environment = environment();
+            environment.add_template_owned("chat", rewritten).map_err(|error| ChatError::Template(describe(&error)))?;
+            Ok(Arc::new(environment))
+        });
         let (name, asks_date) = (name.to_owned(), source.contains("strftime_now"));
+        let environment = environment.map_err(|exceeded| ChatError::Bounds { template: name.clone(), exceeded })??;
         Ok(Template { name, environment, special, marks_answers, asks_date })
     }
 
@@ -99,8 +86,12 @@ impl Template {
         let special = self.special.iter().map(|(name, token)| ((*name).to_owned(), Value::from(token)));
         let context =
             special.chain(conversation.context(count)).chain([("add_generation_prompt".to_owned(), Value::from(answer))]);
-        let template = self.environment.get_template("chat").map_err(|error| ChatError::Template(describe(&error)))?;
-        let marked = template.render(Value::from_pairs(context)).map_err(|error| ChatError::Render(describe(&error)))?;
+        let (environment, context) = (self.environment.clone(), Value::from_pairs(context));
+        let marked = bounded::run(move || {
+            let template = environment.get_template("chat").map_err(|error| ChatError::Template(describe(&error)))?;
+            template.render(context).map_err(|error| ChatError::Render(describe(&error)))
+        });
+        let marked = marked.map_err(|exceeded| ChatError::Bounds { template: self.name.clone(), exceeded })??;
         if !self.marks_answers {
             return Ok((marked, Vec::new()));
         }
@@ -117,9 +108,39 @@ impl Template {
     }
 }
 
+/// What the reference library gives to a template.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.expect("the usual delimiters differ from each other"));
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_fuel(Some(FUEL));
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_formatter(|out, _, value| match value.as_str() {
+        Some(text) => out.write_str(text).map_err(Error::from),
+        None => out.write_str(&python::text(value)).map_err(Error::from),
+    });
+    environment.set_unknown_method_callback(method);
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("string", |value: &Value| python::text(value));
+    environment.add_filter("trim", |text: String, characters: Option<String>| strip(&text, characters.as_deref(), true, true));
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", |format: String| date(&format));
+    environment.add_function(MARK, |state: &mut State, arguments: Kwargs| -> Result<String, Error> {
+        let body: Value = arguments.get("caller")?;
+        Ok(format!("{OPEN}{}{CLOSE}", python::text(&body.call(state, &[])?)))
+    });
+    environment
+}
+
 /// What went wrong and where, without the engine's own words around it.
 fn describe(error: &Error) -> String {
-    let cause = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let cause = match error.kind() {
+        ErrorKind::OutOfFuel => format!("it takes more than {FUEL} instructions"),
+        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+    };
     match error.line() {
         Some(line) => format!("{cause} (line {line} of the template)"),
         None => cause,
@@ -210,11 +231,35 @@ fn tojson(
     json.write(value).map(Value::from)
 }
 
-/// The day as `strftime` writes it, in universal time: where a run computes changes nothing.
+/// The day that templates see, as a number; 0 before anyone asked.
+static TODAY: AtomicI32 = AtomicI32::new(0);
+
+/// Looks at the clock: where a job begins. A run that goes past midnight keeps its day, which is in the keys of what it makes.
+pub fn look_at_the_clock() -> NaiveDate {
+    let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).date_naive();
+    TODAY.store(now.num_days_from_ce(), Ordering::Relaxed);
+    now
+}
+
+/// The day, in universal time: where a run computes changes nothing.
+pub fn today() -> NaiveDate {
+    match TODAY.load(Ordering::Relaxed) {
+        0 => look_at_the_clock(),
+        days => NaiveDate::from_num_days_from_ce_opt(days).unwrap_or_default(),
+    }
+}
+
+/// The day as `strftime` writes it. What a template writes is keyed by the day, so the time of day is refused.
 fn date(format: &str) -> Result<String, Error> {
     use std::fmt::Write;
+    let refused = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
+    let items = StrftimeItems::new(format).parse();
+    let items = items.map_err(|_| refused(format!("{format:?} is no format of a date")))?;
     let mut text = String::new();
-    write!(text, "{}", chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).format(format))
-        .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no format of a date")))?;
+    // A day has no time: whatever asks for one is an error of the formatter.
+    write!(text, "{}", today().format_with_items(items.iter())).map_err(|_| {
+        let why = "what a template writes may depend on the day, and not on the time of day: every run would be another one";
+        refused(format!("strftime_now({format:?}) asks for the time of day; {why}"))
+    })?;
     Ok(text)
 }

@@ -214,3 +214,79 @@ fn hostile_templates_are_errors() {
     }
     assert!(Template::new("default", "{% if %}", Vec::new()).is_err());
 }
+
+/// Whatever a template does, the process lives, and the error names the template and what was too much.
+#[test]
+fn templates_that_take_too_much_are_stopped() {
+    let cycle = "{% set ns = namespace() %}{% set ns.x = ns %}";
+    let doubled = |start: &str, operator: &str| {
+        format!(
+            "{{% set ns = namespace(l={start}) %}}{{% for i in range(100) %}}{{% set ns.l = ns.l {operator} ns.l %}}{{% endfor %}}{{{{ ns.l|string|length }}}}"
+        )
+    };
+    let nested = "{% set ns = namespace(l=1) %}{% for i in range(1000) %}{% for j in range(1000) %}{% set ns.l = [ns.l] %}{% endfor %}\
+                  {% endfor %}{{ ns.l }}";
+    let cases = [
+        format!("{cycle}{{{{ ns }}}}"),
+        format!("{cycle}{{{{ ns|tojson }}}}"),
+        format!("{cycle}{{{{ 'a' ~ ns }}}}"),
+        format!("{cycle}{{{{ [ns, ns]|join(' ') }}}}"),
+        "{{ 'a\nb'|indent(10000000000) }}".to_owned(),
+        "{{ 'a' * 100000000000 }}".to_owned(),
+        doubled("'ab'", "~"),
+        doubled("[1, 2]", "+"),
+        nested.to_owned(),
+        format!("{{{{ {}true }}}}", "not ".repeat(5_000_000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(20_000_000)),
+    ];
+    for source in cases {
+        let shown: String = source.chars().take(120).collect();
+        let rendered = Template::new("default", &source, Vec::new())
+            .and_then(|template| template.render(&Conversation::question(None, "x"), 1, true));
+        let error = match rendered {
+            Err(error @ (ChatError::Bounds { .. } | ChatError::Render(_) | ChatError::Template(_))) => error.to_string(),
+            other => panic!("{shown}: {:?}", other.map(|text| text.len())),
+        };
+        let known = [
+            "takes more than",
+            "nests deeper",
+            "takes longer",
+            "recursion",
+            "makes the template engine fail",
+            "too large",
+            "repeat",
+        ];
+        assert!(error.contains("chat template") && known.iter().any(|part| error.contains(part)), "{shown}: {error}");
+    }
+    // What is wrong in it or not, it ends.
+    for source in ["{{ '%.10000000000f'|format(1.0) }}".to_owned(), format!("{{{{ {}true }}}}", "not ".repeat(100_000))] {
+        let _ = Template::new("default", &source, Vec::new())
+            .and_then(|template| template.render(&Conversation::question(None, "x"), 1, true));
+    }
+    let fine = template("{% for m in messages %}{{ m.content }}{% endfor %}");
+    assert_eq!(fine.render(&Conversation::question(None, "x"), 1, true).unwrap(), "x");
+}
+
+/// It asks for little memory at a time and never comes to an end.
+#[test]
+fn a_template_that_takes_too_long_is_stopped() {
+    let slow = template(
+        "{% set s = 'abc' * 10000000 %}{% for i in range(10000) %}{% for j in range(100) %}{{ 1 if 'x' in s }}{% endfor %}{% endfor %}",
+    );
+    let error = slow.render(&Conversation::question(None, "x"), 1, true).unwrap_err();
+    assert_eq!(error, ChatError::Bounds { template: "default".to_owned(), exceeded: crate::bounded::Exceeded::Time });
+}
+
+/// What a template may know of the clock is what the key of its tokens has: the day.
+#[test]
+fn templates_see_the_day_and_not_the_time() {
+    let render = |format: &str| {
+        template(&format!("{{{{ strftime_now({format:?}) }}}}")).render(&Conversation::question(None, "x"), 1, true)
+    };
+    assert_eq!(render("%F|%d %b %Y|%A|%j").unwrap(), today().format("%F|%d %b %Y|%A|%j").to_string());
+    for format in ["%H", "%F %T", "%c", "%s", "%I %p", "%f"] {
+        let error = render(format).unwrap_err().to_string();
+        assert!(error.contains("time of day"), "{format}: {error}");
+    }
+    assert!(render("%!").unwrap_err().to_string().contains("no format of a date"));
+}

@@ -57,7 +57,7 @@ impl fmt::Display for TokenizerError {
 impl std::error::Error for TokenizerError {}
 
 impl Tokenizer {
-    /// Number of ids; an embedding may have more rows.
+    /// Number of ids, holes included; an embedding may have more rows, which are padding.
     pub fn vocabulary(&self) -> usize {
         match self {
             Tokenizer::Bytes => bytes::VOCABULARY,
@@ -70,6 +70,15 @@ impl Tokenizer {
         match self {
             Tokenizer::Bytes => bytes::VOCABULARY,
             Tokenizer::Pretrained(tokenizer) => tokenizer.tokens(),
+        }
+    }
+
+    /// The ids below [`Tokenizer::vocabulary`] that no token has. A distribution over the next token gives them nothing, as it gives
+    /// nothing to padded rows.
+    pub fn absent(&self) -> &[Token] {
+        match self {
+            Tokenizer::Bytes => &[],
+            Tokenizer::Pretrained(tokenizer) => tokenizer.absent(),
         }
     }
 

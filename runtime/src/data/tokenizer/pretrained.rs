@@ -1,5 +1,6 @@
 //! The tokenizer that a published model was trained with.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -8,7 +9,7 @@ use tokenizers::Encoding;
 
 use super::files::{Files, GENERATION, Settings, TOKENIZER};
 use super::{Span, TokenizerError};
-use crate::data::chat::Template;
+use crate::data::chat::{ChatError, Template};
 use crate::model::Token;
 
 /// A `tokenizer.json` and what the files beside it add.
@@ -25,7 +26,7 @@ struct Inner {
     ends: Vec<Token>,
     padding: Token,
     vocabulary: usize,
-    tokens: usize,
+    absent: Vec<Token>,
     templates: Vec<Template>,
     hash: String,
 }
@@ -87,7 +88,8 @@ impl Pretrained {
         let content = files.find(TOKENIZER).ok_or_else(|| files.error(TOKENIZER, "there is no such file"))?;
         let tokenizer = shared(content).map_err(|error| files.error(TOKENIZER, error))?;
         let settings = files.settings()?;
-        let vocabulary = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let ids: HashSet<u32> = tokenizer.get_vocab(true).into_values().collect();
+        let vocabulary = ids.iter().max().map_or(0, |id| *id as usize + 1);
         if vocabulary == 0 {
             return Err(files.error(TOKENIZER, "the vocabulary is empty"));
         }
@@ -96,6 +98,7 @@ impl Pretrained {
             // Every id has a row of the embedding.
             return Err(files.error(TOKENIZER, format!("its {tokens} tokens have ids up to {}", vocabulary - 1)));
         }
+        let absent = (0..vocabulary as Token).filter(|id| !ids.contains(&(*id as u32))).collect();
         let id = |token: &Option<String>, name: &str| match token {
             None => Ok(None),
             Some(token) => match tokenizer.token_to_id(token) {
@@ -132,14 +135,16 @@ impl Pretrained {
                 ("unk_token", &settings.unknown),
             ];
             let special = special.into_iter().filter_map(|(name, token)| Some((name, token.clone()?)));
-            Template::new(name, source, special.collect())
-                .map_err(|error| files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")))
+            Template::new(name, source, special.collect()).map_err(|error| match error {
+                ChatError::Bounds { .. } => files.error("chat_template.jinja", error),
+                _ => files.error("chat_template.jinja", format!("the chat template `{name}`: {error}")),
+            })
         });
         let templates = templates.collect::<Result<Vec<Template>, TokenizerError>>()?;
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
         let parts = [canonical, format!("{before:?} {ends:?} {:?}", settings.templates)];
         let hash = blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string();
-        let inner = Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, tokens, templates, hash };
+        let inner = Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, absent, templates, hash };
         Ok(Pretrained(Arc::new(inner)))
     }
 
@@ -160,7 +165,12 @@ impl Pretrained {
 
     /// Number of tokens.
     pub fn tokens(&self) -> usize {
-        self.0.tokens
+        self.0.vocabulary - self.0.absent.len()
+    }
+
+    /// The ids below [`Pretrained::vocabulary`] that no token has.
+    pub fn absent(&self) -> &[Token] {
+        &self.0.absent
     }
 
     pub fn ends(&self) -> &[Token] {

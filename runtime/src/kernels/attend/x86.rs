@@ -5,10 +5,13 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{Seen, Stored, softmax};
+use super::{PAGE, Seen, Stored, pages_of, softmax};
 
 /// Numbers in a register.
 pub const LANES: usize = 16;
+
+/// Scores of a page are made in one register.
+const _: () = assert!(PAGE <= LANES);
 
 /// Queries that go through together, at most: beyond these, the registers are too few.
 pub const QUERIES: usize = 4;
@@ -45,20 +48,24 @@ impl Wide for bf16 {
 /// `Q` queries, `[Q, width]`; `width` is whole registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub fn attend<const Q: usize, T: Wide>(queries: &[f32], seen: Seen<T>, scratch: &mut Vec<f32>, attended: &mut [f32]) {
-    let Seen { width, keys, values, scores } = seen;
-    let places = keys.len() / width;
+    let Seen { width, cached, places: [start, end], scores } = seen;
+    let (range, places) = (start..end, end - start);
     assert!(width.is_multiple_of(LANES) && queries.len() == Q * width && attended.len() == Q * width);
-    assert!(keys.len() == places * width && values.len() == places * width);
-    // `[Q, room]`: whole registers of places for each query.
-    let room = places.next_multiple_of(LANES);
+    // `[Q, room]`: for each query a number for every place, and a register behind the last page's first.
+    let room = places.next_multiple_of(LANES) + LANES;
     scratch.resize(Q * room, 0.0);
     let scale = _mm512_set1_ps(scores.scale as f32);
-    for first in (0..places).step_by(LANES) {
+    let mut first = 0;
+    for page in pages_of(&range) {
+        // SAFETY: the caller of `super::attend` promised that they can be read.
+        let keys = unsafe { cached.piece(0, page, &range) };
+        let count = keys.len() / width;
+        assert!(count <= LANES);
         let mut lanes = [[_mm512_setzero_ps(); LANES]; Q];
-        for place in first..(first + LANES).min(places) {
+        for place in 0..count {
             let mut sums = [_mm512_setzero_ps(); Q];
             for at in (0..width).step_by(LANES) {
-                // SAFETY: `place < places` and `at + LANES <= width`, here and for the queries.
+                // SAFETY: `place < count` and `at + LANES <= width`, here and for the queries.
                 let key = unsafe { T::wide(keys.as_ptr().add(place * width + at)) };
                 for (index, sum) in sums.iter_mut().enumerate() {
                     // SAFETY: as above.
@@ -67,14 +74,15 @@ pub fn attend<const Q: usize, T: Wide>(queries: &[f32], seen: Seen<T>, scratch: 
                 }
             }
             for (lanes, sum) in lanes.iter_mut().zip(sums) {
-                lanes[place - first] = sum;
+                lanes[place] = sum;
             }
         }
         for (index, lanes) in lanes.iter().enumerate() {
             let scores = _mm512_mul_ps(sums_of(lanes), scale);
-            // SAFETY: each query has whole registers of room.
+            // SAFETY: `first` is a place, and each query has a register of room behind the last one.
             unsafe { _mm512_storeu_ps(scratch.as_mut_ptr().add(index * room + first), scores) };
         }
+        first += count;
     }
     let mut totals = [0.0; Q];
     for (weights, total) in scratch.chunks_exact_mut(room).zip(&mut totals) {
@@ -86,10 +94,10 @@ pub fn attend<const Q: usize, T: Wide>(queries: &[f32], seen: Seen<T>, scratch: 
         // SAFETY: there are as many registers from `at` on in every row, and a weight of each query for every place.
         unsafe {
             match registers {
-                1 => means::<Q, 1, T>(scratch, room, &totals, values, width, at, attended),
-                2 => means::<Q, 2, T>(scratch, room, &totals, values, width, at, attended),
-                3 => means::<Q, 3, T>(scratch, room, &totals, values, width, at, attended),
-                _ => means::<Q, SPAN, T>(scratch, room, &totals, values, width, at, attended),
+                1 => means::<Q, 1, T>(scratch, room, &totals, seen, at, attended),
+                2 => means::<Q, 2, T>(scratch, room, &totals, seen, at, attended),
+                3 => means::<Q, 3, T>(scratch, room, &totals, seen, at, attended),
+                _ => means::<Q, SPAN, T>(scratch, room, &totals, seen, at, attended),
             }
         }
         at += registers * LANES;
@@ -106,24 +114,31 @@ unsafe fn means<const Q: usize, const R: usize, T: Wide>(
     weights: &[f32],
     room: usize,
     totals: &[f32; Q],
-    values: &[T],
-    width: usize,
+    seen: Seen<T>,
     at: usize,
     attended: &mut [f32],
 ) {
+    let Seen { width, cached, places: [start, end], .. } = seen;
+    let range = start..end;
     let mut sums = [[_mm512_setzero_ps(); R]; Q];
-    for (place, values) in values.chunks_exact(width).enumerate() {
-        let mut value = [_mm512_setzero_ps(); R];
-        for (register, value) in value.iter_mut().enumerate() {
-            // SAFETY: by the caller's promise.
-            *value = unsafe { T::wide(values.as_ptr().add(at + register * LANES)) };
-        }
-        for (index, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: by the caller's promise.
-            let weight = _mm512_set1_ps(unsafe { *weights.get_unchecked(index * room + place) });
-            for (sum, value) in sums.iter_mut().zip(value) {
-                *sum = _mm512_fmadd_ps(weight, value, *sum);
+    let mut place = 0;
+    for page in pages_of(&range) {
+        // SAFETY: the caller of `super::attend` promised that they can be read.
+        let values = unsafe { cached.piece(1, page, &range) };
+        for values in values.chunks_exact(width) {
+            let mut value = [_mm512_setzero_ps(); R];
+            for (register, value) in value.iter_mut().enumerate() {
+                // SAFETY: by the caller's promise.
+                *value = unsafe { T::wide(values.as_ptr().add(at + register * LANES)) };
             }
+            for (index, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: by the caller's promise.
+                let weight = _mm512_set1_ps(unsafe { *weights.get_unchecked(index * room + place) });
+                for (sum, value) in sums.iter_mut().zip(value) {
+                    *sum = _mm512_fmadd_ps(weight, value, *sum);
+                }
+            }
+            place += 1;
         }
     }
     for (index, (sums, total)) in sums.into_iter().zip(totals).enumerate() {

@@ -137,14 +137,15 @@ fn greedy_tokens_equal_the_reference() {
         let (weights, references) = (weights(case), references(case));
         let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
         let prompts: Vec<&[Token]> = references.iter().map(|reference| reference.tokens.as_slice()).collect();
-        let mut generator = Generator::start(&decoder, &prompts, 64);
-        for step in 0..64 {
-            let logits = Tensor::from_slice(generator.logits()).view([prompts.len() as i64, -1]);
-            let tokens: Vec<Token> = Vec::try_from(logits.argmax(1, false)).unwrap();
-            for (row, (token, reference)) in tokens.iter().zip(&references).enumerate() {
-                assert_eq!(*token, reference.greedy[step], "{case}: row {row}, step {step}");
+        for mut generator in super::generators(&decoder, &prompts, 64) {
+            for step in 0..64 {
+                let logits = Tensor::from_slice(generator.logits()).view([prompts.len() as i64, -1]);
+                let tokens: Vec<Token> = Vec::try_from(logits.argmax(1, false)).unwrap();
+                for (row, (token, reference)) in tokens.iter().zip(&references).enumerate() {
+                    assert_eq!(*token, reference.greedy[step], "{case}: row {row}, step {step}");
+                }
+                generator.step(&tokens);
             }
-            generator.step(&tokens);
         }
     }
 }
@@ -152,11 +153,11 @@ fn greedy_tokens_equal_the_reference() {
 #[test]
 fn generation_equals_the_forward_pass() {
     let _guard = no_grad_guard();
-    for case in CASES {
+    for (case, way) in CASES.into_iter().flat_map(|case| [(case, 0), (case, 1)]) {
         let (weights, references) = (weights(case), references(case));
         let decoder = Decoder::frozen(&weights, Device::Cpu, Kind::Float);
         let prompts: Vec<&[Token]> = references.iter().map(|reference| &reference.tokens[..reference.tokens.len() / 2]).collect();
-        let mut generator = Generator::start(&decoder, &prompts, 30);
+        let mut generator = super::generators(&decoder, &prompts, 30).into_iter().nth(way).unwrap();
         // Rows come and go, and more than one continues the same prompt.
         let mut rows = vec![2, 0, 2, 1];
         generator.select(&[2, 0, 2, 1]);

@@ -32,7 +32,7 @@ pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
 use crate::kernels::product;
-use crate::model::{ByMatrix, Token};
+use crate::model::{ABSENT, ByMatrix, Token};
 
 /// Where next-token logits of consecutive tokens come from.
 pub enum Logits {
@@ -153,6 +153,8 @@ pub struct Vocabulary {
     pub temperature: f64,
     /// The token that ends a completion.
     pub end: Token,
+    /// Ids that no token has, if there are any.
+    absent: Option<Tensor>,
     sizes: Sizes,
     /// By the first token of a block: d live primitive / d logits of the student, `[block, vocabulary]`, in the order of the primitives.
     kept: RefCell<HashMap<i64, Vec<Tensor>>>,
@@ -202,12 +204,27 @@ impl Vocabulary {
         end: Token,
     ) -> Vocabulary {
         let (targets, sizes) = (targets.shallow_clone(), Sizes::of(targets.device()));
-        Vocabulary { targets, student, others, sampler, temperature: 1.0, end, sizes, kept: RefCell::default() }
+        let (temperature, absent) = (1.0, None);
+        Vocabulary { targets, student, others, sampler, temperature, end, absent, sizes, kept: RefCell::default() }
     }
 
     /// The same for a policy of another temperature.
     pub fn at(self, temperature: f64) -> Vocabulary {
         Vocabulary { temperature, ..self }
+    }
+
+    /// With no probability for these ids, of whichever model.
+    pub fn without(self, absent: &[Token]) -> Vocabulary {
+        let ids = || Tensor::from_slice(absent).to_device(self.targets.device());
+        Vocabulary { absent: (!absent.is_empty()).then(ids), ..self }
+    }
+
+    /// Logits that were just made, [`ABSENT`] where there is no token.
+    fn masked(&self, mut logits: Tensor) -> Tensor {
+        if let Some(absent) = &self.absent {
+            let _ = logits.index_fill_(1, absent, f64::from(ABSENT));
+        }
+        logits
     }
 
     pub fn tokens(&self) -> i64 {
@@ -284,7 +301,7 @@ impl Vocabulary {
     }
 
     /// d loss / d logits of some rows into `out`, `[rows, vocabulary]`, which may be the logits themselves; for d loss / d primitive,
-    /// `[rows, 1]`.
+    /// `[rows, 1]`. 0 where there is no token.
     fn by_logits<'p>(&self, rows: &Rows, live: impl Iterator<Item = (&'p Primitive<'p>, Tensor)>, out: &mut Tensor) {
         if out.kind() == Kind::BFloat16 {
             // Rounded once, at the end.
@@ -304,6 +321,9 @@ impl Vocabulary {
         slopes.into_logits(rows, out);
         if let Some(bent) = bent {
             *out *= bent;
+        }
+        if let Some(absent) = &self.absent {
+            let _ = out.index_fill_(1, absent, 0.0);
         }
     }
 
@@ -348,7 +368,7 @@ impl Vocabulary {
     }
 
     fn block(&self, first: i64, count: i64) -> Block {
-        Block { first, student: self.student.rows(first, count), others: RefCell::default() }
+        Block { first, student: self.masked(self.student.rows(first, count)), others: RefCell::default() }
     }
 
     /// The block's logits of a role that is not the student.
@@ -362,7 +382,7 @@ impl Vocabulary {
         }
         let given = self.others.iter().find(|(of, _)| *of == role);
         let (_, given) = given.unwrap_or_else(|| panic!("a pass that reads the {} has its logits", role.name()));
-        let logits = self::rows_of(given, block.first, block.student.size()[0]);
+        let logits = self.masked(self::rows_of(given, block.first, block.student.size()[0]));
         known.push((role, logits.shallow_clone()));
         logits
     }

@@ -820,3 +820,45 @@ fn log_probabilities_are_at_the_temperature_of_the_policy() {
         close(&gradient, &expected, 1e-5);
     }
 }
+
+/// Ids that no token has, in the middle of the vocabulary: all is as in a vocabulary without them, whatever their logits would be.
+#[test]
+fn ids_without_a_token_have_no_probability() {
+    let (tokens, width, entries) = (6, 8, 23);
+    let absent: [Token; 3] = [0, 9, 10];
+    let there: Vec<i64> = (0..entries).filter(|id| !absent.contains(id)).collect();
+    let compact = |tensor: &Tensor| tensor.index_select(0, &Tensor::from_slice(&there));
+    let [hidden, of_teacher] = [0.5, 7.0].map(|seed| logits(tokens, width, seed) * 0.4);
+    let matrix = logits(entries, width, 3.0) * 0.4;
+    let _ = matrix.narrow(0, 9, 2).g_mul_scalar_(10.0);
+    let batch = batch(tokens as usize);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let adjoint = Tensor::from_slice(&(0..tokens).map(|token| 0.5 + token as f32).collect::<Vec<f32>>());
+    for (kind, temperature) in kinds().into_iter().flat_map(|kind| [(kind.clone(), 1.0), (kind, 3.0)]) {
+        let mut spec = plan::Divergence::between(kind, Student, Teacher, Support::Full, Mass::Raw);
+        spec.temperature = temperature;
+        let read = |matrix: &Tensor, absent: &[Token], target: i64| {
+            let teacher = vec![(Teacher, vec![Logits::projected(&of_teacher, matrix)])];
+            let targets = Tensor::full([tokens], target, (Kind::Int64, Device::Cpu));
+            let pass = Vocabulary::new(&targets, Logits::projected(&hidden, matrix), teacher, None, 0).without(absent);
+            let live = || [Primitive::Divergence(parameters.divergence(&spec).unwrap()), Primitive::Logp];
+            let [signals, values] = pass.read(&[Quantity::Entropy(Student), Quantity::Logp(Teacher)], &live());
+            let live: Vec<_> = live().into_iter().map(|live| (live, adjoint.shallow_clone())).collect();
+            let (by_hidden, by_matrix) = pass.projected_gradient(&live, &hidden, matrix);
+            let by_matrix = by_matrix.rows(0..matrix.size()[0]);
+            (signals.into_iter().chain(values).chain([by_hidden]).collect::<Vec<Tensor>>(), by_matrix)
+        };
+        let (got, by_matrix) = read(&matrix, &absent, there[5]);
+        let (expected, of_tokens) = read(&compact(&matrix), &[], 5);
+        for (got, expected) in got.iter().zip(&expected).chain([(&compact(&by_matrix), &of_tokens)]) {
+            let size = expected.abs().max().double_value(&[]).max(1.0);
+            assert!(
+                largest_difference(got, expected) < 1e-4 * size,
+                "{:?}: {}",
+                spec.kind,
+                largest_difference(got, expected) / size
+            );
+        }
+        assert_eq!(by_matrix.index_select(0, &Tensor::from_slice(&absent)).abs().max().double_value(&[]), 0.0);
+    }
+}

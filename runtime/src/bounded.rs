@@ -1,0 +1,353 @@
+//! Runs what strangers wrote, chat templates, within bounds of memory, stack and time.
+//!
+//! One instruction of a template can ask for any amount of memory, and a value can hold itself, so that whoever prints or parses it
+//! overflows the stack; the engine's own limit counts instructions only. So the engine runs on a thread of its own. What that thread
+//! asks of the allocator is counted; where it asks for too much, or its stack nears its end, it is stopped for good where it stands. What
+//! it holds is never freed, which is bounded, too, and whoever waited for it gets an error. It is stopped before the allocator is
+//! entered, or by the stack's last page elsewhere, so that it holds no lock that others want.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Bytes that may be held at one time.
+const MEMORY: isize = 256 << 20;
+/// Bytes of stack.
+const STACK: usize = 64 << 20;
+/// Of these, what is left to the allocator.
+const RESERVE: usize = 512 << 10;
+/// No template of a published model takes a thousandth of it.
+const TIME: Duration = Duration::from_secs(if cfg!(test) { 6 } else { 20 });
+/// How often whoever waits looks whether the thread was stopped.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What was too much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exceeded {
+    Memory,
+    Depth,
+    Time,
+    /// The engine itself failed, in these words.
+    Panic(String),
+}
+
+impl fmt::Display for Exceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exceeded::Memory => write!(f, "takes more than {} MiB of memory", MEMORY >> 20),
+            Exceeded::Depth => write!(f, "nests deeper than {} MiB of stack hold", STACK >> 20),
+            Exceeded::Time => write!(f, "takes longer than {} s", TIME.as_secs()),
+            Exceeded::Panic(words) => write!(f, "makes the template engine fail: {words}"),
+        }
+    }
+}
+
+const RUNS: u8 = 0;
+const STOPPED_FOR_MEMORY: u8 = 1;
+const STOPPED_FOR_DEPTH: u8 = 2;
+/// It took too long, and is to be stopped when it asks for memory next.
+const TO_BE_STOPPED: u8 = 3;
+
+thread_local! {
+    // Without destructors, so that the allocator and a signal handler can read them at any moment.
+    /// Where it is noted that this thread was stopped; null while nothing on it is bounded.
+    static STATE: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
+    /// Bytes that it asked for and did not give back.
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    /// The lowest address that its stack may come to.
+    static FLOOR: Cell<usize> = const { Cell::new(0) };
+    static COMPANION: RefCell<Option<Companion>> = const { RefCell::new(None) };
+}
+
+/// The thread that works for this one.
+struct Companion {
+    jobs: Sender<Box<dyn FnOnce() + Send>>,
+    state: &'static AtomicU8,
+}
+
+/// Does something within the bounds. What it is done with must not be borrowed: a thread that was stopped has it for ever.
+pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Exceeded> {
+    let failed = |words: &dyn fmt::Display| Exceeded::Panic(words.to_string());
+    let companion = match COMPANION.take() {
+        Some(companion) => companion,
+        None => start().map_err(|error| failed(&error))?,
+    };
+    let (state, (answer, answered)) = (companion.state, channel());
+    state.store(RUNS, Ordering::SeqCst);
+    let job = move || {
+        HELD.set(0);
+        STATE.set(state);
+        let result = catch_unwind(AssertUnwindSafe(work));
+        STATE.set(ptr::null());
+        // Whoever waited may have given up.
+        let _ = answer.send(result);
+    };
+    companion.jobs.send(Box::new(job)).map_err(|_| failed(&"its thread is gone"))?;
+    let began = Instant::now();
+    loop {
+        match answered.recv_timeout(LOOK) {
+            Ok(result) => {
+                COMPANION.set(Some(companion));
+                return result.map_err(|panic| failed(&words(panic.as_ref())));
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(failed(&"its thread is gone")),
+            Err(RecvTimeoutError::Timeout) => match state.load(Ordering::SeqCst) {
+                STOPPED_FOR_MEMORY => return Err(Exceeded::Memory),
+                STOPPED_FOR_DEPTH => return Err(Exceeded::Depth),
+                _ if began.elapsed() > TIME => {
+                    // If it is stopped by itself at this moment, it stays stopped.
+                    let _ = state.compare_exchange(RUNS, TO_BE_STOPPED, Ordering::SeqCst, Ordering::SeqCst);
+                    return Err(Exceeded::Time);
+                }
+                _ => {}
+            },
+        }
+    }
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+fn start() -> std::io::Result<Companion> {
+    static HANDLER: Once = Once::new();
+    HANDLER.call_once(fault::install);
+    let state: &'static AtomicU8 = Box::leak(Box::new(AtomicU8::new(RUNS)));
+    let (jobs, work) = channel::<Box<dyn FnOnce() + Send>>();
+    std::thread::Builder::new().name("template".to_owned()).stack_size(STACK).spawn(move || {
+        FLOOR.set(fault::stack_end() + RESERVE);
+        fault::own_signal_stack();
+        work.into_iter().for_each(|job| job());
+    })?;
+    Ok(Companion { jobs, state })
+}
+
+/// The system's allocator, which counts for threads that are bounded.
+pub struct Counting;
+
+// SAFETY: everything is the system's allocator's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: by the caller's promise, here and below.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: as above.
+        unsafe { System.realloc(block, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[inline]
+fn count(bytes: isize) {
+    let state = STATE.get();
+    if !state.is_null() {
+        bounded(state, bytes);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn bounded(state: *const AtomicU8, bytes: isize) {
+    // SAFETY: states are never freed.
+    let state = unsafe { &*state };
+    let here = ptr::from_ref(&bytes).addr();
+    let held = HELD.get().saturating_add(bytes);
+    HELD.set(held);
+    if here < FLOOR.get() {
+        stop(state, STOPPED_FOR_DEPTH);
+    }
+    if bytes > 0 && held > MEMORY {
+        stop(state, STOPPED_FOR_MEMORY);
+    }
+    if state.load(Ordering::Relaxed) == TO_BE_STOPPED {
+        stop(state, TO_BE_STOPPED);
+    }
+}
+
+fn stop(state: &AtomicU8, why: u8) -> ! {
+    state.store(why, Ordering::SeqCst);
+    loop {
+        fault::sleep();
+    }
+}
+
+/// Where a stack ends, and what happens behind that.
+#[cfg(unix)]
+mod fault {
+    use std::mem::{MaybeUninit, zeroed};
+    use std::ptr;
+    use std::sync::OnceLock;
+
+    use super::{STACK, STATE, STOPPED_FOR_DEPTH, stop};
+
+    /// Bytes of the stack that the handler runs on.
+    const SIGNAL_STACK: usize = 256 << 10;
+
+    /// What the process did about such faults before.
+    static BEFORE: OnceLock<[libc::sigaction; 2]> = OnceLock::new();
+    const FAULTS: [libc::c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+    pub fn install() {
+        let before = FAULTS.map(|signal| {
+            let mut before = MaybeUninit::zeroed();
+            // SAFETY: a null action only asks.
+            unsafe {
+                libc::sigaction(signal, ptr::null(), before.as_mut_ptr());
+                before.assume_init()
+            }
+        });
+        let _ = BEFORE.set(before);
+        for signal in FAULTS {
+            // SAFETY: an action of zeros is one; the handler has the signature that the flag promises.
+            unsafe {
+                let mut action: libc::sigaction = zeroed();
+                action.sa_sigaction = on_fault as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+                libc::sigaction(signal, &action, ptr::null_mut());
+            }
+        }
+    }
+
+    /// Safe code of a bounded thread faults only where its stack ends. Elsewhere a fault is what it was before.
+    extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        let state = STATE.get();
+        if !state.is_null() {
+            // SAFETY: states are never freed.
+            stop(unsafe { &*state }, STOPPED_FOR_DEPTH);
+        }
+        let index = usize::from(signal == FAULTS[1]);
+        // SAFETY: the action was the system's own; a handler has one of two signatures, and the flags say which.
+        unsafe {
+            let before = BEFORE.get().map_or(zeroed(), |before| before[index]);
+            match before.sa_sigaction {
+                libc::SIG_DFL | libc::SIG_IGN => {
+                    // The fault happens again, and ends the process.
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                handler if before.sa_flags & libc::SA_SIGINFO != 0 => {
+                    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+                        std::mem::transmute(handler);
+                    handler(signal, info, context);
+                }
+                handler => {
+                    let handler: extern "C" fn(libc::c_int) = std::mem::transmute(handler);
+                    handler(signal);
+                }
+            }
+        }
+    }
+
+    /// A handler can't run on a stack that is full.
+    pub fn own_signal_stack() {
+        let stack = Box::leak(vec![0u8; SIGNAL_STACK].into_boxed_slice());
+        let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIGNAL_STACK };
+        // SAFETY: the memory is never freed.
+        unsafe { libc::sigaltstack(&stack, ptr::null_mut()) };
+    }
+
+    /// The lowest address of this thread's stack.
+    #[cfg(target_os = "linux")]
+    pub fn stack_end() -> usize {
+        let (mut start, mut size) = (ptr::null_mut(), 0);
+        // SAFETY: the attributes are filled in before they are read, and given back.
+        let found = unsafe {
+            let mut attributes = MaybeUninit::zeroed();
+            let found = libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) == 0
+                && libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut size) == 0;
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+            found
+        };
+        if found { start.addr() } else { about_here() }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn stack_end() -> usize {
+        about_here()
+    }
+
+    /// For a thread that has just begun: some of its stack is the system's own.
+    fn about_here() -> usize {
+        let local = 0u8;
+        ptr::from_ref(&local).addr().saturating_sub(STACK) + (1 << 20)
+    }
+
+    pub fn sleep() {
+        // SAFETY: it waits for a signal.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Elsewhere a full stack ends the process.
+#[cfg(not(unix))]
+mod fault {
+    pub fn install() {}
+    pub fn own_signal_stack() {}
+    pub fn stack_end() -> usize {
+        0
+    }
+    pub fn sleep() {
+        std::thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[inline(never)]
+    fn deep(level: u64) -> u64 {
+        let numbers = std::hint::black_box([level; 16]);
+        if level == u64::MAX { 0 } else { deep(numbers[3] + 1) + numbers[7] }
+    }
+
+    #[inline(never)]
+    fn deep_with_memory(level: u64) -> u64 {
+        let numbers = std::hint::black_box(vec![level; 2]);
+        if level == u64::MAX { 0 } else { deep_with_memory(numbers[0] + 1) + numbers[1] }
+    }
+
+    /// Each ends with an error, and what comes after works.
+    #[test]
+    fn too_much_is_stopped_and_the_process_goes_on() {
+        assert_eq!(run(|| 6 * 7), Ok(42));
+        assert_eq!(run(|| vec![1u8; 10 << 30].len()), Err(Exceeded::Memory));
+        assert_eq!(run(|| deep(0)), Err(Exceeded::Depth));
+        assert_eq!(run(|| deep_with_memory(0)), Err(Exceeded::Depth));
+        let growing = || {
+            let mut kept = Vec::new();
+            loop {
+                kept.push(vec![0u8; 1000]);
+            }
+        };
+        assert_eq!(run::<()>(growing), Err(Exceeded::Memory));
+        let taken_and_freed = || (0..10_000).map(|_| vec![0u8; 1 << 20].len()).sum::<usize>();
+        assert_eq!(run(taken_and_freed), Ok(10_000 << 20), "what was given back does not count");
+        assert_eq!(run(|| -> u8 { panic!("on purpose") }), Err(Exceeded::Panic("on purpose".to_owned())));
+        assert_eq!(run(|| 6 * 7), Ok(42));
+        // Other threads use the allocator as before, also for more.
+        assert_eq!(std::thread::spawn(|| vec![0u8; 300 << 20].len()).join().unwrap(), 300 << 20);
+    }
+}

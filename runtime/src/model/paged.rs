@@ -1,0 +1,100 @@
+//! Generation on the processor, with keys and values in pages: rows come, go on and leave one by one.
+
+use half::bf16;
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use super::Token;
+use super::decoder::{Decoder, PackedBatch, Rotaries, to_vec};
+use super::pages::{PageLayout, Pages, Sequence};
+use super::step::{State, Stepper};
+use crate::kernels::crew::threads;
+use crate::kernels::elements::slice;
+
+/// What a row's next token is does not depend on the rows beside it, to the bit: see [`crate::kernels::thin`]. It does depend on the
+/// prompts that were read together with its own, in the last bits.
+pub struct PagedGenerator<'a> {
+    decoder: &'a Decoder,
+    pages: Pages,
+    stepper: Stepper,
+    logits: Vec<f32>,
+    /// Of the rows of a step: where their pages begin, and which of them are each row's.
+    starts: Vec<*mut u8>,
+    rows: Vec<(std::ops::Range<usize>, usize)>,
+}
+
+impl<'a> PagedGenerator<'a> {
+    /// For sequences of so many tokens at most. None where the decoder is elsewhere, or of numbers that steps are not written for.
+    pub fn new(decoder: &'a Decoder, longest: usize) -> Option<PagedGenerator<'a>> {
+        if decoder.device != Device::Cpu {
+            return None;
+        }
+        let _guard = no_grad_guard();
+        let rotary = Rotaries::new(&decoder.config, longest, decoder.kind(), decoder.device);
+        let stepper = Stepper::new(decoder, &rotary, threads())?;
+        let pages = Pages::new(PageLayout::new(&decoder.config, decoder.kind()));
+        Some(PagedGenerator { decoder, pages, stepper, logits: Vec::new(), starts: Vec::new(), rows: Vec::new() })
+    }
+
+    /// Its memory.
+    pub fn pages(&mut self) -> &mut Pages {
+        &mut self.pages
+    }
+
+    /// Reads prompts, of one token each at least; then [`PagedGenerator::logits`] are of what follows each.
+    pub fn read(&mut self, prompts: &[&[Token]]) -> Vec<Sequence> {
+        let _guard = no_grad_guard();
+        let (decoder, config) = (self.decoder, &*self.decoder.config);
+        let sequences: Vec<Sequence> = prompts.iter().map(|prompt| self.pages.sequence(prompt.len())).collect();
+        // Only what follows a prompt is predicted; which token that is does not matter.
+        let next = [decoder.tokenizer.padding()];
+        let batch = PackedBatch::new(prompts.iter().map(|prompt| (*prompt, next.as_slice())), decoder.device);
+        let (kind, mut layer) = (decoder.kind(), 0);
+        let last = decoder.uncounted(|| {
+            decoder.pass(&batch, |read| {
+                let packed = read.keys_values(config, &batch).map(|part| part.to_kind(kind).contiguous());
+                let mut first = 0;
+                for sequence in &sequences {
+                    let part = packed.each_ref().map(|part| part.narrow(0, first, sequence.length() as i64));
+                    self.write(sequence, layer, &part);
+                    first += sequence.length() as i64;
+                }
+                layer += 1;
+            })
+        });
+        self.logits = to_vec(&decoder.project_vocabulary(&last));
+        sequences
+    }
+
+    fn write(&mut self, sequence: &Sequence, layer: usize, [keys, values]: &[Tensor; 2]) {
+        const WHOLE: &str = "a contiguous part on the processor, of the decoder's kind";
+        match keys.kind() {
+            Kind::BFloat16 => {
+                let numbers = [slice::<bf16>(keys).expect(WHOLE), slice::<bf16>(values).expect(WHOLE)];
+                self.pages.write(sequence, layer, numbers);
+            }
+            _ => {
+                let numbers = [slice::<f32>(keys).expect(WHOLE), slice::<f32>(values).expect(WHOLE)];
+                self.pages.write(sequence, layer, numbers);
+            }
+        }
+    }
+
+    /// Appends a token to each of these rows; then [`PagedGenerator::logits`] are of what follows.
+    pub fn step<'s>(&mut self, rows: impl Iterator<Item = &'s mut Sequence>, tokens: &[Token]) {
+        self.starts.clear();
+        self.rows.clear();
+        for sequence in rows {
+            self.pages.grow(sequence);
+            let first = self.starts.len();
+            self.pages.starts(sequence, &mut self.starts);
+            self.rows.push((first..self.starts.len(), sequence.length() - 1));
+        }
+        let state = State { pages: &self.starts, rows: &self.rows, layout: self.pages.layout() };
+        self.stepper.step(tokens, state, &mut self.logits);
+    }
+
+    /// `[rows, vocabulary]`: of the prompts that were just read, or of the rows that just went on. To be changed before they are read.
+    pub fn logits(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+}

@@ -1,0 +1,244 @@
+//! Memory for keys and values, in pages of a few tokens each.
+//!
+//! A sequence takes a page when its tokens have filled the last one, so that memory follows the tokens that exist, not those that may
+//! come. Samples of one prompt share its pages; whoever writes behind it has a page of its own first.
+
+use tch::Kind;
+
+use super::Config;
+use crate::kernels::attend::{Cached, PAGE};
+use crate::kernels::lines::Lines;
+
+/// How keys and values lie in a page: `[layers, 2, key-value heads, PAGE, head width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLayout {
+    layers: usize,
+    groups: usize,
+    width: usize,
+    element: usize,
+}
+
+impl PageLayout {
+    pub fn new(config: &Config, kind: Kind) -> PageLayout {
+        let element = kind.elt_size_in_bytes();
+        PageLayout { layers: config.layers, groups: config.key_value_heads, width: config.head_width, element }
+    }
+
+    pub fn bytes(&self) -> usize {
+        2 * self.layers * self.groups * PAGE * self.width * self.element
+    }
+
+    /// Where the keys of a layer and a key-value head begin, then the values; in elements.
+    pub fn places(&self, layer: usize, group: usize) -> [usize; 2] {
+        let block = PAGE * self.width;
+        [0, 1].map(|which| ((layer * 2 + which) * self.groups + group) * block)
+    }
+}
+
+/// Pages that so many tokens fill.
+pub fn pages_of(tokens: usize) -> usize {
+    tokens.div_ceil(PAGE)
+}
+
+/// The tokens of a row that have keys and values. Made and ended by its [`Pages`].
+#[derive(Debug, Default)]
+pub struct Sequence {
+    pages: Vec<usize>,
+    length: usize,
+}
+
+impl Sequence {
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// How many pages it has beyond the first so many, which it may share.
+    pub fn pages_beyond(&self, shared: usize) -> usize {
+        self.pages.len().saturating_sub(shared)
+    }
+}
+
+/// All pages of a generation. Those that are free are used again before new ones are made.
+pub struct Pages {
+    layout: PageLayout,
+    pages: Vec<Lines<f32>>,
+    /// How many sequences have each.
+    users: Vec<u32>,
+    free: Vec<usize>,
+}
+
+impl Pages {
+    pub fn new(layout: PageLayout) -> Pages {
+        Pages { layout, pages: Vec::new(), users: Vec::new(), free: Vec::new() }
+    }
+
+    pub fn layout(&self) -> PageLayout {
+        self.layout
+    }
+
+    /// Pages that sequences have.
+    pub fn held(&self) -> usize {
+        self.pages.len() - self.free.len()
+    }
+
+    /// Bytes that were asked of the system so far; none goes back before all do.
+    pub fn bytes(&self) -> usize {
+        self.pages.len() * self.layout.bytes()
+    }
+
+    fn take(&mut self) -> usize {
+        let page = self.free.pop().unwrap_or_else(|| {
+            let mut lines = Lines::default();
+            lines.resize(self.layout.bytes().div_ceil(size_of::<f32>()));
+            self.pages.push(lines);
+            self.users.push(0);
+            self.pages.len() - 1
+        });
+        self.users[page] = 1;
+        page
+    }
+
+    fn leave(&mut self, page: usize) {
+        self.users[page] -= 1;
+        if self.users[page] == 0 {
+            self.free.push(page);
+        }
+    }
+
+    /// With room for so many tokens, to be written by [`Pages::write`].
+    pub fn sequence(&mut self, length: usize) -> Sequence {
+        Sequence { pages: (0..pages_of(length)).map(|_| self.take()).collect(), length }
+    }
+
+    /// One more that goes on from the same tokens.
+    pub fn share(&mut self, sequence: &Sequence) -> Sequence {
+        sequence.pages.iter().for_each(|&page| self.users[page] += 1);
+        Sequence { pages: sequence.pages.clone(), length: sequence.length }
+    }
+
+    pub fn end(&mut self, sequence: Sequence) {
+        self.shorten(&mut { sequence }, 0);
+    }
+
+    /// Forgets all but the first tokens.
+    pub fn shorten(&mut self, sequence: &mut Sequence, length: usize) {
+        let kept = pages_of(length).min(sequence.pages.len());
+        sequence.pages.drain(kept..).for_each(|page| self.leave(page));
+        sequence.length = length.min(sequence.length);
+    }
+
+    /// Whether one more token takes a page.
+    pub fn grows(&self, sequence: &Sequence) -> bool {
+        match sequence.pages.get(sequence.length / PAGE) {
+            Some(&last) => self.users[last] > 1,
+            None => true,
+        }
+    }
+
+    /// Counts one more token, for which there is room then that nobody else reads.
+    pub fn grow(&mut self, sequence: &mut Sequence) {
+        let index = sequence.length / PAGE;
+        match sequence.pages.get(index).copied() {
+            None => sequence.pages.push(self.take()),
+            Some(last) if self.users[last] > 1 => {
+                let own = self.take();
+                let [from, to] = self.pages.get_disjoint_mut([last, own]).expect("a page that was just taken is another one");
+                to.copy_from_slice(from);
+                self.leave(last);
+                sequence.pages[index] = own;
+            }
+            Some(_) => {}
+        }
+        sequence.length += 1;
+    }
+
+    /// Where the pages of a sequence begin, in their order, added to `starts`.
+    pub fn starts(&mut self, sequence: &Sequence, starts: &mut Vec<*mut u8>) {
+        starts.extend(sequence.pages.iter().map(|&page| self.pages[page].as_mut_ptr().cast::<u8>()));
+    }
+
+    /// Keys and values of a layer for all tokens of a sequence, `[tokens, groups, head width]` each.
+    pub fn write<T: Copy>(&mut self, sequence: &Sequence, layer: usize, [keys, values]: [&[T]; 2]) {
+        let PageLayout { groups, width, element, .. } = self.layout;
+        assert!(size_of::<T>() == element && [keys, values].map(<[T]>::len) == [sequence.length * groups * width; 2]);
+        let mut starts = Vec::new();
+        self.starts(sequence, &mut starts);
+        let cached = |group| Cached::<T>::new(&starts, self.layout.places(layer, group), width);
+        for group in 0..groups {
+            let mut cached = cached(group);
+            for token in 0..sequence.length {
+                let of = (token * groups + group) * width..(token * groups + group + 1) * width;
+                // SAFETY: the sequence has the pages, of this layout, and `self` is borrowed alone.
+                let slots = unsafe { cached.slots(token) };
+                slots.into_iter().zip([keys, values]).for_each(|(slot, numbers)| slot.copy_from_slice(&numbers[of.clone()]));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::tiny;
+
+    fn pages() -> Pages {
+        Pages::new(PageLayout::new(&tiny(), Kind::Float))
+    }
+
+    #[test]
+    fn memory_follows_tokens() {
+        let mut pages = pages();
+        assert_eq!(pages.layout().bytes(), 2 * 2 * 2 * 4 * 4 * PAGE);
+        let mut one = pages.sequence(PAGE - 1);
+        assert_eq!((pages.held(), pages.grows(&one)), (1, false));
+        pages.grow(&mut one);
+        assert!(pages.grows(&one));
+        pages.grow(&mut one);
+        assert_eq!((one.length(), pages.held()), (PAGE + 1, 2));
+        pages.shorten(&mut one, 3);
+        assert_eq!((one.length(), pages.held()), (3, 1));
+        pages.end(one);
+        let again = pages.sequence(2 * PAGE);
+        assert_eq!((pages.held(), pages.bytes()), (2, 2 * pages.layout().bytes()), "what was free is used again");
+        pages.end(again);
+        assert_eq!(pages.held(), 0);
+    }
+
+    #[test]
+    fn samples_share_their_prompt_and_write_to_pages_of_their_own() {
+        let mut pages = pages();
+        let (tokens, numbers) = (PAGE + 2, 2 * 4);
+        let prompt = pages.sequence(tokens);
+        let keys: Vec<f32> = (0..tokens * numbers).map(|at| at as f32).collect();
+        let values: Vec<f32> = keys.iter().map(|key| -key).collect();
+        for layer in 0..2 {
+            pages.write(&prompt, layer, [&keys, &values]);
+        }
+        let mut samples = [pages.share(&prompt), pages.share(&prompt), pages.share(&prompt)];
+        pages.end(prompt);
+        assert_eq!(pages.held(), 2);
+        assert!(samples.iter().all(|sample| pages.grows(sample)));
+        pages.grow(&mut samples[0]);
+        pages.grow(&mut samples[1]);
+        assert!(!pages.grows(&samples[2]), "the last one has the page alone");
+        pages.grow(&mut samples[2]);
+        assert_eq!(pages.held(), 4);
+        for (index, sample) in samples.iter().enumerate() {
+            let mut starts = Vec::new();
+            pages.starts(sample, &mut starts);
+            for (layer, group) in [(0, 0), (1, 1)] {
+                let mut cached = Cached::<f32>::new(&starts, pages.layout().places(layer, group), 4);
+                // SAFETY: the sample has the pages.
+                unsafe { cached.slots(tokens) }.into_iter().for_each(|slot| slot.fill(index as f32));
+                for token in 0..tokens {
+                    let of = (token * 2 + group) * 4..(token * 2 + group + 1) * 4;
+                    // SAFETY: as above.
+                    let [key, value] = unsafe { cached.slots(token) };
+                    assert_eq!([&*key, &*value], [&keys[of.clone()], &values[of]], "token {token}");
+                }
+            }
+        }
+        samples.into_iter().for_each(|sample| pages.end(sample));
+        assert_eq!(pages.held(), 0);
+    }
+}

@@ -1,0 +1,84 @@
+//! Rows that all go on in step, where keys and values are tensors: those of a unit of prompts, then those of the next.
+
+use mopd_compiler::plan::Sampling;
+
+use super::{Completion, Drawer, Prompt, append, units};
+use crate::failure::Result;
+use crate::model::{Decoder, Generator, Token};
+use crate::random::{Key, Uniforms};
+
+/// `sampling.n` completions of every prompt, those of a prompt adjacent.
+pub fn rollout(decoder: &Decoder, prompts: &[Prompt], sampling: &Sampling, key: Key) -> Result<Vec<Completion>> {
+    let n = sampling.n.max(1) as usize;
+    let mut completions = vec![Completion::default(); prompts.len() * n];
+    let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n);
+    for unit in units {
+        together(decoder, prompts, &order[unit], sampling, key, &mut completions)?;
+    }
+    Ok(completions)
+}
+
+struct Row {
+    /// Index into the completions.
+    index: usize,
+    uniforms: Uniforms,
+    most: usize,
+}
+
+fn together(
+    decoder: &Decoder,
+    prompts: &[Prompt],
+    unit: &[usize],
+    sampling: &Sampling,
+    key: Key,
+    completions: &mut [Completion],
+) -> Result<()> {
+    let n = sampling.n.max(1) as usize;
+    let mut drawer = Drawer::new(decoder, sampling);
+    let row = |row: usize| {
+        let (prompt, sample) = (unit[row / n], row % n);
+        let most = sampling.max_tokens(prompts[prompt].limit) as usize;
+        Row { index: prompt * n + sample, uniforms: key.row(prompts[prompt].id, sample as u32), most }
+    };
+    let mut rows: Vec<Row> = (0..unit.len() * n).map(row).collect();
+    let longest = rows.iter().map(|row| row.most).max().unwrap_or(0);
+    // Every prompt is read once; its samples start from the same logits.
+    let tokens: Vec<&[Token]> = unit.iter().map(|&prompt| prompts[prompt].tokens).collect();
+    let mut generator = Generator::start(decoder, &tokens, longest);
+    // Where each row's logits are: the rows of a finished completion stay in the batch until enough of them can leave.
+    let mut places: Vec<usize> = (0..rows.len()).map(|row| row / n).collect();
+    if n > 1 {
+        generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
+    }
+    let mut width = rows.len();
+    for step in 0..longest {
+        let mut uniforms: Vec<&mut Uniforms> = rows.iter_mut().map(|row| &mut row.uniforms).collect();
+        let draws = drawer.draw(&mut uniforms, &places, generator.logits());
+        let mut inputs = vec![decoder.tokenizer.padding(); width];
+        let (mut alive, mut alive_places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        for (number, ((row, place), draw)) in rows.into_iter().zip(places).zip(draws).enumerate() {
+            let completion = &mut completions[row.index];
+            if !append(completion, draw, row.most, &drawer)? {
+                continue;
+            }
+            // After the first step, rows have places of their own.
+            let place = if step == 0 { number } else { place };
+            inputs[place] = completion.tokens[step];
+            alive.push(row);
+            alive_places.push(place);
+        }
+        (rows, places) = (alive, alive_places);
+        if rows.is_empty() {
+            break;
+        }
+        // Leaving costs a copy of the cache, staying costs computing for nothing.
+        if rows.len() * 4 <= width * 3 {
+            generator.select(&places.iter().map(|&place| place as i64).collect::<Vec<_>>());
+            inputs = places.iter().map(|&place| inputs[place]).collect();
+            places = (0..rows.len()).collect();
+            width = rows.len();
+        }
+        generator.step(&inputs);
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! How the memory of this machine is divided: the one place that decides what generation may take, and what may run side by side.
+
+use tch::Device;
+
+use crate::memory;
+use crate::rollout::Budget;
+
+/// What generation may take where the system does not tell what is free.
+const UNKNOWN: usize = 1 << 30;
+
+/// The part of the memory that tasks may take together, as predicted: predictions miss by some per cent, and files want room too.
+const TAKEN: f64 = 0.9;
+
+/// The memory that this process may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// None where the system does not tell, or models are elsewhere.
+    bytes: Option<u64>,
+    /// Tasks that may run side by side.
+    workers: usize,
+}
+
+impl Room {
+    /// What is free now, and what the process holds already.
+    pub fn here(workers: usize, device: Device) -> Room {
+        let bytes = memory::available().map(|free| free + memory::resident().unwrap_or(0));
+        Room { bytes: bytes.filter(|_| device == Device::Cpu), workers: workers.max(1) }
+    }
+
+    /// For the rows that a task generates at a time. Half of the memory is for all of them: the rest is for weights, activations and what
+    /// other programs will want. `alone`: nothing runs beside the task. No result depends on it.
+    pub fn generation(&self, alone: bool) -> Budget {
+        let Some(bytes) = self.bytes else { return Budget(UNKNOWN) };
+        let tasks = if alone { 1 } else { self.workers };
+        Budget(usize::try_from(bytes / 2).unwrap_or(usize::MAX) / tasks)
+    }
+
+    /// Whether tasks that are predicted to take so much together may run side by side. What is not known is let through.
+    pub fn admits(&self, predicted: Option<u64>) -> bool {
+        let (Some(bytes), Some(predicted)) = (self.bytes, predicted) else { return true };
+        predicted as f64 <= TAKEN * bytes as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_gets_its_share_and_tasks_come_while_there_is_room() {
+        let room = Room { bytes: Some(1000), workers: 4 };
+        assert_eq!((room.generation(true), room.generation(false)), (Budget(500), Budget(125)));
+        assert!(room.admits(Some(900)) && !room.admits(Some(901)) && room.admits(None));
+        let unknown = Room { bytes: None, workers: 4 };
+        assert!(unknown.admits(Some(u64::MAX)));
+        assert_eq!(unknown.generation(false), Budget(UNKNOWN));
+        let here = Room::here(2, Device::Cpu);
+        assert!(here.bytes.is_none_or(|bytes| (1 << 20..1 << 50).contains(&bytes)), "{here:?}");
+        assert_eq!(Room::here(2, Device::Cuda(0)).bytes, None);
+    }
+}

@@ -1,0 +1,73 @@
+//! Embeddings with more rows than the tokenizer has tokens: published checkpoints are padded to multiples of 64 or 128, and a student and
+//! its teacher not alike. Padding is no token: it is never drawn, and no model gives it a probability.
+
+use super::*;
+
+const TOKENS: usize = 259;
+
+/// With rows behind the tokens' that would take most of every distribution.
+fn padded(tied: bool, rows: [usize; 3]) -> Vec<Arc<Weights>> {
+    let model = |(seed, rows): (usize, usize)| {
+        let weights = lively(&crate::model::Config { tied, vocabulary: rows, ..tiny() }, seed as u64);
+        let mut values = weights.values().into_owned();
+        for entry in layout(&weights.config).iter().filter(|entry| entry.shape == [rows, weights.config.width]) {
+            let padding = entry.offset + TOKENS * weights.config.width..entry.offset + entry.len();
+            values[padding].iter_mut().for_each(|value| *value *= 4.0);
+        }
+        Arc::new(weights.with_values(values))
+    };
+    rows.into_iter().enumerate().map(model).collect()
+}
+
+/// The student has more rows than its teachers, then fewer, then each its own number.
+const ROWS: [[usize; 3]; 3] = [[272, TOKENS, TOKENS], [TOKENS, 320, 272], [264, TOKENS, 320]];
+
+#[test]
+fn loss_and_gradient_equal_the_reference_over_the_tokens_that_exist() {
+    let world = World::new();
+    for (tied, rows) in [true, false].into_iter().flat_map(|tied| ROWS.map(|rows| (tied, rows))) {
+        let models = padded(tied, rows);
+        for (objective, terms) in objectives() {
+            let name = objective.name.clone();
+            let train = train(objective, 1);
+            let stage = world.stage(&train, ROUTED, &models);
+            let (got_loss, got, rollouts) = first_step(&stage);
+            let (loss, gradient) = expected(&stage, &rollouts.sequences, &models, terms);
+            assert!((got_loss - loss).abs() < 2e-6 * loss.abs().max(1.0), "{name}, {rows:?}: {got_loss} {loss}");
+            let apart = apart(&got, &gradient);
+            assert!(apart < 1e-5, "{name}, {rows:?}, tied {tied}: {apart:e}");
+        }
+    }
+}
+
+#[test]
+fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
+    let world = World::new();
+    for (rows, kind, near) in ROWS.iter().flat_map(|rows| [(rows, Kind::Float, 2e-4), (rows, Kind::BFloat16, 0.5)]) {
+        let models = padded(true, *rows);
+        for sampling in [Sampling::new(4, 1.0, 10), Sampling::new(1, 0.0, 10)] {
+            let sampled = sampling.temperature == 1.0;
+            let mut train = train(direct(Support::Full, Mass::Raw), 1);
+            train.prefixes = Prefixes::Student { prompts: 8, sampling };
+            let stage = Stage { kind, ..world.stage(&train, ROUTED, &models) };
+            let (loss, _, rollouts) = first_step(&stage);
+            assert!(loss.is_finite() && loss > 0.0, "{rows:?}: {loss}");
+            let student = Reference::new(&models[0]);
+            for sequence in &rollouts.sequences.list {
+                assert!(
+                    sequence.completion.iter().all(|token| (0..TOKENS as Token).contains(token)),
+                    "{:?}",
+                    sequence.completion
+                );
+                let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
+                let expected = student.logps(sequence.prompt(&stage), &sequence.completion).gather(1, &taken, false);
+                let expected = Vec::<f64>::try_from(expected.reshape([-1])).unwrap();
+                let logps = sequence.logps.as_ref().unwrap();
+                assert_eq!(logps.len(), expected.len());
+                for (got, expected) in logps.iter().zip(expected).filter(|_| sampled) {
+                    assert!((f64::from(*got) - expected).abs() < near, "{rows:?} {kind:?}: {got} {expected}");
+                }
+            }
+        }
+    }
+}

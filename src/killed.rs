@@ -1,0 +1,124 @@
+//! What to say of a worker that was killed (signal 9) though mopd did not do it: where it was, and what to lower. Most often the system
+//! does that when memory runs out; where it counts such kills, it is known.
+
+use std::sync::OnceLock;
+
+use mopd_compiler::plan::{Objective, Plan, Prefixes, Stage, Train};
+
+use crate::problem::Problem;
+
+/// A stage that was at work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtWork {
+    pub stage: String,
+    /// Its seed, where there are several.
+    pub seed: Option<u64>,
+    pub step: u32,
+    pub steps: u32,
+}
+
+/// Programs that the system had killed for memory before the first worker was started; none where it does not count them.
+static BEFORE: OnceLock<Option<u64>> = OnceLock::new();
+
+/// To be called before a worker is started.
+pub fn begin() {
+    BEFORE.get_or_init(kills);
+}
+
+fn kills() -> Option<u64> {
+    counted_kills(&std::fs::read_to_string("/proc/vmstat").ok()?)
+}
+
+fn counted_kills(vmstat: &str) -> Option<u64> {
+    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
+/// Whether the system has killed something for memory since [`begin`].
+fn memory_ran_out() -> bool {
+    matches!((BEFORE.get().copied().flatten(), kills()), (Some(before), Some(now)) if now > before)
+}
+
+/// Of a run that was at these stages.
+pub fn of_run(plan: &Plan, at_work: &[AtWork]) -> Problem {
+    described(memory_ran_out(), plan, at_work)
+}
+
+/// Where it is not known what the worker was at.
+pub fn somewhere() -> Problem {
+    let help = "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or `checkpointing`, or take a smaller model; \
+                `mopd plan --predict` says what each stage needs";
+    Problem::run("worker-died", cause(memory_ran_out())).help(help)
+}
+
+fn cause(memory: bool) -> &'static str {
+    match memory {
+        true => "the system killed the worker (signal 9): memory ran out",
+        false => "the worker was killed (signal 9), not by mopd; most often the system does that when memory runs out",
+    }
+}
+
+fn described(memory: bool, plan: &Plan, at_work: &[AtWork]) -> Problem {
+    let place = |stage: &AtWork| {
+        let seed = stage.seed.map(|seed| format!(" (seed {seed})")).unwrap_or_default();
+        match stage.steps {
+            0 => format!("`{}`{seed}", stage.stage),
+            steps => format!("`{}`{seed} at step {} of {steps}", stage.stage, stage.step),
+        }
+    };
+    let places: Vec<String> = at_work.iter().map(place).collect();
+    let places = if places.is_empty() { "no stage was at work".to_owned() } else { format!("at work: {}", places.join(", ")) };
+    let mut ways: Vec<String> = Vec::new();
+    let mut named: Vec<&str> = Vec::new();
+    for stage in at_work {
+        let model = plan.experiment.models.iter().find(|model| model.name == stage.stage);
+        if let (Some(Stage::Train(train)), false) = (model.map(|model| &model.stage), named.contains(&stage.stage.as_str())) {
+            ways.push(format!("of `{}`, {}", stage.stage, settings(train)));
+            named.push(&stage.stage);
+        }
+    }
+    if at_work.is_empty() {
+        let asked = plan.experiment.comparisons.iter().map(|comparison| &comparison.evaluation.sampling);
+        let longest = asked.max_by_key(|sampling| sampling.max_tokens);
+        ways.extend(longest.map(|sampling| format!("of evaluations, lower `max_tokens = {}`", sampling.max_tokens)));
+    }
+    if at_work.len() > 1 {
+        ways.push(format!("run fewer stages side by side ({} were): `--workers 1`", at_work.len()));
+    }
+    ways.push("take a smaller model or a machine with more memory; `mopd plan --predict` says what each stage needs".to_owned());
+    Problem::run("worker-died", format!("{}; {places}", cause(memory))).help(ways.join(";\n"))
+}
+
+/// What of a stage takes memory, as it was written, and what trades time for it.
+fn settings(train: &Train<Objective>) -> String {
+    let (mut lower, sampling) = match &train.prefixes {
+        Prefixes::Data { batch, .. } => (vec![format!("`batch = {batch}`")], None),
+        Prefixes::Student { prompts, sampling } => (vec![format!("`prompts = {prompts}`")], Some(sampling)),
+        Prefixes::Teacher { batch, sampling, .. } => (vec![format!("`batch = {batch}`")], Some(sampling)),
+        Prefixes::Pairs { chosen, rejected, batch } => {
+            (vec![format!("`batch = {batch}`")], chosen.sampling().or(rejected.sampling()))
+        }
+    };
+    if let Some(sampling) = sampling {
+        if sampling.n > 1 {
+            lower.push(format!("the {} samples of a prompt", sampling.n));
+        }
+        lower.push(format!("`max_tokens = {}`", sampling.max_tokens));
+    }
+    let fewer = match train.execution.micro_batch {
+        Some(micro_batch) => format!("lower `micro_batch = {micro_batch}` first"),
+        None => "set `micro_batch = 1`, which changes no result".to_owned(),
+    };
+    format!("{fewer}, or lower {}", lower.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_for_memory_are_read_from_the_systems_counts() {
+        assert_eq!(counted_kills("oom_kill_disabled 9\nnr_free_pages 5\noom_kill 12\n"), Some(12));
+        assert_eq!(counted_kills("nr_free_pages 5\n"), None);
+        assert!(cause(true).contains("memory ran out") && cause(false).contains("most often"));
+    }
+}
