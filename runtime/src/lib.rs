@@ -24,5 +24,6 @@ pub mod schedule;
 pub mod store;
 pub mod train;
 pub mod warm;
+pub mod zip;
 
 pub use mopd_store::{content, files};

@@ -106,6 +106,7 @@ impl PackedBatch {
             pack.extend((0..length).map(|place| padded_start + place));
             unpack.extend((0..longest as i64).map(|place| start + if place < length { place } else { 0 }));
             let first = prompt.len() as i64 - 1;
+            assert!(mask.is_none_or(|mask| mask.len() == completion.len()), "a mask says something of every token");
             let predicted = (0..completion.len()).filter(|place| mask.is_none_or(|mask| mask[*place]));
             for place in predicted {
                 predictors.push(start + first + place as i64);
