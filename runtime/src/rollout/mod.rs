@@ -1,5 +1,7 @@
 //! Completions sampled from a model.
 
+#[cfg(test)]
+mod precision;
 mod sampler;
 mod stop;
 

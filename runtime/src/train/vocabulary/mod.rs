@@ -32,7 +32,7 @@ pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
 use crate::kernels::product;
-use crate::model::{ByMatrix, Token};
+use crate::model::{ByMatrix, Token, logits};
 use crate::zip::zip_equal;
 
 /// Where next-token logits of consecutive tokens come from.
@@ -128,15 +128,7 @@ impl Logits {
     fn rows(&self, first: i64, count: i64) -> Tensor {
         match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
-            Logits::Projected { hidden, matrix, softcap } => {
-                let hidden = hidden.narrow(0, first, count);
-                // Rounded to half precision, logits would differ by more than many a divergence.
-                let logits = match hidden.kind() {
-                    Kind::BFloat16 => product::multiply(&hidden, &matrix.get().tr()),
-                    _ => hidden.linear::<&Tensor>(&matrix.get(), None),
-                };
-                softcap.map_or_else(|| logits.shallow_clone(), |cap| (&logits / cap).tanh_() * cap)
-            }
+            Logits::Projected { hidden, matrix, softcap } => logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap),
         }
     }
 }
