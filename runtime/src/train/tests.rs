@@ -23,6 +23,7 @@ use crate::zip::zip_equal;
 mod conversations;
 mod half;
 mod kept;
+mod reference;
 mod resume;
 mod routes;
 
