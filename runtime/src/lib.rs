@@ -25,6 +25,7 @@ pub mod schedule;
 pub mod store;
 pub mod train;
 pub mod warm;
+pub mod zip;
 
 /// Chat templates are bounded by it.
 #[global_allocator]

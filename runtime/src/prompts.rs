@@ -12,6 +12,7 @@ use crate::data::{Dataset, Lists, Longest, Problem};
 use crate::failure::{Error, Result};
 use crate::model::Token;
 use crate::store::{Lookup, Store};
+use crate::zip::zip_equal;
 
 /// What took less to make is made again sooner than anybody misses it.
 const AT_LEAST: Duration = Duration::from_secs(1);
@@ -87,7 +88,7 @@ impl Prompts {
                 list.push(prompt.len() as Token);
                 list.extend(prompt);
             }
-            list.extend(completion.iter().zip(&written).map(|(token, written)| if *written { *token } else { !*token }));
+            list.extend(zip_equal(&completion, &written).map(|(token, written)| if *written { *token } else { !*token }));
             Ok(list)
         })?;
         Ok(Examples { prompts, rows })

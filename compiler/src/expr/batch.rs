@@ -144,13 +144,23 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The values of a signal that was given, one per element of its axis.
+    ///
+    /// # Panics
+    /// If they are more or fewer: they would be taken for those of other elements.
     pub fn signal(&self, wanted: &Signal) -> Option<&[f32]> {
+        let values = self.given(wanted)?;
+        assert_eq!(values.len(), self.layout.len(wanted.axis()), "{wanted:?}: one value per element of its axis");
+        Some(values)
+    }
+
+    fn given(&self, wanted: &Signal) -> Option<&[f32]> {
         self.signals.iter().find(|(signal, _)| signal == wanted).map(|(_, values)| values.as_slice())
     }
 
     /// The values of a signal, one per element of its axis: given, or derived from what is given.
     pub fn values(&self, signal: &Signal) -> Result<Cow<'_, [f32]>, EvaluationError> {
-        if let Some(values) = self.signal(signal) {
+        if let Some(values) = self.given(signal) {
             let expected = self.layout.len(signal.axis());
             return if values.len() == expected {
                 Ok(Cow::Borrowed(values))

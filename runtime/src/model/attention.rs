@@ -83,7 +83,7 @@ pub(super) fn attend(
 /// `cap * tanh(x / cap)` (arXiv:2408.00118, section 2).
 pub(super) fn cap(x: Tensor, cap: Option<f64>) -> Tensor {
     match cap {
-        Some(cap) => (x / cap).tanh() * cap,
+        Some(cap) => (x / cap).tanh_() * cap,
         None => x,
     }
 }

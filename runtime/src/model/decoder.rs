@@ -21,6 +21,7 @@ use super::rope::Rotary;
 use super::weights::Weights;
 use super::{Config, Entry, EntryKind, LayerAttention, Token, layout};
 use crate::data::tokenizer::Tokenizer;
+use crate::kernels::product;
 
 /// Parameters of one layer.
 ///
@@ -106,6 +107,7 @@ impl PackedBatch {
             pack.extend((0..length).map(|place| padded_start + place));
             unpack.extend((0..longest as i64).map(|place| start + if place < length { place } else { 0 }));
             let first = prompt.len() as i64 - 1;
+            assert!(mask.is_none_or(|mask| mask.len() == completion.len()), "a mask says something of every token");
             let predicted = (0..completion.len()).filter(|place| mask.is_none_or(|mask| mask[*place]));
             for place in predicted {
                 predictors.push(start + first + place as i64);
@@ -471,7 +473,7 @@ impl Decoder {
     }
 
     fn capped_logits(&self, hidden: &Tensor) -> Tensor {
-        cap(hidden.linear::<&Tensor>(&self.matrix, None), self.config.logit_softcap)
+        logits(hidden, &self.matrix, self.config.logit_softcap)
     }
 
     pub(super) fn normalise(&self, stream: &Tensor, scale: &Tensor) -> Tensor {
@@ -507,6 +509,17 @@ impl Decoder {
             offset => stored + offset,
         }
     }
+}
+
+/// Next-token logits, `[rows, vocabulary]`, from last hidden states, `[rows, width]`, and the output matrix, `[vocabulary, width]`. In
+/// single precision where these are in half: rounded to half, logits would differ by more than many a divergence, and what samples
+/// would differ from what trains.
+pub fn logits(hidden: &Tensor, matrix: &Tensor, softcap: Option<f64>) -> Tensor {
+    let logits = match hidden.kind() {
+        Kind::BFloat16 => product::multiply(hidden, &matrix.tr()),
+        _ => hidden.linear::<&Tensor>(matrix, None),
+    };
+    cap(logits, softcap)
 }
 
 /// Rows of a matrix. As an embedding, because its backward pass on the CPU is the fastest of all that gather rows.

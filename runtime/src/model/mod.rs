@@ -24,7 +24,7 @@ mod weights;
 pub use by_matrix::ByMatrix;
 pub use cache::Generator;
 pub use config::{Activation, Biases, Config, Experts, Family, LayerAttention, Norm, Rope, RopeScaling};
-pub use decoder::{Decoder, PackedBatch, to_vec};
+pub use decoder::{Decoder, PackedBatch, logits, to_vec};
 pub use feed_forward::ExpertLoad;
 pub use gradient::Gradient;
 pub use layout::{Entry, EntryKind, layer_of, layout};

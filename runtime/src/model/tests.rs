@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::*;
 use crate::data::tokenizer::{BEGIN, END, Tokenizer};
 
-mod parity;
+pub mod parity;
 mod steps;
 
 pub fn tiny() -> Config {

@@ -11,6 +11,7 @@ use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::report::rewards::PromptReward;
 use crate::report::statistics::compare::{Run, compare as differences};
+use crate::zip::zip_equal;
 
 /// Answers with one [`Event::Table`] a file.
 pub fn read(job: &ReadJob, control: &Control) -> Result<()> {
@@ -74,7 +75,7 @@ fn rewards(path: &Path) -> Result<Vec<PromptReward>> {
         (texts("table")?.into_iter(), texts("model")?.into_iter(), texts("domain")?.into_iter(), texts("tests")?.into_iter());
     let (seeds, prompts) = (wholes("seed")?, wholes("prompt")?);
     let mut rows = Vec::with_capacity(means.len());
-    for ((reward, seed), prompt) in means.into_iter().zip(seeds).zip(prompts) {
+    for ((reward, seed), prompt) in zip_equal(zip_equal(means, seeds), prompts) {
         let whole = "columns of a table are of one length";
         rows.push(PromptReward {
             table: table.next().expect(whole),

@@ -2,6 +2,8 @@
 
 mod continuous;
 mod in_step;
+#[cfg(test)]
+mod precision;
 mod sampler;
 mod stop;
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mopd_compiler::expr::batch::{Batch, Domains, Layout};
+use mopd_compiler::expr::batch::{Batch, Domains, Layout, Runs};
 use mopd_compiler::expr::interpret::interpret;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{Completions, Formula, Keep, Length, Objective, Prefixes, Role, Sampling, Signal};
@@ -19,6 +19,7 @@ use crate::model::{Decoder, PackedBatch, Token};
 use crate::random::{Key, Purpose, Uniforms};
 use crate::reward::Answer;
 use crate::rollout::{Prompt, rollout};
+use crate::zip::zip_equal;
 
 /// A prompt and a completion of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,13 @@ impl Sequence {
         }
     }
 
+    /// Of a list with one element for each token of the completion, those of the tokens that are trained on.
+    pub fn of_trained<'a, T>(&'a self, elements: &'a [T]) -> impl Iterator<Item = &'a T> {
+        let written = |index: usize| self.written.as_ref().is_none_or(|written| written[index]);
+        assert!(self.written.as_ref().is_none_or(|written| written.len() == self.completion.len()), "a mask of the completion");
+        zip_equal(0..self.completion.len(), elements).filter(move |(index, _)| written(*index)).map(|(_, element)| element)
+    }
+
     /// What stands before the completion.
     pub fn prompt<'a>(&'a self, stage: &'a Stage) -> &'a [Token] {
         self.prompt.as_deref().unwrap_or_else(|| stage.sources[self.source].tokens.get(self.record))
@@ -77,6 +85,7 @@ impl Sequences {
             layout.sequence_of_token.resize(layout.sequence_of_token.len() + sequence.trained(), index as u32);
             starts.push(layout.sequence_of_token.len());
         }
+        layout.turns = turns(&list);
         Sequences { list, draws: Vec::new(), layout, starts }
     }
 
@@ -101,6 +110,26 @@ impl Sequences {
         self.starts[sequence]..self.starts[sequence + 1]
     }
 
+    /// The tokens that are trained on, those of the step end to end.
+    pub fn targets(&self) -> Vec<Token> {
+        self.per_token(|sequence| Some(&sequence.completion)).expect("every sequence has a completion")
+    }
+
+    /// What was recorded of these tokens when they were sampled; none where some come from the data.
+    pub fn sampled_logps(&self) -> Option<Vec<f32>> {
+        self.per_token(|sequence| sequence.logps.as_deref())
+    }
+
+    /// One element for each token that is trained on, from a list of each sequence's completion.
+    fn per_token<T: Copy>(&self, of: impl Fn(&Sequence) -> Option<&[T]>) -> Option<Vec<T>> {
+        let mut all = Vec::with_capacity(self.layout.tokens());
+        for (index, sequence) in self.list.iter().enumerate() {
+            all.extend(sequence.of_trained(of(sequence)?));
+            assert_eq!(all.len(), self.starts[index + 1], "sequences stay as they were laid out");
+        }
+        Some(all)
+    }
+
     /// Prompts and completions of some sequences, to go through a model together.
     pub fn packed(&self, stage: &Stage, members: &[usize]) -> PackedBatch {
         let members = members.iter().map(|member| {
@@ -123,6 +152,27 @@ impl Sequences {
         });
         members.chunks(size).map(<[usize]>::to_vec).collect()
     }
+}
+
+/// The assistant's turns, where a sequence has several: what it wrote without interruption.
+fn turns(list: &[Sequence]) -> Option<Runs> {
+    let several = |sequence: &Sequence| {
+        let written = sequence.written.as_deref().unwrap_or(&[]);
+        written.chunk_by(|one, next| one == next).filter(|run| run[0]).count() > 1
+    };
+    if !list.iter().any(several) {
+        return None;
+    }
+    let mut runs = Runs { of_token: Vec::new(), parent: Vec::new() };
+    for (index, sequence) in list.iter().enumerate() {
+        let whole = vec![true; sequence.completion.len()];
+        let written = sequence.written.as_deref().unwrap_or(&whole);
+        for run in written.chunk_by(|one, next| one == next).filter(|run| run[0]) {
+            runs.of_token.resize(runs.of_token.len() + run.len(), runs.parent.len() as u32);
+            runs.parent.push(index as u32);
+        }
+    }
+    Some(runs)
 }
 
 /// Makes one batch after the other.
@@ -196,7 +246,7 @@ impl Batches {
                         written
                     }
                 };
-                let sizes: Vec<_> = stage.sources.iter().zip(&kept).map(|(source, kept)| (source.share, kept.len())).collect();
+                let sizes: Vec<_> = zip_equal(&stage.sources, &kept).map(|(source, kept)| (source.share, kept.len())).collect();
                 (Mixture::new(&sizes), *batch, Kind::Fixed(kept))
             }
         };
@@ -258,7 +308,7 @@ impl Batches {
                 let [chosen, rejected] = sides;
                 let chosen = completions(chosen, Purpose::Rollout)?;
                 let rejected = completions(rejected, Purpose::TeacherRollout)?;
-                let mut list: Vec<Sequence> = chosen.into_iter().zip(rejected).flat_map(pair).collect();
+                let mut list: Vec<Sequence> = zip_equal(chosen, rejected).flat_map(pair).collect();
                 if reads_reward(&stage.train.objective) {
                     judge(stage, &mut list)?;
                 }
@@ -338,7 +388,7 @@ impl Batches {
             drawn += fresh.len() / n;
             let holds = holding(stage, filter, &fresh, n, step)?;
             let mut missing: Vec<usize> = Vec::new();
-            for (group, holds) in fresh.chunks(n).zip(holds) {
+            for (group, holds) in zip_equal(fresh.chunks(n), holds) {
                 if holds {
                     kept.push(group.to_vec());
                 } else {
@@ -410,7 +460,7 @@ fn written(
     for draws in by_section(stage, draws).chunk_by(|one, next| one.section == next.section) {
         let decoder = models.decoder(whose(draws[0].draw)?);
         let sequences = sample(stage, decoder.as_deref().unwrap_or(student), draws, sampling, key)?;
-        list.extend(draws.iter().map(|draw| draw.number).zip(sequences));
+        list.extend(zip_equal(draws, sequences).map(|(draw, sequence)| (draw.number, sequence)));
     }
     list.sort_by_key(|(number, _)| *number);
     Ok(list.into_iter().map(|(_, sequence)| sequence).collect())
@@ -578,19 +628,21 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Numbered], sampling: &Samplin
 fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
     for (index, source) in stage.sources.iter().enumerate() {
         let of_source = || sequences.iter().filter(|sequence| sequence.source == index);
-        let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&sequence.completion));
+        let written = |sequence: &Sequence| sequence.of_trained(&sequence.completion).copied().collect::<Vec<Token>>();
+        let texts = of_source().map(|sequence| stage.start.tokenizer.decode(&written(sequence)));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let dataset = &source.prompts.dataset;
         let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();
         let answers: Vec<Answer> = of_source()
-            .zip(texts.iter().zip(&records))
+            .zip(zip_equal(&texts, &records))
             .map(|(sequence, (completion, record))| Answer { prompt: dataset.prompt(sequence.record), completion, record })
             .collect();
         let rewards = source.verifier.judge(&answers).map_err(|error| Error::from(error).at(source.origin))?;
         for warning in source.verifier.take_warnings() {
             stage.control.warn(warning);
         }
-        for (sequence, reward) in sequences.iter_mut().filter(|sequence| sequence.source == index).zip(rewards) {
+        let own: Vec<&mut Sequence> = sequences.iter_mut().filter(|sequence| sequence.source == index).collect();
+        for (sequence, reward) in zip_equal(own, rewards) {
             sequence.reward = Some(reward);
         }
     }
@@ -633,7 +685,7 @@ fn teacher_rollouts(
         kept[draw.source].extend(sequences);
         first += chunk.len();
     }
-    for (section, count) in stage.sections().iter().zip(kept_of_section) {
+    for (section, count) in zip_equal(&stage.sections(), kept_of_section) {
         let Section { source, teacher: Some(teacher) } = *section else { continue };
         if count > 0 {
             continue;

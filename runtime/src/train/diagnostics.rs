@@ -10,6 +10,7 @@ use super::objective::Outputs;
 use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use crate::model::ExpertLoad;
 use crate::report::metrics::Row;
+use crate::zip::zip_equal;
 
 /// The numbers of a step that belong to no domain.
 pub struct Step {
@@ -57,7 +58,7 @@ pub fn diagnose(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &O
             token_share: tokens / all_tokens,
             divergence: student_logps.zip(teacher_logps).map(|(student, teacher)| (sum(student) - sum(teacher)) / tokens),
             divergence_floor: student_logps.zip(sampled.as_deref()).zip(teacher_logps).map(|((scored, sampled), _)| {
-                let both = scored[range.clone()].iter().zip(&sampled[range.clone()]);
+                let both = zip_equal(&scored[range.clone()], &sampled[range.clone()]);
                 both.map(|(scored, sampled)| f64::from((scored - sampled).abs())).sum::<f64>() / tokens
             }),
             signal_share: (all_signal > 0.0).then(|| own_signal / all_signal),
@@ -88,6 +89,5 @@ fn sampled(stage: &Stage, sequences: &Sequences, step: u32) -> Option<Vec<f32>> 
     if !whole || !step.is_multiple_of(stage.train.passes.max(1)) {
         return None;
     }
-    let recorded: Option<Vec<&Vec<f32>>> = sequences.list.iter().map(|sequence| sequence.logps.as_ref()).collect();
-    Some(recorded?.into_iter().flatten().copied().collect())
+    sequences.sampled_logps()
 }

@@ -347,9 +347,14 @@ impl<'a> Trainer<'a> {
 
     /// One update of the weights; what it did joins the record. An error says whether the numbers were finite so far.
     fn step(&mut self, step: u32, record: &mut Record) -> Result<(), Classified> {
-        let Stage { train, control, .. } = self.stage;
         let started = Instant::now();
         let rollouts = self.rollouts_of(step).map_err(non_finite::classify)?;
+        self.update(rollouts, started, step, record)
+    }
+
+    /// The same on rollouts that were `started` then.
+    fn update(&mut self, rollouts: Rollouts, started: Instant, step: u32, record: &mut Record) -> Result<(), Classified> {
+        let Stage { train, control, .. } = self.stage;
         let rolled_out = Instant::now();
         let sequences = &rollouts.sequences;
         let Evaluated { batch, outputs, gradient, scored } = self.evaluate(&rollouts, step)?;

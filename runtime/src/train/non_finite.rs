@@ -11,6 +11,7 @@ use super::batches::Sequences;
 use super::objective::Outputs;
 use super::{Rollouts, Stage, Trainer};
 use crate::failure::{Error, Result};
+use crate::zip::zip_equal;
 
 /// An error with whether the numbers were finite when it happened.
 pub type Classified = (Error, bool);
@@ -29,7 +30,7 @@ pub fn check_signals(stage: &Stage, sequences: &Sequences, batch: &Batch) -> Res
             return Err((bad.failure(&named(signal, bad.teacher.as_deref())).at(objective.origin), false));
         }
     }
-    for (primitive, values) in objective.live.iter().zip(&batch.live) {
+    for (primitive, values) in zip_equal(&objective.live, &batch.live) {
         if let Some(bad) = Bad::among(values, stage, sequences) {
             return Err((bad.failure("a live primitive of the objective").at(primitive.origin), false));
         }

@@ -20,6 +20,7 @@ use super::vocabulary::{Logits, Matrix, Parameters, Vocabulary};
 use super::{Rollouts, Trainer};
 use crate::failure::{Error, Result};
 use crate::model::{Decoder, Gradient, Trace, to_vec};
+use crate::zip::zip_equal;
 
 /// The student's forward pass, from which the gradient is made.
 pub struct Forward {
@@ -173,6 +174,8 @@ pub fn hidden(trainer: &Trainer, decoder: &Decoder, sequences: &Sequences, micro
 pub fn in_order(parts: &[Tensor], members: impl Iterator<Item = usize>, sequences: &Sequences, device: Device) -> Tensor {
     // Places in the step's order, then in that of the sequences at hand.
     let mut places: Vec<(usize, i64)> = members.flat_map(|member| sequences.tokens(member)).zip(0..).collect();
+    let rows: i64 = parts.iter().map(|part| part.size()[0]).sum();
+    assert_eq!(rows, places.len() as i64, "one row for each token that is trained on");
     if let ([whole], true) = (parts, places.is_sorted()) {
         return whole.shallow_clone();
     }
@@ -213,8 +216,7 @@ impl Forward {
             others.push((Role::Sampler, vec![policy.share()]));
             sampler = Some((Role::Sampler, temperature));
         }
-        let targets: Vec<i64> = sequences.list.iter().flat_map(|sequence| sequence.completion.iter().copied()).collect();
-        let targets = Tensor::from_slice(&targets).to_device(stage.device);
+        let targets = Tensor::from_slice(&sequences.targets()).to_device(stage.device);
         let vocabulary = Vocabulary::new(&targets, of_student(&hidden), others, sampler, model.tokenizer.ends()[0])
             .without(model.tokenizer.absent())
             .at(stage.train.objective.temperature);
@@ -260,7 +262,7 @@ impl Forward {
             return Ok(());
         }
         let [of_signals, of_live] = self.vocabulary.read(&quantities, &live);
-        batch.signals.extend(computed.into_iter().zip(of_signals.iter().map(to_vec)));
+        batch.signals.extend(zip_equal(computed, of_signals.iter().map(to_vec)));
         batch.live.extend(of_live.iter().map(to_vec));
         Ok(())
     }
@@ -274,7 +276,7 @@ impl Forward {
         let device = hidden.device();
         let parameters = Parameters { batch, device };
         let mut live = Vec::new();
-        for (primitive, adjoint) in objective.live.iter().zip(adjoints) {
+        for (primitive, adjoint) in zip_equal(&objective.live, adjoints) {
             let primitive = parameters.primitive(&primitive.primitive).map_err(|error| failed(error, objective))?;
             live.push((primitive, Tensor::from_slice(adjoint).to_device(device)));
         }
@@ -305,9 +307,8 @@ fn given(signal: &Signal, objective: &Objective, sequences: &Sequences) -> Resul
     };
     match signal {
         Signal::Logp { role: Role::Sampler } => {
-            let recorded: Option<Vec<&Vec<f32>>> = sequences.list.iter().map(|sequence| sequence.logps.as_ref()).collect();
-            let recorded = recorded.ok_or_else(|| missing("the sampler", "the completions come from the data", objective))?;
-            Ok(Some(recorded.into_iter().flatten().copied().collect()))
+            let recorded = sequences.sampled_logps();
+            recorded.map(Some).ok_or_else(|| missing("the sampler", "the completions come from the data", objective))
         }
         Signal::Truncated => per_sequence(|sequence| Some(f32::from(u8::from(sequence.truncated))), "truncated"),
         Signal::Reward => per_sequence(|sequence| sequence.reward.map(|reward| reward as f32), "reward"),

@@ -18,10 +18,13 @@ use crate::data::tokenizer::Tokenizer;
 use crate::data::{Dataset, Field, Request};
 use crate::model::tests::{lively, tiny};
 use crate::model::{layout, to_vec};
+use crate::zip::zip_equal;
 
+mod conversations;
 mod half;
 mod kept;
 mod padded;
+mod reference;
 mod resume;
 mod routes;
 
@@ -62,7 +65,7 @@ impl World {
             route: Route::all(format!("teacher{index}"), teachers[index]),
             reference: Some(ModelId(0)),
             prompts: &self.prompts[index],
-            tokens: self.prompts[index].tokens(&Tokenizer::Bytes).unwrap(),
+            tokens: self.prompts[index].tokens(&models[0].tokenizer).unwrap(),
             limit: None,
             verifier: &self.verifier,
         };
@@ -226,9 +229,13 @@ fn expected(stage: &Stage, sequences: &Sequences, models: &[Arc<Weights>], terms
         .iter()
         .map(|sequence| {
             let prompt = sequence.prompt(stage);
-            let teacher = teachers[sequence.source].logps(prompt, &sequence.completion).detach();
-            let taken = Tensor::from_slice(&sequence.completion).unsqueeze(1);
-            terms(&student.logps(prompt, &sequence.completion), &teacher, &taken).mean(Kind::Double)
+            // Places of the completion that are trained on.
+            let written = |place: &usize| sequence.written.as_ref().is_none_or(|written| written[*place]);
+            let places: Vec<i64> = (0..sequence.completion.len()).filter(written).map(|place| place as i64).collect();
+            let places = Tensor::from_slice(&places);
+            let taken = Tensor::from_slice(&sequence.completion).index_select(0, &places).unsqueeze(1);
+            let logps = |model: &Reference| model.logps(prompt, &sequence.completion).index_select(0, &places);
+            terms(&logps(&student), &logps(&teachers[sequence.source]).detach(), &taken).mean(Kind::Double)
         })
         .collect();
     let loss = Tensor::stack(&losses, 0).mean(Kind::Double);

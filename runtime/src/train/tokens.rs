@@ -10,6 +10,7 @@ use super::scores::{STUDENT_ENTROPY, STUDENT_LOGP, TEACHER_LOGP};
 use crate::data::tokenizer::Tokenizer;
 use crate::model::Token;
 use crate::report::tokens::{Histogram, Over, Quantity, Sample, TokenSeen, Tokens};
+use crate::zip::zip_equal;
 
 /// Steps of a stage that samples are kept of: the first, the last, and some between at equal distances.
 const MOMENTS: u32 = 5;
@@ -83,7 +84,7 @@ pub fn record(stage: &Stage, sequences: &Sequences, batch: &Batch, outputs: &Out
                 prompt: stage.start.tokenizer.decode(&prompt[prompt.len().saturating_sub(PROMPT)..]).unwrap_or_default(),
                 reward: sequence.reward,
                 length: range.len() as u32,
-                tokens: (range.clone().zip(texts(&stage.start.tokenizer, sequence)))
+                tokens: zip_equal(range.take(LENGTH), texts(&stage.start.tokenizer, sequence))
                     .map(|(token, text)| seen.token(token, text))
                     .collect(),
             });
@@ -143,8 +144,8 @@ impl Seen<'_> {
 /// What each of the first tokens that are trained on adds to the text.
 fn texts(tokenizer: &Tokenizer, sequence: &Sequence) -> Vec<String> {
     let all = &sequence.completion;
-    let trained = |index: &usize| sequence.written.as_ref().is_none_or(|written| written[*index]);
-    (0..all.len()).filter(trained).take(LENGTH).map(|index| addition(tokenizer, &all[..=index])).collect()
+    let places: Vec<usize> = (0..all.len()).collect();
+    sequence.of_trained(&places).take(LENGTH).map(|index| addition(tokenizer, &all[..=*index])).collect()
 }
 
 /// What the last token adds. Some tokenizers write a token differently at the start of a text, and a character may take several.

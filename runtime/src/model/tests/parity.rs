@@ -44,6 +44,7 @@ pub fn read(file: &Path) -> HashMap<String, Vec<f64>> {
     let numbers = |(name, view): (String, safetensors::tensor::TensorView)| {
         let data = view.data();
         let values = match view.dtype() {
+            Dtype::BF16 => data.chunks(2).map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).to_f64()).collect(),
             Dtype::F32 => data.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
             Dtype::F64 => data.chunks(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
             Dtype::I64 => data.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),

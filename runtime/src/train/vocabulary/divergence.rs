@@ -9,6 +9,7 @@ use super::rows::{Rows, Slopes};
 use super::summands::Summand;
 use super::support::{Entries, entries};
 use crate::kernels::entries::{Slope, Sum};
+use crate::zip::zip_equal;
 
 /// A divergence with all parameters as they are at this step.
 pub struct Divergence<'a> {
@@ -274,7 +275,7 @@ fn weighted(part: &Tensor, weight: &Weight, rows: &Rows) -> Tensor {
 /// Log-probabilities of a weighted sum: exactly those of its parts where these are equal and weights add up to 1.
 fn blend(side: &Side, parts: &[Tensor], rows: &Rows) -> Tensor {
     let highest = parts[1..].iter().fold(parts[0].shallow_clone(), |highest, part| highest.maximum(part));
-    let shares = side.parts.iter().zip(parts).map(|((weight, _), part)| {
+    let shares = zip_equal(&side.parts, parts).map(|((weight, _), part)| {
         let relative = (part - &highest).exp_();
         match weight {
             Weight::Number(weight) => relative * *weight,
@@ -283,7 +284,7 @@ fn blend(side: &Side, parts: &[Tensor], rows: &Rows) -> Tensor {
     });
     let sum = shares.reduce(|sum, share| sum + share).expect("a side has at least one part");
     // The highest may have no weight, and the others vanish beside it.
-    let logs = side.parts.iter().zip(parts).map(|((weight, _), part)| weighted(part, weight, rows));
+    let logs = zip_equal(&side.parts, parts).map(|((weight, _), part)| weighted(part, weight, rows));
     let in_logs = logs.reduce(|sum, part| sum.logaddexp(&part)).expect("a side has at least one part");
     in_logs.where_self(&sum.lt(VANISHING), &(highest + sum.log()))
 }

@@ -32,7 +32,8 @@ pub use self::quantities::{Primitive, Quantity};
 pub use self::resolve::Parameters;
 use self::rows::{Rows, Slopes};
 use crate::kernels::product;
-use crate::model::{ABSENT, ByMatrix, Token};
+use crate::model::{ABSENT, ByMatrix, Token, logits};
+use crate::zip::zip_equal;
 
 /// Where next-token logits of consecutive tokens come from.
 pub enum Logits {
@@ -127,15 +128,7 @@ impl Logits {
     fn rows(&self, first: i64, count: i64) -> Tensor {
         match self {
             Logits::Given(logits) => logits.narrow(0, first, count),
-            Logits::Projected { hidden, matrix, softcap } => {
-                let hidden = hidden.narrow(0, first, count);
-                // Rounded to half precision, logits would differ by more than many a divergence.
-                let logits = match hidden.kind() {
-                    Kind::BFloat16 => product::multiply(&hidden, &matrix.get().tr()),
-                    _ => hidden.linear::<&Tensor>(&matrix.get(), None),
-                };
-                softcap.map_or_else(|| logits.shallow_clone(), |cap| (&logits / cap).tanh_() * cap)
-            }
+            Logits::Projected { hidden, matrix, softcap } => logits(&hidden.narrow(0, first, count), &matrix.get(), *softcap),
         }
     }
 }
@@ -203,6 +196,12 @@ impl Vocabulary {
         sampler: Option<(Role, f64)>,
         end: Token,
     ) -> Vocabulary {
+        let tokens = targets.numel() as i64;
+        assert_eq!(student.tokens(), tokens, "the student's logits are of the tokens taken");
+        for (role, parts) in &others {
+            let of_role: i64 = parts.iter().map(Logits::tokens).sum();
+            assert_eq!(of_role, tokens, "the logits of the {} are of the tokens taken", role.name());
+        }
         let (targets, sizes) = (targets.shallow_clone(), Sizes::of(targets.device()));
         let (temperature, absent) = (1.0, None);
         Vocabulary { targets, student, others, sampler, temperature, end, absent, sizes, kept: RefCell::default() }
@@ -251,10 +250,10 @@ impl Vocabulary {
             let slopes = self.room_for_slopes(&block, live.len(), &mut room);
             for rows in self.chunks(&block) {
                 let place = |values: &Tensor| values.narrow(0, rows.first, rows.len());
-                for (quantity, values) in quantities.iter().zip(&values[0]) {
+                for (quantity, values) in zip_equal(quantities, &values[0]) {
                     place(values).copy_(&quantity.values(&rows));
                 }
-                for (index, (primitive, values)) in live.iter().zip(&values[1]).enumerate() {
+                for (index, (primitive, values)) in zip_equal(live, &values[1]).enumerate() {
                     place(values).copy_(&primitive.values(&rows));
                     if let Some(slopes) = &slopes {
                         let one = Tensor::ones([rows.len(), 1], (Kind::Float, self.targets.device()));
@@ -283,6 +282,9 @@ impl Vocabulary {
     /// d loss / d logits of the student, for d loss / d primitive `[tokens]`. Ends the use of the logits.
     pub fn gradient(self, live: &[(Primitive, Tensor)], mut give: impl FnMut(ByLogits)) {
         let _guard = no_grad_guard();
+        for (_, adjoint) in live {
+            assert_eq!(adjoint.numel() as i64, self.tokens(), "d loss / d primitive of every token");
+        }
         for (first, count) in self.blocks() {
             if let Some(slopes) = self.kept.borrow_mut().remove(&first) {
                 assert_eq!(slopes.len(), live.len(), "the primitives of the first pass");

@@ -91,6 +91,7 @@ impl<'a> Rows<'a> {
 
     /// The rows of a number per token, `[rows, 1]`.
     pub fn column(&self, per_token: &Tensor) -> Tensor {
+        assert_eq!(per_token.numel() as i64, self.vocabulary.tokens(), "one number for each token of the step");
         per_token.narrow(0, self.first, self.len()).unsqueeze(1)
     }
 }

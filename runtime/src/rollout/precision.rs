@@ -1,0 +1,40 @@
+//! What samples and what trains have one distribution, in half precision too.
+
+use mopd_compiler::plan::Sampling;
+use tch::{Device, Kind};
+
+use super::*;
+use crate::model::tests::{lively, tiny};
+use crate::model::{PackedBatch, logits, to_vec};
+use crate::random::Purpose;
+
+/// The first token's logits are the trainer's. Later ones come from a step whose activations are rounded in fewer places than the
+/// trainer's, and these weights are large: most tokens are within 1e-2 all the same.
+#[test]
+fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
+    let decoder = Decoder::frozen(&lively(&tiny(), 8), Device::Cpu, Kind::BFloat16);
+    let prompts: Vec<Vec<Token>> = (0..60).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
+    let request = |(id, tokens)| Prompt { tokens, id: id as u32, limit: None };
+    let requests: Vec<Prompt> = prompts.iter().map(Vec::as_slice).enumerate().map(request).collect();
+    let key = Key::new(1, 2, Purpose::Rollout, 0);
+    let completions = rollout(&decoder, &requests, &Sampling::new(1, 1.0, 12), key).unwrap();
+    let pairs = prompts.iter().zip(&completions);
+    let batch =
+        PackedBatch::new(pairs.map(|(prompt, completion)| (prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);
+    let trained = logits(&decoder.hidden(&batch), decoder.matrix(), None).log_softmax(-1, Kind::Float);
+    let trained = to_vec(&trained.gather(1, &batch.targets.unsqueeze(1), false));
+    let mut trained = trained.iter();
+    let (mut first, mut later) = (0.0f32, Vec::new());
+    for completion in &completions {
+        for (place, sampled) in completion.logps.iter().enumerate() {
+            let apart = (trained.next().unwrap() - sampled).abs();
+            if place == 0 { first = first.max(apart) } else { later.push(apart) }
+        }
+    }
+    assert!(trained.next().is_none());
+    later.sort_by(f32::total_cmp);
+    let (median, largest) = (later[later.len() / 2], later[later.len() - 1]);
+    println!("first {first:.1e}, later {median:.1e}, at most {largest:.1e}");
+    assert!(first < 1e-3, "the first tokens are off by {first}");
+    assert!(median < 1e-2 && largest < 0.2, "later tokens are off by {median}, at most {largest}");
+}

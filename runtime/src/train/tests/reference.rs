@@ -1,0 +1,211 @@
+//! Steps of training against PyTorch in float64, one sequence at a time: `tests/fixtures/training.py`. The objectives are compiled from
+//! `tests/fixtures/training/cases.mopd`, so language, compiler and runtime are all that is compared.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use mopd_compiler::plan::{self, Plan};
+use mopd_lang::source::SourceFile;
+use serde_json::Value;
+
+use super::*;
+use crate::model::tests::parity::read;
+use crate::train::batches::Sequence;
+
+struct Fixtures {
+    plan: Plan,
+    /// In the order of the plan's models: where the student starts, two teachers, a reference.
+    models: Vec<Arc<Weights>>,
+    batches: Value,
+    reference: HashMap<String, Vec<f64>>,
+}
+
+fn plan() -> Plan {
+    let path = folder().join("cases.mopd");
+    let entry = SourceFile { path: "cases.mopd".to_owned(), text: std::fs::read_to_string(path).unwrap() };
+    let standard = |module: &[&str]| match module {
+        ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+        _ => None,
+    };
+    let analysis = mopd_lang::analyse(entry, &standard);
+    assert!(!analysis.has_errors(), "{:?}", analysis.diagnostics);
+    let experiment = analysis.experiment.as_ref().unwrap();
+    mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, false).unwrap()
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/training")
+}
+
+impl Fixtures {
+    fn new() -> Fixtures {
+        let plan = plan();
+        let batches: Value = serde_json::from_slice(&std::fs::read(folder().join("batches.json")).unwrap()).unwrap();
+        let plan::Stage::Initialise(architecture) = &plan.experiment.models[0].stage else { panic!("the student is made") };
+        let config = Arc::new(crate::model::Config::of(architecture));
+        let stored = read(&folder().join("models.safetensors"));
+        let tokenizer = Arc::new(Tokenizer::Bytes);
+        let model = |name: &str| {
+            let values = in_layout(&config, &batches, &stored[name]).into_iter().map(|value| value as f32).collect();
+            Arc::new(Weights::new(config.clone(), tokenizer.clone(), values))
+        };
+        let models = ["student", "first", "second", "reference"].map(model).into();
+        Fixtures { plan, models, batches, reference: read(&folder().join("reference.safetensors")) }
+    }
+
+    fn train(&self, model: &str) -> &Train<Objective> {
+        let found = self.plan.experiment.models.iter().find(|known| known.name == model);
+        let Some(plan::Model { stage: plan::Stage::Train(train), .. }) = found else { panic!("no model `{model}` is trained") };
+        train
+    }
+
+    fn rollouts(&self, kind: &str) -> Rollouts {
+        let batch = &self.batches[kind];
+        let list = batch["sequences"].as_array().unwrap().iter().map(sequence).collect();
+        let sequences = Sequences::new(list, batch["group"].as_u64().unwrap() as usize, 2);
+        Rollouts { sequences, known: RefCell::default(), policy: RefCell::default() }
+    }
+
+    /// In the order of the runtime's own layout.
+    fn vector(&self, name: &str) -> Vec<f64> {
+        in_layout(&self.models[0].config, &self.batches, &self.reference[name])
+    }
+}
+
+/// Numbers in the order that the fixtures name, in that of the layout.
+fn in_layout(config: &crate::model::Config, batches: &Value, values: &[f64]) -> Vec<f64> {
+    let mut parts: HashMap<&str, &[f64]> = HashMap::new();
+    let mut rest = values;
+    for parameter in batches["parameters"].as_array().unwrap() {
+        let length = parameter["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap() as usize).product();
+        let (part, behind) = rest.split_at(length);
+        parts.insert(parameter["name"].as_str().unwrap(), part);
+        rest = behind;
+    }
+    assert!(rest.is_empty());
+    layout(config).iter().flat_map(|entry| parts[entry.name.as_str()]).copied().collect()
+}
+
+fn sequence(value: &Value) -> Sequence {
+    let tokens = |name: &str| value[name].as_array().unwrap().iter().map(|token| token.as_i64().unwrap()).collect();
+    let written: Vec<bool> = value["written"].as_array().unwrap().iter().map(|written| written.as_bool().unwrap()).collect();
+    let logps = value["logps"].as_array();
+    Sequence {
+        source: value["domain"].as_u64().unwrap() as usize,
+        record: 0,
+        prompt: Some(tokens("prompt")),
+        completion: tokens("completion"),
+        written: written.contains(&false).then_some(written),
+        logps: logps.map(|logps| logps.iter().map(|logp| logp.as_f64().unwrap() as f32).collect()),
+        truncated: value["truncated"].as_bool().unwrap(),
+        reward: value["reward"].as_f64(),
+        chosen: value["chosen"].as_bool(),
+    }
+}
+
+fn norm(of: &[f64]) -> f64 {
+    of.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+/// The length of the difference, as a share of what is expected; and the cosine between both.
+fn compare(got: &[f64], expected: &[f64]) -> (f64, f64) {
+    let difference: Vec<f64> = zip_equal(got, expected).map(|(got, expected)| got - expected).collect();
+    let product: f64 = zip_equal(got, expected).map(|(got, expected)| got * expected).sum();
+    (norm(&difference) / norm(expected), product / (norm(got) * norm(expected)))
+}
+
+/// How far a step may be from the reference.
+struct Bounds {
+    kind: Kind,
+    loss: f64,
+    /// Of the gradient, whole or of one parameter, as a share of the whole's length.
+    gradient: f64,
+    /// Of what two updates did to the parameters, as a share.
+    update: f64,
+}
+
+/// Single precision has 24 binary digits; half has 8, of which the way through two layers costs some.
+const SINGLE: Bounds = Bounds { kind: Kind::Float, loss: 2e-6, gradient: 5e-6, update: 2e-5 };
+const HALF: Bounds = Bounds { kind: Kind::BFloat16, loss: 3e-2, gradient: 8e-2, update: 0.2 };
+
+#[test]
+fn steps_equal_the_reference() {
+    let fixtures = Fixtures::new();
+    let world = World::new();
+    let mut cases: Vec<&str> = fixtures.reference.keys().filter_map(|key| key.strip_suffix(".loss")).collect();
+    cases.sort_unstable();
+    assert!(cases.len() >= 18, "{cases:?}");
+    let mut faults = Vec::new();
+    for case in cases {
+        let (model, kind) = case.split_once('.').unwrap();
+        let mut train = fixtures.train(model).clone();
+        if let Prefixes::Pairs { chosen, rejected, .. } = &mut train.prefixes {
+            // The pairs come from the fixtures; the stage finds others in its data.
+            let answer = || Completions::Data { field: "answer".into() };
+            (*chosen, *rejected) = (answer(), answer());
+        }
+        let train = &train;
+        let mut stage = world.stage(train, ROUTED, &fixtures.models);
+        for choice in &train.teachers {
+            assert_eq!(choice.teacher, ROUTED[choice.domain.0 as usize], "{case}");
+        }
+        for (index, source) in stage.sources.iter_mut().enumerate() {
+            let reference = train.references.iter().find(|choice| choice.domain.0 as usize == index);
+            source.reference = reference.map(|choice| choice.reference);
+            assert!(source.reference.is_none_or(|reference| reference == ModelId(3)), "{case}");
+        }
+        stage.steps = 2;
+        for bounds in [SINGLE, HALF] {
+            stage.kind = bounds.kind;
+            for micro_batch in [None, Some(1), Some(2)] {
+                stage.micro_batch = micro_batch;
+                let place = format!("{case} in {:?}, micro-batches of {micro_batch:?}", bounds.kind);
+                faults.extend(
+                    differences(&fixtures, &stage, case, kind, &bounds).into_iter().map(|fault| format!("{place}: {fault}")),
+                );
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// What is further from the reference than it may be.
+fn differences(fixtures: &Fixtures, stage: &Stage, case: &str, kind: &str, bounds: &Bounds) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut trainer = Trainer::new(stage).unwrap();
+    let rollouts = fixtures.rollouts(kind);
+    let Evaluated { outputs, gradient, .. } = trainer.evaluate(&rollouts, 0).map_err(|(error, _)| error).unwrap();
+    let loss = f64::from(outputs.get(stage.train.objective.loss)[0]);
+    let expected = fixtures.reference[&format!("{case}.loss")][0];
+    if (loss - expected).abs() >= bounds.loss * expected.abs().max(1.0) {
+        faults.push(format!("loss {loss}, not {expected}"));
+    }
+    let got: Vec<f64> = to_vec(&gradient.part(0..gradient.parameters())).into_iter().map(f64::from).collect();
+    let expected = fixtures.vector(&format!("{case}.gradient"));
+    let (apart, cosine) = compare(&got, &expected);
+    if !(apart < bounds.gradient && 1.0 - cosine < bounds.gradient.powi(2)) {
+        faults.push(format!("the gradient is off by {apart:.1e} of its length, cosine {cosine:.9}"));
+    }
+    let whole = norm(&expected);
+    for entry in layout(&stage.start.config) {
+        let range = entry.offset..entry.offset + entry.len();
+        let off: Vec<f64> = zip_equal(&got[range.clone()], &expected[range]).map(|(got, expected)| got - expected).collect();
+        if norm(&off) >= bounds.gradient * whole {
+            faults.push(format!("the gradient of {} is off by {:.1e} of the whole's length", entry.name, norm(&off) / whole));
+        }
+    }
+    let Some(_) = fixtures.reference.get(&format!("{case}.after")) else { return faults };
+    for step in 0..2 {
+        let rollouts = fixtures.rollouts(kind);
+        trainer.update(rollouts, Instant::now(), step, &mut Record::default()).map_err(|(error, _)| error).unwrap();
+    }
+    let start = stage.start.values();
+    let moved =
+        |values: Vec<f64>| -> Vec<f64> { zip_equal(values, start.iter()).map(|(end, start)| end - f64::from(*start)).collect() };
+    let after = to_vec(&trainer.trained.single(&trainer.model)).into_iter().map(f64::from).collect();
+    let (apart, cosine) = compare(&moved(after), &moved(fixtures.vector(&format!("{case}.after"))));
+    if apart >= bounds.update {
+        faults.push(format!("what two updates did is off by {apart:.1e}, cosine {cosine:.9}"));
+    }
+    faults
+}
