@@ -2,10 +2,9 @@
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::Objective;
-use crate::formula::{DivergenceKind, Formula, FormulaKind, Live, Signal};
+use crate::formula::{DivergenceKind, Formula, FormulaKind, Live, Signal, elementwise};
 
 use super::Checker;
-use super::arithmetic::fold;
 
 /// What the names in a number of the run stand for.
 pub struct Bindings<'a> {
@@ -25,7 +24,7 @@ pub fn number_at(formula: &Formula, bindings: &Bindings) -> Option<f64> {
         FormulaKind::Variable(name) => bindings.variable.and_then(|(variable, value)| (**name == *variable).then_some(value)),
         FormulaKind::Apply { function, operands } => {
             let values: Option<Vec<f64>> = operands.iter().map(|operand| number_at(operand, bindings)).collect();
-            Some(fold(*function, &values?))
+            Some(elementwise::apply(*function, &values?))
         }
         _ => None,
     }
