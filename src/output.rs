@@ -1,9 +1,19 @@
 //! The two streams. A reader that goes away (`mopd plan x.mopd | head`) is no error: what is left to say is dropped.
+//!
+//! Names of files, fields of data, what models write and what hubs and rewards answer come from others, and a terminal obeys what
+//! it is sent. So everything goes through [`safe`] on its way out, which lets through no control but our own colours; what others
+//! wrote goes through [`printable`] before it is put among them.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
 /// Writes to standard output.
 pub fn result(text: &str) {
+    verbatim(&safe(text, Style::of_stdout()));
+}
+
+/// Writes to standard output what another program is to read as it is, such as a formatted file.
+pub fn verbatim(text: &str) {
     let mut stream = std::io::stdout().lock();
     // A closed pipe or a full disk behind a redirection leaves nobody to tell.
     let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
@@ -11,7 +21,7 @@ pub fn result(text: &str) {
 
 /// Writes to standard error.
 pub fn error(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = std::io::stderr().lock().write_all(safe(text, Style::of_stderr()).as_bytes());
 }
 
 /// Terminal styles, or plain text where the stream is no terminal or `NO_COLOR` asks for it.
@@ -77,15 +87,94 @@ pub fn hanging(first: &str, rest: &str, text: &str) -> String {
     out
 }
 
-/// Text that a model or a program made, safe to show: control characters other than newline and tab are spelled out, so that
-/// they can't steer the terminal.
+/// Whether a terminal acts on a character rather than showing it: controls, and what turns the direction of text or hides in it.
+fn steers(c: char) -> bool {
+    let hidden = matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    hidden || (c.is_control() && c != '\n' && c != '\t')
+}
+
+/// Nearly all text needs no second look.
+fn plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t'))
+}
+
+/// Spelled out as JSON does it, so that text in JSON says the same as before.
+fn spell(c: char, out: &mut String) {
+    *out += &format!("\\u{:04x}", u32::from(c));
+}
+
+/// Text that a model, a program or a file made, safe to show: what would steer the terminal is spelled out. Newlines and tabs stay.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let shown = if c.is_control() && c != '\n' && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
-            shown.chars().collect::<Vec<_>>()
-        })
-        .collect()
+    if plain(text) {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) { spell(c, &mut out) } else { out.push(c) }
+    }
+    out
+}
+
+/// The same for text of a file whose places are counted in bytes: every character has as many as before.
+pub fn printable_in_place(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(c) = characters.next() {
+        let line_end = c == '\r' && characters.peek() == Some(&'\n');
+        if steers(c) && !line_end { out.extend(std::iter::repeat_n('?', c.len_utf8())) } else { out.push(c) }
+    }
+    out
+}
+
+/// What goes to a stream: as [`printable`], but colours stay where the stream has them, and so do the line ends of other systems.
+pub fn safe(text: &str, style: Style) -> Cow<'_, str> {
+    if plain(text) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let count = match c {
+            '\u{1b}' if style.terminal => colour(rest),
+            '\r' if rest.starts_with("\r\n") => 2,
+            c if steers(c) => 0,
+            c => c.len_utf8(),
+        };
+        if count == 0 {
+            spell(c, &mut out);
+            rest = &rest[c.len_utf8()..];
+        } else {
+            out += &rest[..count];
+            rest = &rest[count..];
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// How long the sequence is that `text` begins with, if it is one that sets a colour of letters or their weight; 0 otherwise. Others
+/// move the cursor, hide text, write to the clipboard or answer in the user's name.
+fn colour(text: &str) -> usize {
+    let Some((numbers, _)) = text.strip_prefix("\u{1b}[").and_then(|rest| rest.split_once('m')) else { return 0 };
+    let mut parts = numbers.split(';');
+    while let Some(part) = parts.next() {
+        let fits = match part {
+            "38" => match parts.next() {
+                Some("5") => parts.next().is_some_and(level),
+                Some("2") => (0..3).all(|_| parts.next().is_some_and(level)),
+                _ => false,
+            },
+            "" | "0" | "1" | "2" | "3" | "4" | "22" | "23" | "24" | "39" => true,
+            part => part.parse().is_ok_and(|code: u8| matches!(code, 30..=37 | 90..=97)),
+        };
+        if !fits {
+            return 0;
+        }
+    }
+    "\u{1b}[m".len() + numbers.len()
+}
+
+fn level(text: &str) -> bool {
+    text.parse::<u8>().is_ok()
 }
 
 /// "1 model", "3 models".
@@ -97,9 +186,71 @@ pub fn counted(n: usize, thing: &str) -> String {
 mod tests {
     use super::*;
 
+    const HOSTILE: &str = "a\u{1b}[2J\tb\nc\u{7}é\u{9b}31m\u{202e}\u{2066}\r\u{7f}\u{feff}\u{200b}z";
+
     #[test]
-    fn control_characters_of_a_model_are_spelled_out() {
-        assert_eq!(printable("a\u{1b}[2J\tb\nc\u{7}é"), "a\\u{1b}[2J\tb\nc\\u{7}é");
+    fn what_steers_a_terminal_is_spelled_out() {
+        let wanted = "a\\u001b[2J\tb\nc\\u0007é\\u009b31m\\u202e\\u2066\\u000d\\u007f\\ufeff\\u200bz";
+        assert_eq!(printable(HOSTILE), wanted);
+        for style in [Style::PLAIN, Style { terminal: true }] {
+            assert_eq!(safe(HOSTILE, style), wanted);
+        }
+        // Letters that are joined, as emoji and Persian words are, and every script.
+        for text in ["👩\u{200d}🔬", "می\u{200c}خواهم", "日本 é עברית"] {
+            assert_eq!(printable(text), text);
+        }
+        assert_eq!(safe("a\r\nb\rc", Style::PLAIN), "a\r\nb\\u000dc");
+    }
+
+    #[test]
+    fn only_colours_pass_and_only_where_there_are_any() {
+        let style = Style { terminal: true };
+        for good in
+            [style.red("x"), style.bold("x"), "\u{1b}[38;5;12mx\u{1b}[m".into(), "\u{1b}[38;2;1;20;255;4mx\u{1b}[39m".into()]
+        {
+            assert_eq!(safe(&good, style), good);
+            assert!(!safe(&good, Style::PLAIN).contains('\u{1b}'));
+        }
+        for bad in [
+            "\u{1b}[8m",
+            "\u{1b}[7m",
+            "\u{1b}[41m",
+            "\u{1b}[38m",
+            "\u{1b}[38;5m",
+            "\u{1b}[38;9;1m",
+            "\u{1b}[38;2;1;2;256m",
+            "\u{1b}[2J",
+            "\u{1b}[1;1H",
+            "\u{1b}]0;title\u{7}",
+            "\u{1b}]52;c;eA==\u{7}",
+            "\u{1b}c",
+            "\u{1b}",
+            "\u{1b}[",
+            "\u{1b}[1",
+            "\u{1b}P$q\u{1b}\\",
+            "\u{1b}[1\nm",
+            "\u{1b}[+1m",
+        ] {
+            assert!(!safe(&format!("a{bad}"), style).contains(['\u{1b}', '\u{7}']), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let line = serde_json::json!({ "text": HOSTILE, HOSTILE: [1.5] }).to_string();
+        let shown = safe(&line, Style::PLAIN);
+        assert!(!shown.chars().any(steers));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            serde_json::from_str::<serde_json::Value>(&line).unwrap()
+        );
+    }
+
+    #[test]
+    fn places_in_a_file_stay() {
+        let text = "a\u{1b}\u{9b}\u{202e}é\r\n\rb";
+        assert_eq!(printable_in_place(text), "a??????é\r\n?b");
+        assert_eq!(printable_in_place(text).len(), text.len());
     }
 
     #[test]

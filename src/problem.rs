@@ -92,9 +92,13 @@ impl Problem {
     }
 
     pub fn text(&self, style: Style) -> String {
-        let mut text = format!("{}{}\n", style.red(&format!("error[{}]", self.name)), style.bold(&format!(": {}", self.message)));
+        let mut text = format!(
+            "{}{}\n",
+            style.red(&format!("error[{}]", self.name)),
+            style.bold(&format!(": {}", output::printable(&self.message)))
+        );
         if let Some(help) = &self.help {
-            text += &output::hanging(&style.cyan("  help: "), "        ", help);
+            text += &output::hanging(&style.cyan("  help: "), "        ", &output::printable(help));
         }
         text
     }

@@ -61,7 +61,7 @@ impl Speaker {
     pub fn say(&self, text: &str) {
         if self.shown {
             // Printed by whoever draws: it knows where its lines stand.
-            self.screen.println(text.trim_end());
+            self.screen.println(output::safe(text.trim_end(), Style::of_stderr()));
         } else {
             output::error(text);
         }
@@ -170,7 +170,7 @@ impl Progress {
         }
         if self.shown && self.tasks > 0 {
             let screen = self.screen();
-            self.screen.set_message(screen);
+            self.screen.set_message(output::safe(&screen, self.style).into_owned());
         }
     }
 

@@ -9,6 +9,7 @@ use crate::data::chat::ChatError;
 use crate::data::tokenizer::TokenizerError;
 use crate::data::{ContextError, DataError};
 use crate::files::WriteError;
+use crate::quote::bounded;
 use crate::reward::RewardError;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -24,7 +25,7 @@ impl Error {
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Error {
         Error::Failed(Box::new(Failure {
             kind,
-            message: message.into(),
+            message: bounded(message.into()),
             help: None,
             origin: None,
             stage: None,
@@ -59,7 +60,7 @@ impl Error {
     }
 
     pub fn help(self, help: impl Into<String>) -> Error {
-        self.change(|failure| failure.help = Some(help.into()))
+        self.change(|failure| failure.help = Some(bounded(help.into())))
     }
 
     /// Fills in the origin unless a more exact one is known already.

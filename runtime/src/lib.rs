@@ -16,6 +16,7 @@ pub mod model;
 pub mod predict;
 pub mod prepare;
 pub mod prompts;
+mod quote;
 pub mod random;
 pub mod report;
 pub mod reward;

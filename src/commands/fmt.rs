@@ -51,7 +51,7 @@ fn standard_input(check: bool) -> Result<Status, Problem> {
     match check {
         true if changed => output::result("-\n"),
         true => {}
-        false => output::result(&formatted.text),
+        false => output::verbatim(&formatted.text),
     }
     Ok(judge("-", text, formatted, check && changed))
 }

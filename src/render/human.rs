@@ -8,7 +8,7 @@ use mopd_lang::diag::{Diagnostic, Severity};
 use mopd_lang::source::Sources;
 
 use super::{Mark, Report, of_finding};
-use crate::output::{Style, counted, hanging};
+use crate::output::{Style, counted, hanging, printable, printable_in_place};
 
 /// All findings, an empty line after each.
 pub fn findings(findings: &[Diagnostic], sources: &Sources, style: Style) -> String {
@@ -48,7 +48,7 @@ pub fn report(report: &Report, style: Style) -> String {
         Severity::Error => style.red(&head),
         Severity::Warning => style.yellow(&head),
     };
-    let mut text = format!("{head}{}\n", style.bold(&format!(": {}", report.message)));
+    let mut text = format!("{head}{}\n", style.bold(&format!(": {}", printable(report.message))));
     let mut files: Vec<&str> = Vec::new();
     for mark in &report.marks {
         if !files.contains(&mark.path) {
@@ -60,13 +60,13 @@ pub fn report(report: &Report, style: Style) -> String {
         text += &snippet(&marks, report.severity, style);
     }
     for note in &report.notes {
-        text += &hanging(&style.cyan("  note: "), "        ", note);
+        text += &hanging(&style.cyan("  note: "), "        ", &printable(note));
     }
     if let Some(help) = report.help {
-        text += &hanging(&style.cyan("  help: "), "        ", help);
+        text += &hanging(&style.cyan("  help: "), "        ", &printable(help));
     }
     if let Some(fix) = &report.fix {
-        text += &hanging(&style.cyan("  fix:  "), "        ", fix);
+        text += &hanging(&style.cyan("  fix:  "), "        ", &printable(fix));
     }
     text
 }
@@ -81,7 +81,7 @@ fn snippet(marks: &[&Mark], severity: Severity, style: Style) -> String {
     }
     let labels = marks.iter().enumerate().map(|(index, mark)| {
         let (start, end) = visible(mark);
-        let text = (!mark.label.is_empty()).then(|| mark.label.to_owned());
+        let text = (!mark.label.is_empty()).then(|| printable(mark.label));
         if index == 0 {
             LabeledSpan::new_primary_with_span(text, (start, end - start))
         } else {
@@ -89,7 +89,7 @@ fn snippet(marks: &[&Mark], severity: Severity, style: Style) -> String {
         }
     });
     let drawing = Drawing {
-        source: NamedSource::new(first.path, without_control_characters(first.text)),
+        source: NamedSource::new(printable(first.path), printable_in_place(first.text)),
         labels: labels.collect(),
         severity: match severity {
             Severity::Error => miette::Severity::Error,
@@ -128,11 +128,6 @@ fn floor(text: &str, mut at: usize) -> usize {
         at -= 1;
     }
     at
-}
-
-/// A source line must not steer the terminal. Each such character is one byte, so offsets stay.
-fn without_control_characters(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_control() && !matches!(c, '\n' | '\t' | '\r') { '?' } else { c }).collect()
 }
 
 /// What miette is handed: marks in one file, no message.

@@ -85,14 +85,10 @@ impl Place<'_> {
                 Ok(chosen(entries, &order[..self.world.entries(*k).min(entries)]))
             }
             Support::Nucleus { role, p } => {
-                let (order, probabilities) = self.order(role)?;
-                let mut held = 0.0;
-                let within = order.iter().take_while(|entry| {
-                    let before = held;
-                    held += probabilities[**entry];
-                    before < *p
-                });
-                Ok(chosen(entries, &within.copied().collect::<Vec<usize>>()))
+                let (_, probabilities) = self.order(role)?;
+                // What is strictly more probable holds less than `p`: equals go in or stay out together.
+                let held = |entry: usize| probabilities.iter().filter(|other| **other > probabilities[entry]).sum::<f64>();
+                Ok((0..entries).map(|entry| held(entry) < *p).collect())
             }
             Support::Sampled => {
                 let token = self.token.ok_or("no token is drawn here")?;
@@ -104,7 +100,7 @@ impl Place<'_> {
         }
     }
 
-    /// A role's entries, the most probable first, and its probabilities.
+    /// A role's entries, the most probable first, of equals the one of the lower id; and its probabilities.
     pub fn order(&self, role: &Role) -> Result<(Vec<usize>, Vec<f64>), Refusal> {
         let p: Vec<f64> = self.probabilities(role, 1.0, false)?.into_iter().map(|p| p.value).collect();
         let mut order: Vec<usize> = (0..p.len()).collect();

@@ -452,7 +452,7 @@ fn reduced(reduction: Reduction, members: &[&Dual]) -> Dual {
     let truths = || members.iter().filter(|member| member.truth()).count();
     let all = || members.iter().copied();
     match reduction {
-        _ if members.is_empty() => Dual::plain(0.0),
+        _ if members.is_empty() => Dual::plain(reduction.of_none()),
         Reduction::Sum => sum(all()),
         Reduction::Mean => sum(all()).scale(1.0 / members.len() as f64),
         Reduction::Minimum => all().skip(1).fold(members[0].clone(), |least, member| least.minimum(member)),
@@ -519,4 +519,16 @@ fn largest(values: &[f64], kept: usize) -> Vec<f64> {
     let mut results = vec![0.0; values.len()];
     order.into_iter().take(kept).for_each(|index| results[index] = 1.0);
     results
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_none_is_what_the_table_says() {
+        for reduction in Reduction::EACH {
+            assert_eq!(reduced(reduction, &[]), Dual::plain(reduction.of_none()), "{reduction:?}");
+        }
+    }
 }

@@ -69,12 +69,11 @@ fn reduce(
         let members = members(layout, (from, to), mask);
         let quantiles = members.iter().map(|members| {
             let values: Vec<f64> = members.iter().map(|index| value(*index)).collect();
-            if values.is_empty() { 0.0 } else { quantile(&values, q) }
+            if values.is_empty() { reduction.of_none() } else { quantile(&values, q) }
         });
         return quantiles.collect();
     }
-    let of_none = if reduction == Reduction::All { 1.0 } else { 0.0 };
-    let mut results = vec![of_none; layout.len(to)];
+    let mut results = vec![reduction.of_none(); layout.len(to)];
     let mut counts = vec![0u32; layout.len(to)];
     for index in 0..layout.len(from) {
         if !mask(index) {
@@ -336,6 +335,15 @@ mod tests {
 
     fn reduced(reduction: Reduction, to: Axis, mask: [u8; 6]) -> Vec<f64> {
         reduce(reduction, &layout(), (Axis::Token, to), |index| X[index], |index| mask[index] != 0)
+    }
+
+    #[test]
+    fn of_none_is_what_the_table_says() {
+        for reduction in Reduction::EACH {
+            assert_eq!(reduced(reduction, Axis::Sequence, [0; 6]), [reduction.of_none(); 3], "{reduction:?}");
+            // Where others have some.
+            assert_eq!(reduced(reduction, Axis::Sequence, [1, 1, 1, 0, 1, 1])[1], reduction.of_none(), "{reduction:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Operators and elementwise functions on formulas: units, axes, constant folding.
 
 use crate::diag::{Code, Diagnostic};
-use crate::formula::{Formula, FormulaKind, Function, Unit};
+use crate::formula::{Formula, FormulaKind, Function, Unit, elementwise};
 use crate::source::Span;
 use crate::syntax::ast::BinaryOperator;
 
@@ -93,7 +93,7 @@ impl Checker {
         }
         let constants: Option<Vec<f64>> = operands.iter().map(Formula::constant).collect();
         if let Some(constants) = constants {
-            let value = fold(function, &constants);
+            let value = elementwise::apply(function, &constants);
             if value.is_finite() {
                 return self.number(value, unit, span);
             }
@@ -197,48 +197,5 @@ fn mismatch_help(operator: BinaryOperator, left: Unit, right: Unit) -> Option<&'
         Some("a probability and a number of nats: take `log(...)` of the probability first")
     } else {
         None
-    }
-}
-
-/// Constant folding; the same meaning as the interpreter's.
-pub fn fold(function: Function, x: &[f64]) -> f64 {
-    use Function::*;
-    let truth = |value: bool| f64::from(u8::from(value));
-    match function {
-        Negate => -x[0],
-        Not => truth(x[0] == 0.0),
-        Abs => x[0].abs(),
-        Exp => x[0].exp(),
-        Log => x[0].ln(),
-        Log1p => x[0].ln_1p(),
-        Sqrt => x[0].sqrt(),
-        Tanh => x[0].tanh(),
-        Sigmoid => 1.0 / (1.0 + (-x[0]).exp()),
-        Relu => x[0].max(0.0),
-        Cos => x[0].cos(),
-        Floor => x[0].floor(),
-        Add => x[0] + x[1],
-        Subtract => x[0] - x[1],
-        Multiply => x[0] * x[1],
-        Divide => x[0] / x[1],
-        Power => x[0].powf(x[1]),
-        Minimum => x[0].min(x[1]),
-        Maximum => x[0].max(x[1]),
-        Equal => truth(x[0] == x[1]),
-        NotEqual => truth(x[0] != x[1]),
-        Less => truth(x[0] < x[1]),
-        LessEqual => truth(x[0] <= x[1]),
-        Greater => truth(x[0] > x[1]),
-        GreaterEqual => truth(x[0] >= x[1]),
-        And => truth(x[0] != 0.0 && x[1] != 0.0),
-        Or => truth(x[0] != 0.0 || x[1] != 0.0),
-        Clip => x[0].max(x[1]).min(x[2]),
-        Where => {
-            if x[0] != 0.0 {
-                x[1]
-            } else {
-                x[2]
-            }
-        }
     }
 }

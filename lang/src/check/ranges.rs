@@ -3,11 +3,10 @@
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
-    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, PreferenceKind, Scan, Signal,
+    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Live, PreferenceKind, Scan, Signal, elementwise,
 };
 
 use super::Checker;
-use super::arithmetic::fold;
 
 /// What the names in a number of the run stand for.
 pub struct Bindings<'a> {
@@ -27,7 +26,7 @@ pub fn number_at(formula: &Formula, bindings: &Bindings) -> Option<f64> {
         FormulaKind::Variable(name) => bindings.variable.and_then(|(variable, value)| (**name == *variable).then_some(value)),
         FormulaKind::Apply { function, operands } => {
             let values: Option<Vec<f64>> = operands.iter().map(|operand| number_at(operand, bindings)).collect();
-            Some(fold(*function, &values?))
+            Some(elementwise::apply(*function, &values?))
         }
         _ => None,
     }

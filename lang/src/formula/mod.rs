@@ -5,6 +5,7 @@
 
 mod decided;
 mod divergences;
+pub mod elementwise;
 mod signals;
 pub mod text;
 
@@ -145,7 +146,7 @@ impl Function {
     }
 }
 
-/// Many numbers to one; of none, 0, but `all` of none is true.
+/// Many numbers to one; [`Reduction::of_none`] where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
@@ -168,6 +169,30 @@ pub enum Reduction {
 }
 
 impl Reduction {
+    /// One of each, for what must hold of all.
+    pub const EACH: [Reduction; 10] = [
+        Reduction::Sum,
+        Reduction::Mean,
+        Reduction::Minimum,
+        Reduction::Maximum,
+        Reduction::First,
+        Reduction::Last,
+        Reduction::Any,
+        Reduction::All,
+        Reduction::Count,
+        Reduction::Quantile { q: 0.5 },
+    ];
+
+    /// What it makes of no elements at all, whoever computes it. `all` of none is true, as `any` of none is false; what has no value
+    /// there, such as a mean, is 0, so that a completion without selected tokens adds nothing.
+    pub const fn of_none(self) -> f64 {
+        match self {
+            Reduction::All => 1.0,
+            Reduction::Sum | Reduction::Mean | Reduction::Count | Reduction::Any => 0.0,
+            Reduction::Minimum | Reduction::Maximum | Reduction::First | Reduction::Last | Reduction::Quantile { .. } => 0.0,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Reduction::Sum => "sum",

@@ -1,18 +1,20 @@
 //! Files of cells between separators, as spreadsheets write them (RFC 4180): a header, then a row a line. All cells are text.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::collections::HashSet;
+use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use mopd_store::regular;
+
 use super::error::{DataError, Place, Problem};
 use super::json::{Json, Object};
-use super::rows::{Take, Wanted};
+use super::rows::{Take, Wanted, line};
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped. Line breaks inside quotes are text.
 pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, Problem::unreadable(path, &error));
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?);
+    let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();
     let mut header: Option<Vec<String>> = None;
     let (mut record, mut lines, mut done) = (Vec::new(), 0u32, false);
@@ -21,12 +23,13 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
         let place = Place::Line(lines.saturating_add(1));
         let failed = |problem| DataError::new(path, place, problem);
         // A record goes on over the next line while a quote is open.
+        let mut open = false;
         loop {
             let start = record.len();
-            let count = file.read_until(b'\n', &mut record).map_err(unreadable)?;
+            let count = line(&mut file, &mut record).map_err(unreadable)?.map_err(failed)?;
             hasher.update(&record[start..]);
             lines = lines.saturating_add(u32::from(count > 0));
-            let open = record.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
+            open ^= record[start..].iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
             if count == 0 && open && !done {
                 return Err(failed(Problem::OpenQuote));
             }
@@ -46,8 +49,9 @@ pub fn read(path: &Path, separator: u8, wanted: Wanted, take: &mut Take) -> Resu
         }
         let cells = split(content, separator).map_err(failed)?;
         let Some(names) = &header else {
-            if let Some(twice) = cells.iter().enumerate().find(|(index, name)| cells[..*index].contains(name)) {
-                return Err(failed(Problem::ColumnTwice { column: twice.1.clone() }));
+            let mut known = HashSet::new();
+            if let Some(twice) = cells.iter().find(|name| !known.insert(*name)) {
+                return Err(failed(Problem::ColumnTwice { column: twice.clone() }));
             }
             header = Some(cells);
             continue;

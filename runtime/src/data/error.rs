@@ -9,6 +9,7 @@ use mopd_compiler::nearest;
 use super::chat::ChatError;
 use super::files::ENDINGS;
 use super::json::Json;
+use crate::quote::quote;
 
 /// A data file that cannot be used. Displays as `FILE:LINE: what is wrong`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,10 @@ pub enum Problem {
     },
     Unreadable {
         cause: String,
+    },
+    /// A row of the file.
+    TooLong {
+        mebibytes: usize,
     },
     Empty,
     NotUtf8 {
@@ -149,6 +154,7 @@ impl fmt::Display for Problem {
         match self {
             Problem::Missing { .. } => write!(f, "there is no such file"),
             Problem::Unreadable { cause } => write!(f, "cannot read the file: {cause}"),
+            Problem::TooLong { mebibytes } => write!(f, "a row of more than {mebibytes} MiB"),
             Problem::Empty => write!(f, "the file has no lines"),
             Problem::NotUtf8 { column, byte, .. } => write!(f, "not UTF-8 text: byte 0x{byte:02X} at column {column}"),
             Problem::NotJson { cause, column, line } => write!(f, "not JSON: {cause} at column {column} of {line}"),
@@ -202,6 +208,9 @@ impl DataError {
             }
             Problem::Missing { .. } => "paths are relative to the experiment's file".to_owned(),
             Problem::Unreadable { .. } => "it must be a text file that you may read, with one JSON object a line".to_owned(),
+            Problem::TooLong { .. } => {
+                "each row stands on a line of its own; a quote that is never closed makes one of all".to_owned()
+            }
             Problem::Empty => "write one JSON object a line, such as {\"prompt\": \"2+2=\", \"answer\": \"4\"}".to_owned(),
             Problem::NotUtf8 { utf16: true, .. } => "it looks like UTF-16: save the file as UTF-8".to_owned(),
             Problem::NotUtf8 { .. } => "save the file as UTF-8".to_owned(),
@@ -237,7 +246,7 @@ impl DataError {
 impl Problem {
     pub(super) fn unreadable(path: &Path, error: &io::Error) -> Problem {
         if error.kind() != io::ErrorKind::NotFound {
-            return Problem::Unreadable { cause: error.to_string() };
+            return Problem::Unreadable { cause: mopd_store::files::reason(error) };
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let Ok(entries) = folder.read_dir() else {
@@ -285,15 +294,4 @@ pub(super) fn describe(value: &Json) -> String {
         Json::Array(items) => format!("a list of {}", items.len()),
         Json::Object(_) => "an object".to_owned(),
     }
-}
-
-/// Text for the middle of a message: on one line, quoted, its middle left out if it is long.
-pub fn quote(text: &str) -> String {
-    const SHOWN: usize = 80;
-    if text.chars().count() <= SHOWN {
-        return format!("{text:?}");
-    }
-    let start: String = text.chars().take(SHOWN * 3 / 4).collect();
-    let end: String = text.chars().skip(text.chars().count() - SHOWN / 4).collect();
-    format!("{:?}", format!("{start} ... {end}"))
 }

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use mopd_compiler::nearest;
+use mopd_store::regular;
 
 use super::error::{DataError, Problem};
 
@@ -124,7 +125,7 @@ fn split_of(stem: &str) -> &str {
 
 fn layout(path: &Path) -> Result<Layout, DataError> {
     let failed = |error: &std::io::Error| DataError::of_file(path, Problem::unreadable(path, error));
-    let mut file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+    let mut file = regular::open(path).map_err(|error| failed(&error))?;
     let mut magic = [0; 4];
     let length = file.read(&mut magic).map_err(|error| failed(&error))?;
     Ok(match (&magic[..length], ending(path).as_deref()) {

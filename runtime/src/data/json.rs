@@ -1,6 +1,8 @@
 //! JSON whose objects keep the order of their members: a model has read the schemas of functions in the order in which people
 //! write them, and templates write them as they come.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -53,11 +55,41 @@ impl Object {
 
 impl FromIterator<(String, Json)> for Object {
     fn from_iter<I: IntoIterator<Item = (String, Json)>>(members: I) -> Object {
-        let mut object = Object::default();
+        let mut collected = Members::default();
         for (name, value) in members {
-            object.insert(name, value);
+            collected.add(name, value);
         }
-        object
+        collected.object
+    }
+}
+
+/// An object while its members come, in time linear in how many there are.
+#[derive(Default)]
+struct Members {
+    object: Object,
+    /// Where each name stands, once there are more than a few.
+    places: HashMap<String, usize>,
+}
+
+impl Members {
+    /// So many are looked through faster than an index is made.
+    const FEW: usize = 32;
+
+    fn add(&mut self, name: String, value: Json) {
+        let members = &mut self.object.0;
+        if members.len() < Self::FEW {
+            return self.object.insert(name, value);
+        }
+        if self.places.is_empty() {
+            self.places.extend(members.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)));
+        }
+        match self.places.entry(name) {
+            Entry::Occupied(known) => members[*known.get()].1 = value,
+            Entry::Vacant(new) => {
+                members.push((new.key().clone(), value));
+                new.insert(members.len() - 1);
+            }
+        }
     }
 }
 
@@ -176,11 +208,11 @@ impl<'de> Visitor<'de> for Build {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
-        let mut object = Object::default();
+        let mut collected = Members::default();
         while let Some((name, value)) = members.next_entry::<String, Json>()? {
-            object.insert(name, value);
+            collected.add(name, value);
         }
-        Ok(Json::Object(object))
+        Ok(Json::Object(collected.object))
     }
 }
 
@@ -201,5 +233,16 @@ mod tests {
         assert_eq!(json.to_string(), text);
         assert!(json.as_object().unwrap().names().eq(["z", "a", "m", "z2"]));
         assert_eq!(Json::parse(r#"{"a":1,"b":2,"a":3}"#).unwrap().to_string(), r#"{"a":3,"b":2}"#);
+    }
+
+    #[test]
+    fn of_many_members_the_last_of_a_name_counts_at_the_place_of_the_first() {
+        for count in [1, Members::FEW - 1, Members::FEW, Members::FEW + 1, 100] {
+            let twice =
+                (0..count).map(|index| format!("\"k{index}\":0")).chain((0..count).map(|index| format!("\"k{index}\":{index}")));
+            let json = Json::parse(&format!("{{{}}}", twice.collect::<Vec<_>>().join(","))).unwrap();
+            let once: Vec<_> = (0..count).map(|index| format!("\"k{index}\":{index}")).collect();
+            assert_eq!(json.to_string(), format!("{{{}}}", once.join(",")));
+        }
     }
 }

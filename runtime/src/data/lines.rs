@@ -1,34 +1,35 @@
 //! Files with one JSON object a line.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use mopd_store::regular;
+
 use super::error::{DataError, Place, Problem, describe};
 use super::json::Json;
-use super::rows::{Row, Take, Wanted};
+use super::rows::{Row, Take, Wanted, line};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Blank lines, a byte-order mark and carriage returns before a line's end are skipped.
 pub fn read(path: &Path, wanted: Wanted, take: &mut Take) -> Result<String, DataError> {
     let unreadable = |error: std::io::Error| DataError::of_file(path, Problem::unreadable(path, &error));
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(unreadable)?);
+    let mut file = BufReader::with_capacity(1 << 20, regular::open(path).map_err(unreadable)?);
     let mut hasher = blake3::Hasher::new();
-    let (mut line, mut number, mut done) = (Vec::new(), 0u32, false);
+    let (mut text, mut number, mut done) = (Vec::new(), 0u32, false);
     loop {
-        line.clear();
-        if file.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+        text.clear();
+        let place = Place::Line(number.saturating_add(1));
+        if line(&mut file, &mut text).map_err(unreadable)?.map_err(|problem| DataError::new(path, place, problem))? == 0 {
             return Ok(hasher.finalize().to_hex().to_string());
         }
-        hasher.update(&line);
+        hasher.update(&text);
         number = number.saturating_add(1);
-        let content = if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line) } else { &line };
+        let content = if number == 1 { text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text) } else { &text };
         if done || content.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let place = Place::Line(number);
         let flow = row(content, place, wanted).and_then(&mut *take);
         done = flow.map_err(|problem| DataError::new(path, place, problem))? == ControlFlow::Break(());
     }

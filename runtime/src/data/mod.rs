@@ -17,7 +17,7 @@ mod rows;
 pub mod tokenizer;
 
 pub use dataset::{Dataset, Request};
-pub use error::{DataError, Place, Problem, quote};
+pub use error::{DataError, Place, Problem};
 pub use json::{Json, Object};
 pub use length::{ContextError, Longest};
 pub use lists::{Builder, Lists};

@@ -1,12 +1,12 @@
 //! Parquet files, by polars: the wanted columns only, a row group at a time.
 
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use polars::prelude::{AnyValue, ArrowDataType, DataFrame, ParquetReader, PolarsError, SerReader};
+use mopd_store::regular;
+use polars::prelude::{AnyValue, ArrowDataType, Column, DataFrame, ParquetReader, PolarsError, SerReader};
 use serde_json::Number;
 
 use super::error::{DataError, Place, Problem};
@@ -21,7 +21,7 @@ pub fn read(path: &Path, wanted: Wanted, notes: Option<&Path>, take: &mut Take) 
     let of_file = |problem| DataError::of_file(path, problem);
     let unreadable = |error: io::Error| of_file(Problem::unreadable(path, &error));
     let refused = |error: PolarsError| of_file(Problem::NotParquet { cause: first_line(&error.to_string()) });
-    let open = || File::open(path).map_err(unreadable);
+    let open = || regular::open(path).map_err(unreadable);
     // Of a large file a few columns and rows may be all that is read.
     let hash = match notes {
         Some(notes) => content::hash(path, notes),
@@ -79,11 +79,11 @@ fn first_line(text: &str) -> String {
 }
 
 fn row(frame: &DataFrame, index: usize, place: Place, wanted: Wanted, present: &[String]) -> Result<Row, Problem> {
-    let mut object = Object::default();
-    for column in frame.columns() {
+    let member = |column: &Column| {
         let value = column.get(index).map_err(|error| Problem::NotParquet { cause: first_line(&error.to_string()) })?;
-        object.insert(column.name().to_string(), json(&value));
-    }
+        Ok((column.name().to_string(), json(&value)))
+    };
+    let object = frame.columns().iter().map(member).collect::<Result<Object, Problem>>()?;
     let row = wanted.of_object(place, object);
     Ok(Row { present: present.to_vec(), ..row })
 }
@@ -106,16 +106,10 @@ fn json(value: &AnyValue) -> Json {
         AnyValue::Float64(number) => Number::from_f64(*number).map_or(Json::Null, Json::Number),
         AnyValue::List(items) => series(items),
         AnyValue::Struct(..) | AnyValue::StructOwned(_) => {
-            let mut object = Object::default();
             let owned = value.clone().into_static();
-            if let AnyValue::StructOwned(parts) = &owned {
-                for (item, field) in parts.0.iter().zip(&parts.1) {
-                    if !matches!(item, AnyValue::Null) {
-                        object.insert(field.name().to_string(), json(item));
-                    }
-                }
-            }
-            Json::Object(object)
+            let AnyValue::StructOwned(parts) = &owned else { return Json::Object(Object::default()) };
+            let members = parts.0.iter().zip(&parts.1).filter(|(item, _)| !matches!(item, AnyValue::Null));
+            Json::Object(members.map(|(item, field)| (field.name().to_string(), json(item))).collect())
         }
         other => Json::String(other.to_string()),
     }

@@ -1,5 +1,6 @@
 //! Rows of data files, whatever their layout: columns by name, values as JSON.
 
+use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -39,6 +40,16 @@ pub fn read(file: &DataFile, wanted: Wanted, notes: Option<&Path>, take: &mut Ta
         Layout::Parquet => parquet::read(&file.path, wanted, notes, take),
         Layout::Cells { separator } => cells::read(&file.path, separator, wanted, take),
     }
+}
+
+/// A row takes several times its text while it is looked at: a longer one is most likely a file of another kind.
+const LONGEST: usize = 256 << 20;
+
+/// Appends the next line with its end to `record`, which may hold earlier lines of the same row. Answers how long it is; 0 at the end of the file.
+pub(super) fn line(file: &mut impl BufRead, record: &mut Vec<u8>) -> io::Result<Result<usize, Problem>> {
+    let room = LONGEST.saturating_sub(record.len());
+    let count = file.take(room as u64 + 1).read_until(b'\n', record)?;
+    Ok(if count > room { Err(Problem::TooLong { mebibytes: LONGEST >> 20 }) } else { Ok(count) })
 }
 
 impl Wanted<'_> {

@@ -249,3 +249,52 @@ fn test_prompts_that_are_trained_on_are_a_warning() {
 }
 
 mod sources;
+
+/// Not regular files: a pipe would wait for its other end, a device never ends.
+#[test]
+fn what_is_not_a_file_is_said_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [pipe.clone(), pipe.with_extension("csv"), pipe.with_extension("parquet")] {
+        if path != pipe {
+            fs::rename(pipe.with_extension(if path.extension().unwrap() == "csv" { "jsonl" } else { "csv" }), &path).unwrap();
+        }
+        let (message, help) = complaint(&path, ANSWER);
+        assert_eq!(message, ": cannot read the file: it is a pipe, not a regular file");
+        assert!(help.starts_with("it must be a text file"), "{help}");
+    }
+    assert_eq!(complaint(Path::new("/dev/zero"), ANSWER).0, ": cannot read the file: it is a device, not a regular file");
+    assert_eq!(complaint(folder.path(), ANSWER).0, ": the folder has no data files");
+}
+
+/// Quadratic, these would take minutes.
+#[test]
+fn rows_of_many_columns() {
+    const COLUMNS: usize = 100_000;
+    let members: Vec<_> = (0..COLUMNS).map(|column| format!("\"c{column}\": {column}")).collect();
+    let data = load(format!("{{\"prompt\": \"p\", {}, \"answer\": \"a\"}}\n", members.join(", ")));
+    assert_eq!((data.text(0, "answer").unwrap(), data.object(0).len()), ("a", COLUMNS + 2));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wide.csv");
+    let names: Vec<_> = (0..COLUMNS).map(|column| format!("c{column}")).collect();
+    let cells = ",x".repeat(COLUMNS);
+    fs::write(&path, format!("prompt,answer,{}\np,a{cells}\nq,b{cells}\n", names.join(","))).unwrap();
+    let data = read(&path, ANSWER).unwrap();
+    assert_eq!((data.text(1, "answer").unwrap(), data.object(1).len()), ("b", COLUMNS + 2));
+    fs::write(&path, format!("prompt,answer,{},c7\n", names.join(","))).unwrap();
+    assert!(complaint(&path, ANSWER).0.contains("c7"));
+    // A text of many lines in one cell.
+    fs::write(&path, format!("prompt,answer\n\"{}\",a\n", "line\n".repeat(200_000))).unwrap();
+    assert_eq!(read(&path, ANSWER).unwrap().prompt(0).lines().count(), 200_000);
+}
+
+#[test]
+fn messages_are_short_however_long_the_field() {
+    let name = "n".repeat(1 << 20);
+    let (message, _) = refused(format!("{{\"prompt\": {{\"{name}\": 1}}}}\n"), ANSWER);
+    assert!(message.len() < 400, "{}", message.len());
+    let (_folder, path) = file(format!("{{\"prompt\": \"p\", \"{name}\": 1}}\n"));
+    let error = crate::failure::Error::from(read(&path, ANSWER).unwrap_err());
+    assert!(error.to_string().contains("the field `answer` is missing") && error.to_string().len() < 5000);
+}

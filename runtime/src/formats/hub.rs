@@ -1,25 +1,62 @@
 //! Where a model that is named `org/name` lies: in the cache that the tools around the Hugging Face hub share, and if it is
 //! not there, on the hub. Whichever it is, it is pinned: one commit, one folder.
+//!
+//! Fetched files lie in `models--org--name/snapshots/<commit>`, as files rather than links to `blobs`: the tools around the hub
+//! read both, and a blob's name would be whatever a server answers.
+
+mod fetch;
 
 use std::env;
-use std::fs;
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
 use mopd_compiler::plan::events::FailureKind;
+use mopd_store::{regular, write_atomically};
+use ureq::http::Uri;
 
+use self::fetch::{Client, LARGEST_COMPANION, Trouble, UNLIMITED};
 use super::safetensors;
 use crate::failure::{Error, Result};
+use crate::quote::quote;
 
 /// What the environment says about the hub, as `huggingface_hub` reads it.
-#[derive(Clone, Debug)]
 pub struct Hub {
     /// Folder with one folder per repository.
     pub cache: PathBuf,
     pub offline: bool,
-    pub endpoint: String,
+    /// As the environment has it; it is looked at when it is needed.
+    endpoint: String,
     token: Option<String>,
+}
+
+/// Where the hub is. Displays without the name and password that it may have.
+struct Endpoint {
+    url: String,
+    uri: Uri,
+}
+
+impl Endpoint {
+    fn new(url: &str) -> Result<Endpoint> {
+        let uri = fetch::address(url).ok().filter(|uri| uri.query().is_none());
+        let uri = uri.ok_or_else(|| {
+            // Not repeated: a password may be why it can't be read.
+            Error::new(FailureKind::Model, "HF_ENDPOINT is no address of a server")
+                .help("it looks like https://huggingface.co; characters like `@`, `/` and `#` of a password are written %40, %2F and %23")
+        })?;
+        Ok(Endpoint { url: url.to_owned(), uri })
+    }
+
+    fn uri(&self) -> &Uri {
+        &self.uri
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authority = self.uri.authority().map(fetch::bare);
+        let authority = authority.as_ref().map_or("", |authority| authority.as_str());
+        write!(f, "{}://{authority}{}", self.uri.scheme_str().unwrap_or_default(), self.uri.path().trim_end_matches('/'))
+    }
 }
 
 /// A folder with a model's files.
@@ -42,6 +79,8 @@ const COMPANIONS: [&str; 9] = [
     "chat_template.json",
 ];
 const CONFIG: &str = "config.json";
+/// More than a token, or a file that names a commit, has.
+const SMALL: u64 = 1 << 16;
 
 impl Hub {
     pub fn from_environment() -> Hub {
@@ -56,7 +95,7 @@ impl Hub {
             .filter_map(|name| set(name))
             .any(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()));
         let token_file = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-        let token = set("HF_TOKEN").or_else(|| fs::read_to_string(token_file).ok());
+        let token = set("HF_TOKEN").or_else(|| String::from_utf8(regular::read(&token_file, SMALL).ok()?).ok());
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         Hub { cache, offline, endpoint: endpoint.trim_end_matches('/').to_owned(), token }
@@ -80,7 +119,8 @@ impl Hub {
         }
         let revision = revision.unwrap_or("main");
         let plain = |part: Component| matches!(part, Component::Normal(_));
-        if revision.is_empty() || !Path::new(revision).components().all(plain) || revision.chars().any(char::is_whitespace) {
+        let odd = |character: char| character.is_whitespace() || character.is_control();
+        if revision.is_empty() || !Path::new(revision).components().all(plain) || revision.chars().any(odd) {
             let message = format!("`{revision}` is not a revision: a branch, a tag or a commit of {name}");
             return Err(Error::new(FailureKind::Model, message));
         }
@@ -113,39 +153,44 @@ impl Hub {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
-        let commit = fs::read_to_string(self.repository(name).join("refs").join(revision)).ok()?;
+        let commit = regular::read(&self.repository(name).join("refs").join(revision), SMALL).ok()?;
+        let commit = String::from_utf8(commit).ok()?;
         let commit = commit.trim();
         is_commit(commit).then(|| commit.to_owned())
     }
 
     fn download(&self, name: &str, revision: &str) -> Result<Found> {
-        let failed = |error: ApiError| self.failed(name, revision, &error);
-        let builder = ApiBuilder::from_cache(Cache::new(self.cache.clone())).with_endpoint(self.endpoint.clone());
-        let api = builder.with_token(self.token.clone()).with_progress(false).with_retries(3).build().map_err(failed)?;
-        let repository = |revision: &str| Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned());
+        let endpoint = Endpoint::new(&self.endpoint)?;
+        let failed = |trouble: Trouble| failed(name, revision, &endpoint, trouble);
+        let client = Client::new(&endpoint, self.token.as_deref());
         // First what the revision is now: all files are then of that commit, whatever is pushed meanwhile.
-        let info = api.repo(repository(revision)).info().map_err(failed)?;
-        if !is_commit(&info.sha) {
-            let message = format!("{} answers that {name} is at {:?}, which is no commit", self.endpoint, info.sha);
+        let listing = client.listing(name, revision).map_err(failed)?;
+        let commit = listing.sha;
+        if !is_commit(&commit) || is_commit(revision) && !commit.eq_ignore_ascii_case(revision) {
+            let message = format!("{endpoint} answers that {name} is at {}, which is no commit of {revision}", quote(&commit));
             return Err(Error::new(FailureKind::Model, message));
         }
-        let files: Vec<&str> = info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
-        let pinned = api.repo(repository(&info.sha));
-        let fetch = |file: &str| self.fetch(&pinned, name, &info.sha, file).map_err(failed);
-        if !files.contains(&CONFIG) {
+        let present = |file: &str| listing.siblings.iter().any(|sibling| sibling.rfilename == file);
+        let folder = self.snapshot(name, &commit);
+        let fetch = |file: &str, limit: u64| {
+            let path = folder.join(file);
+            // A link to a blob, where another tool fetched it.
+            if path.exists() { Ok(()) } else { client.file(name, &commit, file, limit, &path).map_err(failed) }
+        };
+        if !present(CONFIG) {
             let message = format!("the repository {name} has no {CONFIG}: it holds no model that can be loaded");
             return Err(Error::new(FailureKind::Model, message));
         }
-        fetch(CONFIG)?;
-        for file in COMPANIONS.iter().filter(|file| files.contains(*file)) {
-            fetch(file)?;
+        fetch(CONFIG, LARGEST_COMPANION)?;
+        for file in COMPANIONS.iter().filter(|file| present(file)) {
+            fetch(file, LARGEST_COMPANION)?;
         }
-        if files.contains(&safetensors::MODEL) {
-            fetch(safetensors::MODEL)?;
-        } else if files.contains(&safetensors::INDEX) {
-            let index = fetch(safetensors::INDEX)?;
-            for shard in safetensors::shards_of(&index)? {
-                fetch(&shard)?;
+        if present(safetensors::MODEL) {
+            fetch(safetensors::MODEL, UNLIMITED)?;
+        } else if present(safetensors::INDEX) {
+            fetch(safetensors::INDEX, LARGEST_COMPANION)?;
+            for shard in safetensors::shards_of(&folder.join(safetensors::INDEX))? {
+                fetch(&shard, UNLIMITED)?;
             }
         } else {
             let message = format!("the repository {name} has no safetensors files");
@@ -153,33 +198,32 @@ impl Hub {
                 .help("fetch it, load it with transformers and save it with `save_pretrained`, then name that folder"));
         }
         if !is_commit(revision) {
-            let cache = Cache::new(self.cache.clone()).repo(repository(revision));
-            cache.create_ref(&info.sha).map_err(|error| Error::storage(&self.repository(name), error))?;
+            let path = self.repository(name).join("refs").join(revision);
+            write_atomically(&path, |file| std::io::Write::write_all(file, commit.as_bytes()))?;
         }
-        Ok(Found { folder: self.snapshot(name, &info.sha), commit: Some(info.sha) })
+        Ok(Found { folder, commit: Some(commit) })
     }
+}
 
-    /// One file of a commit, unless the cache has it.
-    fn fetch(&self, repository: &ApiRepo, name: &str, commit: &str, file: &str) -> Result<PathBuf, ApiError> {
-        let path = self.snapshot(name, commit).join(file);
-        if path.exists() { Ok(path) } else { repository.download_with_progress(file, ()) }
-    }
-
-    fn failed(&self, name: &str, revision: &str, error: &ApiError) -> Error {
-        let text = error.to_string();
-        let message = format!("{name} (revision {revision}) cannot be fetched from {}: {text}", self.endpoint);
-        let help = if ["401", "403"].iter().any(|status| text.contains(status)) {
+fn failed(name: &str, revision: &str, endpoint: &Endpoint, trouble: Trouble) -> Error {
+    let text = match &trouble {
+        Trouble::Status(status) => format!("it answers {status}"),
+        Trouble::Connection(text) | Trouble::Nonsense(text) => text.clone(),
+        Trouble::Disk(error) => format!("it cannot be stored in the cache: {}", mopd_store::files::reason(error)),
+    };
+    let message = format!("{name} (revision {revision}) cannot be fetched from {endpoint}: {text}");
+    let help = match &trouble {
+        Trouble::Status(status) if [401, 403].contains(&status.as_u16()) => {
             "the repository does not exist, or one must ask for access: accept its terms on its page and set HF_TOKEN".to_owned()
-        } else if text.contains("404") {
-            "check the spelling of the name and of the revision".to_owned()
-        } else {
-            format!(
-                "without a network, fetch it elsewhere (`hf download {name}`), copy the folder and name it: `hf(\"path/to/folder\")`; \
-                 a mirror is set with HF_ENDPOINT, the cache with HF_HOME"
-            )
-        };
-        Error::new(FailureKind::Model, message).help(help)
-    }
+        }
+        Trouble::Status(status) if status.as_u16() == 404 => "check the spelling of the name and of the revision".to_owned(),
+        Trouble::Disk(_) => "the cache is `hub` in HF_HOME; HF_HUB_CACHE sets another folder".to_owned(),
+        Trouble::Status(_) | Trouble::Connection(_) | Trouble::Nonsense(_) => format!(
+            "without a network, fetch it elsewhere (`hf download {name}`), copy the folder and name it: `hf(\"path/to/folder\")`; \
+             a mirror is set with HF_ENDPOINT, the cache with HF_HOME"
+        ),
+    };
+    Error::new(FailureKind::Model, message).help(help)
 }
 
 /// `organisation/model`, or `model` alone, which some old repositories are named.

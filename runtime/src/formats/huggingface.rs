@@ -1,14 +1,14 @@
 //! A model's folder in the layout of the transformers library: `config.json`, safetensors, and the tokenizer's files.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use mopd_store::regular;
 use serde_json::Value;
 
 use super::stored::Stored;
 use super::tensors::assemble;
-use super::{config_json, safetensors, unreadable};
+use super::{LARGEST_TEXT, config_json, safetensors, unreadable};
 use crate::data::tokenizer::{Pretrained, Tokenizer};
 use crate::failure::Result;
 use crate::model::{Config, Weights};
@@ -18,8 +18,8 @@ pub const CONFIG: &str = "config.json";
 /// What `config.json` of a folder says.
 pub fn config(folder: &Path) -> Result<Config> {
     let path = folder.join(CONFIG);
-    let text = fs::read(&path).map_err(|error| {
-        unreadable(&path, error)
+    let text = regular::read(&path, LARGEST_TEXT).map_err(|error| {
+        unreadable(&path, mopd_store::files::reason(&error))
             .help("a model is a folder with `config.json` and `model.safetensors`, as `save_pretrained` writes it")
     })?;
     let json: Value = serde_json::from_slice(&text).map_err(|error| unreadable(&path, format!("not JSON: {error}")))?;

@@ -17,6 +17,9 @@ use mopd_compiler::plan::events::FailureKind;
 use crate::failure::Error;
 
 /// A file of a model can't be used, and why.
+/// Bytes of a configuration or an index; the largest published ones have a hundredth of it.
+const LARGEST_TEXT: u64 = 256 << 20;
+
 fn unreadable(path: &Path, cause: impl Display) -> Error {
     Error::new(FailureKind::Model, format!("cannot read {}: {cause}", path.display()))
 }

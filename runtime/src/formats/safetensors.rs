@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use mopd_store::regular;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -14,7 +15,7 @@ use tch::Kind;
 use super::mapped::MappedFile;
 use super::stored::Encoding;
 use super::tensors::{Tensor, Tensors, is_derived};
-use super::unreadable;
+use super::{LARGEST_TEXT, unreadable};
 use crate::failure::Result;
 
 pub const MODEL: &str = "model.safetensors";
@@ -52,7 +53,7 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read(path).map_err(|error| unreadable(path, error))?;
+    let text = regular::read(path, LARGEST_TEXT).map_err(|error| unreadable(path, mopd_store::files::reason(&error)))?;
     let Index { weight_map } = serde_json::from_slice(&text).map_err(|error| unreadable(path, error))?;
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (tensor, shard) in weight_map {

@@ -65,7 +65,10 @@ impl ExpertWeights {
     fn apply(&self, x: &Tensor, activation: Activation, experts: &Experts) -> (Tensor, Tensor) {
         let (count, used) = (experts.count as i64, experts.per_token as i64);
         let (tokens, width) = (x.size()[0], x.size()[1]);
-        let (mut weights, chosen) = wide_softmax(&self.router.apply(x)).topk(used, -1, true, true);
+        // Of equals the first, as when it writes.
+        let weights = wide_softmax(&self.router.apply(x));
+        let chosen = weights.argsort_stable(true, -1, true).narrow(-1, 0, used);
+        let mut weights = weights.gather(-1, &chosen, false);
         if experts.normalised {
             weights = &weights / weights.sum_dim_intlist(-1, true, weights.kind());
         }

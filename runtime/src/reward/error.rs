@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::data::{Kind, quote};
+use crate::data::Kind;
+use crate::quote::quote;
 
 /// Displays as one line; [`RewardError::help`] has the way out, or what a command wrote to its standard error.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

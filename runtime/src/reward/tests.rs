@@ -379,6 +379,17 @@ fn endless_output_without_a_line_end_is_nonsense() {
     let message = Program::new(text, 60.0, 1).judge(1).unwrap_err().to_string();
     assert!(message.contains("answered nonsense: not JSON in \"zzz"), "{message}");
     assert!(message.len() < 300, "{}", message.len());
+    // Nor is more of it read than that.
+    let text = "for r in requests():
+    written = 0
+    while written < 1 << 30:
+        written += os.write(1, b'z' * 65536)
+        with open('written', 'w') as count: count.write(str(written))
+";
+    let program = Program::new(text, 60.0, 1);
+    assert!(program.judge(1).is_err());
+    let written: u64 = fs::read_to_string(program.folder.path().join("written")).unwrap().parse().unwrap();
+    assert!(written < 4 << 20, "{written}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// A longer line is cut here, and then is no JSON.
 const LONGEST_LINE: u64 = 1 << 20;
 /// Lines read ahead; beyond that the process waits, so that one that floods its output cannot fill our memory.
-const LINES_AHEAD: usize = 1024;
+const LINES_AHEAD: usize = 64;
 /// What is kept of standard error.
 const STDERR_BYTES: usize = 8 << 10;
 const STDERR_LINES: usize = 5;
@@ -185,7 +185,9 @@ fn read_lines(pipe: ChildStdout, lines: &SyncSender<Vec<u8>>) {
         let read = (&mut pipe).take(LONGEST_LINE).read_until(b'\n', &mut line);
         // Text without a line end before the end of output is what a crash cut short, not an answer.
         let whole = line.ends_with(b"\n") || line.len() as u64 == LONGEST_LINE;
-        if read.is_err() || !whole || lines.send(line).is_err() {
+        // Nothing behind a line that was cut is an answer; the process finds its output closed.
+        let cut = !line.ends_with(b"\n");
+        if read.is_err() || !whole || lines.send(line).is_err() || cut {
             return;
         }
     }

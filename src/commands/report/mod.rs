@@ -50,20 +50,6 @@ impl Serialize for Rounded {
     }
 }
 
-/// Text of a file or a model, safe to show: what steers a display, or turns the direction of what follows, is spelled out.
-pub fn shown(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        let turns = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if turns || (c.is_control() && c != '\n' && c != '\t') {
-            out.extend(c.escape_unicode());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,10 +59,5 @@ mod tests {
         let text = |value: f64| serde_json::to_string(&Rounded(value)).unwrap();
         let values = [1.0 / 3.0, 123_456.0, 0.0, -1.0, 1.5e-7, f64::NAN, f64::INFINITY].map(text);
         assert_eq!(values, ["0.3333", "123500", "0", "-1", "1.5e-7", "null", "null"]);
-    }
-
-    #[test]
-    fn what_steers_a_display_is_spelled_out() {
-        assert_eq!(shown("a\u{202e}b\u{0}c\td\n</script>é"), "a\\u{202e}b\\u{0}c\td\n</script>é");
     }
 }

@@ -8,12 +8,12 @@ use mopd_compiler::plan::results::{Interval, StageRecord};
 use mopd_compiler::plan::{Model, ModelId, Objective, Recipe, Stage};
 use serde::Serialize;
 
+use super::Rounded;
 use super::curves::{Curves, curves};
 use super::looks::{Edges, Histogram, Sample, histograms, samples};
 use super::source::{self, Excerpt};
-use super::{Rounded, shown};
 use crate::figures::{bytes, count, duration, flops};
-use crate::output::counted;
+use crate::output::{counted, printable};
 use crate::problem::Problem;
 use crate::run_folder::{RunFolder, Table};
 
@@ -152,7 +152,7 @@ pub fn page(run: &RunFolder, metrics: &Table, seen: &Table, weights: &Table) -> 
     let seeds_text = format!("seed{} {}", if seeds.len() == 1 { "" } else { "s" }, list.join(", "));
     let context = context! {
         version => env!("CARGO_PKG_VERSION"),
-        experiment => shown(&experiment.name),
+        experiment => printable(&experiment.name),
         plan => run.plan.hash.as_str(),
         seeds => list,
         seeds_text,
@@ -286,7 +286,7 @@ fn card(run: &RunFolder, index: usize, model: &Model<Objective>, records: &[&Sta
         facts.push(("scores found in the store".to_owned(), format!("{} of {}", count(found), count(of))));
     }
     for (_, text) in &mut facts {
-        *text = shown(text);
+        *text = printable(text);
     }
     facts.retain(|(_, text)| !text.is_empty());
     let cost = &facts_of_plan.cost;
@@ -295,10 +295,10 @@ fn card(run: &RunFolder, index: usize, model: &Model<Objective>, records: &[&Sta
     let memory_predicted = records.iter().filter_map(|record| record.predicted.map(|prediction| prediction.memory)).max();
     Card {
         anchor: stage.anchor.clone(),
-        name: shown(&model.name),
+        name: printable(&model.name),
         kind: stage.kind.clone(),
         key: facts_of_plan.key.clone(),
-        inputs: (model.stage.inputs().into_iter()).map(|id| Input { anchor: anchor(id), name: shown(name(id)) }).collect(),
+        inputs: (model.stage.inputs().into_iter()).map(|id| Input { anchor: anchor(id), name: printable(name(id)) }).collect(),
         facts,
         curves: (!stage.curves.at.is_empty()).then(|| format!("train-{index}")),
         excerpts,
@@ -332,11 +332,11 @@ fn table_data(run: &RunFolder) -> Vec<TableData> {
             });
             let last = row.normalized.as_ref();
             let last = last.map(|all| Cell { mean: Rounded(all.mean), low: Rounded(all.low), high: Rounded(all.high) });
-            RowData { model: shown(&row.model), cells: scores.chain(normalized.then_some(last)).collect() }
+            RowData { model: printable(&row.model), cells: scores.chain(normalized.then_some(last)).collect() }
         });
         TableData {
-            name: shown(&table.name),
-            domains: table.domains.iter().map(|name| shown(name)).collect(),
+            name: printable(&table.name),
+            domains: table.domains.iter().map(|name| printable(name)).collect(),
             normalized,
             rows: rows.collect(),
         }
@@ -380,7 +380,7 @@ fn tables(run: &RunFolder) -> Vec<Value> {
                     cells.push(row.normalized.clone().map(|interval| cell(interval, of_column(0), None, &row.normalized_by_seed)));
                 }
                 context! {
-                    model => shown(&row.model), anchor => of_column(0), cells,
+                    model => printable(&row.model), anchor => of_column(0), cells,
                     spread => row.spread.map(|spread| format!("{spread:.2}")),
                 }
             })
@@ -394,8 +394,8 @@ fn tables(run: &RunFolder) -> Vec<Value> {
             "{}{samples}{most}. Mean and 95% interval{over}{seeds}. A number leads to the stage that it is of.",
             table.metric
         );
-        let domains: Vec<String> = table.domains.iter().map(|name| shown(name)).collect();
-        shown_tables.push(context! { name => shown(&table.name), legend, domains, normalized, rows });
+        let domains: Vec<String> = table.domains.iter().map(|name| printable(name)).collect();
+        shown_tables.push(context! { name => printable(&table.name), legend, domains, normalized, rows });
     }
     shown_tables
 }

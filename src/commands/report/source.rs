@@ -6,8 +6,8 @@ use mopd_compiler::plan::{Origin, Plan};
 use mopd_lang::ide::{Meaning, semantic_tokens};
 use serde::Serialize;
 
-use super::shown;
 use crate::host;
+use crate::output::printable;
 use crate::run_folder::RunFolder;
 
 #[derive(Serialize)]
@@ -77,16 +77,16 @@ fn file(name: &str, index: usize, text: &str, meanings: Vec<(usize, usize, &'sta
         let mut at = begin;
         while let Some((from, to, class)) = meanings.next_if(|(from, ..)| *from < end) {
             let (Some(before), Some(own)) = (text.get(at..from), text.get(from..to.min(end))) else { continue };
-            pieces.push(("", shown(before)));
-            pieces.push((class, shown(own)));
+            pieces.push(("", printable(before)));
+            pieces.push((class, printable(own)));
             at = to.min(end);
         }
-        pieces.push(("", shown(text.get(at..end).unwrap_or_default())));
+        pieces.push(("", printable(text.get(at..end).unwrap_or_default())));
         pieces.retain(|(_, text)| !text.is_empty());
         lines.push(Line { anchor: anchor(index, number + 1), pieces });
         start = end + text[end..].find('\n').map_or(0, |newline| newline + 1);
     }
-    File { name: shown(name), lines }
+    File { name: printable(name), lines }
 }
 
 fn anchor(file: usize, line: usize) -> String {
@@ -123,9 +123,9 @@ pub fn excerpt(run: &RunFolder, origin: Origin) -> Option<Excerpt> {
     let lines: Vec<&str> = text.lines().skip(first).take(last - first + 1).collect();
     let lines_text = if first == last { format!("line {}", first + 1) } else { format!("lines {} to {}", first + 1, last + 1) };
     Some(Excerpt {
-        place: shown(&format!("{name}, {lines_text}")),
+        place: printable(&format!("{name}, {lines_text}")),
         anchor: index.map(|index| anchor(index, first + 1)),
-        text: shown(&lines.join("\n")),
+        text: printable(&lines.join("\n")),
     })
 }
 

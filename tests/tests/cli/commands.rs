@@ -190,7 +190,7 @@ say("finished", seconds=0.1, peak_memory=1)
     let said = place.mopd_with_worker(&arguments).is(0, &[]);
     assert_eq!(
         said.out,
-        "  1  ab  (3 tokens, log-probability -0.25)\n  2  b\\u{1b}[2Ja  (9 tokens, cut off, log-probability -4.00)\n"
+        "  1  ab  (3 tokens, log-probability -0.25)\n  2  b\\u001b[2Ja  (9 tokens, cut off, log-probability -4.00)\n"
     );
     let list = place.mopd_with_worker(&[&arguments[..], &["--format", "json"]].concat()).is(0, &[]).json();
     assert_eq!(list[0], serde_json::json!({"text": "ab", "tokens": 3, "finished": true, "logp": -0.25}));

@@ -3,6 +3,7 @@
 mod bytes;
 mod compare;
 mod files;
+mod growth;
 mod pretrained;
 
 use std::fmt;

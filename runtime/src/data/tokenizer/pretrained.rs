@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokenizers::Encoding;
 
 use super::files::{Files, GENERATION, Settings, TOKENIZER};
+use super::growth::{Growth, check_decoder};
 use super::{Span, TokenizerError};
 use crate::data::chat::{ChatError, Template};
 use crate::model::Token;
@@ -29,6 +30,7 @@ struct Inner {
     absent: Vec<Token>,
     templates: Vec<Template>,
     hash: String,
+    growth: Growth,
 }
 
 /// Ids that no token has, beyond as many as there are tokens: published vocabularies have some hundreds.
@@ -125,8 +127,16 @@ impl Pretrained {
         let padding = id(&settings.padding, "padding")?
             .or(settings.generation_padding.map(Token::from).filter(|&id| (id as usize) < vocabulary))
             .unwrap_or(end);
+        let growth = Growth::of(&tokenizer);
+        let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
+        check_decoder(&decoder).map_err(|error| files.error(TOKENIZER, error))?;
+        growth.check("a").map_err(|error| files.error(TOKENIZER, error))?;
         // As in the reference library, `add_bos_token` of tokenizer_config.json does not count beside a `tokenizer.json`.
         let before = guarded(|| before(&tokenizer)).map_err(|error| files.error(TOKENIZER, error))?;
+        if let Some(&id) = before.iter().find(|&&id| id as usize >= vocabulary) {
+            let problem = format!("its `post_processor` begins texts with the id {id}, but ids end at {}", vocabulary - 1);
+            return Err(files.error(TOKENIZER, problem));
+        }
         let templates = settings.templates.iter().map(|(name, source)| {
             let special = [
                 ("bos_token", &settings.begin),
@@ -144,7 +154,7 @@ impl Pretrained {
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
         let parts = [canonical, format!("{before:?} {ends:?} {:?}", settings.templates)];
         let hash = blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string();
-        let inner = Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, absent, templates, hash };
+        let inner = Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, absent, templates, hash, growth };
         Ok(Pretrained(Arc::new(inner)))
     }
 
@@ -195,8 +205,16 @@ impl Pretrained {
     }
 
     fn encoding(&self, text: &str) -> Result<Encoding, TokenizerError> {
-        guarded(|| self.0.tokenizer.encode(text, false))
-            .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot encode {}: {error}", crate::data::quote(text))))
+        let encode = || {
+            self.0.growth.check(text)?;
+            let encoding = self.0.tokenizer.encode(text, false)?;
+            match encoding.get_ids().iter().find(|&&id| id as usize >= self.0.vocabulary) {
+                Some(id) => Err(format!("it gives the id {id}, but ids end at {}", self.0.vocabulary - 1).into()),
+                None => Ok(encoding),
+            }
+        };
+        guarded(encode)
+            .map_err(|error| self.0.files.error(TOKENIZER, format!("cannot encode {}: {error}", crate::quote::quote(text))))
     }
 
     /// The tokens of a text as it stands. Special tokens that it spells out become themselves; none is added.

@@ -269,3 +269,58 @@ fn damaged_files_are_refused_without_a_panic() {
         assert!(refused > 0);
     }
 }
+
+/// What is said of a tokenizer that was changed, when it is loaded or when it encodes `text`.
+fn spoilt(text: &str, edit: impl FnOnce(&mut Value)) -> String {
+    let folder = copy("smollm");
+    change(&folder, "tokenizer.json", edit);
+    match Pretrained::load(folder.path()).and_then(|tokenizer| tokenizer.encode(text).map(|_| ())) {
+        Ok(()) => String::new(),
+        Err(error) => error.problem,
+    }
+}
+
+fn replace(pattern: Value, content: &str) -> Value {
+    json!({ "type": "Replace", "pattern": pattern, "content": content })
+}
+
+#[test]
+fn a_normaliser_does_not_fill_the_memory() {
+    let doubling = vec![replace(json!({ "String": "a" }), "aa"); 40];
+    let problem = spoilt("a", |tokenizer| tokenizer["normalizer"] = json!({ "type": "Sequence", "normalizers": doubling }));
+    assert!(problem.contains("would make the text too long"), "{problem}");
+    let long = "x".repeat(1 << 20);
+    for rule in [replace(json!({ "Regex": "" }), &long), json!({ "type": "Prepend", "prepend": "y".repeat(70 << 20) })] {
+        let problem = spoilt(&"b".repeat(100), |tokenizer| tokenizer["normalizer"] = rule);
+        assert!(problem.contains("would make the text too long"), "{problem}");
+    }
+    let parts = vec![replace(json!({ "String": "a" }), "aa"); 40];
+    let problem = spoilt("a", |tokenizer| tokenizer["decoder"] = json!({ "type": "Sequence", "decoders": parts }));
+    assert!(problem.contains("`decoder`"), "{problem}");
+}
+
+#[test]
+fn honest_normalisers_are_left_alone() {
+    // Many rules, none of which meets what another made: only taken together would they be long.
+    let rules: Vec<_> = (0..60).map(|index| replace(json!({ "String": format!("\u{1}{index}") }), &"▁".repeat(4))).collect();
+    for rule in
+        [json!({ "type": "Sequence", "normalizers": rules }), replace(json!({ "String": " " }), "▁"), json!({ "type": "NFKC" })]
+    {
+        assert_eq!(spoilt(&"some words \u{fdfa} ".repeat(20_000), |tokenizer| tokenizer["normalizer"] = rule), "");
+    }
+}
+
+#[test]
+fn ids_are_of_the_vocabulary() {
+    let template = |id: u32| {
+        json!({
+            "type": "TemplateProcessing",
+            "single": [{ "SpecialToken": { "id": "<x>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+            "special_tokens": { "<x>": { "id": "<x>", "ids": [id], "tokens": ["<x>"] } },
+        })
+    };
+    assert_eq!(spoilt("a", |tokenizer| tokenizer["post_processor"] = template(5)), "");
+    let problem = spoilt("a", |tokenizer| tokenizer["post_processor"] = template(u32::MAX));
+    assert!(problem.contains("begins texts with the id 4294967295, but ids end at"), "{problem}");
+}

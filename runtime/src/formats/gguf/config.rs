@@ -28,8 +28,7 @@ impl<'a> Keys<'a> {
     }
 
     fn wrong<T>(&self, key: &str, value: &Value) -> Result<T, String> {
-        let text = format!("{value:?}");
-        Err(format!("`{}` is {}", self.name(key), text.chars().take(60).collect::<String>()))
+        Err(format!("`{}` is {value:?}", self.name(key)))
     }
 
     fn size(&self, key: &str) -> Result<Option<usize>, String> {
@@ -38,13 +37,12 @@ impl<'a> Keys<'a> {
             Some(Value::Unsigned(size)) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
             Some(Value::Signed(size)) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
             // One for each layer, where some files have layers that differ.
-            Some(Value::List(list)) if list.first().is_some_and(|first| list.iter().all(|size| size == first)) => {
-                match &list[0] {
-                    Value::Unsigned(size) if *size <= u32::MAX.into() => Ok(Some(*size as usize)),
-                    Value::Signed(size) if (0..=i32::MAX.into()).contains(size) => Ok(Some(*size as usize)),
-                    other => self.wrong(key, other),
-                }
-            }
+            Some(value @ Value::Numbers(list)) => match list.get(0) {
+                Some(first) if list.iter().any(|size| size != first) => self.wrong(key, value),
+                Some(Value::Unsigned(size)) if size <= u32::MAX.into() => Ok(Some(size as usize)),
+                Some(Value::Signed(size)) if (0..=i32::MAX.into()).contains(&size) => Ok(Some(size as usize)),
+                _ => self.wrong(key, value),
+            },
             Some(other) => self.wrong(key, other),
         }
     }

@@ -3,18 +3,60 @@
 //! Every length in the file is a claim: nothing is allocated before the bytes that it speaks of are seen to be there.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use crate::formats::stored::Encoding;
+use crate::quote::quote;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Value {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
     Flag(bool),
     Text(String),
+    /// Of texts or lists.
     List(Vec<Value>),
+    Numbers(Numbers),
+}
+
+/// A list of numbers or flags, as it lies in the file: as values each would take many times its bytes.
+#[derive(Clone, PartialEq)]
+pub struct Numbers {
+    kind: u32,
+    bytes: Vec<u8>,
+}
+
+impl Numbers {
+    pub fn len(&self) -> usize {
+        self.bytes.len() / width(self.kind).unwrap_or(1)
+    }
+
+    pub fn get(&self, index: usize) -> Option<Value> {
+        let width = width(self.kind)?;
+        scalar(self.kind, self.bytes.chunks_exact(width).nth(index)?)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Value> {
+        let width = width(self.kind).unwrap_or(1);
+        self.bytes.chunks_exact(width).filter_map(|bytes| scalar(self.kind, bytes))
+    }
+}
+
+/// For messages: lists may be long.
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Unsigned(number) => write!(f, "{number}"),
+            Value::Signed(number) => write!(f, "{number}"),
+            Value::Float(number) => write!(f, "{number}"),
+            Value::Flag(flag) => write!(f, "{flag}"),
+            Value::Text(text) => f.write_str(&quote(text)),
+            Value::List(list) => write!(f, "a list of {}", list.len()),
+            Value::Numbers(numbers) => write!(f, "a list of {}", numbers.len()),
+        }
+    }
 }
 
 pub type Metadata = BTreeMap<String, Value>;
@@ -38,7 +80,7 @@ pub struct Contents {
 /// Lists in lists, at most so deep.
 const DEEPEST: usize = 3;
 
-/// A value takes more memory than its bytes in the file.
+/// Texts take some times their bytes in the file.
 const LONGEST: u64 = 1 << 22;
 
 struct Bytes<'a> {
@@ -76,33 +118,59 @@ impl<'a> Bytes<'a> {
     }
 
     fn value(&mut self, kind: u32, depth: usize) -> Result<Value, String> {
-        Ok(match kind {
-            0 => Value::Unsigned(self.array::<1>()?[0].into()),
-            1 => Value::Signed(i8::from_le_bytes(self.array()?).into()),
-            2 => Value::Unsigned(u16::from_le_bytes(self.array()?).into()),
-            3 => Value::Signed(i16::from_le_bytes(self.array()?).into()),
-            4 => Value::Unsigned(self.u32()?.into()),
-            5 => Value::Signed(i32::from_le_bytes(self.array()?).into()),
-            6 => Value::Float(f32::from_le_bytes(self.array()?).into()),
-            7 => Value::Flag(self.array::<1>()?[0] != 0),
-            8 => Value::Text(self.text()?),
+        let at = self.at;
+        let unknown = || format!("at byte {at} there is a value of type {kind}, which does not exist");
+        match kind {
+            8 => Ok(Value::Text(self.text()?)),
             9 if depth < DEEPEST => {
                 let (kind, length) = (self.u32()?, self.u64()?);
                 if length > LONGEST {
                     return Err(format!("a list of {length} values is longer than any in a model"));
                 }
+                if let Some(width) = width(kind) {
+                    let bytes = self.take(length * width as u64)?.to_vec();
+                    return Ok(Value::Numbers(Numbers { kind, bytes }));
+                }
                 let mut list = Vec::new();
                 for _ in 0..length {
                     list.push(self.value(kind, depth + 1)?);
                 }
-                Value::List(list)
+                Ok(Value::List(list))
             }
-            9 => return Err("lists in lists, too deep".to_owned()),
-            10 => Value::Unsigned(self.u64()?),
-            11 => Value::Signed(i64::from_le_bytes(self.array()?)),
-            12 => Value::Float(f64::from_le_bytes(self.array()?)),
-            other => return Err(format!("at byte {} there is a value of type {other}, which does not exist", self.at)),
-        })
+            9 => Err("lists in lists, too deep".to_owned()),
+            _ => {
+                let width = width(kind).ok_or_else(unknown)?;
+                scalar(kind, self.take(width as u64)?).ok_or_else(unknown)
+            }
+        }
+    }
+}
+
+/// Bytes of a number or a flag.
+fn width(kind: u32) -> Option<usize> {
+    match kind {
+        0 | 1 | 7 => Some(1),
+        2 | 3 => Some(2),
+        4..=6 => Some(4),
+        10..=12 => Some(8),
+        _ => None,
+    }
+}
+
+fn scalar(kind: u32, bytes: &[u8]) -> Option<Value> {
+    match kind {
+        0 => Some(Value::Unsigned(u8::from_le_bytes(bytes.try_into().ok()?).into())),
+        1 => Some(Value::Signed(i8::from_le_bytes(bytes.try_into().ok()?).into())),
+        2 => Some(Value::Unsigned(u16::from_le_bytes(bytes.try_into().ok()?).into())),
+        3 => Some(Value::Signed(i16::from_le_bytes(bytes.try_into().ok()?).into())),
+        4 => Some(Value::Unsigned(u32::from_le_bytes(bytes.try_into().ok()?).into())),
+        5 => Some(Value::Signed(i32::from_le_bytes(bytes.try_into().ok()?).into())),
+        6 => Some(Value::Float(f32::from_le_bytes(bytes.try_into().ok()?).into())),
+        7 => Some(Value::Flag(*bytes.first()? != 0)),
+        10 => Some(Value::Unsigned(u64::from_le_bytes(bytes.try_into().ok()?))),
+        11 => Some(Value::Signed(i64::from_le_bytes(bytes.try_into().ok()?))),
+        12 => Some(Value::Float(f64::from_le_bytes(bytes.try_into().ok()?))),
+        _ => None,
     }
 }
 

@@ -168,3 +168,42 @@ fn a_tokenizer_that_is_not_known_asks_for_its_file() {
     assert!(problem("tokenizer.ggml.merges", long).contains("which is not in the vocabulary"));
     assert!(problem("tokenizer.ggml.merges", Value::Flag(true)).contains("no list"));
 }
+
+/// A file with one value of metadata.
+fn with_value(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend(0u64.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend((key.len() as u64).to_le_bytes());
+    bytes.extend(key.as_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(value);
+    bytes
+}
+
+fn list(kind: u32, length: u64, items: &[u8]) -> Vec<u8> {
+    [&kind.to_le_bytes()[..], &length.to_le_bytes(), items].concat()
+}
+
+#[test]
+fn lists_of_numbers_take_as_much_as_in_the_file() {
+    let kinds: [(u32, &[u8], Value); 5] = [
+        (0, &[200], Value::Unsigned(200)),
+        (3, &[0xFE, 0xFF], Value::Signed(-2)),
+        (6, &1.5f32.to_le_bytes(), Value::Float(1.5)),
+        (7, &[1], Value::Flag(true)),
+        (12, &(-0.25f64).to_le_bytes(), Value::Float(-0.25)),
+    ];
+    for (kind, item, wanted) in kinds {
+        let contents = parse::parse(&with_value("k", 9, &list(kind, 1000, &item.repeat(1000)))).unwrap();
+        let Value::Numbers(numbers) = &contents.metadata["k"] else { panic!("{kind}") };
+        assert_eq!((numbers.len(), numbers.get(999), numbers.get(1000)), (1000, Some(wanted.clone()), None));
+        assert!(numbers.iter().all(|number| number == wanted));
+        assert_eq!(format!("{:?}", contents.metadata["k"]), "a list of 1000");
+    }
+    let problem = |value: &[u8]| parse::parse(&with_value("k", 9, value)).unwrap_err();
+    assert!(problem(&list(0, 1 << 22, &[1; 100])).contains("it ends too early"));
+    assert!(problem(&list(0, u64::MAX, &[])).contains("longer than any in a model"));
+    assert!(problem(&list(13, 1, &[1; 100])).contains("type 13, which does not exist"));
+}

@@ -56,8 +56,8 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
     let tokens = texts(metadata, "tokenizer.ggml.tokens")?;
     let merges = texts(metadata, "tokenizer.ggml.merges")?;
     let kinds = match metadata.get("tokenizer.ggml.token_type") {
-        Some(Value::List(kinds)) if kinds.len() == tokens.len() => kinds.as_slice(),
-        None => &[],
+        Some(Value::Numbers(kinds)) if kinds.len() == tokens.len() => Some(kinds),
+        None => None,
         Some(_) => return Err("`tokenizer.ggml.token_type` does not have one number for each token".to_owned()),
     };
     let mut vocabulary: BTreeMap<&str, usize> = BTreeMap::new();
@@ -66,9 +66,9 @@ pub fn files(metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>, String> {
         if let Some(other) = vocabulary.insert(token, id) {
             return Err(format!("the tokens {other} and {id} are both {token:?}"));
         }
-        let kind = match kinds.get(id) {
-            Some(Value::Signed(kind)) => *kind,
-            Some(Value::Unsigned(kind)) => *kind as i64,
+        let kind = match kinds.and_then(|kinds| kinds.get(id)) {
+            Some(Value::Signed(kind)) => kind,
+            Some(Value::Unsigned(kind)) => kind as i64,
             _ => NORMAL,
         };
         if kind == CONTROL || kind == USER_DEFINED {

@@ -31,7 +31,7 @@ pub fn reduce(reduction: Reduction, x: &Tensor, mask: Option<&Tensor>, parents: 
                 if reduction == Reduction::Minimum { (f64::INFINITY, "amin") } else { (f64::NEG_INFINITY, "amax") };
             let extreme = Tensor::full([count as i64], start, (x.kind(), x.device()));
             let extreme = extreme.internal_scatter_reduce(0, parents, &or(x.shallow_clone(), start), which, true);
-            extreme.where_scalarother(&members().gt(0.0), 0.0)
+            extreme.where_scalarother(&members().gt(0.0), reduction.of_none())
         }
         Reduction::First | Reduction::Last => chosen(reduction, x, passes.as_ref(), parents, count),
         Reduction::Quantile { .. } => unreachable!("quantiles are worked out on the host"),

@@ -229,3 +229,20 @@ fn derivatives_of_random_whole_graphs_agree() {
     }
     assert!(graphs > 3_000 && moving > 15_000, "only {moving} derivatives of {graphs} graphs were compared");
 }
+
+/// Interpreter, audit and tensors agree on nothing, too: each is compared with the table.
+#[test]
+fn of_none_is_what_the_table_says() {
+    let parents = Tensor::from_slice(&[0i64, 0, 2]);
+    let x = Tensor::from_slice(&[1.0f64, -2.0, 5.0]);
+    let none = Tensor::from_slice(&[0.0f64, 0.0, 0.0]);
+    for reduction in Reduction::EACH.into_iter().filter(|reduction| !matches!(reduction, Reduction::Quantile { .. })) {
+        // All left out; and the second of three, which has no element.
+        assert_eq!(
+            to_host(&super::reduce::reduce(reduction, &x, Some(&none), &parents, 3)),
+            [reduction.of_none(); 3],
+            "{reduction:?}"
+        );
+        assert_eq!(to_host(&super::reduce::reduce(reduction, &x, None, &parents, 3))[1], reduction.of_none(), "{reduction:?}");
+    }
+}

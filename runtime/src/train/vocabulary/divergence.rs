@@ -300,10 +300,12 @@ fn tail(full: &Tensor, entries: &Entries) -> Tensor {
     outside.logsumexp([-1].as_slice(), true).clamp_min_(NOTHING)
 }
 
-/// Probabilities from the largest to the smallest, and where each was; a tail stays behind.
+/// Probabilities from the largest to the smallest, of equals the first first, and where each was; a tail stays behind.
 fn sorted(logps: &Tensor, tail: bool) -> (Tensor, Tensor) {
     let count = logps.size()[1] - i64::from(tail);
-    let (values, mut places) = logps.narrow(1, 0, count).sort(-1, true);
+    let values = logps.narrow(1, 0, count);
+    let mut places = values.argsort_stable(true, -1, true);
+    let values = values.gather(-1, &places, false);
     if !tail {
         return (values.exp(), places);
     }

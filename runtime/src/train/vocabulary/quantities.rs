@@ -123,7 +123,7 @@ fn entropy(logps: &Tensor) -> Tensor {
 /// The student's log-probabilities of the role's `k` most probable entries, in the role's order; which they are; and the log of
 /// what each and those behind it hold. `[rows, k]` each.
 fn ranking(rows: &Rows, role: Role, k: u32) -> (Tensor, Tensor, Tensor) {
-    let (_, order) = rows.logps(role, 1.0).topk(i64::from(k).min(rows.vocabulary()), -1, true, true);
+    let order = top(rows, role, k);
     let logps = rows.logps(Role::Student, 1.0).gather(-1, &order, false);
     let remaining = logps.flip([-1].as_slice()).logcumsumexp(-1).flip([-1].as_slice());
     (logps, order, remaining)

@@ -34,9 +34,35 @@ fn combined(parts: &[Support], rows: &Rows, combine: impl Fn(&mut Tensor, &Tenso
     all
 }
 
-/// `[rows, k]`: the `k` most probable entries, in no order; all of them where there are fewer.
+/// `[rows, k]`: the `k` most probable entries, the most probable first; all of them where there are fewer.
 pub fn top(rows: &Rows, role: Role, k: u32) -> Tensor {
-    rows.logps(role, 1.0).topk(i64::from(k).min(rows.vocabulary()), -1, true, false).1
+    largest(&rows.logps(role, 1.0), k.into())
+}
+
+/// `[rows, k]`: where the `k` largest numbers of each row are, the largest first, of equals the one that stands first. `topk` alone takes
+/// any of them, and models in bf16 have many.
+pub fn largest(values: &Tensor, k: i64) -> Tensor {
+    let entries = values.size()[1];
+    let k = k.min(entries);
+    let (found, mut chosen) = values.topk((k + 1).min(entries), -1, true, true);
+    if k < entries {
+        chosen = chosen.narrow(-1, 0, k);
+        // Equals on both sides of the cut.
+        let (last, next) = (found.narrow(-1, k - 1, 1), found.narrow(-1, k, 1));
+        let tied = last.eq_tensor(&next).squeeze_dim(1).nonzero().squeeze_dim(1);
+        if tied.numel() > 0 {
+            let (values, last) = (values.index_select(0, &tied), last.index_select(0, &tied));
+            // NaN counts as the largest.
+            let above = values.gt_tensor(&last).logical_or(&values.isnan());
+            let room = k - above.sum_dim_intlist([-1].as_slice(), true, Kind::Int64);
+            let equal = values.eq_tensor(&last);
+            let fits = equal.cumsum(-1, Kind::Int64).le_tensor(&room).logical_and(&equal);
+            let inside = above.logical_or(&fits).nonzero().narrow(1, 1, 1).view([-1, k]);
+            chosen = chosen.index_copy(0, &tied, &inside);
+        }
+    }
+    let (chosen, _) = chosen.sort(-1, false);
+    chosen.gather(-1, &values.gather(-1, &chosen, false).argsort_stable(true, -1, true), false)
 }
 
 /// `[rows, vocabulary]`, bool, nobody else's.

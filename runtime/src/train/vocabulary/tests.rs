@@ -862,3 +862,66 @@ fn ids_without_a_token_have_no_probability() {
         assert_eq!(by_matrix.index_select(0, &Tensor::from_slice(&absent)).abs().max().double_value(&[]), 0.0);
     }
 }
+
+/// Most logits of models in bf16 have equals: which of them belong is no accident.
+#[test]
+fn of_equals_the_lower_id_comes_first() {
+    use super::support::largest;
+    let reference = |row: &[f32], k: usize| {
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+        order[..k.min(row.len())].iter().map(|id| *id as i64).collect::<Vec<i64>>()
+    };
+    let mut random = 12345u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for (entries, values) in [(1, 1), (5, 1), (7, 2), (50, 3), (1000, 4), (1000, 1000)] {
+        // Large and small, and masked entries, which are as small as can be.
+        let row = |next: &mut dyn FnMut(u64) -> u64| -> Vec<f32> {
+            (0..entries)
+                .map(|_| match next(values + 1) {
+                    0 => f32::NEG_INFINITY,
+                    value => value as f32 / 2.0 - 3.0,
+                })
+                .collect()
+        };
+        let rows: Vec<Vec<f32>> = (0..8).map(|_| row(&mut next)).collect();
+        let tensor = Tensor::from_slice(&rows.concat()).view([8, entries]);
+        for k in [1, 2, 3, entries - 1, entries, entries + 5].into_iter().filter(|k| *k > 0) {
+            let got = largest(&tensor, k);
+            let wanted: Vec<i64> = rows.iter().flat_map(|row| reference(row, k as usize)).collect();
+            assert_eq!(
+                Vec::<i64>::try_from(got.contiguous().view([-1])).unwrap(),
+                wanted,
+                "{entries} entries, {values} values, k = {k}"
+            );
+        }
+    }
+    // What is no number is seen, not left out.
+    let odd = Tensor::from_slice(&[1.0f32, 2.0, f32::NAN, 1.0, 1.0]).view([1, 5]);
+    assert_eq!(Vec::<i64>::try_from(largest(&odd, 3).view([-1])).unwrap(), [2, 1, 0]);
+}
+
+#[test]
+fn supports_of_equals() {
+    const EQUAL: [f64; 5] = [0.1, 0.3, 0.1, 0.3, 0.2];
+    let vocabulary = given(rows(&[EQUAL]), Some(rows(&[[0.2; 5]])), &[TAKEN], None);
+    let batch = batch(1);
+    let parameters = Parameters { batch: &batch, device: Device::Cpu };
+    let value = |signal: Signal| {
+        let quantity = parameters.quantity(&signal).unwrap().expect("it comes from distributions");
+        to_vec(&vocabulary.values(&[quantity])[0]).into_iter().map(f64::from).collect::<Vec<f64>>()
+    };
+    let top = |role, k| Support::TopK { role, k };
+    // Of the teacher's five equals the first two; of the student's, 1 and 3, then 4, then 0.
+    close(&value(Signal::Mass { role: Student, support: top(Teacher, 2) }), &[0.4], 1e-6);
+    close(&value(Signal::Mass { role: Student, support: top(Student, 1) }), &[0.3], 1e-6);
+    close(&value(Signal::Mass { role: Teacher, support: top(Student, 4) }), &[0.8], 1e-6);
+    close(&value(Signal::Overlap { left: Teacher, right: Student, k: 2 }), &[0.5], 1e-6);
+    // Nuclei have no order: equals go in together. Nor do ranks: equals have the best of theirs.
+    close(&value(Signal::SupportSize { support: Support::Nucleus { role: Student, p: 0.25 } }), &[2.0], 1e-9);
+    close(&value(Signal::Rank { role: Student }), &[4.0], 1e-9);
+    close(&value(Signal::Top1 { role: Student }), &[0.3], 1e-6);
+}

@@ -9,6 +9,7 @@ use ratatui::widgets::{Axis, Block, Borders, Chart, Dataset, GraphType, List, Li
 
 use super::state::{Measure, Progress, Stage, State};
 use crate::figures::duration;
+use crate::output::printable;
 
 /// Told apart on dark and on light terminals, and by readers who confuse red with green.
 const COLOURS: [Color; 6] = [Color::Blue, Color::Yellow, Color::Magenta, Color::Cyan, Color::Green, Color::Red];
@@ -130,7 +131,7 @@ fn teachers(frame: &mut Frame, stage: &Stage, area: Rect) {
 fn words(frame: &mut Frame, state: &State, area: Rect) {
     let rows = usize::from(area.height.saturating_sub(2));
     let (title, lines): (&str, Vec<Line>) = match state.findings.is_empty() {
-        false => (" findings ", state.findings.lines().take(rows).map(|line| Line::from(line.to_owned())).collect()),
+        false => (" findings ", state.findings.lines().take(rows).map(|line| Line::from(printable(line))).collect()),
         true => {
             let start = state.log.len().saturating_sub(rows);
             (" log ", state.log.iter().skip(start).map(|line| Line::from(line.clone())).collect())

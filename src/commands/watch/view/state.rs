@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use mopd_compiler::plan::Plan;
 use mopd_compiler::plan::events::{DomainStep, Event, TeacherStep};
 
+use crate::output::printable;
+
 /// Lines of the log that are kept.
 const LOG: usize = 500;
 /// Points of a curve at most; beyond, every other one is dropped.
@@ -154,7 +156,7 @@ pub struct State {
 impl State {
     pub fn new(title: &str) -> State {
         State {
-            title: title.to_owned(),
+            title: printable(title),
             stages: Vec::new(),
             selected: 0,
             chosen: false,
@@ -235,7 +237,7 @@ impl State {
 
     /// Adds to the log, line by line.
     pub fn say(&mut self, text: &str) {
-        self.log.extend(text.lines().map(str::to_owned));
+        self.log.extend(text.lines().map(printable));
         self.log.drain(..self.log.len().saturating_sub(LOG));
     }
 

@@ -1,0 +1,277 @@
+//! Files from the hub over HTTP. Nothing that the other side says becomes a path, its token goes to it alone, and how much is read of
+//! an answer has a limit.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use ureq::http::{Response, StatusCode, Uri, header, uri};
+use ureq::{Agent, Body};
+
+use super::Endpoint;
+
+/// Of an answer about a repository.
+const LONGEST_LIST: u64 = 32 << 20;
+/// Of a file that a model needs beside its weights: the largest tokenizers have some 40 MiB.
+pub(super) const LARGEST_COMPANION: u64 = 1 << 30;
+/// Of weights.
+pub(super) const UNLIMITED: u64 = u64::MAX;
+const REDIRECTS: u32 = 10;
+/// After a connection that broke; what came before is kept.
+const RETRIES: u32 = 3;
+const CONNECT: Duration = Duration::from_secs(30);
+/// Without a byte.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What a repository has at a revision.
+#[derive(Deserialize)]
+pub(super) struct Listing {
+    /// The commit.
+    pub sha: String,
+    #[serde(default)]
+    pub siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Sibling {
+    pub rfilename: String,
+}
+
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Status(StatusCode),
+    /// No connection, or one that broke.
+    Connection(String),
+    /// An answer that can't be right.
+    Nonsense(String),
+    /// Here, not there.
+    Disk(io::Error),
+}
+
+enum Range {
+    All,
+    /// What is from a byte on, as it is.
+    From(u64),
+}
+
+pub(super) struct Client<'h> {
+    agent: Agent,
+    endpoint: &'h Endpoint,
+    token: Option<&'h str>,
+}
+
+impl<'h> Client<'h> {
+    pub fn new(endpoint: &'h Endpoint, token: Option<&'h str>) -> Client<'h> {
+        let config = Agent::config_builder()
+            // Followed here, because the token depends on where to.
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_per_read(Some(SILENCE))
+            .user_agent(concat!("mopd/", env!("CARGO_PKG_VERSION")));
+        Client { agent: config.build().into(), endpoint, token }
+    }
+
+    /// What `repository` is at `revision` now.
+    pub fn listing(&self, repository: &str, revision: &str) -> Result<Listing, Trouble> {
+        let mut response = self.get(&format!("api/models/{repository}/revision/{}", encoded(revision)), Range::All)?;
+        if !response.status().is_success() {
+            return Err(Trouble::Status(response.status()));
+        }
+        let text = response.body_mut().with_config().limit(LONGEST_LIST).read_to_vec().map_err(|error| lost(&error))?;
+        serde_json::from_slice(&text).map_err(|error| Trouble::Nonsense(format!("what it says of the repository: {error}")))
+    }
+
+    /// One file of a commit, to `destination`: whole, or not at all. What was cut off is gone on with.
+    pub fn file(&self, repository: &str, commit: &str, file: &str, limit: u64, destination: &Path) -> Result<(), Trouble> {
+        let folder = destination.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(Trouble::Disk)?;
+        let part_path = folder.join(format!(".{file}.incomplete"));
+        let mut options = OpenOptions::new();
+        let mut part = options.read(true).write(true).create(true).truncate(false).open(&part_path).map_err(Trouble::Disk)?;
+        // Of two who fetch the same file, the second finds it here.
+        part.lock().map_err(Trouble::Disk)?;
+        if destination.exists() {
+            return match fs::remove_file(&part_path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Trouble::Disk(error)),
+                _ => Ok(()),
+            };
+        }
+        let path = format!("{repository}/resolve/{commit}/{}", encoded(file));
+        let mut attempt = 0;
+        while let Err(trouble) = self.rest_of(&path, &mut part, limit) {
+            let passes = match &trouble {
+                Trouble::Connection(_) => true,
+                Trouble::Status(status) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+                Trouble::Nonsense(_) | Trouble::Disk(_) => false,
+            };
+            if !passes || attempt == RETRIES {
+                return Err(trouble);
+            }
+            std::thread::sleep(Duration::from_millis(300 << attempt));
+            attempt += 1;
+        }
+        part.sync_all().and_then(|()| fs::rename(&part_path, destination)).map_err(Trouble::Disk)
+    }
+
+    /// Appends what `part` lacks.
+    fn rest_of(&self, path: &str, part: &mut File, limit: u64) -> Result<(), Trouble> {
+        let have = part.seek(SeekFrom::End(0)).map_err(Trouble::Disk)?;
+        let mut response = self.get(path, Range::From(have))?;
+        let (start, total) = match response.status() {
+            StatusCode::OK => (0, response.body().content_length()),
+            StatusCode::PARTIAL_CONTENT => match sent(&response) {
+                Some((start, total)) if start == have => (start, Some(total)),
+                _ => return Err(Trouble::Nonsense("it sent another part of the file than asked for".to_owned())),
+            },
+            // There is no rest: what is here is whole, or is not of this file.
+            StatusCode::RANGE_NOT_SATISFIABLE if have > 0 => {
+                part.set_len(0).map_err(Trouble::Disk)?;
+                return Err(Trouble::Connection("what was kept of an earlier attempt does not fit".to_owned()));
+            }
+            status => return Err(Trouble::Status(status)),
+        };
+        let named = |name, value| response.headers().get(name).is_some_and(|found| found == value);
+        if response.headers().contains_key(header::CONTENT_ENCODING) && !named(header::CONTENT_ENCODING, "identity") {
+            return Err(Trouble::Nonsense("it sent the file compressed, which it was not asked to".to_owned()));
+        }
+        // Without either, a file that was cut off looks like one that is whole.
+        if total.is_none() && (limit == UNLIMITED || !named(header::TRANSFER_ENCODING, "chunked")) {
+            return Err(Trouble::Nonsense("it does not say how long the file is".to_owned()));
+        }
+        let most = total.unwrap_or(limit);
+        if most > limit {
+            return Err(Trouble::Nonsense(format!("the file has {} MiB, which no file of its kind has", most >> 20)));
+        }
+        part.set_len(start).and_then(|()| part.seek(SeekFrom::Start(start))).map_err(Trouble::Disk)?;
+        // One more than it may be, so that more is seen.
+        let mut body = response.body_mut().as_reader().take(most.saturating_sub(start).saturating_add(1));
+        let mut buffer = vec![0; 1 << 18];
+        let mut length = start;
+        loop {
+            let count = match body.read(&mut buffer) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Trouble::Connection(error.to_string())),
+            };
+            if count == 0 {
+                break;
+            }
+            part.write_all(&buffer[..count]).map_err(Trouble::Disk)?;
+            length += count as u64;
+        }
+        if length > most {
+            part.set_len(0).map_err(Trouble::Disk)?;
+            return Err(Trouble::Nonsense("it sent more than such a file can have, or more than it said".to_owned()));
+        }
+        match total {
+            Some(total) if length < total => Err(Trouble::Connection(format!("it ended after {length} of {total} bytes"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer to a request, after redirections.
+    fn get(&self, path: &str, range: Range) -> Result<Response<Body>, Trouble> {
+        let home = self.endpoint.uri();
+        let mut place = address(&format!("{}/{path}", self.endpoint.url))?;
+        for _ in 0..=REDIRECTS {
+            let mut request = self.agent.get(&place);
+            // Whoever is at another address is another: a redirection must not hand on what proves who is asking.
+            if let Some(token) = self.token.filter(|_| origin(&place) == origin(home)) {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            if let Range::From(from) = range {
+                // Compressed, it would have another length.
+                request = request.header(header::ACCEPT_ENCODING, "identity");
+                if from > 0 {
+                    request = request.header(header::RANGE, format!("bytes={from}-"));
+                }
+            }
+            let response = request.call().map_err(|error| lost(&error))?;
+            let Some(location) = response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection()) else {
+                return Ok(response);
+            };
+            let location = location.to_str().map_err(|_| Trouble::Nonsense("it redirects to what is no address".to_owned()))?;
+            place = followed(&place, location, home)?;
+        }
+        Err(Trouble::Nonsense(format!("it redirects more than {REDIRECTS} times")))
+    }
+}
+
+/// Scheme, host and port: who is at an address. Who asks is no part of it.
+fn origin(place: &Uri) -> (Option<&str>, Option<String>, Option<u16>) {
+    let port = place.port_u16().or(match place.scheme_str() {
+        Some("https") => Some(443),
+        Some("http") => Some(80),
+        _ => None,
+    });
+    (place.scheme_str(), place.host().map(str::to_ascii_lowercase), port)
+}
+
+pub(super) fn followed(from: &Uri, location: &str, home: &Uri) -> Result<Uri, Trouble> {
+    let nowhere = || Trouble::Nonsense("it redirects to what is no address".to_owned());
+    let next = if location.starts_with('/') && !location.starts_with("//") {
+        let mut parts = from.clone().into_parts();
+        parts.path_and_query = Some(location.parse().map_err(|_| nowhere())?);
+        Uri::from_parts(parts).map_err(|_| nowhere())?
+    } else {
+        address(location).map_err(|_| nowhere())?
+    };
+    if from.scheme() == Some(&uri::Scheme::HTTPS) && next.scheme() != Some(&uri::Scheme::HTTPS) {
+        return Err(Trouble::Nonsense("it redirects from https to a connection that anyone can read".to_owned()));
+    }
+    // The name and password of the endpoint, where it has them, are part of its address; they too are for it alone.
+    let mut parts = next.clone().into_parts();
+    parts.authority = match (origin(&next) == origin(home), next.authority()) {
+        (true, _) => home.authority().cloned(),
+        (false, Some(authority)) => Some(bare(authority)),
+        (false, None) => None,
+    };
+    Uri::from_parts(parts).map_err(|_| nowhere())
+}
+
+/// Without a name and password.
+pub(super) fn bare(authority: &uri::Authority) -> uri::Authority {
+    let text = authority.as_str();
+    let bare = text.rsplit_once('@').map_or(text, |(_, host)| host);
+    bare.parse().unwrap_or_else(|_| authority.clone())
+}
+
+/// An address of a server.
+pub(super) fn address(text: &str) -> Result<Uri, Trouble> {
+    let nowhere = || Trouble::Nonsense("that is no address".to_owned());
+    let place: Uri = text.parse().map_err(|_| nowhere())?;
+    let served = matches!(place.scheme_str(), Some("http" | "https")) && place.host().is_some_and(|host| !host.is_empty());
+    if served { Ok(place) } else { Err(nowhere()) }
+}
+
+/// `first` and `total` of `Content-Range: bytes first-last/total`.
+fn sent(response: &Response<Body>) -> Option<(u64, u64)> {
+    let text = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
+    let (part, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    Some((part.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
+}
+
+/// A name as one part of an address.
+fn encoded(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
+            _ => out += &format!("%{byte:02X}"),
+        }
+    }
+    out
+}
+
+fn lost(error: &ureq::Error) -> Trouble {
+    match error {
+        // Its text repeats the address, which may hold a password.
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => Trouble::Nonsense("that is no address".to_owned()),
+        ureq::Error::BodyExceedsLimit(limit) => Trouble::Nonsense(format!("it answers with more than {} MiB", limit >> 20)),
+        ureq::Error::Protocol(error) => Trouble::Connection(format!("it does not speak HTTP: {error}")),
+        other => Trouble::Connection(other.to_string()),
+    }
+}
