@@ -154,7 +154,8 @@ impl Pretrained {
         let canonical = tokenizer.to_string(false).map_err(|error| files.error(TOKENIZER, error))?;
         let parts = [canonical, format!("{before:?} {ends:?} {:?}", settings.templates)];
         let hash = blake3::hash(parts.join("\n").as_bytes()).to_hex().to_string();
-        let inner = Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, absent, templates, hash, growth };
+        let inner =
+            Inner { tokenizer, files, settings, before, begin, ends, padding, vocabulary, absent, templates, hash, growth };
         Ok(Pretrained(Arc::new(inner)))
     }
 
