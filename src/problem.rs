@@ -21,14 +21,20 @@ pub enum Status {
     Interrupted,
 }
 
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> ExitCode {
-        ExitCode::from(match status {
+impl Status {
+    pub fn number(self) -> u8 {
+        match self {
             Status::Good => 0,
             Status::Wrong => 1,
             Status::Usage => 2,
             Status::Interrupted => 130,
-        })
+        }
+    }
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> ExitCode {
+        ExitCode::from(status.number())
     }
 }
 
@@ -64,6 +70,11 @@ impl Problem {
         Problem { status: Status::Wrong, ..Problem::usage(name, message) }
     }
 
+    /// Stopped by a signal.
+    pub fn interrupted() -> Problem {
+        Problem { status: Status::Interrupted, ..Problem::usage("interrupted", "interrupted") }
+    }
+
     /// A part of the contract that this version lacks.
     pub fn not_supported(what: &str) -> Problem {
         Problem::usage("not-supported-yet", format!("{what} is not supported yet"))
@@ -92,6 +103,9 @@ impl Problem {
     }
 
     pub fn text(&self, style: Style) -> String {
+        if self.status == Status::Interrupted {
+            return format!("{}\n", self.message);
+        }
         let mut text = format!(
             "{}{}\n",
             style.red(&format!("error[{}]", self.name)),

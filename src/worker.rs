@@ -13,6 +13,7 @@ use mopd_compiler::plan::events::{Event, Failure, Job, Request, SERVE};
 use serde::Serialize;
 
 use crate::host::reason;
+use crate::interrupts::Interrupts;
 use crate::killed;
 use crate::output;
 use crate::problem::Problem;
@@ -48,6 +49,8 @@ fn missing(why: &str) -> Problem {
 /// A started worker.
 pub struct Worker {
     child: Arc<Mutex<Child>>,
+    /// What it is asked through besides; a worker that nobody can ask any more stops.
+    requests: Requests,
     lines: BufReader<ChildStdout>,
     /// Closed when all of its standard error has been handed on.
     heard: Receiver<()>,
@@ -79,29 +82,17 @@ impl Kill {
 impl Worker {
     /// Starts the worker on a job. Its standard error goes line by line to `says`, from another thread.
     pub fn start(job: &Job, says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
-        let (worker, mut input) = Worker::spawn(&[], says)?;
-        let text = in_writing(job)?;
-        // A thread, because a worker that talks before it has read everything would block both sides. If the worker dies
-        // before it has read the job, its exit status tells.
-        std::thread::spawn(move || input.write_all(&text).and_then(|()| input.flush()));
+        let worker = Worker::spawn(&[], says)?;
+        worker.requests.line(job)?;
         Ok(worker)
     }
 
-    /// Starts a worker that stays until its requests end.
-    pub fn stay(says: impl Fn(&str) + Send + 'static) -> Result<(Worker, Requests), Problem> {
-        let (worker, mut input) = Worker::spawn(&[SERVE], says)?;
-        let (requests, texts) = channel::<Vec<u8>>();
-        std::thread::spawn(move || {
-            for text in texts {
-                if input.write_all(&text).and_then(|()| input.flush()).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok((worker, Requests(requests)))
+    /// Starts a worker that stays until it is asked to end.
+    pub fn stay(says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
+        Worker::spawn(&[SERVE], says)
     }
 
-    fn spawn(arguments: &[&str], says: impl Fn(&str) + Send + 'static) -> Result<(Worker, ChildStdin), Problem> {
+    fn spawn(arguments: &[&str], says: impl Fn(&str) + Send + 'static) -> Result<Worker, Problem> {
         let path = find()?;
         killed::begin();
         let failed = |what: &str, error: std::io::Error| {
@@ -126,7 +117,12 @@ impl Worker {
             }
             drop(hearing);
         });
-        Ok((Worker { child: Arc::new(Mutex::new(child)), lines: BufReader::new(stdout), heard }, stdin))
+        let requests = Requests::to(stdin);
+        Ok(Worker { child: Arc::new(Mutex::new(child)), requests, lines: BufReader::new(stdout), heard })
+    }
+
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
     }
 
     pub fn killer(&self) -> Kill {
@@ -174,7 +170,9 @@ impl Worker {
 /// Has a worker do a job that says nothing of its progress, and answers how it ended. Its events go to `heard`, what it says beside
 /// them to standard error; `failed` names what went wrong, which gets the failure's help.
 pub fn ask(job: &Job, failed: impl Fn(&Failure) -> Problem, mut heard: impl FnMut(Event)) -> Result<ExitStatus, Problem> {
+    let interrupts = Interrupts::handled();
     let mut worker = Worker::start(job, |line| output::error(&format!("{}\n", output::printable(line))))?;
+    let reached = interrupts.reach(&worker, |text| output::error(text));
     let mut failure = None;
     while let Some(said) = worker.next()? {
         match said {
@@ -185,6 +183,10 @@ pub fn ask(job: &Job, failed: impl Fn(&Failure) -> Problem, mut heard: impl FnMu
         }
     }
     let status = worker.wait()?;
+    drop(reached);
+    if interrupts.any() {
+        return Err(Problem::interrupted());
+    }
     let Some(failure) = failure else { return Ok(status) };
     let problem = failed(&failure);
     Err(match failure.help {
@@ -193,13 +195,31 @@ pub fn ask(job: &Job, failed: impl Fn(&Failure) -> Problem, mut heard: impl FnMu
     })
 }
 
-/// What a worker that stays is asked through; it ends when this is dropped.
+/// What a worker is asked through. When the last of these is gone, its standard input ends.
+#[derive(Clone)]
 pub struct Requests(Sender<Vec<u8>>);
 
 impl Requests {
+    /// Written from a thread: a worker that talks before it has read everything would block both sides.
+    fn to(mut input: ChildStdin) -> Requests {
+        let (requests, texts) = channel::<Vec<u8>>();
+        std::thread::spawn(move || {
+            for text in texts {
+                if input.write_all(&text).and_then(|()| input.flush()).is_err() {
+                    break;
+                }
+            }
+        });
+        Requests(requests)
+    }
+
     /// A worker that is gone does not hear it; whoever reads its lines is told.
     pub fn send(&self, request: &Request) -> Result<(), Problem> {
-        let mut line = in_writing(request)?;
+        self.line(request)
+    }
+
+    fn line(&self, message: &impl Serialize) -> Result<(), Problem> {
+        let mut line = in_writing(message)?;
         line.push(b'\n');
         // Only a thread that found nobody to write to is not there any more.
         let _ = self.0.send(line);

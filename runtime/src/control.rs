@@ -13,11 +13,16 @@ pub struct Control {
     output: Mutex<Box<dyn Write + Send>>,
     stop: AtomicBool,
     interrupted: AtomicBool,
+    signalled: AtomicBool,
+    abandoned: AtomicBool,
+    /// Something is under way that would be lost.
+    at_work: AtomicBool,
 }
 
 impl Control {
     pub fn new(output: impl Write + Send + 'static) -> Control {
-        Control { output: Mutex::new(Box::new(output)), stop: AtomicBool::new(false), interrupted: AtomicBool::new(false) }
+        let [stop, interrupted, signalled, abandoned, at_work] = std::array::from_fn(|_| AtomicBool::new(false));
+        Control { output: Mutex::new(Box::new(output)), stop, interrupted, signalled, abandoned, at_work }
     }
 
     /// One line on the output, at once. If nobody reads any more, the job stops.
@@ -38,6 +43,32 @@ impl Control {
     pub fn interrupt(&self) {
         self.interrupted.store(true, Ordering::Relaxed);
         self.stop();
+    }
+
+    /// The same by a signal. Whether it is the first one.
+    pub fn signal(&self) -> bool {
+        self.interrupt();
+        !self.signalled.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whoever started the job is gone. What it keeps, it keeps for the next run; the folder of results may be another run's by now.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        self.interrupt();
+    }
+
+    pub fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// From here on the job has something to keep when it is asked to stop. Before, while it reads data and models, it has not, and
+    /// ends at once.
+    pub fn begin_work(&self) {
+        self.at_work.store(true, Ordering::Relaxed);
+    }
+
+    pub fn at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed)
     }
 
     /// The job is over for another reason: whoever is still at work may leave it.

@@ -1,5 +1,6 @@
 //! Executes a plan with libtorch.
 
+pub mod arithmetic;
 pub mod bench;
 pub mod bounded;
 pub mod control;

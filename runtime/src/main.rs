@@ -1,7 +1,7 @@
 //! `mopd-worker`: reads one job from standard input, answers with events on standard output. `mopd-worker serve` stays, with
-//! libtorch and what it has read in memory: one request a line, one job after the other.
+//! libtorch and what it has read in memory: one request a line, one job after the other. Either ends when standard input does.
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,10 @@ use mopd_runtime::report::read;
 use mopd_runtime::schedule::Progress;
 use mopd_runtime::warm::Warm;
 use mopd_runtime::{bench, device, sample, schedule};
+use mopd_store::signals::on_termination;
+
+/// The exit status of a job that was stopped.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     // A panic is reported as a failure of the job; its trace would only hide that message.
@@ -23,12 +27,7 @@ fn main() -> ExitCode {
     keep_what_is_freed();
     let current = Current::default();
     let on_signal = current.clone();
-    let handled = ctrlc::set_handler(move || {
-        // Asked twice, it does not even finish the step; asked while nothing runs, there is nothing to finish.
-        if !on_signal.interrupt() {
-            std::process::exit(130);
-        }
-    });
+    let handled = on_termination(move || on_signal.signal());
     let handled = handled.map_err(|error| Error::new(FailureKind::Runtime, format!("signals cannot be handled: {error}")));
     let mut arguments = std::env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {
@@ -41,54 +40,105 @@ fn main() -> ExitCode {
     }
 }
 
-/// The control of the job under way.
+/// The job under way, for whoever may stop it.
 #[derive(Clone, Default)]
-struct Current(Arc<Mutex<Option<Arc<Control>>>>);
+struct Current(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    control: Option<Arc<Control>>,
+    /// Standard input has ended.
+    abandoned: bool,
+    /// No job is to begin any more.
+    ending: bool,
+}
 
 impl Current {
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Control>>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin(&self) -> Arc<Control> {
         let control = Arc::new(Control::new(std::io::stdout()));
-        *self.lock() = Some(control.clone());
+        let mut state = self.lock();
+        if state.abandoned {
+            control.abandon();
+        }
+        if state.ending {
+            control.interrupt();
+        }
+        state.control = Some(control.clone());
         control
     }
 
-    fn end(&self) {
-        *self.lock() = None;
+    fn finish(&self) {
+        self.lock().control = None;
     }
 
-    /// Whether there was a job that had not been asked before.
-    fn interrupt(&self) -> bool {
-        match &*self.lock() {
-            Some(control) if !control.interrupted() => {
-                control.interrupt();
-                true
-            }
-            _ => false,
+    /// The job ends at its next step; where there is none, nothing happens.
+    fn stop(&self) {
+        if let Some(control) = &self.lock().control {
+            control.interrupt();
+        }
+    }
+
+    /// The same, and no job follows it.
+    fn end(&self) {
+        let mut state = self.lock();
+        state.ending = true;
+        if let Some(control) = &state.control {
+            control.interrupt();
+            leave_unless_at_work(control);
+        }
+    }
+
+    /// Nobody is there any more to tell.
+    fn abandon(&self) {
+        let mut state = self.lock();
+        state.abandoned = true;
+        if let Some(control) = &state.control {
+            control.abandon();
+            leave_unless_at_work(control);
+        }
+    }
+
+    /// Asked twice, the job does not even finish its step; asked while nothing runs, there is nothing to finish.
+    fn signal(&self) {
+        match &self.lock().control {
+            Some(control) if control.signal() => leave_unless_at_work(control),
+            _ => std::process::exit(INTERRUPTED.into()),
         }
     }
 }
 
-/// The job on standard input.
+/// Ends the process where the job has nothing to keep: reading data and models, or hashing them, may take minutes.
+fn leave_unless_at_work(control: &Control) {
+    if !control.at_work() {
+        control.emit(&Event::Interrupted { finished: 0, tasks: 0 });
+        std::process::exit(INTERRUPTED.into());
+    }
+}
+
+/// The job on the first line of standard input.
 fn once(current: &Current, handled: Result<()>) -> ExitCode {
     let read = || {
         handled?;
         let mut text = String::new();
-        let read = std::io::stdin().read_to_string(&mut text).map_err(|error| error.to_string());
+        let read = std::io::stdin().read_line(&mut text).map_err(|error| error.to_string());
         read.and_then(|_| serde_json::from_str(&text).map_err(|error| error.to_string()))
             .map_err(|error| Error::new(FailureKind::Runtime, format!("standard input holds no job: {error}")))
     };
-    finish(current, |control, progress| work(&read()?, &device::open_cuda(), None, control, progress))
+    let job = read();
+    let stopping = current.clone();
+    std::thread::spawn(move || listen(None, &stopping));
+    finish(current, |control, progress| work(&job?, &device::open_cuda(), None, control, progress))
 }
 
 /// Jobs, until standard input ends.
 fn serve(current: &Current, handled: Result<()>) -> ExitCode {
     let (sender, requests) = channel();
     let stopping = current.clone();
-    std::thread::spawn(move || listen(&sender, &stopping));
+    std::thread::spawn(move || listen(Some(sender), &stopping));
     let cuda = device::open_cuda();
     let warm = Warm::default();
     let mut handled = Some(handled);
@@ -102,24 +152,27 @@ fn serve(current: &Current, handled: Result<()>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Reads requests. A job that is under way when standard input ends has nobody left to tell.
-fn listen(jobs: &Sender<Result<Job>>, current: &Current) {
+/// Reads requests to the end of standard input; where jobs are taken, they go to `jobs`.
+fn listen(mut jobs: Option<Sender<Result<Job>>>, current: &Current) {
     for line in std::io::stdin().lock().lines() {
-        let request = line.map_err(|error| error.to_string());
-        let request = request.and_then(|line| serde_json::from_str(&line).map_err(|error| error.to_string()));
-        let job = match request {
+        let Ok(line) = line else { break };
+        let job = match serde_json::from_str(&line) {
             Ok(Request::Begin { job }) => Ok(job),
             Ok(Request::Stop) => {
-                current.interrupt();
+                current.stop();
+                continue;
+            }
+            Ok(Request::End) => {
+                current.end();
+                jobs = None;
                 continue;
             }
             Err(error) => Err(Error::new(FailureKind::Runtime, format!("standard input holds no request: {error}"))),
         };
-        if jobs.send(job).is_err() {
-            break;
-        }
+        // Nobody takes jobs from a worker that ends.
+        let _ = jobs.as_ref().map(|jobs| jobs.send(job));
     }
-    current.interrupt();
+    current.abandon();
 }
 
 /// Does a job and says how it ended.
@@ -130,7 +183,7 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut Progress) -> Resul
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control, &mut progress)))
         .unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())));
     // Whoever hears how it ended may ask for the next one, and then to stop that.
-    current.end();
+    current.finish();
     match outcome {
         Ok(finished) => {
             if finished {
@@ -146,13 +199,15 @@ fn finish(current: &Current, work: impl FnOnce(&Control, &mut Progress) -> Resul
         Err(Error::Interrupted) => {
             let Progress { finished, tasks } = progress;
             control.emit(&Event::Interrupted { finished, tasks });
-            ExitCode::from(130)
+            ExitCode::from(INTERRUPTED)
         }
     }
 }
 
 /// Whether there was a job to finish.
 fn work(job: &Job, cuda: &Cuda, warm: Option<&Warm>, control: &Control, progress: &mut Progress) -> Result<bool> {
+    // It may have been stopped before it began.
+    control.check()?;
     let device = match job {
         Job::Run(job) | Job::Predict(job) => cuda.wanted(job.plan.experiment.device)?,
         Job::Floor(job) => cuda.wanted(job.run.plan.experiment.device)?,

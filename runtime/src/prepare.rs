@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use mopd_compiler::plan::events::FailureKind;
 use mopd_compiler::plan::{
-    self, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Sampling, Stage,
-    Train,
+    self, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, ModelId, Origin, Plan, Prefixes, Reward, Sampling,
+    Stage, Train,
 };
+use mopd_store::programs::Program;
 
 use crate::data::tokenizer::{self, Tokenizer, difference};
 use crate::data::{self, Dataset, Field, Request, overlap};
@@ -40,6 +41,8 @@ pub struct DomainData {
     /// The domain in the source: what its verifier does wrong is shown there.
     pub origin: Origin,
     pub verifier: Verifier,
+    /// Where a command judges, a hash of the files that it is made of.
+    pub program: Option<String>,
     /// Longest completion, in tokens.
     pub limit: Option<u32>,
     pub train: Option<Arc<Prompts>>,
@@ -130,6 +133,10 @@ pub fn prepare(plan: &Plan, stages: &[ModelId], forms: &[Form], places: Places) 
 
 fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: Places) -> Result<DomainData> {
     let verifier = Verifier::new(&domain.reward, places.base)?;
+    let program = match &domain.reward {
+        Reward::Command { command, depends, .. } => Some(program(command, depends, places.base)?),
+        Reward::ExactMatch { .. } | Reward::Numeric { .. } | Reward::Regex { .. } => None,
+    };
     let mut fields: Vec<Field> = verifier.needed().into_iter().collect();
     let whole = verifier.reads_rows();
     let tests = match &domain.tests {
@@ -158,7 +165,14 @@ fn load(plan: &Plan, id: DomainId, domain: &Domain, stages: &[ModelId], places: 
     }
     let train = if trained_on { Some(rows(places, &domain.prompts, domain, &fields, &routes, whole)?) } else { None };
     let (name, limit) = (domain.name.clone(), domain.limit);
-    Ok(DomainData { id, name, origin: domain.origin, verifier, limit, train, tests })
+    Ok(DomainData { id, name, origin: domain.origin, verifier, program, limit, train, tests })
+}
+
+fn program(command: &str, depends: &[String], base: &Path) -> Result<String> {
+    let program = Program::of(command, depends, base).map_err(|error| {
+        Error::new(FailureKind::Reward, error.to_string()).help("paths are relative to the folder of the experiment's file")
+    })?;
+    Ok(program.hash())
 }
 
 /// The rows of a data source, with the fields that are read of them.

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::run::STORE;
 use crate::args::{Cache, CacheAction, Format};
 use crate::figures::{bytes, duration};
-use crate::output::{self, printable};
+use crate::output::{self, counted, printable};
 use crate::problem::{Problem, Status};
 
 pub fn cache(arguments: &Cache) -> Result<Status, Problem> {
@@ -34,8 +34,22 @@ fn unreadable(why: String) -> Problem {
     Problem::usage("unreadable-store", format!("the store can't be read: {why}"))
 }
 
+/// Says which lists of needs can't be read. Whether there are any.
+fn warn_of(unreadable: &[String]) -> bool {
+    for why in unreadable {
+        output::error(&format!("warning: nobody knows what a run needs: {}\n", printable(why)));
+    }
+    if !unreadable.is_empty() {
+        output::error(
+            "run that experiment again, which writes its list anew, or delete the file where the run is not wanted any more\n",
+        );
+    }
+    !unreadable.is_empty()
+}
+
 fn list(folder: &Folder, format: Format) -> Result<Status, Problem> {
     let items = folder.items().map_err(unreadable)?;
+    warn_of(&folder.runs().map_err(unreadable)?.unreadable);
     let now = SystemTime::now();
     if format == Format::Json {
         for item in &items {
@@ -112,8 +126,9 @@ fn verify(folder: &Folder) -> Result<Status, Problem> {
         }
     }
     output::error(&format!("{whole} whole, {damaged} damaged\n"));
+    let runs = warn_of(&folder.runs().map_err(unreadable)?.unreadable);
     if damaged == 0 {
-        return Ok(Status::Good);
+        return Ok(if runs { Status::Wrong } else { Status::Good });
     }
     output::error("what is damaged is computed again by the next run that needs it\n");
     Ok(Status::Wrong)
@@ -140,6 +155,10 @@ fn say(pruned: &Pruned, policy: &Policy) {
     }
     for item in &pruned.in_use {
         output::error(&format!("{} is left: a run is at work on it\n", item.name));
+    }
+    warn_of(&pruned.unreadable);
+    if !pruned.spared.is_empty() {
+        output::error(&format!("{} are left, because that run may need them\n", counted(pruned.spared.len(), "result")));
     }
     let (all, freed): (u64, u64) =
         pruned.removed.iter().fold((0, 0), |(all, freed), item| (all + item.bytes, freed + item.alone));

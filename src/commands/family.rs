@@ -12,14 +12,17 @@ use mopd_lang::experiment::SweepAxis;
 use mopd_store::write_atomically;
 use serde_json::{Map, Value, json};
 
-use super::run::{Interrupts, event_files, one, out_folder, results};
+use super::run::{event_files, one, out_folder, results};
 use super::{Compiled, aside, plan_to_run};
 use crate::args::{Format, Run};
 use crate::host;
+use crate::interrupts::Interrupts;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
 use crate::render;
+use crate::run_lock::RunLock;
 use crate::table;
+use crate::worker;
 
 /// One of the runs.
 #[derive(Debug)]
@@ -212,8 +215,10 @@ fn write(path: &Path, value: &impl serde::Serialize) -> Result<(), Problem> {
 
 /// `mopd run`: one member after the other.
 pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
-    let interrupts = Interrupts::install();
+    Interrupts::handled();
     let folder = family.folder(arguments.out.as_deref());
+    worker::find()?;
+    let lock = RunLock::take(&folder)?;
     family.make_room(&folder)?;
     let (mut ended, mut status) = (Vec::new(), Status::Good);
     for (index, member) in family.members.iter().enumerate() {
@@ -227,7 +232,7 @@ pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
             (None, _) => {}
         }
         let out = member.out(&folder);
-        match one(arguments, compiled, &out, &interrupts, !family.is_sweep())? {
+        match one(arguments, compiled, &out, !family.is_sweep())? {
             Status::Interrupted => {
                 if family.is_sweep() {
                     output::error(&format!("{index} of {} runs of the sweep are done\n", family.members.len()));
@@ -235,6 +240,7 @@ pub fn run(arguments: &Run, family: &Family) -> Result<Status, Problem> {
                 return Ok(Status::Interrupted);
             }
             Status::Good => {
+                lock.check()?;
                 // The results are whole without them, and other members may have room for theirs.
                 if arguments.tensorboard
                     && let Err(problem) = event_files(&out)

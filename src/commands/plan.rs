@@ -6,6 +6,8 @@ use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::{self, Stage};
 use mopd_lang::Analysis;
 use mopd_lang::check::NamedObjective;
+use mopd_lang::experiment::{Experiment, Reward};
+use mopd_store::programs::Program;
 
 use super::run::{STORE, as_text};
 use super::{plan_json, plan_of, report};
@@ -13,7 +15,7 @@ use crate::args::{Plan, PlanFormat};
 use crate::host::{self, folder_of};
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
-use crate::render::outline::Predictions;
+use crate::render::outline::{Predictions, Programs};
 use crate::render::{self, outline};
 use crate::worker;
 
@@ -38,7 +40,8 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
                 Some(plan) => predictions(plan, arguments)?,
                 None => Predictions::new(),
             };
-            output::result(&outline::tree(experiment, plan.as_ref(), &predictions, Style::of_stdout()));
+            let programs = programs(experiment, &folder_of(&arguments.file))?;
+            output::result(&outline::tree(experiment, plan.as_ref(), &programs, &predictions, Style::of_stdout()));
         }
         (None, _) if !analysis.has_errors() => {
             let objectives: Vec<&NamedObjective> = analysis.objectives.iter().filter(|named| named.public).collect();
@@ -53,6 +56,21 @@ pub fn plan(arguments: &Plan) -> Result<Status, Problem> {
     }
     report(&analysis);
     Ok(if plan.is_some() { Status::Good } else { Status::Wrong })
+}
+
+/// What the reward commands of an experiment are made of; `base` is the folder that they run in.
+fn programs(experiment: &Experiment, base: &Path) -> Result<Programs, Problem> {
+    let mut programs = Programs::new();
+    for domain in &experiment.domains {
+        if let Reward::Command { command, depends, .. } = &domain.reward {
+            let program = Program::of(command, depends, base).map_err(|error| {
+                Problem::usage("can't-read", format!("domain `{}`: {error}", domain.name))
+                    .help("paths are relative to the folder of the experiment's file")
+            })?;
+            programs.insert(domain.name.clone(), program);
+        }
+    }
+    Ok(programs)
 }
 
 /// What each stage will take, where that is asked for or nothing else can say it.

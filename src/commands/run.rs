@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use mopd_compiler::plan::events::{Event, Failure, Job, RunJob};
 use mopd_compiler::plan::results::Results;
@@ -12,10 +10,11 @@ use mopd_lang::diag::nearest;
 use super::{Compiled, aside, export, family, plan_json, report};
 use crate::args::{Format, Run};
 use crate::host::{folder_of, reason};
+use crate::interrupts::Interrupts;
 use crate::killed;
 use crate::output::{self, Style};
 use crate::problem::{Problem, Status};
-use crate::progress::{Progress, Speaker};
+use crate::progress::Progress;
 use crate::render;
 use crate::table;
 use crate::worker::{self, Kill, Said, Worker};
@@ -46,9 +45,8 @@ pub fn event_files(out: &Path) -> Result<(), Problem> {
 }
 
 /// Runs one plan. `table` says whether its tables are printed.
-pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, interrupts: &Interrupts, table: bool) -> Result<Status, Problem> {
+pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, table: bool) -> Result<Status, Problem> {
     let from = stages_named(&arguments.from, compiled)?;
-    worker::find()?;
     provenance(out, compiled)?;
     let job = Job::Run(Box::new(RunJob {
         plan: compiled.plan.clone(),
@@ -71,13 +69,15 @@ pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, interrupts: &Interr
         let speaker = speaker.clone();
         Worker::start(&job, move |line| speaker.say(&format!("{}\n", output::printable(line))))?
     };
-    interrupts.reach(speaker, worker.killer());
+    let interrupts = Interrupts::handled();
+    let reached = interrupts.reach(&worker, move |text| speaker.say(text));
     let ending = follow(worker, &mut progress, arguments.format);
+    drop(reached);
     progress.close();
     let (last, status) = ending?;
 
     match last {
-        // Whatever else went wrong after Ctrl-C, a reward program that got it too for example, Ctrl-C is the reason.
+        // Whatever else went wrong after a signal, a reward program that got it too for example, the signal is the reason.
         Some(Event::Failed(failure)) if !interrupts.any() => {
             report_failure(&failure, compiled, &progress);
             Ok(Status::Wrong)
@@ -138,43 +138,6 @@ pub fn check_version(theirs: &str, kill: &Kill) -> Result<(), Problem> {
     kill.now();
     Err(Problem::run("worker-protocol", format!("mopd is version {ours}, but mopd-worker is version {theirs}"))
         .help("build both with `./x build`, or set MOPD_WORKER to the one that belongs to this mopd"))
-}
-
-/// Ctrl-C. The worker, in the same process group, gets it too and stops in good order; the second one ends it at once.
-pub struct Interrupts {
-    count: Arc<AtomicUsize>,
-    /// Whoever is at work.
-    at_work: Arc<Mutex<Option<(Speaker, Kill)>>>,
-}
-
-impl Interrupts {
-    /// Once in a process.
-    pub fn install() -> Interrupts {
-        let interrupts = Interrupts { count: Arc::default(), at_work: Arc::default() };
-        let (count, at_work) = (Arc::clone(&interrupts.count), Arc::clone(&interrupts.at_work));
-        let installed = ctrlc::set_handler(move || {
-            let before = count.fetch_add(1, Ordering::SeqCst);
-            let at_work = at_work.lock().unwrap_or_else(PoisonError::into_inner);
-            match (&*at_work, before) {
-                (Some((speaker, _)), 0) => speaker.say("stopping; Ctrl-C again stops at once\n"),
-                (Some((_, kill)), _) => kill.now(),
-                (None, _) => {}
-            }
-        });
-        if let Err(error) = installed {
-            output::error(&format!("warning: Ctrl-C ends this run without a report: {error}\n"));
-        }
-        interrupts
-    }
-
-    /// Whom the next ones are for.
-    fn reach(&self, speaker: Speaker, kill: Kill) {
-        *self.at_work.lock().unwrap_or_else(PoisonError::into_inner) = Some((speaker, kill));
-    }
-
-    fn any(&self) -> bool {
-        self.count.load(Ordering::SeqCst) > 0
-    }
 }
 
 /// The stages that `--from` names. A family's name stands for all of its members.

@@ -13,6 +13,7 @@ use mopd_lang::experiment::{
 };
 use mopd_lang::formula::text;
 use mopd_lang::formula::{Formula, FormulaKind};
+use mopd_store::programs::Program;
 
 use crate::figures::{bytes, count, duration, flops, percent, setting};
 use crate::output::{Style, counted};
@@ -28,8 +29,17 @@ pub type Rows = Vec<(&'static str, String)>;
 /// What stages will take, by name.
 pub type Predictions = BTreeMap<String, Prediction>;
 
+/// What reward commands are made of, by domain.
+pub type Programs = BTreeMap<String, Program>;
+
 /// `predictions` are of the plan's stages, those that are known.
-pub fn tree(experiment: &Experiment, plan: Option<&Plan>, predictions: &Predictions, style: Style) -> String {
+pub fn tree(
+    experiment: &Experiment,
+    plan: Option<&Plan>,
+    programs: &Programs,
+    predictions: &Predictions,
+    style: Style,
+) -> String {
     let mut out = format!(
         "{}: {}, {}, {}, {}\n",
         style.bold(&experiment.name),
@@ -39,7 +49,8 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, predictions: &Predicti
         plan.map_or("not fit to run".to_owned(), |plan| format!("plan {}", prefix(&plan.hash))),
     );
     for domain in &experiment.domains {
-        let rows = data(domain);
+        let mut rows = data(domain);
+        rows.extend(programs.get(&domain.name).map(|program| ("reward", judged_by(program))));
         if !rows.is_empty() {
             out += &node(&format!("{} {}", style.bold("domain"), style.bold(&domain.name)), &rows, style);
         }
@@ -91,6 +102,20 @@ pub fn tree(experiment: &Experiment, plan: Option<&Plan>, predictions: &Predicti
         Some(plan) => totals(plan, number_of_seeds(experiment)),
         None => "│\n└─ no keys and no costs: they belong to a plan, and there is none\n".to_owned(),
     }
+}
+
+/// What the key of a reward knows of its command, and what it can't know.
+fn judged_by(program: &Program) -> String {
+    const SHOWN: usize = 6;
+    let names: Vec<&str> = program.names().take(SHOWN).collect();
+    let files = match program.names().len() {
+        0 => "a command without files".to_owned(),
+        all => {
+            let more = if all > SHOWN { format!(" and {} more", all - SHOWN) } else { String::new() };
+            format!("a command of {}: {}{more}", counted(all, "file"), names.join(", "))
+        }
+    };
+    format!("{files}; results do not follow {}", program.unseen.join(", "))
 }
 
 /// Of a domain, what is not just a file of prompts.

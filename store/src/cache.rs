@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::{CHECKSUMS, Folder, Lock, WriteError};
+use crate::files::remove_unfinished;
+use crate::{CHECKSUMS, Folder, Lock, Runs, WriteError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -59,6 +60,10 @@ pub struct Pruned {
     pub removed: Vec<Item>,
     /// Would have been, but a run is at work on them.
     pub in_use: Vec<Item>,
+    /// Would have been, but a run that can't be read may need them.
+    pub spared: Vec<Item>,
+    /// The lists of needs that can't be read, and why.
+    pub unreadable: Vec<String>,
     /// Bytes that the store takes now, and of them those that kept runs need.
     pub left: u64,
     pub needed: u64,
@@ -119,7 +124,7 @@ impl Size {
 impl Folder {
     /// Everything in the store, what was of use last first.
     pub fn items(&self) -> Result<Vec<Item>, String> {
-        let (runs, _) = self.runs()?;
+        let runs = self.runs()?.kept;
         let mut needs: BTreeMap<&str, Vec<(&PathBuf, &str)>> = BTreeMap::new();
         for run in &runs {
             for (key, what) in &run.needs {
@@ -156,15 +161,24 @@ impl Folder {
                 bytes: size.bytes,
                 alone: size.alone,
                 used: written(name).or(size.newest).unwrap_or(SystemTime::UNIX_EPOCH),
-                // Whoever needs a result is not helped by half of one.
+                // Whoever needs a result is not helped by half of one, nor by the way to one that is there.
                 needed_by: match kind {
                     Kind::Leftover => Vec::new(),
+                    Kind::Checkpoint if self.has(key) => Vec::new(),
                     _ => needed.iter().map(|(out, _)| (*out).clone()).collect(),
                 },
             });
         }
         items.sort_by(|a, b| (b.used, &b.name).cmp(&(a.used, &a.name)));
         Ok(items)
+    }
+
+    /// Whether there is any result.
+    pub fn has_results(&self) -> bool {
+        let folders = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        folders
+            .filter_map(|folder| folder.file_name().into_string().ok())
+            .any(|name| matches!(parse(&name), Some((_, Kind::Result))) && self.has(&name))
     }
 
     /// The entries in a folder of several.
@@ -197,13 +211,23 @@ impl Folder {
         let items = self.items()?;
         let mut left: u64 = items.iter().map(|item| item.bytes).sum();
         let needed = items.iter().filter(|item| !item.needed_by.is_empty()).map(|item| item.bytes).sum();
-        let (mut removed, mut in_use) = (Vec::new(), Vec::new());
+        let Runs { gone, unreadable, .. } = self.runs()?;
+        let (mut removed, mut in_use, mut spared) = (Vec::new(), Vec::new(), Vec::new());
         // What was of use longest ago first; before all else scores, which are made again in passing.
         let (scores, others): (Vec<Item>, Vec<Item>) = items.into_iter().rev().partition(|item| item.kind == Kind::Scores);
         for item in scores.into_iter().chain(others).filter(|item| item.needed_by.is_empty()) {
             let old = policy.older_than.is_some_and(|limit| age(item.used, now) > limit);
             let much = policy.keep_under.is_some_and(|limit| left > limit);
             if !(old || much) {
+                continue;
+            }
+            let may_be_needed = match item.kind {
+                Kind::Result | Kind::LastGood => true,
+                Kind::Checkpoint => !self.has(&item.key),
+                Kind::Scores | Kind::Leftover => false,
+            };
+            if may_be_needed && !unreadable.is_empty() {
+                spared.push(item);
                 continue;
             }
             let Some(_lock): Option<Lock> = self.try_lock(&item.key).map_err(text)? else {
@@ -217,11 +241,33 @@ impl Folder {
             removed.push(item);
         }
         if !policy.dry_run {
-            for path in self.runs()?.1 {
+            self.remove_unfinished();
+            for path in gone {
                 // Of a run whose results are gone.
                 fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             }
         }
-        Ok(Some(Pruned { removed, in_use, left, needed }))
+        Ok(Some(Pruned { removed, in_use, spared, unreadable, left, needed }))
+    }
+
+    /// Parts of files that nobody writes any more, in entries and beside them.
+    fn remove_unfinished(&self) {
+        const NOBODYS: Duration = Duration::from_secs(3600);
+        for folder in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            match folder.file_name().to_str().and_then(parse) {
+                Some((key, _)) => {
+                    if let Ok(Some(_lock)) = self.try_lock(key) {
+                        remove_unfinished(&folder.path(), None);
+                    }
+                }
+                // Whoever writes these has no lock.
+                None => {
+                    let ours = ["notes", "runs", "arithmetic"].iter().any(|name| folder.file_name() == *name);
+                    if ours {
+                        remove_unfinished(&folder.path(), Some(NOBODYS));
+                    }
+                }
+            }
+        }
     }
 }

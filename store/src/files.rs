@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A file could not be written; whatever stood at `path` before still does.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,7 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result
         fs::create_dir_all(folder)?;
         // 0666 less the umask, as for any file; the default for temporary files would hide results from the group.
         let permissions = fs::Permissions::from_mode(0o666);
-        let mut file = tempfile::Builder::new().prefix(".writing-").permissions(permissions).tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).permissions(permissions).tempfile_in(folder)?;
         write(file.as_file_mut())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|failure| failure.error)?;
@@ -61,6 +62,26 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result
         File::open(folder)?.sync_all()
     };
     attempt().map_err(|source| WriteError { path: path.to_owned(), source })
+}
+
+/// What files are called before they are whole.
+const UNFINISHED: &str = ".writing-";
+
+/// Takes away what [`write_atomically`] left in a folder, and in the folders in it, when it was killed: parts of files that nobody writes
+/// any more, or only those that are older than `age`. What can't be taken away stays.
+pub fn remove_unfinished(folder: &Path, age: Option<Duration>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            remove_unfinished(&entry.path(), age);
+            continue;
+        }
+        let old = || metadata.modified().ok()?.elapsed().ok();
+        let unused = age.is_none_or(|age| old().is_some_and(|since| since >= age));
+        if unused && metadata.is_file() && entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// What a model of a run is called as a folder: `expert[sort]` of seed 3 is `expert.sort-seed3`.

@@ -9,14 +9,17 @@
 //! locks/<key>             held by whoever computes that key
 //! runs/<run>.json         what a run needs
 //! notes/                  hashes of files elsewhere
+//! arithmetic/             by what arithmetic results were made
 //! ```
 
 mod cache;
 pub mod content;
 pub mod files;
 mod lock;
+pub mod programs;
 pub mod regular;
 mod runs;
+pub mod signals;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +33,7 @@ use serde::{Deserialize, Serialize};
 pub use cache::{Item, Kind, Policy, Pruned, Verdict, age};
 pub use files::{WriteError, write_atomically};
 pub use lock::Lock;
-pub use runs::Run;
+pub use runs::{Run, Runs};
 
 const CHECKSUMS: &str = "checksums.json";
 
@@ -126,6 +129,8 @@ impl Folder {
         // A damaged entry must not become valid half-way through its replacement.
         let checksums = folder.join(CHECKSUMS);
         remove_file(&checksums)?;
+        // Whoever was killed while it wrote the entry before left a part of a file.
+        files::remove_unfinished(&folder, None);
         let written = write(&folder).and_then(|files| {
             let sums = Checksums { about: about.to_owned(), files };
             let sums = serde_json::to_vec(&sums).expect("checksums are plain data");

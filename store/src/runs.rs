@@ -21,6 +21,17 @@ pub struct Run {
 /// Held while runs are written down, and while entries that none needs are looked for.
 const REGISTRY: &str = "runs";
 
+/// What is known of all runs.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// Those whose folder of results is there.
+    pub kept: Vec<Run>,
+    /// The files of the others.
+    pub gone: Vec<PathBuf>,
+    /// Files that can't be read, and why: nobody knows what they protect.
+    pub unreadable: Vec<String>,
+}
+
 impl Folder {
     pub(crate) fn try_registry(&self) -> Result<Option<Lock>, WriteError> {
         self.try_lock(REGISTRY)
@@ -36,13 +47,15 @@ impl Folder {
         Ok(true)
     }
 
-    /// All runs that are kept, and the files of those that are not. A file that can't be read is an error: who knows what it
-    /// protects.
-    pub fn runs(&self) -> Result<(Vec<Run>, Vec<PathBuf>), String> {
-        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+    /// All runs.
+    ///
+    /// # Errors
+    /// Where it can't be known which runs there are.
+    pub fn runs(&self) -> Result<Runs, String> {
+        let mut runs = Runs::default();
         let files = match fs::read_dir(self.path("runs")) {
             Ok(files) => files,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((kept, gone)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(runs),
             Err(error) => return Err(format!("{}: {error}", self.path("runs").display())),
         };
         for file in files {
@@ -50,10 +63,14 @@ impl Folder {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let run: Run = crate::read_json(&path).map_err(|problem| format!("{}: {problem}", self.path("runs").display()))?;
-            if run.out.is_dir() { kept.push(run) } else { gone.push(path) }
+            match crate::read_json::<Run>(&path) {
+                Ok(run) if run.out.is_dir() => runs.kept.push(run),
+                Ok(_) => runs.gone.push(path),
+                Err(problem) => runs.unreadable.push(format!("{}: {problem}", self.path("runs").display())),
+            }
         }
-        kept.sort_by(|a, b| a.out.cmp(&b.out));
-        Ok((kept, gone))
+        runs.kept.sort_by(|a, b| a.out.cmp(&b.out));
+        runs.unreadable.sort();
+        Ok(runs)
     }
 }

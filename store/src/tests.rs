@@ -205,15 +205,71 @@ fn damage_is_found_by_looking() {
     assert_eq!(folder.verdict(&items[1]), Some(Verdict::InUse));
 }
 
-/// A list of needs that can't be read protects what nobody knows: nothing is pruned.
+/// A list of needs that can't be read protects what nobody knows: no result is pruned, but what no run needs in any case.
 #[test]
-fn a_damaged_list_of_needs_stops_pruning() {
+fn a_damaged_list_of_needs_protects_results() {
     let (_place, folder) = folder();
     put(&folder, &key('a'), 10, 100);
+    put(&folder, &format!("{}.scores/one", key('b')), 10, 100);
+    put(&folder, &format!("{}.unfinished/0000000001", key('a')), 10, 100);
     fs::create_dir_all(folder.path("runs")).unwrap();
     fs::write(folder.path("runs/broken.json"), "{").unwrap();
     let policy = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
-    let problem = folder.prune(&policy, SystemTime::now()).unwrap_err();
-    assert!(problem.contains("broken.json"), "{problem}");
-    assert!(folder.has(&key('a')));
+    assert_eq!(folder.items().unwrap().len(), 3, "what is there is listed");
+    let pruned = folder.prune(&policy, SystemTime::now()).unwrap().unwrap();
+    assert!(pruned.unreadable[0].contains("broken.json"), "{pruned:?}");
+    assert_eq!((names(&pruned.removed), names(&pruned.spared)), (vec!['b', 'a'], vec!['a']));
+    assert!(folder.has(&key('a')) && !folder.path(&format!("{}.unfinished", key('a'))).exists());
+}
+
+/// The kill came between the result and the end of its checkpoints.
+#[test]
+fn checkpoints_of_a_finished_stage_are_needed_by_nobody() {
+    let (place, folder) = folder();
+    put(&folder, &key('a'), 10, 100);
+    put(&folder, &format!("{}.unfinished/0000000001", key('a')), 10, 100);
+    put(&folder, &format!("{}.unfinished/0000000001", key('b')), 10, 100);
+    assert!(folder.register(&run(place.path(), &['a', 'b'])).unwrap());
+    let items = folder.items().unwrap();
+    let needed: Vec<(Kind, bool)> = items.iter().map(|item| (item.kind, !item.needed_by.is_empty())).collect();
+    assert_eq!(needed.iter().filter(|found| **found == (Kind::Checkpoint, false)).count(), 1, "{items:?}");
+    let policy = Policy { older_than: Some(Duration::ZERO), ..Policy::default() };
+    assert_eq!(folder.prune(&policy, SystemTime::now()).unwrap().unwrap().removed.len(), 1);
+    assert!(folder.has(&key('a')) && folder.has(&format!("{}.unfinished/0000000001", key('b'))));
+}
+
+#[test]
+fn parts_of_files_that_a_kill_left_go_away() {
+    let (_place, folder) = folder();
+    put(&folder, &key('a'), 10, 0);
+    let left = [folder.path(&key('a')).join(".writing-1"), folder.path(&key('a')).join("adapter/.writing-2")];
+    let leave = || {
+        fs::create_dir_all(left[1].parent().unwrap()).unwrap();
+        left.iter().for_each(|path| fs::write(path, "half").unwrap());
+    };
+    leave();
+    // The entry is written again.
+    put(&folder, &key('a'), 10, 0);
+    assert!(!left.iter().any(|path| path.exists()));
+    leave();
+    fs::create_dir_all(folder.path("notes")).unwrap();
+    fs::write(folder.path("notes/.writing-3"), "somebody is at it").unwrap();
+    folder.prune(&Policy::default(), SystemTime::now()).unwrap().unwrap();
+    assert!(!left.iter().any(|path| path.exists()) && folder.has(&key('a')));
+    assert!(folder.path("notes/.writing-3").exists());
+}
+
+#[test]
+fn a_lock_on_a_folder_that_was_deleted_is_none() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("run/.lock");
+    let held = Lock::try_at(&path).unwrap().expect("nobody has it");
+    held.note("somebody").unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "somebody");
+    assert!(held.in_place().unwrap() && Lock::try_at(&path).unwrap().is_none());
+    fs::remove_dir_all(place.path().join("run")).unwrap();
+    assert!(!held.in_place().unwrap());
+    let other = Lock::try_at(&path).unwrap().expect("another folder");
+    drop(held);
+    assert!(other.in_place().unwrap(), "it is not the first one's to remove");
 }

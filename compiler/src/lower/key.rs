@@ -1,6 +1,7 @@
 //! Hashes of meaning. What a stage computes is written down as JSON without names and places, with every model replaced by
 //! its own key and every domain by its content, and hashed. So renaming, comments and unrelated changes keep a key, and any
-//! number that enters the computation changes it.
+//! number that enters the computation changes it. A stage has two keys: one that knows files by their paths, which tells texts
+//! apart, and one that does not know them ([`Files`]), for results, to which the content of the files is added at run time.
 
 use serde::Serialize;
 
@@ -8,7 +9,7 @@ use crate::expr::graph::{Graph, NodeId};
 use crate::plan::{
     AdamW, Architecture, Comparison, Completions, DataFormula, DataSource, Domain, DomainId, Evaluation, Experiment, Formula,
     Length, Live, MergeMethod, ModelId, Objective, Prefixes, Pretrained, PromptFormat, Recipe, Reward, Sampling, Schedule, Stage,
-    StudentCopy, Teacher, Train, Trainable,
+    StudentCopy, Teacher, Tokenizer, Train, Trainable,
 };
 
 /// Raised whenever the same settings come to mean something else, so that old results are not taken for new ones.
@@ -17,41 +18,72 @@ const VERSION: u32 = 2;
 /// The same of random numbers.
 const STREAMS: u32 = 1;
 
+/// What is known of data, tokenizers, models of others and what rewards depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Files {
+    ByPath,
+    /// Nothing here: where a file lies does not change what it holds. The content is added at run time, in the order of a stage's
+    /// mixture and of its inputs, so that a place in these stands for each.
+    ByContent,
+}
+
 /// What a domain is to a stage. Its share is in the stage's mixture; its tests are for comparisons only.
 #[derive(Serialize)]
 struct DomainMeaning<'a> {
-    prompts: &'a DataSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompts: Option<&'a DataSource>,
+    /// Where the domain stands in the stage's mixture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<usize>,
     format: &'a PromptFormat,
     limit: Option<u32>,
-    reward: &'a Reward,
+    reward: Reward,
 }
 
 fn domain(experiment: &Experiment<Objective>, id: DomainId) -> DomainMeaning<'_> {
     let Domain { prompts, format, limit, reward, .. } = experiment.domain(id);
-    DomainMeaning { prompts, format, limit: *limit, reward }
+    DomainMeaning { prompts: Some(prompts), place: None, format, limit: *limit, reward: reward.clone() }
+}
+
+fn domain_of<'a>(
+    experiment: &'a Experiment<Objective>,
+    train: &Train<Objective>,
+    id: DomainId,
+    files: Files,
+) -> DomainMeaning<'a> {
+    let meaning = domain(experiment, id);
+    match files {
+        Files::ByPath => meaning,
+        Files::ByContent => DomainMeaning {
+            prompts: None,
+            place: train.mixture.iter().position(|share| share.domain == id),
+            reward: meaning.reward.without_paths(),
+            ..meaning
+        },
+    }
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum StageMeaning<'a> {
-    Initialise(&'a Architecture),
-    /// What the files hold is added at run time.
-    Load(&'a Pretrained),
+    Initialise(Architecture),
+    /// None where files are not known by their paths.
+    Load(Option<&'a Pretrained>),
     Train(Box<TrainMeaning<'a>>),
     Merge {
         method: &'a MergeMethod,
-        base: Option<&'a str>,
-        models: Vec<&'a str>,
+        base: Option<String>,
+        models: Vec<String>,
     },
 }
 
 #[derive(Serialize)]
 struct TrainMeaning<'a> {
     recipe: Recipe,
-    start: &'a str,
+    start: String,
     mixture: Vec<(DomainMeaning<'a>, f64)>,
     teachers: Vec<ArmMeaning<'a>>,
-    references: Vec<(DomainMeaning<'a>, &'a str)>,
+    references: Vec<(DomainMeaning<'a>, String)>,
     prefixes: PrefixesMeaning<'a>,
     passes: u32,
     filter: &'a Option<Formula>,
@@ -69,14 +101,14 @@ struct TrainMeaning<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum ArmMeaning<'a> {
-    All(DomainMeaning<'a>, TeacherMeaning<'a>),
-    Where(DomainMeaning<'a>, &'a DataFormula, TeacherMeaning<'a>),
+    All(DomainMeaning<'a>, TeacherMeaning),
+    Where(DomainMeaning<'a>, &'a DataFormula, TeacherMeaning),
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum TeacherMeaning<'a> {
-    Model(&'a str),
+enum TeacherMeaning {
+    Model(String),
     Student(StudentCopy),
 }
 
@@ -96,7 +128,7 @@ enum PrefixesMeaning<'a> {
 #[serde(untagged)]
 enum CompletionsMeaning<'a> {
     Plain(&'a Completions),
-    Model { model: &'a str, sampling: &'a Sampling },
+    Model { model: String, sampling: &'a Sampling },
 }
 
 /// An objective without its name, its terms' names and its normal form, which only describes.
@@ -131,13 +163,27 @@ impl<'a> ObjectiveMeaning<'a> {
 }
 
 /// One per model, in order.
-pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
+pub(super) fn keys(experiment: &Experiment<Objective>, files: Files) -> Vec<String> {
     let mut keys: Vec<String> = Vec::new();
     for model in &experiment.models {
-        let of = |id: &ModelId| keys[id.0 as usize].as_str();
+        let inputs = model.stage.inputs();
+        let of = |id: &ModelId| {
+            let key = &keys[id.0 as usize];
+            match files {
+                Files::ByPath => key.clone(),
+                // Two models from files that are not known here have the same key.
+                Files::ByContent => format!("{key} input {:?}", inputs.iter().position(|input| input == id)),
+            }
+        };
         let meaning = match &model.stage {
-            Stage::Initialise(architecture) => StageMeaning::Initialise(architecture),
-            Stage::Load(pretrained) => StageMeaning::Load(pretrained),
+            Stage::Initialise(architecture) => {
+                let mut architecture = architecture.clone();
+                if let (Files::ByContent, Tokenizer::File(path)) = (files, &mut architecture.tokenizer) {
+                    path.clear();
+                }
+                StageMeaning::Initialise(architecture)
+            }
+            Stage::Load(pretrained) => StageMeaning::Load((files == Files::ByPath).then_some(pretrained)),
             Stage::Merge(merge) => StageMeaning::Merge {
                 method: &merge.method,
                 base: merge.base.as_ref().map(of),
@@ -146,7 +192,11 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
             Stage::Train(train) => StageMeaning::Train(Box::new(TrainMeaning {
                 recipe: train.recipe,
                 start: of(&train.start),
-                mixture: mixture(experiment, train),
+                mixture: train
+                    .mixture
+                    .iter()
+                    .map(|share| (domain_of(experiment, train, share.domain, files), share.share))
+                    .collect(),
                 teachers: train
                     .teachers
                     .iter()
@@ -155,7 +205,7 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                             Teacher::Model(model) => TeacherMeaning::Model(of(model)),
                             Teacher::Student(copy) => TeacherMeaning::Student(*copy),
                         };
-                        let domain = domain(experiment, choice.domain);
+                        let domain = domain_of(experiment, train, choice.domain, files);
                         match &choice.when {
                             None => ArmMeaning::All(domain, teacher),
                             Some(when) => ArmMeaning::Where(domain, when, teacher),
@@ -165,11 +215,14 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
                 references: train
                     .references
                     .iter()
-                    .map(|choice| (domain(experiment, choice.domain), of(&choice.reference)))
+                    .map(|choice| (domain_of(experiment, train, choice.domain, files), of(&choice.reference)))
                     .collect(),
                 prefixes: match &train.prefixes {
                     Prefixes::Pairs { chosen, rejected, batch } => {
-                        let [chosen, rejected] = [chosen, rejected].map(|side| completions(side, &keys));
+                        let [chosen, rejected] = [chosen, rejected].map(|side| match side {
+                            Completions::Model { model, sampling } => CompletionsMeaning::Model { model: of(model), sampling },
+                            plain => CompletionsMeaning::Plain(plain),
+                        });
                         PrefixesMeaning::Pairs { chosen, rejected, batch: *batch }
                     }
                     plain => PrefixesMeaning::Plain(plain),
@@ -192,26 +245,15 @@ pub(super) fn keys(experiment: &Experiment<Objective>) -> Vec<String> {
     keys
 }
 
-fn completions<'a>(side: &'a Completions, keys: &'a [String]) -> CompletionsMeaning<'a> {
-    match side {
-        Completions::Model { model, sampling } => CompletionsMeaning::Model { model: &keys[model.0 as usize], sampling },
-        plain => CompletionsMeaning::Plain(plain),
-    }
-}
-
-fn mixture<'a>(experiment: &'a Experiment<Objective>, train: &Train<Objective>) -> Vec<(DomainMeaning<'a>, f64)> {
-    train.mixture.iter().map(|share| (domain(experiment, share.domain), share.share)).collect()
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum StreamMeaning<'a> {
+enum StreamMeaning {
     Initialise,
-    /// Prompts and shares: another verifier judges the same rollouts.
+    /// Shares, and at run time prompts: another verifier judges the same rollouts.
     Train {
         recipe: Recipe,
         start: u64,
-        mixture: Vec<(&'a str, f64)>,
+        mixture: Vec<f64>,
     },
     Merge {
         base: Option<u64>,
@@ -228,8 +270,7 @@ pub(super) fn streams(experiment: &Experiment<Objective>) -> Vec<u64> {
             // Trained from whatever weights, the same prompts are drawn.
             Stage::Initialise(_) | Stage::Load(_) => StreamMeaning::Initialise,
             Stage::Train(train) => {
-                let prompts = |domain: DomainId| experiment.domain(domain).prompts.path.as_str();
-                let mixture = train.mixture.iter().map(|share| (prompts(share.domain), share.share)).collect();
+                let mixture = train.mixture.iter().map(|share| share.share).collect();
                 StreamMeaning::Train { recipe: train.recipe, start: of(&train.start), mixture }
             }
             Stage::Merge(merge) => {

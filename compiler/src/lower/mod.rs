@@ -17,6 +17,7 @@ use mopd_lang::source::{Sources, Span};
 
 pub use normal_form::normal_form;
 
+use key::Files;
 use narrow::settings::Settings;
 
 use crate::expr::graph::{Graph, NodeId};
@@ -72,11 +73,11 @@ pub fn compile(
         comparisons,
         marks: experiment.marks.clone(),
     };
-    let (keys, streams) = (key::keys(&experiment), key::streams(&experiment));
+    let (keys, streams) = (key::keys(&experiment, Files::ByPath), key::streams(&experiment));
     let hash = key::plan(&experiment, &keys);
-    let costs = cost::costs(&experiment);
-    let stages = keys.into_iter().zip(streams).zip(costs);
-    let stages = stages.map(|((key, stream), cost)| StageFacts { key, stream, cost }).collect();
+    let content_keys = key::keys(&experiment, Files::ByContent);
+    let stages = keys.into_iter().zip(content_keys).zip(streams).zip(cost::costs(&experiment));
+    let stages = stages.map(|(((key, content_key), stream), cost)| StageFacts { key, content_key, stream, cost }).collect();
     let places =
         origins.0.iter().map(|span| Place { file: sources.file(span.file).path.clone(), start: span.start, end: span.end });
     Ok(Plan { schema: SCHEMA, hash, experiment, stages, places: places.collect() })

@@ -1,6 +1,7 @@
-//! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as JSON to the worker's standard input and
-//! closes it; the worker answers with one [`Event`] a line on standard output. A worker that was started with the word
-//! [`SERVE`] stays: it reads one [`Request`] a line, and its jobs end one after the other, each with an event that ends a job.
+//! What `mopd` and `mopd-worker` say to each other. `mopd` writes one [`Job`] as a line of JSON to the worker's standard input; the
+//! worker answers with one [`Event`] a line on standard output. Standard input stays open: other lines are [`Request`]s, and its
+//! end means that `mopd` is gone, however it ended, so that the worker stops too. A worker that was started with the word
+//! [`SERVE`] stays: all lines are requests, and its jobs end one after the other, each with an event that ends a job.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ pub enum Job {
 /// The argument that makes a worker stay.
 pub const SERVE: &str = "serve";
 
-/// What a worker that stays is asked.
+/// What a worker is asked. Only one that stays takes jobs this way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
@@ -37,6 +38,8 @@ pub enum Request {
     Begin { job: Job },
     /// The job under way ends at the next step with [`Event::Interrupted`]; nothing to say where there is none.
     Stop,
+    /// The same, and the worker ends with it. A job that has nothing to keep yet ends at once.
+    End,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -49,8 +49,12 @@ impl Plan {
 pub struct StageFacts {
     /// Hash of what the stage computes: its settings and the keys of its inputs. Data and seed are added at run time.
     pub key: String,
-    /// Selects the stage's random numbers: a hash of its recipe, its lineage and its prompts. Two stages that differ only in
-    /// objective, reward, optimiser or length draw the same prompts and the same uniforms, so that comparisons are paired.
+    /// The same without the paths of files: part of the key of its result, to which the content of the files is added at run time.
+    #[serde(default)]
+    pub content_key: String,
+    /// Selects the stage's random numbers: a hash of its recipe and its lineage; the content of its data is added at run time. Two
+    /// stages that differ only in objective, reward, optimiser or length draw the same prompts and the same uniforms, so that
+    /// comparisons are paired.
     pub stream: u64,
     pub cost: Cost,
 }

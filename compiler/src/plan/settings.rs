@@ -65,7 +65,25 @@ pub enum Reward {
     /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals the data field.
     Regex { pattern: String, field: String },
     /// A worker process that speaks JSON lines (see the book, "Rewards").
-    Command { command: String, time_limit_seconds: f64, batch: u32 },
+    Command {
+        command: String,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// Files and folders that it reads besides its own sources, relative to the source file.
+        #[serde(default)]
+        depends: Vec<String>,
+    },
+}
+
+impl Reward {
+    /// The same without paths that only say where something lies.
+    pub fn without_paths(&self) -> Reward {
+        let mut reward = self.clone();
+        if let Reward::Command { depends, .. } = &mut reward {
+            depends.clear();
+        }
+        reward
+    }
 }
 
 impl Reward {

@@ -66,7 +66,10 @@ impl Checker {
                     return None;
                 }
                 let (time_limit_seconds, batch) = (self.time_limit(given[1], env)?, self.judged_at_once(given[2], env)?);
-                Reward::Command { command, time_limit_seconds, batch }
+                const WANTED: &str =
+                    "`depends` is a file or folder that the program reads, or a list of them: `[\"rules.json\", \"lib\"]`";
+                let depends = self.texts(given[3], WANTED, "an empty text names no file", env)?;
+                Reward::Command { command, time_limit_seconds, batch, depends }
             }
             RewardName::JsonSchema => Reward::JsonSchema { schema: self.text(given[0].expect("required"), "schema", env)? },
             RewardName::UnitTests => {

@@ -242,12 +242,17 @@ impl Checker {
     /// `stop: ["\n\n", "Question:"]`: the texts that end a completion.
     pub(super) fn stop_texts(&mut self, expr: Option<&Expr>, env: &Env) -> Option<Vec<String>> {
         const WANTED: &str = "`stop` is a text that ends a completion, or a list of them: `[\"\\n\\n\"]`";
+        self.texts(expr, WANTED, "an empty text ends every completion before it begins", env)
+    }
+
+    /// A text or a list of texts, none of them empty or twice; `wanted` says what they are, `empty` why none is empty.
+    pub(super) fn texts(&mut self, expr: Option<&Expr>, wanted: &str, empty: &str, env: &Env) -> Option<Vec<String>> {
         let Some(expr) = expr else { return Some(Vec::new()) };
         let values = match self.evaluate(expr, env) {
             Value::List(values) => values,
             text @ (Value::Text(_) | Value::Error) => vec![text],
             other => {
-                self.wrong_kind(expr.span, WANTED, &other);
+                self.wrong_kind(expr.span, wanted, &other);
                 return None;
             }
         };
@@ -255,8 +260,7 @@ impl Checker {
         for value in values {
             match value {
                 Value::Text(text) if text.is_empty() => {
-                    let message = "an empty text ends every completion before it begins";
-                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, message));
+                    self.report(Diagnostic::error(Code::OutOfRange, expr.span, empty));
                     return None;
                 }
                 Value::Text(text) if texts.contains(&text) => {
@@ -265,7 +269,7 @@ impl Checker {
                 }
                 Value::Text(text) => texts.push(text),
                 other => {
-                    self.wrong_kind(expr.span, WANTED, &other);
+                    self.wrong_kind(expr.span, wanted, &other);
                     return None;
                 }
             }

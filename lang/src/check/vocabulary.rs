@@ -194,6 +194,7 @@ fn reward(name: RewardName, parameter: &str) -> Takes {
         (_, "field") => Takes::Field,
         (_, "pattern" | "command" | "schema") => Takes::Text,
         (RewardName::Http, "url") => Takes::Secret,
+        (_, "depends") => Takes::Texts,
         (_, "batch") => Takes::Count,
         _ => Takes::Number,
     }

@@ -163,7 +163,13 @@ pub enum Reward {
     /// 1 where the pattern matches the completion and, if it has a group named `answer`, that group equals the data field.
     Regex { pattern: String, field: String },
     /// A worker process that speaks JSON lines (see the book, "Rewards").
-    Command { command: String, time_limit_seconds: f64, batch: u32 },
+    Command {
+        command: String,
+        time_limit_seconds: f64,
+        batch: u32,
+        /// Files and folders that it reads besides its own sources.
+        depends: Vec<String>,
+    },
     /// 1 where the completion is JSON that the schema allows.
     JsonSchema { schema: String },
     /// The share of the tests in a data field that the completion passes.

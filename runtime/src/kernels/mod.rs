@@ -53,6 +53,19 @@ impl Instructions {
         }
         Instructions::Any
     }
+
+    /// Results of different ones may differ in their last bits.
+    pub fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 { half: true } => "avx512 bf16",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 { half: false } => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => "avx2",
+            Instructions::Any => "portable",
+        }
+    }
 }
 
 /// A number as it is stored.

@@ -1,6 +1,7 @@
 //! Verifiers: how a completion is judged. A reward is a number in [0, 1].
 
 mod command;
+mod descendants;
 mod error;
 mod worker;
 
@@ -59,7 +60,7 @@ impl Verifier {
                     .map_err(|error| RewardError::Pattern { pattern: pattern.clone(), cause: error.to_string() })?;
                 Rule::Regex { pattern: compiled, field: field.clone() }
             }
-            plan::Reward::Command { command, time_limit_seconds, batch } => {
+            plan::Reward::Command { command, time_limit_seconds, batch, depends: _ } => {
                 let pool = command::Pool::new(command, *time_limit_seconds, *batch, base)?;
                 return Ok(Verifier { judge: Judge::Command(pool) });
             }

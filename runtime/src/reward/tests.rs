@@ -114,7 +114,7 @@ impl Program {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("judge.py"), format!("{PRELUDE}{text}")).unwrap();
         let command = "python3 judge.py".to_owned();
-        let reward = plan::Reward::Command { command, time_limit_seconds: limit, batch };
+        let reward = plan::Reward::Command { command, time_limit_seconds: limit, batch, depends: Vec::new() };
         let verifier = Verifier::new(&reward, folder.path()).unwrap();
         Program { folder, verifier }
     }
@@ -275,7 +275,7 @@ fn half_a_line_before_a_crash_is_a_crash() {
 fn an_unknown_program_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let command = "no-such-judge --fast".to_owned();
-    let reward = plan::Reward::Command { command, time_limit_seconds: 60.0, batch: 1 };
+    let reward = plan::Reward::Command { command, time_limit_seconds: 60.0, batch: 1, depends: Vec::new() };
     let fields = record(json!({}));
     let answers = [Answer { prompt: "p0", completion: "c0", record: &fields }];
     let error = Verifier::new(&reward, folder.path()).unwrap().judge(&answers).unwrap_err();
@@ -314,6 +314,24 @@ for r in requests():
     assert_eq!(program.starts(), 2);
     assert!(vanishes(&program.process("pid")));
     assert!(vanishes(&program.process("child")), "children of a hung command die with it");
+}
+
+/// A session of its own is no way out, neither for a child nor for one whose parent is gone.
+#[test]
+fn children_that_left_the_group_die_with_the_command() {
+    let text = "import subprocess
+child = subprocess.Popen(['sleep', '1000'], start_new_session=True)
+open('child', 'w').write(str(child.pid))
+orphan = subprocess.run(['sh', '-c', 'setsid sleep 1000 >/dev/null 2>&1 & echo $!'], capture_output=True, text=True).stdout
+open('orphan', 'w').write(orphan.strip())
+for r in requests(): reply(r['id'], 1)
+";
+    let program = Program::new(text, 60.0, 2);
+    assert_eq!(program.judge(2).unwrap(), [1.0; 2]);
+    let left = [program.process("child"), program.process("orphan")];
+    assert!(left.iter().all(|process| process.join("stat").exists()));
+    drop(program.verifier);
+    assert!(left.iter().all(|process| vanishes(process)));
 }
 
 #[test]
@@ -448,7 +466,7 @@ fn impossible_settings_are_refused() {
         (f64::NAN, 1, "a time limit of NaN s"),
         (1.0, 0, "batches of 0"),
     ] {
-        let reward = plan::Reward::Command { command: "cat".to_owned(), time_limit_seconds: limit, batch };
+        let reward = plan::Reward::Command { command: "cat".to_owned(), time_limit_seconds: limit, batch, depends: Vec::new() };
         let error = Verifier::new(&reward, Path::new(".")).err().unwrap();
         assert_eq!(error.to_string(), format!("the reward command `cat` cannot work with {wanted}"));
     }

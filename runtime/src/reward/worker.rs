@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::descendants::Mark;
+
 /// A longer line is cut here, and then is no JSON.
 const LONGEST_LINE: u64 = 1 << 20;
 /// Lines read ahead; beyond that the process waits, so that one that floods its output cannot fill our memory.
@@ -21,10 +23,11 @@ const STDERR_LINES: usize = 5;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A child process that leads its own process group. Dropping it closes its input, gives it a moment to end, then kills whatever is
-/// left of the group and collects the child. If this process is killed itself, the pipes close, and a program that reads
-/// its input to the end stops too.
+/// left of the group and of all that it started, and collects the child. If this process is killed itself, the same comes to pass
+/// ([`Mark`]).
 pub(super) struct Worker {
     child: Child,
+    mark: Mark,
     /// Dropping it closes the child's standard input.
     requests: Option<Sender<Vec<u8>>>,
     lines: Receiver<Vec<u8>>,
@@ -46,9 +49,11 @@ pub(super) enum Received {
 impl Worker {
     /// Starts `sh -c command` in a folder.
     pub fn start(command: &str, folder: &Path) -> io::Result<Worker> {
+        let mark = Mark::new();
         let mut child = Command::new("sh")
             .args(["-c", command])
             .current_dir(folder)
+            .envs([mark.variable()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -71,7 +76,7 @@ impl Worker {
             let kept = Arc::clone(&stderr);
             thread::spawn(move || keep_last(pipe, &kept, stderr_ends));
         }
-        Ok(Worker { child, requests: Some(requests), lines, stderr, stderr_open, next_id: 0, killed: false })
+        Ok(Worker { child, mark, requests: Some(requests), lines, stderr, stderr_open, next_id: 0, killed: false })
     }
 
     /// The first of `count` identifiers that were not used before.
@@ -114,7 +119,7 @@ impl Worker {
     /// Ends the process at once; answers the last lines of its standard error.
     pub fn kill(mut self) -> String {
         self.kill_group();
-        // The last words may still be in the pipe. It closes with the group, unless a process left the group.
+        // The last words may still be in the pipe, which closes with the last process that has it.
         let _ = self.stderr_open.recv_timeout(GRACE);
         let kept = self.stderr.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect::<Vec<_>>();
         let text = String::from_utf8_lossy(&kept);
@@ -135,23 +140,29 @@ impl Worker {
     }
 
     fn kill_group(&mut self) {
-        const SIGKILL: i32 = 9;
         if std::mem::replace(&mut self.killed, true) {
             return;
         }
         if let Ok(group) = i32::try_from(self.child.id()) {
-            // SAFETY: a system call that touches no memory. The number is that of the group that `process_group(0)` made: the
-            // child has not been collected, or was a moment ago, and the system hands out numbers in turn.
-            unsafe { kill(-group, SIGKILL) };
+            // The group that `process_group(0)` made: the child has not been collected, or was a moment ago, and the system hands
+            // out numbers in turn.
+            kill(-group);
         }
+        self.mark.kill();
         // Collects the child: no zombie. It fails only if that was done before.
         let _ = self.child.wait();
     }
 }
 
-// From the C library that the standard library links on every Unix; `std` itself can kill a child, but not its group.
-unsafe extern "C" {
-    fn kill(process: i32, signal: i32) -> i32;
+/// Kills a process, or a group of them where the number is negative. One that is gone already is no error.
+pub(super) fn kill(process: i32) {
+    const SIGKILL: i32 = 9;
+    // From the C library that the standard library links on every Unix; `std` itself can kill a child, but nothing else.
+    unsafe extern "C" {
+        fn kill(process: i32, signal: i32) -> i32;
+    }
+    // SAFETY: a system call that touches no memory.
+    unsafe { kill(process, SIGKILL) };
 }
 
 impl Drop for Worker {

@@ -1,16 +1,14 @@
 //! Content keys: what a result depends on, hashed. Two tasks with the same key have the same result.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use mopd_compiler::plan::events::Fork;
 use mopd_compiler::plan::{
     Completions, Domain, Evaluation, ModelId, Objective, Plan, Prefixes, Reward, Sampling, Stage, Teacher, Tokenizer, Train,
 };
-use tch::Device;
 
-use super::{LARGE, Task, Work};
-use crate::device;
+use super::{LARGE, Task, Work, stream};
+use crate::arithmetic::Numeric;
 use crate::evaluate::samples;
 use crate::model::Weights;
 use crate::prepare::{DomainData, Form};
@@ -26,21 +24,18 @@ pub struct Keys {
 const SCORES: u32 = 1;
 
 impl Keys {
-    /// `libtorch` is its version, `widths` are the cores of each task: others may round differently.
+    /// `widths` are the cores of each task: others may round differently.
     #[expect(clippy::too_many_arguments, reason = "all that a result depends on")]
     pub fn new(
         plan: &Plan,
         tasks: &[Task],
         forms: &[Form],
         domains: &[DomainData],
-        base: &Path,
-        device: Device,
-        libtorch: &str,
+        numeric: &Numeric,
         widths: &[usize],
         forks: &[Fork],
     ) -> Keys {
-        let (dtype, device) = (plan.experiment.dtype.name(), device::name(device));
-        let numeric = format!("{dtype} {device} libtorch {libtorch} mopd {}", env!("CARGO_PKG_VERSION"));
+        let numeric = serde_json::to_string(numeric).expect("arithmetic is plain data");
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
         let mut rollouts: Vec<Option<String>> = vec![None; tasks.len()];
         let mut scores: Vec<Vec<(ModelId, String)>> = vec![Vec::new(); tasks.len()];
@@ -64,7 +59,7 @@ impl Keys {
                     if let Some(Fork { key, step, .. }) = fork_of(forks, plan, task) {
                         parts.push(format!("forked from {key} at step {step}"));
                     }
-                    parts.push(format!("stage {}", plan.stages[model.0 as usize].key));
+                    parts.push(format!("stage {}", plan.stages[model.0 as usize].content_key));
                     // The compiler knows its path only.
                     if let Stage::Initialise(architecture) = &plan.experiment.model(*model).stage
                         && architecture.tokenizer != Tokenizer::Bytes
@@ -77,18 +72,16 @@ impl Keys {
                             let data = &domains[share.domain.0 as usize];
                             read.extend(data.train.iter().map(|train| format!("data {}", train.dataset.hash)));
                             read.extend(data.train.iter().filter_map(|train| train.day(&forms[model.0 as usize].tokenizer)));
-                            read.extend(programs(&plan.experiment.domain(share.domain).reward, base));
+                            read.extend(program(data));
                         }
                         if let Prefixes::Teacher { sequences, keep, sampling, .. } = &train.prefixes {
-                            let mut own = vec![
-                                numeric.clone(),
-                                format!("seed {} stream {}", task.seed, plan.stages[model.0 as usize].stream),
-                            ];
+                            let mut own =
+                                vec![numeric.clone(), format!("seed {} stream {}", task.seed, stream(plan, *model, domains))];
                             own.push(format!("{width} cores, {sequences} rollouts, {keep:?} of them kept, {sampling:?}"));
                             own.push(format!("tokenizer {}", forms[model.0 as usize].tokenizer.hash()));
                             for share in &train.mixture {
                                 let Domain { reward, format, limit, .. } = plan.experiment.domain(share.domain);
-                                own.push(format!("share {} {reward:?} {format:?} {limit:?}", share.share));
+                                own.push(format!("share {} {} {format:?} {limit:?}", share.share, judged(reward)));
                                 for arm in train.arms(share.domain) {
                                     let writer = match arm.teacher {
                                         Teacher::Model(id) => id,
@@ -103,7 +96,7 @@ impl Keys {
                             own.extend(read.iter().cloned());
                             rollouts[index] = Some(blake3::hash(own.join("\n").as_bytes()).to_hex().to_string());
                         }
-                        let stream = plan.stages[model.0 as usize].stream;
+                        let stream = stream(plan, *model, domains);
                         for scorer in scorers(train).into_iter().filter(|id| large(&forms[id.0 as usize])) {
                             // What they read is in the names of the entries: this is what is listed and pruned together.
                             let mut own = vec![format!("scores {SCORES}"), numeric.clone(), format!("cores {width}")];
@@ -122,13 +115,13 @@ impl Keys {
                     let Domain { reward, format, limit, .. } = plan.experiment.domain(*domain);
                     let Evaluation { sampling, prompts } = super::evaluation(plan, comparisons);
                     let data = &domains[domain.0 as usize];
-                    parts.push(format!("evaluation of {} on {reward:?} {format:?} {prompts:?}", samples(sampling),));
+                    parts.push(format!("evaluation of {} on {} {format:?} {prompts:?}", samples(sampling), judged(reward)));
                     let Sampling { n: _, temperature, max_tokens: _, top_p, top_k, stop } = sampling;
                     parts.push(format!("temperature {temperature} tokens {}", sampling.max_tokens(*limit)));
                     parts.push(format!("of {top_p:?} {top_k:?} up to {stop:?}"));
                     parts.extend(data.tests.iter().map(|tests| format!("data {}", tests.dataset.hash)));
                     parts.extend(data.tests.iter().filter_map(|tests| tests.day(&forms[model.0 as usize].tokenizer)));
-                    parts.extend(programs(reward, base));
+                    parts.extend(program(data));
                 }
             }
             parts.extend(task.needs.iter().map(|need| format!("input {}", keys[*need])));
@@ -186,12 +179,12 @@ pub fn fork_of<'f>(forks: &'f [Fork], plan: &Plan, task: &Task) -> Option<&'f Fo
 
 const PROGRAM: &str = "program";
 
-/// The contents of the files that a reward command names: an edited verifier is another verifier.
-fn programs(reward: &Reward, base: &Path) -> Vec<String> {
-    let Reward::Command { command, .. } = reward else { return Vec::new() };
-    let words = command.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
-    words
-        .filter_map(|word| std::fs::read(base.join(word)).ok())
-        .map(|bytes| format!("{PROGRAM} {}", blake3::hash(&bytes).to_hex()))
-        .collect()
+/// An edited verifier is another verifier.
+fn program(data: &DomainData) -> Option<String> {
+    data.program.as_ref().map(|hash| format!("{PROGRAM} {hash}"))
+}
+
+/// How a completion is judged, apart from the content of files.
+fn judged(reward: &Reward) -> String {
+    serde_json::to_string(&reward.without_paths()).expect("a reward is plain data")
 }

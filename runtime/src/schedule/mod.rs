@@ -19,6 +19,7 @@ pub use run::{Progress, predict, run};
 
 use crate::model::Weights;
 use crate::prepare::{DomainData, Form};
+use crate::random::stream_of;
 use crate::report::results::seeds;
 
 /// One unit of work.
@@ -162,6 +163,15 @@ pub fn threads(tasks: &[Task], forms: &[Form], cores: usize) -> Vec<usize> {
         if Weights::parameters(&forms[model.0 as usize].config) >= LARGE { cores } else { 1 }
     };
     tasks.iter().map(width).collect()
+}
+
+/// Selects a stage's random numbers: by what the plan says, and by the content of its prompts, wherever they lie.
+pub fn stream(plan: &Plan, model: ModelId, domains: &[DomainData]) -> u64 {
+    let of_plan = plan.stages[model.0 as usize].stream;
+    let Stage::Train(train) = &plan.experiment.model(model).stage else { return of_plan };
+    let content = train.mixture.iter().filter_map(|share| domains.get(share.domain.0 as usize)?.train.as_ref());
+    let content: Vec<&str> = content.map(|prompts| prompts.dataset.hash.as_str()).collect();
+    stream_of(&format!("{of_plan} {}", content.join(" ")))
 }
 
 /// Steps of a stage; what does not train has none.

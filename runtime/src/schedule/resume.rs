@@ -100,6 +100,19 @@ impl Shared<'_> {
         self.store.drop_states(key)
     }
 
+    /// Lets go of checkpoints of a finished stage: whoever finished it was killed before it did. `held` is whether its lock is held here.
+    pub(super) fn drop_leftovers(&self, key: &str, held: bool) {
+        if !self.store.has_states(key) {
+            return;
+        }
+        // Without the lock somebody computes it again.
+        let lock = if held { None } else { self.store.try_lock(key).ok().flatten() };
+        if held || lock.is_some() {
+            // On a disk that can only be read they stay.
+            let _ = self.store.drop_states(key);
+        }
+    }
+
     /// Makes the state of a stage durable.
     pub(super) fn keep(&self, index: usize, name: &str, state: &State) -> Result<()> {
         let (key, seed) = (self.keys.of(index), self.tasks[index].seed);

@@ -20,6 +20,7 @@ use super::predicted::Predicted;
 use super::room::Room;
 use super::scores;
 use super::{Keys, Task, Work};
+use crate::arithmetic::{self, Arithmetic, Numeric};
 use crate::control::Control;
 use crate::data::chat;
 use crate::device::kind;
@@ -112,9 +113,7 @@ impl From<Error> for Unfinished {
 }
 
 /// A plan with its data.
-pub(super) struct Prepared<'a> {
-    /// Folder that its paths are relative to.
-    base: &'a Path,
+pub(super) struct Prepared {
     pub(super) tasks: Vec<Task>,
     pub(super) forms: Vec<Form>,
     /// Cores of each task.
@@ -122,7 +121,7 @@ pub(super) struct Prepared<'a> {
     pub(super) domains: Vec<DomainData>,
 }
 
-fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, store: Option<&Store>, control: &Control) -> Result<Prepared<'a>> {
+fn prepared(job: &RunJob, warm: Option<&Warm>, store: Option<&Store>, control: &Control) -> Result<Prepared> {
     let plan = &job.plan;
     if plan.schema != SCHEMA {
         let message = format!("the plan has schema {}, this worker reads {SCHEMA}", plan.schema);
@@ -138,7 +137,7 @@ fn prepared<'a>(job: &'a RunJob, warm: Option<&Warm>, store: Option<&Store>, con
         control.warn(warning);
     }
     let widths = super::threads(&tasks, &forms, cores());
-    Ok(Prepared { base, tasks, forms, widths, domains })
+    Ok(Prepared { tasks, forms, widths, domains })
 }
 
 /// Says what each stage of a plan will take, and runs none.
@@ -176,14 +175,20 @@ pub fn run(
     // Whether anything can be kept is known before data and models are read, which may take minutes.
     let store = Store::open(Path::new(&job.store))?;
     let prepared = prepared(job, warm, Some(&store), control)?;
-    let Prepared { base, tasks, forms, widths, domains } = &prepared;
-    let keys = Keys::new(plan, tasks, forms, domains, base, device, &versions.libtorch, widths, &job.forks);
+    let Prepared { tasks, forms, widths, domains } = &prepared;
+    let arithmetic = Arithmetic::of_this_machine(&versions.libtorch);
+    let numeric =
+        Numeric { arithmetic: &arithmetic, dtype: plan.experiment.dtype.name(), device: arithmetic::device_of_key(device) };
+    let keys = Keys::new(plan, tasks, forms, domains, &numeric, widths, &job.forks);
     let again = if job.fresh { vec![true; tasks.len()] } else { super::again(plan, tasks, &job.from) };
     progress.tasks = tasks.iter().filter(|task| matches!(task.work, Work::Stage(_))).count() as u32;
     let waiting = |index: usize| again[index] || !store.has(keys.of(index));
     let kept = (0..tasks.len()).filter(|index| matches!(tasks[*index].work, Work::Stage(_)) && !waiting(*index)).count();
     control.emit(&Event::Started { tasks: progress.tasks, kept: kept as u32 });
     claim::register(plan, tasks, &keys, &out, &store, control)?;
+    if let Some(warning) = store.note_arithmetic(&arithmetic)? {
+        control.warn(warning);
+    }
     let workers = workers(job, tasks);
     let room = Room::here(workers, device);
     // Whoever waits for the first step after an edit does not wait for trials.
@@ -217,6 +222,7 @@ pub fn run(
         control,
     };
     let state = Mutex::new(shared.initial_state());
+    control.begin_work();
     let changed = Condvar::new();
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -226,7 +232,8 @@ pub fn run(
     let state = state.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     progress.finished = state.finished_stages;
 
-    let written = Record::joined(state.records).write(&shared.out);
+    // The folder of results may be another run's by now.
+    let written = if control.abandoned() { Ok(()) } else { Record::joined(state.records).write(&shared.out) };
     if let Some(failure) = state.failure {
         return Err(failure);
     }
@@ -246,6 +253,7 @@ pub fn run(
     for warning in warnings {
         control.warn(warning);
     }
+    shared.publish_what_is_gone()?;
     write_results(&results, &shared.out)?;
     Ok(())
 }
@@ -437,6 +445,7 @@ impl Shared<'_> {
         let (model, facts, key) = (self.plan.experiment.model(id), &self.plan.stages[id.0 as usize], self.keys.of(index));
         let (name, seed) = (model.name.clone(), *seed);
         if let Some(entry) = self.kept(index, right, || self.store.find(key))? {
+            self.drop_leftovers(key, right.is_some());
             self.control.emit(&Event::StageKept { stage: name.clone(), seed });
             self.store.publish(key, &self.out, &name, seed)?;
             // Another experiment may have made it under another name.
@@ -497,7 +506,7 @@ impl Shared<'_> {
                 let stage = train::Stage {
                     name: &name,
                     seed,
-                    stream: facts.stream,
+                    stream: super::stream(self.plan, id, self.domains),
                     train: settings,
                     steps,
                     sources,
@@ -557,6 +566,19 @@ impl Shared<'_> {
         lock(&self.records).push(StageRecord { stage: name.clone(), seed, seconds, peak_memory, predicted, scores_found });
         self.control.emit(&Event::StageFinished { stage: name, seed, seconds, peak_memory });
         Ok(Outcome::Weights(Arc::new(weights), record))
+    }
+
+    /// Somebody may have deleted models while others were trained.
+    fn publish_what_is_gone(&self) -> Result<()> {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let Work::Stage(id) = task.work else { continue };
+            let model = self.plan.experiment.model(id);
+            let key = self.keys.of(index);
+            if !matches!(model.stage, Stage::Load(_)) && !self.store.is_published(key, &self.out, &model.name, task.seed) {
+                self.store.publish(key, &self.out, &model.name, task.seed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Training that ended early: keeps the weights before the step that failed.

@@ -14,6 +14,7 @@ use mopd_store::{Folder, Lock, Run, read_json, write_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::arithmetic::Arithmetic;
 use crate::failure::{Error, Result};
 use crate::formats::safetensors;
 use crate::model::Weights;
@@ -28,6 +29,8 @@ pub use scores::Place;
 /// Of a stage that trains: the rows of its steps, and what was seen of its tokens. They become files of the run.
 const METRICS: &str = "metrics.json";
 const TOKENS: &str = "tokens.json";
+/// What arithmetic made the results: a file for each.
+const ARITHMETIC: &str = "arithmetic";
 const VALUE: &str = "value.json";
 
 #[derive(Clone, Debug)]
@@ -65,6 +68,34 @@ impl Store {
     /// Writes down what a run needs, so that nothing of it is pruned. False where something is being pruned just now.
     pub fn register(&self, run: &Run) -> Result<bool> {
         Ok(self.folder.register(run)?)
+    }
+
+    /// Notes that results are made here by this arithmetic. The first time, it says so where others were made by another one: nobody
+    /// finds those.
+    pub fn note_arithmetic(&self, here: &Arithmetic) -> Result<Option<String>> {
+        let folder = self.path(ARITHMETIC);
+        let text = serde_json::to_vec(here).expect("arithmetic is plain data");
+        let own = folder.join(format!("{}.json", blake3::hash(&text).to_hex()));
+        if own.exists() {
+            return Ok(None);
+        }
+        let files = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let mut others: Vec<_> = files
+            .filter_map(|file| Some((file.metadata().ok()?.modified().ok()?, read_json::<Arithmetic>(&file.path()).ok()?)))
+            .collect();
+        others.sort_by_key(|(noted, _)| *noted);
+        let how = match others.last() {
+            Some((_, last)) => Some(here.difference(last)),
+            None if self.folder.has_results() => Some("an earlier version of mopd made them".to_owned()),
+            None => None,
+        };
+        write_whole(&own, &text)?;
+        Ok(how.map(|how| {
+            format!(
+                "the store has results of other arithmetic ({how}): they are kept and not used, and what is needed is computed again; \
+                 `mopd cache prune` lets go of what no run needs"
+            )
+        }))
     }
 
     pub fn find(&self, key: &str) -> Lookup<Entry> {
@@ -133,6 +164,13 @@ impl Store {
         Ok(folder)
     }
 
+    /// Whether all files of a model are where [`Store::publish`] puts them.
+    pub fn is_published(&self, key: &str, out: &Path, model: &str, seed: u64) -> bool {
+        let folder = out.join("models").join(folder_of_model(model, seed));
+        let sums = self.folder.checksums(key);
+        sums.is_ok_and(|sums| sums.files.keys().filter(|name| is_of_model(name)).all(|name| folder.join(name).exists()))
+    }
+
     /// Makes a finished model appear as `models/<name>-seed<seed>` in the folder of results.
     pub fn publish(&self, key: &str, out: &Path, model: &str, seed: u64) -> Result<PathBuf> {
         let folder = out.join("models").join(folder_of_model(model, seed));
@@ -145,7 +183,7 @@ impl Store {
                 fs::remove_file(&stale).map_err(|error| Error::storage(&stale, error))?;
             }
         }
-        for name in sums.files.keys().filter(|name| ![METRICS, TOKENS].contains(&name.as_str())) {
+        for name in sums.files.keys().filter(|name| is_of_model(name)) {
             let (from, to) = (entry.join(name), folder.join(name));
             if let Some(parent) = to.parent() {
                 fs::create_dir_all(parent).map_err(|error| Error::storage(parent, error))?;
@@ -160,6 +198,11 @@ impl Store {
         }
         Ok(folder)
     }
+}
+
+/// Whether a file of an entry belongs to the model, as a folder of results has it.
+fn is_of_model(name: &str) -> bool {
+    ![METRICS, TOKENS].contains(&name)
 }
 
 #[cfg(test)]
@@ -220,6 +263,23 @@ mod tests {
         // Rebuilt, it counts again.
         store.insert("key", &provenance(), &weights, &Record::default(), &Vec::new()).unwrap();
         assert!(matches!(store.find("key"), Lookup::Kept(_)));
+    }
+
+    #[test]
+    fn other_arithmetic_is_said_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let here = crate::arithmetic::tests::some();
+        assert_eq!(store.note_arithmetic(&here).unwrap(), None, "it is empty");
+        assert_eq!(store.note_arithmetic(&here).unwrap(), None);
+        let later = Arithmetic { version: 3, ..here.clone() };
+        let said = store.note_arithmetic(&later).unwrap().expect("other arithmetic");
+        assert!(said.contains("numeric version 2, here 3") && said.contains("kept and not used"), "{said}");
+        assert_eq!([&later, &here].map(|known| store.note_arithmetic(known).unwrap()), [None, None]);
+        // Of a version that noted nothing.
+        let (_folder, store, _) = filled();
+        fs::rename(store.path("key"), store.path(&"a".repeat(64))).unwrap();
+        assert!(store.note_arithmetic(&here).unwrap().is_some_and(|said| said.contains("an earlier version of mopd")));
     }
 
     #[test]

@@ -100,6 +100,11 @@ impl Store {
         Ok(self.folder.remove(&of_step(key, step))?)
     }
 
+    /// Whether there is anything left of a stage's way, whole or not.
+    pub fn has_states(&self, key: &str) -> bool {
+        self.unfinished(key).exists()
+    }
+
     /// Lets go of all checkpoints of a stage.
     pub fn drop_states(&self, key: &str) -> Result<()> {
         for step in self.steps(key) {

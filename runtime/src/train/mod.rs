@@ -208,7 +208,14 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
             keep(&trainer, step, &mut record, true);
             return Err(Box::new(Stopped { error, last_good: None, record }));
         }
+        let data = trainer.batches.position();
         if let Err((error, finite)) = trainer.step(step, &mut record) {
+            // Whoever stops a run may stop the programs that judge for it as well. A step that fails for that has changed nothing but
+            // the place in the data, and later passes have lost their rollouts.
+            let first_pass = step.is_multiple_of(stage.train.passes.max(1));
+            if stage.control.interrupted() && finite && first_pass && trainer.batches.restore(&data, stage).is_ok() {
+                keep(&trainer, step, &mut record, true);
+            }
             let last_good = (!finite).then(|| stage.start.with_values(trainer.trained.numbers(&trainer.model)));
             return Err(Box::new(Stopped { error: error.at_step(step), last_good, record }));
         }

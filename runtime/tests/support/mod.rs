@@ -82,7 +82,7 @@ impl Builder {
         let key = serde_json::to_string(&(&stage, id)).expect("a stage is plain data");
         // Not a content key as the compiler makes it, but as good for one plan: ids stand for inputs.
         let cost = Cost { flops: Some(f64::from(id)), ..Cost::default() };
-        self.plan.stages.push(StageFacts { key, stream: u64::from(id), cost });
+        self.plan.stages.push(StageFacts { content_key: key.clone(), key, stream: u64::from(id), cost });
         self.plan.experiment.models.push(Model { name: name.into(), stage, origin: Origin(0) });
         ModelId(id)
     }
@@ -178,8 +178,11 @@ pub fn start(job: &Job) -> Child {
         .stderr(Stdio::inherit())
         .spawn()
         .expect("the worker starts");
-    let text = serde_json::to_vec(job).expect("a job is plain data");
-    child.stdin.take().expect("it is piped").write_all(&text).expect("the worker reads its job");
+    let text = serde_json::to_string(job).expect("a job is plain data");
+    let mut input = child.stdin.take().expect("it is piped");
+    writeln!(input, "{text}").expect("the worker reads its job");
+    // It stays open as long as the test runs: a worker whose input ends stops.
+    std::mem::forget(input);
     child
 }
 

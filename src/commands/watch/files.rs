@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use mopd_compiler::plan::{DataSource, Plan, Pretrained, Reward, Stage, Tokenizer};
+use mopd_store::programs::Program;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 /// Of larger files, a new time is a new content.
@@ -83,8 +84,13 @@ impl Files {
     /// Follows what plans read; `base` is the folder that their paths are relative to.
     pub fn follow_data<'a>(&mut self, plans: impl Iterator<Item = &'a Plan>, base: &Path) {
         let mut data = BTreeMap::new();
-        let read: BTreeSet<String> = plans.flat_map(read_by).collect();
-        for path in read.into_iter().flat_map(|path| files_of(&base.join(path))) {
+        let (mut read, mut paths) = (BTreeSet::new(), BTreeSet::new());
+        for plan in plans {
+            read.extend(read_by(plan));
+            paths.extend(plan.experiment.domains.iter().flat_map(|domain| judging(&domain.reward, base)));
+        }
+        paths.extend(read.iter().flat_map(|path| files_of(&base.join(path))));
+        for path in paths {
             if data.contains_key(&path) {
                 continue;
             }
@@ -186,10 +192,6 @@ fn read_by(plan: &Plan) -> Vec<String> {
     let mut paths = Vec::new();
     for domain in &plan.experiment.domains {
         paths.extend(std::iter::once(&domain.prompts).chain(&domain.tests).map(|DataSource { path, .. }| path.clone()));
-        if let Reward::Command { command, .. } = &domain.reward {
-            // As the worker finds out what a command's programs are.
-            paths.extend(command.split_whitespace().map(|word| word.trim_matches(['"', '\'']).to_owned()));
-        }
     }
     for model in &plan.experiment.models {
         match &model.stage {
@@ -204,6 +206,15 @@ fn read_by(plan: &Plan) -> Vec<String> {
         }
     }
     paths
+}
+
+/// What the worker takes a reward command to be made of; also what it depends on and is not there yet.
+fn judging(reward: &Reward, base: &Path) -> Vec<PathBuf> {
+    let Reward::Command { command, depends, .. } = reward else { return Vec::new() };
+    match Program::of(command, depends, base) {
+        Ok(program) => program.paths.into_iter().collect(),
+        Err(_) => depends.iter().flat_map(|path| files_of(&base.join(path))).collect(),
+    }
 }
 
 /// The file itself, also one that is not there; those of a folder and the folders in it; those beside a pattern.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use mopd_compiler::plan::difference::{Difference, of_families};
 use mopd_compiler::plan::events::{Event, Fork, Job, Request, RunJob};
 use mopd_compiler::plan::results::Results;
+use mopd_store::signals::on_termination;
 
 use self::face::{Face, Note};
 use self::files::{Changed, Files};
@@ -28,6 +29,7 @@ use crate::args::Watch;
 use crate::host::{self, folder_of};
 use crate::output;
 use crate::problem::{Problem, Status};
+use crate::run_lock::RunLock;
 use crate::worker::{self, Kill, Requests, Said, Worker};
 
 /// Quiet that makes a save complete: editors write in pieces.
@@ -47,7 +49,7 @@ const LOOK: Duration = Duration::from_millis(1000);
 enum Happening {
     /// A file may be another one.
     Hint,
-    /// Ctrl-C.
+    /// Ctrl-C, `kill`, or a terminal that was closed.
     Interrupt,
     #[cfg(unix)]
     Key(view::Key),
@@ -73,7 +75,7 @@ pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
     let hints = sender.clone();
     let interrupts = sender.clone();
     // Whoever would hear it is gone only at the end.
-    let installed = ctrlc::set_handler(move || _ = interrupts.send(Happening::Interrupt));
+    let installed = on_termination(move || _ = interrupts.send(Happening::Interrupt));
     if let Err(error) = installed {
         output::error(&format!("warning: Ctrl-C ends this at once: {error}\n"));
     }
@@ -91,6 +93,7 @@ pub fn watch(arguments: &Watch) -> Result<Status, Problem> {
         waiting: None,
         job: None,
         before: None,
+        lock: None,
         retry: false,
         worker: None,
         workers: 0,
@@ -137,6 +140,8 @@ struct Session<'a> {
     job: Option<Running>,
     /// The runs before the next.
     before: Option<Begun>,
+    /// Of the folder of results that was written to last.
+    lock: Option<RunLock>,
     /// Not all of the last runs ended well: what is the same may well be run again.
     retry: bool,
     worker: Option<Attached>,
@@ -221,9 +226,14 @@ impl Session<'_> {
         if self.job.is_none() {
             return;
         }
+        if self.quits == 1 {
+            self.stop();
+        }
         match &self.worker {
             Some(worker) if self.quits > 1 => worker.kill.now(),
-            _ => self.stop(),
+            // A request of one word can always be written down.
+            Some(worker) => _ = worker.requests.send(&Request::End),
+            None => {}
         }
     }
 
@@ -336,11 +346,23 @@ impl Session<'_> {
     /// The text beside the results is what it is now, where its meaning is that of the results.
     fn provenance(&mut self, family: &Family) {
         let folder = family.folder(self.arguments.out.as_deref());
+        if let Err(problem) = self.hold(&folder) {
+            return self.face.note(&Note::Problem(&problem));
+        }
         for (member, compiled) in family.compiled() {
             if let Err(problem) = run::provenance(&member.out(&folder), compiled) {
                 self.face.note(&Note::Problem(&problem));
             }
         }
+    }
+
+    /// Takes the right to write to a folder of results, where it is another one than before or was taken away.
+    fn hold(&mut self, folder: &Path) -> Result<(), Problem> {
+        if self.lock.as_ref().is_none_or(|lock| !lock.is_of(folder) || lock.check().is_err()) {
+            self.lock = None;
+            self.lock = Some(RunLock::take(folder)?);
+        }
+        Ok(())
     }
 
     /// What waits begins when no other save has followed for a while.
@@ -372,7 +394,7 @@ impl Session<'_> {
         }
         self.retry = false;
         let folder = family.folder(self.arguments.out.as_deref());
-        if let Err(problem) = family.make_room(&folder) {
+        if let Err(problem) = self.hold(&folder).and_then(|()| family.make_room(&folder)) {
             self.face.note(&Note::Problem(&problem));
             self.retry = true;
             return;
@@ -468,8 +490,8 @@ impl Session<'_> {
         self.workers += 1;
         let number = self.workers;
         let (stderr, sender) = (self.sender.clone(), self.sender.clone());
-        let (mut worker, requests) = Worker::stay(move |line| _ = stderr.send(Happening::Stderr(line.to_owned())))?;
-        let kill = worker.killer();
+        let mut worker = Worker::stay(move |line| _ = stderr.send(Happening::Stderr(line.to_owned())))?;
+        let (requests, kill) = (worker.requests(), worker.killer());
         std::thread::spawn(move || {
             let problem = loop {
                 match worker.next() {

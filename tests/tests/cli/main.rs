@@ -118,7 +118,7 @@ def say(event, **fields):
 def ready():
     say("ready", versions={"mopd": "VERSION", "libtorch": "2.11.0"}, device="cpu", threads=2)
 
-job = json.load(sys.stdin)
+job = json.loads(sys.stdin.readline())
 "#;
 
 /// What a command wrote, and how it ended.

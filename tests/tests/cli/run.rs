@@ -187,7 +187,7 @@ fn results_that_are_missing_or_broken() {
 fn results_that_have_nowhere_to_go() {
     let place = place(FINISH);
     place.write("runs", "a file in the way");
-    place.mopd_with_worker(&["run", "sub/a.mopd"]).is(2, &["error[can't-write]", "runs/tiny/source.mopd"]);
+    place.mopd_with_worker(&["run", "sub/a.mopd"]).is(2, &["error[can't-write]", "runs/tiny"]);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Real runs, end to end: `mopd run` with a real worker on a tiny experiment, good and bad.
 
 mod disk;
+mod keys;
+mod leftovers;
+mod signals;
 
 use std::fs;
 use std::os::unix::process::CommandExt;

@@ -93,9 +93,12 @@ impl<'a> Settings<'a> {
             wide::Reward::ExactMatch { field } => Reward::ExactMatch { field: field.clone() },
             wide::Reward::Numeric { field, tolerance } => Reward::Numeric { field: field.clone(), tolerance: *tolerance },
             wide::Reward::Regex { pattern, field } => Reward::Regex { pattern: pattern.clone(), field: field.clone() },
-            wide::Reward::Command { command, time_limit_seconds, batch } => {
-                Reward::Command { command: command.clone(), time_limit_seconds: *time_limit_seconds, batch: *batch }
-            }
+            wide::Reward::Command { command, time_limit_seconds, batch, depends } => Reward::Command {
+                command: command.clone(),
+                time_limit_seconds: *time_limit_seconds,
+                batch: *batch,
+                depends: depends.clone(),
+            },
             wide::Reward::JsonSchema { .. } => return self.refuse(origin, "the reward `json_schema`"),
             wide::Reward::UnitTests { .. } => return self.refuse(origin, "the reward `unit_tests`"),
             wide::Reward::Http { .. } => return self.refuse(origin, "the reward `http`"),

@@ -143,7 +143,7 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
     let mut experiment = experiment(2, models);
     // Not cut off at 0 and 1.
     for domain in &mut experiment.domains {
-        domain.reward = Reward::Command { command: "judge".to_owned(), time_limit_seconds: 1.0, batch: 1 };
+        domain.reward = Reward::Command { command: "judge".to_owned(), time_limit_seconds: 1.0, batch: 1, depends: Vec::new() };
     }
     let comparison = comparison(&[&[0, 0], &[1, 1], &[2, 2]], true);
     let mut scores = Scores::default();
@@ -257,7 +257,8 @@ fn seeds_count_as_what_they_are_a_few_numbers() {
     }
     let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
     assert_eq!(rows[0].scores["d0"], Score { mean: 0.5, low: 0.0, high: 1.0, n: 20, by_seed: vec![0.0, 1.0] });
-    experiment.domains[0].reward = Reward::Command { command: "judge".to_owned(), time_limit_seconds: 1.0, batch: 1 };
+    experiment.domains[0].reward =
+        Reward::Command { command: "judge".to_owned(), time_limit_seconds: 1.0, batch: 1, depends: Vec::new() };
     let (rows, _) = table_rows(&experiment, &comparison, &[7, 8], &scores).unwrap();
     close(rows[0].scores["d0"].high, 0.5 + t(1) * 0.5, 1e-4);
 }

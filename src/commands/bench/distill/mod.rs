@@ -7,8 +7,6 @@ mod experiment;
 mod figures;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use mopd_compiler::plan::events::{Event, FloorJob, Job, RunJob, Seconds};
 
@@ -17,6 +15,7 @@ use super::folder::Folder;
 use crate::args::BenchDistill;
 use crate::commands::run::as_text;
 use crate::commands::{Compiled, compile};
+use crate::interrupts::Interrupts;
 use crate::output::{self, Style, printable};
 use crate::problem::{Problem, Status};
 use crate::progress::Progress;
@@ -70,8 +69,7 @@ pub fn distill(arguments: &BenchDistill) -> Result<Status, Problem> {
 
 /// The machine, the run, and the machine again: what else it does may change between the two.
 fn measure(arguments: &BenchDistill, run: &RunJob, compiled: &Compiled) -> Result<ControlFlow<Status, (Floor, Seen)>, Problem> {
-    let interrupted = on_interrupt();
-    let before = match floor(run, None, compiled, &interrupted)? {
+    let before = match floor(run, None, compiled)? {
         ControlFlow::Continue(floor) => floor,
         ControlFlow::Break(status) => return Ok(ControlFlow::Break(status)),
     };
@@ -85,24 +83,19 @@ fn measure(arguments: &BenchDistill, run: &RunJob, compiled: &Compiled) -> Resul
         Event::Finished { peak_memory, .. } => seen.peak_memory = *peak_memory,
         _ => {}
     };
-    if let ControlFlow::Break(status) = ask(&Job::Run(Box::new(run.clone())), compiled, &interrupted, note)? {
+    if let ControlFlow::Break(status) = ask(&Job::Run(Box::new(run.clone())), compiled, note)? {
         return Ok(ControlFlow::Break(status));
     }
     let sequences = seen.steps.len() as f64 * f64::from(arguments.batch);
     let completion = seen.steps.iter().map(|step| step.tokens as f64).sum::<f64>() / sequences;
-    Ok(match floor(run, Some(completion), compiled, &interrupted)? {
+    Ok(match floor(run, Some(completion), compiled)? {
         ControlFlow::Continue(after) => ControlFlow::Continue((after.faster(&before), seen)),
         ControlFlow::Break(status) => ControlFlow::Break(status),
     })
 }
 
 /// What the machine can do, and what a step asks of it where completions have so many tokens.
-fn floor(
-    run: &RunJob,
-    completion: Option<f64>,
-    compiled: &Compiled,
-    interrupted: &AtomicBool,
-) -> Result<ControlFlow<Status, Floor>, Problem> {
+fn floor(run: &RunJob, completion: Option<f64>, compiled: &Compiled) -> Result<ControlFlow<Status, Floor>, Problem> {
     let mut found = None;
     let note = |event: &Event| {
         if let Event::MeasuredFloor { rates, phases, prompt, threads } = event {
@@ -110,7 +103,7 @@ fn floor(
         }
     };
     let job = Job::Floor(Box::new(FloorJob { run: run.clone(), completion }));
-    if let ControlFlow::Break(status) = ask(&job, compiled, interrupted, note)? {
+    if let ControlFlow::Break(status) = ask(&job, compiled, note)? {
         return Ok(ControlFlow::Break(status));
     }
     let unexpected = || Problem::run("worker-protocol", "the worker measured something else than it was asked");
@@ -118,17 +111,17 @@ fn floor(
 }
 
 /// Has a worker do a job. Breaks where it could not finish, which is reported.
-fn ask(
-    job: &Job,
-    compiled: &Compiled,
-    interrupted: &AtomicBool,
-    mut note: impl FnMut(&Event),
-) -> Result<ControlFlow<Status>, Problem> {
+fn ask(job: &Job, compiled: &Compiled, mut note: impl FnMut(&Event)) -> Result<ControlFlow<Status>, Problem> {
     let mut progress = Progress::new(false, false);
     let speaker = progress.speaker();
     let mut worker = {
         let speaker = speaker.clone();
         Worker::start(job, move |line| speaker.say(&format!("{}\n", printable(line))))?
+    };
+    let interrupts = Interrupts::handled();
+    let reached = {
+        let speaker = speaker.clone();
+        interrupts.reach(&worker, move |text| speaker.say(text))
     };
     let mut last = None;
     while let Some(said) = worker.next()? {
@@ -145,8 +138,9 @@ fn ask(
     }
     progress.close();
     let status = worker.wait()?;
-    // Whatever else went wrong after Ctrl-C, Ctrl-C is the reason.
-    if interrupted.load(Ordering::SeqCst) {
+    drop(reached);
+    // Whatever else went wrong after a signal, the signal is the reason.
+    if interrupts.any() {
         return Ok(ControlFlow::Break(Status::Interrupted));
     }
     match last {
@@ -159,20 +153,4 @@ fn ask(
         Some(_) => Ok(ControlFlow::Break(Status::Interrupted)),
         None => Err(worker::death(status)),
     }
-}
-
-/// The worker, in the same process group, gets Ctrl-C too and stops in good order; this program stays to clean up. A second one
-/// ends both.
-fn on_interrupt() -> Arc<AtomicBool> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&interrupted);
-    let installed = ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    });
-    if let Err(error) = installed {
-        output::error(&format!("warning: Ctrl-C leaves a temporary folder behind: {error}\n"));
-    }
-    interrupted
 }

@@ -1,0 +1,237 @@
+//! What arithmetic this machine does: all that decides the bits of a result besides the plan, its inputs and its seed. It is a part of the
+//! key of every computed result, so that nobody reads a result that this machine would not have computed.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use mopd_compiler::expr::jit;
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use crate::device;
+use crate::kernels::Instructions;
+
+/// Raised whenever the bits of any result may differ from those that the same plan gave before: another order of a sum, another
+/// rounding, another use of random numbers, another meaning of a setting.
+pub const NUMERIC_VERSION: u32 = 2;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arithmetic {
+    /// [`NUMERIC_VERSION`].
+    pub version: u32,
+    pub architecture: String,
+    /// Instruction sets of the processor by which libraries choose their loops, as the system names them.
+    pub instructions: Vec<String>,
+    /// Those that the loops of this program use.
+    pub kernels: String,
+    /// Whether compiled objectives multiply and add in one rounding.
+    pub fused: bool,
+    pub libtorch: Library,
+    /// Environment variables that make libraries choose other loops.
+    pub variables: BTreeMap<String, String>,
+}
+
+/// A version has several builds, with other libraries inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Library {
+    pub version: String,
+    /// Of the file that is loaded; none where the system does not tell.
+    pub bytes: Option<u64>,
+}
+
+const INSTRUCTIONS: [&str; 27] = [
+    "sse4_1",
+    "sse4_2",
+    "avx",
+    "f16c",
+    "fma",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "amx_fp16",
+    "asimd",
+    "asimdhp",
+    "asimdfhm",
+    "bf16",
+    "i8mm",
+    "sve",
+    "sve2",
+    "svebf16",
+];
+
+/// libtorch, MKL, oneDNN, cuBLAS, and the C library, whose functions have variants too.
+const VARIABLES: [&str; 13] = [
+    "ATEN_CPU_CAPABILITY",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "MKL_DEBUG_CPU_TYPE",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "GLIBC_TUNABLES",
+];
+
+impl Arithmetic {
+    /// `libtorch` is its version.
+    pub fn of_this_machine(libtorch: &str) -> Arithmetic {
+        let variable = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok().filter(|value| !value.is_empty())?));
+        Arithmetic {
+            version: NUMERIC_VERSION,
+            architecture: std::env::consts::ARCH.to_owned(),
+            instructions: instructions(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+            kernels: Instructions::found().name().to_owned(),
+            fused: jit::fuses(),
+            libtorch: Library { version: libtorch.to_owned(), bytes: loaded("libtorch_cpu.so") },
+            variables: VARIABLES.iter().filter_map(variable).collect(),
+        }
+    }
+
+    /// In what another one differs, in words.
+    pub fn difference(&self, other: &Arithmetic) -> String {
+        let mut parts = Vec::new();
+        let mut part = |what: &str, theirs: String, ours: String| {
+            if theirs != ours {
+                parts.push(format!("{what} {theirs}, here {ours}"));
+            }
+        };
+        let list = |names: &[String], others: &[String]| {
+            let more: Vec<&str> = names.iter().filter(|name| !others.contains(name)).map(String::as_str).collect();
+            if more.is_empty() { "none more".to_owned() } else { more.join(" ") }
+        };
+        part("numeric version", other.version.to_string(), self.version.to_string());
+        part("libtorch", other.libtorch.version.clone(), self.libtorch.version.clone());
+        part("builds of libtorch of", bytes(other.libtorch.bytes), bytes(self.libtorch.bytes));
+        part("processor", other.architecture.clone(), self.architecture.clone());
+        part("instructions", list(&other.instructions, &self.instructions), list(&self.instructions, &other.instructions));
+        part("loops with", other.kernels.clone(), self.kernels.clone());
+        part("fused multiplication", other.fused.to_string(), self.fused.to_string());
+        for name in VARIABLES {
+            let value = |of: &Arithmetic| of.variables.get(name).map_or("unset".to_owned(), |value| format!("`{value}`"));
+            part(name, value(other), value(self));
+        }
+        parts.join("; ")
+    }
+}
+
+fn bytes(count: Option<u64>) -> String {
+    count.map_or("unknown size".to_owned(), |count| format!("{count} bytes"))
+}
+
+/// What a result of some number type on some device depends on.
+#[derive(Serialize)]
+pub struct Numeric<'a> {
+    pub arithmetic: &'a Arithmetic,
+    pub dtype: &'a str,
+    pub device: String,
+}
+
+/// As a key has it: a GPU with its model, which others compute otherwise than.
+pub fn device_of_key(device: Device) -> String {
+    let name = device::name(device);
+    if device == Device::Cpu {
+        return name;
+    }
+    let folders = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
+    let texts = folders.filter_map(|folder| fs::read_to_string(folder.path().join("information")).ok());
+    let mut models: Vec<String> = texts.filter_map(|text| model(&text)).collect();
+    models.sort();
+    models.dedup();
+    std::iter::once(name).chain(models).collect::<Vec<_>>().join(", ")
+}
+
+/// `Model: 		 NVIDIA H100 80GB HBM3`
+fn model(information: &str) -> Option<String> {
+    let line = information.lines().find_map(|line| line.strip_prefix("Model:"))?;
+    Some(line.trim().to_owned())
+}
+
+/// Those of the first processor: a machine has processors of one kind.
+fn instructions(cpuinfo: &str) -> Vec<String> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("flags") || line.starts_with("Features")).unwrap_or_default();
+    let flags: Vec<&str> = line.split_once(':').map_or("", |(_, flags)| flags).split_whitespace().collect();
+    INSTRUCTIONS.iter().filter(|name| flags.contains(name)).map(|name| (*name).to_owned()).collect()
+}
+
+/// Bytes of a library that this process has loaded.
+fn loaded(name: &str) -> Option<u64> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let path = maps
+        .lines()
+        .find_map(|line| line.split_once('/').map(|(_, path)| format!("/{path}")).filter(|path| path.ends_with(name)))?;
+    Some(fs::metadata(path).ok()?.len())
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Some machine's.
+    pub fn some() -> Arithmetic {
+        Arithmetic {
+            version: 2,
+            architecture: "x86_64".to_owned(),
+            instructions: vec!["fma".to_owned(), "avx2".to_owned()],
+            kernels: "avx2".to_owned(),
+            fused: true,
+            libtorch: Library { version: "2.11.0".to_owned(), bytes: Some(1234) },
+            variables: BTreeMap::from([("MKL_CBWR".to_owned(), "COMPATIBLE".to_owned())]),
+        }
+    }
+
+    /// A key is made of this text: a change of it empties every store, so that it is never made in passing.
+    #[test]
+    fn the_text_in_a_key_is_pinned() {
+        let numeric = Numeric { arithmetic: &some(), dtype: "float32", device: "cpu".to_owned() };
+        assert_eq!(
+            serde_json::to_string(&numeric).unwrap(),
+            r#"{"arithmetic":{"version":2,"architecture":"x86_64","instructions":["fma","avx2"],"kernels":"avx2","fused":true,"libtorch":{"version":"2.11.0","bytes":1234},"variables":{"MKL_CBWR":"COMPATIBLE"}},"dtype":"float32","device":"cpu"}"#
+        );
+    }
+
+    #[test]
+    fn this_machine_is_asked() {
+        let here = Arithmetic::of_this_machine("2.11.0");
+        assert_eq!(here, Arithmetic::of_this_machine("2.11.0"));
+        assert_eq!(here.version, NUMERIC_VERSION);
+        // On the systems that tell.
+        if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            assert!(here.libtorch.bytes.is_some_and(|bytes| bytes > 1 << 20), "{here:?}");
+            assert!(here.instructions.contains(&"sse4_1".to_owned()), "{here:?}");
+        }
+    }
+
+    #[test]
+    fn what_differs_is_said() {
+        let (here, mut other) = (some(), some());
+        assert_eq!(here.difference(&other), "");
+        other.version = 1;
+        other.instructions.pop();
+        other.variables.clear();
+        assert_eq!(
+            here.difference(&other),
+            "numeric version 1, here 2; instructions none more, here avx2; MKL_CBWR unset, here `COMPATIBLE`"
+        );
+    }
+
+    #[test]
+    fn what_the_system_tells_is_read() {
+        assert_eq!(instructions("processor\t: 0\nflags\t\t: fpu avx2 sse4_1 avx\nflags\t\t: fma\n"), ["sse4_1", "avx", "avx2"]);
+        assert_eq!(instructions("Features\t: fp asimd bf16\n"), ["asimd", "bf16"]);
+        assert_eq!(model("Model: \t\t NVIDIA H100\nIRQ: 1\n").as_deref(), Some("NVIDIA H100"));
+    }
+}

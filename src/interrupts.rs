@@ -1,0 +1,91 @@
+//! Signals to this program, and whom they are for. The first one (Ctrl-C, `kill`, a terminal that was closed) has the worker end its
+//! step and leave a checkpoint; the second ends it at once.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use mopd_compiler::plan::events::Request;
+use mopd_store::signals::on_termination;
+
+use crate::output;
+use crate::problem::Status;
+use crate::worker::{Kill, Requests, Worker};
+
+#[derive(Default)]
+pub struct Interrupts(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    count: u32,
+    at_work: Option<AtWork>,
+}
+
+/// The worker that is there.
+struct AtWork {
+    requests: Requests,
+    kill: Kill,
+    say: Box<dyn Fn(&str) + Send>,
+}
+
+/// Signals reach the worker until this is dropped.
+pub struct Reached(&'static Interrupts);
+
+impl Interrupts {
+    /// Those of this process. From the first call on, signals do not end it any more.
+    pub fn handled() -> &'static Interrupts {
+        static INTERRUPTS: OnceLock<Interrupts> = OnceLock::new();
+        let mut new = false;
+        let interrupts = INTERRUPTS.get_or_init(|| {
+            new = true;
+            Interrupts::default()
+        });
+        if new && let Err(error) = on_termination(|| interrupts.heard()) {
+            output::error(&format!("warning: Ctrl-C ends this without a report: {error}\n"));
+        }
+        interrupts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) {
+        let mut state = self.lock();
+        state.count += 1;
+        match (&state.at_work, state.count) {
+            (Some(worker), 1) => worker.stop(),
+            (Some(worker), _) => worker.kill.now(),
+            // What is to begin is not begun.
+            (None, 1) => {}
+            (None, _) => std::process::exit(Status::Interrupted.number().into()),
+        }
+    }
+
+    /// Whom signals are for, and who says what becomes of them. One that came before is for it too.
+    pub fn reach(&'static self, worker: &Worker, say: impl Fn(&str) + Send + 'static) -> Reached {
+        let worker = AtWork { requests: worker.requests(), kill: worker.killer(), say: Box::new(say) };
+        let mut state = self.lock();
+        if state.count > 0 {
+            worker.stop();
+        }
+        state.at_work = Some(worker);
+        Reached(self)
+    }
+
+    pub fn any(&self) -> bool {
+        self.lock().count > 0
+    }
+}
+
+impl AtWork {
+    fn stop(&self) {
+        // A request of one word can always be written down.
+        let _ = self.requests.send(&Request::End);
+        (self.say)("stopping after this step; Ctrl-C again stops at once\n");
+    }
+}
+
+impl Drop for Reached {
+    fn drop(&mut self) {
+        self.0.lock().at_work = None;
+    }
+}

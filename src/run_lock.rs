@@ -1,0 +1,59 @@
+//! One command at a time writes to a folder of results: two would leave the tables of one beside the plan of the other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mopd_store::Lock;
+use mopd_store::files::remove_unfinished;
+
+use crate::output::printable;
+use crate::problem::Problem;
+
+const LOCK: &str = ".lock";
+
+/// The right to write to a folder of results; let go of when dropped.
+pub struct RunLock {
+    folder: PathBuf,
+    lock: Lock,
+}
+
+impl RunLock {
+    /// # Errors
+    /// Where another command has it, or the folder can't be written to.
+    pub fn take(folder: &Path) -> Result<RunLock, Problem> {
+        let path = folder.join(LOCK);
+        let Some(lock) = Lock::try_at(&path)? else {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder = if holder.is_empty() { String::new() } else { format!(": {}", printable(holder.trim())) };
+            let message = format!("another run writes to {}{holder}", folder.display());
+            return Err(Problem::usage("folder-in-use", message).help(
+                "wait until it ends, or give this one a folder of its own with `--out DIR`; what both need is computed once either way",
+            ));
+        };
+        // Whoever had it before may have been killed while it wrote.
+        remove_unfinished(folder, None);
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        // Who it is helps whoever waits; the lock is one without.
+        let _ = lock.note(&format!("`mopd {}`, process {}\n", words.join(" "), std::process::id()));
+        Ok(RunLock { folder: folder.to_owned(), lock })
+    }
+
+    pub fn is_of(&self, folder: &Path) -> bool {
+        self.folder == folder
+    }
+
+    /// # Errors
+    /// Where the folder was taken away while it was written to: what was there before is missing now.
+    pub fn check(&self) -> Result<(), Problem> {
+        if self.lock.in_place().unwrap_or(false) {
+            return Ok(());
+        }
+        let message = format!(
+            "the folder of results, {}, was deleted or replaced while the run was under way: the plan and the text beside the results are missing",
+            self.folder.display()
+        );
+        Err(Problem::run("results-gone", message).help(
+            "run the same command again: finished stages are kept in the store, so that only the results are written again",
+        ))
+    }
+}

@@ -1,0 +1,386 @@
+//! What a reward command is made of, as far as files can tell: the files that its words name, the source files in the folders of
+//! its scripts, and what the author says that it depends on. An edited verifier is another verifier, also where the edit is in a
+//! module that it imports. What files can't tell is said in words.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use crate::files::reason;
+use crate::regular;
+
+/// Endings of source files. Data is not among them: what a program reads besides its sources, `depends` names.
+pub const ENDINGS: [&str; 26] = [
+    "py", "pyi", "pyx", "sh", "bash", "zsh", "pl", "pm", "rb", "lua", "js", "mjs", "cjs", "ts", "r", "jl", "c", "h", "cc", "cpp",
+    "hpp", "rs", "go", "java", "scala", "php",
+];
+/// Folders of what is made or installed, beside those whose name begins with a dot.
+const SKIPPED: [&str; 4] = ["__pycache__", "node_modules", "site-packages", "venv"];
+/// Source files of a script's folder, their bytes, and entries that are looked at: a folder with more is not one of sources.
+const FILES_AT_MOST: usize = 1000;
+const BYTES_AT_MOST: u64 = 32 << 20;
+const ENTRIES_AT_MOST: usize = 20_000;
+const FOLDERS_DEEP: usize = 12;
+
+/// What was found out about a command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// Every file that was hashed, where it lies.
+    pub paths: BTreeSet<PathBuf>,
+    /// A name of each that does not depend on where the experiment lies, and Blake3 of its content.
+    files: BTreeSet<(String, String)>,
+    /// What may change its rewards and can't be seen here, in words.
+    pub unseen: Vec<String>,
+}
+
+/// Something of `depends` that can't be hashed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`depends` names {}, which can't be read: {why}", path.display())]
+pub struct Unreadable {
+    pub path: PathBuf,
+    pub why: String,
+}
+
+impl Program {
+    /// `base` is the folder that the command runs in.
+    ///
+    /// # Errors
+    /// A path of `depends` that is not there or can't be read.
+    pub fn of(command: &str, depends: &[String], base: &Path) -> Result<Program, Unreadable> {
+        let mut program = Program::default();
+        let mut scripts = BTreeSet::new();
+        for (folder, named) in named(command, base) {
+            match named {
+                Named::File(word) => program.named(&folder, &word, &mut scripts),
+                Named::Module(module) => program.module(&folder, &module, &mut scripts),
+            }
+        }
+        for folder in scripts {
+            program.sources(&folder, base);
+        }
+        for path in depends {
+            program.depends(path, base)?;
+        }
+        program.unseen.extend(["environment variables", "installed packages", "the network"].map(str::to_owned));
+        Ok(program)
+    }
+
+    /// Of all that was hashed, in hexadecimal.
+    pub fn hash(&self) -> String {
+        let text = serde_json::to_string(&self.files).expect("names and hashes are plain data");
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    /// The names of all files that were hashed.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.files.iter().map(|(name, _)| name.as_str())
+    }
+
+    fn add(&mut self, name: String, path: PathBuf, hash: String) {
+        self.files.insert((name, hash));
+        self.paths.insert(path);
+    }
+
+    /// A word of the command. Most are no files.
+    fn named(&mut self, folder: &Path, word: &str, scripts: &mut BTreeSet<PathBuf>) {
+        let path = folder.join(word);
+        let Ok(hash) = regular::hash(&path, u64::MAX) else { return };
+        if is_script(&path)
+            && let Some(parent) = path.parent()
+            && !is_installed(parent)
+        {
+            scripts.insert(parent.to_owned());
+        }
+        self.add(word.to_owned(), path, hash);
+    }
+
+    /// The module of `python -m a.b`.
+    fn module(&mut self, folder: &Path, module: &str, scripts: &mut BTreeSet<PathBuf>) {
+        let path = folder.join(module.replace('.', "/"));
+        // What it imports lies beside its first package, which is where Python looks.
+        if path.is_dir() || path.with_extension("py").is_file() {
+            scripts.insert(folder.to_owned());
+        } else {
+            self.unseen.push(format!("the installed module `{module}`"));
+        }
+    }
+
+    /// All source files of a script's folder and the folders in it; none where they are too many.
+    fn sources(&mut self, folder: &Path, base: &Path) {
+        let is_source = |path: &Path| ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str()));
+        let shown = folder.strip_prefix(base).ok().filter(|path| *path != Path::new(""));
+        let shown = shown.map_or_else(|| "the script's folder".to_owned(), |path| path.display().to_string());
+        match walk(folder, is_source).and_then(|files| hashed(&files)) {
+            Ok(files) => {
+                for (name, path, hash) in files {
+                    // A folder beside the experiment has its own name; one elsewhere has none.
+                    let name = name_within(&path, base).unwrap_or(name);
+                    self.add(name, path, hash);
+                }
+            }
+            Err(why) => self.unseen.push(format!("other files of {shown} ({why}): name those that matter with `depends`")),
+        }
+    }
+
+    fn depends(&mut self, written: &str, base: &Path) -> Result<(), Unreadable> {
+        let path = base.join(written);
+        let unreadable = |why: String| Unreadable { path: path.clone(), why };
+        if path.is_dir() {
+            let files = walk(&path, |_| true).and_then(|files| hashed(&files)).map_err(unreadable)?;
+            for (name, path, hash) in files {
+                self.add(format!("{}/{name}", written.trim_end_matches('/')), path, hash);
+            }
+            return Ok(());
+        }
+        let hash = regular::hash(&path, u64::MAX).map_err(|error| unreadable(reason(&error)))?;
+        self.add(written.to_owned(), path, hash);
+        Ok(())
+    }
+}
+
+enum Named {
+    File(String),
+    Module(String),
+}
+
+/// Words of a command that may name something, with the folder that each is relative to. This is no shell: what it computes, such as
+/// `$DIR/judge.py`, is not seen.
+fn named(command: &str, base: &Path) -> Vec<(PathBuf, Named)> {
+    let mut found = Vec::new();
+    let mut folder = base.to_owned();
+    for part in parts(command) {
+        if let [first, to, ..] = part.as_slice()
+            && first == "cd"
+        {
+            folder = folder.join(to);
+            continue;
+        }
+        for (index, word) in part.iter().enumerate() {
+            if index > 0 && part[index - 1] == "-m" {
+                found.push((folder.clone(), Named::Module(word.clone())));
+            }
+            // `--rules=rules.json`, `RULES=rules.json`
+            for word in std::iter::once(word.as_str()).chain(word.split_once('=').map(|(_, value)| value)) {
+                if !word.is_empty() {
+                    found.push((folder.clone(), Named::File(word.to_owned())));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The words of each of the commands that `&&`, `;`, `|` and the like stand between.
+fn parts(command: &str) -> Vec<Vec<String>> {
+    let (mut parts, mut words, mut word, mut quote) = (Vec::new(), Vec::new(), String::new(), None);
+    let end = |word: &mut String, words: &mut Vec<String>| {
+        if !word.is_empty() {
+            words.push(std::mem::take(word));
+        }
+    };
+    for c in command.chars() {
+        match (c, quote) {
+            (c, Some(open)) if c == open => quote = None,
+            (c, Some(_)) => word.push(c),
+            ('"' | '\'', None) => quote = Some(c),
+            (c, None) if c.is_whitespace() => end(&mut word, &mut words),
+            ('&' | ';' | '|' | '(' | ')' | '<' | '>', None) => {
+                end(&mut word, &mut words);
+                parts.push(std::mem::take(&mut words));
+            }
+            (c, None) => word.push(c),
+        }
+    }
+    end(&mut word, &mut words);
+    parts.push(words);
+    parts.retain(|words| !words.is_empty());
+    parts
+}
+
+/// By its ending, or by its first two bytes.
+fn is_script(path: &Path) -> bool {
+    if ending(path).is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
+        return true;
+    }
+    let mut first = [0; 2];
+    regular::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok_and(|()| first == *b"#!")
+}
+
+fn ending(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
+}
+
+/// Whether programs of everybody lie there.
+fn is_installed(folder: &Path) -> bool {
+    let searched = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&searched).any(|known| known == folder)
+}
+
+/// The path of a file below a folder, in the same letters on every system.
+fn name_within(path: &Path, folder: &Path) -> Option<String> {
+    let parts = path.strip_prefix(folder).ok()?.components();
+    let part = |part: Component| part.as_os_str().to_string_lossy().into_owned();
+    Some(parts.map(part).collect::<Vec<_>>().join("/"))
+}
+
+/// Files below a folder, by their names within it, in order. Links to files are files; links to folders are followed where they lead
+/// to neither a folder that was seen nor one that this folder lies in.
+fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>, String> {
+    let unreadable = |folder: &Path, error: &std::io::Error| format!("{}: {}", folder.display(), reason(error));
+    let real_root = fs::canonicalize(root).map_err(|error| unreadable(root, &error))?;
+    let mut seen = BTreeSet::from([real_root.clone()]);
+    let (mut found, mut folders, mut entries) = (Vec::new(), vec![(root.to_owned(), 0)], 0);
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(|error| unreadable(&folder, &error))? {
+            let entry = entry.map_err(|error| unreadable(&folder, &error))?;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            entries += 1;
+            if entries > ENTRIES_AT_MOST {
+                return Err(format!("more than {ENTRIES_AT_MOST} files and folders"));
+            }
+            if name.starts_with('.') {
+                continue;
+            }
+            // A link that leads nowhere is nothing that a program can read.
+            let Ok(found_there) = fs::metadata(&path) else { continue };
+            if found_there.is_dir() {
+                if SKIPPED.contains(&name.as_str()) || depth >= FOLDERS_DEEP {
+                    continue;
+                }
+                let Ok(real) = fs::canonicalize(&path) else { continue };
+                if !real_root.starts_with(&real) && seen.insert(real) {
+                    folders.push((path, depth + 1));
+                }
+            } else if found_there.is_file() && wanted(&path) {
+                let name = name_within(&path, root).ok_or("a file that lies elsewhere")?;
+                found.push((name, path));
+                if found.len() > FILES_AT_MOST {
+                    return Err(format!("more than {FILES_AT_MOST} files"));
+                }
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn hashed(files: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf, String)>, String> {
+    let mut left = BYTES_AT_MOST;
+    let mut hashes = Vec::new();
+    for (name, path) in files {
+        let length = fs::metadata(path).map_or(0, |found| found.len());
+        left = left.checked_sub(length).ok_or_else(|| format!("more than {} MiB", BYTES_AT_MOST >> 20))?;
+        let hash = regular::hash(path, BYTES_AT_MOST).map_err(|error| format!("{name}: {}", reason(&error)))?;
+        hashes.push((name.clone(), path.clone(), hash));
+    }
+    Ok(hashes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A folder with these files.
+    fn folder(files: &[&str]) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+        folder
+    }
+
+    fn of(command: &str, folder: &TempDir) -> Program {
+        Program::of(command, &[], folder.path()).unwrap()
+    }
+
+    fn names(command: &str, folder: &TempDir) -> Vec<String> {
+        of(command, folder).names().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn modules_beside_a_script_count_and_data_does_not() {
+        let folder = folder(&[
+            "verify.py",
+            "rules/math.py",
+            "rules/text.sh",
+            "train.jsonl",
+            "config.json",
+            ".git/hook.py",
+            "__pycache__/x.py",
+        ]);
+        let expected = ["rules/math.py", "rules/text.sh", "verify.py"];
+        assert_eq!(names("python3 verify.py", &folder), expected);
+        let before = of("python3 verify.py", &folder).hash();
+        fs::write(folder.path().join("train.jsonl"), "other").unwrap();
+        assert_eq!(of("python3 verify.py", &folder).hash(), before);
+        fs::write(folder.path().join("rules/math.py"), "other").unwrap();
+        assert_ne!(of("python3 verify.py", &folder).hash(), before);
+    }
+
+    #[test]
+    fn every_way_to_name_a_file_is_seen() {
+        let folder = folder(&["v/verify.py", "v/lib.py", "rules.json", "v/rules.json", "pkg/judge/main.py", "pkg/other.py"]);
+        assert_eq!(names("python3 v/verify.py --rules=rules.json", &folder), ["rules.json", "v/lib.py", "v/verify.py"]);
+        assert_eq!(names("RULES=rules.json true", &folder), ["rules.json"]);
+        assert_eq!(names("true '--rules' \"rules.json\"; exit", &folder), ["rules.json"]);
+        // The command's words are those of the folder that it went to.
+        let found = names("cd v && python3 verify.py rules.json", &folder);
+        assert!(["v/lib.py", "verify.py", "rules.json"].iter().all(|name| found.contains(&(*name).to_owned())), "{found:?}");
+        fs::write(folder.path().join("v/rules.json"), "{}").unwrap();
+        let of_v = of("cd v && python3 verify.py rules.json", &folder);
+        assert!(of_v.paths.contains(&folder.path().join("v/rules.json")), "{:?}", of_v.paths);
+        // Where Python finds a module, it finds what that imports.
+        assert!(names("python3 -m pkg.judge", &folder).contains(&"pkg/other.py".to_owned()));
+        assert!(of("python3 -m installed", &folder).unseen[0].contains("installed module `installed`"));
+        assert_eq!(names("true", &folder), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_hash_does_not_depend_on_where_it_lies() {
+        let files = ["verify.py", "lib/a.py"];
+        let (one, other) = (folder(&files), folder(&files));
+        let hash = |folder: &TempDir| Program::of("python3 verify.py", &["lib".to_owned()], folder.path()).unwrap().hash();
+        assert_eq!(hash(&one), hash(&other));
+        fs::rename(other.path().join("lib/a.py"), other.path().join("lib/b.py")).unwrap();
+        assert_ne!(hash(&one), hash(&other), "another name is imported by another name");
+    }
+
+    #[test]
+    fn what_it_depends_on_is_hashed_whatever_it_is() {
+        let folder = folder(&["verify.py", "rules.json", "lists/words.txt"]);
+        let depends = |paths: &[&str]| {
+            let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+            Program::of("python3 verify.py", &paths, folder.path())
+        };
+        let found = depends(&["rules.json", "lists/"]).unwrap();
+        assert_eq!(found.names().collect::<Vec<_>>(), ["lists/words.txt", "rules.json", "verify.py"]);
+        let problem = depends(&["rule.json"]).unwrap_err().to_string();
+        assert!(problem.contains("rule.json") && problem.contains("there is no such file"), "{problem}");
+        assert!(depends(&["/dev/zero"]).unwrap_err().to_string().contains("it is a device"));
+    }
+
+    #[test]
+    fn links_and_crowds_end() {
+        let folder = folder(&["v/verify.py", "elsewhere/lib.py"]);
+        let at = |name: &str| folder.path().join(name);
+        symlink("..", at("v/up")).unwrap();
+        symlink("../elsewhere", at("v/lib")).unwrap();
+        symlink("nowhere.py", at("v/gone.py")).unwrap();
+        symlink("../elsewhere/lib.py", at("v/file.py")).unwrap();
+        let found = names("python3 v/verify.py", &folder);
+        assert_eq!(found, ["v/file.py", "v/lib/lib.py", "v/verify.py"]);
+        for index in 0..=FILES_AT_MOST {
+            fs::write(at(&format!("v/{index}.py")), "").unwrap();
+        }
+        let crowded = of("python3 v/verify.py", &folder);
+        assert_eq!(crowded.names().collect::<Vec<_>>(), ["v/verify.py"]);
+        assert!(crowded.unseen[0].contains("other files of v (more than 1000 files)"), "{:?}", crowded.unseen);
+    }
+}

@@ -1,0 +1,47 @@
+//! Signals that ask a program to end: Ctrl-C, `kill`, `docker stop`, a scheduler's time limit, a terminal that was closed.
+
+use std::io;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Calls `heard` for each of them, on a thread of its own. What `nohup` has a program ignore stays ignored.
+///
+/// # Errors
+/// Where the system takes no handler.
+pub fn on_termination(mut heard: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    if !is_ignored(SIGHUP) {
+        signals.add_signal(SIGHUP)?;
+    }
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            heard();
+        }
+    })?;
+    Ok(())
+}
+
+/// Whether whoever started this program has it ignore a signal. Where the system does not tell, no.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&status).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// `SigIgn:	0000000000001001`: a bit for each signal, the first one's last.
+fn ignored(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_read_from_a_mask() {
+        assert_eq!(ignored("Name:\tmopd\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"), Some(0x1001));
+        assert_eq!(ignored("Name:\tmopd\n"), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! What is found again, and what is not: a result is found exactly where it would be computed with the same bits.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+
+use super::{Bench, assert_says, text};
+
+/// Stages and evaluations that were computed.
+fn computed(output: &Output) -> usize {
+    assert!(output.status.success(), "{}", text(output));
+    String::from_utf8_lossy(&output.stdout).matches("\"stage_started\"").count()
+}
+
+fn json(bench: &Bench) -> Output {
+    bench.run(&["--out", "out", "--format", "json"])
+}
+
+/// A judge whose verdict is that of a module beside it, of a file of settings, and of an environment variable.
+fn judged(bench: &Bench, command: &str) {
+    bench.edit(
+        "tiny.mopd",
+        "tests = \"copy.test.jsonl\", reward = exact_match",
+        &format!("tests = \"copy.test.jsonl\", reward = {command}"),
+    );
+    fs::create_dir_all(bench.path("judge")).expect("a folder");
+    bench.write(
+        "judge/verify.py",
+        "import json, sys
+from rules import verdict
+for line in sys.stdin:
+    request = json.loads(line)
+    print(json.dumps({'id': request['id'], 'reward': verdict(request)}), flush=True)
+",
+    );
+    bench.write(
+        "judge/rules.py",
+        "import os
+settings = os.path.join(os.path.dirname(__file__), '..', 'rules.json')
+def verdict(request):
+    return 0.25 if not os.path.exists(settings) else float(open(settings).read())
+",
+    );
+}
+
+fn score(bench: &Bench) -> f64 {
+    let results: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path("out/results.json")).expect("results")).expect("JSON");
+    results["tables"][0]["rows"][0]["scores"]["copy"]["mean"].as_f64().expect("a score")
+}
+
+#[test]
+fn an_edited_module_of_a_judge_is_another_judge() {
+    let bench = Bench::new();
+    judged(&bench, "command(\"cd judge && python3 verify.py\", time_limit: 20)");
+    assert!(computed(&json(&bench)) > 0);
+    assert_eq!(computed(&json(&bench)), 0);
+    let before = score(&bench);
+    bench.edit("judge/rules.py", "0.25", "0.75");
+    // The specialist is trained with it, and whatever comes of that.
+    assert!(computed(&json(&bench)) > 0);
+    assert!((score(&bench) - before).abs() > 0.4, "the old scores were shown");
+    assert_eq!(computed(&json(&bench)), 0);
+}
+
+#[test]
+fn what_a_judge_depends_on_is_declared() {
+    let bench = Bench::new();
+    bench.write("rules.json", "0.5");
+    judged(&bench, "command(\"python3 -m judge.verify\", time_limit: 20, depends: [\"rules.json\"])");
+    bench.edit("judge/verify.py", "from rules", "from judge.rules");
+    let plan = |bench: &Bench| {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(bench.folder.path()).args(["plan", "tiny.mopd"]).stdin(Stdio::null());
+        command.output().expect("mopd starts")
+    };
+    let said = text(&plan(&bench));
+    assert_says(&said, &["a command of 3 files: judge/rules.py, judge/verify.py, rules.json"]);
+    assert_says(&said, &["results do not follow environment variables, installed packages, the network"]);
+    assert!(computed(&json(&bench)) > 0);
+    let before = score(&bench);
+    bench.write("rules.json", "1");
+    assert!(computed(&json(&bench)) > 0);
+    assert!((score(&bench) - before).abs() > 0.4, "the old scores were shown");
+    bench.edit("tiny.mopd", "depends: [\"rules.json\"]", "depends: [\"rule.json\"]");
+    assert_says(&bench.fails(&[]), &["`depends` names", "rule.json", "there is no such file", "domain copy {"]);
+    assert_says(&text(&plan(&bench)), &["domain `copy`", "rule.json"]);
+}
+
+/// The same plan on the same data by other loops: other bits, and so another key.
+#[test]
+fn other_arithmetic_finds_nothing_and_says_so() {
+    let bench = Bench::new();
+    let other = |name: &str, value: &str| {
+        bench.command(&["--out", "out", "--format", "json"]).env(name, value).output().expect("mopd starts")
+    };
+    let all = computed(&json(&bench));
+    for (name, value) in [("ATEN_CPU_CAPABILITY", "default"), ("MKL_ENABLE_INSTRUCTIONS", "SSE4_2")] {
+        let output = other(name, value);
+        assert_eq!(computed(&output), all, "{}", text(&output));
+        assert_says(&text(&output), &["the store has results of other arithmetic", name, "kept and not used"]);
+        let output = other(name, value);
+        assert_eq!(computed(&output), 0, "{}", text(&output));
+        assert!(!text(&output).contains("other arithmetic"), "{}", text(&output));
+    }
+    assert_eq!(computed(&json(&bench)), 0, "what was computed before is still there");
+}
+
+/// Everything is found wherever the experiment lies, and wherever its data lies within it.
+#[test]
+fn an_experiment_that_is_moved_finds_everything() {
+    let mut bench = Bench::new();
+    judged(&bench, "command(\"python3 judge/verify.py\", time_limit: 20, depends: [\"judge\"])");
+    let tables = bench.tables("out", &[]);
+    let new = tempfile::TempDir::new().expect("a temporary folder");
+    let moved = new.path().join("elsewhere");
+    fs::rename(bench.folder.path(), &moved).expect("renamed");
+    let old = std::mem::replace(&mut bench.folder, new);
+    // Its folder has gone.
+    std::mem::forget(old);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(&moved).args(["run", "tiny.mopd", "--out", "out", "--format", "json"]).args(arguments);
+        command.stdin(Stdio::null()).output().expect("mopd starts")
+    };
+    assert_eq!(computed(&run(&[])), 0);
+    fs::create_dir(moved.join("data")).expect("a folder");
+    for name in ["copy.jsonl", "copy.test.jsonl", "last.jsonl", "last.test.jsonl"] {
+        fs::rename(moved.join(name), moved.join("data").join(name)).expect("renamed");
+    }
+    let source = fs::read_to_string(moved.join("tiny.mopd")).expect("text");
+    let source = source.replace("= \"copy.", "= \"data/copy.").replace("= \"last.", "= \"data/last.");
+    fs::write(moved.join("tiny.mopd"), source).expect("written");
+    let output = run(&[]);
+    assert_eq!(computed(&output), 0, "{}", text(&output));
+    let results: serde_json::Value =
+        serde_json::from_slice(&fs::read(moved.join("out/results.json")).expect("results")).expect("JSON");
+    assert_eq!(results["tables"], tables);
+}
+
+/// A model and a tokenizer are what they hold.
+#[test]
+fn a_model_that_is_moved_is_the_same_model() {
+    let bench = Bench::new();
+    bench.tables("first", &[]);
+    fs::rename(bench.path("first/models/start-seed1"), bench.path("mine")).expect("renamed");
+    let base = "model base  = llama { layers = 1, width = 32, heads = 2, context = 24, tokenizer = bytes }";
+    bench.edit("tiny.mopd", base, "model base  = checkpoint(\"mine\")");
+    assert!(computed(&json(&bench)) > 0);
+    fs::rename(bench.path("mine"), bench.path("yours")).expect("renamed");
+    bench.edit("tiny.mopd", "checkpoint(\"mine\")", "checkpoint(\"yours\")");
+    let output = json(&bench);
+    // A model that is read has a beginning and no steps.
+    let trained =
+        text(&output).lines().filter(|line| line.contains("\"stage_started\"") && !line.contains("\"steps\":0")).count();
+    assert_eq!(trained, 0, "{}", text(&output));
+}

@@ -1,0 +1,168 @@
+//! What runs leave behind, and what comes between them.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Bench, assert_says, text, walk};
+
+const SOON: Duration = Duration::from_secs(120);
+
+fn until(what: &str, found: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !found() {
+        assert!(since.elapsed() < SOON, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Until the student has done so many steps.
+fn started(bench: &Bench, out: &str, step: u32) -> Child {
+    let mut child = bench.command(&["--out", out, "--format", "json"]).spawn().expect("mopd starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let moment = format!("\"stage\":\"student\",\"seed\":1,\"step\":{step},");
+    assert!(lines.any(|line| line.contains(&moment)), "it ended early");
+    std::thread::spawn(move || lines.for_each(drop));
+    child
+}
+
+fn long() -> Bench {
+    let bench = Bench::new();
+    bench.edit("tiny.mopd", "steps     = 6", "steps     = 200");
+    bench
+}
+
+#[test]
+fn a_folder_of_results_has_one_writer() {
+    let bench = long();
+    let mut first = started(&bench, "out", 2);
+    let second = bench.run(&["--out", "out", "--set", "start_lr=1e-3"]);
+    assert_eq!(second.status.code(), Some(2), "{}", text(&second));
+    let process = format!("process {}", first.id());
+    assert_says(
+        &text(&second),
+        &["folder-in-use", "another run writes to out: `mopd run tiny.mopd --out out", &process, "--out DIR"],
+    );
+    // Another folder is no problem, and neither is the same one afterwards, whatever became of its run.
+    assert!(bench.run(&["--out", "other"]).status.success());
+    first.kill().expect("it is ours");
+    first.wait().expect("it ends");
+    let third = bench.run(&["--out", "out"]);
+    assert!(third.status.success(), "{}", text(&third));
+    assert!(!bench.path("out/.lock").exists());
+}
+
+#[test]
+fn a_folder_of_results_that_is_deleted_meanwhile_is_no_success() {
+    let bench = long();
+    let child = started(&bench, "out", 2);
+    fs::remove_dir_all(bench.path("out")).expect("removable");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert_says(&text(&output), &["results-gone", "was deleted", "run the same command again"]);
+    assert!(bench.run(&["--out", "out"]).status.success());
+    // Models alone are written again, and the run is whole.
+    fs::remove_dir_all(bench.path(".mopd")).expect("removable");
+    let child = started(&bench, "out", 2);
+    fs::remove_dir_all(bench.path("out/models")).expect("removable");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", text(&output));
+    for model in ["base", "start", "expert.copy", "student"] {
+        assert!(bench.path(&format!("out/models/{model}-seed1/model.safetensors")).is_file(), "{model} is missing");
+    }
+}
+
+/// A kill between a result and the end of its checkpoints.
+#[test]
+fn checkpoints_of_a_finished_stage_go_away() {
+    let bench = Bench::new();
+    bench.tables("out", &["--checkpoint-every", "0s"]);
+    let store = bench.path(".mopd/store");
+    let student = fs::read_dir(&store).expect("a store").flatten().find(|entry| {
+        fs::read_to_string(entry.path().join("checksums.json")).is_ok_and(|sums| sums.contains("\"about\":\"student, seed 1\""))
+    });
+    let key = student.expect("the student is kept").file_name().into_string().expect("a key");
+    let left = store.join(format!("{key}.unfinished/0000000003"));
+    fs::create_dir_all(&left).expect("a folder");
+    fs::write(left.join("checksums.json"), "{\"about\":\"student, seed 1\",\"files\":{}}").expect("written");
+    bench.tables("out", &[]);
+    assert!(!store.join(format!("{key}.unfinished")).exists());
+    assert!(!walk(&store).iter().any(|path| path.to_string_lossy().contains(".writing-")));
+}
+
+#[test]
+fn a_damaged_list_of_needs_is_named_and_the_rest_goes_on() {
+    let bench = Bench::new();
+    bench.tables("out", &[]);
+    bench.write(".mopd/store/runs/broken.json", "{");
+    let cache = |arguments: &[&str]| {
+        let mut command = Command::new(mopd_tests::mopd());
+        command.current_dir(bench.folder.path()).arg("cache").args(arguments).stdin(Stdio::null());
+        command.output().expect("mopd starts")
+    };
+    let listed = cache(&["list"]);
+    assert_eq!(listed.status.code(), Some(0), "{}", text(&listed));
+    assert_says(&text(&listed), &["student, seed 1", "broken.json", "nobody knows what a run needs"]);
+    assert_says(&text(&cache(&["verify"])), &["0 damaged", "broken.json"]);
+    fs::remove_dir_all(bench.path("out")).expect("removable");
+    let pruned = cache(&["prune", "--keep-under", "1KiB"]);
+    assert_eq!(pruned.status.code(), Some(0), "{}", text(&pruned));
+    assert_says(&text(&pruned), &["broken.json", "are left, because that run may need them"]);
+    fs::remove_file(bench.path(".mopd/store/runs/broken.json")).expect("removable");
+    assert_says(&text(&cache(&["prune", "--keep-under", "1KiB"])), &["freed"]);
+}
+
+/// A judge that reads no input, starts a child in a session of its own, and outlives everybody unless somebody sees to it.
+#[test]
+fn judges_end_with_the_worker_however_it_ends() {
+    let bench = Bench::new();
+    bench.edit(
+        "tiny.mopd",
+        "tests = \"copy.test.jsonl\", reward = exact_match",
+        "tests = \"copy.test.jsonl\", reward = command(\"python3 judge.py\", time_limit: 600)",
+    );
+    bench.write(
+        "judge.py",
+        "import os, subprocess, time
+child = subprocess.Popen(['sleep', '1000'], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+open('judges', 'a').write(f'{os.getpid()} {child.pid}\\n')
+time.sleep(1000)
+",
+    );
+    let gone = |process: &str| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+        state.is_none_or(|state| state == 'Z')
+    };
+    for victims in ["the worker", "both", "nobody"] {
+        let _ = fs::remove_file(bench.path("judges"));
+        let mut child = bench.command(&["--out", "out"]).spawn().expect("mopd starts");
+        let judges = || fs::read_to_string(bench.path("judges")).unwrap_or_default();
+        until("a judge", || judges().ends_with('\n'));
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).expect("children");
+        let worker = children.split_whitespace().next().expect("a worker").to_owned();
+        let kill = |signal: &str, process: &str| {
+            assert!(Command::new("kill").args([signal, process]).status().expect("kill starts").success());
+        };
+        match victims {
+            "the worker" => kill("-KILL", &worker),
+            "both" => {
+                kill("-KILL", &child.id().to_string());
+                kill("-KILL", &worker);
+            }
+            // Asked twice, everybody ends at once.
+            _ => {
+                kill("-TERM", &child.id().to_string());
+                kill("-TERM", &child.id().to_string());
+            }
+        }
+        let status = child.wait().expect("it ends");
+        if victims == "nobody" {
+            assert_eq!(status.code(), Some(130));
+        }
+        for process in judges().split_whitespace() {
+            until(&format!("the end of {process}, where {victims} were killed"), || gone(process));
+        }
+    }
+}
