@@ -7,6 +7,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
 use super::builtins::ScheduleName;
+use super::calls::DEEPEST_CALL;
 use super::evaluate::{Context, Env};
 use super::settings::{Settings, open, undecided};
 use super::value::Value;
@@ -121,6 +122,11 @@ impl Checker {
                         return None;
                     }
                 };
+                if then.warmups() >= DEEPEST_CALL {
+                    let text = format!("warmups are nested more than {DEEPEST_CALL} deep");
+                    self.report(Diagnostic::error(Code::NestingTooDeep, first.span, text).help("one of them is enough"));
+                    return None;
+                }
                 Schedule::Warmup { steps: steps?, then: Box::new(then) }
             }
             ScheduleName::Piecewise => self.piecewise(first, env)?,

@@ -101,6 +101,34 @@ impl Schedule {
         }
     }
 
+    /// The steps of a run at which it goes another way.
+    pub fn turns(&self, steps: u32) -> Vec<u32> {
+        match self {
+            Schedule::Constant { .. } => Vec::new(),
+            Schedule::Linear { over, .. } | Schedule::Cosine { over, .. } | Schedule::Exponential { over, .. } => match over {
+                Over::Run => Vec::new(),
+                Over::Steps(end) => vec![*end],
+                Over::Share(share) => vec![(share * f64::from(steps)) as u32],
+            },
+            Schedule::Piecewise { pieces } => pieces.iter().map(|(start, _)| *start).collect(),
+            Schedule::Alternate { values, every } => (1..=values.len() as u32).map(|turn| every.saturating_mul(turn)).collect(),
+            Schedule::Warmup { steps: warmup, then } => {
+                let later = then.turns(steps.saturating_sub(*warmup)).into_iter().map(|turn| turn.saturating_add(*warmup));
+                later.chain([*warmup]).collect()
+            }
+        }
+    }
+
+    /// How many warm-ups stand around it.
+    pub fn warmups(&self) -> usize {
+        let mut schedule = self;
+        let mut found = 0;
+        while let Schedule::Warmup { then, .. } = schedule {
+            (schedule, found) = (then, found + 1);
+        }
+        found
+    }
+
     /// Bounds of the values from step `first` to step `last`, both included, of a run of `steps` steps: the smallest and largest of
     /// them, or a little further out. Takes no longer for a longer run.
     pub fn bounds(&self, first: u32, last: u32, steps: u32) -> (f64, f64) {
