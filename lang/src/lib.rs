@@ -7,6 +7,7 @@ pub mod fmt;
 pub mod formula;
 pub mod ide;
 pub mod source;
+pub mod stack;
 pub mod syntax;
 
-pub use check::{Analysis, Auditor, Memory, analyse, analyse_again, analyse_audited, analyse_with};
+pub use check::{Analysis, Auditor, Memory, analyse, analyse_again, analyse_audited, analyse_while, analyse_with};

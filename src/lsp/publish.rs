@@ -54,6 +54,11 @@ fn message(uri: &Uri, version: Option<i32>, diagnostics: Vec<Diagnostic>) -> Mes
 fn findings(path: &str, document: &Document, documents: &BTreeMap<String, Document>, client: &Client) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let own = &document.analysis;
+    if let Some(trouble) = &document.trouble {
+        let severity = Some(DiagnosticSeverity::WARNING);
+        let (source, message) = (Some("mopd".to_owned()), trouble.message());
+        found.push(Diagnostic { range: Range::default(), severity, source, message, ..Diagnostic::default() });
+    }
     let shown = |analysis: &Analysis, file: FileId| documents.contains_key(&analysis.sources.file(file).path);
     let converter = Converter::new(own, documents, client);
     for finding in &own.diagnostics {

@@ -4,10 +4,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lsp_server::{Message, Notification};
 use lsp_types::{Location, TextDocumentContentChangeEvent, Uri};
-use mopd_lang::check::{Analysis, Memory, analyse, analyse_again, analyse_audited};
+use mopd_lang::check::{Analysis, Auditor, GoOn, Loader, Memory, analyse, analyse_audited, analyse_while, outline};
 use mopd_lang::diag::Severity;
 use mopd_lang::ide::Library;
 use mopd_lang::source::{FileId, SourceFile, Span};
@@ -15,6 +18,7 @@ use serde_json::json;
 
 use super::capabilities::Client;
 use super::convert::Lines;
+use super::intake::Intake;
 use super::publish::{Converter, Published};
 use super::{library, uri};
 use crate::host;
@@ -25,11 +29,51 @@ pub struct Document {
     pub version: i32,
     pub text: String,
     pub analysis: Analysis,
+    /// Why it is not checked.
+    pub trouble: Option<Trouble>,
     /// What the next analysis may take over from this one.
     memory: Memory,
     /// The paths that the analysis asked for, whether there or not.
     imports: BTreeSet<String>,
 }
+
+/// Why the analysis of a document is names and trees alone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    /// It took too long.
+    Slow,
+    /// A bug of ours, with what it said.
+    Panic(String),
+}
+
+impl Trouble {
+    pub fn message(&self) -> String {
+        match self {
+            Trouble::Slow => format!(
+                "this file is not checked: it took longer than {} s, and was given up\nhelp: `mopd check` takes the time it needs",
+                MOST_TIME.as_secs()
+            ),
+            Trouble::Panic(said) => format!(
+                "this file is not checked: a bug in mopd, not in your experiment: {said}\nhelp: please report it with this text; the next \
+                 change is checked again"
+            ),
+        }
+    }
+}
+
+/// Whether all documents are up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refreshed {
+    Whole,
+    /// A text has changed meanwhile, or the request that asked has been cancelled.
+    Interrupted,
+}
+
+/// A check that takes longer is given up.
+const MOST_TIME: Duration = Duration::from_secs(5);
+
+/// A check that has taken so long ends when its text has changed.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Files looked at in each of the editor's folders: enough for any project, and an end for a home folder opened by mistake.
 const FILES_AT_MOST: usize = 2_000;
@@ -46,10 +90,11 @@ pub struct Session {
     messages: Vec<Message>,
     /// The modules of the standard library, read once.
     standard: Vec<Library>,
+    intake: Arc<Intake>,
 }
 
 impl Session {
-    pub fn new(client: Client) -> Session {
+    pub fn new(client: Client, intake: Arc<Intake>) -> Session {
         let standard = mopd_std::MODULES.iter().map(|(name, text)| Library::of(&["std", name], text)).collect();
         Session {
             client,
@@ -59,6 +104,7 @@ impl Session {
             published: Published::default(),
             messages: Vec::new(),
             standard,
+            intake,
         }
     }
 
@@ -66,8 +112,15 @@ impl Session {
 
     pub fn open(&mut self, uri: Uri, version: i32, text: String) {
         let path = path_of(&uri);
-        let document =
-            Document { uri, version, text, analysis: empty(&path), memory: Memory::default(), imports: BTreeSet::new() };
+        let document = Document {
+            uri,
+            version,
+            text,
+            analysis: empty(&path),
+            trouble: None,
+            memory: Memory::default(),
+            imports: BTreeSet::new(),
+        };
         self.documents.insert(path.clone(), document);
         self.mark_stale(&path);
         self.to_audit.insert(path);
@@ -129,39 +182,59 @@ impl Session {
     }
 
     /// Checks what has changed and notes the findings for the editor.
-    pub fn refresh(&mut self) {
-        if self.stale.is_empty() {
-            return;
-        }
-        for path in std::mem::take(&mut self.stale) {
+    pub fn refresh(&mut self) -> Refreshed {
+        while let Some(path) = self.stale.pop_first() {
             let Some(document) = self.documents.get_mut(&path) else { continue };
             // The old analysis goes first: what it holds can't be changed in place.
             document.analysis = empty(&path);
             let (text, mut memory) = (document.text.clone(), std::mem::take(&mut document.memory));
-            let (mut analysis, imports) = self.check(&path, text.clone(), &mut memory);
-            if self.to_audit.contains(&path) {
-                self.audit(&path, text, &mut analysis);
+            let go_on = self.patience();
+            let (mut checked, imports) = self.check(&path, text.clone(), &mut memory, &go_on);
+            if checked.trouble.is_none() && self.to_audit.contains(&path) {
+                self.audit(&path, text, &mut checked, &go_on);
             }
+            let interrupted = checked.trouble == Some(Trouble::Slow) && self.intake.interrupts();
             if let Some(document) = self.documents.get_mut(&path) {
-                (document.analysis, document.memory, document.imports) = (analysis, memory, imports);
+                (document.analysis, document.memory, document.imports) = (checked.analysis, memory, imports);
+                document.trouble = checked.trouble;
             }
+            if interrupted {
+                self.stale.insert(path);
+                return Refreshed::Interrupted;
+            }
+            if let Some(trouble @ Trouble::Panic(_)) = self.documents.get(&path).and_then(|document| document.trouble.as_ref()) {
+                let text = format!("{path}: {}", trouble.message());
+                let params = json!({ "type": 1, "message": text });
+                self.messages.push(Notification::new("window/showMessage".to_owned(), params).into());
+            }
+            self.to_audit.remove(&path);
         }
-        self.to_audit.clear();
         let news = self.published.update(&self.documents, &self.client);
         self.messages.extend(news);
+        Refreshed::Whole
+    }
+
+    /// Whether what is being worked out is still wanted, and still within its time.
+    fn patience(&self) -> GoOn {
+        let (began, intake) = (Instant::now(), Arc::clone(&self.intake));
+        Rc::new(move || {
+            let taken = began.elapsed();
+            taken < PATIENCE || (taken < MOST_TIME && !intake.interrupts())
+        })
     }
 
     /// Adds what only the audit of gradients finds.
-    fn audit(&self, path: &str, text: String, analysis: &mut Analysis) {
-        if analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+    fn audit(&self, path: &str, text: String, checked: &mut Checked, go_on: &GoOn) {
+        if checked.analysis.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
             return;
         }
         let load = |name: &[&str]| self.load(path, name, &RefCell::default(), &RefCell::default());
         let entry = SourceFile { path: path.to_owned(), text };
-        let audited = AssertUnwindSafe(|| analyse_audited(entry, &load, &[], &mopd_compiler::audit::findings));
-        // Files are read in the same order, so their numbers agree.
-        if let Ok(Analysis { diagnostics, .. }) = catch_unwind(audited) {
-            analysis.diagnostics = diagnostics;
+        let auditor: Auditor = &|experiment, origins| mopd_compiler::audit::findings_while(experiment, origins, &|| go_on());
+        match guarded(|| analyse_audited(entry, &load, &[], auditor)) {
+            // Files are read in the same order, so their numbers agree.
+            Ok(Analysis { diagnostics, .. }) => checked.analysis.diagnostics = diagnostics,
+            Err(said) => checked.trouble = Some(Trouble::Panic(said)),
         }
     }
 
@@ -170,23 +243,22 @@ impl Session {
         std::mem::take(&mut self.messages)
     }
 
-    fn check(&mut self, path: &str, text: String, memory: &mut Memory) -> (Analysis, BTreeSet<String>) {
-        let (analysis, imports, unreadable) = self.analyse(path, text, memory);
+    fn check(&mut self, path: &str, text: String, memory: &mut Memory, go_on: &GoOn) -> (Checked, BTreeSet<String>) {
+        let (checked, imports, unreadable) = self.analyse(path, text, memory, go_on);
         let log = |text| Notification::new("window/logMessage".to_owned(), json!({ "type": 2, "message": text })).into();
         self.messages.extend(unreadable.into_iter().map(log));
-        (analysis, imports)
+        (checked, imports)
     }
 
     /// What is known of a text at a path, the paths that it imports, and what can't be read of these.
-    fn analyse(&self, path: &str, text: String, memory: &mut Memory) -> (Analysis, BTreeSet<String>, Vec<String>) {
+    fn analyse(&self, path: &str, text: String, memory: &mut Memory, go_on: &GoOn) -> (Checked, BTreeSet<String>, Vec<String>) {
         let imports = RefCell::new(BTreeSet::new());
         let unreadable = RefCell::new(Vec::new());
         let load = |name: &[&str]| self.load(path, name, &imports, &unreadable);
         let entry = SourceFile { path: path.to_owned(), text };
-        // A bug in the checker must not end the session: the document stays without an analysis until its next change.
-        let again = AssertUnwindSafe(|| analyse_again(entry, &load, memory));
-        let analysis = catch_unwind(again).unwrap_or_else(|_| empty(path));
-        (analysis, imports.into_inner(), unreadable.into_inner())
+        let whole = entry.clone();
+        let checked = checked(whole, &load, || analyse_while(entry, &load, memory, Some(Rc::clone(go_on))));
+        (checked, imports.into_inner(), unreadable.into_inner())
     }
 
     /// A module that the text at a path imports. Notes the paths that are asked for, and what can't be read.
@@ -226,7 +298,11 @@ impl Session {
     /// The analyses of files that are not open and may name what other files declare under this name.
     pub fn closed_naming(&self, name: &str) -> Vec<Analysis> {
         let naming = self.closed_files().filter(|file| file.text.contains(name) && file.text.contains("use "));
-        naming.map(|file| self.analyse(&file.path.clone(), file.text, &mut Memory::default()).0).collect()
+        let go_on = self.patience();
+        naming
+            .take_while(|_| go_on())
+            .map(|file| self.analyse(&file.path.clone(), file.text, &mut Memory::default(), &go_on).0.analysis)
+            .collect()
     }
 
     pub fn document(&self, uri: &Uri) -> Option<&Document> {
@@ -296,9 +372,89 @@ fn path_of(uri: &Uri) -> String {
     library::name_of(&path).unwrap_or_else(|| path.to_string_lossy().into_owned())
 }
 
+/// What came of a check.
+struct Checked {
+    analysis: Analysis,
+    trouble: Option<Trouble>,
+}
+
+/// Runs a check of a text. A bug in the checker must not end the session, nor take the names and the tree of the text with it.
+fn checked(entry: SourceFile, load: Loader, check: impl FnOnce() -> Analysis) -> Checked {
+    match guarded(check) {
+        Ok(analysis) => {
+            let trouble = analysis.stopped.then_some(Trouble::Slow);
+            Checked { analysis, trouble }
+        }
+        Err(said) => {
+            let path = entry.path.clone();
+            let analysis = guarded(|| outline(entry, load)).unwrap_or_else(|_| empty(&path));
+            Checked { analysis, trouble: Some(Trouble::Panic(said)) }
+        }
+    }
+}
+
+/// What some work comes to, or what its panic says.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        said.unwrap_or("no message").to_owned()
+    })
+}
+
 fn empty(path: &str) -> Analysis {
     analyse(SourceFile { path: path.to_owned(), text: String::new() }, &|_| None)
 }
 
 /// The file that a document's analysis is about.
 pub const ENTRY: FileId = mopd_lang::ide::ENTRY;
+
+#[cfg(test)]
+mod tests {
+    use lsp_server::Request;
+
+    use super::*;
+
+    fn source(text: &str) -> SourceFile {
+        SourceFile { path: "/a.mopd".to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_panic_of_the_checker_is_said_and_the_document_keeps_its_names() {
+        let found = checked(source("let a = 1\nlet b = a\n"), &|_| None, || panic!("on purpose"));
+        let Some(trouble @ Trouble::Panic(_)) = &found.trouble else { panic!("{:?}", found.trouble) };
+        assert!(trouble.message().contains("a bug in mopd") && trouble.message().contains("on purpose"), "{}", trouble.message());
+        let names: Vec<&str> = found.analysis.index.ids().map(|id| found.analysis.index.symbol(id).name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(found.analysis.diagnostics.is_empty());
+    }
+
+    /// A text whose check takes many looks at the clock.
+    fn long() -> String {
+        (0..3_000).map(|number| format!("let a{number} = {number} + 1\n")).collect()
+    }
+
+    #[test]
+    fn a_check_that_is_given_up_has_names_and_no_findings() {
+        let text = long() + "let wrong = nowhere\n";
+        let stop: GoOn = Rc::new(|| false);
+        let check = || analyse_while(source(&text), &|_| None, &mut Memory::default(), Some(stop));
+        let found = checked(source(&text), &|_| None, check);
+        assert_eq!(found.trouble, Some(Trouble::Slow));
+        assert!(found.analysis.diagnostics.is_empty());
+        assert_eq!(found.analysis.index.ids().count(), 3_001);
+    }
+
+    #[test]
+    fn what_is_cancelled_is_not_answered_from_half_a_check() {
+        let intake = Arc::new(Intake::default());
+        let request = Request::new(1.into(), "textDocument/hover".to_owned(), json!({}));
+        intake.put(request.into());
+        intake.next();
+        let session = Session::new(Client::of(&json!({})), Arc::clone(&intake));
+        let go_on = session.patience();
+        assert!(go_on());
+        intake.put(Notification::new("$/cancelRequest".to_owned(), json!({ "id": 1 })).into());
+        std::thread::sleep(PATIENCE);
+        assert!(!go_on());
+    }
+}

@@ -1,6 +1,11 @@
 //! Divergences of small distributions, with their derivative by the student's logits.
 
-use mopd_lang::formula::{Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Generator, Mass, Role, Support};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use mopd_lang::formula::{
+    Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Generator, Mass, Role, Support,
+};
 
 use super::dual::{self, Dual, sum};
 use super::world::World;
@@ -260,17 +265,25 @@ fn slope_at_one(kind: &DivergenceKind, parameter: Option<f64>) -> Result<f64, Re
 
 /// A generator at `u`.
 fn generated(generator: &Generator, u: &Dual) -> Result<Dual, Refusal> {
-    fn walk(formula: &Formula, u: &Dual, depth: usize) -> Result<Dual, Refusal> {
-        match &formula.0.kind {
+    fn walk(formula: &Formula, u: &Dual, depth: usize, known: &mut HashMap<*const FormulaNode, Dual>) -> Result<Dual, Refusal> {
+        // A function of a function uses its argument more than once.
+        if let Some(known) = known.get(&Rc::as_ptr(&formula.0)) {
+            return Ok(known.clone());
+        }
+        let value: Result<Dual, Refusal> = match &formula.0.kind {
             _ if depth > 200 => Err("the generator is nested too deep".into()),
             FormulaKind::Number(value) => Ok(Dual::plain(*value)),
             FormulaKind::Variable(_) => Ok(u.clone()),
             FormulaKind::Apply { function, operands } => {
-                let operands: Vec<Dual> = operands.iter().map(|part| walk(part, u, depth + 1)).collect::<Result<_, _>>()?;
+                let operands: Vec<Dual> =
+                    operands.iter().map(|part| walk(part, u, depth + 1, known)).collect::<Result<_, _>>()?;
                 Ok(dual::apply(*function, &operands.iter().collect::<Vec<&Dual>>()))
             }
             _ => Err("the generator holds more than arithmetic".into()),
-        }
+        };
+        let value = value?;
+        known.insert(Rc::as_ptr(&formula.0), value.clone());
+        Ok(value)
     }
-    walk(&generator.value, u, 0)
+    walk(&generator.value, u, 0, &mut HashMap::new())
 }

@@ -11,7 +11,12 @@ use super::program::View;
 
 /// Findings about the objectives of a sound experiment, as its stages use them. `origins` is what its [`Origin`]s point into.
 pub fn findings(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
-    let mut looking = Looking { origins, seen: Vec::new(), found: Vec::new() };
+    findings_while(experiment, origins, &|| true)
+}
+
+/// The same, as far as it comes until `go_on` says no.
+pub fn findings_while(experiment: &Experiment, origins: &[Span], go_on: &dyn Fn() -> bool) -> Vec<Diagnostic> {
+    let mut looking = Looking { origins, go_on, seen: Vec::new(), found: Vec::new() };
     for model in &experiment.models {
         match &model.stage {
             Stage::Train(train) => looking.at(train),
@@ -24,6 +29,7 @@ pub fn findings(experiment: &Experiment, origins: &[Span]) -> Vec<Diagnostic> {
 
 struct Looking<'a> {
     origins: &'a [Span],
+    go_on: &'a dyn Fn() -> bool,
     /// Families of stages share their terms.
     seen: Vec<(&'a Objective, usize, Drawn, bool)>,
     found: Vec<Diagnostic>,
@@ -46,7 +52,7 @@ impl<'a> Looking<'a> {
                     .seen
                     .iter()
                     .any(|(known, term, how, only)| (*term, how, *only) == (place, &drawn, kept) && **known == train.objective);
-                if again || matches!(drawn, Drawn::Unknown { .. }) {
+                if again || matches!(drawn, Drawn::Unknown { .. }) || !(self.go_on)() {
                     continue;
                 }
                 let view = || View::of(&train.objective, term, kept);

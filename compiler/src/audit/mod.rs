@@ -25,7 +25,7 @@ use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Stage, Train};
 use serde::Serialize;
 
 pub use drawn::Drawn;
-pub use findings::findings;
+pub use findings::{findings, findings_while};
 pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
 pub use world::World;
 

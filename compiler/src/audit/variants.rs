@@ -40,21 +40,26 @@ fn rebuilt(formula: &Formula, function: Function, operands: Vec<Formula>) -> For
 
 /// The live summands of a formula, products and cases multiplied out; the formula alone where there are too many.
 pub(super) fn summands(formula: &Formula) -> Vec<Formula> {
-    let found = expand(formula, 0);
+    let found = expand(formula, 0, &mut HashMap::new());
     if found.len() > MOST_SUMMANDS { vec![formula.clone()] } else { found }
 }
 
-fn expand(formula: &Formula, depth: usize) -> Vec<Formula> {
+/// A part that several others use is expanded once; one with too many summands stands for itself.
+fn expand(formula: &Formula, depth: usize, known: &mut HashMap<*const FormulaNode, Vec<Formula>>) -> Vec<Formula> {
     let alone = || vec![formula.clone()];
     let FormulaKind::Apply { function, operands } = &formula.0.kind else { return alone() };
     if depth > 40 {
         return alone();
     }
+    let address = Rc::as_ptr(&formula.0);
+    if let Some(known) = known.get(&address) {
+        return known.clone();
+    }
     // A summand without gradient moves nothing.
     let live = |summands: Vec<Formula>| summands.into_iter().filter(Formula::live).collect::<Vec<Formula>>();
-    let inner = |formula: &Formula| expand(formula, depth + 1);
+    let mut inner = |formula: &Formula| expand(formula, depth + 1, known);
     let negated = |summand: Formula| rebuilt(formula, Function::Negate, vec![summand]);
-    match (function, operands.as_slice()) {
+    let mut found: Vec<Formula> = match (function, operands.as_slice()) {
         (Function::Negate, [x]) => inner(x).into_iter().map(negated).collect(),
         (Function::Add, [x, y]) if formula.live() => live(inner(x).into_iter().chain(inner(y)).collect()),
         (Function::Subtract, [x, y]) if formula.live() => {
@@ -64,9 +69,6 @@ fn expand(formula: &Formula, depth: usize) -> Vec<Formula> {
         (Function::Subtract, [x, y]) => inner(x).into_iter().chain(inner(y).into_iter().map(negated)).collect(),
         (Function::Multiply, [x, y]) => {
             let (left, right) = (inner(x), inner(y));
-            if left.len() * right.len() > MOST_SUMMANDS {
-                return alone();
-            }
             let product = |a: &Formula, b: &Formula| rebuilt(formula, Function::Multiply, vec![a.clone(), b.clone()]);
             left.iter().flat_map(|a| right.iter().map(move |b| product(a, b))).collect()
         }
@@ -82,7 +84,12 @@ fn expand(formula: &Formula, depth: usize) -> Vec<Formula> {
             live(taken.chain(left).collect())
         }
         _ => alone(),
+    };
+    if found.len() > MOST_SUMMANDS {
+        found = alone();
     }
+    known.insert(address, found.clone());
+    found
 }
 
 /// The formula without one factor or summand that is no live part and differs from token to token, for each of these, with its text.

@@ -14,7 +14,7 @@ use super::modules::{ItemId, declared_name};
 use super::value::Value;
 
 /// Calls inside calls: a bound on how deep the evaluator goes.
-const DEEPEST_CALL: usize = 64;
+pub(super) const DEEPEST_CALL: usize = 64;
 
 /// Calls and turns that one item may take. Functions are pasted in, so a chain of them, each using the last one twice, doubles with
 /// every link.

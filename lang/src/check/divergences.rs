@@ -13,7 +13,7 @@ use super::Checker;
 use super::builtins::{Builtin, DivergenceName, SupportName};
 use super::calls::Slots;
 use super::evaluate::{Context, Env};
-use super::ranges::{Bindings, number_at};
+use super::ranges::{Bindings, Tape};
 use super::value::Value;
 
 /// What every divergence takes after its sides and its own parameter.
@@ -442,7 +442,8 @@ impl Checker {
         inner.bind(&variable.name.text, Value::Formula(u));
         let value = self.evaluate(body, &inner);
         let value = self.formula(value, body.span)?;
-        let at = |u: f64| number_at(&value, &Bindings { step: 0, steps: 1, variable: Some((&symbol, u)) });
+        let tape = Tape::of(&value);
+        let at = |u: f64| tape.at(&Bindings { step: 0, steps: 1, variable: Some((&symbol, u)) });
         if let Some(one) = at(1.0)
             && (one.is_nan() || one.abs() >= 1e-9)
         {

@@ -8,12 +8,12 @@ use crate::formula::{Axis, Distribution, Formula, FormulaKind, Function, Role, S
 use crate::source::Span;
 use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, Index, MatchArm, UnaryOperator};
 
-use super::Checker;
 use super::builtins;
 use super::modules::ModuleId;
 use super::settings::undecided;
 use super::value::{Key, Value};
 use super::vocabulary;
+use super::{Checker, DEEPEST_CHAIN};
 
 /// Where an expression stands: which names it sees, and what it may read.
 #[derive(Clone)]
@@ -66,6 +66,27 @@ impl Checker {
     }
 
     pub(super) fn evaluate(&mut self, expr: &Expr, env: &Env) -> Value {
+        if self.gives_up() {
+            return Value::Error;
+        }
+        let value = self.evaluated(expr, env);
+        match &value {
+            Value::Formula(formula) if formula.depth() as usize > DEEPEST_CHAIN => {
+                self.too_deep(expr.span, "this formula");
+                Value::Error
+            }
+            _ => value,
+        }
+    }
+
+    /// Says that definitions are nested too deep.
+    pub(super) fn too_deep(&mut self, span: Span, what: &str) {
+        let text = format!("{what} is made of more than {DEEPEST_CHAIN} definitions, each inside the last");
+        let help = "compute it in a loop, or from fewer parts: what reads a program needs room on the stack for each of them";
+        self.report(Diagnostic::error(Code::NestingTooDeep, span, text).help(help));
+    }
+
+    fn evaluated(&mut self, expr: &Expr, env: &Env) -> Value {
         match &expr.kind {
             ExprKind::Number { value, suffix } => {
                 if suffix.as_ref().is_some_and(|suffix| suffix.text.starts_with("epoch")) {

@@ -454,7 +454,14 @@ impl Checker {
             StatisticName::TopFraction => Statistic::TopFraction { keep: fraction(self, "keep")? },
             StatisticName::SampleWithoutReplacement => Statistic::SampleWithoutReplacement { keep: fraction(self, "keep")? },
             StatisticName::TopCount => Statistic::TopCount { count: count(self, "n")? },
-            StatisticName::Chunks => Statistic::Chunks { most: count(self, "most")?, width: count(self, "width")? },
+            StatisticName::Chunks => {
+                let most = count(self, "most");
+                let width = slot("width").expect("required");
+                let value = self.evaluate(width, env);
+                // Not the width of a model.
+                let width = self.whole(&value, width.span, "the width of a window", 1);
+                Statistic::Chunks { most: most?, width: width? as u32 }
+            }
         })
     }
 

@@ -12,10 +12,10 @@ use crate::syntax::ast::{Binding, Item, ItemKind, Name, Parameter};
 
 use super::calls::Work;
 use super::evaluate::{Context, Env};
-use super::modules::{ItemId, ModuleId, Progress};
+use super::modules::{ItemId, ModuleId, Progress, declared_name};
 use super::settings::unit_of_type;
 use super::value::{Callable, Family, Value};
-use super::{Checker, NamedObjective};
+use super::{Checker, DEEPEST_CHAIN, NamedObjective};
 
 impl Checker {
     /// The value of an item, evaluated when first asked for.
@@ -33,10 +33,18 @@ impl Checker {
             Some(Progress::Repeated { names, .. }) => Some(std::mem::take(names)),
             None => None,
         };
-        self.modules.progress.insert(id, Progress::Started);
         let tree = self.modules.tree(id.module);
         let item = &tree.items[id.index];
+        if self.chain >= DEEPEST_CHAIN {
+            let called = declared_name(&item.kind).map_or_else(|| "this".to_owned(), |name| format!("`{}`", name.text));
+            self.too_deep(asked_at, &called);
+            self.modules.progress.insert(id, Progress::Done(Value::Error));
+            return Value::Error;
+        }
+        self.modules.progress.insert(id, Progress::Started);
+        self.chain += 1;
         let value = self.evaluate_once(id, item, names);
+        self.chain -= 1;
         self.modules.progress.insert(id, Progress::Done(value.clone()));
         value
     }

@@ -7,6 +7,7 @@
 pub mod allow;
 mod arithmetic;
 mod benchmarks;
+pub mod bounds;
 mod budgets;
 pub mod builtins;
 mod calls;
@@ -19,6 +20,7 @@ mod domains;
 mod evaluate;
 mod functions;
 pub mod index;
+mod intervals;
 mod items;
 mod joint;
 mod lineage;
@@ -49,6 +51,7 @@ mod value;
 pub mod vocabulary;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use crate::diag::{Diagnostic, Severity};
 use crate::experiment::{
@@ -56,6 +59,7 @@ use crate::experiment::{
     TeacherId,
 };
 use crate::source::{SourceFile, Sources, Span};
+use crate::stack;
 use crate::syntax::ast::ItemKind;
 use items::callable;
 pub use memory::Memory;
@@ -77,6 +81,8 @@ pub struct Analysis {
     pub origins: Vec<Span>,
     /// What every name refers to.
     pub index: index::LazyIndex,
+    /// It was given up before its end: there are no findings.
+    pub stopped: bool,
 }
 
 /// An objective as its file declares it.
@@ -120,12 +126,35 @@ pub fn analyse_audited(entry: SourceFile, load: Loader, overrides: &[(String, St
 /// The same for a file that is being written: what has not changed since the last time is not done again. Findings and index
 /// are those of [`analyse`]; experiment and objectives are not put together. It is quickest where the last result has been dropped.
 pub fn analyse_again(entry: SourceFile, load: Loader, memory: &mut Memory) -> Analysis {
+    analyse_while(entry, load, memory, None)
+}
+
+/// Asked again and again during an analysis: whether to go on.
+pub type GoOn = Rc<dyn Fn() -> bool>;
+
+/// The same, given up as soon as `go_on` says no: [`Analysis::stopped`] tells. Then trees and names are there, findings are not.
+pub fn analyse_while(entry: SourceFile, load: Loader, memory: &mut Memory, go_on: Option<GoOn>) -> Analysis {
     // Left empty should the checker panic: what it was about to change is not to be trusted.
-    let (analysis, kept) = Checker::new(std::mem::take(memory)).analyse(entry, load, &[], None);
-    *memory = kept;
+    let checker = Checker { go_on, ..Checker::new(std::mem::take(memory)) };
+    let (analysis, kept) = checker.analyse(entry, load, &[], None);
+    if !analysis.stopped {
+        *memory = kept;
+    }
     // What was not checked again has left no trace in it.
     Analysis { experiment: None, objectives: Vec::new(), ..analysis }
 }
+
+/// Trees and names alone: what can be known of a text that can't be checked.
+pub fn outline(entry: SourceFile, load: Loader) -> Analysis {
+    Checker { go_on: Some(Rc::new(|| false)), stopped: true, ..Checker::new(Memory::default()) }.analyse(entry, load, &[], None).0
+}
+
+/// How many definitions may wait for each other, each needed by the one before, and how many levels a formula may have. A file of
+/// thousands of `let`s, each naming the last one, is far below that.
+pub const DEEPEST_CHAIN: usize = 10_000;
+
+/// So many expressions are evaluated between two looks at whether to go on.
+const BETWEEN_LOOKS: u32 = 512;
 
 /// The state of one analysis.
 struct Checker {
@@ -169,6 +198,12 @@ struct Checker {
     any_numbers: bool,
     /// How often a definition was found to need itself.
     cycles: usize,
+    /// How many definitions are being evaluated, each needed by the one before.
+    chain: usize,
+    go_on: Option<GoOn>,
+    /// Expressions until the next look at whether to go on.
+    until_look: u32,
+    stopped: bool,
 }
 
 impl Checker {
@@ -202,6 +237,10 @@ impl Checker {
             has_experiment: false,
             any_numbers: false,
             cycles: 0,
+            chain: 0,
+            go_on: None,
+            until_look: BETWEEN_LOOKS,
+            stopped: false,
         }
     }
 
@@ -212,11 +251,24 @@ impl Checker {
         overrides: &[(String, String)],
         audit: Option<Auditor>,
     ) -> (Analysis, Memory) {
-        let entry = self.load(entry, load);
-        self.load_defaults(load);
-        self.apply_overrides(entry, overrides);
-        let experiment = self.experiment(entry);
-        self.finish(experiment, audit)
+        stack::with_room(|| {
+            let entry = self.load(entry, load);
+            self.load_defaults(load);
+            self.apply_overrides(entry, overrides);
+            let experiment = self.experiment(entry);
+            self.finish(experiment, audit)
+        })
+    }
+
+    /// Whether the analysis has been given up.
+    fn gives_up(&mut self) -> bool {
+        let Some(go_on) = &self.go_on else { return false };
+        self.until_look -= 1;
+        if self.until_look == 0 {
+            self.until_look = BETWEEN_LOOKS;
+            self.stopped |= !go_on();
+        }
+        self.stopped
     }
 
     fn report(&mut self, diagnostic: Diagnostic) {
@@ -315,9 +367,14 @@ impl Checker {
     }
 
     fn finish(mut self, experiment: Option<Experiment>, audit: Option<Auditor>) -> (Analysis, Memory) {
+        let experiment = experiment.filter(|_| !self.stopped);
+        if self.stopped {
+            self.diagnostics.clear();
+            self.objectives.clear();
+        }
         // Where something is wrong, a name may be unread because of it; and a file without an experiment has only begun.
         let sound = self.diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning);
-        if sound && self.has_experiment {
+        if sound && self.has_experiment && !self.stopped {
             self.warn_of_unused_names();
         }
         let audited = match (&experiment, audit) {
@@ -327,7 +384,9 @@ impl Checker {
             }
             _ => false,
         };
-        allow::silence(&self.sources, &mut self.diagnostics, audited);
+        if !self.stopped {
+            allow::silence(&self.sources, &mut self.diagnostics, audited);
+        }
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span, diagnostic.code));
         let failed = self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let analysis = Analysis {
@@ -337,6 +396,7 @@ impl Checker {
             objectives: self.objectives,
             origins: self.origins,
             index: index::Index::lazy(self.modules, self.facts),
+            stopped: self.stopped,
         };
         (analysis, self.memory)
     }

@@ -1,5 +1,8 @@
 //! Mistakes that were published: objectives that read well and teach something else, or nothing. Each check names its source.
 
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, Train};
 use crate::formula::{
@@ -33,10 +36,20 @@ impl Factor {
 
 /// The factor of a term's own part, divergences aside: they are exact at every prefix and need no sample.
 fn factor(formula: &Formula) -> Factor {
+    factor_once(formula, &mut HashMap::new())
+}
+
+/// A part that several others use is looked at once.
+fn factor_once(formula: &Formula, known: &mut HashMap<*const FormulaNode, Factor>) -> Factor {
     if !formula.live() {
         return Factor::Absent;
     }
-    match &formula.0.kind {
+    let address = Rc::as_ptr(&formula.0);
+    if let Some(factor) = known.get(&address) {
+        return *factor;
+    }
+    let mut factor = |formula: &Formula| factor_once(formula, known);
+    let found = match &formula.0.kind {
         FormulaKind::Live(Live::Part(Part::Logp)) => Factor::Blind,
         FormulaKind::Live(Live::Divergence(_)) => Factor::Absent,
         FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
@@ -54,7 +67,9 @@ fn factor(formula: &Formula) -> Factor {
             _ => Factor::Other,
         },
         _ => Factor::Other,
-    }
+    };
+    known.insert(address, found);
+    found
 }
 
 fn scaled(factor: Factor, by: &Formula) -> Factor {
@@ -75,7 +90,12 @@ fn is_log_ratio(formula: &Formula) -> bool {
 /// A number that is known before the token is drawn: it depends on the prefix at most. Where that is not certain, it is not blind:
 /// a mean over the completion already depends on what was drawn.
 fn is_blind(formula: &Formula) -> bool {
-    let alone = match &formula.0.kind {
+    formula.parts().into_iter().all(is_blind_alone)
+}
+
+/// Its parts aside.
+fn is_blind_alone(formula: &Formula) -> bool {
+    match &formula.0.kind {
         FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Apply { .. } => true,
         FormulaKind::Signal(signal) => match signal {
             Signal::Of { part, .. } => matches!(part, Part::Entropy | Part::Top1 | Part::EndLogp),
@@ -97,8 +117,7 @@ fn is_blind(formula: &Formula) -> bool {
             _ => false,
         },
         _ => false,
-    };
-    alone && formula.operands().into_iter().all(is_blind)
+    }
 }
 
 fn reads_token(support: &Support) -> bool {

@@ -394,6 +394,12 @@ impl Checker {
             overworked: _,
             // Whoever is in one is not kept.
             cycles: _,
+            // Whoever comes to its end reports it.
+            chain: _,
+            // Nothing is kept of an analysis that was given up.
+            go_on: _,
+            until_look: _,
+            stopped: _,
         } = self;
         let spoilt = [
             models.touched(),

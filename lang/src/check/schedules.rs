@@ -6,11 +6,12 @@ use crate::formula::{Adaptive, Axis, Formula, FormulaKind, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Expr, ExprKind};
 
-use super::Checker;
 use super::builtins::ScheduleName;
+use super::calls::DEEPEST_CALL;
 use super::evaluate::{Context, Env};
 use super::settings::{Settings, open, undecided};
 use super::value::Value;
+use super::{Checker, bounds};
 
 impl Checker {
     /// A number over training time: a plain number, a schedule, or any expression of what the run as a whole has.
@@ -121,6 +122,11 @@ impl Checker {
                         return None;
                     }
                 };
+                if then.warmups() >= DEEPEST_CALL {
+                    let text = format!("warmups are nested more than {DEEPEST_CALL} deep");
+                    self.report(Diagnostic::error(Code::NestingTooDeep, first.span, text).help("one of them is enough"));
+                    return None;
+                }
                 Schedule::Warmup { steps: steps?, then: Box::new(then) }
             }
             ScheduleName::Piecewise => self.piecewise(first, env)?,
@@ -215,8 +221,13 @@ impl Checker {
                 return None;
             };
             let rises = pieces.last().map_or(*from == 0.0, |(last, _)| *from > f64::from(*last));
-            if from.fract() != 0.0 || *from > f64::from(u32::MAX) || !rises {
-                let wanted = if index == 0 { "the first piece begins at step 0" } else { "each piece begins at a later step" };
+            let last = f64::from(bounds::STEPS.most);
+            if from.fract() != 0.0 || *from > last || !rises {
+                let wanted = match index {
+                    0 => "the first piece begins at step 0",
+                    _ if *from > last => "no run has that many steps",
+                    _ => "each piece begins at a later step",
+                };
                 self.report(
                     Diagnostic::error(Code::OutOfRange, place(index), wanted).label(format!("begins at {from}")).help(USAGE),
                 );

@@ -6,10 +6,10 @@ use crate::formula::{Axis, Declared, Formula, FormulaKind, Role, Unit};
 use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Name, Route, Statement};
 
-use super::Checker;
 use super::evaluate::Env;
 use super::value::{Callable, Value};
 use super::vocabulary::{self, Key};
+use super::{Checker, bounds};
 
 /// The settings of one block, checked against the keys it may have.
 pub struct Settings<'a> {
@@ -242,10 +242,20 @@ impl Checker {
             self.wrong_kind(span, &format!("{what} must be a whole number known before the run"), value);
             return None;
         };
-        if number.fract() != 0.0 || number < least as f64 || number > f64::from(u32::MAX) {
+        if number.fract() != 0.0 || number < least as f64 {
             self.report(
                 Diagnostic::error(Code::OutOfRange, span, format!("{what} must be a whole number, at least {least}"))
                     .label(format!("this is {number}")),
+            );
+            return None;
+        }
+        let bound = bounds::of(what.trim_matches('`'));
+        if number > f64::from(bound.most) {
+            let most = bounds::written(bound.most);
+            self.report(
+                Diagnostic::error(Code::OutOfRange, span, format!("{what} must be at most {most}"))
+                    .label(format!("this is {number}"))
+                    .help(format!("write {most} or less: {}", bound.because)),
             );
             return None;
         }

@@ -8,9 +8,11 @@ use crate::experiment::{
 };
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Part, Role, Signal};
 
-use super::Checker;
+use super::bounds::Bound;
 use super::objectives::reads_group;
+use super::ranges::Stay;
 use super::settings::{Settings, open};
+use super::{Checker, bounds};
 
 /// A term and the completions that it is trained on.
 pub struct Stream<'a> {
@@ -313,24 +315,24 @@ impl Checker {
     fn check_numbers(&mut self, train: &Train, settings: &Settings) -> bool {
         let length = Some(train.length);
         let fraction = (0.0, 1.0);
-        let counted = (1.0, f64::from(u32::MAX));
+        let counted = |bound: &Bound| (1.0, f64::from(bound.most));
         let mut good = true;
         for rollout in all_rollouts(&train.objective, &train.rollout) {
             good &= match &rollout.source {
                 RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => {
-                    self.within(&sampling.max_tokens, "`max_tokens`", counted, length)
+                    self.within(&sampling.max_tokens, "`max_tokens`", counted(&bounds::TOKENS), length)
                 }
                 RolloutSource::Mix { share, .. } => self.within(share, "the share of a `mix`", fraction, length),
                 RolloutSource::TokenMix { alpha, .. } => self.within(alpha, "`alpha` of a `token_mix`", fraction, length),
                 RolloutSource::Replay { share, .. } => self.within(share, "`share` of a `replay`", fraction, length),
-                RolloutSource::Turns { at_most, .. } => self.within(at_most, "`at_most`", counted, length),
+                RolloutSource::Turns { at_most, .. } => self.within(at_most, "`at_most`", counted(&bounds::SAMPLES), length),
                 _ => true,
             };
             for edit in &rollout.edits {
                 if let Edit::FirstTurns { turns }
                 | Edit::ExpertTurns { turns: ExpertTurns::First(turns) | ExpertTurns::AllBut(turns) } = edit
                 {
-                    good &= self.within(turns, "the number of turns", (0.0, counted.1), length);
+                    good &= self.within(turns, "the number of turns", (0.0, f64::from(bounds::TURNS.most)), length);
                 }
             }
         }
@@ -369,8 +371,7 @@ impl Checker {
         let Some(context) = self.architecture(train.start).map(|architecture| architecture.context) else { return true };
         for rollout in all_rollouts(&train.objective, &train.rollout) {
             let (RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. }) = &rollout.source else { continue };
-            let Some(longest) = longest(&sampling.max_tokens, train.length) else { continue };
-            if longest >= f64::from(context) {
+            if let Some(longest) = at_least(&sampling.max_tokens, f64::from(context), train.length) {
                 let own = settings.place(&["max_tokens", "rollout"]);
                 let place = if own == settings.span { self.span(rollout.origin) } else { own };
                 self.report(
@@ -397,18 +398,21 @@ impl Checker {
     }
 }
 
-/// The largest value of a number over training time, where it can be known.
-fn longest(formula: &Formula, length: Length) -> Option<f64> {
+/// A value of a number over training time that reaches `limit`, where it can be known to.
+fn at_least(formula: &Formula, limit: f64, length: Length) -> Option<f64> {
     use crate::formula::Adaptive;
     if open(formula) {
         return None;
     }
     if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {
-        return values.iter().copied().reduce(f64::max);
+        return values.iter().copied().find(|value| *value >= limit);
     }
     let steps = match length {
         Length::Steps(steps) => steps,
         Length::Epochs(_) => 1,
     };
-    super::ranges::range_over_run(formula, steps).map(|[_, (high, _)]| high)
+    match super::ranges::first_outside(formula, (f64::NEG_INFINITY, limit.next_down()), steps) {
+        Stay::Leaves { value, .. } => Some(value),
+        Stay::Within | Stay::Unknown => None,
+    }
 }

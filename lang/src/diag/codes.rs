@@ -37,7 +37,7 @@ impl Code {
 codes! {
     Syntax = "syntax", "the text does not follow the grammar";
     ForeignSyntax = "foreign-syntax", "a habit from Python, YAML or shell that mopd spells differently";
-    NestingTooDeep = "nesting-too-deep", "brackets are nested deeper than any experiment needs";
+    NestingTooDeep = "nesting-too-deep", "brackets, calls or definitions are nested deeper than any experiment needs";
     NotSupported = "not-supported-yet", "a construct of the language that this version can't run";
     UnknownName = "unknown-name", "a name that nothing declares";
     UnknownKey = "unknown-key", "a setting that this block does not have";

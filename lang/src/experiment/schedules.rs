@@ -93,7 +93,7 @@ impl Schedule {
             Schedule::Alternate { values, every } => values[(step / every) as usize % values.len()],
             Schedule::Warmup { steps: warmup, then } => {
                 if step < *warmup {
-                    then.at(0, steps.saturating_sub(*warmup)) * f64::from(step + 1) / f64::from(warmup + 1)
+                    then.at(0, steps.saturating_sub(*warmup)) * (f64::from(step) + 1.0) / (f64::from(*warmup) + 1.0)
                 } else {
                     then.at(step - warmup, steps.saturating_sub(*warmup))
                 }
@@ -101,10 +101,102 @@ impl Schedule {
         }
     }
 
-    /// Smallest and largest value of a run of `steps` steps.
-    pub fn range(&self, steps: u32) -> (f64, f64) {
-        (0..steps.max(1))
-            .map(|step| self.at(step, steps))
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+    /// The steps of a run at which it goes another way.
+    pub fn turns(&self, steps: u32) -> Vec<u32> {
+        match self {
+            Schedule::Constant { .. } => Vec::new(),
+            Schedule::Linear { over, .. } | Schedule::Cosine { over, .. } | Schedule::Exponential { over, .. } => match over {
+                Over::Run => Vec::new(),
+                Over::Steps(end) => vec![*end],
+                Over::Share(share) => vec![(share * f64::from(steps)) as u32],
+            },
+            Schedule::Piecewise { pieces } => pieces.iter().map(|(start, _)| *start).collect(),
+            Schedule::Alternate { values, every } => (1..=values.len() as u32).map(|turn| every.saturating_mul(turn)).collect(),
+            Schedule::Warmup { steps: warmup, then } => {
+                let later = then.turns(steps.saturating_sub(*warmup)).into_iter().map(|turn| turn.saturating_add(*warmup));
+                later.chain([*warmup]).collect()
+            }
+        }
+    }
+
+    /// How many warm-ups stand around it.
+    pub fn warmups(&self) -> usize {
+        let mut schedule = self;
+        let mut found = 0;
+        while let Schedule::Warmup { then, .. } = schedule {
+            (schedule, found) = (then, found + 1);
+        }
+        found
+    }
+
+    /// Bounds of the values from step `first` to step `last`, both included, of a run of `steps` steps: the smallest and largest of
+    /// them, or a little further out. Takes no longer for a longer run.
+    pub fn bounds(&self, first: u32, last: u32, steps: u32) -> (f64, f64) {
+        let span = |values: &mut dyn Iterator<Item = f64>| {
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+        };
+        match self {
+            // Each goes one way only.
+            Schedule::Constant { .. } | Schedule::Linear { .. } | Schedule::Cosine { .. } | Schedule::Exponential { .. } => {
+                span(&mut [first, last].into_iter().map(|step| self.at(step, steps)))
+            }
+            Schedule::Piecewise { pieces } => {
+                let later = pieces.iter().filter(|(start, _)| (first..=last).contains(start)).map(|(_, value)| *value);
+                span(&mut later.chain([self.at(first, steps)]))
+            }
+            Schedule::Alternate { values, every } => {
+                let pieces = (first / every..=last / every).take(values.len());
+                span(&mut pieces.map(|piece| values[piece as usize % values.len()]))
+            }
+            Schedule::Warmup { steps: warmup, then } => {
+                let rising = first..last.saturating_add(1).min(*warmup);
+                let rises = (!rising.is_empty()).then(|| [rising.start, rising.end - 1].map(|step| self.at(step, steps)));
+                let after = (last >= *warmup).then(|| {
+                    let (low, high) = then.bounds(first.saturating_sub(*warmup), last - warmup, steps.saturating_sub(*warmup));
+                    [low, high]
+                });
+                span(&mut rises.into_iter().chain(after).flatten())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_hold_for_every_piece_of_a_run() {
+        let warm = |then: Schedule| Schedule::Warmup { steps: 7, then: Box::new(then) };
+        let schedules = [
+            Schedule::Constant { value: 2.0 },
+            Schedule::Linear { from: 1.0, to: -3.0, over: Over::Run },
+            Schedule::Cosine { from: 1e-3, to: 1e-5, over: Over::Share(0.5) },
+            Schedule::Exponential { from: 1e-5, to: 1.0, over: Over::Steps(20) },
+            Schedule::Piecewise { pieces: vec![(0, 1.0), (5, -2.0), (9, 4.0)] },
+            Schedule::Alternate { values: vec![1.0, 5.0, -1.0], every: 3 },
+            warm(Schedule::Linear { from: 1.0, to: 0.0, over: Over::Run }),
+            warm(warm(Schedule::Alternate { values: vec![3.0, -5.0], every: 2 })),
+        ];
+        for schedule in schedules {
+            for steps in [1, 6, 8, 40] {
+                for first in 0..steps {
+                    for last in first..steps {
+                        let values: Vec<f64> = (first..=last).map(|step| schedule.at(step, steps)).collect();
+                        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+                        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                        assert_eq!(schedule.bounds(first, last, steps), (low, high), "{schedule:?}: {first}..={last} of {steps}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_numbers_that_fit_are_no_panic() {
+        let largest = u32::MAX;
+        let schedule = Schedule::Warmup { steps: largest, then: Box::new(Schedule::Constant { value: 1.0 }) };
+        assert!(schedule.at(largest, largest) <= 1.0 && schedule.at(largest - 1, largest) <= 1.0);
+        assert_eq!(schedule.bounds(0, largest, largest).1, 1.0);
     }
 }

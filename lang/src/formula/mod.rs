@@ -9,6 +9,7 @@ pub mod elementwise;
 mod signals;
 pub mod text;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
@@ -136,6 +137,41 @@ pub enum Function {
 }
 
 impl Function {
+    pub const ALL: &'static [Function] = {
+        use Function::*;
+        &[
+            Negate,
+            Not,
+            Abs,
+            Exp,
+            Log,
+            Log1p,
+            Sqrt,
+            Tanh,
+            Sigmoid,
+            Relu,
+            Cos,
+            Floor,
+            Add,
+            Subtract,
+            Multiply,
+            Divide,
+            Power,
+            Minimum,
+            Maximum,
+            Equal,
+            NotEqual,
+            Less,
+            LessEqual,
+            Greater,
+            GreaterEqual,
+            And,
+            Or,
+            Clip,
+            Where,
+        ]
+    };
+
     pub fn operands(self) -> usize {
         use Function::*;
         match self {
@@ -340,10 +376,10 @@ pub enum Adaptive {
 const FEW: usize = 48;
 
 /// A formula with its type. Cheap to clone: parts are shared.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub struct Formula(pub Rc<FormulaNode>);
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct FormulaNode {
     pub kind: FormulaKind,
     pub unit: Unit,
@@ -353,6 +389,8 @@ pub struct FormulaNode {
     pub origin: Origin,
     /// The values that it may take over a run: what the type of the parameter says that it was given for.
     pub declared: Option<Declared>,
+    /// Of the tree of its parts: 1 without any.
+    depth: u32,
 }
 
 /// What a parameter's type promises of a number that moves: it is looked at again where the length of the run is known.
@@ -414,31 +452,85 @@ pub enum FormulaKind {
 impl FormulaNode {
     /// Its direct parts, those inside divergences included.
     pub fn operands(&self) -> Vec<&Formula> {
-        match &self.kind {
-            FormulaKind::Apply { operands, .. } => operands.iter().collect(),
-            FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
-                std::iter::once(operand).chain(among).collect()
-            }
-            FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => vec![operand, discount],
-            FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => vec![operand],
-            FormulaKind::Across { members, among, .. } => members.iter().chain(among).collect(),
-            FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
-                divergence.formulas()
-            }
-            FormulaKind::Live(Live::SquaredError { target, .. } | Live::BinaryCrossEntropy { target, .. }) => vec![target],
-            FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
-                PreferenceKind::Dpo { beta } => vec![beta],
-                PreferenceKind::BradleyTerry => Vec::new(),
-            },
-            FormulaKind::Adaptive(Adaptive::Ladder { advance_if: formula, .. } | Adaptive::Learned { gain: formula, .. }) => {
-                vec![formula]
-            }
-            FormulaKind::Number(_)
-            | FormulaKind::Schedule(_)
-            | FormulaKind::Signal(_)
-            | FormulaKind::Live(_)
-            | FormulaKind::Variable(_) => Vec::new(),
+        parts_of(&self.kind)
+    }
+}
+
+fn parts_of(kind: &FormulaKind) -> Vec<&Formula> {
+    match kind {
+        FormulaKind::Apply { operands, .. } => operands.iter().collect(),
+        FormulaKind::Reduce { operand, among, .. } | FormulaKind::Statistic { operand, among, .. } => {
+            std::iter::once(operand).chain(among).collect()
         }
+        FormulaKind::Scan { scan: Scan::RewardToGo { discount }, operand, .. } => vec![operand, discount],
+        FormulaKind::Scan { operand, .. } | FormulaKind::Memory { operand, .. } => vec![operand],
+        FormulaKind::Across { members, among, .. } => members.iter().chain(among).collect(),
+        FormulaKind::Signal(Signal::Divergence(divergence)) | FormulaKind::Live(Live::Divergence(divergence)) => {
+            divergence.formulas()
+        }
+        FormulaKind::Live(Live::SquaredError { target, .. } | Live::BinaryCrossEntropy { target, .. }) => vec![target],
+        FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
+            PreferenceKind::Dpo { beta } => vec![beta],
+            PreferenceKind::BradleyTerry => Vec::new(),
+        },
+        FormulaKind::Adaptive(Adaptive::Ladder { advance_if: formula, .. } | Adaptive::Learned { gain: formula, .. }) => {
+            vec![formula]
+        }
+        FormulaKind::Number(_)
+        | FormulaKind::Schedule(_)
+        | FormulaKind::Signal(_)
+        | FormulaKind::Live(_)
+        | FormulaKind::Variable(_) => Vec::new(),
+    }
+}
+
+/// From so many levels on, a formula is compared with care: its parts may be many times as many as it has.
+const DEEP: u32 = 12;
+
+/// From so many levels on, a formula is freed with care: on a stack that has room for it.
+const VERY_DEEP: u32 = 512;
+
+impl Drop for FormulaNode {
+    fn drop(&mut self) {
+        // Freed level by level, each inside the one above: the stack it happens on may be a small one.
+        if self.depth > VERY_DEEP {
+            let kind = std::mem::replace(&mut self.kind, FormulaKind::Number(0.0));
+            crate::stack::with_room(move || drop(kind));
+        }
+    }
+}
+
+impl PartialEq for FormulaNode {
+    fn eq(&self, other: &FormulaNode) -> bool {
+        (self.depth, self.unit, self.axis, self.live, self.origin)
+            == (other.depth, other.unit, other.axis, other.live, other.origin)
+            && self.declared == other.declared
+            && self.kind == other.kind
+    }
+}
+
+thread_local! {
+    /// Of the comparison under way: what is being compared, and what has been. Nothing is, where it is empty.
+    static COMPARED: RefCell<HashSet<[*const FormulaNode; 2]>> = RefCell::default();
+}
+
+/// Two parts are compared once, however many paths lead to them: each `let` of a chain may use the last one twice.
+impl PartialEq for Formula {
+    fn eq(&self, other: &Formula) -> bool {
+        if Rc::ptr_eq(&self.0, &other.0) {
+            return true;
+        }
+        if self.depth() != other.depth() || self.depth() < DEEP {
+            return self.0 == other.0;
+        }
+        let pair = [Rc::as_ptr(&self.0), Rc::as_ptr(&other.0)];
+        let (first, new) = COMPARED.with_borrow_mut(|compared| (compared.is_empty(), compared.insert(pair)));
+        // Where an earlier look found a difference, the whole is different whatever is said here.
+        let same = !new || crate::stack::with_room(|| self.0 == other.0);
+        if first {
+            COMPARED.with_borrow_mut(HashSet::clear);
+        }
+        same
     }
 }
 
@@ -450,17 +542,27 @@ impl fmt::Debug for Formula {
 
 impl Formula {
     pub fn new(kind: FormulaKind, unit: Unit, axis: Axis, live: bool, origin: Origin) -> Formula {
-        Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared: None }))
+        let depth = match &kind {
+            FormulaKind::Number(_) | FormulaKind::Schedule(_) | FormulaKind::Variable(_) => 0,
+            FormulaKind::Apply { operands, .. } => operands.iter().map(Formula::depth).max().unwrap_or_default(),
+            other => parts_of(other).into_iter().map(Formula::depth).max().unwrap_or_default(),
+        };
+        Formula(Rc::new(FormulaNode { kind, unit, axis, live, origin, declared: None, depth: depth.saturating_add(1) }))
+    }
+
+    pub fn depth(&self) -> u32 {
+        self.0.depth
     }
 
     /// The same number, held to what a parameter's type promises, and to what was promised of it before.
     pub fn declared(&self, declared: Declared) -> Formula {
-        let FormulaNode { kind, unit, axis, live, origin, declared: before } = &*self.0;
+        let FormulaNode { kind, unit, axis, live, origin, declared: before, depth } = &*self.0;
         let (low, high) = before
             .as_ref()
             .map_or((declared.low, declared.high), |before| (declared.low.max(before.low), declared.high.min(before.high)));
         let declared = Some(Declared { low, high, ..declared });
-        Formula(Rc::new(FormulaNode { kind: kind.clone(), unit: *unit, axis: *axis, live: *live, origin: *origin, declared }))
+        let (unit, axis, live, origin, depth) = (*unit, *axis, *live, *origin, *depth);
+        Formula(Rc::new(FormulaNode { kind: kind.clone(), unit, axis, live, origin, declared, depth }))
     }
 
     /// A signal, with its own unit and axis.

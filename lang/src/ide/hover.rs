@@ -1,10 +1,10 @@
 //! What a name is, in Markdown.
 
 use super::{ENTRY, describe};
-use crate::check::Analysis;
 use crate::check::builtins::Builtin;
 use crate::check::index::{SymbolId, SymbolKind, Target};
 use crate::check::vocabulary::{Key, Takes};
+use crate::check::{Analysis, bounds};
 use crate::source::Span;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +84,10 @@ fn builtin_text(builtin: &Builtin) -> String {
 pub fn key_text(key: &Key) -> String {
     let need = if key.required { "must be set" } else { "may be left out" };
     let mut text = format!("`{}` ({need}): {}", key.name, key.doc);
+    if let Takes::Count = key.takes {
+        let bound = bounds::of(key.name);
+        text += &format!(" At most {}: {}.", bounds::written(bound.most), bound.because);
+    }
     if let Takes::Words(words) = key.takes {
         for word in words {
             text += &format!("\n- `{}`: {}", word.name, word.doc);

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use mopd_lang::check::bounds;
 use mopd_lang::check::builtins::{self, Builtin, Kind};
 use mopd_lang::check::vocabulary::{self, Key, SignalName, Takes, Word};
 
@@ -25,6 +26,7 @@ pub fn sections() -> Vec<(String, String)> {
     for group in Group::ALL {
         found.push((format!("functions: {}", group.name()), functions(*group)));
     }
+    found.push(("limits".to_owned(), limits()));
     found.push(("functions: losses".to_owned(), builtins::losses().iter().map(entry).collect::<String>().trim_end().to_owned()));
     found
 }
@@ -51,6 +53,16 @@ fn settings(keys: &[Key]) -> String {
     for key in must.into_iter().chain(may) {
         let name = if key.required { format!("**`{}`**", key.name) } else { format!("`{}`", key.name) };
         let _ = writeln!(text, "| {name} | {} | {} |", cell(&takes(key.takes)), cell(key.doc));
+    }
+    text.trim_end().to_owned()
+}
+
+fn limits() -> String {
+    let mut text = "| setting or argument | at most | because |\n|---|---:|---|\n".to_owned();
+    for bound in bounds::TABLE {
+        let names: Vec<String> =
+            bound.settings.iter().map(|name| if name.contains(' ') { (*name).to_owned() } else { format!("`{name}`") }).collect();
+        let _ = writeln!(text, "| {} | {} | {} |", names.join(", "), bounds::written(bound.most), bound.because);
     }
     text.trim_end().to_owned()
 }

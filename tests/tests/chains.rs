@@ -1,0 +1,106 @@
+//! Definitions that name each other, by the thousand: long chains are checked and planned, longer ones are a diagnostic, and none
+//! ends the program. Tests run on stacks of 2 MB, smaller than those of the program.
+
+use mopd_lang::diag::Code;
+use mopd_lang::source::SourceFile;
+use mopd_tests::{check, listing};
+
+const SETUP: &str = r#"domain d { prompts = "p.jsonl", reward = exact_match }
+model base = llama { layers = 1, width = 32, heads = 2, context = 64, tokenizer = bytes }
+experiment "e" { seed = 1 }
+"#;
+
+fn lines(numbers: std::ops::Range<usize>, line: impl Fn(usize) -> String) -> String {
+    numbers.map(|number| line(number) + "\n").collect()
+}
+
+/// Checked, audited and planned without a finding.
+fn is_sound(text: &str) {
+    let analysis = check("chain.mopd", text);
+    assert!(analysis.diagnostics.is_empty(), "{}", listing(&analysis).chars().take(600).collect::<String>());
+    if let Some(experiment) = &analysis.experiment {
+        let planned = mopd_compiler::compile(experiment, &analysis.origins, &analysis.sources, true);
+        assert!(planned.is_ok(), "{:?}", planned.err());
+    }
+    for named in &analysis.objectives {
+        mopd_compiler::normal_form(&named.objective, None);
+    }
+}
+
+/// An objective with these `let`s, of which `last` is the weight, and two stages that use it.
+fn objective(lets: &str, last: &str) -> String {
+    let stage = |name: &str| {
+        format!(
+            "model {name} = distill(base) {{ objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }}\n"
+        )
+    };
+    format!(
+        "{SETUP}teacher t = base\nroute {{ else -> t }}\nobjective o {{\n{lets}  weight = {last}\n  term all = live student.logp\n  reduce = mean(token) then mean(sequence)\n}}\n{}{}",
+        stage("one"),
+        stage("two")
+    )
+}
+
+#[test]
+fn lets_that_name_the_one_before() {
+    is_sound(&("let a0 = 1\n".to_owned() + &lines(1..5_000, |n| format!("let a{n} = a{} + 1", n - 1))));
+}
+
+#[test]
+fn lets_that_name_the_one_behind() {
+    is_sound(&(lines(0..5_000, |n| format!("let a{n} = a{} + 1", n + 1)) + "let a5000 = 1\n"));
+}
+
+#[test]
+fn lets_of_an_objective() {
+    let lets = lines(1..4_000, |n| format!("  let a{n} = a{} + 0.5 * student.entropy", n - 1));
+    is_sound(&objective(&format!("  let a0 = student.logp - teacher.logp\n{lets}"), "a3999"));
+}
+
+/// Few parts and very many paths.
+#[test]
+fn lets_that_use_the_one_before_twice() {
+    let lets = lines(1..300, |n| format!("  let a{n} = 0.5 * a{} + 0.5 * a{}", n - 1, n - 1));
+    is_sound(&objective(&format!("  let a0 = teacher.logp - student.logp\n{lets}"), "a299"));
+    let live = lines(1..60, |n| format!("  let a{n} = 0.5 * a{} + 0.5 * a{}", n - 1, n - 1));
+    is_sound(&objective(&format!("  let a0 = teacher.logp - student.logp\n{live}"), "a59 * a59"));
+}
+
+#[test]
+fn models_in_either_order() {
+    let stage = |of: usize| format!("sft(m{of}, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}");
+    is_sound(&format!("{SETUP}model m0 = base\n{}", lines(1..1_500, |n| format!("model m{n} = {}", stage(n - 1)))));
+    is_sound(&format!("{SETUP}{}model m1500 = base\n", lines(0..1_500, |n| format!("model m{n} = {}", stage(n + 1)))));
+}
+
+#[test]
+fn what_is_too_deep_is_said_once() {
+    let forward = lines(0..20_000, |n| format!("let a{n} = a{} + 1", n + 1)) + "let a20000 = 1\n";
+    let lets = lines(1..12_000, |n| format!("  let a{n} = a{} + student.entropy", n - 1));
+    let deep = objective(&format!("  let a0 = student.entropy\n{lets}"), "a11999");
+    let schedules =
+        "schedule s0 = linear(0 -> 1)\n".to_owned() + &lines(1..100, |n| format!("schedule s{n} = warmup(3, s{})", n - 1));
+    for text in [forward, deep, schedules] {
+        let analysis = check("chain.mopd", &text);
+        let codes: Vec<Code> = analysis.diagnostics.iter().map(|finding| finding.code).collect();
+        assert_eq!(codes, [Code::NestingTooDeep], "{}", listing(&analysis).chars().take(600).collect::<String>());
+    }
+}
+
+/// An editor does it again after every keystroke, and keeps what it can.
+#[test]
+fn what_is_kept_between_keystrokes_is_no_deeper() {
+    let mut memory = mopd_lang::Memory::default();
+    let text = format!(
+        "{SETUP}{}model m800 = base\n",
+        lines(0..800, |n| format!("model m{n} = sft(m{}, on: d) {{ target = answer, steps = 1, batch = 1, lr = 1e-3 }}", n + 1))
+    );
+    for text in [text.clone(), text.clone() + "\n", text.replace("model m800 = base", "model m800 = nothing"), text] {
+        let source = SourceFile { path: "chain.mopd".to_owned(), text };
+        let load = |name: &[&str]| match name {
+            ["std", module] => mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+            _ => None,
+        };
+        mopd_lang::analyse_again(source, &load, &mut memory);
+    }
+}
