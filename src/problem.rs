@@ -104,7 +104,7 @@ impl Problem {
 
     pub fn text(&self, style: Style) -> String {
         if self.status == Status::Interrupted {
-            return format!("{}\n", self.message);
+            return format!("{}\n", output::printable(&self.message));
         }
         let mut text = format!(
             "{}{}\n",

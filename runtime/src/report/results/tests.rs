@@ -77,7 +77,11 @@ fn only_verdicts_are_passes() {
     let mut plan = plan();
     let named = |plan: &Plan, greedy| metric(&plan.experiment, &plan.experiment.comparisons[0], greedy);
     assert_eq!([named(&plan, false), named(&plan, true)], ["pass@1", "greedy"]);
-    plan.experiment.domains[0].reward =
-        mopd_compiler::plan::Reward::Command { command: "judge".to_owned(), time_limit_seconds: 1.0, batch: 1 };
+    plan.experiment.domains[0].reward = mopd_compiler::plan::Reward::Command {
+        command: "judge".to_owned(),
+        time_limit_seconds: 1.0,
+        batch: 1,
+        depends: Vec::new(),
+    };
     assert_eq!([named(&plan, false), named(&plan, true)], ["mean reward", "greedy mean reward"]);
 }
