@@ -128,18 +128,6 @@ impl Checker {
                 );
                 return false;
             }
-            if sampler && rollout.sampling().is_some_and(|sampling| sampling.temperature == 0.0) {
-                let span = self.span(rollout.origin);
-                let at = self.place_of(objective, reads_sampler);
-                let text = "greedy decoding takes every token with certainty: there is no probability to compare with";
-                self.report(
-                    Diagnostic::error(Code::OffPolicyRatio, span, text)
-                        .label("`temperature` is 0")
-                        .because(at, "`ratio` or `sampler` is read here")
-                        .help("draw the completions at a `temperature` above 0, or use a term that needs no sampler, such as `live kl(...)`"),
-                );
-                return false;
-            }
             if (sampler || is_score_function(objective, term))
                 && let Some(sampling) = truncated(rollout)
             {
