@@ -403,7 +403,7 @@ pub struct Normalized {
 /// How a model is judged on held-out prompts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// `n` samples a prompt; pass@1 is their mean reward. Temperature 0 is greedy, one sample.
+    /// `n` samples a prompt: the score is their mean reward. Temperature 0 is greedy, one sample.
     pub sampling: Sampling,
     /// At most this many test prompts a domain, the first ones of the file; all where absent.
     pub prompts: Option<u32>,

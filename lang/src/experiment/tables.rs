@@ -40,7 +40,7 @@ pub struct Normalized {
 /// How a model is judged on held-out prompts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Samples of each prompt; pass@1 is their mean reward.
+    /// Samples of each prompt: the score is their mean reward.
     pub samples: u32,
     /// 0 is greedy, one sample.
     pub temperature: f64,
