@@ -67,7 +67,7 @@ impl ExpertWeights {
         let (tokens, width) = (x.size()[0], x.size()[1]);
         // Of equals the first, as when it writes.
         let weights = wide_softmax(&self.router.apply(x));
-        let chosen = weights.argsort_stable(true, -1, true).narrow(-1, 0, used);
+        let chosen = weights.argsort_stable(true, -1, true).narrow(-1, 0, used).contiguous();
         let mut weights = weights.gather(-1, &chosen, false);
         if experts.normalised {
             weights = &weights / weights.sum_dim_intlist(-1, true, weights.kind());
