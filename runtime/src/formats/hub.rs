@@ -10,6 +10,7 @@ use std::env;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use base64::Engine;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_store::{regular, write_atomically};
 use ureq::http::Uri;
@@ -29,33 +30,38 @@ pub struct Hub {
     token: Option<String>,
 }
 
-/// Where the hub is. Displays without the name and password that it may have.
+/// Where the hub is, without the name and password that its address may have.
 struct Endpoint {
-    url: String,
     uri: Uri,
+    /// What proves them.
+    basic: Option<String>,
 }
 
 impl Endpoint {
     fn new(url: &str) -> Result<Endpoint> {
-        let uri = fetch::address(url).ok().filter(|uri| uri.query().is_none());
-        let uri = uri.ok_or_else(|| {
+        let nowhere = || {
             // Not repeated: a password may be why it can't be read.
             Error::new(FailureKind::Model, "HF_ENDPOINT is no address of a server")
                 .help("it looks like https://huggingface.co; characters like `@`, `/` and `#` of a password are written %40, %2F and %23")
-        })?;
-        Ok(Endpoint { url: url.to_owned(), uri })
-    }
-
-    fn uri(&self) -> &Uri {
-        &self.uri
+        };
+        let given = fetch::address(url).ok().filter(|uri| uri.query().is_none()).ok_or_else(nowhere)?;
+        let authority = given.authority().ok_or_else(nowhere)?.as_str();
+        let (basic, host) = match authority.rsplit_once('@') {
+            Some((user, host)) => {
+                let user = if user.contains(':') { fetch::decoded(user) } else { [fetch::decoded(user), b":".to_vec()].concat() };
+                (Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(user))), host)
+            }
+            None => (None, authority),
+        };
+        let path = given.path().trim_end_matches('/');
+        let uri = fetch::address(&format!("{}://{host}{path}", given.scheme_str().unwrap_or_default())).map_err(|_| nowhere())?;
+        Ok(Endpoint { uri, basic })
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let authority = self.uri.authority().map(fetch::bare);
-        let authority = authority.as_ref().map_or("", |authority| authority.as_str());
-        write!(f, "{}://{authority}{}", self.uri.scheme_str().unwrap_or_default(), self.uri.path().trim_end_matches('/'))
+        f.write_str(self.uri.to_string().trim_end_matches('/'))
     }
 }
 

@@ -59,7 +59,8 @@ enum Range {
 pub(super) struct Client<'h> {
     agent: Agent,
     endpoint: &'h Endpoint,
-    token: Option<&'h str>,
+    /// Proves who is asking.
+    authorization: Option<String>,
 }
 
 impl<'h> Client<'h> {
@@ -71,7 +72,8 @@ impl<'h> Client<'h> {
             .timeout_connect(Some(CONNECT))
             .timeout_per_read(Some(SILENCE))
             .user_agent(concat!("mopd/", env!("CARGO_PKG_VERSION")));
-        Client { agent: config.build().into(), endpoint, token }
+        let authorization = token.map(|token| format!("Bearer {token}")).or_else(|| endpoint.basic.clone());
+        Client { agent: config.build().into(), endpoint, authorization }
     }
 
     /// What `repository` is at `revision` now.
@@ -174,13 +176,12 @@ impl<'h> Client<'h> {
 
     /// The answer to a request, after redirections.
     fn get(&self, path: &str, range: Range) -> Result<Response<Body>, Trouble> {
-        let home = self.endpoint.uri();
-        let mut place = address(&format!("{}/{path}", self.endpoint.url))?;
+        let mut place = address(&format!("{}/{path}", self.endpoint))?;
         for _ in 0..=REDIRECTS {
             let mut request = self.agent.get(&place);
             // Whoever is at another address is another: a redirection must not hand on what proves who is asking.
-            if let Some(token) = self.token.filter(|_| origin(&place) == origin(home)) {
-                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            if let Some(proof) = self.authorization.as_ref().filter(|_| origin(&place) == origin(&self.endpoint.uri)) {
+                request = request.header(header::AUTHORIZATION, proof);
             }
             if let Range::From(from) = range {
                 // Compressed, it would have another length.
@@ -194,7 +195,7 @@ impl<'h> Client<'h> {
                 return Ok(response);
             };
             let location = location.to_str().map_err(|_| Trouble::Nonsense("it redirects to what is no address".to_owned()))?;
-            place = followed(&place, location, home)?;
+            place = followed(&place, location)?;
         }
         Err(Trouble::Nonsense(format!("it redirects more than {REDIRECTS} times")))
     }
@@ -210,7 +211,7 @@ fn origin(place: &Uri) -> (Option<&str>, Option<String>, Option<u16>) {
     (place.scheme_str(), place.host().map(str::to_ascii_lowercase), port)
 }
 
-pub(super) fn followed(from: &Uri, location: &str, home: &Uri) -> Result<Uri, Trouble> {
+pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
     let nowhere = || Trouble::Nonsense("it redirects to what is no address".to_owned());
     let next = if location.starts_with('/') && !location.starts_with("//") {
         let mut parts = from.clone().into_parts();
@@ -222,21 +223,11 @@ pub(super) fn followed(from: &Uri, location: &str, home: &Uri) -> Result<Uri, Tr
     if from.scheme() == Some(&uri::Scheme::HTTPS) && next.scheme() != Some(&uri::Scheme::HTTPS) {
         return Err(Trouble::Nonsense("it redirects from https to a connection that anyone can read".to_owned()));
     }
-    // The name and password of the endpoint, where it has them, are part of its address; they too are for it alone.
-    let mut parts = next.clone().into_parts();
-    parts.authority = match (origin(&next) == origin(home), next.authority()) {
-        (true, _) => home.authority().cloned(),
-        (false, Some(authority)) => Some(bare(authority)),
-        (false, None) => None,
-    };
+    // A name and password there would be sent as ours.
+    let mut parts = next.into_parts();
+    let bare = parts.authority.as_ref().map(|authority| authority.as_str().rsplit('@').next().unwrap_or_default().parse());
+    parts.authority = bare.transpose().map_err(|_| nowhere())?;
     Uri::from_parts(parts).map_err(|_| nowhere())
-}
-
-/// Without a name and password.
-pub(super) fn bare(authority: &uri::Authority) -> uri::Authority {
-    let text = authority.as_str();
-    let bare = text.rsplit_once('@').map_or(text, |(_, host)| host);
-    bare.parse().unwrap_or_else(|_| authority.clone())
 }
 
 /// An address of a server.
@@ -262,6 +253,18 @@ fn encoded(name: &str) -> String {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
             _ => out += &format!("%{byte:02X}"),
         }
+    }
+    out
+}
+
+/// What `%2F` and the like stand for.
+pub(super) fn decoded(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let byte = (*first == b'%').then(|| u8::from_str_radix(std::str::from_utf8(tail.get(..2)?).ok()?, 16).ok()).flatten();
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
     }
     out
 }

@@ -208,12 +208,11 @@ fn redirections_end_and_stay_private() {
     assert!(refused(&hub(folder.path(), &format!("http://{address}"), false)).contains("redirects more than 10 times"));
     assert_eq!(seen.lock().unwrap().len(), 11);
     let uri = |text: &str| text.parse::<Uri>().unwrap();
-    let (home, from) = (uri("https://user:pw@hub"), uri("https://user:pw@hub/a"));
-    let follow = |location: &str| followed(&from, location, &home).map(|uri| uri.to_string());
+    let follow = |location: &str| followed(&uri("https://hub/a"), location).map(|uri| uri.to_string());
     for (location, wanted) in [
-        ("/b?c=d", "https://user:pw@hub/b?c=d"),
-        ("https://hub/b", "https://user:pw@hub/b"),
-        ("https://HUB:443/b", "https://user:pw@hub/b"),
+        ("/b?c=d", "https://hub/b?c=d"),
+        ("https://hub/b", "https://hub/b"),
+        ("https://HUB:443/b", "https://HUB:443/b"),
         ("https://other/b", "https://other/b"),
         ("https://x:y@other:8/b", "https://other:8/b"),
         ("https://hub:444/b", "https://hub:444/b"),
@@ -282,7 +281,7 @@ fn answers_that_do_not_end_or_fit_are_refused() {
     case(&play(endless("200 OK\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n")).0, "sent more than such a file can have");
     case(&play(endless("200 OK", b"hello")).0, "does not say how long");
     case(&play(endless("200 OK\r\nContent-Length: 99999999999", b"hello")).0, "the file has 95367 MiB");
-    case(&play(|_, stream| whole(stream, "\r\nContent-Encoding: gzip", b"x")).0, "compressed");
+    case(&play(|_, stream| whole(stream, "\r\nContent-Encoding: br", b"x")).0, "compressed");
     case(
         &play(|_, stream| send(stream, "206 Partial Content\r\nContent-Range: bytes 7-9/10\r\nContent-Length: 3", b"abc")).0,
         "another part",
