@@ -14,6 +14,8 @@ pub mod load;
 pub mod memory;
 pub mod merge;
 pub mod model;
+#[cfg(test)]
+mod mutations;
 pub mod predict;
 pub mod prepare;
 pub mod prompts;

@@ -132,6 +132,30 @@ fn a_failure_without_a_place() {
 }
 
 #[test]
+fn text_of_others_does_not_steer_the_terminal() {
+    // Clears the screen, writes the clipboard, turns what follows around, hides it.
+    let hostile = "\\x1b[2J\\x1b]52;c;eA==\\x07\\x9b8m\\u202e\\u2066\\x1b[8m\\r";
+    let script = format!(
+        "ready()\nsay('warning', message='w{hostile}')\nprint('e{hostile}', file=sys.stderr, flush=True)\nprint('o{hostile}', flush=True)\n\
+         say('failed', kind='storage', message='m{hostile}', help='h{hostile}', origin=None, stage='s{hostile}', seed=1, step=None)\nsys.exit(1)"
+    );
+    let safe = |text: &str| !text.chars().any(|c| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{2069}').contains(&c));
+    let spelled = "\\u001b[2J\\u001b]52;c;eA==\\u0007\\u009b8m\\u202e\\u2066\\u001b[8m";
+    let said =
+        play(&script).is(1, &[&format!("w{spelled}"), &format!("m{spelled}"), &format!("h{spelled}"), &format!("s{spelled}")]);
+    assert!(safe(&said.out) && safe(&said.err), "{said:?}");
+    let place = place(&script);
+    let said = place.mopd_with_worker(&["run", "--format", "json", "sub/a.mopd"]).is(1, &[]);
+    assert!(safe(&said.out), "{said:?}");
+    let failed = said
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .find(|line| line["event"] == "failed");
+    assert_eq!(failed.unwrap()["message"], "m\u{1b}[2J\u{1b}]52;c;eA==\u{7}\u{9b}8m\u{202e}\u{2066}\u{1b}[8m\r");
+}
+
+#[test]
 fn a_worker_that_dies() {
     play("ready()\nos.kill(os.getpid(), signal.SIGKILL)")
         .is(1, &["error[worker-died]", "signal 9", "memory", "no stage was at work", "mopd plan --predict"]);

@@ -8,6 +8,8 @@ pub mod tokenizer;
 
 use std::path::Path;
 
+#[cfg(test)]
+pub(crate) use self::parse::parse;
 pub use self::parse::{Metadata, Value};
 use super::mapped::MappedFile;
 use super::stored::{RowOrder, Stored};

@@ -1,0 +1,220 @@
+//! Every reader of what people bring, on valid files that were changed somewhere: an error in words or a value, never a panic. A few
+//! hundred here; `MOPD_MUTATIONS=100000 cargo test --release -p mopd-runtime --lib mutations` is an hour.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mopd_compiler::plan::events::FailureKind;
+use mopd_compiler::plan::{DataSource, PromptFormat};
+use tempfile::TempDir;
+
+use crate::data::tokenizer::{Pretrained, Tokenizer};
+use crate::data::{Dataset, Field, Kind, Request};
+use crate::failure::Error;
+use crate::formats::{gguf, huggingface, safetensors};
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, count: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % count.max(1)
+    }
+}
+
+/// What readers look for, and what is odd for each of them.
+const WORDS: [&[u8]; 24] = [
+    b"\"",
+    b"\n",
+    b",",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b"\\u0000",
+    b"\\ud800",
+    b"null",
+    b"-1",
+    b"1e999",
+    b"18446744073709551616",
+    b"\xEF\xBB\xBF",
+    b"\x1b[2J",
+    b"\xff",
+    b"true",
+    b"\"\"\"",
+    b"../../x",
+    b"\xE2\x80\xAE",
+    b"NaN",
+    b"99999999999",
+    b"\0\0\0\0",
+];
+const NUMBERS: [u64; 8] = [0, 1, 255, 1 << 16, u32::MAX as u64, 1 << 40, i64::MAX as u64, u64::MAX];
+
+fn mutated(seed: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=random.below(5) {
+        let at = random.below(bytes.len() + 1);
+        let length = random.below(40).min(bytes.len() - at);
+        match random.below(8) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            1 if at < bytes.len() => bytes[at] = random.below(256) as u8,
+            2 => drop(bytes.drain(at..at + length)),
+            3 => {
+                let part = bytes[at..at + length].to_vec();
+                let to = random.below(bytes.len() + 1);
+                bytes.splice(to..to, part.repeat(1 + random.below(3)));
+            }
+            4 => {
+                let word = WORDS[random.below(WORDS.len())];
+                bytes.splice(at..at, word.iter().copied());
+            }
+            5 if random.below(4) == 0 => bytes.truncate(at),
+            6 if at + 8 <= bytes.len() => bytes[at..at + 8].copy_from_slice(&NUMBERS[random.below(NUMBERS.len())].to_le_bytes()),
+            7 if at + 4 <= bytes.len() => {
+                bytes[at..at + 4].copy_from_slice(&(NUMBERS[random.below(NUMBERS.len())] as u32).to_le_bytes());
+            }
+            // A number in text becomes another.
+            _ => {
+                if let Some(digit) = bytes.iter().skip(at).position(u8::is_ascii_digit) {
+                    bytes[at + digit] = b"0987654321-."[random.below(12)];
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// As many changes of each file; `read` answers what is wrong with one, if anything is.
+fn each(seeds: &[PathBuf], read: impl Fn(&[u8], &Path) -> Option<Error>) {
+    let rounds = std::env::var("MOPD_MUTATIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
+    let folder = tempfile::tempdir().unwrap();
+    let mut refused = 0;
+    for (index, seed) in seeds.iter().enumerate() {
+        let content = fs::read(seed).unwrap();
+        assert!(read(&content, folder.path()).is_none(), "{} itself can be read", seed.display());
+        let mut random = Random(0x6d6f_7064 + index as u64);
+        for _ in 0..rounds {
+            let bytes = mutated(&content, &mut random);
+            if let Some(error) = read(&bytes, folder.path()) {
+                let text = error.to_string();
+                assert!(!text.is_empty() && text.len() < 20_000, "{}", text.len());
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+}
+
+fn fixtures(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
+}
+
+/// Folders of a folder.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+    found.sort();
+    found
+}
+
+fn written(folder: &TempDir, name: &str, content: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    fs::write(&path, content).unwrap();
+    path
+}
+
+fn dataset(name: &str, bytes: &[u8], folder: &Path, format: &PromptFormat) -> Option<Error> {
+    let path = folder.join(name);
+    fs::write(&path, bytes).unwrap();
+    let source = DataSource::file(path.to_str().unwrap());
+    let fields = [Field { name: "answer", kind: Kind::Text }];
+    let request = Request { source: &source, format, fields: &fields, whole: true, routes: &[], notes: None };
+    match Dataset::read(Path::new("."), request) {
+        Ok(data) => {
+            for row in 0..data.len().min(20) {
+                let _ = (data.object(row), data.conversation(row));
+            }
+            None
+        }
+        Err(error) => Some(error.into()),
+    }
+}
+
+#[test]
+fn data() {
+    let folder = tempfile::tempdir().unwrap();
+    let chat = PromptFormat::Chat { system: Some("s".to_owned()) };
+    let lines = "{\"prompt\": \"2+2=\", \"answer\": \"4\", \"hard\": true, \"more\": {\"a\": [1, 2.5, null]}}\n{\"answer\": 12, \"prompt\": \"é\\n\\u00e9\"}\n";
+    let lines = written(&folder, "seed.jsonl", lines);
+    each(&[lines], |bytes, folder| dataset("a.jsonl", bytes, folder, &PromptFormat::Text));
+    let talks = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": \"yes\"}], \"answer\": \"a\", \"tools\": [{\"type\": \"function\"}]}\n";
+    let talks = written(&folder, "talks.jsonl", talks);
+    each(&[talks], |bytes, folder| dataset("b.jsonl", bytes, folder, &chat));
+    let cells = written(&folder, "seed.csv", "prompt,answer,more\n\"a, \"\"b\"\"\",4,x\nc,\"two\nlines\",y\n");
+    each(&[cells], |bytes, folder| dataset("c.csv", bytes, folder, &PromptFormat::Text));
+}
+
+#[test]
+fn gguf_files() {
+    let mut seeds: Vec<_> = fixtures("tests/fixtures/gguf").read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    seeds.retain(|path| path.extension().is_some_and(|ending| ending == "gguf"));
+    seeds.sort();
+    let (models, tokenizers): (Vec<_>, Vec<_>) =
+        seeds.into_iter().partition(|path| !path.file_name().unwrap().to_string_lossy().starts_with("tokenizer"));
+    let open = |bytes: &[u8], folder: &Path| {
+        // A file of its own each time: one that is mapped is not to change.
+        let path = folder.join("a.gguf");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, bytes).unwrap();
+        gguf::open(&path)
+    };
+    let readable = models.into_iter().filter(|path| gguf::open(path).is_ok()).collect::<Vec<_>>();
+    assert!(readable.len() > 2);
+    // Most of such a file is weights: change its head.
+    each(&readable, |bytes, folder| open(bytes, folder).err());
+    assert!(!tokenizers.is_empty());
+    each(&tokenizers, |bytes, _| {
+        let files = gguf::parse(bytes).and_then(|contents| gguf::tokenizer::files(&contents.metadata));
+        files.err().map(|problem| Error::new(FailureKind::Model, problem))
+    });
+}
+
+#[test]
+fn configurations_and_safetensors() {
+    let folders = below(&fixtures("tests/fixtures/architectures"));
+    let configs: Vec<_> = folders.iter().map(|folder| folder.join("config.json")).collect();
+    each(&configs, |bytes, folder| {
+        fs::write(folder.join("config.json"), bytes).unwrap();
+        huggingface::config(folder).err()
+    });
+    let weights: Vec<_> =
+        folders.iter().map(|folder| folder.join(safetensors::MODEL)).filter(|path| path.exists()).take(3).collect();
+    each(&weights, |bytes, folder| {
+        let path = folder.join(safetensors::MODEL);
+        let _ = fs::remove_file(&path);
+        fs::write(&path, bytes).unwrap();
+        safetensors::open(folder).err()
+    });
+}
+
+#[test]
+fn tokenizers() {
+    for folder in below(&fixtures("../tests/reference/text")) {
+        let others: Vec<_> =
+            folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            each(&[folder.join(name)], |bytes, place| {
+                for other in &others {
+                    fs::copy(other, place.join(other.file_name().unwrap())).unwrap();
+                }
+                fs::write(place.join(name), bytes).unwrap();
+                let loaded = Pretrained::load(place).and_then(|tokenizer| {
+                    let tokenizer = Tokenizer::Pretrained(tokenizer);
+                    let tokens = tokenizer.prompt("Some words, 12 é 日本\n\u{1F469}\u{200d}\u{1F52C}")?;
+                    tokenizer.decode(&tokens)
+                });
+                loaded.err().map(Error::from)
+            });
+        }
+    }
+}
