@@ -115,9 +115,9 @@ impl<'a> Flight<'a> {
         }
     }
 
-    /// Pages that there may be while so many rows are in flight.
+    /// Pages that there may be while so many rows are in flight. What logits took once, they keep.
     fn room(&mut self, rows: usize) -> usize {
-        let bytes = self.budget.0.saturating_sub(rows * self.drawer.row_bytes());
+        let bytes = self.budget.0.saturating_sub(rows.max(self.took.rows) * self.drawer.row_bytes());
         bytes / self.generator.pages().layout().bytes()
     }
 
@@ -139,6 +139,11 @@ impl<'a> Flight<'a> {
             let wanted = to_come + own(row).saturating_sub(row.pages_now());
             let rows = self.flying.len() + 1;
             if self.full || rows > ROWS || self.generator.pages().held() + wanted > self.room(rows) {
+                return false;
+            }
+            // Pages that are free now are kept, too.
+            let taken = self.generator.pages().bytes() + rows * self.drawer.row_bytes();
+            if rows > self.took.rows && taken > self.budget.0 {
                 return false;
             }
         }
@@ -190,7 +195,7 @@ impl<'a> Flight<'a> {
         while row < self.flying.len() {
             if self.generator.pages().grows(&self.flying[row].sequence) {
                 let room = self.room(self.flying.len());
-                if row > 0 && self.generator.pages().held() + growing + 1 > room {
+                if self.flying.len() > 1 && self.generator.pages().held() + growing + 1 > room {
                     self.preempt();
                     continue;
                 }

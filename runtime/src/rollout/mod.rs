@@ -70,9 +70,10 @@ pub fn memory(config: &Config, kind: Kind, lengths: impl Iterator<Item = usize>,
     let pages: usize = flying.iter().map(|&length| length / PAGE + n * own(length)).sum();
     // Prompts that were read and wait, beside those in flight.
     let read = lengths.iter().sum::<usize>().min(READ).max(longest);
-    let waiting = if lengths.len() > flying.len() { pages_of(read) + ROWS.min(lengths.len()) } else { 0 };
+    let read_pages = pages_of(read) + ROWS.min(lengths.len());
+    let waiting = if lengths.len() > flying.len() { read_pages } else { 0 };
     let row = config.vocabulary * size_of::<f32>();
-    let least = (pages_of(longest + most) + pages_of(read)) * layout.bytes() + row;
+    let least = (pages_of(longest + most) + read_pages) * layout.bytes() + row;
     ((pages + waiting) * layout.bytes() + rows * row).min(budget.0.max(least)) + reading(config, read)
 }
 
