@@ -210,7 +210,9 @@ fn hostile_templates_are_errors() {
         "{{ messages.append(1) }}",
     ] {
         let error = template(source).render(&chat, 1, false).unwrap_err();
-        assert!(matches!(error, ChatError::Render(_)), "{source}: {error}");
+        // On a machine that is busy, the time ends before the instructions do.
+        let late = ChatError::Bounds { template: "default".to_owned(), exceeded: crate::bounded::Exceeded::Time };
+        assert!(matches!(error, ChatError::Render(_)) || error == late, "{source}: {error}");
     }
     assert!(Template::new("default", "{% if %}", Vec::new()).is_err());
 }
