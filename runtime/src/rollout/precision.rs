@@ -8,8 +8,8 @@ use crate::model::tests::{lively, tiny};
 use crate::model::{PackedBatch, logits, to_vec};
 use crate::random::Purpose;
 
-/// The first token's logits are the trainer's. Later ones come from a step whose activations are rounded in fewer places than the
-/// trainer's, and these weights are large: most tokens are within 1e-2 all the same.
+/// The first token's logits are the trainer's. At later ones activations were summed in another order and rounded to half precision on
+/// the way, which these large weights blow up: most tokens are within 1e-2 all the same.
 #[test]
 fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
     let decoder = Decoder::frozen(&lively(&tiny(), 8), Device::Cpu, Kind::BFloat16);
