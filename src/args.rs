@@ -58,7 +58,7 @@ pub struct New {
 
 /// Say what is wrong with experiments, without running anything
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --format json a.mopd | jq '.[].code'")]
+#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check --format json a.mopd | jq '.[].code'")]
 pub struct Check {
     /// Experiments, or modules that experiments use
     #[arg(required = true, value_name = "FILE")]
@@ -66,6 +66,9 @@ pub struct Check {
     /// `short` is one line a finding; `json` counts lines and UTF-16 columns from 0, as editors do
     #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
     pub format: CheckFormat,
+    /// Apply the fixes that are certain, again until none is left, and report what remains
+    #[arg(long)]
+    pub fix: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -20,12 +20,32 @@ pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analy
 
 /// The same; `note` is told every file that was looked for, also those that are not there.
 pub fn analyse_noting(path: &Path, overrides: &[(String, String)], note: &mut dyn FnMut(&Path)) -> Result<Analysis, Problem> {
-    let note = RefCell::new(note);
-    (note.borrow_mut())(path);
+    note(path);
     let entry = match module_name(path) {
         Some(name) => standard(&["std", &name]).ok_or_else(|| no_module(&name))?,
         None => read(path)?,
     };
+    analyse_entry(entry, path, overrides, note)
+}
+
+/// A text as if it stood in a file.
+pub fn analyse_text(path: &Path, text: &str) -> Result<Analysis, Problem> {
+    let entry = SourceFile { path: path.display().to_string(), text: text.to_owned() };
+    analyse_entry(entry, path, &[], &mut |_| {})
+}
+
+/// Whether a path names a module of the standard library, `std.opd`.
+pub fn is_standard(path: &Path) -> bool {
+    module_name(path).is_some()
+}
+
+fn analyse_entry(
+    entry: SourceFile,
+    path: &Path,
+    overrides: &[(String, String)],
+    note: &mut dyn FnMut(&Path),
+) -> Result<Analysis, Problem> {
+    let note = RefCell::new(note);
     // A module that is there but can't be read must not be reported as a module that does not exist.
     let unreadable = RefCell::new(None);
     let load = |name: &[&str]| -> Option<SourceFile> {
@@ -66,8 +86,7 @@ fn no_module(name: &str) -> Problem {
 
 /// A module of the standard library.
 pub fn standard(name: &[&str]) -> Option<SourceFile> {
-    let ["std", module] = name else { return None };
-    mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() })
+    mopd_std::source(name).map(|(path, text)| SourceFile { path, text })
 }
 
 /// Where the module `name` of a file lies: next to it. None for the standard library.

@@ -76,3 +76,31 @@ pub const MODULES: &[(&str, &str)] = &[
 pub fn module(name: &str) -> Option<(String, &'static str)> {
     MODULES.iter().find(|(module, _)| *module == name).map(|(module, text)| (format!("std:{module}.mopd"), *text))
 }
+
+/// What the library offers: a line `module name` for every public item.
+pub fn index() -> &'static str {
+    static INDEX: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let mut index = String::new();
+        for (module, text) in MODULES {
+            for line in text.lines().filter_map(|line| line.strip_prefix("pub ")) {
+                let name = line.split_once(' ').map_or("", |(_, rest)| rest);
+                let name = name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+                index.push_str(module);
+                index.push(' ');
+                index.push_str(name);
+                index.push('\n');
+            }
+        }
+        index
+    });
+    &INDEX
+}
+
+/// The text of a module of the library, or under `std` itself what [`index`] lists: what a checker asks its host for.
+pub fn source(path: &[&str]) -> Option<(String, String)> {
+    match path {
+        ["std"] => Some(("std:".to_owned(), index().to_owned())),
+        ["std", name] => module(name).map(|(path, text)| (path, text.to_owned())),
+        _ => None,
+    }
+}

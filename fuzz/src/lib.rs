@@ -12,7 +12,7 @@ pub fn text(data: &[u8]) -> Option<&str> {
 /// Checks a text as `mopd check` does, without files beside it.
 pub fn check(text: &str) -> Analysis {
     let load = |name: &[&str]| match name {
-        ["std", module] => mopd_std::module(module).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+        ["std", ..] => mopd_std::source(name).map(|(path, text)| SourceFile { path, text }),
         _ => None,
     };
     mopd_lang::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &load)

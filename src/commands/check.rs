@@ -1,7 +1,10 @@
 //! `mopd check`: findings, and nothing else. It never starts the worker.
 
+use std::path::Path;
+
 use mopd_lang::Analysis;
-use mopd_lang::diag::Severity;
+use mopd_lang::diag::{Severity, apply_certain};
+use mopd_lang::source::FileId;
 
 use crate::args::{Check, CheckFormat};
 use crate::output::{self, Style, counted};
@@ -14,6 +17,13 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
     let mut sarif = Vec::new();
     let mut all = Vec::new();
     for path in &arguments.files {
+        if arguments.fix
+            && let Err(problem) = fix(path)
+        {
+            problem.report();
+            status = Status::Usage;
+            continue;
+        }
         let analysis = match host::analyse_file(path, &[]) {
             Ok(analysis) => analysis,
             Err(problem) => {
@@ -49,6 +59,35 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
         CheckFormat::Human | CheckFormat::Short => {}
     }
     Ok(status)
+}
+
+/// Applies the certain fixes of a file in place, and says on standard error how many. Of modules that it imports nothing is changed: they are
+/// files of their own.
+fn fix(path: &Path) -> Result<(), Problem> {
+    if host::is_standard(path) {
+        return Ok(());
+    }
+    let text = host::read_text(path)?;
+    let mut failed = None;
+    let fixed = apply_certain(&text, FileId(0), |text| match host::analyse_text(path, text) {
+        Ok(analysis) => analysis.diagnostics,
+        Err(problem) => {
+            failed.get_or_insert(problem);
+            Vec::new()
+        }
+    });
+    if let Some(problem) = failed {
+        return Err(problem);
+    }
+    if let Some((fixed, count)) = fixed {
+        host::replace(path, &fixed)?;
+        output::error(&format!("{}: {}: {}\n", Style::of_stderr().green("fixed"), path.display(), counted_fixes(count)));
+    }
+    Ok(())
+}
+
+fn counted_fixes(count: usize) -> String {
+    format!("{count} fix{}", if count == 1 { "" } else { "es" })
 }
 
 /// `ok: quickstart: 14 models, 3 domains, 1 table`

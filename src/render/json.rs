@@ -45,6 +45,8 @@ struct Fix {
     file: String,
     range: Range,
     replacement: String,
+    /// `certain` or `possible`.
+    applicability: &'static str,
 }
 
 pub fn findings(findings: &[Diagnostic], sources: &Sources) -> Vec<Finding> {
@@ -73,6 +75,7 @@ fn of_finding(finding: &Diagnostic, sources: &Sources) -> Finding {
             file: file(fix.span, sources),
             range: range(fix.span, sources),
             replacement: fix.replacement.clone(),
+            applicability: fix.applicability.name(),
         }),
         url: None,
     }

@@ -31,10 +31,7 @@ pub fn check_text(path: &str, text: &str) -> mopd_lang::Analysis {
 }
 
 fn standard(module: &[&str]) -> Option<SourceFile> {
-    match module {
-        ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
-        _ => None,
-    }
+    mopd_std::source(module).map(|(path, text)| SourceFile { path, text })
 }
 
 /// The findings of an analysis, one a line, for failure messages.

@@ -179,7 +179,7 @@ fn expectation(line: usize, comment: &str) -> Option<Expected> {
 
 fn analyse(case: &Case) -> Analysis {
     let load = |module: &[&str]| match module {
-        ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+        ["std", ..] => mopd_std::source(module).map(|(path, text)| SourceFile { path, text }),
         [name] => {
             let text = case.modules.get(*name)?.clone();
             Some(SourceFile { path: format!("{name}.mopd"), text })

@@ -67,7 +67,7 @@ fn unused(sources: &Sources, allow: &Allow, named: &str, hits: bool, error: Opti
     if !Code::ALL.iter().any(|code| code.name() == named) {
         let finding = Diagnostic::warning(Code::UnusedAllow, allow.code, format!("there is no finding `{named}`"));
         return match nearest(named, Code::ALL.iter().map(|code| code.name())) {
-            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            Some(near) => finding.did_you_mean(named, near),
             None => finding.help("`mopd explain --all` lists them"),
         };
     }
@@ -103,6 +103,7 @@ pub fn insertion(sources: &Sources, finding: &Diagnostic) -> Option<Fix> {
         title: format!("silence `{}` here, for a reason", finding.code.name()),
         span: Span::new(place.file, line_start, line_start),
         replacement: format!("{indent}// allow({}): \n", finding.code.name()),
+        applicability: crate::diag::Applicability::Possible,
     })
 }
 

@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
-use crate::diag::{Code, Diagnostic, nearest};
+use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
 
 use super::Checker;
 use super::builtins::{self, Builtin, Kind};
 use super::evaluate::Env;
+use super::foreign;
 use super::items::signature;
 use super::modules::{ItemId, declared_name};
 use super::value::Value;
@@ -58,6 +59,12 @@ impl Checker {
         {
             return self.student_copy(field, arguments, whole.span, env);
         }
+        if let ExprKind::Field { base, field } = &callee.kind
+            && self.is_method(base, field, env)
+            && let Some(value) = self.method(base, field, arguments, whole.span, env)
+        {
+            return value;
+        }
         match self.callee(callee, env) {
             Value::Builtin(builtin) => self.call_builtin(builtin, whole, arguments, block, env),
             Value::Item { item, .. } => {
@@ -71,8 +78,8 @@ impl Checker {
                 self.call_item(item, whole.span, arguments, env)
             }
             Value::Error => {
-                // Names inside are still checked.
-                for argument in arguments {
+                // Names inside are still checked, but for bare words: what the function would have made of them is not known.
+                for argument in arguments.iter().filter(|argument| !matches!(argument.value.kind, ExprKind::Name(_))) {
                     self.evaluate(&argument.value, env);
                 }
                 Value::Error
@@ -80,6 +87,19 @@ impl Checker {
             // A template or rollout without parameters needs no parentheses, and bears them.
             value @ (Value::Template(_) | Value::Rollout(_)) if arguments.is_empty() && block.is_none() => value,
             other => self.wrong_kind(callee.span, "only functions, stages and objectives can be called", &other),
+        }
+    }
+
+    /// Whether a call reads like a method of a number: `student.entropy.mean()`. A part of a role, or of a library, is none.
+    fn is_method(&self, base: &Expr, field: &Name, env: &Env) -> bool {
+        match &base.kind {
+            ExprKind::Field { .. } => true,
+            ExprKind::Name(name) => {
+                let of_library = env.local(name).is_none() && foreign::is_library(name);
+                !of_library && (builtins::find(&field.text).is_some() || field.text == "detach") && env.local(name).is_some()
+            }
+            ExprKind::Call { .. } | ExprKind::Binary { .. } | ExprKind::Unary { .. } => true,
+            _ => false,
         }
     }
 
@@ -179,10 +199,11 @@ impl Checker {
         let (name, parameters) = signature(item).expect("a callable item has a signature");
         // At once, not at some depth: a body that calls itself twice would be evaluated 2^depth times.
         if self.calling.contains(&name.span) {
-            self.report(
-                Diagnostic::error(Code::Cycle, span, "this call ends up calling itself")
-                    .help("mopd has no recursion: functions are pasted in where they are used"),
-            );
+            let first = self.calling.iter().position(|called| *called == name.span).unwrap_or(0);
+            let names: Vec<String> = self.calling[first..].iter().map(|called| format!("`{}`", self.sources.text(*called))).collect();
+            let finding = Diagnostic::error(Code::Cycle, span, "this call ends up calling itself");
+            let finding = if names.len() > 1 { finding.label(format!("a circle of {}", names.join(", "))) } else { finding };
+            self.report(finding.help("mopd has no recursion: functions are pasted in where they are used"));
             return Value::Error;
         }
         if self.calling.len() >= DEEPEST_CALL {
@@ -201,8 +222,17 @@ impl Checker {
             return self.call_divergence(name, parameters, body, arguments, span, env, inner);
         }
         self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
+        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
+        let mut order = names.iter().filter(|name| !arguments.iter().any(|argument| argument.name.as_ref().is_some_and(|given| given.text == **name)));
+        let given = arguments.iter().filter_map(|argument| {
+            let name = argument.name.as_ref().map(|name| name.text.clone()).or_else(|| order.next().map(|name| (*name).to_owned()))?;
+            Some((name, argument.value.span))
+        });
+        let given = given.collect();
         self.calling.push(name.span);
+        self.frames.push(super::frames::Frame { name: name.text.clone(), body: tree.items[id.index].span, given });
         let value = self.called(item, span, &inner);
+        self.frames.pop();
         self.calling.pop();
         value
     }
@@ -332,32 +362,6 @@ impl Checker {
         slots
     }
 
-    pub(super) fn unknown_argument(&mut self, callee: &str, argument: &Argument, known: &[&str], declared: Option<Span>) {
-        let mut finding = match &argument.name {
-            Some(name) => {
-                let finding =
-                    Diagnostic::error(Code::UnknownArgument, name.span, format!("`{callee}` has no argument `{}`", name.text));
-                match nearest(&name.text, known.iter().copied()) {
-                    Some(near) => {
-                        finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near)
-                    }
-                    None if known.is_empty() => finding.help("it takes none"),
-                    None => finding.help(format!("it takes: {}", known.join(", "))),
-                }
-            }
-            None => Diagnostic::error(
-                Code::UnknownArgument,
-                argument.value.span,
-                format!("`{callee}` takes {} argument{}", known.len(), if known.len() == 1 { "" } else { "s" }),
-            )
-            .label("one too many"),
-        };
-        if let Some(declared) = declared {
-            finding = finding.because(declared, "declared here");
-        }
-        self.report(finding);
-    }
-
     /// Binds the arguments of a built-in to its parameter names, in order; findings for what does not fit.
     pub(super) fn builtin_arguments<'e>(
         &mut self,
@@ -365,6 +369,12 @@ impl Checker {
         arguments: &'e [Argument],
         span: Span,
     ) -> Option<Vec<Option<&'e Expr>>> {
+        let known = |argument: &&Argument| argument.name.as_ref().is_some_and(|name| !builtin.parameters.contains(&name.text.as_str()));
+        if let Some(setting) = arguments.iter().find(known)
+            && self.setting_as_argument(builtin, setting)
+        {
+            return None;
+        }
         let Slots { given, misplaced } = self.slots(builtin.name, builtin.parameters, arguments, None);
         let mut good = misplaced.is_empty();
         for (slot, parameter) in builtin.parameters.iter().enumerate().take(builtin.required) {

@@ -67,6 +67,7 @@ impl Checker {
                 let (domain_name, span) = (self.domain(domain).name.clone(), self.span(self.domain(domain).origin));
                 self.report(
                     Diagnostic::error(Code::MissingKey, span, format!("the domain `{domain_name}` has no held-out prompts"))
+                        .label("`tests` is not set")
                         .because(name.span, "judged here")
                         .help("add `tests = \"...\"`: prompts that no model is trained on"),
                 );
@@ -174,6 +175,11 @@ impl Checker {
             self.wrong_kind(expr.span, "`models` is a list, such as `[start, expert, student]`", &value);
             return None;
         };
+        if items.is_empty() {
+            let finding = Diagnostic::error(Code::OutOfRange, expr.span, "a table needs at least one model").label("no model");
+            self.report(finding.help("list the models that it compares: `models = [start, expert, student]`"));
+            return None;
+        }
         let rows: Vec<Option<Row>> = items
             .iter()
             .map(|item| {
@@ -263,7 +269,8 @@ impl Checker {
             self.report(
                 Diagnostic::error(Code::OutOfRange, expr.span, "the references of the score are the same model")
                     .because(zero.span, "scores 0")
-                    .because(one.span, "scores 1"),
+                    .because(one.span, "scores 1")
+                    .help("name two different models: what scores 0, and what scores 1"),
             );
             return None;
         }

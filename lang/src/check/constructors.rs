@@ -212,11 +212,19 @@ impl Checker {
         let method = match method {
             "average" => MergeMethod::Average,
             "task_arithmetic" => MergeMethod::TaskArithmetic { scale: number(self, "scale")? },
-            "ties" => MergeMethod::Ties { scale: number(self, "scale")?, density: number(self, "density")? },
+            "ties" => {
+                let (scale, density) = (number(self, "scale")?, number(self, "density")?);
+                if density <= 0.0 {
+                    let place = settings.get("density").map_or(span, |expr| expr.span);
+                    self.report(Diagnostic::error(Code::OutOfRange, place, "`density` must be above 0: nothing would be kept"));
+                    return None;
+                }
+                MergeMethod::Ties { scale, density }
+            }
             _ => {
                 let (scale, drop) = (number(self, "scale")?, number(self, "drop")?);
                 if drop >= 1.0 {
-                    let place = settings.key_span("drop").unwrap_or(span);
+                    let place = settings.get("drop").map_or(span, |expr| expr.span);
                     self.report(Diagnostic::error(Code::OutOfRange, place, "`drop` must be below 1: nothing would be left"));
                     return None;
                 }

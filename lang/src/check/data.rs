@@ -18,6 +18,16 @@ use super::value::Value;
 impl Checker {
     /// `prompts = "math.jsonl"`, `prompts = dataset("data/gsm8k", split: "train")`
     pub(super) fn source(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<DataSource> {
+        // `prompts = math.jsonl`
+        let written = self.sources.text(expr.span);
+        let ending = written.rsplit_once('.').map_or("", |(_, ending)| ending);
+        if matches!(expr.kind, ExprKind::Field { .. }) && matches!(ending, "jsonl" | "json" | "csv" | "parquet" | "tsv" | "txt") {
+            let quoted = format!("\"{written}\"");
+            let text = format!("`{key}` is a path, and a path is a text in quotes");
+            let finding = Diagnostic::error(Code::WrongKind, expr.span, text).label("not in quotes");
+            self.report(finding.help(format!("write `{quoted}`")).replace_with("write quotes", quoted));
+            return None;
+        }
         match self.evaluate(expr, env) {
             Value::Text(path) => {
                 let path = self.path(path, expr.span)?;
@@ -63,6 +73,18 @@ impl Checker {
     fn row_filter(&mut self, expr: &Expr, env: &Env) -> Option<Formula> {
         const WANTED: &str =
             "a filter says of each row whether it is read, such as `data.level >= 3` or `data.topic == \"algebra\"`";
+        let mut bare = Vec::new();
+        super::unknown::bare_names(expr, &mut bare);
+        let unknown = bare.into_iter().find(|(name, span)| {
+            env.local(name).is_none() && !self.is_declared(span.file, name) && super::vocabulary::signal(name).is_none()
+        });
+        if let Some((name, span)) = unknown {
+            let text = format!("cannot find `{name}` in this scope");
+            let finding = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
+            let ours = format!("data.{name}");
+            self.report(finding.help(format!("a field of the data is read as `{ours}`")).replace_with(format!("write `{ours}`"), ours));
+            return None;
+        }
         let formula = match self.evaluate(expr, &env.with_context(Context::Objective)) {
             Value::Formula(formula) if formula.unit() == Unit::Bool || open(&formula) => formula,
             other => {

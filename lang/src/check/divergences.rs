@@ -36,7 +36,7 @@ impl Checker {
         }
         let slot = |parameter: &str| builtin.parameters.iter().position(|known| *known == parameter).and_then(|at| given[at]);
         let sides = match slot("pair") {
-            Some(pair) => self.sides(pair, builtin.name, env),
+            Some(pair) => self.sides(pair, slot("support"), builtin.name, env),
             None => {
                 let left = self.distribution(slot("left").expect("required"), env);
                 let right = self.distribution(slot("right").expect("required"), env);
@@ -92,8 +92,40 @@ impl Checker {
     }
 
     /// `teacher || student`
-    fn sides(&mut self, pair: &Expr, name: &str, env: &Env) -> Option<(Distribution, Distribution)> {
-        match self.evaluate(pair, env) {
+    fn sides(&mut self, pair: &Expr, second: Option<&Expr>, name: &str, env: &Env) -> Option<(Distribution, Distribution)> {
+        // `kl(live student || teacher)`
+        if let ExprKind::Versus { left, right } = &pair.kind
+            && let Some(side) = [left, right].into_iter().find(|side| matches!(side.kind, ExprKind::Live(_)))
+            && let ExprKind::Live(operand) = &side.kind
+        {
+            let text = "`live` marks a divergence as a whole, not one of its sides";
+            let finding = Diagnostic::error(Code::WrongKind, side.span, text).label("a side");
+            let file = &self.sources.file(pair.span.file).text;
+            let call = file[..pair.span.start as usize].trim_end_matches([' ', '(']).len() - name.len();
+            let end = pair.span.end as usize;
+            let ours = format!("live {name}({} || {}", plain_side(left, &self.sources), plain_side(right, &self.sources));
+            let place = Span::new(pair.span.file, call, end);
+            let named = file[call..].starts_with(name);
+            let finding = finding.help(format!("write `{ours})`"));
+            let _ = operand;
+            self.report(if named { finding.fix(format!("write `{ours})`"), place, ours) } else { finding });
+            return None;
+        }
+        let value = self.evaluate(pair, env);
+        // `kl(student, teacher)`
+        if let (Value::Role(_) | Value::Teacher(_), Some(second)) = (&value, second)
+            && self.key_before(second.span).is_none()
+            && matches!(second.kind, ExprKind::Name(_))
+        {
+            let text = format!("`{name}` needs both arguments and their order, with `||` between them");
+            let whole = pair.span.to(second.span);
+            let ours = format!("{} || {}", self.sources.text(pair.span), self.sources.text(second.span));
+            let finding = Diagnostic::error(Code::WrongKind, whole, text).label("two arguments");
+            let help = format!("write `{name}({ours})`; the other order is another divergence");
+            self.report(finding.help(help).fix(format!("write `{ours}`"), whole, ours).possibly());
+            return None;
+        }
+        match value {
             Value::Versus { left, right } => Some((left, right)),
             other => {
                 let wanted = format!("`{name}` needs both arguments and their order: `{name}(student || teacher)`");
@@ -413,7 +445,7 @@ impl Checker {
             self.report(finding.help(format!("write `{}(teacher || student)`", name.text)));
             return Value::Error;
         };
-        let sides = self.sides(pair, &name.text, env);
+        let sides = self.sides(pair, None, &name.text, env);
         let own: Vec<Argument> = parameters
             .iter()
             .skip(1)
@@ -474,5 +506,13 @@ impl Checker {
             return None;
         }
         Some(Generator { name: name.text.clone(), value })
+    }
+}
+
+/// A side of a divergence without a `live` in front.
+fn plain_side<'s>(side: &Expr, sources: &'s crate::source::Sources) -> &'s str {
+    match &side.kind {
+        ExprKind::Live(operand) => sources.text(operand.span),
+        _ => sources.text(side.span),
     }
 }

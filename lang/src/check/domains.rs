@@ -82,6 +82,10 @@ impl Checker {
             for id in found {
                 let tree = self.modules.tree(id.module);
                 let ItemKind::Domain { name, block } = &tree.items[id.index].kind else { continue };
+                // A second one of a name has been reported: it takes no part.
+                if id.module == entry && self.modules.lookup_silently(entry, &name.text) != Some(id) {
+                    continue;
+                }
                 if self.modules.progress.contains_key(&id) {
                     continue;
                 }
@@ -174,11 +178,23 @@ impl Checker {
         match &expr.kind {
             ExprKind::Name(name) => Some(name.clone()),
             ExprKind::Error => None,
+            ExprKind::Text(text) if text.chars().all(crate::syntax::words::is_word) && text.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+                let finding = Diagnostic::error(Code::WrongKind, expr.span, "a field of the data is named without quotes");
+                self.report(super::unknown::without_quotes(finding.label("this is a text"), Some(text.clone())));
+                Some(text.clone())
+            }
             _ => {
-                self.report(
-                    Diagnostic::error(Code::WrongKind, expr.span, "a field of the data is needed here")
-                        .help("write its name, such as `answer`"),
-                );
+                let finding = Diagnostic::error(Code::WrongKind, expr.span, "a field of the data is needed here, by its name");
+                // `numeric(0.01)`
+                let number = matches!(expr.kind, ExprKind::Number { .. });
+                let before = self.sources.file(expr.span.file).text[..expr.span.start as usize].trim_end();
+                self.report(match number && before.ends_with("numeric(") {
+                    true => {
+                        let start = Span { end: expr.span.start, ..expr.span };
+                        finding.help("write `tolerance: ...` for how far the numbers may differ").fix("write `tolerance:`", start, "tolerance: ")
+                    }
+                    false => finding.help("write its name, such as `answer`"),
+                });
                 None
             }
         }

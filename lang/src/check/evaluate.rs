@@ -12,7 +12,6 @@ use super::builtins;
 use super::modules::ModuleId;
 use super::settings::undecided;
 use super::value::{Key, Value};
-use super::vocabulary;
 use super::{Checker, DEEPEST_CHAIN};
 
 /// Where an expression stands: which names it sees, and what it may read.
@@ -111,10 +110,14 @@ impl Checker {
             }
             ExprKind::Live(operand) => self.live(operand, expr.span, env),
             ExprKind::Arrow { from, to } => self.arrow(from, to, expr.span, env),
-            ExprKind::Versus { left, right } => match (self.distribution(left, env), self.distribution(right, env)) {
-                (Some(left), Some(right)) => Value::Versus { left, right },
-                _ => Value::Error,
-            },
+            ExprKind::Versus { left, right } => {
+                let Some(left) = self.distribution(left, env) else {
+                    // Names inside are still checked; that the other side is no role either is the same mistake.
+                    self.evaluate(right, env);
+                    return Value::Error;
+                };
+                self.distribution(right, env).map_or(Value::Error, |right| Value::Versus { left, right })
+            }
             ExprKind::Then { .. } => self.misplaced(
                 expr.span,
                 "`then` joins the steps of a `reduce`, nothing else",
@@ -195,36 +198,6 @@ impl Checker {
         Value::Error
     }
 
-    fn unknown_name(&mut self, name: &str, span: Span, env: &Env) {
-        if builtins::find_loss(name).is_some() {
-            self.report(
-                Diagnostic::error(Code::UnknownName, span, format!("`{name}` means something after `live` only"))
-                    .help(format!("write `live {name}(...)` in a term")),
-            );
-            return;
-        }
-        let locals: Vec<String> = env.locals.iter().map(|(name, _)| name.to_string()).collect();
-        let declared: Vec<String> = self.modules.names(env.module).map(str::to_owned).collect();
-        let known = locals.iter().chain(&declared).map(String::as_str).chain(builtins::names()).chain(["domains", "self"]);
-        let signals = if env.context == Context::Constant { &[][..] } else { vocabulary::SIGNALS };
-        let near = nearest(name, known.chain(signals.iter().map(|signal| signal.name))).map(str::to_owned);
-        let mut finding =
-            Diagnostic::error(Code::UnknownName, span, format!("nothing here is called `{name}`")).label("not declared");
-        if vocabulary::signal(name).is_some() {
-            finding = finding.help(match env.context {
-                Context::Schedule => {
-                    format!("`{name}` is no number of the run as a whole: a schedule reads `step` and `progress`")
-                }
-                _ => format!("`{name}` is a signal of the run: it can be read inside an objective only"),
-            });
-        } else if let Some(near) = near {
-            finding = finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near);
-        } else if env.context != Context::Constant {
-            finding = finding.help(format!("if it is a field of the data, write `data.{name}`"));
-        }
-        self.report(finding);
-    }
-
     fn unary(&mut self, operator: UnaryOperator, operand: &Expr, span: Span, env: &Env) -> Value {
         let value = self.evaluate(operand, env);
         if let (UnaryOperator::Negate, Value::Logits(parts)) = (operator, &value) {
@@ -283,7 +256,7 @@ impl Checker {
                 self.evaluate(&arm.value, env);
             }
             self.report(
-                Diagnostic::error(Code::MissingElse, span, "this `match` does not say what holds where no arm does")
+                Diagnostic::error(Code::MissingElse, span, "this `match` has no `else`: it does not say what holds where no arm does")
                     .help("end it with `else -> ...`; `else -> 0` if nothing is trained there"),
             );
             return Value::Error;
@@ -319,6 +292,7 @@ impl Checker {
             }
             conditions.push(formula);
         }
+        self.unreachable_arms(arms, &conditions);
         // Decided before the run: any kind of value can be chosen.
         let decided: Option<Vec<bool>> =
             conditions.iter().map(|condition| condition.as_ref()?.constant().map(|truth| truth != 0.0)).collect();
@@ -343,6 +317,20 @@ impl Checker {
             }
         }
         Value::Formula(chosen)
+    }
+
+    /// Arms whose condition can't hold where none above them does: the same condition again, or one that implies it.
+    fn unreachable_arms(&mut self, arms: &[MatchArm], conditions: &[Option<Formula>]) {
+        for (later, condition) in conditions.iter().enumerate() {
+            let Some(condition) = condition.as_ref().filter(|condition| condition.constant().is_none()) else { continue };
+            let above = conditions[..later].iter().position(|above| above.as_ref().is_some_and(|above| implies(condition, above)));
+            let (Some(above), Condition::When(place)) = (above, &arms[later].condition) else { continue };
+            let Condition::When(first) = &arms[above].condition else { continue };
+            let same = self.sources.text(place.span) == self.sources.text(first.span);
+            let label = if same { "the same condition as above" } else { "where this holds, an arm above holds already" };
+            let finding = Diagnostic::error(Code::UnreachableArm, place.span, "this arm is never reached").label(label);
+            self.report(finding.because(first.span, "takes everything that it could").help("the first arm that holds decides: put the narrower condition first, or remove one"));
+        }
     }
 
     /// One environment per element of `d in domains`, `r in 0..=26`, `t in panel`.
@@ -430,6 +418,25 @@ impl Checker {
         let right_value = self.evaluate(right, env);
         let equality = matches!(operator, BinaryOperator::Equal | BinaryOperator::NotEqual);
         match (&left_value, &right_value) {
+            // `domains == d`
+            (Value::List(_), Value::Domain(_)) if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") => {
+                let finding = Diagnostic::error(Code::WrongKind, left.span, "a list of domains is compared with one domain");
+                self.report(finding.label("all domains").help("the prompt's own domain is `domain`").replace_with("write `domain`", "domain"));
+                return Value::Error;
+            }
+            // `domain == "math"`
+            (Value::Domain(_), Value::Text(text)) | (Value::Text(text), Value::Domain(_)) if equality => {
+                let place = if matches!(left_value, Value::Text(_)) { left.span } else { right.span };
+                let known = self.domains.iter().any(|domain| domain.name == *text);
+                let finding = Diagnostic::error(Code::WrongKind, place, "a domain is compared with a text");
+                let finding = finding.label("a domain is named without quotes");
+                let names: Vec<String> = self.domains.iter().map(|domain| format!("`{}`", domain.name)).collect();
+                self.report(match known.then(|| self.unquoted(place, text, |_| true)).flatten() {
+                    Some(bare) => super::unknown::without_quotes(finding, Some(bare)),
+                    None => finding.help(format!("domains: {}", names.join(", "))),
+                });
+                return Value::Error;
+            }
             // Things that are no numbers can be compared, too: with one side unknown, nothing is wrong with the other.
             (Value::Error, _) | (_, Value::Error) if equality => return Value::Error,
             (Value::Domain(a), Value::Domain(b)) if equality => {
@@ -569,7 +576,7 @@ impl Checker {
             let text = format!("no model called `{}` is trained here", field.text);
             let finding = Diagnostic::error(Code::UnknownField, field.span, text);
             self.report(match near {
-                Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+                Some(near) => finding.did_you_mean(&field.text, &near),
                 None => finding.help(format!("trained here: {}", names.join(", "))),
             });
             return Value::Error;
@@ -592,9 +599,72 @@ impl Checker {
     }
 
     pub(super) fn wrong_kind(&mut self, span: Span, wanted: &str, found: &Value) -> Value {
-        if !found.is_error() {
-            self.report(Diagnostic::error(Code::WrongKind, span, wanted).label(format!("this is {}", found.describe())));
+        if found.is_error() {
+            return Value::Error;
         }
+        let finding = Diagnostic::error(Code::WrongKind, span, wanted).label(format!("this is {}", found.describe()));
+        let finding = match found {
+            Value::Text(text) => {
+                let declared = |name: &str| self.is_declared(span.file, name);
+                let number = |name: &str| name.parse::<f64>().is_ok() && name.starts_with(|c: char| c.is_ascii_digit());
+                super::unknown::without_quotes(finding, self.unquoted(span, text, |text| number(text) || declared(text)))
+            }
+            Value::Epochs(_) => self.epochs_misplaced(span, finding),
+            Value::Family(family) => match family.members.first() {
+                Some((key, _)) => {
+                    let member = format!("{}[{}]", family.name, self.key_text(*key));
+                    finding.help(format!("a family has one member for each domain or number: `{member}` is one of them"))
+                }
+                None => finding,
+            },
+            _ => finding,
+        };
+        self.report(finding);
         Value::Error
+    }
+}
+
+/// Whether one condition holds wherever the other does: the same, or a comparison of the same number with a stricter bound.
+fn implies(narrow: &Formula, wide: &Formula) -> bool {
+    if same(narrow, wide) {
+        return true;
+    }
+    let (Some((x, a, low)), Some((y, b, bound))) = (bounded(narrow), bounded(wide)) else { return false };
+    if !same(x, y) {
+        return false;
+    }
+    use Function::{Greater, GreaterEqual, Less, LessEqual};
+    match (a, b) {
+        (Greater, Greater | GreaterEqual) | (GreaterEqual, GreaterEqual) => low >= bound,
+        (GreaterEqual, Greater) => low > bound,
+        (Less, Less | LessEqual) | (LessEqual, LessEqual) => low <= bound,
+        (LessEqual, Less) => low < bound,
+        _ => false,
+    }
+}
+
+/// The same formula, wherever it was written.
+fn same(a: &Formula, b: &Formula) -> bool {
+    const LONGEST: usize = 400;
+    let (a, b) = (crate::formula::text::formula(a, LONGEST), crate::formula::text::formula(b, LONGEST));
+    a == b && a.chars().count() < LONGEST
+}
+
+/// `x >= 0.5`: what is compared, how, and with what. `0.5 <= x` is the same.
+fn bounded(condition: &Formula) -> Option<(&Formula, Function, f64)> {
+    use Function::{Greater, GreaterEqual, Less, LessEqual};
+    let FormulaKind::Apply { function, operands } = &condition.0.kind else { return None };
+    let [left, right] = operands.as_slice() else { return None };
+    let turned = match function {
+        Greater => Less,
+        GreaterEqual => LessEqual,
+        Less => Greater,
+        LessEqual => GreaterEqual,
+        _ => return None,
+    };
+    match (left.constant(), right.constant()) {
+        (None, Some(bound)) => Some((left, *function, bound)),
+        (Some(bound), None) => Some((right, turned, bound)),
+        _ => None,
     }
 }

@@ -12,6 +12,7 @@ use super::arithmetic::common_unit;
 use super::builtins::{Builtin, Kind, MemoryName, ScanName, StatisticName};
 use super::evaluate::Env;
 use super::value::Value;
+use super::{foreign, unknown};
 
 impl Checker {
     pub(super) fn formula_call(&mut self, builtin: &'static Builtin, given: &[Option<&Expr>], span: Span, env: &Env) -> Value {
@@ -219,32 +220,51 @@ impl Checker {
             return None;
         }
         let named = Axis::ALL.iter().filter(|axis| **axis != Axis::Vocab);
-        let axes: Vec<(&str, Axis)> = named.map(|axis| (axis.name(), *axis)).collect();
+        let mut axes: Vec<(&str, Axis)> = named.map(|axis| (axis.name(), *axis)).collect();
+        // Nothing is finer than a token: `over: tokens` was not meant for `over: token`.
+        if !matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Token.name()) && self.key_before(expr.span) == Some("over") {
+            axes.retain(|(_, axis)| *axis != Axis::Token);
+        }
         self.word(expr, "an axis", &axes)
     }
 
     /// One of a fixed list of words.
     pub(super) fn word<T: Clone>(&mut self, expr: &Expr, what: &str, words: &[(&str, T)]) -> Option<T> {
         let listed = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-        let ExprKind::Name(name) = &expr.kind else {
-            if !matches!(expr.kind, ExprKind::Error) {
-                self.report(
-                    Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}"))
-                        .help(format!("one of: {}", listed())),
-                );
-            }
-            return None;
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let written = match &expr.kind {
+            ExprKind::Name(name) => name.as_str(),
+            ExprKind::Text(text) => text.as_str(),
+            ExprKind::Error => return None,
+            _ => self.sources.text(expr.span),
         };
-        if let Some((_, value)) = words.iter().find(|(word, _)| word == name) {
-            return Some(value.clone());
+        let value = |word: &str| words.iter().find(|(known, _)| *known == word).map(|(_, value)| value.clone());
+        if let (ExprKind::Name(_), Some(value)) = (&expr.kind, value(written)) {
+            return Some(value);
         }
-        let finding = Diagnostic::error(Code::UnknownValue, expr.span, format!("`{name}` is not {what}"));
-        let finding = match nearest(name, words.iter().map(|(word, _)| *word)) {
-            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
-            None => finding.help(format!("one of: {}", listed())),
+        let finding = match &expr.kind {
+            ExprKind::Name(name) => Diagnostic::error(Code::UnknownValue, expr.span, format!("`{name}` is not {what}")),
+            ExprKind::Text(_) => Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}, and is a text")),
+            ExprKind::Field { .. } => Diagnostic::error(Code::UnknownValue, expr.span, format!("`{written}` is not {what}")),
+            _ => Diagnostic::error(Code::UnknownValue, expr.span, format!("this must be {what}")),
+        };
+        // Read as what was meant: one slip is one finding.
+        let (finding, meant) = match (&expr.kind, foreign::word(written, &known)) {
+            (ExprKind::Text(text), _) if known.contains(&text.as_str()) => {
+                (unknown::without_quotes(finding, Some(text.clone())), value(text))
+            }
+            (_, Some(ours)) => {
+                let finding = finding.help(format!("here it is called `{ours}`"));
+                (finding.replace_with(format!("change to `{ours}`"), ours), value(ours))
+            }
+            (ExprKind::Name(name), None) => match nearest(name, known.iter().copied()) {
+                Some(near) => (finding.did_you_mean(name, near), value(near)),
+                None => (finding.help(format!("one of: {}", listed())), None),
+            },
+            _ => (finding.help(format!("one of: {}", listed())), None),
         };
         self.report(finding);
-        None
+        meant
     }
 
     fn reduce(
@@ -264,10 +284,11 @@ impl Checker {
                 Diagnostic::error(
                     Code::AxisMismatch,
                     x.span,
-                    format!("there is nothing to put together over {}", over_axis.name()),
+                    format!("cannot reduce over {}: the operand has no such axis", over_axis.name()),
                 )
                 .label(text)
-                .because(over.span, "reduces to one number per element of this axis"),
+                .because(over.span, "reduces to one number per element of this axis")
+                .help("name a coarser axis, such as `over: group` or `over: batch`, or leave the reduction out"),
             );
             return Value::Error;
         }
@@ -412,9 +433,10 @@ impl Checker {
         if x.axis() <= over.0 {
             let text = format!("this is one number per {}", x.axis().name());
             self.report(
-                Diagnostic::error(Code::AxisMismatch, place, format!("there is nothing to compare within one {}", over.0.name()))
+                Diagnostic::error(Code::AxisMismatch, place, format!("cannot compare over {}: the operand has no such axis", over.0.name()))
                     .label(text)
-                    .because(over.1, "elements of this axis are compared"),
+                    .because(over.1, "elements of this axis are compared")
+                    .help("name a coarser axis, such as `over: group` or `over: batch`"),
             );
             return Value::Error;
         }

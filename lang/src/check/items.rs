@@ -25,9 +25,7 @@ impl Checker {
             Some(Progress::Done(value)) => return value.clone(),
             Some(Progress::Started) => {
                 self.cycles += 1;
-                self.report(
-                    Diagnostic::error(Code::Cycle, asked_at, "this definition needs itself").label("asked for again here"),
-                );
+                self.report_cycle(id, asked_at);
                 return Value::Error;
             }
             Some(Progress::Repeated { names, .. }) => Some(std::mem::take(names)),
@@ -43,10 +41,46 @@ impl Checker {
         }
         self.modules.progress.insert(id, Progress::Started);
         self.chain += 1;
+        self.evaluating.push(id);
         let value = self.evaluate_once(id, item, names);
         self.chain -= 1;
+        self.evaluating.pop();
         self.modules.progress.insert(id, Progress::Done(value.clone()));
         value
+    }
+
+    /// All members of a circle, told once, at the first of them in the file.
+    fn report_cycle(&mut self, id: ItemId, asked_at: Span) {
+        let first = self.evaluating.iter().position(|member| *member == id).unwrap_or(0);
+        let members = self.evaluating[first..].iter().filter_map(|member| {
+            let tree = self.modules.tree(member.module);
+            declared_name(&tree.items[member.index].kind).map(|name| (name.span, name.text.clone()))
+        });
+        let mut members: Vec<(Span, String)> = members.collect();
+        // The same circle, wherever it was entered.
+        if let Some(start) = (0..members.len()).min_by_key(|at| members[*at].0) {
+            members.rotate_left(start);
+        }
+        let Some(((place, name), others)) = members.split_first() else {
+            self.report(Diagnostic::error(Code::Cycle, asked_at, "this definition needs itself").label("asked for again here"));
+            return;
+        };
+        let text = match others {
+            [] => format!("the definition of `{name}` needs itself"),
+            _ => {
+                let names: Vec<String> = members.iter().map(|(_, name)| format!("`{name}`")).collect();
+                format!("the definitions of {} need each other, in a circle", names.join(", "))
+            }
+        };
+        let mut finding = Diagnostic::error(Code::Cycle, *place, text).label(match others.first() {
+            Some((_, next)) => format!("needs `{next}`"),
+            None => "needs itself".to_owned(),
+        });
+        for (nth, (span, _)) in others.iter().enumerate() {
+            let next = others.get(nth + 1).map_or(name, |(_, next)| next);
+            finding = finding.because(*span, format!("needs `{next}`"));
+        }
+        self.report(finding.help("make one of them from something else; a teacher that is the student itself is `self`"));
     }
 
     pub(super) fn evaluate_item(&mut self, id: ItemId, item: &Item) -> Value {

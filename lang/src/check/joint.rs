@@ -146,7 +146,7 @@ impl Checker {
         }
         let finding = Diagnostic::error(Code::UnknownName, expr.span, format!("no model called `{name}` is trained here"));
         self.report(match nearest(name, names.iter().copied()) {
-            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            Some(near) => finding.did_you_mean(name, near),
             None => finding.help(format!("trained here: {}", names.join(", "))),
         });
         None

@@ -17,12 +17,16 @@ impl Checker {
     /// `live student.logp`, `live ratio`, `live kl(...)`, `live dpo(...)`
     pub(super) fn live(&mut self, operand: &Expr, span: Span, env: &Env) -> Value {
         if env.context != Context::Term {
+            let word = Span { end: operand.span.start, ..span };
             self.report(
                 Diagnostic::error(Code::LiveOutsideTerm, span, "`live` belongs inside a `term`")
                     .label("no gradient flows from here")
-                    .help("gradient flows from a term to the student; weights, selections and `let`s are plain numbers"),
+                    .help("gradient flows from a term to the student; weights, selections and `let`s are plain numbers")
+                    .fix("remove `live`", word, "")
+                    .possibly(),
             );
-            return Value::Error;
+            // Read as the plain number.
+            return self.evaluate(operand, env);
         }
         match &operand.kind {
             ExprKind::Name(name) if name == "ratio" => return self.ratio(true, span),
@@ -70,6 +74,13 @@ impl Checker {
                             "mark a number that the student computes: `live student.logp`, or a divergence with `student` in it",
                         ),
                 );
+                return Value::Error;
+            }
+            FormulaKind::Signal(Signal::Reward | Signal::RewardPart { .. } | Signal::Correct) => {
+                let finding = Diagnostic::error(Code::NotDifferentiable, span, "no gradient flows through a reward");
+                self.report(finding.label("the verifier's verdict on the whole text").help(
+                    "a policy gradient weighs the log-probability with it: `-advantage * live student.logp`, `-advantage * live ratio`",
+                ));
                 return Value::Error;
             }
             _ => {

@@ -18,6 +18,8 @@ mod data;
 mod divergences;
 mod domains;
 mod evaluate;
+mod foreign;
+mod frames;
 mod functions;
 pub mod index;
 mod intervals;
@@ -46,8 +48,10 @@ mod teachers;
 mod templates;
 mod trainable;
 mod training;
+mod unknown;
 mod unused;
 mod value;
+mod words_behind;
 pub mod vocabulary;
 
 use std::collections::HashMap;
@@ -186,6 +190,10 @@ struct Checker {
     facts: index::Facts,
     /// The items whose bodies are being evaluated, by the place of their names: a call of one of them never ends.
     calling: Vec<Span>,
+    /// The same calls, with what their callers gave.
+    frames: Vec<frames::Frame>,
+    /// The items whose values are being worked out.
+    evaluating: Vec<ItemId>,
     /// Of the item that is being evaluated.
     work: calls::Work,
     /// It has been said that an item takes too many.
@@ -204,6 +212,19 @@ struct Checker {
     /// Expressions until the next look at whether to go on.
     until_look: u32,
     stopped: bool,
+}
+
+/// Whether two messages differ at most in which member of a family they are about: `expert[sort]`, `expert[reverse]`.
+fn same_but_for_members(a: &str, b: &str) -> bool {
+    let plain = |text: &str| {
+        let mut inside = false;
+        let kept = text.chars().filter(|c| {
+            inside = inside && *c != ']' || *c == '[';
+            !inside
+        });
+        kept.collect::<String>()
+    };
+    a == b || a.contains('[') && b.contains('[') && plain(a) == plain(b)
 }
 
 impl Checker {
@@ -231,6 +252,8 @@ impl Checker {
             marks: Vec::new(),
             facts: index::Facts::default(),
             calling: Vec::new(),
+            frames: Vec::new(),
+            evaluating: Vec::new(),
             work: calls::Work::default(),
             overworked: false,
             seed: None,
@@ -252,6 +275,7 @@ impl Checker {
         audit: Option<Auditor>,
     ) -> (Analysis, Memory) {
         stack::with_room(|| {
+            self.list_library(load);
             let entry = self.load(entry, load);
             self.load_defaults(load);
             self.apply_overrides(entry, overrides);
@@ -273,9 +297,11 @@ impl Checker {
 
     fn report(&mut self, diagnostic: Diagnostic) {
         self.spoil_recording();
+        let diagnostic = self.at_the_call(diagnostic);
+        self.forget_at_calls(&diagnostic);
         // The body of a function or objective is checked at every use; a mistake in it is still one mistake.
         let seen = |known: &Diagnostic| {
-            (known.code, known.primary.span, &known.message) == (diagnostic.code, diagnostic.primary.span, &diagnostic.message)
+            known.code == diagnostic.code && known.primary.span == diagnostic.primary.span && same_but_for_members(&known.message, &diagnostic.message)
         };
         if !self.diagnostics.iter().any(seen) {
             self.diagnostics.push(diagnostic);

@@ -1,7 +1,7 @@
 //! Files, imports and the names each file sees.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
@@ -49,6 +49,12 @@ pub struct Modules {
     /// The first module of each file: one that imports itself is loaded twice.
     by_file: HashMap<Rc<str>, ModuleId>,
     pub progress: HashMap<ItemId, Progress>,
+    /// Names whose imports have been reported: nothing more is said of them.
+    lost: HashSet<(ModuleId, String)>,
+    /// Modules with an import of nobody knows what.
+    lacking: HashSet<ModuleId>,
+    /// What the standard library offers: a line `module name` for each public item.
+    library: String,
     /// The names that are looked up, while the check of an item is recorded.
     pub consulted: RefCell<Option<Vec<u32>>>,
 }
@@ -77,6 +83,34 @@ impl Modules {
     pub fn lookup(&self, id: ModuleId, name: &str) -> Option<Declared> {
         self.consult(name);
         self.loaded[id.0 as usize].names.get(name).copied()
+    }
+
+    /// The item that a name of a file stands for; no dependency is noted.
+    pub fn lookup_silently(&self, id: ModuleId, name: &str) -> Option<ItemId> {
+        self.loaded[id.0 as usize].names.get(name).map(|declared| declared.item)
+    }
+
+    /// Whether the import that should have declared a name has been reported.
+    pub fn is_lost(&self, module: ModuleId, name: &str) -> bool {
+        self.lacking.contains(&module) || self.lost.contains(&(module, name.to_owned()))
+    }
+
+    /// The module of the standard library that has a public `name`; none where several have.
+    pub fn of_library(&self, name: &str) -> Option<&str> {
+        let offered = self.library.lines().filter_map(|line| line.split_once(' '));
+        let mut modules = offered.filter(|(_, offered)| *offered == name).map(|(module, _)| module);
+        modules.next().filter(|_| modules.next().is_none())
+    }
+
+    /// What a module of the standard library offers.
+    fn offered(&self, module: &str) -> impl Iterator<Item = &str> {
+        let lines = self.library.lines().filter_map(|line| line.split_once(' '));
+        lines.filter(move |(known, _)| *known == module).map(|(_, name)| name)
+    }
+
+    /// The modules of the standard library.
+    fn library_modules(&self) -> impl Iterator<Item = &str> {
+        self.library.lines().filter_map(|line| line.split_once(' ')).map(|(module, _)| module)
     }
 
     fn consult(&self, name: &str) {
@@ -158,6 +192,11 @@ pub fn declared_name(kind: &ItemKind) -> Option<&Name> {
 }
 
 impl Checker {
+    /// What the standard library offers, for suggestions; nothing where the host has none.
+    pub(super) fn list_library(&mut self, load: Loader) {
+        self.modules.library = load(&["std"]).map(|source| source.text).unwrap_or_default();
+    }
+
     /// Parses a file and, through its imports, everything it needs.
     pub(super) fn load(&mut self, source: SourceFile, load: Loader) -> ModuleId {
         let file = self.sources.add(source);
@@ -211,20 +250,33 @@ impl Checker {
     }
 
     fn import(&mut self, into: ModuleId, path: &[Name], names: &[Name], load: Loader) {
-        let Some(module) = self.find_module(path, load) else { return };
+        let Some(module) = self.find_module(path, names, load) else {
+            self.lose(into, names);
+            return;
+        };
         let tree = self.modules.tree(module);
         for name in names {
             let found = tree.items.iter().position(|item| declared_name(&item.kind).is_some_and(|n| n.text == name.text));
             let Some(index) = found else {
                 let public = tree.items.iter().filter(|item| item.public).filter_map(|item| declared_name(&item.kind));
                 let near = nearest(&name.text, public.map(|name| name.text.as_str())).map(str::to_owned);
-                let mut finding =
+                let finding =
                     Diagnostic::error(Code::UnknownName, name.span, format!("`{}` has no `{}`", dotted(path), name.text))
                         .label("not declared there");
-                if let Some(near) = near {
-                    finding = finding.help(format!("did you mean `{near}`?")).replace_with(format!("import `{near}`"), near);
-                }
-                self.report(finding);
+                let meant = near.clone();
+                let elsewhere = self.modules.of_library(&name.text).map(str::to_owned);
+                self.report(match (near, elsewhere, names) {
+                    (Some(near), None, _) => finding.did_you_mean(&name.text, &near),
+                    (_, Some(module), [_]) => {
+                        let ours = format!("std.{module}.{}", name.text);
+                        let whole = path.first().map_or(name.span, |first| first.span.to(name.span));
+                        finding.help(format!("it is `{ours}`")).fix(format!("import `{ours}`"), whole, ours)
+                    }
+                    (_, Some(module), _) => finding.help(format!("it is `std.{module}.{}`", name.text)),
+                    _ => finding,
+                });
+                self.lose(into, std::slice::from_ref(name));
+                self.modules.lost.extend(meant.map(|meant| (into, meant)));
                 continue;
             };
             if !tree.items[index].public {
@@ -238,6 +290,14 @@ impl Checker {
             }
             self.declare(into, name, ItemId { module, index });
         }
+    }
+
+    /// Nothing more is said of names that could not be imported.
+    fn lose(&mut self, into: ModuleId, names: &[Name]) {
+        if names.is_empty() {
+            self.modules.lacking.insert(into);
+        }
+        self.modules.lost.extend(names.iter().map(|name| (into, name.text.clone())));
     }
 
     /// The modules that built-in stages take their objectives from.
@@ -259,21 +319,69 @@ impl Checker {
         Some(self.load(source, load))
     }
 
-    fn find_module(&mut self, path: &[Name], load: Loader) -> Option<ModuleId> {
+    /// The module that a `use` names. An import that could not be read has no path; that has been reported.
+    fn find_module(&mut self, path: &[Name], names: &[Name], load: Loader) -> Option<ModuleId> {
         let segments: Vec<&str> = path.iter().map(|name| name.text.as_str()).collect();
         let span = path.first()?.span.to(path.last()?.span);
-        let found = self.find_file(&segments, load);
-        if found.is_none() {
-            let where_from = if segments[0] == "std" {
-                "the standard library has no such module".to_owned()
-            } else {
-                format!("there is no `{}.mopd` next to this file", segments.join("/"))
-            };
-            self.report(
-                Diagnostic::error(Code::UnknownModule, span, format!("there is no module `{}`", dotted(path))).label(where_from),
-            );
+        // Under `std` itself the host lists what the library has: that is no module.
+        let found = if segments == ["std"] { None } else { self.find_file(&segments, load) };
+        if found.is_some() {
+            return found;
         }
-        found
+        let standard = segments[0] == "std";
+        let where_from = match (standard, names) {
+            (true, [name]) if segments.len() == 1 && self.modules.library_modules().any(|module| module == name.text) => {
+                "a module, and not what is taken from it".to_owned()
+            }
+            (true, _) => "the standard library has no such module".to_owned(),
+            _ => format!("there is no `{}.mopd` next to this file", segments.join("/")),
+        };
+        let text = match (segments.as_slice(), names) {
+            (["std"], [name]) => format!("`std.{}` names no module and what is taken from it", name.text),
+            _ => format!("there is no module `{}`", dotted(path)),
+        };
+        let finding = Diagnostic::error(Code::UnknownModule, span, text);
+        let finding = finding.label(where_from);
+        let whole = names.last().filter(|_| names.len() == 1).map(|name| span.to(name.span));
+        let all_in = |module: &str| names.iter().all(|name| self.library_has(module, &name.text));
+        let finding = match (segments.as_slice(), names) {
+            // `use opd.mopd`
+            ([module], _) if !standard && !names.is_empty() && all_in(module) => {
+                let ours = format!("std.{module}");
+                finding.help(format!("the standard library has `{ours}`")).replace_with(format!("write `{ours}`"), ours)
+            }
+            // `use std.mopd`: the module between them is left out.
+            (["std"], [name])
+                if let (Some(module), Some(whole)) = (self.modules.of_library(&name.text), whole)
+                    && !self.modules.library_modules().any(|known| known == name.text) =>
+            {
+                let ours = format!("std.{module}.{}", name.text);
+                finding.help(format!("it is `{ours}`")).fix(format!("write `{ours}`"), whole, ours)
+            }
+            // `use std.opd`: what is taken from it is left out.
+            (["std"], [module]) if self.modules.library_modules().any(|known| known == module.text) => {
+                let offered: Vec<&str> = self.modules.offered(&module.text).take(4).collect();
+                finding.help(format!("say what is taken from it: `use std.{}.{{{}}}`", module.text, offered.join(", ")))
+            }
+            (["std", module], _) => {
+                let near = nearest(module, self.modules.library_modules()).map(str::to_owned);
+                match near {
+                    Some(near) => {
+                        let finding = finding.help(format!("did you mean `std.{near}`?"));
+                        let span = path[1].span;
+                        finding.fix(format!("write `std.{near}`"), span, near).possibly()
+                    }
+                    None => finding.help("the book's page on the standard library lists its modules"),
+                }
+            }
+            _ => finding,
+        };
+        self.report(finding);
+        None
+    }
+
+    fn library_has(&self, module: &str, name: &str) -> bool {
+        self.modules.offered(module).any(|offered| offered == name)
     }
 
     /// `--set name=value`: each value is parsed as an expression in a file of its own, so that mistakes in it have a place.

@@ -6,7 +6,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, Reduce, Rollout, Term};
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Signal, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Entry, Expr, Index, Name, Statement};
+use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Index, Name, Statement};
 
 use super::Checker;
 use super::evaluate::{Context, Env};
@@ -145,15 +145,39 @@ impl Checker {
                 parts.reduce.is_some()
             }
             _ => {
-                self.unknown_key(&entry.key, "an objective", vocabulary::OBJECTIVE);
+                self.unknown_of_objective(entry);
                 false
             }
         };
         parts.faulty |= !good;
     }
 
+    /// A setting that holds something `live` was meant to be a term.
+    fn is_term(&self, entry: &Entry) -> bool {
+        let known = vocabulary::OBJECTIVE.iter().any(|key| key.name == entry.key.text);
+        !known && self.sources.text(entry.value.span).split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == "live")
+    }
+
+    fn unknown_of_objective(&mut self, entry: &Entry) {
+        if matches!(entry.value.kind, ExprKind::Error) {
+            return; // Reported by the parser.
+        }
+        if self.is_term(entry) {
+            let (name, before) = (&entry.key.text, Span { end: entry.key.span.start, ..entry.key.span });
+            let text = format!("an objective has no setting `{name}`");
+            let finding = Diagnostic::error(Code::UnknownKey, entry.key.span, text).label("a part of the loss is a term");
+            self.report(finding.help(format!("write `term {name} = ...`")).fix("write `term`", before, "term "));
+            return;
+        }
+        self.unknown_setting(entry, "an objective", vocabulary::OBJECTIVE, &[]);
+    }
+
     fn objective_is_complete(&mut self, name: &Name, body: &Block, parts: &mut Parts) {
-        let has_term = body.statements.iter().any(|statement| matches!(statement, Statement::Term { .. }));
+        let has_term = body.statements.iter().any(|statement| match statement {
+            Statement::Term { .. } => true,
+            Statement::Entry(entry) => self.is_term(entry),
+            _ => false,
+        });
         if !has_term && !body.broken {
             self.report(
                 Diagnostic::error(
@@ -239,11 +263,19 @@ impl Checker {
             return None;
         }
         if !formula.live() {
-            self.report(
-                Diagnostic::error(Code::NothingLive, value.span, format!("the term `{}` carries no gradient", name.text))
-                    .label("every factor is a plain number")
-                    .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`"),
-            );
+            let finding = Diagnostic::error(Code::NothingLive, value.span, format!("the term `{}` carries no gradient", name.text))
+                .label("every factor is a plain number")
+                .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`");
+            // The one number of the student's that stands in it.
+            let text = self.sources.text(value.span);
+            let mut places = text.match_indices("student.logp").map(|(at, _)| at);
+            self.report(match (places.next(), places.next()) {
+                (Some(at), None) => {
+                    let at = value.span.start + at as u32;
+                    finding.fix("write `live student.logp`", Span { start: at, end: at, ..value.span }, "live ").possibly()
+                }
+                _ => finding,
+            });
             return None;
         }
         let origin = self.origin(value.span);

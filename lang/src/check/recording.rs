@@ -388,6 +388,8 @@ impl Checker {
             has_experiment: _,
             // Of the item that is being evaluated.
             calling: _,
+            frames: _,
+            evaluating: _,
             work: _,
             any_numbers: _,
             // Whoever sets it spoils the recording.

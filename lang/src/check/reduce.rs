@@ -66,6 +66,12 @@ impl Checker {
                 (Some(over), _) => over,
                 (None, Some(next)) => next,
                 (None, None) if index == 0 && step.elements == Axis::Token => {
+                    // `mean(token), mean(sequence)`: the comma has been reported.
+                    let rest = self.sources.file(step.span.file).text[step.span.end as usize..].trim_start();
+                    let next = rest.strip_prefix(',').map_or("", str::trim_start);
+                    if next.starts_with("mean(") || next.starts_with("sum(") {
+                        return None;
+                    }
                     self.report(
                         Diagnostic::error(
                             Code::AxisMismatch,
@@ -86,7 +92,16 @@ impl Checker {
                     step.elements.name()
                 );
                 let finding = Diagnostic::error(Code::AxisMismatch, step.span, text);
-                self.report(finding.help("for example `mean(token) then mean(sequence)`"));
+                let finding = finding.help("for example `mean(token) then mean(sequence)`");
+                // Two steps the wrong way round.
+                let whole = read.first().zip(read.last()).map(|(first, last)| first.span.to(last.span));
+                self.report(match (whole, read) {
+                    (Some(whole), [first, second]) if first.over.is_none() && second.over.is_none() => {
+                        let ours = format!("{} then {}", self.sources.text(second.span), self.sources.text(first.span));
+                        finding.fix(format!("write `{ours}`"), whole, ours).possibly()
+                    }
+                    _ => finding,
+                });
                 return None;
             }
             if over >= step.elements {
@@ -122,8 +137,17 @@ impl Checker {
     fn reduction_step(&mut self, expr: &Expr) -> Option<Written> {
         let usage = "a step is `mean(axis)` or `sum(axis)`, with `over: axis` where needed";
         let ExprKind::Call { callee, arguments, .. } = &expr.kind else {
-            if !matches!(expr.kind, ExprKind::Error) {
-                self.report(Diagnostic::error(Code::WrongKind, expr.span, "this is no step of a `reduce`").help(usage));
+            match &expr.kind {
+                ExprKind::Error => {}
+                ExprKind::Arrow { from, to } => {
+                    let sign = Span { start: from.span.end, end: to.span.start, ..expr.span };
+                    let finding = Diagnostic::error(Code::WrongKind, expr.span, "the steps of a `reduce` are joined by `then`, not `->`");
+                    self.report(finding.help("for example `mean(token) then mean(sequence)`").fix("write `then`", sign, " then "));
+                }
+                _ => {
+                    let finding = Diagnostic::error(Code::WrongKind, expr.span, "this is no step of a `reduce`");
+                    self.report(finding.help(format!("{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`")));
+                }
             }
             return None;
         };

@@ -4,7 +4,7 @@ use crate::diag::{Code, Diagnostic, Severity};
 use crate::experiment::{DomainId, Stage, TeacherChoice, TeacherId, TeacherWeights, Train};
 use crate::formula::{Axis, Formula, FormulaKind, Role, Signal, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Condition, Expr, ItemKind, Route};
+use crate::syntax::ast::{BinaryOperator, Condition, Expr, ExprKind, ItemKind, Route};
 
 use super::Checker;
 use super::calls::Work;
@@ -106,6 +106,7 @@ impl Checker {
             }));
         }
         let mut chosen = Vec::new();
+        let mut missing = Vec::new();
         let mut faulty = false;
         for &domain in domains {
             let Some((choices, total)) = self.choices(&mut turns, domain) else {
@@ -118,6 +119,12 @@ impl Checker {
                 continue;
             }
             faulty = true;
+            missing.push((domain, by_data));
+        }
+        for (domain, by_data) in missing {
+            if !by_data && self.arm_of_another(&turns, domain) {
+                continue;
+            }
             let declared = self.span(self.domain(domain).origin);
             let name = self.domain(domain).name.clone();
             let text = match by_data {
@@ -125,7 +132,7 @@ impl Checker {
                 false => format!("no teacher is routed for the domain `{name}`"),
             };
             let (because, help) = match by_data {
-                true => ("its arms for this domain all depend on the data", "end the route with `else -> ...`".to_owned()),
+                true => ("its arms for this domain all depend on the data, and no `else` follows", "end the route with `else -> ...`".to_owned()),
                 false => ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route")),
             };
             let mut finding = Diagnostic::error(Code::UnroutedDomain, declared, text)
@@ -141,14 +148,37 @@ impl Checker {
             }
             self.report(finding);
         }
-        for turn in turns.iter().filter(|turn| !turn.used && !faulty) {
+        // An arm is reached where any turn of its loop is.
+        let reached = |span: Span| turns.iter().any(|turn| turn.span == span && turn.used);
+        let unreached: Vec<Span> = turns.iter().map(|turn| turn.span).filter(|span| !faulty && !reached(*span)).collect();
+        for span in unreached {
             self.report(
-                Diagnostic::error(Code::DomainRoutedTwice, turn.span, "this arm is never reached")
+                Diagnostic::error(Code::DomainRoutedTwice, span, "this arm is never reached")
                     .label("every domain it could match is routed before")
                     .help("remove it, or move it up: the first arm that holds decides"),
             );
         }
         chosen
+    }
+
+    /// `domain == math -> specialist[code]` behind the arm of `math`: the teacher tells which domain was meant.
+    fn arm_of_another(&mut self, turns: &[Turn], domain: DomainId) -> bool {
+        let name = self.domain(domain).name.clone();
+        let meant = turns.iter().filter(|turn| !turn.used).find_map(|turn| {
+            let Condition::When(condition) = turn.condition else { return None };
+            let ExprKind::Binary { operator: BinaryOperator::Equal, right, .. } = &condition.kind else { return None };
+            let member = self.sources.text(turn.target.span).ends_with(&format!("[{name}]"));
+            (member && matches!(right.kind, ExprKind::Name(_))).then_some((turn.span, right.span))
+        });
+        let Some((arm, written)) = meant else { return false };
+        let finding = Diagnostic::error(Code::DomainRoutedTwice, arm, "this arm is never reached")
+            .label("its domain is routed before")
+            .because(self.span(self.domain(domain).origin), "no arm is left for this domain")
+            .help(format!("did you mean `domain == {name}`?"))
+            .fix(format!("write `{name}`"), written, name)
+            .possibly();
+        self.report(finding);
+        true
     }
 
     /// The arms for one domain, and whether the last of them always holds; none where one is faulty.

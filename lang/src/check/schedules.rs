@@ -31,6 +31,9 @@ impl Checker {
                 return None;
             }
         };
+        if !self.word_fits_here(&Value::Formula(formula.clone()), expr.span) {
+            return None;
+        }
         if formula.axis() != Axis::Run {
             self.report(
                 Diagnostic::error(Code::AxisMismatch, expr.span, "one number for the whole run is needed here")
@@ -151,7 +154,21 @@ impl Checker {
             Value::Arrow { from, to } => (from, to),
             other => {
                 let wanted = format!("`{written}` needs a range, such as `{written}(1e-3 -> 1e-4)`");
-                self.wrong_kind(range.span, &wanted, &other);
+                // `cosine(1e-3, 1e-4)`
+                let second = given[1].filter(|second| {
+                    self.key_before(second.span).is_none() && matches!(second.kind, ExprKind::Number { suffix: None, .. })
+                });
+                match (other.constant(), second) {
+                    (Some(_), Some(second)) => {
+                        let whole = range.span.to(second.span);
+                        let ours = format!("{} -> {}", self.sources.text(range.span), self.sources.text(second.span));
+                        let finding = Diagnostic::error(Code::WrongKind, whole, wanted).label("two numbers");
+                        self.report(finding.help(format!("write `{written}({ours})`")).fix(format!("write `{ours}`"), whole, ours));
+                    }
+                    _ => {
+                        self.wrong_kind(range.span, &wanted, &other);
+                    }
+                }
                 return None;
             }
         };

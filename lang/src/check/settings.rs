@@ -7,6 +7,7 @@ use crate::source::Span;
 use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Mark, Name, Route, Statement};
 
 use super::evaluate::Env;
+use super::foreign;
 use super::value::{Callable, Value};
 use super::vocabulary::{self, Key};
 use super::{Checker, bounds};
@@ -17,9 +18,10 @@ pub struct Settings<'a> {
     pub owner: String,
     /// Where to point when something is missing.
     pub span: Span,
-    entries: Vec<&'a Entry>,
+    /// By key: as written, or as it was meant.
+    entries: Vec<(String, &'a Entry)>,
     /// What the block around it says for all of its steps.
-    inherited: Vec<&'a Entry>,
+    inherited: Vec<(String, &'a Entry)>,
     /// Keys that were meant by mistyped ones: reported already, so not missing as well.
     mistyped: Vec<String>,
     marks: Vec<(String, SettingMark)>,
@@ -43,7 +45,7 @@ impl<'a> Settings<'a> {
     }
 
     fn entry(&self, key: &str) -> Option<&'a Entry> {
-        self.entries.iter().chain(&self.inherited).find(|entry| entry.key.text == key).copied()
+        self.entries.iter().chain(&self.inherited).find(|(known, _)| known == key).map(|(_, entry)| *entry)
     }
 
     /// What the block around it says holds here as well, unless it is said again.
@@ -52,7 +54,7 @@ impl<'a> Settings<'a> {
         let replaced = |key: &str| {
             matches!(key, "prompts" | "batch") && ["prompts", "batch"].iter().any(|size| self.key_span(size).is_some())
         };
-        self.inherited = around.entries.iter().filter(|entry| !replaced(&entry.key.text)).copied().collect();
+        self.inherited = around.entries.iter().filter(|(key, _)| !replaced(key)).cloned().collect();
         self.broken |= around.broken;
         self.route = self.route.or(around.route);
     }
@@ -79,9 +81,15 @@ impl Checker {
             route: None,
             broken,
         };
-        for statement in block.map_or(&[][..], |block| &block.statements) {
+        let statements = block.map_or(&[][..], |block| &block.statements);
+        let set = statements.iter().filter_map(|statement| match statement {
+            Statement::Entry(entry) => Some(entry.key.text.as_str()),
+            _ => None,
+        });
+        let set: Vec<&str> = set.collect();
+        for statement in statements {
             match statement {
-                Statement::Entry(entry) => self.setting(entry, keys, &mut settings),
+                Statement::Entry(entry) => self.setting(entry, keys, &set, &mut settings),
                 Statement::Route(route) if may_route && settings.route.is_none() => settings.route = Some(route),
                 Statement::Route(route) => {
                     let text = format!("{} takes no route here", settings.owner);
@@ -106,20 +114,23 @@ impl Checker {
         settings
     }
 
-    fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], settings: &mut Settings<'a>) {
+    fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], set: &[&str], settings: &mut Settings<'a>) {
         let marks = self.marks(&entry.marks);
         settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
-        if let Some(first) = settings.entries.iter().find(|known| known.key.text == entry.key.text).map(|known| known.key.span) {
+        if let Some(first) = settings.key_span(&entry.key.text).filter(|_| settings.entries.iter().any(|(key, _)| *key == entry.key.text)) {
             self.report(
                 Diagnostic::error(Code::DuplicateKey, entry.key.span, format!("`{}` is set twice", entry.key.text))
                     .because(first, "first set here")
                     .help("keep one of them"),
             );
         } else if keys.iter().any(|key| key.name == entry.key.text) {
-            settings.entries.push(entry);
+            settings.entries.push((entry.key.text.clone(), entry));
         } else if !matches!(entry.value.kind, ExprKind::Error) {
-            let meant = self.unknown_key(&entry.key, &settings.owner, keys);
-            settings.mistyped.extend(meant);
+            // Read as what it was meant for: one slip is one finding.
+            match self.unknown_setting(entry, &settings.owner, keys, set) {
+                Some(meant) if meant.same_value => settings.entries.push((meant.key, entry)),
+                meant => settings.mistyped.extend(meant.map(|meant| meant.key)),
+            }
         }
     }
 
@@ -139,9 +150,7 @@ impl Checker {
                 (other, _) => {
                     let finding = Diagnostic::error(Code::UnknownValue, mark.name.span, format!("there is no mark `@{other}`"));
                     self.report(match nearest(other, MARKS.iter().copied()) {
-                        Some(near) => {
-                            finding.help(format!("did you mean `@{near}`?")).replace_with(format!("change to `{near}`"), near)
-                        }
+                        Some(near) => finding.did_you_mean(other, near).help(format!("did you mean `@{near}`?")),
                         None => finding.help("marks: `@unpublished`, `@source(\"...\")`"),
                     });
                 }
@@ -165,18 +174,6 @@ impl Checker {
                 self.marks.push(marked);
             }
         }
-    }
-
-    /// Reports a key that the block does not have; the key that was probably meant, if one is near.
-    pub(super) fn unknown_key(&mut self, key: &Name, owner: &str, keys: &[Key]) -> Option<String> {
-        let keys = vocabulary::names(keys);
-        let finding = Diagnostic::error(Code::UnknownKey, key.span, format!("{owner} has no setting `{}`", key.text));
-        let near = nearest(&key.text, keys.iter().copied());
-        self.report(match near {
-            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
-            None => finding.help(format!("it has: {}", keys.join(", "))),
-        });
-        near.map(str::to_owned)
     }
 
     pub(super) fn required<'a>(&mut self, settings: &Settings<'a>, key: &str) -> Option<&'a Expr> {
@@ -206,7 +203,7 @@ impl Checker {
     pub(super) fn real(&mut self, expr: &Expr, key: &str, env: &Env) -> Option<f64> {
         let value = self.evaluate(expr, env);
         match value.constant() {
-            Some(number) => Some(number),
+            Some(number) => self.word_fits(&value, expr.span, key).then_some(number),
             None if undecided(&value) => self.any_number(1.0),
             None => {
                 self.wrong_kind(expr.span, &format!("`{key}` must be a number known before the run"), &value);
@@ -239,9 +236,19 @@ impl Checker {
             if undecided(value) {
                 return self.any_number(16.0).map(|number| least.max(number as u64));
             }
+            if let (Value::List(values), "`seeds`") = (value, what) {
+                let count = values.len();
+                let finding = Diagnostic::error(Code::WrongKind, span, "`seeds` is how many seeds are run, not a list of them");
+                let finding = finding.label("this is a list").help("a whole number: `seed` of the experiment is the first, the others follow it");
+                self.report(finding.replace_with(format!("write `{count}`"), count.to_string()));
+                return None;
+            }
             self.wrong_kind(span, &format!("{what} must be a whole number known before the run"), value);
             return None;
         };
+        if !self.word_fits(value, span, what.trim_matches('`')) || !self.word_fits_here(value, span) {
+            return None;
+        }
         if number.fract() != 0.0 || number < least as f64 {
             self.report(
                 Diagnostic::error(Code::OutOfRange, span, format!("{what} must be a whole number, at least {least}"))
@@ -271,10 +278,15 @@ impl Checker {
             return None;
         };
         if !(0.0..=1.0).contains(&number) {
-            self.report(
-                Diagnostic::error(Code::OutOfRange, span, format!("{what} must lie between 0 and 1"))
-                    .label(format!("this is {number}")),
-            );
+            let finding = Diagnostic::error(Code::OutOfRange, span, format!("{what} must lie between 0 and 1"));
+            let finding = finding.label(format!("this is {number}"));
+            // `50` for `50%`
+            let written = self.sources.text(span);
+            let percent = number > 1.0 && number <= 100.0 && number.fract() == 0.0 && written.parse::<f64>() == Ok(number);
+            self.report(match percent {
+                true => finding.help(format!("a share of a hundred is written with `%`: `{written}%`")).replace_with(format!("write `{written}%`"), format!("{written}%")),
+                false => finding.help("at most 1, which is all of it; `35%` is 0.35"),
+            });
             return None;
         }
         Some(number)
@@ -286,8 +298,11 @@ impl Checker {
         let types = || vocabulary::TYPES.iter().map(|word| word.name);
         if !types().any(|known| known == wanted) {
             let finding = Diagnostic::error(Code::UnknownValue, annotation.span, format!("there is no type `{wanted}`"));
-            self.report(match nearest(wanted, types()) {
-                Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            self.report(match foreign::type_name(wanted).or_else(|| nearest(wanted, types())) {
+                Some(near) if foreign::type_name(wanted).is_some() => {
+                    finding.help(format!("here it is called `{near}`")).replace_with(format!("change to `{near}`"), near)
+                }
+                Some(near) => finding.did_you_mean(wanted, near),
                 None => finding.help(format!("types: {}", types().collect::<Vec<_>>().join(", "))),
             });
             return value;
@@ -336,7 +351,19 @@ impl Checker {
             (Value::Formula(formula), _) => return self.coerce_number(formula.clone(), annotation, span),
             _ => false,
         };
-        if fits { value } else { self.mistyped(span, annotation, &value.describe()) }
+        if fits {
+            return value;
+        }
+        // `clip_at: "5"`
+        if let (Value::Text(text), Some(_)) = (&value, unit_of_type(wanted)) {
+            let number = |text: &str| text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit());
+            let bare = self.unquoted(span, text, number);
+            let finding = Diagnostic::error(Code::WrongKind, span, format!("a number is needed here, of the type `{wanted}`"));
+            let finding = finding.label("this is a text").because(annotation.span, "declared here");
+            self.report(super::unknown::without_quotes(finding, bare));
+            return Value::Error;
+        }
+        self.mistyped(span, annotation, &value.describe())
     }
 
     fn coerce_number(&mut self, formula: Formula, annotation: &Name, span: Span) -> Value {

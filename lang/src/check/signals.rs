@@ -9,6 +9,7 @@ use crate::syntax::ast::{Expr, ExprKind, Name};
 use super::Checker;
 use super::builtins::Measure;
 use super::evaluate::{Context, Env};
+use super::foreign;
 use super::value::Value;
 use super::vocabulary;
 
@@ -90,6 +91,9 @@ impl Checker {
                 }
                 return self.signal(signal, span);
             }
+            if foreign::is_library(name) && self.modules.lookup(env.module, name).is_none() {
+                return self.foreign_library(name, field, span);
+            }
         }
         let role = match self.evaluate(base, env) {
             Value::Error => return Value::Error,
@@ -163,8 +167,13 @@ impl Checker {
         let text = format!("`{}` has no `{}`", role.name(), field.text);
         let finding = Diagnostic::error(Code::UnknownField, field.span, text);
         let parts = || vocabulary::PARTS.iter().map(|part| part.name);
+        if let Some(ours) = foreign::part(&field.text) {
+            let finding = finding.help(format!("here it is called `{ours}`"));
+            self.report(finding.replace_with(format!("change to `{ours}`"), ours));
+            return;
+        }
         self.report(match nearest(&field.text, parts()) {
-            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            Some(near) => finding.did_you_mean(&field.text, near),
             None => finding.help(format!("a role has: {}", parts().collect::<Vec<_>>().join(", "))),
         });
     }
@@ -179,7 +188,7 @@ impl Checker {
             && let Some(near) = nearest(&field.text, usual())
         {
             let finding = Diagnostic::error(Code::UnknownField, field.span, format!("no usual span is called `{}`", field.text));
-            self.report(finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near));
+            self.report(finding.did_you_mean(&field.text, near));
             return None;
         }
         Some(NamedSpan::Tag(field.text.clone()))

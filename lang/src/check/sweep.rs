@@ -55,7 +55,7 @@ impl Checker {
         let finding =
             Diagnostic::error(Code::UnknownName, name.span, format!("this file has no `param {}` to sweep over", name.text));
         let finding = match (nearest(&name.text, names.iter().copied()), names.is_empty()) {
-            (Some(near), _) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            (Some(near), _) => finding.did_you_mean(&name.text, near),
             (None, true) => {
                 finding.help(format!("declare one, `param {}: real = 1`, and use it where the value belongs", name.text))
             }

@@ -172,7 +172,7 @@ impl Checker {
                 let finding = Diagnostic::error(Code::UnknownField, field.span, format!("the student has no copy `{other}`"));
                 self.report(match nearest(other, ["initial", "ema", "every"]) {
                     Some(near) => {
-                        finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near)
+                        finding.did_you_mean(other, near)
                     }
                     None => finding.help(format!("write {USAGE}")),
                 });

@@ -377,7 +377,7 @@ impl Checker {
         }
         let finding = Diagnostic::error(Code::TemplateSlot, field.span, format!("`{of}` has no member `{}`", field.text));
         self.report(match nearest(&field.text, MEMBERS.iter().map(|(word, _)| *word)) {
-            Some(near) => finding.help(format!("did you mean `{near}`?")).replace_with(format!("change to `{near}`"), near),
+            Some(near) => finding.did_you_mean(&field.text, near),
             None => finding.help(format!("it has: `{of}.correct`, `{of}.wrong`, `{of}.other`")),
         });
         None

@@ -46,7 +46,9 @@ impl Checker {
         if only.as_ref().is_some_and(|only| !left(only)) {
             let (train_only, freeze) = (settings.place(&["train_only"]), settings.place(&["freeze"]));
             self.report(
-                Diagnostic::error(Code::OutOfRange, train_only, "no weights are left to train").because(freeze, "frozen here"),
+                Diagnostic::error(Code::OutOfRange, train_only, "no weights are left to train")
+                    .because(freeze, "frozen here")
+                    .help("take a part out of `freeze`, or add one to `train_only`"),
             );
             return None;
         }

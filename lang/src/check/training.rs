@@ -317,6 +317,12 @@ impl Checker {
                 }
             }
             (None, None) if settings.broken => None,
+            (Some(_), Some(_)) => {
+                let (target, rollout) = (settings.place(&["target"]), settings.place(&["rollout"]));
+                let finding = Diagnostic::error(Code::UnusedSetting, rollout, "`sft` needs one source of targets, and has both");
+                self.report(finding.because(target, "a field of the data is imitated").help("keep one of them"));
+                None
+            }
             _ => {
                 self.report(
                     Diagnostic::error(Code::MissingKey, settings.span, "`sft` needs one source of targets")

@@ -1,8 +1,10 @@
 //! Diagnostics: what is wrong, where, why, and the way out. Plain data; rendering belongs to the host.
 
 mod codes;
+mod fixes;
 
 pub use codes::Code;
+pub use fixes::{apply_certain, apply_once};
 
 use crate::source::Span;
 
@@ -49,6 +51,25 @@ pub struct Fix {
     pub title: String,
     pub span: Span,
     pub replacement: String,
+    pub applicability: Applicability,
+}
+
+/// How sure it is that a fix is what the author meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applicability {
+    /// Nothing else can have been meant: `mopd check --fix` applies it.
+    Certain,
+    /// Likely, such as the nearest name: a person decides.
+    Possible,
+}
+
+impl Applicability {
+    pub fn name(self) -> &'static str {
+        match self {
+            Applicability::Certain => "certain",
+            Applicability::Possible => "possible",
+        }
+    }
 }
 
 impl Diagnostic {
@@ -91,26 +112,50 @@ impl Diagnostic {
         self.fix(title, span, replacement)
     }
 
+    /// An edit beside or around the offending text.
     pub fn fix(mut self, title: impl Into<String>, span: Span, replacement: impl Into<String>) -> Diagnostic {
-        self.fix = Some(Fix { title: title.into(), span, replacement: replacement.into() });
+        let applicability = Applicability::Certain;
+        self.fix = Some(Fix { title: title.into(), span, replacement: replacement.into(), applicability });
         self
     }
+
+    /// Says of the fix that it is likely, not certain.
+    pub fn possibly(mut self) -> Diagnostic {
+        if let Some(fix) = &mut self.fix {
+            fix.applicability = Applicability::Possible;
+        }
+        self
+    }
+
+    /// `did you mean ...?`, with the offending text replaced. Likely, unless the name differs in case and underscores only.
+    pub fn did_you_mean(self, written: &str, meant: &str) -> Diagnostic {
+        let finding = self.help(format!("did you mean `{meant}`?")).replace_with(format!("change to `{meant}`"), meant);
+        if same_letters(written, meant) { finding } else { finding.possibly() }
+    }
+}
+
+/// Whether two names differ in case and underscores only: `LONGEST` and `longest`, `batch_size` and `batchSize`.
+pub fn same_letters(a: &str, b: &str) -> bool {
+    let letters = |name: &str| name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect::<String>();
+    letters(a) == letters(b)
 }
 
 /// The candidate nearest to a mistyped name, if one is near enough to be meant.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = name.chars().count();
     let limit = (length / 3).max(1);
-    let plain = name.replace('_', "");
     // Each character more or less is a step at least; most names of a long file are ruled out by that.
-    let possible = |candidate: &&str| {
-        candidate.chars().count().abs_diff(length) <= limit || candidate.chars().filter(|c| *c != '_').eq(plain.chars())
-    };
+    let possible = |candidate: &&str| candidate.chars().count().abs_diff(length) <= limit || same_letters(candidate, name);
     candidates
         .into_iter()
         .filter(possible)
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= limit || candidate.replace('_', "") == plain)
+        .map(|candidate| match same_letters(candidate, name) {
+            true => (0, candidate),
+            false => (strsim::damerau_levenshtein(name, candidate), candidate),
+        })
+        // One letter for another makes a different word of a short one: `gpu` is no slip for `cpu`.
+        .filter(|(distance, candidate)| *distance == 0 || length > 3 || candidate.chars().count() != length)
+        .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -100,7 +100,7 @@ macro_rules! enums {
     };
 }
 
-fixed! { String, bool, f64, UnaryOperator, BinaryOperator, crate::diag::Code, crate::diag::Severity }
+fixed! { String, bool, f64, UnaryOperator, BinaryOperator, crate::diag::Code, crate::diag::Severity, crate::diag::Applicability }
 
 structs! {
     Name { text, span }
@@ -122,7 +122,7 @@ structs! {
 
     Diagnostic { code, severity, message, primary, related, help, fix }
     Label { span, text }
-    Fix { title, span, replacement }
+    Fix { title, span, replacement, applicability }
 }
 
 enums! {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use lsp_types::{CodeAction, CodeActionKind, CodeActionOrCommand, CodeActionParams, TextEdit, WorkspaceEdit};
 use mopd_lang::check::allow;
+use mopd_lang::diag::{Applicability, Fix};
 
 use super::super::dispatch::Failure;
 use super::super::session::{ENTRY, Session};
@@ -25,7 +26,8 @@ pub fn answer(session: &Session, params: CodeActionParams) -> Result<Vec<CodeAct
             continue;
         }
         let silence = allow::insertion(&document.analysis.sources, finding);
-        let fixes = finding.fix.iter().map(|fix| (fix, true)).chain(silence.iter().map(|fix| (fix, false)));
+        let certain = |fix: &Fix| fix.applicability == Applicability::Certain;
+        let fixes = finding.fix.iter().map(|fix| (fix, certain(fix))).chain(silence.iter().map(|fix| (fix, false)));
         for (fix, preferred) in fixes {
             let Some(place) = session.location(&document.analysis, fix.span) else { continue };
             let edit = TextEdit { range: place.range, new_text: fix.replacement.clone() };

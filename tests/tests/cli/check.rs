@@ -147,3 +147,19 @@ fn a_code_is_explained() {
         "{all:?}"
     );
 }
+
+#[test]
+fn certain_fixes_are_applied_in_place_to_every_file_that_is_named() {
+    let foreign = GOOD.replace("steps     = 2", "num_steps = 2");
+    let quotes = foreign.replace('\n', "\r\n");
+    let likely = GOOD.replace("steps     = 2", "stepz     = 2");
+    let place = Place::with(&[("a.mopd", &foreign), ("b.mopd", &quotes), ("c.mopd", GOOD), ("d.mopd", &likely)]);
+    let said = place.mopd(&["check", "--fix", "a.mopd", "b.mopd", "c.mopd"]).is(0, &["fixed: a.mopd: 1 fix", "fixed: b.mopd: 1 fix"]);
+    assert!(!said.err.contains("c.mopd"), "{said:?}");
+    assert_eq!(place.read("a.mopd"), GOOD.replace("steps     = 2", "steps = 2"));
+    assert_eq!(place.read("b.mopd"), GOOD.replace("steps     = 2", "steps = 2").replace('\n', "\r\n"));
+    assert_eq!(place.read("c.mopd"), GOOD);
+    // What is only likely is reported, and left to the author.
+    place.mopd(&["check", "--fix", "d.mopd"]).is(1, &["did you mean `steps`?"]);
+    assert_eq!(place.read("d.mopd"), likely);
+}

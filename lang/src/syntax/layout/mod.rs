@@ -4,6 +4,7 @@
 //! the brackets around it and on the token before it, which a context-free grammar can't see; and a bracket without a partner
 //! is best told where it stands, not where the grammar gives up.
 
+mod habits;
 mod texts;
 
 pub(crate) use texts::string_end;
@@ -202,17 +203,10 @@ impl<'a> Scanner<'a> {
             b' ' | b'\t' => self.at += 1,
             b'\r' | b'\x0c' => self.blank(self.at, self.at + 1),
             b'\n' => self.newline(),
+            b'<' | b'=' | b'>' | b'|' | b'`' if self.at_line_start() && self.left_behind(rest) => {}
             b'/' if rest.starts_with("//") => self.comment(),
-            b'/' if rest.starts_with("/*") => {
-                let end = rest.find("*/").map_or(self.bytes.len(), |end| self.at + end + 2);
-                let span = self.span(self.at, self.at + 2);
-                self.report(
-                    Diagnostic::error(Code::ForeignSyntax, span, "`/* ... */` is not a comment here")
-                        .label("a comment runs from `//` to the end of its line")
-                        .help("write `//` before every line of the comment"),
-                );
-                self.blank(self.at, end);
-            }
+            b'/' if rest.starts_with("/*") => self.block_comment(),
+            b':' if rest.starts_with("::") => self.double_colon(),
             b'#' => {
                 let end = self.line_end();
                 let hashes = rest.bytes().take_while(|byte| *byte == b'#').count();
@@ -224,6 +218,7 @@ impl<'a> Scanner<'a> {
                 );
                 self.blank(self.at, end);
             }
+            b'f' | b'r' | b'u' | b'b' if self.prefixed_text(rest) => {}
             b'"' if rest.starts_with("\"\"\"") => self.triple_quoted(),
             b'"' => self.string(),
             b'\'' => self.single_quoted(),
@@ -345,7 +340,39 @@ impl<'a> Scanner<'a> {
             let end = next + self.text[next..].find([' ', '\n', '{', '(']).unwrap_or(1).max(1);
             finding = finding.because(self.span(next, end), "it should be closed before this");
         }
+        let finding = self.close(finding, bracket, at, next);
         self.report(finding);
+    }
+
+    /// The fix of a bracket that is never closed: its partner behind the last thing that can belong to it.
+    fn close(&self, finding: Diagnostic, bracket: u8, at: usize, next: Option<usize>) -> Diagnostic {
+        let mut before = &self.text[..next.unwrap_or(self.text.len())];
+        // Comments in front of what comes next belong to that.
+        loop {
+            before = before.trim_end();
+            let line = before.rfind('\n').map_or(0, |newline| newline + 1);
+            match before[line..].trim_start().starts_with("//") && line > at {
+                true => before = &before[..line],
+                false => break,
+            }
+        }
+        let end = before.len();
+        if end <= at {
+            return finding;
+        }
+        let partner = partner(bracket) as char;
+        let one_line = !before[at..].contains('\n');
+        if before[before.rfind('\n').map_or(0, |newline| newline + 1)..].contains("//") {
+            return finding; // Behind a comment it would be part of the comment.
+        }
+        let text = match (bracket, one_line) {
+            (b'{', true) => format!(" {partner}"),
+            (b'{', false) => format!("\n{partner}"),
+            _ => partner.to_string(),
+        };
+        let sure = bracket == b'{' || one_line;
+        let finding = finding.fix(format!("write `{partner}`"), self.span(end, end), text);
+        if sure { finding } else { finding.possibly() }
     }
 
     // ---- Brackets ----
@@ -442,6 +469,9 @@ impl<'a> Scanner<'a> {
     fn word(&mut self) {
         let length = words::word_length(&self.bytes[self.at..]);
         let word = &self.text[self.at..self.at + length];
+        if matches!(word, "AND" | "OR" | "NOT") && self.loud_word(word) {
+            return;
+        }
         let after_dot = self.at > 0 && self.bytes[self.at - 1] == b'.';
         let operator = !after_dot && matches!(word, "and" | "or" | "not" | "then" | "live" | "for");
         // `where(` is the function.
@@ -471,11 +501,18 @@ impl<'a> Scanner<'a> {
             }
             end += 1;
         }
+        if matches!(self.bytes[end - 1], b'e' | b'E') && self.exponent(self.at, end) {
+            return;
+        }
         if self.bytes.get(end) == Some(&b'%') {
             end += 1;
         }
+        let start = self.at;
         self.last = Last::Value;
         self.at = end;
+        if self.bytes[start..end].iter().all(u8::is_ascii_digit) {
+            self.thousands(start, end);
+        }
     }
 
     fn operator(&mut self) {

@@ -159,6 +159,9 @@ impl Scanner<'_> {
     }
 
     pub(super) fn comment(&mut self) {
+        if self.floor_division() {
+            return;
+        }
         let end = self.line_end();
         let comment = self.text[self.at..end].trim_end();
         let strip = |text: &str| text.strip_prefix(' ').unwrap_or(text).to_owned();

@@ -54,6 +54,13 @@ pub fn describe(builder: &Builder, error: &Error<Rule>, at: usize, in_block: boo
     let found = if token.is_empty() { "the end of the line".to_owned() } else { format!("`{token}`") };
     let finding = Diagnostic::error(Code::Syntax, span, format!("expected {wanted}, found {found}"));
     let finding = finding.label(format!("expected {wanted}"));
+    // Two values side by side: `[start, expert student]`, `{ seed = 1 out = "runs" }`.
+    let value = |c: char| words::is_word(c) || matches!(c, '"' | ')' | ']');
+    let begins_value = token.starts_with(|c: char| words::is_word(c) || c == '"') && !words::RESERVED.contains(&token);
+    if wanted.contains("`,`") && begins_value && builder.text()[..at].trim_end().ends_with(value) {
+        let end = builder.text()[..at].trim_end().len();
+        return finding.help("a comma is missing").fix("write a comma", builder.span_at(end, end), ",");
+    }
     if words::RESERVED.contains(&token) && ["name", "setting", "parameter"].iter().any(|needed| wanted.contains(needed)) {
         return finding.help(format!("`{token}` is a word of the language and can't be a name"));
     }
@@ -88,15 +95,27 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
     let named = !second.is_empty();
     let in_arms = matches!(kind, Broken::Arm | Broken::MatchArm);
     let finding = match first {
-        "def" | "func" | "function" | "defn" if named => error("a function is declared with `fn`")
-            .label("`fn name(x) = value`")
-            .help("for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression")
-            .replace_with("write `fn`", "fn"),
-        "import" | "from" | "include" | "require" if named || rest.starts_with('"') => error("an import is written `use`")
-            .label("`use module.name`")
-            .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`"),
-        "if" | "when" | "case" if in_arms && (named || rest.starts_with('(')) => {
-            error("an arm begins with its condition").label("nothing stands before it").replace_with("remove it", "")
+        "def" | "func" | "function" | "defn" if named => {
+            let finding = error(&format!("there is no `{first}`: a function is declared with `fn`"))
+                .label("`fn name(x) = value`")
+                .help("for example `fn soft_or(a, b) = a + b - a * b`: a function is one expression; a loss is an `objective`");
+            // With a body of several lines it is more than another word.
+            if slice.trim_end().ends_with(':') { finding } else { finding.replace_with("write `fn`", "fn") }
+        }
+        "import" | "from" | "include" | "require" if named || rest.starts_with('"') => {
+            let finding = error(&format!("an import is written `use`, not `{first}`"))
+                .label("`use module.name`")
+                .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
+            match imported(first, rest) {
+                Some(ours) => finding.fix(format!("write `{ours}`"), builder.span_at(start, start + slice.trim_end().len()), ours),
+                None => finding,
+            }
+        }
+        "if" | "elif" | "when" | "case" if in_arms && (named || rest.starts_with('(')) => {
+            let whole = builder.span_at(start, start + slice.len() - rest.len());
+            error(&format!("an arm begins with its condition, without `{first}`"))
+                .label("nothing stands before it")
+                .fix("remove it", whole, "")
         }
         "if" | "elif" | "unless" | "switch" if named || rest.starts_with('(') => {
             error(&format!("there is no `{first}` statement")).label("a choice is a value here").help(CHOICES)
@@ -119,8 +138,11 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
             error(&format!("there is no `{first}`")).label("an experiment is made of declarations, not of commands")
         }
         "const" | "var" | "val" | "set" if named && matches!(kind, Broken::Item | Broken::Statement) => {
-            error("a constant is declared with `let`").replace_with("write `let`", "let")
+            error(&format!("a constant is declared with `let`, not `{first}`")).replace_with("write `let`", "let")
         }
+        "for" if kind == Broken::Item => error("there is no `for` over items")
+            .label("a loop, as in Python")
+            .help("one model or teacher for each domain is a family: `model expert[d in domains] = ...`"),
         _ => return ternary(builder, slice, start),
     };
     Some(finding)
@@ -137,11 +159,52 @@ fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
         return None;
     }
     let place = builder.span_at(start + condition + 1, start + condition + 3);
-    Some(
-        Diagnostic::error(Code::ForeignSyntax, place, "a choice between two values is written `where`")
-            .label("a conditional expression, as in Python")
-            .help("`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`"),
-    )
+    let finding = Diagnostic::error(Code::ForeignSyntax, place, "there is no `if`: a choice between two values is written `where`")
+        .label("a conditional expression, as in Python")
+        .help("`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
+    let otherwise = condition + slice[condition..].find(" else ")?;
+    let parts = [&slice[condition + 4..otherwise], after_equals(&slice[..condition]), &slice[otherwise + 6..]];
+    Some(chosen(builder, finding, slice, start, parts))
+}
+
+/// What a setting or `let` is given.
+fn after_equals(text: &str) -> &str {
+    let equals = text.char_indices().find(|(at, c)| *c == '=' && !text[at + 1..].starts_with('=') && !text[..*at].ends_with(['=', '<', '>', '!']));
+    equals.map_or("", |(at, _)| &text[at + 1..])
+}
+
+/// With the fix `where(condition, then, otherwise)`, if the parts are so plain that it is clear where they begin and end.
+fn chosen(builder: &Builder, finding: Diagnostic, slice: &str, start: usize, parts: [&str; 3]) -> Diagnostic {
+    let parts = parts.map(str::trim);
+    let plain = |part: &str| !part.is_empty() && !part.contains(['(', '[', '{', ',', '"', '?', ':']) && !part.contains(" if ");
+    let value = parts.iter().filter_map(|part| slice.find(part)).min();
+    match value.filter(|_| parts.iter().all(|part| plain(part))) {
+        Some(_) => {
+            let [condition, then, otherwise] = parts;
+            let ours = format!("where({condition}, {then}, {otherwise})");
+            let first = slice.len() - after_equals(slice).trim_start().len();
+            finding.fix(format!("write `{ours}`"), builder.span_at(start + first, start + slice.trim_end().len()), ours)
+        }
+        None => finding,
+    }
+}
+
+/// `use std.opd.mopd` for `import std.opd.mopd` and `from std.opd import mopd`.
+fn imported(word: &str, rest: &str) -> Option<String> {
+    let is_path = |path: &str| !path.is_empty() && path.split('.').all(|part| !part.is_empty() && part.chars().all(words::is_word));
+    let rest = rest.trim();
+    if word == "import" {
+        let dots = if rest.starts_with("std.") { 2 } else { 1 };
+        return (is_path(rest) && rest.matches('.').count() >= dots).then(|| format!("use {rest}"));
+    }
+    let (module, names) = rest.split_once(" import ")?;
+    let names: Vec<&str> = names.split(',').map(str::trim).collect();
+    let sound = word == "from" && is_path(module.trim()) && names.iter().all(|name| is_path(name) && !name.contains('.'));
+    let module = module.trim();
+    sound.then(|| match names.as_slice() {
+        [name] => format!("use {module}.{name}"),
+        names => format!("use {module}.{{{}}}", names.join(", ")),
+    })
 }
 
 /// Slips that deserve more than an expected set. `at` is where the grammar gave up, in the slice.
@@ -151,6 +214,9 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     let place = builder.span_at(start, start + first.len());
     let stuck = &slice[at..];
 
+    if let Some(finding) = habit(builder, slice, start, at, kind) {
+        return Some(finding);
+    }
     if let Some(operator) = leading_operator(slice) {
         let span = builder.span_at(start, start + operator.len());
         return Some(
@@ -214,13 +280,19 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     };
     if let Some((message, example)) = arm.filter(|_| !slice.contains("->")) {
         let end = builder.span_at(start, start + slice.len());
-        return Some(Diagnostic::error(Code::Syntax, end, message).help(format!("for example {example}")));
+        let finding = Diagnostic::error(Code::Syntax, end, format!("{message}: `->` is missing")).help(format!("for example {example}"));
+        // `domain == code specialist[code]`: between two values.
+        let between = at > 0 && stuck.starts_with(words::is_word) && !stuck.starts_with(|c: char| c.is_ascii_digit()) && slice[..at].trim_end().ends_with(|c: char| words::is_word(c) || matches!(c, ')' | ']' | '"'));
+        return Some(match between && matches!(kind, Broken::Arm) {
+            true => finding.fix("write `->`", builder.span_at(start + at, start + at), "-> "),
+            false => finding,
+        });
     }
     if kind == Broken::Statement
         && stuck == rest
         && !first.is_empty()
         && (second.is_empty() || after.is_empty())
-        && !stuck.is_empty()
+        && stuck.starts_with(|c: char| words::is_word(c) || matches!(c, '"' | '['))
     {
         let gap = builder.span_at(start + first.len(), start + first.len());
         return Some(
@@ -243,10 +315,27 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     if stuck.starts_with('?') {
         let span = builder.span_at(start + at, start + at + 1);
         return Some(
-            Diagnostic::error(Code::ForeignSyntax, span, "a choice between two values is written `where`")
-                .label("a conditional expression, as in C")
-                .help("`c ? a : b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`"),
+            {
+                let finding = Diagnostic::error(Code::ForeignSyntax, span, "there is no `?`: a choice between two values is written `where`")
+                    .label("a conditional expression, as in C")
+                    .help("`c ? a : b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
+                match stuck[1..].split_once(':') {
+                    Some((then, otherwise)) => chosen(builder, finding, slice, start, [after_equals(&slice[..at]), then, otherwise]),
+                    None => finding,
+                }
+            },
         );
+    }
+    if stuck.starts_with('@')
+        && slice[..at].trim_end().ends_with("pass")
+        && let count = stuck[1..].bytes().take_while(u8::is_ascii_digit).count()
+        && count > 0
+    {
+        let pass = slice[..at].trim_end().len() - "pass".len();
+        let ours = format!("pass_at({})", &stuck[1..1 + count]);
+        let span = builder.span_at(start + pass, start + at + 1 + count);
+        let finding = Diagnostic::error(Code::ForeignSyntax, span, format!("pass@{} is written `{ours}`", &stuck[1..1 + count]));
+        return Some(finding.replace_with(format!("write `{ours}`"), ours));
     }
     if stuck.starts_with('@') && !slice[..at].trim_end().ends_with('=') {
         let span = builder.span_at(start + at, start + at + 1);
@@ -261,6 +350,102 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
             Diagnostic::error(Code::Syntax, span, "`%` stands directly after a number, as in `35%`")
                 .help("there is no remainder operator"),
         );
+    }
+    None
+}
+
+/// Signs and words of other languages where the grammar gave up.
+fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -> Option<Diagnostic> {
+    let stuck = &slice[at..];
+    let (first, rest) = split_word(slice);
+    let error = |from: usize, length: usize, message: &str| {
+        Diagnostic::error(Code::ForeignSyntax, builder.span_at(start + from, start + from + length), message)
+    };
+    // `doubt += 0.1`
+    if let Some(sign) = ["+=", "-=", "*=", "/="].into_iter().find(|sign| rest.starts_with(sign))
+        && kind == Broken::Statement
+        && !first.is_empty()
+    {
+        let from = slice.len() - rest.len();
+        let finding = error(from, sign.len(), &format!("`{sign}` would change a value in place: a name has one value"));
+        return Some(finding.help(format!("give the new value a name of its own: `let new_{first} = {first} {} ...`", &sign[..1])));
+    }
+    // `-live student.logp` alone on a line of an objective
+    if kind == Broken::Statement && !rest.starts_with('=') && slice.split(|c: char| !words::is_word(c)).any(|word| word == "live") && first != "term" && first != "let" {
+        let finding = error(0, slice.lines().next().unwrap_or_default().trim_end().len(), "a part of the loss is a `term` with a name");
+        return Some(finding.help("write `term name = ...`"));
+    }
+    // `reduce = mean(token), mean(sequence)`
+    if kind == Broken::Statement && matches!(first, "mean" | "sum") && rest.starts_with('(') {
+        let before = builder.text()[..start].trim_end();
+        let comma = before.strip_suffix(',').map(|before| before.trim_end().len());
+        let finding = error(0, first.len(), "the steps of a `reduce` are joined by `then`");
+        let finding = finding.help("for example `reduce = mean(token) then mean(sequence)`");
+        return Some(match comma {
+            Some(comma) => finding.fix("write `then`", builder.span_at(comma, start), " then "),
+            None => finding,
+        });
+    }
+    if first == "use" && kind == Broken::Item {
+        if let Some(star) = slice.find('*') {
+            return Some(
+                error(star, 1, "an import takes names one by one: there is no `*`")
+                    .help(format!("list them: `{}{{first, second}}`", slice[..star].trim_end())),
+            );
+        }
+        if let Some(alias) = slice.find(" as ") {
+            return Some(
+                error(alias + 1, 2, "an import keeps its name: there is no `as`")
+                    .help(format!("write `{}`, and use that name", slice[..alias].trim_end())),
+            );
+        }
+        if rest.starts_with('"') {
+            let path = rest[1..].split('"').next().unwrap_or_default();
+            let module = path.trim_end_matches(".mopd").trim_start_matches("./").replace('/', ".");
+            let finding = error(slice.len() - rest.len(), path.len() + 2, "a module is named by a path of words, without quotes");
+            return Some(finding.help(format!("for example `use {module}.name` takes `name` from `{path}`")));
+        }
+    }
+    if matches!(first, "experiment" | "compare" | "domain" | "eval") && stuck.starts_with('(') && kind == Broken::Item {
+        let finding = error(at, 1, &format!("the settings of `{first}` stand in braces, not in `(`"));
+        let finding = finding.help("write `{` and `}`: `{ key = value }`");
+        let inner = stuck.trim_end().strip_prefix('(').and_then(|inner| inner.strip_suffix(')'));
+        return Some(match inner.filter(|inner| !inner.contains(['(', ')', ':'])) {
+            Some(inner) => {
+                let ours = format!("{{ {} }}", inner.trim());
+                finding.fix("write braces", builder.span_at(start + at, start + slice.trim_end().len()), ours)
+            }
+            None => finding,
+        });
+    }
+    if matches!(first, "experiment" | "compare") && stuck.starts_with('{') && kind == Broken::Item && at == slice.len() - rest.len() {
+        let example = format!("`{first} \"name\" {{ ... }}`");
+        return Some(error(at, 1, &format!("`{first}` needs a name in double quotes")).help(format!("write {example}")));
+    }
+    // `3 + 4` is no value with a sign; `+3` is.
+    let before = slice[..at].trim_end();
+    if stuck.starts_with('+') && before.ends_with(['=', '(', ',', ':', '[', '>']) && !stuck.starts_with("+=") {
+        return Some(error(at, 1, "a number has no `+` in front").help("remove it").replace_with("remove it", ""));
+    }
+    if stuck.starts_with('$') && at > 0 {
+        return Some(
+            error(at, 1, "`$` names nothing here")
+                .help("a value from outside is a `param`: `param weights: text = \"...\"`, and `mopd run --set weights=...`"),
+        );
+    }
+    // `0:8`
+    if stuck.starts_with(':')
+        && let digits = stuck[1..].bytes().take_while(u8::is_ascii_digit).count()
+        && let from = before.len() - before.bytes().rev().take_while(u8::is_ascii_digit).count()
+        && digits > 0
+        && from < before.len()
+        && !before[..from].ends_with(words::is_word)
+        && let Ok(end @ 1..) = stuck[1..1 + digits].parse::<u64>()
+    {
+        let ours = format!("{}..={}", &before[from..], end - 1);
+        let finding = error(at, 1, "a range is written `..=` and holds both its ends; `:` makes none");
+        let whole = builder.span_at(start + from, start + at + 1 + digits);
+        return Some(finding.help(format!("write `{ours}`")).fix(format!("write `{ours}`"), whole, ours).possibly());
     }
     None
 }

@@ -8,6 +8,7 @@ use super::operators::{self, Infix, Piece, Prefix};
 use crate::diag::{Code, Diagnostic};
 use crate::source::Span;
 use crate::syntax::ast::*;
+use crate::syntax::words;
 
 impl<'a> Builder<'a> {
     /// An `expression` or `condition`.
@@ -31,7 +32,7 @@ impl<'a> Builder<'a> {
             Rule::live_operator => Piece::Prefix(Prefix::Live, span),
             _ => {
                 if pair.as_str() == "!" {
-                    self.foreign(span, "the logical not is spelled out", "write `not`", "not ");
+                    self.foreign(span, "`!` is written `not`", "write `not`", "not ");
                 }
                 Piece::Prefix(Prefix::Not, span)
             }
@@ -47,15 +48,30 @@ impl<'a> Builder<'a> {
             Rule::pipe => Infix::Pipe,
             Rule::range => Infix::Range,
             Rule::foreign_range => {
-                self.foreign(span, "a range holds both its ends and is written `..=`", "write `..=`", "..=");
+                self.exclusive_range(pair, span);
                 Infix::Range
             }
             Rule::versus => Infix::Versus,
             Rule::or_operator => Infix::Binary(Or),
             Rule::and_operator => Infix::Binary(And),
             Rule::foreign_and => {
-                self.foreign(span, "the logical and is spelled out", "write `and`", "and");
+                let message = format!("`{}` is written `and`", pair.as_str());
+                self.foreign(span, &message, "write `and`", "and");
                 Infix::Binary(And)
+            }
+            Rule::foreign_versus => {
+                self.foreign(span, "two distributions are compared with `||`, not `|`", "write `||`", "||");
+                Infix::Versus
+            }
+            Rule::foreign_equal | Rule::foreign_identical => {
+                let message = format!("`{}` does not compare: that is written `==`", pair.as_str());
+                self.foreign(span, &message, "write `==`", "==");
+                Infix::Binary(Equal)
+            }
+            Rule::foreign_not_equal => {
+                let message = format!("`{}` is written `!=`", pair.as_str());
+                self.foreign(span, &message, "write `!=`", "!=");
+                Infix::Binary(NotEqual)
             }
             Rule::equal => Infix::Binary(Equal),
             Rule::not_equal => Infix::Binary(NotEqual),
@@ -69,7 +85,7 @@ impl<'a> Builder<'a> {
             Rule::divide => Infix::Binary(Divide),
             _ => {
                 if pair.as_str() == "**" {
-                    self.foreign(span, "a power is written `^`", "write `^`", "^");
+                    self.foreign(span, "a power is written `^`, not `**`", "write `^`", "^");
                 }
                 Infix::Binary(Power)
             }
@@ -79,6 +95,25 @@ impl<'a> Builder<'a> {
 
     fn foreign(&mut self, span: Span, message: &str, title: &str, replacement: &str) {
         self.report(Diagnostic::error(Code::ForeignSyntax, span, message).replace_with(title, replacement));
+    }
+
+    /// `0..8`: in most languages without its end.
+    fn exclusive_range(&mut self, pair: &Pair<Rule>, span: Span) {
+        let finding = Diagnostic::error(Code::ForeignSyntax, span, "a range holds both its ends and is written `..=`, not `..`");
+        let at = self.offset(pair) + "..".len();
+        let rest = &self.text()[at..];
+        let blanks = rest.len() - rest.trim_start_matches(' ').len();
+        let digits = rest[blanks..].bytes().take_while(u8::is_ascii_digit).count();
+        let whole = rest[blanks + digits..].bytes().next().is_none_or(|byte| !words::is_word_byte(byte) && !matches!(byte, b'.' | b'%'));
+        let finding = match rest[blanks..blanks + digits].parse::<u64>() {
+            Ok(end @ 1..) if whole => {
+                let range = self.span_at(at - "..".len(), at + blanks + digits);
+                let last = end - 1;
+                finding.help(format!("elsewhere `..{end}` leaves {end} out: that is `..={last}` here")).fix(format!("write `..={last}`"), range, format!("..={last}"))
+            }
+            _ => finding.replace_with("write `..=`", "..="),
+        };
+        self.report(finding.possibly());
     }
 
     /// A primary and the calls, indices, fields and blocks after it.
@@ -119,7 +154,7 @@ impl<'a> Builder<'a> {
     }
 
     fn argument(&mut self, pair: Pair<'a, Rule>) -> Option<Argument> {
-        let (mut name, mut value) = (None, None);
+        let (mut name, mut value): (Option<Name>, _) = (None, None);
         for part in pair.into_inner() {
             match part.as_rule() {
                 Rule::label => {
@@ -127,12 +162,14 @@ impl<'a> Builder<'a> {
                         match part.as_rule() {
                             Rule::word => name = Some(self.name(&part)),
                             Rule::equals => {
-                                let finding = Diagnostic::error(
-                                    Code::ForeignSyntax,
-                                    self.span(&part),
-                                    "an argument is written `name: value`",
-                                );
-                                self.report(finding.replace_with("write a colon", ":"));
+                                let at = self.offset(&part);
+                                let before = self.text()[..at].trim_end().len();
+                                let after = at + 1 + self.text()[at + 1..].len() - self.text()[at + 1..].trim_start_matches(' ').len();
+                                let message = "an argument is written `name: value`, not with `=`";
+                                let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&part), message);
+                                let name = name.as_ref().map_or("name", |name| name.text.as_str());
+                                let finding = finding.help(format!("write `{name}: ...`"));
+                                self.report(finding.fix("write a colon", self.span_at(before, after), ": "));
                             }
                             _ => {}
                         }
@@ -157,14 +194,35 @@ impl<'a> Builder<'a> {
                 ExprKind::List(elements.map(|element| self.expression(element)).collect())
             }
             Rule::parenthesised => {
-                let inner = pair.into_inner().find(|part| part.as_rule() == Rule::expression);
-                // The span keeps the parentheses: that tells `(a < b) == c` from a chained comparison.
-                inner.map_or(ExprKind::Error, |inner| self.expression(inner).kind)
+                let mut inner: Vec<Expr> = Vec::new();
+                let mut comma = false;
+                for part in pair.into_inner() {
+                    match part.as_rule() {
+                        Rule::expression => inner.push(self.expression(part)),
+                        Rule::foreign_list => {
+                            comma = true;
+                            let more = part.into_inner().filter(|part| part.as_rule() == Rule::expression);
+                            inner.extend(more.map(|part| self.expression(part)).collect::<Vec<_>>());
+                        }
+                        _ => {}
+                    }
+                }
+                if comma {
+                    let text = &self.text()[span.start as usize..span.end as usize];
+                    let brackets = format!("[{}]", &text[1..text.len() - 1]);
+                    let opening = Span { end: span.start + 1, ..span };
+                    let finding = Diagnostic::error(Code::ForeignSyntax, opening, "a list stands in square brackets, not in `(`...`)`");
+                    self.report(finding.help("for example `[start, expert]`").fix("write `[` and `]`", span, brackets));
+                    ExprKind::List(inner)
+                } else {
+                    // The span keeps the parentheses: that tells `(a < b) == c` from a chained comparison.
+                    inner.pop().map_or(ExprKind::Error, |inner| inner.kind)
+                }
             }
             Rule::for_expression => self.for_expression(pair).unwrap_or(ExprKind::Error),
             Rule::lambda => {
                 let word = self.span_at(span.start as usize, span.start as usize + "lambda".len());
-                let finding = Diagnostic::error(Code::ForeignSyntax, word, "a function has a name and stands on its own")
+                let finding = Diagnostic::error(Code::ForeignSyntax, word, "there is no `lambda`: a function has a name and stands on its own")
                     .label("a nameless function, as in Python")
                     .help("declare it with `fn name(x) = ...` and use its name");
                 self.report(finding);

@@ -72,6 +72,21 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// `120tokens`, `1k`, `2M`: a number with what it counts, or how many thousands, stuck to it.
+fn spelled_out(written: &str) -> Option<String> {
+    let digits = written.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = written.split_at(digits);
+    if number.is_empty() {
+        return None;
+    }
+    Some(match rest {
+        "steps" | "step" | "epochs" | "epoch" | "tokens" | "token" => format!("{number} {rest}"),
+        "k" | "K" => format!("{number}_000"),
+        "M" => format!("{number}_000_000"),
+        _ => return None,
+    })
+}
+
 #[derive(Debug, PartialEq)]
 enum Malformed {
     /// `.5`
@@ -87,8 +102,14 @@ impl Malformed {
                 .replace_with("write a zero", format!("0{written}")),
             Malformed::TooLarge => Diagnostic::error(Code::Syntax, span, format!("`{written}` is too large for a number"))
                 .label("larger than any 64-bit float"),
-            Malformed::Other => Diagnostic::error(Code::Syntax, span, format!("`{written}` is not a number"))
-                .label("numbers look like `1_000`, `0.5`, `3e-6` or `35%`"),
+            Malformed::Other => {
+                let finding = Diagnostic::error(Code::Syntax, span, format!("`{written}` is not a number"))
+                    .label("numbers look like `1_000`, `0.5`, `3e-6` or `35%`");
+                match spelled_out(written) {
+                    Some(ours) => finding.help(format!("write `{ours}`")).replace_with(format!("write `{ours}`"), ours),
+                    None => finding,
+                }
+            }
         }
     }
 }

@@ -29,18 +29,18 @@ fn a_broken_arm_is_one_finding_and_its_neighbours_are_read() {
     assert_eq!(
         told("let a = match {\n  true\n  b c -> 1\n  d -> 1 2\n  e ->,\n  else 0\n}"),
         [
-            "2:3 an arm of a `match` needs `->` and a value",
+            "2:3 an arm of a `match` needs `->` and a value: `->` is missing",
             "3:5 expected `->` or an operator, found `c`",
             "4:10 expected `,`, the end of the line or an operator, found `2`",
             "5:7 expected a value, found `,`",
-            "6:3 an arm of a `match` needs `->` and a value",
+            "6:3 an arm of a `match` needs `->` and a value: `->` is missing",
         ]
     );
     assert_eq!(told("let a = match\n{ else -> 1 }"), ["2:1 `{` belongs at the end of the line before"]);
     assert_eq!(told("let a = match { b -> 1, else -> 0\nlet c = 3"), ["1:15 this `{` is never closed"]);
     assert_eq!(
         told("let a = match { b -> match { c -> 1, d }, else -> f(match { e 2 }) }"),
-        ["1:38 an arm of a `match` needs `->` and a value", "1:61 an arm of a `match` needs `->` and a value"]
+        ["1:38 an arm of a `match` needs `->` and a value: `->` is missing", "1:61 an arm of a `match` needs `->` and a value: `->` is missing"]
     );
 }
 
@@ -51,7 +51,7 @@ fn habits_of_other_languages_in_an_arm() {
         ("let a = match { b -> 1, else: 0 }", "let a = match { b -> 1, else -> 0 }"),
         ("let a = match { b -> 1, _ -> 0 }", "let a = match { b -> 1, else -> 0 }"),
         ("route { domain == d => t, else -> u }", "route { domain == d -> t, else -> u }"),
-        ("let a = 0..10", "let a = 0..=10"),
+        ("let a = 0..10", "let a = 0..=9"),
         ("sweep { beta = [0, 1], k in [1] }", "sweep { beta in [0, 1], k in [1] }"),
         ("sweep { beta: [0, 1] }", "sweep { beta in [0, 1] }"),
     ] {
@@ -59,9 +59,9 @@ fn habits_of_other_languages_in_an_arm() {
     }
     assert_eq!(
         told("let a = match {\n  if b -> 1\n  case c: 2\n  else -> 0\n}"),
-        ["2:3 an arm begins with its condition", "3:3 an arm begins with its condition"]
+        ["2:3 an arm begins with its condition, without `if`", "3:3 an arm begins with its condition, without `case`"]
     );
-    assert_eq!(told("let a = b if c else d"), ["1:11 a choice between two values is written `where`"]);
+    assert_eq!(told("let a = b if c else d"), ["1:11 there is no `if`: a choice between two values is written `where`"]);
 }
 
 #[test]

@@ -26,7 +26,22 @@ impl<'a> Builder<'a> {
             "import" | "from" => "use",
             "const" | "var" | "val" => "let",
             _ if words::ITEMS.contains(&keyword) => keyword,
-            _ => nearest(keyword, words::ITEMS.iter().copied())?,
+            // What it declares, if anything, is not known: a name that can't be found may be that.
+            "for" | "while" => return Some(Item { doc, public, span, kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }) }),
+            _ => match nearest(keyword, words::ITEMS.iter().copied()) {
+                Some(meant) => meant,
+                // `longest = 10`, `task guide = expert`
+                None => {
+                    let named = if rest.starts_with('=') { keyword } else { split_word(rest).0 };
+                    let declares = rest.starts_with('=') || split_word(rest).1.starts_with(['=', '{', '(']);
+                    if !declares || named.is_empty() {
+                        return None;
+                    }
+                    let at = start + slice.find(named).unwrap_or_default();
+                    let name = Name { text: named.to_owned(), span: self.span_at(at, at + named.len()) };
+                    return Some(Item { doc, public, span, kind: ItemKind::Use(Use { module: Vec::new(), names: vec![name] }) });
+                }
+            },
         };
         let lost = Expr { span, kind: ExprKind::Error };
 
@@ -38,8 +53,13 @@ impl<'a> Builder<'a> {
             let arm = Arm { span, index: None, condition: Condition::When(lost), target };
             return Some(Item { doc, public, span, kind: ItemKind::Route(Route { span, arms: vec![arm] }) });
         }
-        let (word, _) = split_word(rest);
+        let (word, after) = split_word(rest);
         let word_start = end - rest.len();
+        // `teacher math-guide = ...`: the name that was meant is not the first half.
+        let unnamed = word.is_empty() || words::RESERVED.contains(&word) || after.starts_with('-');
+        if unnamed && !matches!(keyword, "experiment" | "compare" | "sweep") {
+            return Some(Item { doc, public, span, kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }) });
+        }
         let name = Name { text: word.to_owned(), span: self.span_at(word_start, word_start + word.len()) };
         let named = !word.is_empty() && !words::RESERVED.contains(&word);
         let title = Text { text: rest.split('"').nth(1).unwrap_or_default().to_owned(), span: name.span };
@@ -85,8 +105,10 @@ impl<'a> Builder<'a> {
         let slice = &self.text()[start..end];
         // `from a.b import c` gives its names after a word, `use a.b.{c}` inside braces; `import a.b` takes no names.
         let names_at = slice.find(" import ").or(slice.find('{')).unwrap_or(slice.len());
-        if slice.starts_with("import") {
-            return None;
+        let unknown = Some(ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }));
+        let std_alone = slice.starts_with("import") && slice.contains("std") && slice.matches('.').count() < 2;
+        if slice.contains(['*', '"']) || slice.contains(" as ") || std_alone {
+            return unknown; // What it declares is not known.
         }
         let mut words = Vec::new();
         let mut at = 0;
@@ -102,13 +124,13 @@ impl<'a> Builder<'a> {
         let mut module: Vec<Name> = module
             .into_iter()
             .map(|(_, name)| name)
-            .filter(|name| !matches!(name.text.as_str(), "use" | "pub" | "from"))
+            .filter(|name| !matches!(name.text.as_str(), "use" | "pub" | "from" | "import" | "include" | "require"))
             .collect();
         if names.is_empty() && module.len() > 1 {
             names.extend(module.pop().map(|name| (0, name)));
         }
         let names = names.into_iter().map(|(_, name)| name).filter(|name| name.text != "import").collect();
-        (!module.is_empty()).then_some(ItemKind::Use(Use { module, names }))
+        if module.is_empty() { unknown } else { Some(ItemKind::Use(Use { module, names })) }
     }
 
     pub fn broken_statement(&mut self, pair: Pair<'a, Rule>) -> Option<Statement> {

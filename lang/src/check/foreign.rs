@@ -1,0 +1,279 @@
+//! What the rest of the world calls things: PyTorch, Transformers, PEFT, TRL, verl and papers. A name of theirs is no mistyped name of ours, so
+//! that the nearest spelling would mislead; these tables know what it means here.
+
+use crate::diag::{nearest, same_letters};
+
+/// How a setting or argument of another tool is written here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// Another name for the same value.
+    Is(&'static str),
+    /// A number of epochs: `steps = 3 epochs`.
+    Epochs,
+    /// `true` is written `checkpointing = all`.
+    Whole(&'static str),
+    /// Part of another setting: `optimizer = adamw(weight_decay: 0.1)`.
+    Within { key: &'static str, before: &'static str },
+    /// Something else altogether; the words say what.
+    Otherwise(&'static str),
+}
+
+use Setting::{Epochs, Is, Otherwise, Whole, Within};
+
+const IN_OPTIMIZER: &str = "part of the optimizer: `optimizer = adamw(";
+
+/// Names of theirs, and what they are here: the first that the block has.
+const SETTINGS: &[(&[&str], &[Setting])] = &[
+    (&["learning_rate", "base_lr", "max_lr", "peak_lr", "actor_lr", "step_size", "alpha_lr"], &[Is("lr")]),
+    (
+        &["num_steps", "max_steps", "n_steps", "train_steps", "training_steps", "total_steps", "total_training_steps", "num_train_steps",
+          "num_training_steps", "iterations", "num_iterations", "max_iters", "updates", "num_updates"],
+        &[Is("steps")],
+    ),
+    (&["num_train_epochs", "num_epochs", "epochs", "n_epochs", "total_epochs", "max_epochs"], &[Epochs]),
+    (&["ppo_epochs", "num_ppo_epochs", "inner_epochs", "update_epochs", "mu"], &[Is("passes")]),
+    (&["batch_size", "train_batch_size", "per_device_train_batch_size", "bs", "global_batch_size", "rollout_batch_size"], &[Is("batch"), Is("prompts")]),
+    (&["micro_batch_size", "ppo_micro_batch_size", "per_device_batch_size", "minibatch", "mini_batch_size"], &[Is("micro_batch")]),
+    (
+        &["gradient_accumulation_steps", "grad_accum", "accumulate_grad_batches"],
+        &[Otherwise("write `micro_batch = ...`, the sequences that are computed at once: the step's gradients are added up by themselves")],
+    ),
+    (&["num_generations", "num_samples", "group_size", "num_return_sequences", "rollout_n", "n_samples", "samples_per_prompt", "completions"], &[Is("samples"), Is("n")]),
+    (&["max_new_tokens", "max_completion_length", "max_length", "max_response_length", "response_length", "max_gen_len", "max_output_tokens", "max_seq_len", "max_len"], &[Is("max_tokens"), Is("context"), Is("limits")]),
+    (&["temp", "sampling_temperature", "tau"], &[Is("temperature")]),
+    (&["nucleus"], &[Is("top_p")]),
+    (&["stop_strings", "stop_sequences", "stop_words"], &[Is("stop")]),
+    (&["hidden_size", "d_model", "n_embd", "embed_dim", "embedding_size", "model_dim", "dim", "hidden_dim"], &[Is("width")]),
+    (&["num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth"], &[Is("layers")]),
+    (&["num_attention_heads", "num_heads", "n_head", "n_heads"], &[Is("heads")]),
+    (&["num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads"], &[Is("key_value_heads")]),
+    (&["max_position_embeddings", "context_length", "block_size", "seq_len", "sequence_length", "n_ctx", "max_seq_length", "context_window"], &[Is("context")]),
+    (&["intermediate_size", "ffn_dim", "d_ff", "mlp_dim", "ffn_hidden_size", "feed_forward_size"], &[Is("hidden")]),
+    (&["tie_word_embeddings", "tie_weights", "tied_embeddings"], &[Is("tied")]),
+    (&["rms_norm_eps", "layer_norm_eps", "norm_eps"], &[Is("norm_epsilon")]),
+    (&["initializer_range", "init_std"], &[Is("initial_deviation")]),
+    (&["eps", "adam_epsilon"], &[Is("epsilon"), Is("norm_epsilon")]),
+    (&["betas", "adam_betas"], &[Otherwise("write the two apart: `beta1: 0.9, beta2: 0.95`")]),
+    (&["adam_beta1"], &[Is("beta1"), Within { key: "optimizer", before: "adamw(beta1: " }]),
+    (&["adam_beta2"], &[Is("beta2"), Within { key: "optimizer", before: "adamw(beta2: " }]),
+    (&["max_grad_norm", "grad_clip", "gradient_clip", "clip_grad_norm", "gradient_clip_val", "grad_norm_clip"], &[Is("clip_norm"), Within { key: "optimizer", before: "adamw(clip_norm: " }]),
+    (&["weight_decay", "wd"], &[Is("weight_decay"), Within { key: "optimizer", before: "adamw(weight_decay: " }]),
+    (&["optim", "optimiser"], &[Is("optimizer")]),
+    (&["warmup_steps", "num_warmup_steps", "lr_warmup_steps", "warmup_ratio", "warmup"], &[Otherwise("part of the learning rate: `lr = warmup(10 steps, then: 1e-3)`")]),
+    (&["lr_scheduler", "lr_scheduler_type", "scheduler", "lr_schedule"], &[Otherwise("part of the learning rate: `lr = cosine(1e-3 -> 1e-4)`")]),
+    (
+        &["kl_coef", "kl_coeff", "kl_beta", "kl_weight", "kl_loss_coef", "init_kl_coef", "kl_penalty"],
+        &[Otherwise("part of the objective: add a term such as `term near = 0.001 * live kl(student || reference)`")],
+    ),
+    (
+        &["entropy_coef", "entropy_coeff", "clip_range", "clip_ratio", "cliprange", "clip_eps", "epsilon_high", "epsilon_low"],
+        &[Otherwise("part of the objective: give it to the objective as an argument, or write one of your own")],
+    ),
+    (&["r", "lora_r", "lora_rank", "adapter_rank"], &[Is("rank")]),
+    (&["lora_alpha"], &[Is("alpha")]),
+    (&["lora_dropout"], &[Is("dropout")]),
+    (&["target_modules", "lora_target_modules", "modules"], &[Is("targets")]),
+    (&["lora", "peft_config", "peft"], &[Is("adapter")]),
+    (&["gradient_checkpointing", "activation_checkpointing", "use_gradient_checkpointing"], &[Whole("checkpointing")]),
+    (&["ref_model", "ref_policy", "reference_model", "reference_policy", "ref"], &[Is("reference")]),
+    (&["loss", "loss_fn", "loss_type", "loss_function", "criterion"], &[Is("objective")]),
+    (&["train_dataset", "dataset", "train_file", "train_files", "train_data", "train", "data"], &[Is("prompts")]),
+    (&["eval_dataset", "test_dataset", "val_files", "test_file", "test_data", "validation", "test", "eval"], &[Is("tests")]),
+    (&["reward_fn", "reward_func", "reward_funcs", "reward_function", "verifier", "grader"], &[Is("reward")]),
+    (&["system_prompt", "system_message"], &[Is("system")]),
+    (&["chat_template", "prompt_format"], &[Is("format")]),
+    (&["label", "labels", "completion", "response"], &[Is("target")]),
+    (&["weight", "proportion", "mixing_weight"], &[Is("share")]),
+    (&["random_seed", "manual_seed"], &[Is("seed")]),
+    (&["output_dir", "out_dir", "save_dir"], &[Is("out")]),
+    (&["torch_dtype", "precision", "mixed_precision"], &[Is("dtype")]),
+    (&["timeout", "time_out"], &[Is("time_limit")]),
+    (&["clip", "clip_value"], &[Is("clip_at")]),
+    (&["dim", "axis", "keepdim"], &[Is("over")]),
+    (&["num_seeds", "n_seeds"], &[Is("seeds")]),
+];
+
+/// What a setting or an argument of another tool is here, among those that there are.
+pub fn setting(name: &str, known: &[&str]) -> Option<Setting> {
+    let (_, ours) = SETTINGS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
+    ours.iter().copied().find(|ours| match ours {
+        Is(key) | Whole(key) | Within { key, .. } => known.contains(key),
+        Epochs => known.contains(&"steps"),
+        Otherwise(_) => true,
+    })
+}
+
+impl Setting {
+    /// The setting that this one stands for.
+    pub fn key(self) -> Option<&'static str> {
+        match self {
+            Is(key) | Whole(key) | Within { key, .. } => Some(key),
+            Epochs => Some("steps"),
+            Otherwise(_) => None,
+        }
+    }
+
+    /// `key = value` as it is written here; none where that depends on more than the value.
+    pub fn written(self, value: &str) -> Option<String> {
+        match self {
+            Is(key) => Some(format!("{key} = {value}")),
+            Epochs if value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(format!("steps = {value} epoch{}", if value == "1" { "" } else { "s" }))
+            }
+            Whole(key) if matches!(value, "true" | "True") => Some(format!("{key} = all")),
+            Within { key, before } => Some(format!("{key} = {before}{value})")),
+            _ => None,
+        }
+    }
+
+    /// The way out, in words.
+    pub fn help(self) -> String {
+        match self {
+            Is(key) => format!("here it is called `{key}`"),
+            Epochs => "write `steps = 3 epochs`".to_owned(),
+            Whole(key) => format!("write `{key} = all`, or a number of layers"),
+            Within { before, .. } => format!("{IN_OPTIMIZER}{}...)`", before.trim_start_matches("adamw(")),
+            Otherwise(words) => words.to_owned(),
+        }
+    }
+}
+
+/// The key or argument that a name was meant for, and whether that is beyond doubt. A name that holds a key as a whole word, such as
+/// `total_prompts_count`, may have been meant for it.
+pub fn key<'a>(name: &str, known: &[&'a str]) -> Option<(&'a str, bool)> {
+    if let Some(near) = nearest(name, known.iter().copied()) {
+        return Some((near, true));
+    }
+    let word = name.split('_').filter(|word| word.len() > 2).find_map(|word| known.iter().copied().find(|key| *key == word));
+    word.map(|key| (key, false))
+}
+
+/// Words of a fixed list: kinds of numbers, devices, matrices, methods.
+const WORDS: &[(&[&str], &[&str])] = &[
+    (&["bf16", "bfloat", "torch.bfloat16"], &["bfloat16"]),
+    (&["fp32", "float", "f32", "torch.float32", "float_32"], &["float32"]),
+    (&["gpu", "nvidia", "cuda0"], &["cuda"]),
+    (&["q_proj", "q", "wq"], &["query"]),
+    (&["k_proj", "k", "wk"], &["key"]),
+    (&["v_proj", "v", "wv"], &["value"]),
+    (&["o_proj", "o", "wo", "out_proj"], &["output"]),
+    (&["gate_proj", "w1"], &["gate"]),
+    (&["up_proj", "w3"], &["up"]),
+    (&["down_proj", "w2"], &["down"]),
+    (&["mlp", "ffn", "feedforward"], &["feed_forward"]),
+    (&["attn", "self_attn", "self_attention"], &["attention"]),
+    (&["embeddings", "embed_tokens", "lm_head"], &["embedding"]),
+    (&["layernorm", "rmsnorm", "norms"], &["norm"]),
+    (&["mean", "linear", "soup", "weight_average"], &["average"]),
+    (&["unbiased", "std"], &["sample"]),
+    (&["biased"], &["population"]),
+    (&["renormalize", "normalized"], &["renormalized"]),
+    (&["chatml", "conversation", "conversational", "messages"], &["chat"]),
+    (&["plain", "raw", "completion"], &["text"]),
+    (&["vocab", "vocabulary"], &["vocab"]),
+    (&["token_level", "tokens"], &["token"]),
+    (&["seq", "sequences", "sample"], &["sequence"]),
+    (&["batches", "global"], &["batch"]),
+];
+
+/// The word of a fixed list that another tool's word stands for.
+pub fn word<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let (_, ours) = WORDS.iter().find(|(theirs, ours)| {
+        theirs.iter().any(|theirs| same_letters(theirs, name)) && ours.iter().any(|ours| known.contains(ours))
+    })?;
+    known.iter().copied().find(|known| ours.contains(known))
+}
+
+/// Types of parameters.
+pub fn type_name(name: &str) -> Option<&'static str> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "int" | "integer" | "usize" | "uint" | "i32" | "i64" | "u32" | "u64" | "long" => "count",
+        "float" | "double" | "f32" | "f64" => "real",
+        "str" | "string" => "text",
+        "boolean" => "bool",
+        "percent" | "probability" | "share" => "fraction",
+        _ => return None,
+    })
+}
+
+/// How a name of another library is written in an expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spelling {
+    /// In its place, whatever follows.
+    Name(&'static str),
+    /// The words say how.
+    Otherwise(&'static str),
+}
+
+/// Functions, roles and signals. Where a name of ours is one letter away it is here only if that would mislead.
+const NAMES: &[(&[&str], Spelling)] = &[
+    (&["clamp", "clip_by_value"], Spelling::Name("clip")),
+    (&["kl_div", "kl_divergence", "kld", "kldiv"], Spelling::Name("kl")),
+    (&["js_div", "js_divergence", "js", "jensen_shannon"], Spelling::Name("jsd")),
+    (&["total_variation", "tvd"], Spelling::Name("tv")),
+    (&["chi_squared", "chi_square"], Spelling::Name("chi2")),
+    (&["minimum"], Spelling::Name("min")),
+    (&["maximum"], Spelling::Name("max")),
+    (&["logarithm", "ln"], Spelling::Name("log")),
+    (&["pow", "square"], Spelling::Otherwise("a power is written `x^2`")),
+    (&["std", "var"], Spelling::Otherwise("`zscore(x, over: group, deviation: sample)` is (x - mean) / deviation")),
+    (&["whiten", "normalize", "standardize"], Spelling::Otherwise("write `zscore(x, over: batch, deviation: sample)`")),
+    (
+        &["reverse_kl", "rkl"],
+        Spelling::Otherwise("the reverse divergence is `kl(student || teacher)`, the forward one `kl(teacher || student)`"),
+    ),
+    (
+        &["forward_kl", "fkl"],
+        Spelling::Otherwise("the forward divergence is `kl(teacher || student)`, the reverse one `kl(student || teacher)`"),
+    ),
+    (&["cross_entropy", "ce", "nll_loss"], Spelling::Otherwise("`-live student.logp` is the loss of the token taken, `live nll(teacher)` that of the teacher's")),
+    (&["stop_gradient", "detach", "no_grad"], Spelling::Otherwise("nothing needs to be detached: only what is marked `live` carries gradient")),
+    (&["old_log_prob", "old_log_probs", "old_logprobs", "old_logp", "log_prob_old", "behavior_logp", "rollout_log_probs"], Spelling::Name("sampler.logp")),
+    (&["log_prob", "log_probs", "logprobs", "logprob", "student_logp", "policy_logp", "log_pi", "new_log_probs"], Spelling::Name("student.logp")),
+    (&["teacher_log_probs", "teacher_logprobs", "teacher_logp", "log_prob_teacher"], Spelling::Name("teacher.logp")),
+    (&["ref_log_prob", "ref_log_probs", "ref_logp", "ref_logprobs"], Spelling::Name("reference.logp")),
+    (&["student_entropy"], Spelling::Name("student.entropy")),
+    (&["teacher_entropy"], Spelling::Name("teacher.entropy")),
+    (&["ref_policy", "ref_model", "ref", "reference_policy", "pi_ref"], Spelling::Name("reference")),
+    (&["old_policy", "behavior", "behaviour", "pi_old"], Spelling::Name("sampler")),
+    (&["policy", "actor", "pi", "pi_theta"], Spelling::Otherwise("the model that is trained is called `student`")),
+    (&["advantage", "advantages"], Spelling::Otherwise("an advantage is written out: `let advantage = zscore(reward, over: group, deviation: sample)`")),
+    (&["rewards", "returns"], Spelling::Name("reward")),
+    (&["vocab", "num_vocab"], Spelling::Name("vocab_size")),
+    (&["adam", "adam_w"], Spelling::Name("adamw")),
+    (&["from_pretrained", "load_model", "huggingface", "AutoModel", "AutoModelForCausalLM"], Spelling::Name("hf")),
+    (&["load_dataset", "load_data"], Spelling::Name("dataset")),
+    (&["LoraConfig", "get_peft_model"], Spelling::Name("lora")),
+    (&["exact", "exact_match_reward", "string_match"], Spelling::Name("exact_match")),
+    (&["math_verify", "numeric_match"], Spelling::Name("numeric")),
+    (&["on_policy", "generate", "rollouts", "completions"], Spelling::Otherwise("the student's own completions are `sample(n: 1, temperature: 1, max_tokens: 256)`")),
+    (&["off_policy_data", "offline"], Spelling::Otherwise("completions of the data are `data(answer)`, those of the teacher `from(teacher, ...)`")),
+    (&["filter"], Spelling::Name("keep")),
+    (&["cosine_with_warmup", "cosine_annealing", "CosineAnnealingLR", "get_cosine_schedule_with_warmup"], Spelling::Otherwise("write `warmup(10 steps, then: cosine(1e-3 -> 1e-4))`")),
+    (&["accuracy", "acc", "pass_rate"], Spelling::Otherwise("the mean reward is in every cell; metrics are `pass_at(k)`, `distinct`, `length` and `entropy`")),
+];
+
+/// What a name of an expression is here.
+pub fn name(name: &str) -> Option<Spelling> {
+    let (_, ours) = NAMES.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
+    Some(*ours)
+}
+
+/// Libraries that functions are taken from elsewhere: `torch.clamp`.
+pub fn is_library(name: &str) -> bool {
+    matches!(name, "torch" | "F" | "nn" | "np" | "numpy" | "math" | "jnp" | "jax" | "tf" | "transformers" | "AutoModelForCausalLM" | "AutoModel" | "peft" | "trl")
+}
+
+/// Parts of a role.
+pub fn part(name: &str) -> Option<&'static str> {
+    const PARTS: &[(&[&str], &str)] = &[
+        (&["log_prob", "log_probs", "logprob", "logprobs", "log_p", "lp", "logps", "per_token_logps"], "logp"),
+        (&["ent", "entropies"], "entropy"),
+        (&["distribution"], "dist"),
+        (&["max_prob", "top_1", "maximum"], "top1"),
+        (&["std", "stddev"], "deviation"),
+        (&["values", "v"], "value"),
+    ];
+    let (_, ours) = PARTS.iter().find(|(theirs, _)| theirs.iter().any(|theirs| same_letters(theirs, name)))?;
+    Some(ours)
+}

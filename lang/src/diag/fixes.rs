@@ -1,0 +1,105 @@
+//! Applying the fixes of findings to a text.
+
+use super::{Applicability, Diagnostic, Fix};
+use crate::source::FileId;
+
+/// The most rounds of applying and checking again. One fix may uncover the next; a handful is usual.
+const MOST_ROUNDS: usize = 32;
+
+/// `text`, the file `file`, with those fixes applied that `wanted` lets through; none where there is nothing to apply. Of two that overlap,
+/// the first in the text is applied: the other finding is there again at the next check, if it still holds. With the number of fixes.
+pub fn apply_once(text: &str, file: FileId, findings: &[Diagnostic], wanted: impl Fn(&Fix) -> bool) -> Option<(String, usize)> {
+    let fixes = findings.iter().filter_map(|finding| finding.fix.as_ref());
+    let mut fixes: Vec<&Fix> = fixes.filter(|fix| fix.span.file == file && wanted(fix)).collect();
+    fixes.sort_by_key(|fix| (fix.span.start, fix.span.end));
+    let mut fixed = String::with_capacity(text.len());
+    let mut done = 0;
+    let (mut inserted, mut count) = (None, 0);
+    for fix in &fixes {
+        let (start, end) = (fix.span.start as usize, fix.span.end as usize);
+        // Two insertions at one place are one insertion: both findings ask for the same.
+        if start < done || (start == end && inserted == Some((start, end))) {
+            continue;
+        }
+        fixed.push_str(&text[done..start]);
+        // The line ends of the file are kept.
+        match text.contains("\r\n") {
+            true => fixed.push_str(&fix.replacement.replace('\n', "\r\n")),
+            false => fixed.push_str(&fix.replacement),
+        }
+        (done, inserted) = (end, Some((start, end)));
+        count += 1;
+    }
+    fixed.push_str(&text[done..]);
+    (fixed != text).then_some((fixed, count))
+}
+
+/// Applies the certain fixes of a text until nothing is left to apply, asking `check` for the findings of each state. Returns the last text
+/// and how many fixes it took; none where there was nothing to fix, or where fixes undo each other.
+pub fn apply_certain(
+    text: &str,
+    file: FileId,
+    mut check: impl FnMut(&str) -> Vec<Diagnostic>,
+) -> Option<(String, usize)> {
+    let certain = |fix: &Fix| fix.applicability == Applicability::Certain;
+    let (mut text, mut count) = (text.to_owned(), 0);
+    for _ in 0..MOST_ROUNDS {
+        let findings = check(&text);
+        let Some((fixed, applied)) = apply_once(&text, file, &findings, certain) else { break };
+        (text, count) = (fixed, count + applied);
+    }
+    (count > 0).then_some((text, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::SourceFile;
+
+    const FILE: FileId = FileId(0);
+
+    /// The text after its certain fixes, and how many there were.
+    fn fixed(text: &str) -> Option<(String, usize)> {
+        let library = |path: &[&str]| match path {
+            ["std"] => Some(SourceFile { path: "std:".to_owned(), text: "opd mopd\n".to_owned() }),
+            ["std", "opd"] => {
+                let text = "pub objective mopd {\n  term t = live kl(student || teacher)\n  reduce = mean(token, over: batch)\n}\n";
+                Some(SourceFile { path: "std:opd.mopd".to_owned(), text: text.to_owned() })
+            }
+            _ => None,
+        };
+        let check = |text: &str| crate::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &library).diagnostics;
+        apply_certain(text, FILE, check)
+    }
+
+    #[test]
+    fn fixes_are_applied_until_none_is_left() {
+        // The quotes can be seen once the colon is an equals sign, the name once the block has been read.
+        let text = "experiment 'a' { seed: 1, dtype = bf16 }\nlet most = 2,000\n";
+        assert_eq!(fixed(text), Some(("experiment \"a\" { seed = 1, dtype = bfloat16 }\nlet most = 2_000\n".to_owned(), 4)));
+        assert_eq!(fixed("experiment \"a\" { seed = 1 }\n"), None);
+    }
+
+    #[test]
+    fn the_line_ends_of_a_file_are_kept() {
+        let text = "use std.opd.mopd\r\nexperiment \"a\" {\r\n  seed = 1\r\n";
+        assert_eq!(fixed(text), Some(("use std.opd.mopd\r\nexperiment \"a\" {\r\n  seed = 1\r\n}\r\n".to_owned(), 1)));
+    }
+
+    #[test]
+    fn what_is_only_likely_is_left_to_the_author() {
+        assert_eq!(fixed("experiment \"a\" { seed = 1, dtipe = float32 }\n"), None);
+    }
+
+    #[test]
+    fn of_two_fixes_that_overlap_one_is_applied_at_a_time() {
+        let at = |start: u32, end: u32, replacement: &str| {
+            let span = crate::source::Span { file: FILE, start, end };
+            Diagnostic::error(crate::diag::Code::Syntax, span, "").replace_with("", replacement)
+        };
+        let apply = |findings: &[Diagnostic]| apply_once("abcdef", FILE, findings, |_| true);
+        assert_eq!(apply(&[at(2, 4, "X"), at(0, 3, "Y")]), Some(("Ydef".to_owned(), 1)));
+        assert_eq!(apply(&[at(3, 3, "X"), at(3, 3, "X"), at(5, 6, "Z")]), Some(("abcXdeZ".to_owned(), 2)));
+        assert_eq!(apply(&[at(1, 1, "")]), None);
+    }
+}

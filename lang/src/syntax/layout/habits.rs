@@ -1,0 +1,181 @@
+//! Habits of other languages and tools that the grammar need not know: they are reported here and written anew for it.
+
+use super::{Last, Scanner};
+use crate::diag::{Code, Diagnostic};
+use crate::syntax::words;
+
+impl Scanner<'_> {
+    pub(super) fn at_line_start(&self) -> bool {
+        let line = self.text[..self.at].rfind('\n').map_or(0, |newline| newline + 1);
+        self.text[line..self.at].bytes().all(|byte| byte == b' ')
+    }
+
+    /// What a merge or a page of Markdown leaves at the beginning of a line. The line is passed over.
+    pub(super) fn left_behind(&mut self, rest: &str) -> bool {
+        let line = rest.lines().next().unwrap_or_default();
+        let marker = ["<<<<<<<", "=======", ">>>>>>>", "|||||||"].iter().find(|marker| line.starts_with(**marker));
+        let start = self.at;
+        let finding = if let Some(marker) = marker {
+            let span = self.span(start, start + marker.len());
+            Diagnostic::error(Code::ForeignSyntax, span, "a merge conflict stands here")
+                .label("left behind by the merge")
+                .help("keep one side of it, and remove the lines with `<<<<<<<`, `=======` and `>>>>>>>`")
+        } else if line.starts_with("```") {
+            let span = self.span(start, start + 3);
+            let end = (start + line.len() + 1).min(self.bytes.len());
+            Diagnostic::error(Code::ForeignSyntax, span, "a fence of Markdown (```) is no part of the program")
+                .label("copied from a page or a chat")
+                .help("remove the line")
+                .fix("remove the line", self.span(start, end), "")
+        } else {
+            return false;
+        };
+        self.report(finding);
+        self.blank(start, start + line.len());
+        true
+    }
+
+    /// `/* ... */`
+    pub(super) fn block_comment(&mut self) {
+        let rest = &self.text[self.at..];
+        let end = rest.find("*/").map_or(self.bytes.len(), |end| self.at + end + 2);
+        let whole = &self.text[self.at..end];
+        let mut finding = Diagnostic::error(Code::ForeignSyntax, self.span(self.at, self.at + 2), "`/* ... */` is not a comment here")
+            .label("a comment runs from `//` to the end of its line")
+            .help("write `//` before every line of the comment");
+        let ends_line = self.text[end..].trim_start_matches([' ', '\t', '\r']).starts_with('\n') || end == self.bytes.len();
+        if ends_line && !whole.contains('\n') && whole.len() >= 4 {
+            let inner = whole[2..].trim_end_matches("*/").trim();
+            finding = finding.fix("write `//`", self.span(self.at, end), format!("// {inner}"));
+        }
+        self.report(finding);
+        self.blank(self.at, end);
+    }
+
+    /// `std::opd::mopd`
+    pub(super) fn double_colon(&mut self) {
+        let at = self.at;
+        let rest = &self.text[at..];
+        let path = rest.find(|c: char| !words::is_word(c) && c != ':').unwrap_or(rest.len());
+        let path = &rest[..path];
+        let ours = path.replace("::", ".");
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 2), "the parts of a path are joined by `.`, not `::`")
+            .help("for example `std.opd.mopd`")
+            .fix("write `.`", self.span(at, at + path.len()), ours);
+        self.report(finding);
+        self.replace(at, at + 2).copy_from_slice(b". ");
+        self.last = Last::Operator;
+        self.at += 2;
+    }
+
+    /// `f"..."`, `r"..."`
+    pub(super) fn prefixed_text(&mut self, rest: &str) -> bool {
+        let length = words::word_length(rest.as_bytes());
+        let inside = self.at > 0 && words::is_word_byte(self.bytes[self.at - 1]);
+        if inside || length > 2 || !matches!(rest.as_bytes().get(length), Some(b'"' | b'\'')) {
+            return false;
+        }
+        let prefix = &rest[..length];
+        if !matches!(prefix, "f" | "r" | "b" | "u" | "rf" | "fr" | "br") {
+            return false;
+        }
+        let at = self.at;
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + length), format!("a text has no prefix such as `{prefix}\"`"))
+            .help("a text stands in double quotes alone; in a `template`, braces are slots")
+            .replace_with(format!("remove the `{prefix}`"), "");
+        self.report(finding);
+        self.blank(at, at + length);
+        true
+    }
+
+    /// `AND`, `OR`, `NOT` as in SQL.
+    pub(super) fn loud_word(&mut self, word: &str) -> bool {
+        let (at, length) = (self.at, word.len());
+        let next = self.text[at + length..].trim_start_matches([' ', '\t']);
+        let operand = next.starts_with(|c: char| words::is_word(c) || c == '(');
+        if !operand || (word == "NOT") == (self.last == Last::Value) {
+            return false;
+        }
+        let ours = word.to_ascii_lowercase();
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + length), format!("`{word}` is written `{ours}`"));
+        self.report(finding.replace_with(format!("write `{ours}`"), ours.clone()));
+        self.replace(at, at + length).copy_from_slice(ours.as_bytes());
+        self.last = Last::Operator;
+        self.at += length;
+        true
+    }
+
+    /// `3e−4`, with the minus of a typeset page: read as `3e-4`.
+    pub(super) fn exponent(&mut self, start: usize, end: usize) -> bool {
+        let Some(sign) = self.text[end..].chars().next().filter(|sign| words::lookalike(*sign) == Some("-")) else { return false };
+        let digits_at = end + sign.len_utf8();
+        let digits = self.bytes[digits_at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if digits == 0 {
+            return false;
+        }
+        let ours = format!("{}-{}", &self.text[start..end], &self.text[digits_at..digits_at + digits]);
+        let message = format!("`{sign}` (U+{:04X}) looks like `-` but is another character", sign as u32);
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(end, digits_at), message);
+        self.report(finding.help(format!("write `{ours}`")).replace_with("write `-`", "-"));
+        let until = digits_at + digits;
+        let text = self.replace(start, until);
+        text.fill(b' ');
+        text[..ours.len()].copy_from_slice(ours.as_bytes());
+        self.last = Last::Value;
+        self.at = until;
+        true
+    }
+
+    /// `2,000`: a comma between the thousands. Only where it can't separate two values: `000` begins no number, and after `key =` or `name:`
+    /// a value follows without a blank nowhere else.
+    pub(super) fn thousands(&mut self, start: usize, first_end: usize) {
+        let group = |at: usize| {
+            let digits = self.bytes.get(at + 1..at + 4).is_some_and(|digits| digits.iter().all(u8::is_ascii_digit));
+            let ends = self.bytes.get(at + 4).is_none_or(|byte| !words::is_word_byte(*byte) && *byte != b'.');
+            self.bytes.get(at) == Some(&b',') && digits && ends
+        };
+        let mut end = first_end;
+        while group(end) {
+            end += 4;
+        }
+        let (zeros, in_list) = (self.text[first_end..end].starts_with(",000"), self.open.last().is_some_and(|open| open.bracket == b'['));
+        let given = self.text[..start].trim_end().ends_with(['=', ':']);
+        if end == first_end || first_end - start > 3 || in_list && !zeros || !zeros && !given {
+            return;
+        }
+        let written = &self.text[start..end];
+        let ours = written.replace(',', "_");
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end), format!("`{written}`: a comma stands between values, not in a number"))
+            .help(format!("write `{ours}`"))
+            .replace_with(format!("write `{ours}`"), ours);
+        self.report(finding);
+        for at in (first_end..end).step_by(4) {
+            self.replace(at, at + 1).fill(b'_');
+        }
+        self.at = end;
+    }
+
+    /// `240 // 2, ...)` within brackets that open on its line and close behind the comment: a division as in Python.
+    pub(super) fn floor_division(&mut self) -> bool {
+        let at = self.at;
+        let line_start = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let Some(open) = self.open.last() else { return false };
+        let on_line = matches!(open.bracket, b'(' | b'[') && open.at >= line_start;
+        let rest = &self.text[at + 2..self.line_end()];
+        // Only a number, with what goes on or closes behind it: prose may begin with a word.
+        let digits = rest.trim_start().trim_start_matches(|c: char| c.is_ascii_digit() || c == '_');
+        let divisor = digits.len() < rest.trim_start().len() && digits.trim_start().starts_with([',', ')', ']']);
+        let closes = rest.contains(super::partner(open.bracket) as char);
+        if !on_line || !divisor || !closes || self.last != Last::Value {
+            return false;
+        }
+        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 2), "`//` begins a comment, which takes the rest of the line")
+            .help("a division is written `/`")
+            .replace_with("write `/`", "/");
+        self.report(finding);
+        self.replace(at, at + 2).copy_from_slice(b"/ ");
+        self.last = Last::Operator;
+        self.at += 2;
+        true
+    }
+}
