@@ -146,7 +146,7 @@ fn source(source: &DataSource) -> String {
     format!("{:?}{}", source.path, parts.into_iter().flatten().collect::<String>())
 }
 
-/// The objective's name and its nine slots.
+/// The objective's name and the slots of its normal form.
 fn objective(train: &Train) -> Rows {
     let mut rows = vec![("objective", train.objective.name.clone())];
     rows.extend(slots(&normal_form(train)));
@@ -464,7 +464,7 @@ fn schedule(schedule_: &Schedule) -> String {
     }
 }
 
-/// The nine slots, indented below the objective's name.
+/// The slots of a normal form, indented below the objective's name.
 pub fn slots(form: &NormalForm) -> Rows {
     vec![
         ("  prefixes", form.prefixes.clone()),
@@ -476,6 +476,7 @@ pub fn slots(form: &NormalForm) -> Rows {
         ("  evaluation", form.evaluation.clone()),
         ("  shaping", form.shaping.clone()),
         ("  realisation", form.realisation.clone()),
+        ("  terms", form.terms.clone()),
     ]
 }
 

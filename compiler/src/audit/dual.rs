@@ -2,6 +2,15 @@
 
 use mopd_lang::formula::Function;
 
+/// Two numbers that agree to this share of their size are equal: what is left of their difference is rounding.
+const ROUNDING: f64 = 1e-13;
+
+/// `sum`, of two parts of these sizes; exactly 0 where they cancel. So a difference of two computations of one number has no value and no
+/// gradient, in place of one of 1e-17, which would pass for a small one.
+fn cancelled(sum: f64, left: f64, right: f64) -> f64 {
+    if sum.is_finite() && sum.abs() <= ROUNDING * (left.abs() + right.abs()) { 0.0 } else { sum }
+}
+
 /// A number and its derivative by every logit; no derivative at all where no gradient flows.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Dual {
@@ -33,17 +42,22 @@ impl Dual {
         let gradient = match (self.gradient.is_empty(), other.gradient.is_empty()) {
             (_, true) => return self.through(value, own),
             (true, false) => return other.through(value, others),
-            (false, false) => self.gradient.iter().zip(&other.gradient).map(|(a, b)| own * a + others * b).collect(),
+            (false, false) => {
+                let both = self.gradient.iter().zip(&other.gradient).map(|(a, b)| (own * a, others * b));
+                both.map(|(a, b)| cancelled(a + b, a, b)).collect()
+            }
         };
         Dual { value, gradient }
     }
 
     pub fn add(&self, other: &Dual) -> Dual {
-        self.through_both(other, self.value + other.value, (1.0, 1.0))
+        let value = cancelled(self.value + other.value, self.value, other.value);
+        self.through_both(other, value, (1.0, 1.0))
     }
 
     pub fn subtract(&self, other: &Dual) -> Dual {
-        self.through_both(other, self.value - other.value, (1.0, -1.0))
+        let value = cancelled(self.value - other.value, self.value, other.value);
+        self.through_both(other, value, (1.0, -1.0))
     }
 
     pub fn multiply(&self, other: &Dual) -> Dual {

@@ -1,7 +1,7 @@
 //! What a term is worth, with its derivative, for one thing that may be drawn.
 
 use mopd_lang::formula::{
-    Adaptive, Axis, Deviation, Formula, FormulaKind, Live, Memory, Part, Reduction, Role, Scan, Signal, Statistic, Unit,
+    Adaptive, Axis, Deviation, Formula, FormulaKind, Live, Memory, Part, Reduction, Role, Scan, Signal, Statistic,
 };
 
 use super::divergence::{Place, Refusal};
@@ -102,7 +102,7 @@ impl<'a> Scene<'a> {
                 one(values.get(rung.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN))
             }
             FormulaKind::Adaptive(Adaptive::Learned { .. }) => return Err("`learned(...)` is found by the run".into()),
-            FormulaKind::Variable(name) => one(stand_in(name, formula.unit())),
+            FormulaKind::Variable(name) => one(self.world.values.get(name, formula.unit())),
             FormulaKind::Signal(Signal::Selected) => {
                 // Where the selection is left out of account, all count.
                 each(Axis::Token, &|token| f64::from(u8::from(selected.is_none_or(|selected| selected[token]))))
@@ -136,14 +136,14 @@ impl<'a> Scene<'a> {
                 elements
             }
             FormulaKind::Scan { scan, operand, over } => self.scan(scan, operand.axis(), *over, operands),
-            FormulaKind::Memory { memory, .. } => {
-                // What was carried over is a number that nothing drawn here has to do with.
-                let before = self.world.chance("memory", &[]);
+            FormulaKind::Memory { memory, operand } => {
+                let before = self.before(operand)?;
                 let kept = match memory {
                     Memory::Ema { rate } => *rate,
                     Memory::Previous => 1.0,
                 };
-                operands[0].elements.iter().map(|now| Dual::plain(kept * before + (1.0 - kept) * now.value)).collect()
+                let now = operands[0].elements.iter();
+                now.zip(before).map(|(now, before)| Dual::plain(kept * before + (1.0 - kept) * now.value)).collect()
             }
             FormulaKind::Across { members, among, index } => {
                 let (values, conditions) = operands.split_at(members.len());
@@ -166,6 +166,18 @@ impl<'a> Scene<'a> {
             }
         };
         Ok(Value { elements })
+    }
+
+    /// What a number of the step was on an earlier batch: nothing drawn here has to do with it.
+    fn before(&self, operand: &Formula) -> Result<Vec<f64>, Refusal> {
+        let Some(world) = &self.world.before else {
+            // Nobody needs to know what was carried over into what is carried over.
+            return Ok(vec![self.world.chance("memory", &[]); count(self.world.size, operand.axis())]);
+        };
+        let tokens = world.typical();
+        let (program, roots) = Program::of(&[operand]);
+        let values = Scene::of(world, &tokens, self.bounds).run(&program, None)?;
+        Ok(values[roots[0]].elements.iter().map(|element| element.value).collect())
     }
 
     /// A bounded number without its bound, where bounds don't act.
@@ -413,24 +425,6 @@ pub(super) fn judgement(signal: &Signal) -> Option<String> {
 pub(super) fn judged(world: &World, signal: &Signal, prompt: usize, tokens: &[usize]) -> Option<f64> {
     let text: Vec<usize> = std::iter::once(prompt).chain(tokens.iter().copied()).collect();
     judgement(signal).map(|name| world.chance(&name, &text))
-}
-
-/// A value for a parameter that nobody has given one: small or large where its name says so, and as usual for what it measures.
-pub(super) fn stand_in(name: &str, unit: Unit) -> f64 {
-    let is = |words: &[&str]| words.iter().any(|word| name.split('_').any(|part| part == *word));
-    let (low, high) = (is(&["low", "least", "min", "floor"]), is(&["high", "most", "max", "cap"]));
-    match unit {
-        Unit::Fraction | Unit::Prob if low => 0.2,
-        Unit::Fraction | Unit::Prob => 0.3,
-        Unit::Ratio if low => 0.5,
-        Unit::Ratio if high => 2.0,
-        Unit::Nats if high => 5.0,
-        Unit::Logp => -5.0,
-        Unit::Count => 2.0,
-        _ if low => 0.25,
-        _ if high => 4.0,
-        _ => 0.7,
-    }
 }
 
 /// The operand that a formula bounds by numbers known before anything is drawn.

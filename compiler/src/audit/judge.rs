@@ -1,20 +1,27 @@
 //! From gradients to a verdict.
 
+use std::rc::Rc;
+
 use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Part as Number, Role, Signal, text};
 
 use super::divergence::Refusal;
+use super::cast::Cast;
 use super::drawn::Drawn;
-use super::evaluate::{Scene, stand_in};
+use super::evaluate::Scene;
 use super::expectation::{ALL, Compiled, Counting};
 use super::fit::{coefficients, cosine, difference, distance, norm, per_block};
 use super::named::{Named, candidates};
 use super::program::{Program, View};
+use super::values::Values;
 use super::variants;
-use super::verdict::{Finding, Part, Task, Verdict, When};
+use super::verdict::{Finding, Part, Task, Verdict, When, away};
 use super::world::{Recipe, Variation, World};
 
 /// What is left of a gradient whose single outcomes add up to nothing, as a share of the largest of them.
 const NOTHING: f64 = 1e-10;
+
+/// A gradient as small as this is rounding, whatever it is a share of: the numbers of small worlds are near 1.
+const ROUNDING: f64 = 1e-14;
 
 /// A bias as small as this is a bound that hardly acts.
 const HARDLY: f64 = 1e-6;
@@ -29,20 +36,20 @@ pub(super) struct Measured {
 impl Measured {
     /// Every outcome alone has a gradient, and their mean has none; or there is none to begin with.
     pub fn is_zero(&self) -> bool {
-        norm(&self.gradient) <= NOTHING * self.largest.max(f64::MIN_POSITIVE)
+        norm(&self.gradient) <= (NOTHING * self.largest).max(ROUNDING)
     }
 }
 
 /// A term, the tokens that it is trained on and the step of the run.
 pub(super) struct Inquiry<'a> {
-    view: View<'a>,
+    pub(super) view: View<'a>,
     recipe: Recipe,
 }
 
 impl<'a> Inquiry<'a> {
     /// # Errors
     /// What can't be told in a small world, in words.
-    pub fn of(view: View<'a>, drawn: &Drawn, step: (u32, u32)) -> Result<Inquiry<'a>, Refusal> {
+    pub fn of(view: View<'a>, drawn: &Drawn, cast: &Cast, step: (u32, u32)) -> Result<Inquiry<'a>, Refusal> {
         if let Some(why) = view.refusal() {
             return Err(why);
         }
@@ -62,8 +69,10 @@ impl<'a> Inquiry<'a> {
         {
             supports.push((*k, size.vocabulary.div_ceil(2)));
         }
-        let temperature = view.scored_at(drawn);
-        Ok(Inquiry { view, recipe: Recipe { size, worlds, roles, drawn: drawn.clone(), temperature, step, supports } })
+        let (roles, cast) = (cast.closure(roles, step), cast.clone());
+        let (values, temperature) = (Rc::new(Values::of(&view)), view.scored_at(drawn));
+        let recipe = Recipe { size, worlds, roles, cast, drawn: drawn.clone(), temperature, step, supports, values };
+        Ok(Inquiry { view, recipe })
     }
 
     pub fn measure(&self, view: &View, counting: Counting, variation: Variation) -> Result<Measured, Refusal> {
@@ -100,6 +109,19 @@ impl<'a> Inquiry<'a> {
         self.recipe.worlds(Variation::Usual)
     }
 
+    pub fn other_worlds(&self, variation: Variation) -> Vec<World> {
+        self.recipe.worlds(variation)
+    }
+
+    pub fn drawn(&self) -> &Drawn {
+        &self.recipe.drawn
+    }
+
+    /// Nobody but the student has to do with a role's distributions.
+    pub fn is_made_of_student(&self, role: &Role) -> bool {
+        self.recipe.cast.is_made_of_student(role, self.recipe.step)
+    }
+
     /// One token is all there is: the mean value is of one prefix.
     pub fn is_one_token(&self) -> bool {
         self.recipe.size.tokens() == 1
@@ -128,11 +150,16 @@ impl<'a> Inquiry<'a> {
     }
 
     pub fn candidates(&self) -> Vec<Named> {
-        candidates(&self.view, &self.recipe.drawn, self.recipe.size.length, self.recipe.step)
+        candidates(&self.view, &self.recipe)
+    }
+
+    /// The tokens that what is said holds for.
+    fn on(&self) -> String {
+        self.recipe.drawn.text() + &self.recipe.cast.text()
     }
 
     pub fn finding(&self, when: When) -> Finding {
-        self.judged(when).unwrap_or_else(|why| Finding::not_audited(when, self.recipe.drawn.text(), why))
+        self.judged(when).unwrap_or_else(|why| Finding::not_audited(when, self.on(), why))
     }
 
     fn judged(&self, when: When) -> Result<Finding, Refusal> {
@@ -149,6 +176,8 @@ impl<'a> Inquiry<'a> {
         let value_estimates = self.estimated(&usual, &named, &worlds).map(|index| named[index].name.clone());
         let verdict = self.verdict(&usual, &known)?;
         let mut notes = self.notes();
+        notes.extend(self.beside_declared(&verdict, &usual.gradient, &known));
+        notes.extend(self.at_temperature_one());
         notes.extend(self.untried(&worlds));
         // Where models are very far apart, or all the same, some formulas have no value: then there is nothing to add.
         notes.extend(self.steep(&verdict).unwrap_or_default());
@@ -157,11 +186,33 @@ impl<'a> Inquiry<'a> {
                 if self.compares() =>
             {
                 let agreed = self.measure(&self.view, ALL, Variation::Agreed);
-                agreed.ok().map(|agreed| norm(&agreed.gradient) <= 1e-9 * norm(&usual.gradient))
+                agreed.ok().map(|agreed| agreed.is_zero() || norm(&agreed.gradient) <= 1e-9 * norm(&usual.gradient))
             }
             _ => None,
         };
-        Ok(Finding { when, on: self.recipe.drawn.text(), verdict, value_estimates, stationary_at_teacher, notes })
+        Ok(Finding { when, on: self.on(), verdict, value_estimates, stationary_at_teacher, notes })
+    }
+
+    /// The nearest of the gradients that everybody knows, where the one followed is of a divergence that the author declares.
+    fn beside_declared(&self, verdict: &Verdict, gradient: &[f64], known: &Known) -> Option<String> {
+        let of = match verdict {
+            Verdict::Biased { of, .. } => of.single()?,
+            verdict => verdict.single()?,
+        };
+        known.named.iter().find(|named| named.name == of && named.is_declared())?;
+        let (nearest, cosine) = known.nearest_of(gradient, |named| !named.is_declared());
+        Some(format!("nearest with a known name: {nearest} (cosine {cosine:.3})"))
+    }
+
+    /// Drawn at another temperature, an estimate is one of nothing; what it would be at 1 is what its author took it for.
+    fn at_temperature_one(&self) -> Option<String> {
+        let Drawn::Student { .. } = self.recipe.drawn else { return None };
+        if self.recipe.drawn.is_on_policy(self.recipe.temperature) {
+            return None;
+        }
+        let recipe = Recipe { drawn: Drawn::ON_POLICY, temperature: 1.0, ..self.recipe.clone() };
+        let (value, gradient) = Inquiry { view: self.view.with_value(self.view.value), recipe }.misleading()?;
+        Some(format!("on tokens drawn at temperature 1 its value estimates {value}, its gradient is of {gradient}"))
     }
 
     /// The term is about somebody else's distribution and nothing but that.
@@ -240,18 +291,31 @@ impl<'a> Inquiry<'a> {
         if summands.len() < 2 {
             return None;
         }
-        let mut parts: Vec<Verdict> = Vec::new();
+        // Summands that follow one gradient are one: `(1 - w) * x` is not x and its opposite.
+        let mut found: Vec<(Option<String>, Vec<f64>)> = Vec::new();
         for summand in &summands {
             let Ok(measured) = self.measure(&self.view.with_value(summand), ALL, Variation::Usual) else { return None };
             if measured.is_zero() {
                 continue;
             }
-            match known.identify(&measured.gradient) {
-                Some(found) => parts.push(found),
-                None => return None,
+            let name = known.identify(&measured.gradient)?.single().map(str::to_owned);
+            match found.iter_mut().find(|(known, ..)| known.is_some() && *known == name) {
+                Some((_, sum)) => sum.iter_mut().zip(&measured.gradient).for_each(|(sum, own)| *sum += own),
+                None => found.push((name, measured.gradient)),
             }
         }
-        (parts.len() > 1).then_some(Verdict::Sum { parts })
+        let mut parts: Vec<Verdict> = Vec::new();
+        for (_, gradient) in found.iter().filter(|(_, gradient)| norm(gradient) > ROUNDING) {
+            match known.identify(gradient)? {
+                Verdict::Sum { parts: inner } => parts.extend(inner),
+                verdict => parts.push(verdict),
+            }
+        }
+        match parts.len() {
+            0 => None,
+            1 => parts.pop(),
+            _ => Some(Verdict::Sum { parts }),
+        }
     }
 
     /// Without a bound, a mask, a weight or a summand it may have a name: then that part biases.
@@ -276,28 +340,36 @@ impl<'a> Inquiry<'a> {
                 return Some(bias(gradient, &plain.gradient, of, by));
             }
         }
-        // With and without bounds: a weight that depends on the token often stands inside them.
-        for bounds in [true, false] {
-            if !bounds && !bounded {
+        // With and without bounds, with and without gates: a weight that depends on the token often stands inside them. One gradient
+        // without a weight says more than one with.
+        let parts = variants::without_parts(self.view.value);
+        let mut best: Option<(bool, f64, Verdict)> = None;
+        for (bounds, gates_act) in [(true, true), (false, true), (true, false), (false, false)] {
+            if (!bounds && !bounded) || (!gates_act && gates.is_empty()) {
+                continue;
+            }
+            for (left_out, value) in &parts {
+                let counting = Counting { bounds, gates: gates_act };
+                let Ok(plain) = self.measure(&self.view.with_value(value), counting, Variation::Usual) else { continue };
+                let Some(of) = known.identify(&plain.gradient).filter(|of| !plain.is_zero() && of.single().is_some()) else {
+                    continue;
+                };
+                let others = [(!gates_act).then_some(gated.as_str()), (!bounds).then_some("its bounds")];
+                let by = std::iter::once(format!("`{left_out}`")).chain(others.into_iter().flatten().map(str::to_owned));
+                let by = by.collect::<Vec<String>>().join(" and ");
+                let exact = matches!(of, Verdict::Follows { .. });
+                let near = cosine(gradient, &plain.gradient);
+                let better = |(known_exact, known, _): &(bool, f64, Verdict)| (exact, near) > (*known_exact, *known);
+                if best.as_ref().is_none_or(better) {
+                    best = Some((exact, near, bias(gradient, &plain.gradient, of, by)));
+                }
+            }
+            // The fewest parts that say it.
+            if best.as_ref().is_some_and(|(exact, ..)| *exact) {
                 break;
             }
-            for (left_out, value) in variants::without_parts(self.view.value) {
-                let counting = Counting { bounds, gates: true };
-                let Ok(plain) = self.measure(&self.view.with_value(&value), counting, Variation::Usual) else { continue };
-                if plain.is_zero() {
-                    continue;
-                }
-                let single = known.identify(&plain.gradient).filter(|found| match found {
-                    Verdict::Follows { parts } => parts.len() == 1,
-                    _ => false,
-                });
-                if let Some(of) = single {
-                    let by = format!("`{left_out}`{}", if bounds { "" } else { " and its bounds" });
-                    return Some(bias(gradient, &plain.gradient, of, by));
-                }
-            }
         }
-        None
+        best.map(|(_, _, verdict)| verdict)
     }
 
     /// What bounds do where models differ by many nats, if they do nothing where they differ little.
@@ -309,17 +381,13 @@ impl<'a> Inquiry<'a> {
         if !named || !variants::has_bounds(&self.view) || self.recipe.roles.is_empty() {
             return Ok(None);
         }
-        let free = self.measure(&self.view, Counting { bounds: false, gates: true }, Variation::Steep)?.gradient;
+        let free = self.measure(&self.view, Counting { bounds: false, gates: true }, Variation::Steep)?;
         let bound = self.measure(&self.view, ALL, Variation::Steep)?.gradient;
-        if norm(&difference(&bound, &free)) <= HARDLY * norm(&free) {
+        if free.is_zero() || norm(&difference(&bound, &free.gradient)) <= HARDLY * norm(&free.gradient) {
             return Ok(None);
         }
-        let (far, angle) = (distance(&bound, &free), cosine(&bound, &free));
-        let note = format!(
-            "where models differ by many nats its bounds act: {}% away from that (cosine {angle:.3})",
-            (far * 100.0).round()
-        );
-        Ok(Some(note))
+        let (far, angle) = (distance(&bound, &free.gradient), cosine(&bound, &free.gradient));
+        Ok(Some(format!("where models differ by many nats its bounds act: {} from that (cosine {angle:.3})", away(far))))
     }
 
     /// Conditions of cases that never differ in these worlds: of what they choose between, only one was looked at.
@@ -351,7 +419,7 @@ impl<'a> Inquiry<'a> {
         let mut open: Vec<String> = Vec::new();
         for part in self.view.formulas().into_iter().flat_map(Formula::parts) {
             if let FormulaKind::Variable(name) = &part.0.kind {
-                let taken = format!("{name} = {}", text::number(stand_in(name, part.unit())));
+                let taken = format!("{name} = {}", text::number(readable(self.recipe.values.get(name, part.unit()))));
                 if !open.contains(&taken) {
                     open.push(taken);
                 }
@@ -380,11 +448,16 @@ impl<'a> Inquiry<'a> {
     }
 }
 
+/// Without the noise of binary fractions.
+fn readable(number: f64) -> f64 {
+    (number * 1e6).round() / 1e6
+}
+
 fn bias(gradient: &[f64], plain: &[f64], of: Verdict, by: String) -> Verdict {
     Verdict::Biased { of: Box::new(of), by, distance: distance(gradient, plain), cosine: cosine(gradient, plain) }
 }
 
-fn measure(view: &View, counting: Counting, worlds: &[World]) -> Result<Measured, Refusal> {
+pub(super) fn measure(view: &View, counting: Counting, worlds: &[World]) -> Result<Measured, Refusal> {
     let compiled = Compiled::of(view, counting);
     let mut measured = Measured { gradient: Vec::new(), values: Vec::new(), largest: 0.0 };
     for world in worlds {
@@ -396,7 +469,7 @@ fn measure(view: &View, counting: Counting, worlds: &[World]) -> Result<Measured
     Ok(measured)
 }
 
-fn gradients(named: &Named, worlds: &[World]) -> Result<Vec<f64>, Refusal> {
+pub(super) fn gradients(named: &Named, worlds: &[World]) -> Result<Vec<f64>, Refusal> {
     let mut gradient = Vec::new();
     for world in worlds {
         gradient.extend(named.gradient(world)?);
@@ -406,7 +479,7 @@ fn gradients(named: &Named, worlds: &[World]) -> Result<Vec<f64>, Refusal> {
 
 /// The named gradients in the usual worlds.
 pub(super) struct Known<'a> {
-    named: &'a [Named],
+    named: Vec<&'a Named>,
     gradients: Vec<Vec<f64>>,
     /// Logits after one prefix.
     block: usize,
@@ -414,8 +487,16 @@ pub(super) struct Known<'a> {
 
 impl<'a> Known<'a> {
     pub fn of(named: &'a [Named], worlds: &[World], block: usize) -> Result<Known<'a>, Refusal> {
-        let gradients = named.iter().map(|named| gradients(named, worlds)).collect::<Result<_, _>>()?;
-        Ok(Known { named, gradients, block })
+        let mut known = Known { named: Vec::new(), gradients: Vec::new(), block };
+        for named in named {
+            let own = gradients(named, worlds)?;
+            // What has no gradient is followed by nothing; a teacher that is the student is one.
+            if norm(&own) > ROUNDING {
+                known.named.push(named);
+                known.gradients.push(own);
+            }
+        }
+        Ok(known)
     }
 
     /// The named gradient, sum of named gradients, or named gradient with a weight per prefix that this one is. One before two, the
@@ -452,7 +533,12 @@ impl<'a> Known<'a> {
     }
 
     fn nearest(&self, gradient: &[f64]) -> (String, f64) {
-        let all = self.named.iter().zip(&self.gradients).map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
+        self.nearest_of(gradient, |_| true)
+    }
+
+    fn nearest_of(&self, gradient: &[f64], which: impl Fn(&Named) -> bool) -> (String, f64) {
+        let some = self.named.iter().zip(&self.gradients).filter(|(named, _)| which(named));
+        let all = some.map(|(named, own)| (named.name.clone(), cosine(gradient, own)));
         all.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).unwrap_or_default()
     }
 

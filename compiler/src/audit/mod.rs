@@ -7,6 +7,8 @@
 //! Prefixes and samples are constants, as trainers have it: what is said holds given the prefixes. How tokens and completions are
 //! averaged (`reduce`) is not looked at: it weighs prefixes, and the plan shows it.
 
+mod bounds;
+mod cast;
 mod divergence;
 mod drawn;
 mod dual;
@@ -17,13 +19,17 @@ mod fit;
 mod judge;
 mod named;
 mod program;
+mod sign;
+mod values;
 mod variants;
 mod verdict;
 mod world;
 
 use mopd_lang::experiment::{Experiment, Keep, Length, Objective, Stage, Train};
+use mopd_lang::formula::Role;
 use serde::Serialize;
 
+pub use cast::Cast;
 pub use drawn::Drawn;
 pub use findings::{findings, findings_while};
 pub use verdict::{Audit, Finding, Part, Task, TermAudit, Verdict, When, sum};
@@ -37,10 +43,12 @@ use program::View;
 const USUAL_STEPS: u32 = 1_000;
 
 /// What the stage that uses an objective says of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Use {
     /// Who draws the tokens of a term without data of its own; not known where empty.
     pub drawn: Vec<Drawn>,
+    /// Who its teachers are: one for each kind of teacher that the route chooses.
+    pub casts: Vec<Cast>,
     /// Only completions that the verifier accepts are trained on.
     pub kept: bool,
     pub steps: u32,
@@ -50,15 +58,16 @@ impl Use {
     /// No stage uses it yet. Its terms are taken to be trained on what the student draws itself, and on data as well where they would be
     /// lost on that.
     pub fn unknown() -> Use {
-        Use { drawn: Vec::new(), kept: false, steps: USUAL_STEPS }
+        Use { drawn: Vec::new(), casts: vec![Cast::default()], kept: false, steps: USUAL_STEPS }
     }
 
-    pub fn of(train: &Train) -> Use {
+    pub fn of(experiment: &Experiment, train: &Train) -> Use {
         let steps = match train.length {
             Length::Steps(steps) => steps.max(1),
             Length::Epochs(_) => USUAL_STEPS,
         };
-        Use { drawn: Drawn::of(&train.rollout), kept: train.keep == Keep::Correct, steps }
+        let casts = Cast::of(experiment, train);
+        Use { drawn: Drawn::of(&train.rollout), casts, kept: train.keep == Keep::Correct, steps }
     }
 }
 
@@ -75,7 +84,7 @@ pub struct Audited {
 pub fn of_experiment(experiment: &Experiment) -> Vec<Audited> {
     let mut found: Vec<Audited> = Vec::new();
     let mut add = |name: String, train: &Train| {
-        let audit = audit(&train.objective, &Use::of(train));
+        let audit = audit(&train.objective, &Use::of(experiment, train));
         match found.iter_mut().find(|known| known.audit == audit) {
             Some(known) => known.models.push(name),
             None => found.push(Audited { models: vec![name], audit }),
@@ -107,27 +116,37 @@ pub fn audit_term(objective: &Objective, term: usize, usage: &Use) -> TermAudit 
     let own = &objective.terms[term];
     let view = || View::of(objective, own, usage.kept && own.data.is_none());
     let streams = own.data.as_deref().map_or_else(|| usage.drawn.clone(), Drawn::of);
-    if !streams.is_empty() {
-        let findings = streams.iter().flat_map(|drawn| on(&view, drawn, usage.steps)).collect();
-        return TermAudit { term: own.name.clone(), findings };
+    // Whoever the route chooses makes a difference to those terms only that read it.
+    let mut casts: Vec<&Cast> = usage.casts.iter().collect();
+    if !view().others().contains(&Role::Teacher) {
+        casts.truncate(1);
     }
-    let mut findings = on(&view, &Drawn::ON_POLICY, usage.steps);
+    let on = |drawn: &Drawn| -> Vec<Finding> { casts.iter().flat_map(|cast| on(&view, drawn, cast, usage.steps)).collect() };
+    if !streams.is_empty() {
+        return TermAudit { term: own.name.clone(), findings: streams.iter().flat_map(on).collect() };
+    }
+    let mut findings = on(&Drawn::ON_POLICY);
     if findings.iter().all(|finding| finding.verdict == Verdict::Zero) {
-        findings.extend(on(&view, &Drawn::Elsewhere { name: "data" }, usage.steps));
+        findings.extend(on(&Drawn::Elsewhere { name: "data" }));
     }
     TermAudit { term: own.name.clone(), findings }
 }
 
-/// What a term follows on tokens that are drawn in one way.
-fn on<'a>(view: &dyn Fn() -> View<'a>, drawn: &Drawn, steps: u32) -> Vec<Finding> {
-    let moments: Vec<(When, u32)> = if view().moves() {
+/// When a term is looked at.
+fn moments(view: &View, steps: u32) -> Vec<(When, u32)> {
+    if view.moves() {
         vec![(When::Start, 0), (When::Middle, steps / 2), (When::End, steps.saturating_sub(1))]
     } else {
         vec![(When::Throughout, 0)]
-    };
-    let at = |(when, step): &(When, u32)| match Inquiry::of(view(), drawn, (*step, steps)) {
+    }
+}
+
+/// What a term follows on tokens that are drawn in one way.
+fn on<'a>(view: &dyn Fn() -> View<'a>, drawn: &Drawn, cast: &Cast, steps: u32) -> Vec<Finding> {
+    let moments = moments(&view(), steps);
+    let at = |(when, step): &(When, u32)| match Inquiry::of(view(), drawn, cast, (*step, steps)) {
         Ok(inquiry) => inquiry.finding(*when),
-        Err(why) => Finding::not_audited(*when, drawn.text(), why),
+        Err(why) => Finding::not_audited(*when, drawn.text() + &cast.text(), why),
     };
     let mut found: Vec<Finding> = moments.iter().map(at).collect();
     let same = found.iter().all(|finding| {

@@ -7,9 +7,9 @@ use mopd_lang::formula::{
 use super::divergence::{Place, Refusal};
 use super::drawn::Drawn;
 use super::dual::{Dual, sum};
-use super::evaluate::{judged, judgement, reward, stand_in};
+use super::evaluate::{judged, judgement, reward};
 use super::program::View;
-use super::world::World;
+use super::world::{Recipe, World};
 
 /// Where a named gradient comes from.
 pub(super) enum Source {
@@ -51,7 +51,8 @@ pub(super) struct Named {
 }
 
 /// Everything that a term may be told to follow, the best known first.
-pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, u32)) -> Vec<Named> {
+pub(super) fn candidates(view: &View, recipe: &Recipe) -> Vec<Named> {
+    let (drawn, length) = (&recipe.drawn, recipe.size.length);
     let mut found: Vec<Named> = Vec::new();
     let mut others = view.others();
     match drawn {
@@ -145,7 +146,7 @@ pub(super) fn candidates(view: &View, drawn: &Drawn, length: usize, step: (u32, 
             (_, Mass::Raw) => vec![Mass::Raw, Mass::Generalized],
             (_, mass) => vec![mass],
         };
-        let Some(parameters) = parameters(divergence, step) else { continue };
+        let Some(parameters) = parameters(divergence, recipe) else { continue };
         for mass in variants {
             let variant = Divergence { mass, ..(*divergence).clone() };
             if variant.reaches_student() {
@@ -182,11 +183,11 @@ fn half() -> Formula {
 }
 
 /// The numbers of a divergence's formulas, where they are the same at every token.
-fn parameters(divergence: &Divergence, step: (u32, u32)) -> Option<Vec<f64>> {
+fn parameters(divergence: &Divergence, recipe: &Recipe) -> Option<Vec<f64>> {
     let worth = |formula: &&Formula| match &formula.0.kind {
         FormulaKind::Number(value) => Some(*value),
-        FormulaKind::Schedule(schedule) => Some(schedule.at(step.0, step.1)),
-        FormulaKind::Variable(name) => Some(stand_in(name, formula.unit())),
+        FormulaKind::Schedule(schedule) => Some(schedule.at(recipe.step.0, recipe.step.1)),
+        FormulaKind::Variable(name) => Some(recipe.values.get(name, formula.unit())),
         _ => None,
     };
     divergence.formulas().iter().map(worth).collect()
@@ -213,6 +214,11 @@ impl Outcome {
 }
 
 impl Named {
+    /// It is of a divergence that the author declares.
+    pub fn is_declared(&self) -> bool {
+        matches!(&self.source, Source::Divergence(divergence, _) if matches!(divergence.kind, DivergenceKind::Custom(_)))
+    }
+
     /// Its gradient by all logits of a world, per token that follows a prefix.
     pub fn gradient(&self, world: &World) -> Result<Vec<f64>, Refusal> {
         let size = world.size;

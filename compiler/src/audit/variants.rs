@@ -1,10 +1,11 @@
 //! A term's formula taken apart: its summands, and what it is without one of its parts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use mopd_lang::formula::{Axis, Formula, FormulaKind, FormulaNode, Function};
 
+use super::bounds::is_negative;
 use super::evaluate::bounded;
 use super::judge::quoted;
 use super::program::View;
@@ -92,28 +93,96 @@ fn expand(formula: &Formula, depth: usize, known: &mut HashMap<*const FormulaNod
     found
 }
 
-/// The formula without one factor or summand that is no live part and differs from token to token, for each of these, with its text.
+/// The formula without one factor or summand that is no live part and differs from token to token, for each of these, with its text. Of
+/// a product, its sign and all other factors stay.
 pub(super) fn without_parts(formula: &Formula) -> Vec<(String, Formula)> {
     let mut found = Vec::new();
+    let leaves = |dropped: &Formula| !dropped.live() && dropped.axis() > Axis::Run;
+    // Parts of a product that is taken apart as a whole.
+    let mut inside: HashSet<*const FormulaNode> = HashSet::new();
     for part in formula.parts() {
         let FormulaKind::Apply { function, operands } = &part.0.kind else { continue };
-        let [left, right] = operands.as_slice() else { continue };
-        let leaves = |dropped: &Formula| !dropped.live() && dropped.axis() > Axis::Run;
-        let rest: Vec<(&Formula, Formula)> = match function {
-            Function::Multiply | Function::Add => vec![(left, right.clone()), (right, left.clone())],
-            Function::Divide => vec![(right, left.clone())],
-            Function::Subtract => {
-                vec![(right, left.clone()), (left, rebuilt(part, Function::Negate, vec![right.clone()]))]
+        match (function, operands.as_slice()) {
+            // What is read elsewhere too is a product of its own: it can be replaced everywhere at once.
+            (Function::Multiply | Function::Divide, _)
+                if !inside.contains(&Rc::as_ptr(&part.0)) || Rc::strong_count(&part.0) > 1 =>
+            {
+                let product = Product::of(part, &mut inside);
+                for place in 0..product.factors.len() {
+                    let (dropped, _) = &product.factors[place];
+                    if leaves(dropped) {
+                        found.extend(product.without(place).map(|rest| (quoted(dropped), replaced(formula, part, &rest))));
+                    }
+                }
             }
-            _ => continue,
-        };
-        for (dropped, rest) in rest.into_iter().filter(|(dropped, _)| leaves(dropped)) {
-            found.push((quoted(dropped), replaced(formula, part, &rest)));
+            (Function::Add, [left, right]) => {
+                let rest = [(left, right), (right, left)].into_iter().filter(|(dropped, _)| leaves(dropped));
+                found.extend(rest.map(|(dropped, rest)| (quoted(dropped), replaced(formula, part, rest))));
+            }
+            (Function::Subtract, [left, right]) => {
+                if leaves(right) {
+                    found.push((quoted(right), replaced(formula, part, left)));
+                }
+                if leaves(left) {
+                    let rest = rebuilt(part, Function::Negate, vec![right.clone()]);
+                    found.push((quoted(left), replaced(formula, part, &rest)));
+                }
+            }
+            _ => {}
         }
     }
     found.retain(|(_, rest)| rest.live());
     found.truncate(MOST_VARIANTS);
     found
+}
+
+/// A product, taken apart.
+struct Product<'a> {
+    whole: &'a Formula,
+    negative: bool,
+    /// In the order in which they are written; true where it divides.
+    factors: Vec<(&'a Formula, bool)>,
+}
+
+impl<'a> Product<'a> {
+    fn of(whole: &'a Formula, inside: &mut HashSet<*const FormulaNode>) -> Product<'a> {
+        let mut product = Product { whole, negative: false, factors: Vec::new() };
+        let mut pending = vec![(whole, false)];
+        while let Some((formula, divides)) = pending.pop() {
+            match &formula.0.kind {
+                // Shared parts may stand for very many.
+                _ if product.factors.len() + pending.len() > 2 * MOST_VARIANTS => product.factors.push((formula, divides)),
+                FormulaKind::Apply { function: Function::Negate, operands } => {
+                    product.negative = !product.negative;
+                    pending.push((&operands[0], divides));
+                }
+                FormulaKind::Apply { function: function @ (Function::Multiply | Function::Divide), operands } => {
+                    inside.insert(Rc::as_ptr(&formula.0));
+                    // The first on top.
+                    pending.push((&operands[1], divides != (*function == Function::Divide)));
+                    pending.push((&operands[0], divides));
+                }
+                _ => product.factors.push((formula, divides)),
+            }
+        }
+        product
+    }
+
+    /// All factors but one; none where nothing would be left to multiply.
+    fn without(&self, place: usize) -> Option<Formula> {
+        let rest = || self.factors.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, factor)| factor);
+        let mut above = rest().filter(|(_, divides)| !divides).map(|(factor, _)| (*factor).clone());
+        let mut product = above.next()?;
+        for factor in above {
+            product = rebuilt(self.whole, Function::Multiply, vec![product, factor]);
+        }
+        for (factor, _) in rest().filter(|(_, divides)| *divides) {
+            product = rebuilt(self.whole, Function::Divide, vec![product, (*factor).clone()]);
+        }
+        // What is left out takes its size with it, not its sign.
+        let negative = self.negative != is_negative(self.factors[place].0);
+        Some(if negative { rebuilt(self.whole, Function::Negate, vec![product]) } else { product })
+    }
 }
 
 /// `formula` with `new` in the place of `old`.

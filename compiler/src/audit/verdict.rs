@@ -167,6 +167,18 @@ pub struct Audit {
 }
 
 impl Verdict {
+    /// The one gradient that it follows, with a weight per prefix or without.
+    pub(super) fn single(&self) -> Option<&str> {
+        match self {
+            Verdict::Follows { parts } => match parts.as_slice() {
+                [part] => Some(&part.of),
+                _ => None,
+            },
+            Verdict::Weighted { of, .. } => Some(of),
+            _ => None,
+        }
+    }
+
     /// In one line: `follows 1.00 * grad KL(student || teacher)`.
     pub fn text(&self) -> String {
         match self {
@@ -189,9 +201,9 @@ impl Verdict {
             }
             Verdict::Task(task) => format!("no teacher is in it: {}", task.text()),
             Verdict::Biased { of, by, distance, cosine } => format!(
-                "biased: without {by} it {}; with it, {}% away (cosine {cosine:.3})",
+                "biased: without {by} it {}; with it, {} (cosine {cosine:.3})",
                 of.text().replacen("follows", "would follow", 1),
-                (distance * 100.0).round()
+                away(*distance)
             ),
             Verdict::Zero => "carries no signal: the mean gradient is exactly 0".into(),
             Verdict::Unnamed { nearest, cosine } => format!("no named divergence (nearest: {nearest}, cosine {cosine:.3})"),
@@ -222,6 +234,15 @@ pub fn sum(parts: &[Part]) -> String {
         text += &format!("{sign}{} * grad {}", number(part.times.abs()), part.of);
     }
     text
+}
+
+/// `12% away`; of what is many times as large, how many times.
+pub(super) fn away(distance: f64) -> String {
+    match distance {
+        far if far < 10.0 => format!("{}% away", (far * 100.0).round()),
+        far if far < 1000.0 => format!("{far:.0} times its size away"),
+        _ => "more than 1000 times its size away".to_owned(),
+    }
 }
 
 /// Two digits after the point, or two that count.

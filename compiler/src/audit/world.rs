@@ -2,10 +2,13 @@
 //! happen in one can be enumerated.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use mopd_lang::formula::Role;
 
+use super::cast::{Cast, Source};
 use super::drawn::{Drawn, at};
+use super::values::Values;
 
 /// How many entries, prompts, samples of a prompt and tokens of a completion a world has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +99,10 @@ pub struct World {
     pub(super) step: (u32, u32),
     /// `top_k` of so many entries stands for one of so many here.
     pub(super) supports: Vec<(u32, usize)>,
+    /// Of parameters that have none.
+    pub(super) values: Rc<Values>,
+    /// The same run a step earlier, for what is carried from step to step; none in a world that is earlier itself.
+    pub(super) before: Option<Rc<World>>,
 }
 
 impl World {
@@ -114,6 +121,8 @@ impl World {
             seed: 1,
             step: (0, 1),
             supports: Vec::new(),
+            values: Rc::default(),
+            before: None,
         };
         world.with(Role::Student, student).with(Role::Teacher, teacher)
     }
@@ -158,6 +167,22 @@ impl World {
         &self.drawn[prefix]
     }
 
+    /// Tokens that are drawn in this world, one drawing of all.
+    pub(super) fn typical(&self) -> Vec<usize> {
+        let mut tokens: Vec<usize> = Vec::with_capacity(self.size.tokens());
+        for place in 0..self.size.tokens() {
+            let first = place / self.size.length * self.size.length;
+            let prefix = self.size.prefix(place / self.size.length / self.size.samples, &tokens[first..place]);
+            let (chance, mut held) = (self.chance("drawn", &[place]), 0.0);
+            let entry = self.drawn[prefix].iter().position(|logp| {
+                held += logp.exp();
+                held >= chance
+            });
+            tokens.push(entry.unwrap_or(0));
+        }
+        tokens
+    }
+
     /// How many entries `top_k` of `k` means here.
     pub(super) fn entries(&self, k: u32) -> usize {
         self.supports.iter().find(|(written, _)| *written == k).map_or(k as usize, |(_, entries)| *entries)
@@ -196,18 +221,23 @@ pub(super) enum Variation {
 /// The pair of distributions that reference numbers for estimators are given for: teacher and student.
 const REFERENCE: [[f64; 5]; 2] = [[0.50, 0.25, 0.15, 0.07, 0.03], [0.30, 0.30, 0.20, 0.15, 0.05]];
 
+/// Seeds of worlds that come before others lie this far from theirs.
+const EARLIER: u64 = 1 << 32;
+
 /// What a world is made for.
 #[derive(Clone, Debug)]
 pub(super) struct Recipe {
     pub size: Size,
     pub worlds: u64,
-    /// Everybody but student and sampler.
+    /// Everybody but student and sampler, and those that they are made of.
     pub roles: Vec<Role>,
+    pub cast: Cast,
     pub drawn: Drawn,
     /// Of the policy that is trained.
     pub temperature: f64,
     pub step: (u32, u32),
     pub supports: Vec<(u32, usize)>,
+    pub values: Rc<Values>,
 }
 
 impl Recipe {
@@ -217,6 +247,14 @@ impl Recipe {
 
     /// One of them.
     pub fn world(&self, seed: u64, variation: Variation) -> World {
+        let mut world = self.moment(seed, variation, self.step);
+        let earlier = (self.step.0.saturating_sub(1), self.step.1);
+        world.before = Some(Rc::new(self.moment(seed + EARLIER, variation, earlier)));
+        world
+    }
+
+    /// A world without a step before it.
+    fn moment(&self, seed: u64, variation: Variation, step: (u32, u32)) -> World {
         let mut world = World {
             size: self.size,
             roles: Vec::new(),
@@ -224,16 +262,22 @@ impl Recipe {
             temperature: self.temperature,
             on_policy: self.drawn.is_on_policy(self.temperature) && variation != Variation::OtherSampler,
             seed: seed + 1,
-            step: self.step,
+            step,
             supports: self.supports.clone(),
+            values: self.values.clone(),
+            before: None,
         };
-        let plain = seed == 0 && variation == Variation::Usual && self.size.vocabulary == 5 && self.size.prefixes() == 1;
+        // Where teachers or samplers are exchanged, the student stays.
+        let reference = seed == 0 && self.size.vocabulary == 5 && self.size.prefixes() == 1;
+        let same = matches!(variation, Variation::Usual | Variation::OtherTeachers | Variation::OtherSampler);
+        let plain = reference && matches!(variation, Variation::Usual | Variation::OtherSampler);
         let prefixes = 0..self.size.prefixes();
-        let student: Vec<Vec<f64>> = match plain {
+        let student: Vec<Vec<f64>> = match reference && same {
             true => vec![logs(&REFERENCE[1])],
             false => prefixes.clone().map(|prefix| self.draw(&world, "student", prefix, 0.9)).collect(),
         };
-        for (index, role) in self.roles.iter().enumerate() {
+        let own = |role: &&Role| variation == Variation::Agreed || self.cast.source(role, step) == Source::Own;
+        for (index, role) in self.roles.iter().filter(own).enumerate() {
             let known = match variation {
                 Variation::Agreed => student.clone(),
                 _ if plain && index == 0 => vec![logs(&REFERENCE[0])],
@@ -249,6 +293,10 @@ impl Recipe {
             world.set(role.clone(), known);
         }
         world.set(Role::Student, student);
+        for role in self.roles.iter().filter(|role| !own(role)) {
+            let known = prefixes.clone().map(|prefix| self.cast.distribution(role, &world, prefix)).collect();
+            world.set(role.clone(), known);
+        }
         world.drawn = match variation {
             Variation::OtherSampler => prefixes.map(|prefix| self.draw(&world, "other sampler", prefix, 0.9)).collect(),
             _ => prefixes.map(|prefix| self.drawn.after(&world, prefix)).collect(),

@@ -2,6 +2,7 @@
 //! their derivatives, stages get their keys and costs.
 
 mod cost;
+mod expression;
 mod formula;
 mod key;
 mod narrow;

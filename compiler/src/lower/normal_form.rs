@@ -1,5 +1,6 @@
-//! The nine slots that almost every distillation objective fills, read off its typed formulas: so an objective that this version
-//! can't execute has a normal form too. What is not recognised is called a custom expression.
+//! The slots that almost every distillation objective fills, read off its typed formulas: so an objective that this version can't execute
+//! has a normal form too. What is not recognised is called a custom expression. The slots sort; the last one, the terms' formulas in full,
+//! tells any two objectives apart.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -11,10 +12,8 @@ use mopd_lang::formula::{
     Role, Signal, Support,
 };
 
+use super::expression::{self, exact};
 use crate::plan::NormalForm;
-
-/// Longest expression quoted in a slot, in characters.
-const QUOTED: usize = 100;
 
 /// Describes an objective. `rollout` is where the stage that uses it takes its tokens from, and which of them it keeps; an
 /// objective of a library has no stage yet.
@@ -57,8 +56,8 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
                 PreferenceKind::Dpo { .. } => "preference (DPO, against the reference)".into(),
                 PreferenceKind::BradleyTerry => "preference (Bradley-Terry, of scores)".into(),
             },
-            Live::SquaredError { target, .. } => format!("squared error to {}", quoted(target)),
-            Live::BinaryCrossEntropy { target, .. } => format!("binary cross-entropy to {}", quoted(target)),
+            Live::SquaredError { target, .. } => format!("squared error to {}", exact(target)),
+            Live::BinaryCrossEntropy { target, .. } => format!("binary cross-entropy to {}", exact(target)),
         }),
         evaluation: each(&|live, _| match live {
             Live::Divergence(divergence) => evaluation(divergence),
@@ -78,6 +77,15 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
             Live::Part(_) => "score".into(),
             _ => "direct".into(),
         }),
+        terms: terms(objective) + &if scored_at == 1.0 { String::new() } else { format!("; tokens scored{}", at_temperature(scored_at).replace(',', "")) },
+    }
+}
+
+/// Every term's formula in full. One term alone needs no name.
+fn terms(objective: &Objective) -> String {
+    match objective.terms.as_slice() {
+        [term] => exact(&term.value),
+        terms => terms.iter().map(|term| format!("`{}` {}", term.name, exact(&term.value))).collect::<Vec<String>>().join("; "),
     }
 }
 
@@ -103,12 +111,12 @@ fn divergence(divergence: &Divergence, scored_at: f64) -> String {
     let mut slot = format!("{name}({})", text::sides(divergence));
     match &divergence.kind {
         DivergenceKind::Jsd { beta, normalized } => {
-            slot += &format!(", beta {}", quoted(beta));
+            slot += &format!(", beta {}", exact(beta));
             slot += if *normalized { ", divided by beta * (1 - beta)" } else { "" };
         }
-        DivergenceKind::Skew { lambda } => slot += &format!(", lambda {}", quoted(lambda)),
-        DivergenceKind::Alpha { alpha } => slot += &format!(", alpha {}", quoted(alpha)),
-        DivergenceKind::Custom(generator) => slot += &format!(", f(u) = {}", quoted(&generator.value)),
+        DivergenceKind::Skew { lambda } => slot += &format!(", lambda {}", exact(lambda)),
+        DivergenceKind::Alpha { alpha } => slot += &format!(", alpha {}", exact(alpha)),
+        DivergenceKind::Custom(generator) => slot += &format!(", f(u) = {}", exact(&generator.value)),
         _ => {}
     }
     let with_sampler = [&divergence.left, &divergence.right].iter().any(|side| side.roles().contains(&Role::Sampler));
@@ -323,9 +331,17 @@ fn prefixes(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String 
     let own = objective
         .terms
         .iter()
-        .filter_map(|term| term.data.as_ref().map(|data| format!("`{}` on {}", term.name, self::rollout(data))));
+        .filter_map(|term| term.data.as_ref().map(|data| format!("`{}` on {}", term.name, own_rollout(data))));
     let stage = rollout.map_or("the stage's choice".to_owned(), |(rollout, _)| self::rollout(rollout));
     std::iter::once(stage).chain(own).collect::<Vec<String>>().join("; ")
+}
+
+/// Of a term: nothing else says how it is drawn.
+fn own_rollout(of: &Rollout) -> String {
+    match &of.source {
+        RolloutSource::Data { .. } | RolloutSource::Parameter { .. } if of.edits.is_empty() => rollout(of),
+        _ => expression::rollout(of),
+    }
 }
 
 fn rollout(rollout: &Rollout) -> String {
@@ -352,17 +368,17 @@ fn source(rollout: &Rollout) -> String {
             format!("{} rollouts ({fresh}, {})", teacher.name(), temperature(sampling))
         }
         RolloutSource::Mix { share, first, second } => {
-            format!("{} in a share of {}, else {}", first.source.name(), quoted(share), second.source.name())
+            format!("{} in a share of {}, else {}", first.source.name(), exact(share), second.source.name())
         }
         RolloutSource::TokenMix { alpha, .. } => {
-            format!("tokens from {} * teacher + the rest of student{}", quoted(alpha), drawn())
+            format!("tokens from {} * teacher + the rest of student{}", exact(alpha), drawn())
         }
         RolloutSource::Interleave { top_k, .. } => {
             format!("student rollouts{}, tokens outside the teacher's top {top_k} replaced", drawn())
         }
         RolloutSource::Refine { by, .. } => format!("student rollouts{}, rewritten by {}", drawn(), by.name()),
         RolloutSource::Snapshot { .. } => format!("rollouts of an earlier model{}, made once", drawn()),
-        RolloutSource::Replay { share, .. } => format!("student rollouts{}, {} of them replayed", drawn(), quoted(share)),
+        RolloutSource::Replay { share, .. } => format!("student rollouts{}, {} of them replayed", drawn(), exact(share)),
         RolloutSource::Speculative { block, .. } => format!("student drafts of {block} tokens{}, verified by teacher", drawn()),
         RolloutSource::Turns { environment, .. } => format!("student turns{} with `{environment}` in between", drawn()),
         RolloutSource::Denoise { steps, block, .. } => {
@@ -381,19 +397,19 @@ fn source(rollout: &Rollout) -> String {
 
 fn sequence_selection(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> String {
     let kept = match rollout {
-        Some((Rollout { source: RolloutSource::From { .. }, .. }, Keep::Correct)) => Some("correct rollouts".to_string()),
+        Some((_, Keep::Correct)) => Some("correct rollouts".to_string()),
         _ => None,
     };
     let selected = objective.select.iter().filter(|select| select.axis() < Axis::Turn);
-    let selected = selected.map(|select| format!("where {}", quoted(select)));
+    let selected = selected.map(|select| format!("where {}", exact(select)));
     let parts: Vec<String> = kept.into_iter().chain(selected).collect();
     if parts.is_empty() { "all".into() } else { parts.join(", ") }
 }
 
 fn token_allocation(objective: &Objective) -> String {
     let selected = objective.select.iter().find(|select| select.axis() >= Axis::Turn);
-    let selected = selected.map_or("all tokens".to_string(), |select| format!("tokens where {}", quoted(select)));
-    let weight = objective.weight.iter().map(|weight| format!("weight {}", quoted(weight)));
+    let selected = selected.map_or("all tokens".to_string(), |select| format!("tokens where {}", exact(select)));
+    let weight = objective.weight.iter().map(|weight| format!("weight {}", exact(weight)));
     let reduce = objective.reduce.iter().map(steps);
     let own = objective.terms.iter().filter_map(own_allocation);
     let statistics = objective.select.iter().filter_map(|_| statistics(objective));
@@ -427,8 +443,8 @@ fn statistics(objective: &Objective) -> Option<String> {
 
 /// What a term says for itself alone.
 fn own_allocation(term: &Term) -> Option<String> {
-    let when = term.when.iter().map(|when| format!("where {}", quoted(when)));
-    let weight = term.weight.iter().map(|weight| format!("weight {}", quoted(weight)));
+    let when = term.when.iter().map(|when| format!("where {}", exact(when)));
+    let weight = term.weight.iter().map(|weight| format!("weight {}", exact(weight)));
     let parts: Vec<String> = when.chain(weight).chain(term.reduce.iter().map(steps)).collect();
     (!parts.is_empty()).then(|| format!("`{}` {}", term.name, parts.join(", ")))
 }
@@ -440,17 +456,17 @@ fn steps(reduce: &Reduce) -> String {
     });
     let mut text = steps.collect::<Vec<String>>().join(", then ").replace("of each batch", "of the batch");
     if let Some(denominator) = &reduce.denominator {
-        text += &format!(", divided by {}", quoted(denominator));
+        text += &format!(", divided by {}", exact(denominator));
     }
     if let Some(balance) = &reduce.balance {
         text += ", balanced by domain";
+        text += &balance.target.map(|target| format!(", target {}", text::number(target))).unwrap_or_default();
+        text += &format!(", gap to the power of {}", text::number(balance.follow_gap));
+        let clamp = |(low, high): (f64, f64)| format!(", within [{}, {}]", text::number(low), text::number(high));
+        text += &balance.clamp.map(clamp).unwrap_or_default();
         text += if balance.observe { " (observed only)" } else { "" };
     }
     text
-}
-
-fn quoted(formula: &Formula) -> String {
-    text::formula(formula, QUOTED)
 }
 
 /// The nonlinear functions, the statistics and the running values in the terms.
@@ -463,8 +479,8 @@ fn shaping(parts: &Parts) -> String {
         FormulaKind::Memory { memory: Memory::Previous, .. } => Some("value of the step before".into()),
         FormulaKind::Across { .. } => Some("softmax across a panel".into()),
         FormulaKind::Apply { function: Clip, operands } => Some(match operands.as_slice() {
-            [_, low, high] if is_negation(low, high) => format!("clip ±{}", quoted(high)),
-            [_, low, high] => format!("clip to [{}, {}]", quoted(low), quoted(high)),
+            [_, low, high] if is_negation(low, high) => format!("clip ±{}", exact(high)),
+            [_, low, high] => format!("clip to [{}, {}]", exact(low), exact(high)),
             _ => "clip".into(),
         }),
         FormulaKind::Apply {

@@ -166,7 +166,7 @@ pub struct Term {
     pub origin: Origin,
 }
 
-/// The nine slots that make two objectives comparable line by line.
+/// The slots that make two objectives comparable line by line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NormalForm {
     pub prefixes: String,
@@ -178,4 +178,7 @@ pub struct NormalForm {
     pub evaluation: String,
     pub shaping: String,
     pub realisation: String,
+    /// The formula of every term in full: two objectives with the same slots are the same. Plans written before it was here lack it.
+    #[serde(default)]
+    pub terms: String,
 }

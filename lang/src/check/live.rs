@@ -109,14 +109,8 @@ impl Checker {
             LossName::Likelihood => {
                 let value = self.evaluate(first, env);
                 let role = self.role_of(value, first.span, "`nll` needs the role whose most probable token is the target");
-                match role {
-                    Some(Role::Student) => {
-                        let text = "the student's own most probable token teaches it nothing new";
-                        self.report(Diagnostic::error(Code::WrongKind, first.span, text).help("write `live nll(teacher)`"));
-                        None
-                    }
-                    role => role.map(|of| Live::Likelihood { of }),
-                }
+                // The student's own choice is a target too: it makes the student surer of it.
+                role.map(|of| Live::Likelihood { of })
             }
             LossName::Ranking => self.support(first, env).map(|order| Live::Ranking { order }),
             LossName::Dpo | LossName::BradleyTerry => self.preference(name, &given, env),

@@ -1,12 +1,12 @@
 //! Mistakes that were published: objectives that read well and teach something else, or nothing. Each check names its source.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Edit, Keep, Objective, Recipe, Rollout, RolloutSource, Stage, TeacherId, TeacherWeights, Term, Train};
 use crate::formula::{
-    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Part, Role, Signal, Support,
+    Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Part, Reduction, Role, Signal, Support,
 };
 
 use super::Checker;
@@ -170,6 +170,40 @@ fn held_above_zero(node: &FormulaNode) -> Option<&Formula> {
     }
 }
 
+/// The live partial sum that makes a value negative where it is negative itself. An `exp` of it never is.
+fn partial_sum(value: &Formula) -> Option<&Formula> {
+    // Shared parts are looked at once for each sign: they may stand for very many paths.
+    let mut seen: HashSet<(*const FormulaNode, bool)> = HashSet::new();
+    let mut pending = vec![(value, true)];
+    while let Some((formula, positive)) = pending.pop() {
+        if !seen.insert((Rc::as_ptr(&formula.0), positive)) {
+            continue;
+        }
+        match &formula.0.kind {
+            FormulaKind::Live(Live::Divergence(divergence)) if positive && can_be_negative(divergence) => return Some(formula),
+            FormulaKind::Reduce { reduction: Reduction::Sum | Reduction::Mean, operand, .. } => pending.push((operand, positive)),
+            FormulaKind::Apply { function, operands } => match (function, operands.as_slice()) {
+                (Function::Negate, [x]) => pending.push((x, !positive)),
+                (Function::Tanh, [x]) => pending.push((x, positive)),
+                (Function::Add, [left, right]) | (Function::Where, [_, left, right]) => {
+                    pending.extend([(right, positive), (left, positive)]);
+                }
+                (Function::Subtract, [left, right]) => pending.extend([(right, !positive), (left, positive)]),
+                (Function::Multiply, [left, right]) => {
+                    let keeps = |factor: &Formula| positive == factor.constant().is_none_or(|factor| factor > 0.0);
+                    pending.extend([(right, keeps(left)), (left, keeps(right))]);
+                }
+                (Function::Divide, [above, below]) => {
+                    pending.push((above, positive == below.constant().is_none_or(|below| below > 0.0)));
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    None
+}
+
 /// `teacher.logp - sampler.logp`
 fn is_stale_gap(node: &FormulaNode) -> bool {
     let FormulaKind::Apply { function: Function::Subtract, operands } = &node.kind else { return false };
@@ -244,11 +278,9 @@ impl Checker {
     /// A partial sum may be negative, and a lower bound of 0 then deletes the gradient where it is: one user of a trainer counted 415
     /// of 467 steps.
     pub(super) fn warn_of_clamped_divergences(&mut self, objective: &Objective) {
-        let raw = |node: &FormulaNode| matches!(&node.kind, FormulaKind::Live(Live::Divergence(divergence)) if can_be_negative(divergence));
         for part in objective.terms.iter().flat_map(|term| term.value.parts()) {
-            let Some(cut) = held_above_zero(&part.0).filter(|value| value.live() && value.any(raw)) else { continue };
-            let inside = cut.parts().into_iter().find(|part| raw(&part.0)).map_or(cut.0.origin, |part| part.0.origin);
-            let (span, divergence) = (self.span(part.0.origin), self.span(inside));
+            let Some(inside) = held_above_zero(&part.0).filter(|value| value.live()).and_then(partial_sum) else { continue };
+            let (span, divergence) = (self.span(part.0.origin), self.span(inside.0.origin));
             self.report(
                 Diagnostic::warning(
                     Code::ClampedDivergence,

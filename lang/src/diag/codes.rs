@@ -28,9 +28,12 @@ macro_rules! codes {
 }
 
 impl Code {
-    /// Only the gradient audit finds it, which the check of an editor leaves out.
+    /// The gradient audit finds it, which the check of an editor leaves out.
     pub fn needs_audit(self) -> bool {
-        matches!(self, Code::OtherGradient)
+        matches!(
+            self,
+            Code::OtherGradient | Code::ZeroGradient | Code::WrongSign | Code::NoTeacherSignal | Code::NeverHolds
+        )
     }
 }
 
@@ -69,6 +72,9 @@ codes! {
     UnreachableArm = "unreachable-arm", "an arm of a `match` that can never be chosen";
     ZeroGradient = "zero-gradient", "a term that teaches nothing, whatever the student does";
     OtherGradient = "other-gradient", "a loss whose value is one divergence and whose gradient another's";
+    WrongSign = "wrong-sign", "a term that moves the student away from what it is to learn";
+    NoTeacherSignal = "no-teacher-signal", "a term that reads a teacher and does not learn from it";
+    NeverHolds = "never-holds", "a condition that is false whatever is drawn";
     NotADivergence = "not-a-divergence", "a generator that is not convex, or not 0 where both sides agree";
     ScheduleRange = "schedule-range", "a number that leaves the values that make sense during the run";
     ShareSum = "share-sum", "the domains' shares do not add up to 1";

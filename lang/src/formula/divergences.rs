@@ -77,6 +77,18 @@ impl Divergence {
         roles
     }
 
+    /// What its value measures: logarithms make nats. A total variation is a probability, powers of ratios are numbers.
+    pub fn unit(&self) -> Unit {
+        match self.kind {
+            DivergenceKind::TotalVariation
+            | DivergenceKind::SortedL1
+            | DivergenceKind::Hellinger
+            | DivergenceKind::ChiSquared
+            | DivergenceKind::Alpha { .. } => Unit::Number,
+            _ => Unit::Nats,
+        }
+    }
+
     /// The formulas in it: the kind's parameter and the coefficients of blends.
     pub fn formulas(&self) -> Vec<&Formula> {
         let mut formulas = match &self.kind {
@@ -259,8 +271,8 @@ impl Live {
     pub fn unit(&self) -> Unit {
         match self {
             Live::Part(part) => part.unit(),
-            Live::Divergence(_)
-            | Live::Likelihood { .. }
+            Live::Divergence(divergence) => divergence.unit(),
+            Live::Likelihood { .. }
             | Live::Ranking { .. }
             | Live::Preference(_)
             | Live::BinaryCrossEntropy { .. } => Unit::Nats,

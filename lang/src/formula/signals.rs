@@ -136,7 +136,7 @@ pub enum Signal {
         role: Role,
         part: Part,
     },
-    /// A divergence between two distributions at this prefix. Per token, nats.
+    /// A divergence between two distributions at this prefix. Per token, nats; a number where it has no logarithm in it.
     Divergence(Divergence),
     /// Share of the `k` most probable entries of one that are among the other's. Per token, fraction.
     Overlap {
@@ -270,7 +270,7 @@ impl Signal {
     pub fn unit(&self) -> Unit {
         match self {
             Signal::Of { part, .. } => part.unit(),
-            Signal::Divergence(_) => Unit::Nats,
+            Signal::Divergence(divergence) => divergence.unit(),
             Signal::Overlap { .. } | Signal::Progress => Unit::Fraction,
             Signal::Mass { .. } => Unit::Prob,
             Signal::InNucleus { .. }

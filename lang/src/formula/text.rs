@@ -319,7 +319,7 @@ const LOOSEST: u8 = 0;
 const CALL: u8 = 9;
 
 /// How tightly an operator binds; calls and names bind tightest.
-fn precedence(function: Function) -> u8 {
+pub fn precedence(function: Function) -> u8 {
     use Function::*;
     match function {
         Or => 1,

@@ -43,6 +43,7 @@ pub fn objective(name: &str, live: Live, term: impl Fn(&mut Graph, NodeId) -> (N
             evaluation: empty(),
             shaping: empty(),
             realisation: empty(),
+            terms: empty(),
         },
         origin: Origin(0),
     }

@@ -56,13 +56,14 @@ fn gradients(session: &Session, document: &Document, offset: u32) -> Option<Stri
 /// Every objective, as a stage uses it if one does.
 fn objectives(analysis: &Analysis) -> Vec<(&Objective, Use)> {
     let mut found: Vec<(&Objective, Use)> = Vec::new();
-    for model in analysis.experiment.iter().flat_map(|experiment| &experiment.models) {
+    let models = analysis.experiment.iter().flat_map(|experiment| experiment.models.iter().map(move |model| (experiment, model)));
+    for (experiment, model) in models {
         let trains: Vec<&Train> = match &model.stage {
             Stage::Train(train) => vec![train],
             Stage::Joint(joint) => joint.steps.iter().map(|step| &step.train).collect(),
             _ => Vec::new(),
         };
-        found.extend(trains.into_iter().map(|train| (&train.objective, Use::of(train))));
+        found.extend(trains.into_iter().map(|train| (&train.objective, Use::of(experiment, train))));
     }
     found.extend(analysis.objectives.iter().map(|named| (&named.objective, Use::unknown())));
     found

@@ -66,6 +66,7 @@ const SLOTS: &[&str] = &[
     "evaluation",
     "shaping",
     "realisation",
+    "terms",
 ];
 
 fn normal_form(objective: &serde_json::Value) -> String {

@@ -1,0 +1,194 @@
+//! Who the roles are, as far as it decides what a term follows: a teacher may be the student itself, or made of others.
+
+use std::rc::Rc;
+
+use mopd_lang::experiment::{Alignment, Experiment, Pool, SelfCopy, Teacher, TeacherWeights, Train};
+use mopd_lang::formula::{Formula, FormulaKind, Role, Signal};
+
+use super::dual::{self, Dual};
+use super::world::{World, normalised};
+
+/// Where a role's distributions come from.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Source {
+    /// Weights of its own, or another prompt than the student's.
+    Own,
+    /// The student of this step, on the student's own prompt.
+    Student,
+    /// A sum of logits.
+    Logits(Vec<(f64, Role)>),
+    /// A weighted mean of probabilities.
+    Mixture(Vec<(f64, Role)>),
+}
+
+/// A teacher's distributions, before schedules have a value.
+#[derive(Clone, Debug, PartialEq)]
+struct Played {
+    weights: Weights,
+    /// Logits are divided by it.
+    temperature: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Weights {
+    Own,
+    Student,
+    Composed(Vec<(Formula, Role)>),
+    Pooled(Pool, Vec<(f64, Role)>),
+}
+
+/// The declared teachers of an experiment, and the one that a route chooses for some prompts. Without an experiment all of them are their
+/// own.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cast {
+    named: Rc<Vec<Played>>,
+    routed: Option<Played>,
+    /// Its name, where other prompts have another kind of teacher.
+    routed_name: Option<String>,
+}
+
+impl Cast {
+    /// One for each kind of teacher that a stage's route chooses.
+    pub fn of(experiment: &Experiment, train: &Train) -> Vec<Cast> {
+        let named: Rc<Vec<Played>> = Rc::new(experiment.teachers.iter().map(Played::of).collect());
+        let mut casts: Vec<Cast> = Vec::new();
+        for choice in &train.teachers {
+            let routed = named.get(choice.teacher.0 as usize).cloned();
+            if !casts.iter().any(|known| known.routed == routed) {
+                let name = experiment.teachers.get(choice.teacher.0 as usize).map(|teacher| teacher.name.clone());
+                casts.push(Cast { named: named.clone(), routed, routed_name: name });
+            }
+        }
+        match casts.as_mut_slice() {
+            [] => casts.push(Cast { named, routed: None, routed_name: None }),
+            [only] => only.routed_name = None,
+            _ => {}
+        }
+        casts
+    }
+
+    /// `, of prompts that go to now`, where that makes a difference.
+    pub(super) fn text(&self) -> String {
+        self.routed_name.as_ref().map(|name| format!(", on prompts that go to {name}")).unwrap_or_default()
+    }
+
+    fn played(&self, role: &Role) -> Option<&Played> {
+        match role {
+            Role::Teacher => self.routed.as_ref(),
+            Role::Named { teacher, .. } => self.named.get(teacher.0 as usize),
+            _ => None,
+        }
+    }
+
+    pub(super) fn source(&self, role: &Role, step: (u32, u32)) -> Source {
+        if *role == Role::Student {
+            return Source::Student;
+        }
+        let Some(played) = self.played(role) else { return Source::Own };
+        match &played.weights {
+            Weights::Own | Weights::Pooled(Pool::Sum, _) => Source::Own,
+            Weights::Student => Source::Student,
+            Weights::Composed(parts) => {
+                let known = parts.iter().map(|(factor, role)| Some((number(factor, step)?, role.clone())));
+                known.collect::<Option<_>>().map_or(Source::Own, Source::Logits)
+            }
+            Weights::Pooled(Pool::Geometric, members) => Source::Logits(members.clone()),
+            Weights::Pooled(Pool::Mixture, members) => Source::Mixture(members.clone()),
+        }
+    }
+
+    fn temperature(&self, role: &Role) -> f64 {
+        self.played(role).map_or(1.0, |played| played.temperature)
+    }
+
+    /// Its distributions are the student's own.
+    pub(super) fn is_student(&self, role: &Role, step: (u32, u32)) -> bool {
+        self.source(role, step) == Source::Student && self.temperature(role) == 1.0
+    }
+
+    /// Nobody but the student has to do with its distributions.
+    pub(super) fn is_made_of_student(&self, role: &Role, step: (u32, u32)) -> bool {
+        match self.source(role, step) {
+            Source::Own => false,
+            Source::Student => true,
+            Source::Logits(parts) | Source::Mixture(parts) => parts
+                .iter()
+                .all(|(factor, part)| *factor == 0.0 || part == &Role::Student || (part != role && self.is_made_of_student(part, step))),
+        }
+    }
+
+    /// These roles, and those that they are made of, each once; student and sampler left out.
+    pub(super) fn closure(&self, roles: Vec<Role>, step: (u32, u32)) -> Vec<Role> {
+        let mut found = roles;
+        let mut at = 0;
+        while at < found.len() {
+            if let Source::Logits(parts) | Source::Mixture(parts) = self.source(&found[at], step) {
+                for (_, part) in parts {
+                    if !matches!(part, Role::Student | Role::Sampler) && !found.contains(&part) {
+                        found.push(part);
+                    }
+                }
+            }
+            at += 1;
+        }
+        found
+    }
+
+    /// Log-probabilities of a role that is made of others, in a world that knows these.
+    pub(super) fn distribution(&self, role: &Role, world: &World, prefix: usize) -> Vec<f64> {
+        let part = |part: &Role| match world.logp(part, prefix) {
+            Some(known) => known.to_vec(),
+            // The checker lets no teacher be made of itself.
+            None => self.distribution(part, world, prefix),
+        };
+        let entries = 0..world.size.vocabulary;
+        let logits: Vec<f64> = match self.source(role, world.step) {
+            Source::Own | Source::Student => part(&Role::Student),
+            Source::Logits(parts) => {
+                let parts: Vec<(f64, Vec<f64>)> = parts.iter().map(|(factor, role)| (*factor, part(role))).collect();
+                entries.map(|entry| parts.iter().map(|(factor, logp)| factor * logp[entry]).sum()).collect()
+            }
+            Source::Mixture(parts) => {
+                let parts: Vec<(f64, Vec<f64>)> = parts.iter().map(|(share, role)| (*share, part(role))).collect();
+                let sum = |entry: usize| parts.iter().map(|(share, logp)| share * logp[entry].exp()).sum::<f64>();
+                entries.map(|entry| sum(entry).ln()).collect()
+            }
+        };
+        match self.temperature(role) {
+            1.0 => normalised(&logits),
+            temperature => normalised(&logits.iter().map(|logit| logit / temperature).collect::<Vec<f64>>()),
+        }
+    }
+}
+
+impl Played {
+    fn of(teacher: &Teacher) -> Played {
+        // Whoever reads something else than the student, or elsewhere, answers something else.
+        let elsewhere = teacher.sees.is_some() || teacher.reveals.is_some() || teacher.align != Alignment::Positions;
+        let weights = match &teacher.weights {
+            _ if elsewhere => Weights::Own,
+            TeacherWeights::Student(SelfCopy::Current | SelfCopy::Every { steps: 0 | 1 }) => Weights::Student,
+            TeacherWeights::Student(SelfCopy::Ema { rate: 0.0 }) => Weights::Student,
+            TeacherWeights::Composed { logits, .. } => Weights::Composed(logits.clone()),
+            TeacherWeights::Pooled { pool, members } => Weights::Pooled(*pool, members.clone()),
+            _ => Weights::Own,
+        };
+        Played { weights, temperature: teacher.temperature }
+    }
+}
+
+/// A number of the run at a step; none where something else decides it.
+fn number(formula: &Formula, step: (u32, u32)) -> Option<f64> {
+    match &formula.0.kind {
+        FormulaKind::Number(value) => Some(*value),
+        FormulaKind::Schedule(schedule) => Some(schedule.at(step.0, step.1)),
+        FormulaKind::Signal(Signal::Step) => Some(f64::from(step.0)),
+        FormulaKind::Signal(Signal::Progress) => Some(f64::from(step.0) / f64::from(step.1.max(1))),
+        FormulaKind::Apply { function, operands } => {
+            let operands: Vec<Dual> =
+                operands.iter().map(|operand| number(operand, step).map(Dual::plain)).collect::<Option<_>>()?;
+            Some(dual::apply(*function, &operands.iter().collect::<Vec<&Dual>>()).value)
+        }
+        _ => None,
+    }
+}

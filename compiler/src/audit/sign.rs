@@ -1,0 +1,143 @@
+//! Which way a term moves the student: the commonest mistake is a sign, and a minus that is one too many teaches the opposite.
+
+use mopd_lang::formula::{Distribution, Divergence, DivergenceKind, Formula, FormulaKind, Mass, Part, Role, Signal, Support};
+
+use super::divergence::Refusal;
+use super::drawn::Drawn;
+use super::expectation::ALL;
+use super::fit::{cosine, difference, norm};
+use super::judge::{Inquiry, gradients, measure};
+use super::named::{Named, Outcome, Source};
+use super::world::Variation;
+
+/// A gradient as far from the opposite one as this is a mixture, and no wrong sign.
+const OPPOSITE: f64 = -0.5;
+
+/// A gradient that leads the wrong way in so many worlds does so in all.
+const ENOUGH: usize = 3;
+
+/// What a term moves the student away from.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Away {
+    From(Role),
+    /// The text that it is trained on.
+    Data,
+    Reward,
+}
+
+impl Inquiry<'_> {
+    /// What the mean gradient leads away from, in every small world. A closeness in both directions of KL decides: so weights, masks and
+    /// bounds, and divergences without a name, make no difference.
+    pub fn leads_away(&self) -> Result<Option<Away>, Refusal> {
+        let mut worlds = self.worlds();
+        worlds.truncate(ENOUGH);
+        if measure(&self.view, ALL, &worlds[..1])?.is_zero() {
+            return Ok(None);
+        }
+        let own: Vec<Vec<f64>> = worlds
+            .iter()
+            .map(|world| measure(&self.view, ALL, std::slice::from_ref(world)).map(|measured| measured.gradient))
+            .collect::<Result<_, _>>()?;
+        let cosines = |source: Source| -> Result<Vec<f64>, Refusal> {
+            let named = Named { name: String::new(), source, teaches: false };
+            worlds
+                .iter()
+                .zip(&own)
+                .map(|(world, own)| Ok(cosine(own, &gradients(&named, std::slice::from_ref(world))?)))
+                .collect()
+        };
+        let mut away = None;
+        let compared = self.compared();
+        for role in &compared {
+            let mut most = f64::NEG_INFINITY;
+            for (left, right) in [(&Role::Student, role), (role, &Role::Student)] {
+                let along = cosines(Source::Divergence(kl(left, right), Vec::new()))?;
+                most = along.into_iter().fold(most, f64::max);
+            }
+            if most > 0.0 {
+                // Something of it leads towards somebody: the rest may be meant to keep a distance.
+                return Ok(None);
+            }
+            if most < OPPOSITE && away.is_none() {
+                away = Some(Away::From(role.clone()));
+            }
+        }
+        if !compared.is_empty() {
+            return Ok(away);
+        }
+        if self.reads(|signal| matches!(signal, Signal::Reward | Signal::Correct)) {
+            let drawn_by_student = matches!(self.drawn(), Drawn::Student { .. });
+            let opposite = drawn_by_student && cosines(Source::Policy(Outcome::Reward))?.iter().all(|cosine| *cosine < OPPOSITE);
+            return Ok(opposite.then_some(Away::Reward));
+        }
+        // Who reads a verdict, or a field of the data, may mean to forget.
+        let judges = self.reads(|signal| {
+            matches!(
+                signal,
+                Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } | Signal::DataIs { .. } | Signal::Agreement { .. }
+            ) || matches!(signal, Signal::Of { part: Part::Score | Part::Correct | Part::Value | Part::StatedConfidence, .. })
+        });
+        let imitates = matches!(self.drawn(), Drawn::Elsewhere { .. } | Drawn::By { .. });
+        let opposite = imitates && !judges && cosines(Source::Drawn)?.iter().all(|cosine| *cosine < OPPOSITE);
+        Ok(opposite.then_some(Away::Data))
+    }
+
+    /// The roles that the value itself, weights and masks aside, is about.
+    fn compared(&self) -> Vec<Role> {
+        let mut found: Vec<Role> = Vec::new();
+        for part in self.view.value.parts() {
+            let roles = match &part.0.kind {
+                FormulaKind::Signal(Signal::Of { role, part: Part::Logp }) => vec![role.clone()],
+                FormulaKind::Signal(Signal::Divergence(divergence)) => divergence.roles(),
+                FormulaKind::Live(live) => live.roles(),
+                _ => continue,
+            };
+            for role in roles {
+                let another = !matches!(role, Role::Student | Role::Sampler) && !self.is_made_of_student(&role);
+                if another && !found.contains(&role) {
+                    found.push(role);
+                }
+            }
+        }
+        found
+    }
+
+    fn reads(&self, test: impl Fn(&Signal) -> bool + Copy) -> bool {
+        self.view.any(|node| matches!(&node.kind, FormulaKind::Signal(signal) if test(signal)))
+    }
+
+    /// A teacher is read, and the gradient is the same whoever teaches. Conditions are trusted to hold elsewhere.
+    pub fn ignores_teacher(&self) -> Result<bool, Refusal> {
+        let is_own = |role: &Role| *role != Role::Student && self.is_made_of_student(role);
+        let own = |formula: &Formula| {
+            formula.any(|node| match &node.kind {
+                FormulaKind::Signal(signal) => signal.roles().iter().any(is_own),
+                FormulaKind::Live(live) => live.roles().iter().any(is_own),
+                _ => false,
+            })
+        };
+        if !self.reads_teacher() || self.may_be_silent() || own(self.view.value) {
+            return Ok(false);
+        }
+        for (world, other) in self.worlds().iter().zip(self.other_worlds(Variation::OtherTeachers)) {
+            let here = measure(&self.view, ALL, std::slice::from_ref(world))?;
+            let there = measure(&self.view, ALL, &[other])?;
+            if here.is_zero() || norm(&difference(&here.gradient, &there.gradient)) > 1e-9 * norm(&here.gradient) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn kl(left: &Role, right: &Role) -> Divergence {
+    Divergence {
+        kind: DivergenceKind::Kl,
+        left: Distribution::Role(left.clone()),
+        right: Distribution::Role(right.clone()),
+        support: Support::Full,
+        mass: Mass::Raw,
+        temperature: 1.0,
+        clip_each: None,
+    }
+}

@@ -1,0 +1,83 @@
+//! Values for parameters that nobody has given one: from the range that the unit declares, near its lower or upper end where the formula
+//! uses the parameter as a bound, and no two alike, so that a difference of two is not 0.
+
+use std::rc::Rc;
+
+use mopd_lang::formula::{Formula, FormulaKind, Function, Unit};
+
+use super::program::View;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Values(Vec<(Rc<str>, f64)>);
+
+/// What a formula does with a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Lower,
+    Upper,
+    Elsewhere,
+}
+
+impl Values {
+    pub fn of(view: &View) -> Values {
+        let parts: Vec<&Formula> = view.formulas().into_iter().flat_map(Formula::parts).collect();
+        let mut bounds: Vec<(Rc<str>, Place)> = Vec::new();
+        for part in &parts {
+            let FormulaKind::Apply { function, operands } = &part.0.kind else { continue };
+            let places: &[(usize, Place)] = match function {
+                Function::Clip => &[(1, Place::Lower), (2, Place::Upper)],
+                Function::Maximum => &[(0, Place::Lower), (1, Place::Lower)],
+                Function::Minimum => &[(0, Place::Upper), (1, Place::Upper)],
+                Function::Greater | Function::GreaterEqual => &[(0, Place::Upper), (1, Place::Lower)],
+                Function::Less | Function::LessEqual => &[(0, Place::Lower), (1, Place::Upper)],
+                _ => continue,
+            };
+            for (operand, place) in places {
+                if let Some(FormulaKind::Variable(name)) = operands.get(*operand).map(|operand| &operand.0.kind) {
+                    bounds.push((name.clone(), *place));
+                }
+            }
+        }
+        let mut values = Values::default();
+        for part in parts {
+            let FormulaKind::Variable(name) = &part.0.kind else { continue };
+            if values.known(name).is_none() {
+                let place = bounds.iter().find(|(known, _)| known == name).map_or(Place::Elsewhere, |(_, place)| *place);
+                let usual = usual(part.unit(), place);
+                let value = (0..).map(|again| usual * STEPS[again % STEPS.len()] * 0.7f64.powi((again / STEPS.len()) as i32));
+                let taken = |value: &f64| values.0.iter().any(|(_, known)| known == value);
+                let whole = part.unit() == Unit::Count;
+                // Whole numbers stay whole; two of these may be alike.
+                let value = if whole { Some(usual) } else { value.take(200).find(|value| !taken(value)) };
+                values.0.push((name.clone(), value.unwrap_or(usual)));
+            }
+        }
+        values
+    }
+
+    fn known(&self, name: &str) -> Option<f64> {
+        self.0.iter().find(|(known, _)| **known == *name).map(|(_, value)| *value)
+    }
+
+    pub fn get(&self, name: &str, unit: Unit) -> f64 {
+        self.known(name).unwrap_or_else(|| usual(unit, Place::Elsewhere))
+    }
+}
+
+/// Values of one kind differ by these factors, which lead out of no unit's range.
+const STEPS: [f64; 5] = [1.0, 0.9, 1.1, 0.8, 1.2];
+
+fn usual(unit: Unit, place: Place) -> f64 {
+    match (unit, place) {
+        (Unit::Fraction | Unit::Prob, Place::Lower) => 0.2,
+        (Unit::Fraction | Unit::Prob, _) => 0.3,
+        (Unit::Ratio, Place::Lower) => 0.5,
+        (Unit::Ratio, Place::Upper) => 2.0,
+        (Unit::Nats, Place::Upper) => 5.0,
+        (Unit::Logp, _) => -5.0,
+        (Unit::Count, _) => 2.0,
+        (_, Place::Lower) => 0.25,
+        (_, Place::Upper) => 4.0,
+        (_, Place::Elsewhere) => 0.7,
+    }
+}

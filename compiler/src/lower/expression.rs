@@ -1,0 +1,365 @@
+//! Formulas written out in full: two that differ are written differently, and one is written in one way whatever its names and layout were.
+//! Parts that are read more than once stand behind the formula, each once: so the text is about as long as the formula is large.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use mopd_lang::experiment::{Edit, ExpertTurns, Keeps, Piece, Rollout, RolloutSource, Sampling, Slot, Template};
+use mopd_lang::formula::{
+    Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Preference,
+    PreferenceKind, Scan, Signal, text,
+};
+
+/// A part that is read more than once gets a name if its own text is longer than this.
+const SHORT: usize = 24;
+
+/// So does any part whose text is longer than this: nobody reads further, and texts inside texts would grow with the square.
+const LONG: usize = 600;
+
+/// A formula: `-x1 * live student.logp with x1 = clip(...)`.
+pub(super) fn exact(formula: &Formula) -> String {
+    let parts = Parts::of(formula);
+    let mut written = Written { names: 0, generators: Vec::new(), definitions: Vec::new(), texts: Vec::new() };
+    for (place, part) in parts.list.iter().enumerate() {
+        let operands: Vec<&Text> = part.operands.iter().map(|operand| &written.texts[*operand]).collect();
+        let own = text_of(part.formula, &operands, &mut written.generators);
+        let last = place + 1 == parts.list.len();
+        let named = !last && ((part.readers > 1 && own.text.chars().count() > SHORT) || own.text.len() > LONG);
+        let own = if named {
+            written.names += 1;
+            let name = format!("x{}", written.names);
+            written.definitions.push(format!("{name} = {}", own.text));
+            Text { text: name, rank: CALL }
+        } else {
+            own
+        };
+        written.texts.push(own);
+    }
+    let mut whole = written.texts.pop().map(|text| text.text).unwrap_or_default();
+    let generators = written.generators.into_iter().enumerate().map(|(place, (name, value))| {
+        let own = exact(&value);
+        format!("{name}{}(u) = {own}", number_of(place))
+    });
+    let definitions: Vec<String> = written.definitions.into_iter().chain(generators).collect();
+    if !definitions.is_empty() {
+        whole += &format!(" with {}", definitions.join("; "));
+    }
+    whole
+}
+
+/// Of generators, the first needs no number to be told from others.
+fn number_of(place: usize) -> String {
+    if place == 0 { String::new() } else { format!("#{}", place + 1) }
+}
+
+struct Written {
+    names: usize,
+    /// Declared divergences that it reads: two of one name are two.
+    generators: Vec<(String, Formula)>,
+    definitions: Vec<String>,
+    texts: Vec<Text>,
+}
+
+/// What is written for a part, and how tightly it binds.
+struct Text {
+    text: String,
+    rank: u8,
+}
+
+const CALL: u8 = 9;
+
+impl Text {
+    /// Inside something that binds so tightly.
+    fn within(&self, tighter_than: u8) -> String {
+        if self.rank <= tighter_than { format!("({})", self.text) } else { self.text.clone() }
+    }
+}
+
+struct Node<'a> {
+    formula: &'a Formula,
+    operands: Vec<usize>,
+    readers: usize,
+}
+
+/// The parts of a formula, operands before users; parts that compute the same are one, whether a `let` shares them or not.
+struct Parts<'a> {
+    list: Vec<Node<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(root: &'a Formula) -> Parts<'a> {
+        let mut known: HashMap<*const FormulaNode, usize> = HashMap::new();
+        let mut equal: HashMap<String, usize> = HashMap::new();
+        let mut list: Vec<Node> = Vec::new();
+        let mut pending = vec![root];
+        while let Some(formula) = pending.last().copied() {
+            let address = Rc::as_ptr(&formula.0);
+            if known.contains_key(&address) {
+                pending.pop();
+                continue;
+            }
+            let operands = operands(formula);
+            let waiting: Vec<&Formula> =
+                operands.iter().rev().copied().filter(|operand| !known.contains_key(&Rc::as_ptr(&operand.0))).collect();
+            if !waiting.is_empty() {
+                pending.extend(waiting);
+                continue;
+            }
+            let operands: Vec<usize> = operands.iter().map(|operand| known[&Rc::as_ptr(&operand.0)]).collect();
+            // Two parts are equal if they are written alike with their operands' numbers in the operands' places.
+            let numbers: Vec<Text> = operands.iter().map(|place| Text { text: format!("#{place}"), rank: CALL }).collect();
+            let mut generators = Vec::new();
+            let own = text_of(formula, &numbers.iter().collect::<Vec<&Text>>(), &mut generators);
+            let key = format!("{}{generators:?}", own.text);
+            let place = *equal.entry(key).or_insert_with(|| {
+                operands.iter().for_each(|operand| list[*operand].readers += 1);
+                list.push(Node { formula, operands, readers: 0 });
+                list.len() - 1
+            });
+            known.insert(address, place);
+            pending.pop();
+        }
+        Parts { list }
+    }
+}
+
+/// The parts that are written; those of a word for several are none of its own.
+fn operands(formula: &Formula) -> Vec<&Formula> {
+    if text::ratio(formula).is_some() { Vec::new() } else { formula.operands() }
+}
+
+fn variable(text: &str, like: &Formula) -> Formula {
+    Formula::new(FormulaKind::Variable(text.into()), like.unit(), like.axis(), like.live(), like.0.origin)
+}
+
+/// A part, given the texts of its operands.
+fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, Formula)>) -> Text {
+    let call = |text: String| Text { text, rank: CALL };
+    if let Some(word) = text::ratio(formula) {
+        return call(word.to_owned());
+    }
+    let loose = |place: usize| operands.get(place).map_or("", |operand| operand.text.as_str());
+    match &formula.0.kind {
+        FormulaKind::Number(value) if *value < 0.0 => Text { text: text::number(*value), rank: text::precedence(Function::Negate) },
+        FormulaKind::Apply { function, .. } => applied(*function, operands),
+        FormulaKind::Reduce { among, on, .. } => {
+            let node = with_operands(formula, operands);
+            let FormulaKind::Reduce { reduction, operand, .. } = node else { unreachable!("the same kind") };
+            let among = among.as_ref().map(|_| format!(", among: {}", loose(1))).unwrap_or_default();
+            let on = on.as_ref().map(|on| format!(", on: {}", rollout(on))).unwrap_or_default();
+            let kind = FormulaKind::Reduce { reduction, operand, among: None, on: None };
+            let plain = Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin);
+            let plain = text::formula(&plain, usize::MAX);
+            call(format!("{}{among}{on})", plain.trim_end_matches(')')))
+        }
+        FormulaKind::Across { members, among, index } => {
+            let texts = |range: std::ops::Range<usize>| range.map(loose).collect::<Vec<&str>>().join(", ");
+            let count = members.len();
+            let among = if among.is_empty() { String::new() } else { format!(", among: [{}]", texts(count..count + among.len())) };
+            call(format!("softmax({}, across: [{}]{among})", loose(*index), texts(0..count)))
+        }
+        FormulaKind::Live(Live::Preference(preference)) => call(self::preference(preference, loose(0))),
+        FormulaKind::Live(Live::Divergence(divergence)) => call(format!("live {}", self::divergence(divergence, operands, generators))),
+        FormulaKind::Signal(Signal::Divergence(divergence)) => call(self::divergence(divergence, operands, generators)),
+        FormulaKind::Schedule(_) | FormulaKind::Signal(_) | FormulaKind::Number(_) | FormulaKind::Variable(_) => {
+            call(text::formula(formula, usize::MAX))
+        }
+        _ => {
+            let kind = with_operands(formula, operands);
+            let own = Formula::new(kind, formula.unit(), formula.axis(), formula.live(), formula.0.origin);
+            call(text::formula(&own, usize::MAX))
+        }
+    }
+}
+
+fn applied(function: Function, operands: &[&Text]) -> Text {
+    let rank = text::precedence(function);
+    let word = text::function(function);
+    let text = match operands {
+        _ if rank >= CALL => {
+            let inner: Vec<&str> = operands.iter().map(|operand| operand.text.as_str()).collect();
+            format!("{word}({})", inner.join(", "))
+        }
+        [operand] => format!("{word}{}", operand.within(rank - 1)),
+        [base, exponent] if function == Function::Power => format!("{}^{}", base.within(rank), exponent.within(rank - 1)),
+        [left, right] => format!("{} {word} {}", left.within(rank - 1), right.within(rank)),
+        _ => unreachable!("an operator has one operand or two"),
+    };
+    Text { text, rank: rank.min(CALL) }
+}
+
+/// The kind of a formula with names in the place of its operands.
+fn with_operands(formula: &Formula, operands: &[&Text]) -> FormulaKind {
+    let names: Vec<Formula> =
+        formula.operands().into_iter().zip(operands).map(|(like, text)| variable(&text.text, like)).collect();
+    let at = |place: usize| names[place].clone();
+    let maybe = |given: &Option<Formula>, place: usize| given.as_ref().map(|_| at(place));
+    match &formula.0.kind {
+        FormulaKind::Reduce { reduction, among, on, .. } => {
+            FormulaKind::Reduce { reduction: *reduction, operand: at(0), among: maybe(among, 1), on: on.clone() }
+        }
+        FormulaKind::Statistic { statistic, over, among, .. } => {
+            FormulaKind::Statistic { statistic: *statistic, operand: at(0), over: *over, among: maybe(among, 1) }
+        }
+        FormulaKind::Scan { scan, over, .. } => {
+            let scan = match scan {
+                Scan::RewardToGo { .. } => Scan::RewardToGo { discount: at(1) },
+                other => other.clone(),
+            };
+            FormulaKind::Scan { scan, operand: at(0), over: *over }
+        }
+        FormulaKind::Memory { memory, .. } => FormulaKind::Memory { memory: *memory, operand: at(0) },
+        FormulaKind::Adaptive(Adaptive::Ladder { values, every, .. }) => {
+            FormulaKind::Adaptive(Adaptive::Ladder { values: values.clone(), advance_if: at(0), every: *every })
+        }
+        FormulaKind::Adaptive(Adaptive::Learned { hold, discount, .. }) => {
+            FormulaKind::Adaptive(Adaptive::Learned { gain: at(0), hold: *hold, discount: *discount })
+        }
+        FormulaKind::Live(Live::SquaredError { part, dimensions, .. }) => {
+            FormulaKind::Live(Live::SquaredError { part: part.clone(), target: at(0), dimensions: dimensions.clone() })
+        }
+        FormulaKind::Live(Live::BinaryCrossEntropy { part, .. }) => {
+            FormulaKind::Live(Live::BinaryCrossEntropy { part: part.clone(), target: at(0) })
+        }
+        other => other.clone(),
+    }
+}
+
+fn divergence(of: &Divergence, operands: &[&Text], generators: &mut Vec<(String, Formula)>) -> String {
+    let mut named = of.formulas().into_iter().zip(operands).map(|(like, text)| variable(&text.text, like));
+    let mut next = || named.next().expect("one text for each operand");
+    let mut own = of.clone();
+    match &mut own.kind {
+        DivergenceKind::Jsd { beta: parameter, .. }
+        | DivergenceKind::Skew { lambda: parameter }
+        | DivergenceKind::Alpha { alpha: parameter } => *parameter = next(),
+        _ => {}
+    }
+    rename(&mut own.left, &mut next);
+    rename(&mut own.right, &mut next);
+    let text = text::divergence(&own);
+    let DivergenceKind::Custom(generator) = &of.kind else { return text };
+    let known = generators.iter().position(|(_, value)| exact(value) == exact(&generator.value));
+    let place = known.unwrap_or_else(|| {
+        generators.push((generator.name.clone(), generator.value.clone()));
+        generators.len() - 1
+    });
+    let name = &generators[place].0;
+    text.replacen(&generator.name, &format!("{name}{}", number_of(place)), 1)
+}
+
+fn rename(side: &mut Distribution, next: &mut dyn FnMut() -> Formula) {
+    match side {
+        Distribution::Role(_) => {}
+        Distribution::Detached(inner) => rename(inner, next),
+        Distribution::Blend(parts) => parts.iter_mut().for_each(|(share, _)| *share = next()),
+    }
+}
+
+fn preference(of: &Preference, beta: &str) -> String {
+    let on = of.on.as_ref().map(|span| format!(", on: span.{}", span.name())).unwrap_or_default();
+    let pair = format!("chosen: {}, rejected: {}{on}", rollout(&of.chosen), rollout(&of.rejected));
+    match &of.kind {
+        PreferenceKind::Dpo { .. } => format!("live dpo({pair}, beta: {beta})"),
+        PreferenceKind::BradleyTerry => format!("live bradley_terry({pair})"),
+    }
+}
+
+/// A rollout as an author would write it, with all that decides what it draws.
+pub(super) fn rollout(of: &Rollout) -> String {
+    let mut written = source(&of.source);
+    for edit in &of.edits {
+        written = match edit {
+            Edit::Rewrite { from, to } => format!("rewrite({written}, {}, to: {})", template(from), template(to)),
+            Edit::Keep { condition } => format!("keep({written}, where: {})", exact(condition)),
+            Edit::Retry { until, at_most } => format!("retry({written}, until: {}, at_most: {at_most})", exact(until)),
+            Edit::Best { by, of } => format!("best({written}, by: {}, of: {of})", exact(by)),
+            Edit::FirstTurns { turns } => format!("first_turns({written}, {})", exact(turns)),
+            Edit::ExpertTurns { turns: ExpertTurns::First(turns) } => format!("expert_turns({written}, first: {})", exact(turns)),
+            Edit::ExpertTurns { turns: ExpertTurns::AllBut(turns) } => {
+                format!("expert_turns({written}, all_but: {})", exact(turns))
+            }
+            Edit::Through { command } => format!("through({written}, {command:?})"),
+        };
+    }
+    written
+}
+
+fn source(source: &RolloutSource) -> String {
+    let sees = |seen: &Option<Rc<Template>>| seen.as_ref().map(|seen| format!(", sees: {}", template(seen))).unwrap_or_default();
+    match source {
+        RolloutSource::Sample(of) => format!("sample({})", sampling(of)),
+        RolloutSource::Parameter { name, sampling: of } => format!("{name}({})", sampling(of)),
+        RolloutSource::From { teacher, sees: seen, sequences, sampling: of } => {
+            let once = sequences.map(|sequences| format!(", sequences: {sequences}")).unwrap_or_default();
+            format!("from({}{}{once}, {})", teacher.name(), sees(seen), sampling(of))
+        }
+        RolloutSource::Data { field } => format!("data({field})"),
+        RolloutSource::Mix { share, first, second } => {
+            format!("mix({}, {}, share: {})", rollout(first), rollout(second), exact(share))
+        }
+        RolloutSource::TokenMix { alpha, of } => format!("token_mix({}, alpha: {})", rollout(of), exact(alpha)),
+        RolloutSource::Interleave { top_k, of } => format!("interleave({}, top_k: {top_k})", rollout(of)),
+        RolloutSource::Refine { by, sees: seen, of } => format!("refine({}, by: {}{})", rollout(of), by.name(), sees(seen)),
+        RolloutSource::Snapshot { model, of } => format!("snapshot({}, model: {})", rollout(of), model.0),
+        RolloutSource::Replay { capacity, share, keeps, condition, order, of } => {
+            let condition = condition.as_ref().map(|condition| format!(", where: {}", exact(condition))).unwrap_or_default();
+            let order = order.as_ref().map(|order| format!(", order: {}", exact(order))).unwrap_or_default();
+            let keeps = match keeps {
+                Keeps::Rollouts => "rollouts",
+                Keeps::Prompts => "prompts",
+            };
+            format!("replay({}, capacity: {capacity}, share: {}, keeps: {keeps}{condition}{order})", rollout(of), exact(share))
+        }
+        RolloutSource::Speculative { block, of } => format!("speculative({}, block: {block})", rollout(of)),
+        RolloutSource::Turns { environment, at_most, of } => {
+            format!("turns({}, with: {environment:?}, at_most: {})", rollout(of), exact(at_most))
+        }
+        RolloutSource::Denoise { steps, block, of } => format!("denoise({}, steps: {steps}, block: {block})", rollout(of)),
+        RolloutSource::Derived { template: made, of } => format!("derived({}, by: {})", rollout(of), template(made)),
+        RolloutSource::FirstOf { choices } => {
+            format!("first_of({})", choices.iter().map(|choice| rollout(choice)).collect::<Vec<String>>().join(", "))
+        }
+        RolloutSource::EachTurn { history, of } => format!("each_turn({}, of: {})", rollout(of), rollout(history)),
+    }
+}
+
+fn sampling(of: &Sampling) -> String {
+    let more = [
+        of.top_p.map(|p| format!(", top_p: {}", text::number(p))),
+        of.top_k.map(|k| format!(", top_k: {k}")),
+        of.repetition_penalty.map(|penalty| format!(", repetition_penalty: {}", text::number(penalty))),
+        of.heads.map(|heads| format!(", heads: {}, accept: {}", heads.heads, text::number(heads.accept))),
+        (!of.stop.is_empty()).then(|| format!(", stop: {:?}", of.stop)),
+    ];
+    let more: String = more.into_iter().flatten().collect();
+    format!("n: {}, temperature: {}, max_tokens: {}{more}", of.n, text::number(of.temperature), exact(&of.max_tokens))
+}
+
+/// A file has one template of a name; the same name in another file may stand for another one.
+fn template(of: &Template) -> String {
+    fn slot(of: &Slot) -> String {
+        match of {
+            Slot::Shortened { slot: of, by, max_tokens } => format!("short({}, by: {}, {max_tokens})", slot(of), by.name()),
+            Slot::Shuffled(slots) => format!("shuffled({})", slots.iter().map(slot).collect::<Vec<String>>().join(", ")),
+            Slot::Answer { by, member } => format!("answer({}, {member:?})", by.name()),
+            Slot::Group(member) => format!("group({member:?})"),
+            Slot::Data(field) => field.clone(),
+            other => format!("{other:?}").to_lowercase(),
+        }
+    }
+    let pieces = of.pieces.iter().map(|piece| match piece {
+        Piece::Text(text) => format!("{text:?}"),
+        Piece::Slot(of) => slot(of),
+        Piece::First { slot: of, share } => format!("first({}, {})", slot(of), exact(share)),
+        Piece::Last { slot: of, share } => format!("last({}, {})", slot(of), exact(share)),
+        Piece::Number(number) => exact(number),
+        Piece::Anything => "_".to_owned(),
+    });
+    let pieces: Vec<String> = pieces.collect();
+    let digest = pieces.join(" ");
+    // Of a text that is too long to be shown, its hash: another text, another hash.
+    let shown = if digest.len() <= 60 { digest } else { blake3::hash(digest.as_bytes()).to_hex()[..16].to_owned() };
+    format!("{} {{{shown}}}", of.name)
+}
+

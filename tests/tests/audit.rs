@@ -1,0 +1,311 @@
+//! What an audit must not lose: that a gradient is exactly 0, which sign it has, what it is without one of its parts.
+
+use mopd_compiler::audit::{Audited, Use, audit, findings, of_experiment};
+use mopd_lang::diag::{Code, Diagnostic};
+use mopd_lang::experiment::Objective;
+use mopd_lang::source::{SourceFile, Span};
+
+const SETUP: &str = r#"experiment "found" { seed = 1 }
+domain sort { prompts = "sort.jsonl", reward = exact_match }
+model base = llama { layers = 2, width = 64, heads = 2, context = 48, tokenizer = bytes }
+model expert = grpo(base, on: sort) { steps = 10, prompts = 8, samples = 4, max_tokens = 16, lr = 1e-3 }
+"#;
+
+const STAGE: &str = r#"model student = distill(base) {
+  objective = o, rollout = sample(n: 4, temperature: 1, max_tokens: 16), prompts = 8, steps = 10, lr = 1e-3
+}
+"#;
+
+const REDUCE: &str = "reduce = mean(token) then mean(sequence)";
+
+fn load(module: &[&str]) -> Option<SourceFile> {
+    match module {
+        ["std", name] => mopd_std::module(name).map(|(path, text)| SourceFile { path, text: text.to_owned() }),
+        _ => None,
+    }
+}
+
+/// An objective with these lines before its `reduce`.
+fn objective(body: &str) -> Objective {
+    let text = format!("objective o(first: teacher, second: teacher) {{\n{body}\n{REDUCE}\n}}\n");
+    let analysis = mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text }, &|_| None);
+    match analysis.objectives.into_iter().next() {
+        Some(named) => named.objective,
+        None => panic!("{body}: {:?}", analysis.diagnostics),
+    }
+}
+
+/// What the audit says of the one term of such an objective.
+fn says(body: &str) -> Vec<String> {
+    audit(&objective(body), &Use::unknown()).terms[0].lines()
+}
+
+/// The findings on an experiment with these lines, those of its text first.
+fn checked(teachers: &str, body: &str, stage: &str) -> Vec<Diagnostic> {
+    let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{stage}");
+    let entry = SourceFile { path: "a.mopd".into(), text };
+    mopd_lang::analyse_audited(entry, &load, &[], &findings).diagnostics
+}
+
+fn codes(found: &[Diagnostic]) -> Vec<Code> {
+    found.iter().map(|finding| finding.code).collect()
+}
+
+/// What the audit says of the objective `o` of a sound experiment.
+fn audited(teachers: &str, body: &str) -> Vec<String> {
+    let text = format!("{SETUP}{teachers}objective o {{\n{body}\n{REDUCE}\n}}\n{STAGE}");
+    let analysis = mopd_lang::analyse(SourceFile { path: "a.mopd".into(), text }, &load);
+    let experiment = analysis.experiment.unwrap_or_else(|| panic!("{body}: {:?}", analysis.diagnostics));
+    let own = |audited: &Audited| audited.audit.objective == "o";
+    of_experiment(&experiment).into_iter().find(own).expect("it is used").audit.terms[0].lines()
+}
+
+const ONE: &str = "teacher one = expert\nroute { else -> one }\n";
+const NOW: &str = "teacher now = self\nroute { else -> now }\n";
+const NOTHING: &str = "carries no signal: the mean gradient is exactly 0";
+
+#[test]
+fn a_teacher_that_is_the_student_teaches_nothing() {
+    for (teachers, value) in [
+        (NOW, "live kl(teacher || student)"),
+        (NOW, "live kl(student || teacher)"),
+        (NOW, "1e6 * live jsd(student, teacher, beta: 0.3)"),
+        (NOW, "live tv(student, teacher)"),
+        (NOW, "live hellinger(student, teacher)"),
+        (NOW, "live chi2(student || teacher)"),
+        (NOW, "(student.logp - teacher.logp) * live student.logp"),
+        (NOW, "(live student.logp - teacher.logp)^2 / 2"),
+        ("teacher now = self\nteacher also = self\nteacher star = logits(now) + 0.5 * (logits(now) - logits(also))\nroute { else -> star }\n", "live kl(teacher || student)"),
+        ("teacher now = self\nteacher also = self\nteacher star = mixture([now, also], weights: equal)\nroute { else -> star }\n", "live kl(teacher || student)"),
+        (ONE, "live kl(student || detached(student))"),
+        (ONE, "live kl(detached(student) || student)"),
+        (ONE, "live kl(student || detached(blend(teacher: 0, student: 1)))"),
+        (ONE, "live jsd(student, detached(blend(teacher: 0, student: 1)), beta: 0.2)"),
+    ] {
+        let found = checked(teachers, &format!("term t = {value}"), STAGE);
+        assert!(codes(&found).iter().all(|code| *code != Code::UnknownName), "{value}: {found:?}");
+        if found.is_empty() {
+            assert_eq!(audited(teachers, &format!("term t = {value}")), [NOTHING], "{teachers}{value}");
+            panic!("`check` passes {value}");
+        }
+        assert!(found.iter().any(|finding| matches!(finding.code, Code::ZeroGradient | Code::OutOfRange)), "{value}: {found:?}");
+    }
+}
+
+/// The same forms with somebody else in the student's place.
+#[test]
+fn a_teacher_that_reads_more_or_is_older_teaches() {
+    for teachers in [
+        "teacher now = self { temperature = 0.5 }\nroute { else -> now }\n",
+        "teacher now = self.ema(0.9)\nroute { else -> now }\n",
+        "teacher now = self.initial\nroute { else -> now }\n",
+        "teacher one = expert\nteacher now = self\nteacher star = logits(now) + 0.5 * (logits(one) - logits(now))\nroute { else -> star }\n",
+    ] {
+        let found = checked(teachers, "term t = live kl(student || teacher)", STAGE);
+        assert!(!codes(&found).contains(&Code::ZeroGradient), "{teachers}: {found:?}");
+        let said = audited(teachers, "term t = live kl(student || teacher)");
+        assert_eq!(said, ["follows 1.00 * grad KL(student || teacher)"], "{teachers}");
+    }
+    let found = checked(ONE, "term t = live kl(student || detached(blend(teacher: 0.1, student: 0.9)))", STAGE);
+    assert!(found.is_empty(), "{found:?}");
+}
+
+/// `x * y` with a weight inside is said to follow what the same weight as a setting follows.
+#[test]
+fn a_weight_in_the_formula_keeps_the_sign() {
+    let gap = "(teacher.logp - student.logp)";
+    for weight in ["exp(teacher.logp)", "(0 - student.logp)", "abs(teacher.logp)", "where(in_nucleus(teacher, p: 0.7), 2, 1)"] {
+        let outside = says(&format!("weight = {weight}\nterm t = -{gap} * live student.logp"));
+        for inside in [
+            format!("-{weight} * {gap} * live student.logp"),
+            format!("-({weight} * {gap}) * live student.logp"),
+            format!("-({weight} * {gap} * live student.logp)"),
+            format!("{gap} * -{weight} * live student.logp"),
+        ] {
+            let found = says(&format!("term t = {inside}"));
+            let (_, told) = outside[0].split_once("it would").unwrap_or_else(|| panic!("{}", outside[0]));
+            assert!(found[0].ends_with(told), "{inside}: {} and {}", found[0], outside[0]);
+            assert!(told.starts_with(" follow 1.00 * grad KL(student || teacher)"), "{told}");
+        }
+        let found = says(&format!("term t = {weight} * {gap} * live student.logp"));
+        assert!(found[0].contains("would follow -1.00 * grad KL(student || teacher)"), "{found:?}");
+    }
+    // A constant stays where it is: it is no weight.
+    let found = says(&format!("term t = -0.25 * exp(teacher.logp) * {gap} * live student.logp"));
+    assert!(found[0].contains("would follow 0.25 * grad KL(student || teacher)"), "{found:?}");
+    // What is negative itself takes its sign along no more than a minus does.
+    let found = says(&format!("term t = student.logp * {gap} * live student.logp"));
+    assert!(found[0].contains("would follow 1.00 * grad KL(student || teacher)"), "{found:?}");
+}
+
+#[test]
+fn a_filter_and_a_weight_per_prefix_are_told_apart() {
+    let gap = "(student.logp - teacher.logp)";
+    for body in [
+        format!("weight = student.entropy\nterm t = where(exp(teacher.logp) > 0.2, 1, 0) * {gap} * live student.logp"),
+        format!("select = in_nucleus(teacher, p: 0.7)\nterm t = student.entropy * {gap} * live student.logp"),
+        format!("term t = student.entropy * in_nucleus(teacher, p: 0.7) * {gap} * live student.logp"),
+    ] {
+        let found = says(&body);
+        assert!(found[0].starts_with("biased: without "), "{body}: {found:?}");
+        assert!(found[0].contains("grad KL(student || teacher)"), "{body}: {found:?}");
+    }
+}
+
+#[test]
+fn one_minus_a_weight_is_one_weight() {
+    for value in [
+        "(1 - linear(0 -> 1) * student.top1) * live kl(student || teacher) + 0.1 * student.top1 * live kl(teacher || student)",
+        "(1 - progress * student.top1) * live kl(student || teacher) + progress * student.top1 * live kl(teacher || student)",
+    ] {
+        for line in says(&format!("term t = {value}")).iter().filter(|line| line.contains("grad")) {
+            assert_eq!(line.matches("KL(student || teacher)").count(), 1, "{value}: {line}");
+            assert!(line.contains("w * grad") || line.contains("follows 1.00 * grad"), "{line}");
+        }
+    }
+}
+
+#[test]
+fn nobody_is_a_billion_percent_away() {
+    for body in [
+        "term t = clip(live student.logp - teacher.logp, -0.2, 0.2)",
+        "term t = clip(exp(live student.logp - student.logp), 0.999999, 1.000001) * (student.logp - teacher.logp)",
+        "term t = min(live student.logp - teacher.logp, 0.1)",
+        "select = in_nucleus(teacher, p: 0.7)\nterm t = live student.logp - teacher.logp",
+    ] {
+        for line in says(body) {
+            let digits = line.split("% away").next().unwrap_or_default().chars().rev().take_while(char::is_ascii_digit).count();
+            assert!(digits <= 3, "{body}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_declared_divergence_is_told_beside_a_known_one() {
+    let text = format!(
+        "divergence mine(u) = (u - 1)^2 / (u + 1)\nobjective o {{\nterm t = live mine(student || teacher)\n{REDUCE}\n}}\n"
+    );
+    let analysis = mopd_lang::analyse(SourceFile { path: "o.mopd".into(), text }, &|_| None);
+    let named = analysis.objectives.into_iter().next().unwrap_or_else(|| panic!("{:?}", analysis.diagnostics));
+    let found = audit(&named.objective, &Use::unknown()).terms[0].lines();
+    assert!(found[0].starts_with("follows 1.00 * grad mine("), "{found:?}");
+    assert!(found.iter().any(|line| line.starts_with("nearest with a known name: JSD(teacher, student) (cosine ")), "{found:?}");
+}
+
+/// What was carried over is a number like those of this step: a selection by it keeps some tokens and leaves others.
+#[test]
+fn what_is_carried_over_selects_some() {
+    let said = says("select = student.entropy > previous(mean(student.entropy, over: batch))\nterm t = live kl(student || teacher)");
+    assert!(said[0].starts_with("follows w * grad KL(student || teacher)"), "{said:?}");
+    let plain = says("select = student.entropy > mean(student.entropy, over: batch)\nterm t = live kl(student || teacher)");
+    assert!(plain[0].starts_with("follows w * grad KL(student || teacher)"), "{plain:?}");
+}
+
+#[test]
+fn k3_is_told_under_a_filter_and_at_another_temperature() {
+    let k3 = "term t = exp(teacher.logp - live student.logp) - 1 - (teacher.logp - live student.logp)";
+    let stage = |more: &str, temperature: &str| {
+        format!(
+            "model student = distill(base) {{\n  objective = o, rollout = sample(n: 4, temperature: {temperature}, max_tokens: 16), \
+             prompts = 8, steps = 10, lr = 1e-3{more}\n}}\n"
+        )
+    };
+    for stage in [stage("", "1"), stage("", "0.7"), stage(", filter = mean(reward, over: group) < 1", "1")] {
+        assert_eq!(codes(&checked(ONE, k3, &stage)), [Code::OtherGradient], "{stage}");
+    }
+}
+
+#[test]
+fn a_wrong_sign_is_told() {
+    let gap = "(teacher.logp - student.logp)";
+    for body in [
+        format!("term t = {gap} * live student.logp"),
+        format!("term t = clip({gap}, -5, 5) * live student.logp"),
+        format!("weight = student.entropy\nterm t = {gap} * live student.logp"),
+        format!("select = in_nucleus(teacher, p: 0.7)\nterm t = {gap} * live student.logp"),
+        "term t = -live kl(student || teacher)".into(),
+        "term t = -0.1 * live jsd(teacher, student, beta: 0.5)".into(),
+        "term t = -live kl(teacher || student, support: top_k(teacher, 16), mass: tail)".into(),
+        "term t = (progress - 1) * live kl(student || teacher)".into(),
+        "term t = reward * live student.logp\nterm u = live kl(student || teacher)".into(),
+    ] {
+        let found = checked(ONE, &body, STAGE);
+        assert!(codes(&found).contains(&Code::WrongSign), "{body}: {found:?}");
+    }
+    for body in [
+        format!("term t = -{gap} * live student.logp"),
+        "term t = live kl(student || teacher)".into(),
+        // Weights that change sign with the token, the step or the prefix are no wrong sign.
+        "term t = (2 * progress - 1) * live kl(student || teacher)".into(),
+        "term t = 1.25 * live kl(student || teacher) - 0.25 * live kl(student || detached(blend(teacher: 0.5, student: 0.5)))".into(),
+        format!("term t = -(reward + {gap}) * live student.logp"),
+    ] {
+        let found = checked(ONE, &body, STAGE);
+        assert!(!codes(&found).contains(&Code::WrongSign), "{body}: {found:?}");
+    }
+}
+
+#[test]
+fn what_cant_teach_is_told() {
+    let gap = "(teacher.logp - student.logp)";
+    for (body, code) in [
+        ("term t = 0 * live kl(student || teacher)".to_owned(), Code::ZeroGradient),
+        ("weight = 0\nterm t = live kl(student || teacher)".to_owned(), Code::ZeroGradient),
+        ("term t = linear(0 -> 0) * live kl(student || teacher)".to_owned(), Code::ZeroGradient),
+        ("term t = live skew(student || teacher, lambda: 1)".to_owned(), Code::ZeroGradient),
+        (format!("term t = -clip({gap}, 0, 0) * live student.logp"), Code::ZeroGradient),
+        ("term t = clip(live kl(student || teacher), 0, 0)".to_owned(), Code::ZeroGradient),
+        ("term t = min(live kl(student || teacher), -1)".to_owned(), Code::ZeroGradient),
+        (format!("select = top_fraction(student.entropy, keep: 0, over: batch)\nterm t = -{gap} * live student.logp"), Code::NeverHolds),
+        ("select = student.top1 > 1\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+        ("select = student.entropy < 0\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+        ("select = teacher.logp > 0\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+        ("select = reward > 1\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+        ("select = position < 5 and position > 10\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+    ] {
+        let found = checked(ONE, &body, STAGE);
+        assert_eq!(codes(&found), [code], "{body}: {found:?}");
+    }
+    for body in [
+        "weight = linear(0 -> 1)\nterm t = live kl(student || teacher)".to_owned(),
+        "select = student.top1 > 0.99\nterm t = live kl(student || teacher)".to_owned(),
+        "select = position >= 5 and position <= 5\nterm t = live kl(student || teacher)".to_owned(),
+        "select = reward >= 1\nterm t = live kl(student || teacher)".to_owned(),
+        "term t = live skew(student || teacher, lambda: 0.1)".to_owned(),
+        format!("term t = -clip({gap}, -1, 1) * live student.logp"),
+        "term t = relu(live kl(student || teacher) - 5)".to_owned(),
+    ] {
+        let found = checked(ONE, &body, STAGE);
+        assert!(found.is_empty(), "{body}: {found:?}");
+    }
+}
+
+/// A coefficient given from outside switches a term off; nobody needs to be told. Of all terms it is an error.
+#[test]
+fn a_term_switched_off_beside_others_is_no_mistake() {
+    let objective = "objective o(beta: number) {\nterm t = live kl(student || teacher)\nterm u = beta * live kl(teacher || student)\n";
+    let text = |stage: &str| format!("{SETUP}{ONE}{objective}{REDUCE}\n}}\n{stage}");
+    let found = |text: String| mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &load, &[], &findings).diagnostics;
+    assert_eq!(found(text(&STAGE.replace("objective = o", "objective = o(beta: 0)"))), []);
+    let found = checked(ONE, "term t = live kl(student || teacher)\nterm u = 0 * live kl(teacher || student)", STAGE);
+    assert_eq!(codes(&found), [Code::ZeroGradient]);
+    assert!(found[0].severity == mopd_lang::diag::Severity::Warning);
+}
+
+#[test]
+fn a_teacher_that_only_adds_is_told() {
+    let data = STAGE.replace("sample(n: 4, temperature: 1, max_tokens: 16), prompts = 8", "data(answer), batch = 8");
+    let found = checked(ONE, "term t = teacher.logp - live student.logp", &data);
+    assert_eq!(codes(&found), [Code::NoTeacherSignal], "{found:?}");
+    let found = checked(ONE, "term t = exp(teacher.logp) * -live student.logp", &data);
+    assert!(!codes(&found).contains(&Code::NoTeacherSignal), "{found:?}");
+}
+
+/// The places of findings are inside their files, whatever they are about.
+#[test]
+fn findings_point_at_what_is_wrong() {
+    let found = checked(ONE, "select = student.top1 > 1\nterm t = live kl(student || teacher)", STAGE);
+    let Span { start, end, .. } = found[0].primary.span;
+    let text = format!("{SETUP}{ONE}objective o {{\nselect = student.top1 > 1\n");
+    assert_eq!(&text[start as usize..end as usize], "student.top1 > 1");
+}
