@@ -124,7 +124,7 @@ fn point_6_habits_of_other_languages_are_named() {
         ("let a = 2 ** 3\n", "a power is written `^`"),
         ("let b = True\n", "`True` is written `true`"),
         ("fn f(x) = x if x > 0 else 0\n", "a choice between two values is written `where`"),
-        ("let c = true && false\n", "the logical and is spelled out"),
+        ("let c = true && false\n", "`&&` is written `and`"),
     ] {
         let analysis = check("case.mopd", text);
         let finding = analysis.diagnostics.iter().find(|finding| finding.code == Code::ForeignSyntax);
