@@ -58,7 +58,9 @@ pub struct New {
 
 /// Say what is wrong with experiments, without running anything
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check --format json a.mopd | jq '.[].code'")]
+#[command(
+    after_help = "Examples:\n  mopd check a.mopd b.mopd\n  mopd check --fix a.mopd\n  mopd check --format json a.mopd | jq '.[].code'"
+)]
 pub struct Check {
     /// Experiments, or modules that experiments use
     #[arg(required = true, value_name = "FILE")]

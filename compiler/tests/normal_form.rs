@@ -65,7 +65,11 @@ fn factors_logarithms_shares_and_arguments_are_printed() {
 fn nothing_is_cut() {
     let long = |last: &str| {
         let sum: Vec<String> = (0..25).map(|place| format!("{}.5 * student.top1 * teacher.top1", place + 1)).collect();
-        form_of(&format!("select = {} + {last} > 0\nterm t = ({} + {last}) * live student.logp", sum.join(" + "), sum.join(" + ")))
+        form_of(&format!(
+            "select = {} + {last} > 0\nterm t = ({} + {last}) * live student.logp",
+            sum.join(" + "),
+            sum.join(" + ")
+        ))
     };
     assert_ne!(long("1"), long("2"));
     assert!(!long("1").contains("..."));
@@ -151,7 +155,11 @@ impl Chance {
             2 => format!("live alpha({sides}, alpha: {})", self.number()),
             3 => format!("live jsd(student, teacher, beta: {})", self.number()),
             4 => format!("live skew({sides}, lambda: {})", self.number()),
-            5 => format!("live kl({sides}, support: top_k(teacher, {}), mass: {})", 1 + self.of(3), self.one(&["tail", "raw", "generalized"])),
+            5 => format!(
+                "live kl({sides}, support: top_k(teacher, {}), mass: {})",
+                1 + self.of(3),
+                self.one(&["tail", "raw", "generalized"])
+            ),
             6 => {
                 let share = self.number();
                 format!("live kl(student || detached(blend(teacher: {share}, student: 1 - {share})))")

@@ -75,8 +75,14 @@ fn a_teacher_that_is_the_student_teaches_nothing() {
         (NOW, "live chi2(student || teacher)"),
         (NOW, "(student.logp - teacher.logp) * live student.logp"),
         (NOW, "(live student.logp - teacher.logp)^2 / 2"),
-        ("teacher now = self\nteacher also = self\nteacher star = logits(now) + 0.5 * (logits(now) - logits(also))\nroute { else -> star }\n", "live kl(teacher || student)"),
-        ("teacher now = self\nteacher also = self\nteacher star = mixture([now, also], weights: equal)\nroute { else -> star }\n", "live kl(teacher || student)"),
+        (
+            "teacher now = self\nteacher also = self\nteacher star = logits(now) + 0.5 * (logits(now) - logits(also))\nroute { else -> star }\n",
+            "live kl(teacher || student)",
+        ),
+        (
+            "teacher now = self\nteacher also = self\nteacher star = mixture([now, also], weights: equal)\nroute { else -> star }\n",
+            "live kl(teacher || student)",
+        ),
         (ONE, "live kl(student || detached(student))"),
         (ONE, "live kl(detached(student) || student)"),
         (ONE, "live kl(student || detached(blend(teacher: 0, student: 1)))"),
@@ -195,7 +201,8 @@ fn a_declared_divergence_is_told_beside_a_known_one() {
 /// What was carried over is a number like those of this step: a selection by it keeps some tokens and leaves others.
 #[test]
 fn what_is_carried_over_selects_some() {
-    let said = says("select = student.entropy > previous(mean(student.entropy, over: batch))\nterm t = live kl(student || teacher)");
+    let said =
+        says("select = student.entropy > previous(mean(student.entropy, over: batch))\nterm t = live kl(student || teacher)");
     assert!(said[0].starts_with("follows w * grad KL(student || teacher)"), "{said:?}");
     let plain = says("select = student.entropy > mean(student.entropy, over: batch)\nterm t = live kl(student || teacher)");
     assert!(plain[0].starts_with("follows w * grad KL(student || teacher)"), "{plain:?}");
@@ -237,7 +244,8 @@ fn a_wrong_sign_is_told() {
         "term t = live kl(student || teacher)".into(),
         // Weights that change sign with the token, the step or the prefix are no wrong sign.
         "term t = (2 * progress - 1) * live kl(student || teacher)".into(),
-        "term t = 1.25 * live kl(student || teacher) - 0.25 * live kl(student || detached(blend(teacher: 0.5, student: 0.5)))".into(),
+        "term t = 1.25 * live kl(student || teacher) - 0.25 * live kl(student || detached(blend(teacher: 0.5, student: 0.5)))"
+            .into(),
         format!("term t = -(reward + {gap}) * live student.logp"),
     ] {
         let found = checked(ONE, &body, STAGE);
@@ -256,7 +264,10 @@ fn what_cant_teach_is_told() {
         (format!("term t = -clip({gap}, 0, 0) * live student.logp"), Code::ZeroGradient),
         ("term t = clip(live kl(student || teacher), 0, 0)".to_owned(), Code::ZeroGradient),
         ("term t = min(live kl(student || teacher), -1)".to_owned(), Code::ZeroGradient),
-        (format!("select = top_fraction(student.entropy, keep: 0, over: batch)\nterm t = -{gap} * live student.logp"), Code::NeverHolds),
+        (
+            format!("select = top_fraction(student.entropy, keep: 0, over: batch)\nterm t = -{gap} * live student.logp"),
+            Code::NeverHolds,
+        ),
         ("select = student.top1 > 1\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = student.entropy < 0\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = teacher.logp > 0\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
@@ -283,9 +294,11 @@ fn what_cant_teach_is_told() {
 /// A coefficient given from outside switches a term off; nobody needs to be told. Of all terms it is an error.
 #[test]
 fn a_term_switched_off_beside_others_is_no_mistake() {
-    let objective = "objective o(beta: number) {\nterm t = live kl(student || teacher)\nterm u = beta * live kl(teacher || student)\n";
+    let objective =
+        "objective o(beta: number) {\nterm t = live kl(student || teacher)\nterm u = beta * live kl(teacher || student)\n";
     let text = |stage: &str| format!("{SETUP}{ONE}{objective}{REDUCE}\n}}\n{stage}");
-    let found = |text: String| mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &load, &[], &findings).diagnostics;
+    let found =
+        |text: String| mopd_lang::analyse_audited(SourceFile { path: "a.mopd".into(), text }, &load, &[], &findings).diagnostics;
     assert_eq!(found(text(&STAGE.replace("objective = o", "objective = o(beta: 0)"))), []);
     let found = checked(ONE, "term t = live kl(student || teacher)\nterm u = 0 * live kl(teacher || student)", STAGE);
     assert_eq!(codes(&found), [Code::ZeroGradient]);

@@ -33,8 +33,16 @@ use mopd_lang::source::{FileId, SourceFile};
 const ENTRY: FileId = FileId(0);
 
 /// What is counted, in the order of the columns.
-const FIGURES: [&str; 8] =
-    ["detected", "right line", "says what is wrong", "leads to the remedy", "fix offered", "fix right", "no cascade", "token marked"];
+const FIGURES: [&str; 8] = [
+    "detected",
+    "right line",
+    "says what is wrong",
+    "leads to the remedy",
+    "fix offered",
+    "fix right",
+    "no cascade",
+    "token marked",
+];
 /// The least that is asserted; `token marked` is for information.
 const TARGETS: [f64; 8] = [94.0, 93.0, 91.0, 90.0, 95.0, 95.0, 97.0, 0.0];
 
@@ -101,7 +109,8 @@ fn edited(name: &str, scene: &str, body: &[&str]) -> Vec<String> {
     for (nth, place) in places.iter().enumerate() {
         let indent: String = lines[*place].chars().take_while(|c| *c == ' ').collect();
         let taken = if nth + 1 == places.len() { new.len() } else { new.len().min(1) };
-        let written = new.drain(..taken).map(|line| if line.trim().is_empty() { String::new() } else { format!("{indent}{}", &line[1..]) });
+        let written =
+            new.drain(..taken).map(|line| if line.trim().is_empty() { String::new() } else { format!("{indent}{}", &line[1..]) });
         replaced.push((*place, written.collect()));
     }
     assert!(new.is_empty(), "{name}: a `+` without a `-`");
@@ -109,7 +118,9 @@ fn edited(name: &str, scene: &str, body: &[&str]) -> Vec<String> {
     for (place, written) in replaced {
         lines.splice(place..=place, written);
     }
-    lines.extend(body.iter().filter_map(|line| line.strip_prefix('$')).map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned()));
+    lines.extend(
+        body.iter().filter_map(|line| line.strip_prefix('$')).map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned()),
+    );
     lines
 }
 
@@ -150,14 +161,24 @@ fn read_case(page: &str, block: &str, scenes: &HashMap<String, String>) -> Case 
             continue;
         }
         let above = || {
-            let above = rows[..nth].iter().rev().find(|row| !row.starts_with(['~', '-', '>', '@'])).expect("a line above the expectation");
+            let above = rows[..nth]
+                .iter()
+                .rev()
+                .find(|row| !row.starts_with(['~', '-', '>', '@']))
+                .expect("a line above the expectation");
             find(if scene.is_some() { above[1..].trim() } else { above })
         };
         let fields: Vec<&str> = row.split(" ~ ").collect();
         let [token, cause, remedy, more @ ..] = fields.as_slice() else { panic!("{name}: token, cause and remedy are expected") };
         let line = more.iter().find_map(|field| field.strip_prefix("at ")).map(find).or(at).unwrap_or_else(above);
-        let mut it =
-            Expected { line, token: (*token).into(), cause: (*cause).into(), remedy: (*remedy).into(), most: 1, ..Expected::default() };
+        let mut it = Expected {
+            line,
+            token: (*token).into(),
+            cause: (*cause).into(),
+            remedy: (*remedy).into(),
+            most: 1,
+            ..Expected::default()
+        };
         for field in more {
             let (word, rest) = field.split_once(' ').unwrap_or((field, ""));
             let with = |written: &[&str]| {
@@ -303,7 +324,8 @@ fn score(case: &Case, expected: &Expected, story: &mut String) -> [Option<bool>;
         let _ = writeln!(story, "{}\n  misses: {}\n  line {}: {}", case.name, missed.join(", "), expected.line + 1, line.trim());
         for finding in findings {
             let said = remedy(finding).replace('\n', " / ");
-            let _ = writeln!(story, "    {}[{}] line {}: {said}", finding.severity.name(), finding.code.name(), lines(finding).0 + 1);
+            let _ =
+                writeln!(story, "    {}[{}] line {}: {said}", finding.severity.name(), finding.code.name(), lines(finding).0 + 1);
         }
         if let (Some((text, analysis)), Some(false)) = (&offered, good) {
             let changed = text.lines().filter(|line| !case.text.lines().any(|old| old == *line));
@@ -351,7 +373,8 @@ fn what_is_said_about_mistakes() {
     let count = pages.iter().map(|(_, count, _)| count).sum::<usize>();
     pages.push(("all".to_owned(), count, totals));
     for (page, count, figures) in &pages {
-        let cells: Vec<String> = figures.iter().map(|figure| format!("{:.1} ({}/{})", percent(*figure), figure.0, figure.1)).collect();
+        let cells: Vec<String> =
+            figures.iter().map(|figure| format!("{:.1} ({}/{})", percent(*figure), figure.0, figure.1)).collect();
         let _ = writeln!(table, "| {page} | {count} | {} |", cells.join(" | "));
     }
     println!("{story}\n{false_alarms}\n{table}");

@@ -190,7 +190,9 @@ impl<'a> Bounds<'a> {
                 Statistic::Zscore { .. } | Statistic::Center => ALL,
                 Statistic::Rank | Statistic::Minmax | Statistic::Softmax => SHARE,
                 Statistic::TopFraction { keep } | Statistic::SampleWithoutReplacement { keep } if *keep <= 0.0 => NEVER,
-                Statistic::TopCount { count: 0 } | Statistic::Chunks { most: 0, .. } | Statistic::Chunks { width: 0, .. } => NEVER,
+                Statistic::TopCount { count: 0 } | Statistic::Chunks { most: 0, .. } | Statistic::Chunks { width: 0, .. } => {
+                    NEVER
+                }
                 Statistic::TopFraction { .. }
                 | Statistic::SampleWithoutReplacement { .. }
                 | Statistic::TopCount { .. }
@@ -271,7 +273,13 @@ impl<'a> Bounds<'a> {
                     let (a, b) = (self.ranges[*left], self.ranges[*right]);
                     let first = if *function == Function::Minimum { a.high < b.low } else { a.low > b.high };
                     let second = if *function == Function::Minimum { b.high < a.low } else { b.low > a.high };
-                    let cases = if first { &inner[..1] } else if second { &inner[1..] } else { &inner };
+                    let cases = if first {
+                        &inner[..1]
+                    } else if second {
+                        &inner[1..]
+                    } else {
+                        &inner
+                    };
                     self.chosen(place, cases, Why::Bounds)
                 }
                 (Function::Clip, [x, low, high]) => {
@@ -407,9 +415,7 @@ fn mirrored(function: Function) -> Function {
 fn is_one(left: &Formula, right: &Formula) -> bool {
     Rc::ptr_eq(&left.0, &right.0)
         || match (&left.0.kind, &right.0.kind) {
-            (FormulaKind::Signal(left), FormulaKind::Signal(right)) => {
-                !matches!(left, Signal::Divergence(_)) && left == right
-            }
+            (FormulaKind::Signal(left), FormulaKind::Signal(right)) => !matches!(left, Signal::Divergence(_)) && left == right,
             _ => false,
         }
 }
@@ -417,9 +423,10 @@ fn is_one(left: &Formula, right: &Formula) -> bool {
 /// Two names of one number: of a teacher that is the student, and of the student.
 fn is_same(left: &Formula, right: &Formula, facts: &Facts) -> bool {
     let read = |formula: &Formula| match &formula.0.kind {
-        FormulaKind::Signal(Signal::Of { role, part: part @ (Part::Logp | Part::Entropy | Part::Top1 | Part::EndLogp | Part::Rank) }) => {
-            Some((owner(role, facts), part.clone()))
-        }
+        FormulaKind::Signal(Signal::Of {
+            role,
+            part: part @ (Part::Logp | Part::Entropy | Part::Top1 | Part::EndLogp | Part::Rank),
+        }) => Some((owner(role, facts), part.clone())),
         FormulaKind::Live(Live::Part(part @ (Part::Logp | Part::EndLogp))) => Some((Role::Student, part.clone())),
         _ => None,
     };
@@ -430,7 +437,8 @@ fn is_same(left: &Formula, right: &Formula, facts: &Facts) -> bool {
 }
 
 fn owner(role: &Role, facts: &Facts) -> Role {
-    let always = [0, facts.steps / 2, facts.steps.saturating_sub(1)].iter().all(|step| facts.cast.is_student(role, (*step, facts.steps)));
+    let always =
+        [0, facts.steps / 2, facts.steps.saturating_sub(1)].iter().all(|step| facts.cast.is_student(role, (*step, facts.steps)));
     if always { Role::Student } else { role.clone() }
 }
 
@@ -485,10 +493,8 @@ fn of_divergence(divergence: &Divergence, facts: &Facts, given: &[Range]) -> Ran
 
 /// A parameter or its sides make a divergence 0 everywhere.
 fn is_of_itself(divergence: &Divergence, facts: &Facts, given: &[Range]) -> bool {
-    let parameter = matches!(
-        divergence.kind,
-        DivergenceKind::Jsd { .. } | DivergenceKind::Skew { .. } | DivergenceKind::Alpha { .. }
-    );
+    let parameter =
+        matches!(divergence.kind, DivergenceKind::Jsd { .. } | DivergenceKind::Skew { .. } | DivergenceKind::Alpha { .. });
     let fixed = |range: Option<&Range>| range.filter(|range| range.low == range.high).map(|range| range.low);
     let own = if parameter { fixed(given.first()) } else { None };
     match (&divergence.kind, own) {

@@ -111,9 +111,9 @@ impl Cast {
         match self.source(role, step) {
             Source::Own => false,
             Source::Student => true,
-            Source::Logits(parts) | Source::Mixture(parts) => parts
-                .iter()
-                .all(|(factor, part)| *factor == 0.0 || part == &Role::Student || (part != role && self.is_made_of_student(part, step))),
+            Source::Logits(parts) | Source::Mixture(parts) => parts.iter().all(|(factor, part)| {
+                *factor == 0.0 || part == &Role::Student || (part != role && self.is_made_of_student(part, step))
+            }),
         }
     }
 

@@ -157,7 +157,9 @@ impl<'a> Looking<'a> {
                 finding = finding.because(self.span(term.origin), "the term");
             }
             self.add(finding.help(match culprit.why {
-                Why::Same => "a teacher that is `self`, as it is now, is the student; with `sees` it reads more, `self.ema(0.99)` is older",
+                Why::Same => {
+                    "a teacher that is `self`, as it is now, is the student; with `sees` it reads more, `self.ema(0.99)` is older"
+                }
                 Why::Bounds => "give bounds that leave values between them",
                 _ => "leave out a term that is not wanted, or give it a factor other than 0",
             }));

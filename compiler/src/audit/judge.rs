@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use mopd_lang::formula::{Axis, Formula, FormulaKind, Function, Part as Number, Role, Signal, text};
 
-use super::divergence::Refusal;
 use super::cast::Cast;
+use super::divergence::Refusal;
 use super::drawn::Drawn;
 use super::evaluate::Scene;
 use super::expectation::{ALL, Compiled, Counting};

@@ -74,7 +74,11 @@ impl Inquiry<'_> {
         let judges = self.reads(|signal| {
             matches!(
                 signal,
-                Signal::RewardPart { .. } | Signal::SpanScore { .. } | Signal::Data { .. } | Signal::DataIs { .. } | Signal::Agreement { .. }
+                Signal::RewardPart { .. }
+                    | Signal::SpanScore { .. }
+                    | Signal::Data { .. }
+                    | Signal::DataIs { .. }
+                    | Signal::Agreement { .. }
             ) || matches!(signal, Signal::Of { part: Part::Score | Part::Correct | Part::Value | Part::StatedConfidence, .. })
         });
         let imitates = matches!(self.drawn(), Drawn::Elsewhere { .. } | Drawn::By { .. });

@@ -140,7 +140,9 @@ fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, 
     }
     let loose = |place: usize| operands.get(place).map_or("", |operand| operand.text.as_str());
     match &formula.0.kind {
-        FormulaKind::Number(value) if *value < 0.0 => Text { text: text::number(*value), rank: text::precedence(Function::Negate) },
+        FormulaKind::Number(value) if *value < 0.0 => {
+            Text { text: text::number(*value), rank: text::precedence(Function::Negate) }
+        }
         FormulaKind::Apply { function, .. } => applied(*function, operands),
         FormulaKind::Reduce { among, on, .. } => {
             let node = with_operands(formula, operands);
@@ -155,11 +157,14 @@ fn text_of(formula: &Formula, operands: &[&Text], generators: &mut Vec<(String, 
         FormulaKind::Across { members, among, index } => {
             let texts = |range: std::ops::Range<usize>| range.map(loose).collect::<Vec<&str>>().join(", ");
             let count = members.len();
-            let among = if among.is_empty() { String::new() } else { format!(", among: [{}]", texts(count..count + among.len())) };
+            let among =
+                if among.is_empty() { String::new() } else { format!(", among: [{}]", texts(count..count + among.len())) };
             call(format!("softmax({}, across: [{}]{among})", loose(*index), texts(0..count)))
         }
         FormulaKind::Live(Live::Preference(preference)) => call(self::preference(preference, loose(0))),
-        FormulaKind::Live(Live::Divergence(divergence)) => call(format!("live {}", self::divergence(divergence, operands, generators))),
+        FormulaKind::Live(Live::Divergence(divergence)) => {
+            call(format!("live {}", self::divergence(divergence, operands, generators)))
+        }
         FormulaKind::Signal(Signal::Divergence(divergence)) => call(self::divergence(divergence, operands, generators)),
         FormulaKind::Schedule(_) | FormulaKind::Signal(_) | FormulaKind::Number(_) | FormulaKind::Variable(_) => {
             call(text::formula(formula, usize::MAX))
@@ -362,4 +367,3 @@ fn template(of: &Template) -> String {
     let shown = if digest.len() <= 60 { digest } else { blake3::hash(digest.as_bytes()).to_hex()[..16].to_owned() };
     format!("{} {{{shown}}}", of.name)
 }
-

@@ -77,7 +77,12 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
             Live::Part(_) => "score".into(),
             _ => "direct".into(),
         }),
-        terms: terms(objective) + &if scored_at == 1.0 { String::new() } else { format!("; tokens scored{}", at_temperature(scored_at).replace(',', "")) },
+        terms: terms(objective)
+            + &if scored_at == 1.0 {
+                String::new()
+            } else {
+                format!("; tokens scored{}", at_temperature(scored_at).replace(',', ""))
+            },
     }
 }
 

@@ -200,7 +200,8 @@ impl Checker {
         // At once, not at some depth: a body that calls itself twice would be evaluated 2^depth times.
         if self.calling.contains(&name.span) {
             let first = self.calling.iter().position(|called| *called == name.span).unwrap_or(0);
-            let names: Vec<String> = self.calling[first..].iter().map(|called| format!("`{}`", self.sources.text(*called))).collect();
+            let names: Vec<String> =
+                self.calling[first..].iter().map(|called| format!("`{}`", self.sources.text(*called))).collect();
             let finding = Diagnostic::error(Code::Cycle, span, "this call ends up calling itself");
             let finding = if names.len() > 1 { finding.label(format!("a circle of {}", names.join(", "))) } else { finding };
             self.report(finding.help("mopd has no recursion: functions are pasted in where they are used"));
@@ -223,9 +224,12 @@ impl Checker {
         }
         self.bind_parameters(name, parameters, arguments, span, env, &mut inner);
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.text.as_str()).collect();
-        let mut order = names.iter().filter(|name| !arguments.iter().any(|argument| argument.name.as_ref().is_some_and(|given| given.text == **name)));
+        let mut order = names
+            .iter()
+            .filter(|name| !arguments.iter().any(|argument| argument.name.as_ref().is_some_and(|given| given.text == **name)));
         let given = arguments.iter().filter_map(|argument| {
-            let name = argument.name.as_ref().map(|name| name.text.clone()).or_else(|| order.next().map(|name| (*name).to_owned()))?;
+            let name =
+                argument.name.as_ref().map(|name| name.text.clone()).or_else(|| order.next().map(|name| (*name).to_owned()))?;
             Some((name, argument.value.span))
         });
         let given = given.collect();
@@ -369,7 +373,8 @@ impl Checker {
         arguments: &'e [Argument],
         span: Span,
     ) -> Option<Vec<Option<&'e Expr>>> {
-        let known = |argument: &&Argument| argument.name.as_ref().is_some_and(|name| !builtin.parameters.contains(&name.text.as_str()));
+        let known =
+            |argument: &&Argument| argument.name.as_ref().is_some_and(|name| !builtin.parameters.contains(&name.text.as_str()));
         if let Some(setting) = arguments.iter().find(known)
             && self.setting_as_argument(builtin, setting)
         {

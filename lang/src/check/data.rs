@@ -82,7 +82,9 @@ impl Checker {
             let text = format!("cannot find `{name}` in this scope");
             let finding = Diagnostic::error(Code::UnknownName, span, text).label("not declared");
             let ours = format!("data.{name}");
-            self.report(finding.help(format!("a field of the data is read as `{ours}`")).replace_with(format!("write `{ours}`"), ours));
+            self.report(
+                finding.help(format!("a field of the data is read as `{ours}`")).replace_with(format!("write `{ours}`"), ours),
+            );
             return None;
         }
         let formula = match self.evaluate(expr, &env.with_context(Context::Objective)) {

@@ -178,7 +178,9 @@ impl Checker {
         match &expr.kind {
             ExprKind::Name(name) => Some(name.clone()),
             ExprKind::Error => None,
-            ExprKind::Text(text) if text.chars().all(crate::syntax::words::is_word) && text.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+            ExprKind::Text(text)
+                if text.chars().all(crate::syntax::words::is_word) && text.starts_with(|c: char| c.is_ascii_alphabetic()) =>
+            {
                 let finding = Diagnostic::error(Code::WrongKind, expr.span, "a field of the data is named without quotes");
                 self.report(super::unknown::without_quotes(finding.label("this is a text"), Some(text.clone())));
                 Some(text.clone())
@@ -191,7 +193,11 @@ impl Checker {
                 self.report(match number && before.ends_with("numeric(") {
                     true => {
                         let start = Span { end: expr.span.start, ..expr.span };
-                        finding.help("write `tolerance: ...` for how far the numbers may differ").fix("write `tolerance:`", start, "tolerance: ")
+                        finding.help("write `tolerance: ...` for how far the numbers may differ").fix(
+                            "write `tolerance:`",
+                            start,
+                            "tolerance: ",
+                        )
                     }
                     false => finding.help("write its name, such as `answer`"),
                 });

@@ -256,8 +256,12 @@ impl Checker {
                 self.evaluate(&arm.value, env);
             }
             self.report(
-                Diagnostic::error(Code::MissingElse, span, "this `match` has no `else`: it does not say what holds where no arm does")
-                    .help("end it with `else -> ...`; `else -> 0` if nothing is trained there"),
+                Diagnostic::error(
+                    Code::MissingElse,
+                    span,
+                    "this `match` has no `else`: it does not say what holds where no arm does",
+                )
+                .help("end it with `else -> ...`; `else -> 0` if nothing is trained there"),
             );
             return Value::Error;
         };
@@ -323,13 +327,18 @@ impl Checker {
     fn unreachable_arms(&mut self, arms: &[MatchArm], conditions: &[Option<Formula>]) {
         for (later, condition) in conditions.iter().enumerate() {
             let Some(condition) = condition.as_ref().filter(|condition| condition.constant().is_none()) else { continue };
-            let above = conditions[..later].iter().position(|above| above.as_ref().is_some_and(|above| implies(condition, above)));
+            let above =
+                conditions[..later].iter().position(|above| above.as_ref().is_some_and(|above| implies(condition, above)));
             let (Some(above), Condition::When(place)) = (above, &arms[later].condition) else { continue };
             let Condition::When(first) = &arms[above].condition else { continue };
             let same = self.sources.text(place.span) == self.sources.text(first.span);
             let label = if same { "the same condition as above" } else { "where this holds, an arm above holds already" };
             let finding = Diagnostic::error(Code::UnreachableArm, place.span, "this arm is never reached").label(label);
-            self.report(finding.because(first.span, "takes everything that it could").help("the first arm that holds decides: put the narrower condition first, or remove one"));
+            self.report(
+                finding
+                    .because(first.span, "takes everything that it could")
+                    .help("the first arm that holds decides: put the narrower condition first, or remove one"),
+            );
         }
     }
 
@@ -421,7 +430,12 @@ impl Checker {
             // `domains == d`
             (Value::List(_), Value::Domain(_)) if equality && matches!(&left.kind, ExprKind::Name(name) if name == "domains") => {
                 let finding = Diagnostic::error(Code::WrongKind, left.span, "a list of domains is compared with one domain");
-                self.report(finding.label("all domains").help("the prompt's own domain is `domain`").replace_with("write `domain`", "domain"));
+                self.report(
+                    finding
+                        .label("all domains")
+                        .help("the prompt's own domain is `domain`")
+                        .replace_with("write `domain`", "domain"),
+                );
                 return Value::Error;
             }
             // `domain == "math"`

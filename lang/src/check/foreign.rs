@@ -26,20 +26,67 @@ const IN_OPTIMIZER: &str = "part of the optimizer: `optimizer = adamw(";
 const SETTINGS: &[(&[&str], &[Setting])] = &[
     (&["learning_rate", "base_lr", "max_lr", "peak_lr", "actor_lr", "step_size", "alpha_lr"], &[Is("lr")]),
     (
-        &["num_steps", "max_steps", "n_steps", "train_steps", "training_steps", "total_steps", "total_training_steps", "num_train_steps",
-          "num_training_steps", "iterations", "num_iterations", "max_iters", "updates", "num_updates"],
+        &[
+            "num_steps",
+            "max_steps",
+            "n_steps",
+            "train_steps",
+            "training_steps",
+            "total_steps",
+            "total_training_steps",
+            "num_train_steps",
+            "num_training_steps",
+            "iterations",
+            "num_iterations",
+            "max_iters",
+            "updates",
+            "num_updates",
+        ],
         &[Is("steps")],
     ),
     (&["num_train_epochs", "num_epochs", "epochs", "n_epochs", "total_epochs", "max_epochs"], &[Epochs]),
     (&["ppo_epochs", "num_ppo_epochs", "inner_epochs", "update_epochs", "mu"], &[Is("passes")]),
-    (&["batch_size", "train_batch_size", "per_device_train_batch_size", "bs", "global_batch_size", "rollout_batch_size"], &[Is("batch"), Is("prompts")]),
-    (&["micro_batch_size", "ppo_micro_batch_size", "per_device_batch_size", "minibatch", "mini_batch_size"], &[Is("micro_batch")]),
+    (
+        &["batch_size", "train_batch_size", "per_device_train_batch_size", "bs", "global_batch_size", "rollout_batch_size"],
+        &[Is("batch"), Is("prompts")],
+    ),
+    (
+        &["micro_batch_size", "ppo_micro_batch_size", "per_device_batch_size", "minibatch", "mini_batch_size"],
+        &[Is("micro_batch")],
+    ),
     (
         &["gradient_accumulation_steps", "grad_accum", "accumulate_grad_batches"],
-        &[Otherwise("write `micro_batch = ...`, the sequences that are computed at once: the step's gradients are added up by themselves")],
+        &[Otherwise(
+            "write `micro_batch = ...`, the sequences that are computed at once: the step's gradients are added up by themselves",
+        )],
     ),
-    (&["num_generations", "num_samples", "group_size", "num_return_sequences", "rollout_n", "n_samples", "samples_per_prompt", "completions"], &[Is("samples"), Is("n")]),
-    (&["max_new_tokens", "max_completion_length", "max_length", "max_response_length", "response_length", "max_gen_len", "max_output_tokens", "max_seq_len", "max_len"], &[Is("max_tokens"), Is("context"), Is("limits")]),
+    (
+        &[
+            "num_generations",
+            "num_samples",
+            "group_size",
+            "num_return_sequences",
+            "rollout_n",
+            "n_samples",
+            "samples_per_prompt",
+            "completions",
+        ],
+        &[Is("samples"), Is("n")],
+    ),
+    (
+        &[
+            "max_new_tokens",
+            "max_completion_length",
+            "max_length",
+            "max_response_length",
+            "response_length",
+            "max_gen_len",
+            "max_output_tokens",
+            "max_seq_len",
+            "max_len",
+        ],
+        &[Is("max_tokens"), Is("context"), Is("limits")],
+    ),
     (&["temp", "sampling_temperature", "tau"], &[Is("temperature")]),
     (&["nucleus"], &[Is("top_p")]),
     (&["stop_strings", "stop_sequences", "stop_words"], &[Is("stop")]),
@@ -47,7 +94,19 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
     (&["num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth"], &[Is("layers")]),
     (&["num_attention_heads", "num_heads", "n_head", "n_heads"], &[Is("heads")]),
     (&["num_key_value_heads", "num_kv_heads", "n_kv_heads", "kv_heads"], &[Is("key_value_heads")]),
-    (&["max_position_embeddings", "context_length", "block_size", "seq_len", "sequence_length", "n_ctx", "max_seq_length", "context_window"], &[Is("context")]),
+    (
+        &[
+            "max_position_embeddings",
+            "context_length",
+            "block_size",
+            "seq_len",
+            "sequence_length",
+            "n_ctx",
+            "max_seq_length",
+            "context_window",
+        ],
+        &[Is("context")],
+    ),
     (&["intermediate_size", "ffn_dim", "d_ff", "mlp_dim", "ffn_hidden_size", "feed_forward_size"], &[Is("hidden")]),
     (&["tie_word_embeddings", "tie_weights", "tied_embeddings"], &[Is("tied")]),
     (&["rms_norm_eps", "layer_norm_eps", "norm_eps"], &[Is("norm_epsilon")]),
@@ -56,11 +115,20 @@ const SETTINGS: &[(&[&str], &[Setting])] = &[
     (&["betas", "adam_betas"], &[Otherwise("write the two apart: `beta1: 0.9, beta2: 0.95`")]),
     (&["adam_beta1"], &[Is("beta1"), Within { key: "optimizer", before: "adamw(beta1: " }]),
     (&["adam_beta2"], &[Is("beta2"), Within { key: "optimizer", before: "adamw(beta2: " }]),
-    (&["max_grad_norm", "grad_clip", "gradient_clip", "clip_grad_norm", "gradient_clip_val", "grad_norm_clip"], &[Is("clip_norm"), Within { key: "optimizer", before: "adamw(clip_norm: " }]),
+    (
+        &["max_grad_norm", "grad_clip", "gradient_clip", "clip_grad_norm", "gradient_clip_val", "grad_norm_clip"],
+        &[Is("clip_norm"), Within { key: "optimizer", before: "adamw(clip_norm: " }],
+    ),
     (&["weight_decay", "wd"], &[Is("weight_decay"), Within { key: "optimizer", before: "adamw(weight_decay: " }]),
     (&["optim", "optimiser"], &[Is("optimizer")]),
-    (&["warmup_steps", "num_warmup_steps", "lr_warmup_steps", "warmup_ratio", "warmup"], &[Otherwise("part of the learning rate: `lr = warmup(10 steps, then: 1e-3)`")]),
-    (&["lr_scheduler", "lr_scheduler_type", "scheduler", "lr_schedule"], &[Otherwise("part of the learning rate: `lr = cosine(1e-3 -> 1e-4)`")]),
+    (
+        &["warmup_steps", "num_warmup_steps", "lr_warmup_steps", "warmup_ratio", "warmup"],
+        &[Otherwise("part of the learning rate: `lr = warmup(10 steps, then: 1e-3)`")],
+    ),
+    (
+        &["lr_scheduler", "lr_scheduler_type", "scheduler", "lr_schedule"],
+        &[Otherwise("part of the learning rate: `lr = cosine(1e-3 -> 1e-4)`")],
+    ),
     (
         &["kl_coef", "kl_coeff", "kl_beta", "kl_weight", "kl_loss_coef", "init_kl_coef", "kl_penalty"],
         &[Otherwise("part of the objective: add a term such as `term near = 0.001 * live kl(student || reference)`")],
@@ -226,10 +294,22 @@ const NAMES: &[(&[&str], Spelling)] = &[
         &["forward_kl", "fkl"],
         Spelling::Otherwise("the forward divergence is `kl(teacher || student)`, the reverse one `kl(student || teacher)`"),
     ),
-    (&["cross_entropy", "ce", "nll_loss"], Spelling::Otherwise("`-live student.logp` is the loss of the token taken, `live nll(teacher)` that of the teacher's")),
-    (&["stop_gradient", "detach", "no_grad"], Spelling::Otherwise("nothing needs to be detached: only what is marked `live` carries gradient")),
-    (&["old_log_prob", "old_log_probs", "old_logprobs", "old_logp", "log_prob_old", "behavior_logp", "rollout_log_probs"], Spelling::Name("sampler.logp")),
-    (&["log_prob", "log_probs", "logprobs", "logprob", "student_logp", "policy_logp", "log_pi", "new_log_probs"], Spelling::Name("student.logp")),
+    (
+        &["cross_entropy", "ce", "nll_loss"],
+        Spelling::Otherwise("`-live student.logp` is the loss of the token taken, `live nll(teacher)` that of the teacher's"),
+    ),
+    (
+        &["stop_gradient", "detach", "no_grad"],
+        Spelling::Otherwise("nothing needs to be detached: only what is marked `live` carries gradient"),
+    ),
+    (
+        &["old_log_prob", "old_log_probs", "old_logprobs", "old_logp", "log_prob_old", "behavior_logp", "rollout_log_probs"],
+        Spelling::Name("sampler.logp"),
+    ),
+    (
+        &["log_prob", "log_probs", "logprobs", "logprob", "student_logp", "policy_logp", "log_pi", "new_log_probs"],
+        Spelling::Name("student.logp"),
+    ),
     (&["teacher_log_probs", "teacher_logprobs", "teacher_logp", "log_prob_teacher"], Spelling::Name("teacher.logp")),
     (&["ref_log_prob", "ref_log_probs", "ref_logp", "ref_logprobs"], Spelling::Name("reference.logp")),
     (&["student_entropy"], Spelling::Name("student.entropy")),
@@ -237,7 +317,10 @@ const NAMES: &[(&[&str], Spelling)] = &[
     (&["ref_policy", "ref_model", "ref", "reference_policy", "pi_ref"], Spelling::Name("reference")),
     (&["old_policy", "behavior", "behaviour", "pi_old"], Spelling::Name("sampler")),
     (&["policy", "actor", "pi", "pi_theta"], Spelling::Otherwise("the model that is trained is called `student`")),
-    (&["advantage", "advantages"], Spelling::Otherwise("an advantage is written out: `let advantage = zscore(reward, over: group, deviation: sample)`")),
+    (
+        &["advantage", "advantages"],
+        Spelling::Otherwise("an advantage is written out: `let advantage = zscore(reward, over: group, deviation: sample)`"),
+    ),
     (&["rewards", "returns"], Spelling::Name("reward")),
     (&["vocab", "num_vocab"], Spelling::Name("vocab_size")),
     (&["adam", "adam_w"], Spelling::Name("adamw")),
@@ -246,11 +329,23 @@ const NAMES: &[(&[&str], Spelling)] = &[
     (&["LoraConfig", "get_peft_model"], Spelling::Name("lora")),
     (&["exact", "exact_match_reward", "string_match"], Spelling::Name("exact_match")),
     (&["math_verify", "numeric_match"], Spelling::Name("numeric")),
-    (&["on_policy", "generate", "rollouts", "completions"], Spelling::Otherwise("the student's own completions are `sample(n: 1, temperature: 1, max_tokens: 256)`")),
-    (&["off_policy_data", "offline"], Spelling::Otherwise("completions of the data are `data(answer)`, those of the teacher `from(teacher, ...)`")),
+    (
+        &["on_policy", "generate", "rollouts", "completions"],
+        Spelling::Otherwise("the student's own completions are `sample(n: 1, temperature: 1, max_tokens: 256)`"),
+    ),
+    (
+        &["off_policy_data", "offline"],
+        Spelling::Otherwise("completions of the data are `data(answer)`, those of the teacher `from(teacher, ...)`"),
+    ),
     (&["filter"], Spelling::Name("keep")),
-    (&["cosine_with_warmup", "cosine_annealing", "CosineAnnealingLR", "get_cosine_schedule_with_warmup"], Spelling::Otherwise("write `warmup(10 steps, then: cosine(1e-3 -> 1e-4))`")),
-    (&["accuracy", "acc", "pass_rate"], Spelling::Otherwise("the mean reward is in every cell; metrics are `pass_at(k)`, `distinct`, `length` and `entropy`")),
+    (
+        &["cosine_with_warmup", "cosine_annealing", "CosineAnnealingLR", "get_cosine_schedule_with_warmup"],
+        Spelling::Otherwise("write `warmup(10 steps, then: cosine(1e-3 -> 1e-4))`"),
+    ),
+    (
+        &["accuracy", "acc", "pass_rate"],
+        Spelling::Otherwise("the mean reward is in every cell; metrics are `pass_at(k)`, `distinct`, `length` and `entropy`"),
+    ),
 ];
 
 /// What a name of an expression is here.
@@ -261,7 +356,23 @@ pub fn name(name: &str) -> Option<Spelling> {
 
 /// Libraries that functions are taken from elsewhere: `torch.clamp`.
 pub fn is_library(name: &str) -> bool {
-    matches!(name, "torch" | "F" | "nn" | "np" | "numpy" | "math" | "jnp" | "jax" | "tf" | "transformers" | "AutoModelForCausalLM" | "AutoModel" | "peft" | "trl")
+    matches!(
+        name,
+        "torch"
+            | "F"
+            | "nn"
+            | "np"
+            | "numpy"
+            | "math"
+            | "jnp"
+            | "jax"
+            | "tf"
+            | "transformers"
+            | "AutoModelForCausalLM"
+            | "AutoModel"
+            | "peft"
+            | "trl"
+    )
 }
 
 /// Parts of a role.

@@ -222,7 +222,8 @@ impl Checker {
         let named = Axis::ALL.iter().filter(|axis| **axis != Axis::Vocab);
         let mut axes: Vec<(&str, Axis)> = named.map(|axis| (axis.name(), *axis)).collect();
         // Nothing is finer than a token: `over: tokens` was not meant for `over: token`.
-        if !matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Token.name()) && self.key_before(expr.span) == Some("over") {
+        if !matches!(&expr.kind, ExprKind::Name(name) if name == Axis::Token.name()) && self.key_before(expr.span) == Some("over")
+        {
             axes.retain(|(_, axis)| *axis != Axis::Token);
         }
         self.word(expr, "an axis", &axes)
@@ -433,10 +434,14 @@ impl Checker {
         if x.axis() <= over.0 {
             let text = format!("this is one number per {}", x.axis().name());
             self.report(
-                Diagnostic::error(Code::AxisMismatch, place, format!("cannot compare over {}: the operand has no such axis", over.0.name()))
-                    .label(text)
-                    .because(over.1, "elements of this axis are compared")
-                    .help("name a coarser axis, such as `over: group` or `over: batch`"),
+                Diagnostic::error(
+                    Code::AxisMismatch,
+                    place,
+                    format!("cannot compare over {}: the operand has no such axis", over.0.name()),
+                )
+                .label(text)
+                .because(over.1, "elements of this axis are compared")
+                .help("name a coarser axis, such as `over: group` or `over: batch`"),
             );
             return Value::Error;
         }

@@ -51,8 +51,8 @@ mod training;
 mod unknown;
 mod unused;
 mod value;
-mod words_behind;
 pub mod vocabulary;
+mod words_behind;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -301,7 +301,9 @@ impl Checker {
         self.forget_at_calls(&diagnostic);
         // The body of a function or objective is checked at every use; a mistake in it is still one mistake.
         let seen = |known: &Diagnostic| {
-            known.code == diagnostic.code && known.primary.span == diagnostic.primary.span && same_but_for_members(&known.message, &diagnostic.message)
+            known.code == diagnostic.code
+                && known.primary.span == diagnostic.primary.span
+                && same_but_for_members(&known.message, &diagnostic.message)
         };
         if !self.diagnostics.iter().any(seen) {
             self.diagnostics.push(diagnostic);

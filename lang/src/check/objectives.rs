@@ -155,7 +155,12 @@ impl Checker {
     /// A setting that holds something `live` was meant to be a term.
     fn is_term(&self, entry: &Entry) -> bool {
         let known = vocabulary::OBJECTIVE.iter().any(|key| key.name == entry.key.text);
-        !known && self.sources.text(entry.value.span).split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == "live")
+        !known
+            && self
+                .sources
+                .text(entry.value.span)
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .any(|word| word == "live")
     }
 
     fn unknown_of_objective(&mut self, entry: &Entry) {
@@ -263,9 +268,10 @@ impl Checker {
             return None;
         }
         if !formula.live() {
-            let finding = Diagnostic::error(Code::NothingLive, value.span, format!("the term `{}` carries no gradient", name.text))
-                .label("every factor is a plain number")
-                .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`");
+            let finding =
+                Diagnostic::error(Code::NothingLive, value.span, format!("the term `{}` carries no gradient", name.text))
+                    .label("every factor is a plain number")
+                    .help("mark the factor that should learn: `live student.logp`, `live ratio`, `live kl(...)`");
             // The one number of the student's that stands in it.
             let text = self.sources.text(value.span);
             let mut places = text.match_indices("student.logp").map(|(at, _)| at);

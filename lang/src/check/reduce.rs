@@ -141,12 +141,19 @@ impl Checker {
                 ExprKind::Error => {}
                 ExprKind::Arrow { from, to } => {
                     let sign = Span { start: from.span.end, end: to.span.start, ..expr.span };
-                    let finding = Diagnostic::error(Code::WrongKind, expr.span, "the steps of a `reduce` are joined by `then`, not `->`");
-                    self.report(finding.help("for example `mean(token) then mean(sequence)`").fix("write `then`", sign, " then "));
+                    let finding =
+                        Diagnostic::error(Code::WrongKind, expr.span, "the steps of a `reduce` are joined by `then`, not `->`");
+                    self.report(finding.help("for example `mean(token) then mean(sequence)`").fix(
+                        "write `then`",
+                        sign,
+                        " then ",
+                    ));
                 }
                 _ => {
                     let finding = Diagnostic::error(Code::WrongKind, expr.span, "this is no step of a `reduce`");
-                    self.report(finding.help(format!("{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`")));
+                    self.report(
+                        finding.help(format!("{usage}: `mean(token) then mean(sequence)`, or `mean(token, over: batch)`")),
+                    );
                 }
             }
             return None;

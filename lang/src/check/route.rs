@@ -132,7 +132,10 @@ impl Checker {
                 false => format!("no teacher is routed for the domain `{name}`"),
             };
             let (because, help) = match by_data {
-                true => ("its arms for this domain all depend on the data, and no `else` follows", "end the route with `else -> ...`".to_owned()),
+                true => (
+                    "its arms for this domain all depend on the data, and no `else` follows",
+                    "end the route with `else -> ...`".to_owned(),
+                ),
                 false => ("this route has no arm for it", format!("add `domain == {name} -> ...` to the route")),
             };
             let mut finding = Diagnostic::error(Code::UnroutedDomain, declared, text)

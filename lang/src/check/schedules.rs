@@ -163,7 +163,11 @@ impl Checker {
                         let whole = range.span.to(second.span);
                         let ours = format!("{} -> {}", self.sources.text(range.span), self.sources.text(second.span));
                         let finding = Diagnostic::error(Code::WrongKind, whole, wanted).label("two numbers");
-                        self.report(finding.help(format!("write `{written}({ours})`")).fix(format!("write `{ours}`"), whole, ours));
+                        self.report(finding.help(format!("write `{written}({ours})`")).fix(
+                            format!("write `{ours}`"),
+                            whole,
+                            ours,
+                        ));
                     }
                     _ => {
                         self.wrong_kind(range.span, &wanted, &other);

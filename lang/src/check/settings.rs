@@ -117,7 +117,9 @@ impl Checker {
     fn setting<'a>(&mut self, entry: &'a Entry, keys: &[Key], set: &[&str], settings: &mut Settings<'a>) {
         let marks = self.marks(&entry.marks);
         settings.marks.extend(marks.into_iter().map(|mark| (entry.key.text.clone(), mark)));
-        if let Some(first) = settings.key_span(&entry.key.text).filter(|_| settings.entries.iter().any(|(key, _)| *key == entry.key.text)) {
+        if let Some(first) =
+            settings.key_span(&entry.key.text).filter(|_| settings.entries.iter().any(|(key, _)| *key == entry.key.text))
+        {
             self.report(
                 Diagnostic::error(Code::DuplicateKey, entry.key.span, format!("`{}` is set twice", entry.key.text))
                     .because(first, "first set here")
@@ -239,7 +241,9 @@ impl Checker {
             if let (Value::List(values), "`seeds`") = (value, what) {
                 let count = values.len();
                 let finding = Diagnostic::error(Code::WrongKind, span, "`seeds` is how many seeds are run, not a list of them");
-                let finding = finding.label("this is a list").help("a whole number: `seed` of the experiment is the first, the others follow it");
+                let finding = finding
+                    .label("this is a list")
+                    .help("a whole number: `seed` of the experiment is the first, the others follow it");
                 self.report(finding.replace_with(format!("write `{count}`"), count.to_string()));
                 return None;
             }
@@ -284,7 +288,9 @@ impl Checker {
             let written = self.sources.text(span);
             let percent = number > 1.0 && number <= 100.0 && number.fract() == 0.0 && written.parse::<f64>() == Ok(number);
             self.report(match percent {
-                true => finding.help(format!("a share of a hundred is written with `%`: `{written}%`")).replace_with(format!("write `{written}%`"), format!("{written}%")),
+                true => finding
+                    .help(format!("a share of a hundred is written with `%`: `{written}%`"))
+                    .replace_with(format!("write `{written}%`"), format!("{written}%")),
                 false => finding.help("at most 1, which is all of it; `35%` is 0.35"),
             });
             return None;

@@ -171,9 +171,7 @@ impl Checker {
             other => {
                 let finding = Diagnostic::error(Code::UnknownField, field.span, format!("the student has no copy `{other}`"));
                 self.report(match nearest(other, ["initial", "ema", "every"]) {
-                    Some(near) => {
-                        finding.did_you_mean(other, near)
-                    }
+                    Some(near) => finding.did_you_mean(other, near),
                     None => finding.help(format!("write {USAGE}")),
                 });
                 return Value::Error;

@@ -38,7 +38,8 @@ impl Checker {
             return Wanted::Callable;
         }
         let compared = ["==", "!="].iter().find_map(|sign| before.strip_suffix(sign));
-        let indexed = before.strip_suffix('[').is_some_and(|base| base.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
+        let indexed =
+            before.strip_suffix('[').is_some_and(|base| base.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_'));
         match compared.is_some_and(|left| left.trim_end().ends_with("domain")) || indexed {
             true => Wanted::Key,
             false => Wanted::Value,
@@ -118,20 +119,26 @@ impl Checker {
             finding.help(format!("`std.{module}` has it: add `{import}`")).fix(format!("add `{import}`"), place, text)
         } else if let Some(signal) = in_formula.then(|| part_of_role(name)).flatten() {
             finding.did_you_mean(name, &signal)
-        } else if let Some(near) = nearest(name, candidates.iter().map(String::as_str)).or_else(|| begins_alike(wanted, name, &candidates)) {
-            finding.did_you_mean(name, near)
-        } else if wanted == Wanted::Key && !candidates.is_empty() {
-            finding.help(format!("there are: {}", candidates.join(", ")))
         } else if let Some(head) = self.loop_variable(name, span) {
             finding.help(format!("`{name}` ranges over nothing here: begin the arm with `for {name} in domains:`")).fix(
                 "range over the domains",
                 head,
                 format!("for {name} in domains: "),
             )
+        } else if let Some(near) =
+            nearest(name, candidates.iter().map(String::as_str)).or_else(|| begins_alike(wanted, name, &candidates))
+        {
+            finding.did_you_mean(name, near)
+        } else if wanted == Wanted::Key && !candidates.is_empty() {
+            finding.help(format!("there are: {}", candidates.join(", ")))
         } else if in_formula {
             finding.help(format!("if it is a field of the data, write `data.{name}`"))
-        } else if wanted == Wanted::Value && self.sources.file(span.file).text[..span.start as usize].trim_end().ends_with("reward =") {
-            finding.help("rewards are `exact_match`, `numeric`, `regex(\"...\")` and programs of yours: `command(\"python3 verify.py\")`")
+        } else if wanted == Wanted::Value
+            && self.sources.file(span.file).text[..span.start as usize].trim_end().ends_with("reward =")
+        {
+            finding.help(
+                "rewards are `exact_match`, `numeric`, `regex(\"...\")` and programs of yours: `command(\"python3 verify.py\")`",
+            )
         } else {
             finding
         };
@@ -274,7 +281,9 @@ impl Checker {
         let finding = match (same, foreign::setting(&name.text, known)) {
             (Some(same), _) => finding.did_you_mean(&name.text, same),
             // An axis has a name, where others count.
-            (None, Some(Setting::Is("over"))) => finding.help("an axis is named: `over: sequence`, `over: group`, `over: batch`, ..."),
+            (None, Some(Setting::Is("over"))) => {
+                finding.help("an axis is named: `over: sequence`, `over: group`, `over: batch`, ...")
+            }
             (None, Some(Setting::Is(key))) => {
                 finding.help(format!("here it is called `{key}`")).replace_with(format!("change to `{key}`"), key)
             }
@@ -344,7 +353,9 @@ fn fits(known: Spelling, wanted: Wanted, in_formula: bool) -> bool {
     let signal = ours.contains('.') || vocabulary::signal(ours).is_some();
     match (signal, builtins::find(ours)) {
         (true, _) => in_formula && wanted == Wanted::Value,
-        (false, Some(builtin)) => wanted == Wanted::Callable || wanted == Wanted::Value && matches!(builtin.kind, Kind::Reward(_)),
+        (false, Some(builtin)) => {
+            wanted == Wanted::Callable || wanted == Wanted::Value && matches!(builtin.kind, Kind::Reward(_))
+        }
         (false, None) => builtins::find_loss(ours).is_some(),
     }
 }

@@ -21,9 +21,32 @@ fn counted(key: &str) -> Option<&'static str> {
 fn stands_alone(key: &str) -> bool {
     matches!(
         key,
-        "lr" | "seed" | "seeds" | "samples" | "prompts" | "batch" | "n" | "layers" | "heads" | "key_value_heads" | "temperature" | "top_p"
-            | "top_k" | "rank" | "alpha" | "share" | "micro_batch" | "passes" | "beta" | "drop" | "density" | "scale" | "weight_decay"
-            | "clip_norm" | "tolerance" | "limit" | "k"
+        "lr" | "seed"
+            | "seeds"
+            | "samples"
+            | "prompts"
+            | "batch"
+            | "n"
+            | "layers"
+            | "heads"
+            | "key_value_heads"
+            | "temperature"
+            | "top_p"
+            | "top_k"
+            | "rank"
+            | "alpha"
+            | "share"
+            | "micro_batch"
+            | "passes"
+            | "beta"
+            | "drop"
+            | "density"
+            | "scale"
+            | "weight_decay"
+            | "clip_norm"
+            | "tolerance"
+            | "limit"
+            | "k"
     )
 }
 
@@ -35,7 +58,8 @@ impl Checker {
         let span = self.span(formula.0.origin);
         let (number, word) = self.sources.text(span).rsplit_once([' ', '\t'])?;
         let number = number.trim_end();
-        let literal = number.starts_with(|c: char| c.is_ascii_digit()) && number.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+'));
+        let literal = number.starts_with(|c: char| c.is_ascii_digit())
+            && number.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+'));
         let word = ["steps", "tokens"].into_iter().find(|known| known.trim_end_matches('s') == word.trim_end_matches('s'))?;
         literal.then_some((number, word, span))
     }

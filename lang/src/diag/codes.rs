@@ -30,10 +30,7 @@ macro_rules! codes {
 impl Code {
     /// The gradient audit finds it, which the check of an editor leaves out.
     pub fn needs_audit(self) -> bool {
-        matches!(
-            self,
-            Code::OtherGradient | Code::ZeroGradient | Code::WrongSign | Code::NoTeacherSignal | Code::NeverHolds
-        )
+        matches!(self, Code::OtherGradient | Code::ZeroGradient | Code::WrongSign | Code::NoTeacherSignal | Code::NeverHolds)
     }
 }
 

@@ -36,11 +36,7 @@ pub fn apply_once(text: &str, file: FileId, findings: &[Diagnostic], wanted: imp
 
 /// Applies the certain fixes of a text until nothing is left to apply, asking `check` for the findings of each state. Returns the last text
 /// and how many fixes it took; none where there was nothing to fix, or where fixes undo each other.
-pub fn apply_certain(
-    text: &str,
-    file: FileId,
-    mut check: impl FnMut(&str) -> Vec<Diagnostic>,
-) -> Option<(String, usize)> {
+pub fn apply_certain(text: &str, file: FileId, mut check: impl FnMut(&str) -> Vec<Diagnostic>) -> Option<(String, usize)> {
     let certain = |fix: &Fix| fix.applicability == Applicability::Certain;
     let (mut text, mut count) = (text.to_owned(), 0);
     for _ in 0..MOST_ROUNDS {
@@ -63,12 +59,14 @@ mod tests {
         let library = |path: &[&str]| match path {
             ["std"] => Some(SourceFile { path: "std:".to_owned(), text: "opd mopd\n".to_owned() }),
             ["std", "opd"] => {
-                let text = "pub objective mopd {\n  term t = live kl(student || teacher)\n  reduce = mean(token, over: batch)\n}\n";
+                let text =
+                    "pub objective mopd {\n  term t = live kl(student || teacher)\n  reduce = mean(token, over: batch)\n}\n";
                 Some(SourceFile { path: "std:opd.mopd".to_owned(), text: text.to_owned() })
             }
             _ => None,
         };
-        let check = |text: &str| crate::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &library).diagnostics;
+        let check =
+            |text: &str| crate::analyse(SourceFile { path: "a.mopd".to_owned(), text: text.to_owned() }, &library).diagnostics;
         apply_certain(text, FILE, check)
     }
 

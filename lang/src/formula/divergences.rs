@@ -272,10 +272,7 @@ impl Live {
         match self {
             Live::Part(part) => part.unit(),
             Live::Divergence(divergence) => divergence.unit(),
-            Live::Likelihood { .. }
-            | Live::Ranking { .. }
-            | Live::Preference(_)
-            | Live::BinaryCrossEntropy { .. } => Unit::Nats,
+            Live::Likelihood { .. } | Live::Ranking { .. } | Live::Preference(_) | Live::BinaryCrossEntropy { .. } => Unit::Nats,
             Live::SquaredError { .. } => Unit::Number,
         }
     }

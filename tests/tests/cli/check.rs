@@ -154,7 +154,8 @@ fn certain_fixes_are_applied_in_place_to_every_file_that_is_named() {
     let quotes = foreign.replace('\n', "\r\n");
     let likely = GOOD.replace("steps     = 2", "stepz     = 2");
     let place = Place::with(&[("a.mopd", &foreign), ("b.mopd", &quotes), ("c.mopd", GOOD), ("d.mopd", &likely)]);
-    let said = place.mopd(&["check", "--fix", "a.mopd", "b.mopd", "c.mopd"]).is(0, &["fixed: a.mopd: 1 fix", "fixed: b.mopd: 1 fix"]);
+    let said =
+        place.mopd(&["check", "--fix", "a.mopd", "b.mopd", "c.mopd"]).is(0, &["fixed: a.mopd: 1 fix", "fixed: b.mopd: 1 fix"]);
     assert!(!said.err.contains("c.mopd"), "{said:?}");
     assert_eq!(place.read("a.mopd"), GOOD.replace("steps     = 2", "steps = 2"));
     assert_eq!(place.read("b.mopd"), GOOD.replace("steps     = 2", "steps = 2").replace('\n', "\r\n"));

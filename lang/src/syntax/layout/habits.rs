@@ -40,9 +40,10 @@ impl Scanner<'_> {
         let rest = &self.text[self.at..];
         let end = rest.find("*/").map_or(self.bytes.len(), |end| self.at + end + 2);
         let whole = &self.text[self.at..end];
-        let mut finding = Diagnostic::error(Code::ForeignSyntax, self.span(self.at, self.at + 2), "`/* ... */` is not a comment here")
-            .label("a comment runs from `//` to the end of its line")
-            .help("write `//` before every line of the comment");
+        let mut finding =
+            Diagnostic::error(Code::ForeignSyntax, self.span(self.at, self.at + 2), "`/* ... */` is not a comment here")
+                .label("a comment runs from `//` to the end of its line")
+                .help("write `//` before every line of the comment");
         let ends_line = self.text[end..].trim_start_matches([' ', '\t', '\r']).starts_with('\n') || end == self.bytes.len();
         if ends_line && !whole.contains('\n') && whole.len() >= 4 {
             let inner = whole[2..].trim_end_matches("*/").trim();
@@ -59,9 +60,10 @@ impl Scanner<'_> {
         let path = rest.find(|c: char| !words::is_word(c) && c != ':').unwrap_or(rest.len());
         let path = &rest[..path];
         let ours = path.replace("::", ".");
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 2), "the parts of a path are joined by `.`, not `::`")
-            .help("for example `std.opd.mopd`")
-            .fix("write `.`", self.span(at, at + path.len()), ours);
+        let finding =
+            Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 2), "the parts of a path are joined by `.`, not `::`")
+                .help("for example `std.opd.mopd`")
+                .fix("write `.`", self.span(at, at + path.len()), ours);
         self.report(finding);
         self.replace(at, at + 2).copy_from_slice(b". ");
         self.last = Last::Operator;
@@ -80,9 +82,13 @@ impl Scanner<'_> {
             return false;
         }
         let at = self.at;
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + length), format!("a text has no prefix such as `{prefix}\"`"))
-            .help("a text stands in double quotes alone; in a `template`, braces are slots")
-            .replace_with(format!("remove the `{prefix}`"), "");
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(at, at + length),
+            format!("a text has no prefix such as `{prefix}\"`"),
+        )
+        .help("a text stands in double quotes alone; in a `template`, braces are slots")
+        .replace_with(format!("remove the `{prefix}`"), "");
         self.report(finding);
         self.blank(at, at + length);
         true
@@ -107,7 +113,9 @@ impl Scanner<'_> {
 
     /// `3e−4`, with the minus of a typeset page: read as `3e-4`.
     pub(super) fn exponent(&mut self, start: usize, end: usize) -> bool {
-        let Some(sign) = self.text[end..].chars().next().filter(|sign| words::lookalike(*sign) == Some("-")) else { return false };
+        let Some(sign) = self.text[end..].chars().next().filter(|sign| words::lookalike(*sign) == Some("-")) else {
+            return false;
+        };
         let digits_at = end + sign.len_utf8();
         let digits = self.bytes[digits_at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         if digits == 0 {
@@ -138,16 +146,21 @@ impl Scanner<'_> {
         while group(end) {
             end += 4;
         }
-        let (zeros, in_list) = (self.text[first_end..end].starts_with(",000"), self.open.last().is_some_and(|open| open.bracket == b'['));
+        let (zeros, in_list) =
+            (self.text[first_end..end].starts_with(",000"), self.open.last().is_some_and(|open| open.bracket == b'['));
         let given = self.text[..start].trim_end().ends_with(['=', ':']);
         if end == first_end || first_end - start > 3 || in_list && !zeros || !zeros && !given {
             return;
         }
         let written = &self.text[start..end];
         let ours = written.replace(',', "_");
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(start, end), format!("`{written}`: a comma stands between values, not in a number"))
-            .help(format!("write `{ours}`"))
-            .replace_with(format!("write `{ours}`"), ours);
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(start, end),
+            format!("`{written}`: a comma stands between values, not in a number"),
+        )
+        .help(format!("write `{ours}`"))
+        .replace_with(format!("write `{ours}`"), ours);
         self.report(finding);
         for at in (first_end..end).step_by(4) {
             self.replace(at, at + 1).fill(b'_');
@@ -169,9 +182,13 @@ impl Scanner<'_> {
         if !on_line || !divisor || !closes || self.last != Last::Value {
             return false;
         }
-        let finding = Diagnostic::error(Code::ForeignSyntax, self.span(at, at + 2), "`//` begins a comment, which takes the rest of the line")
-            .help("a division is written `/`")
-            .replace_with("write `/`", "/");
+        let finding = Diagnostic::error(
+            Code::ForeignSyntax,
+            self.span(at, at + 2),
+            "`//` begins a comment, which takes the rest of the line",
+        )
+        .help("a division is written `/`")
+        .replace_with("write `/`", "/");
         self.report(finding);
         self.replace(at, at + 2).copy_from_slice(b"/ ");
         self.last = Last::Operator;

@@ -97,7 +97,8 @@ impl<'a> Builder<'a> {
             match part.as_rule() {
                 Rule::kw_else => condition = Some(Condition::Else),
                 Rule::condition if part.as_str().trim_end() == "_" => {
-                    let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&part), "`_` is written `else`: it takes what is left");
+                    let finding =
+                        Diagnostic::error(Code::ForeignSyntax, self.span(&part), "`_` is written `else`: it takes what is left");
                     self.report(finding.replace_with("write `else`", "else"));
                     condition = Some(Condition::Else);
                 }

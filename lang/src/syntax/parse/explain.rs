@@ -107,15 +107,19 @@ fn foreign(builder: &Builder, slice: &str, start: usize, kind: Broken) -> Option
                 .label("`use module.name`")
                 .help("for example `use std.opd.mopd` or `use std.baselines.{mix_rl, cascade_rl}`");
             match imported(first, rest) {
-                Some(ours) => finding.fix(format!("write `{ours}`"), builder.span_at(start, start + slice.trim_end().len()), ours),
+                Some(ours) => {
+                    finding.fix(format!("write `{ours}`"), builder.span_at(start, start + slice.trim_end().len()), ours)
+                }
                 None => finding,
             }
         }
         "if" | "elif" | "when" | "case" if in_arms && (named || rest.starts_with('(')) => {
             let whole = builder.span_at(start, start + slice.len() - rest.len());
-            error(&format!("an arm begins with its condition, without `{first}`"))
-                .label("nothing stands before it")
-                .fix("remove it", whole, "")
+            error(&format!("an arm begins with its condition, without `{first}`")).label("nothing stands before it").fix(
+                "remove it",
+                whole,
+                "",
+            )
         }
         "if" | "elif" | "unless" | "switch" if named || rest.starts_with('(') => {
             error(&format!("there is no `{first}` statement")).label("a choice is a value here").help(CHOICES)
@@ -159,9 +163,10 @@ fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
         return None;
     }
     let place = builder.span_at(start + condition + 1, start + condition + 3);
-    let finding = Diagnostic::error(Code::ForeignSyntax, place, "there is no `if`: a choice between two values is written `where`")
-        .label("a conditional expression, as in Python")
-        .help("`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
+    let finding =
+        Diagnostic::error(Code::ForeignSyntax, place, "there is no `if`: a choice between two values is written `where`")
+            .label("a conditional expression, as in Python")
+            .help("`a if c else b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
     let otherwise = condition + slice[condition..].find(" else ")?;
     let parts = [&slice[condition + 4..otherwise], after_equals(&slice[..condition]), &slice[otherwise + 6..]];
     Some(chosen(builder, finding, slice, start, parts))
@@ -169,7 +174,9 @@ fn ternary(builder: &Builder, slice: &str, start: usize) -> Option<Diagnostic> {
 
 /// What a setting or `let` is given.
 fn after_equals(text: &str) -> &str {
-    let equals = text.char_indices().find(|(at, c)| *c == '=' && !text[at + 1..].starts_with('=') && !text[..*at].ends_with(['=', '<', '>', '!']));
+    let equals = text
+        .char_indices()
+        .find(|(at, c)| *c == '=' && !text[at + 1..].starts_with('=') && !text[..*at].ends_with(['=', '<', '>', '!']));
     equals.map_or("", |(at, _)| &text[at + 1..])
 }
 
@@ -191,7 +198,8 @@ fn chosen(builder: &Builder, finding: Diagnostic, slice: &str, start: usize, par
 
 /// `use std.opd.mopd` for `import std.opd.mopd` and `from std.opd import mopd`.
 fn imported(word: &str, rest: &str) -> Option<String> {
-    let is_path = |path: &str| !path.is_empty() && path.split('.').all(|part| !part.is_empty() && part.chars().all(words::is_word));
+    let is_path =
+        |path: &str| !path.is_empty() && path.split('.').all(|part| !part.is_empty() && part.chars().all(words::is_word));
     let rest = rest.trim();
     if word == "import" {
         let dots = if rest.starts_with("std.") { 2 } else { 1 };
@@ -280,9 +288,13 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     };
     if let Some((message, example)) = arm.filter(|_| !slice.contains("->")) {
         let end = builder.span_at(start, start + slice.len());
-        let finding = Diagnostic::error(Code::Syntax, end, format!("{message}: `->` is missing")).help(format!("for example {example}"));
+        let finding =
+            Diagnostic::error(Code::Syntax, end, format!("{message}: `->` is missing")).help(format!("for example {example}"));
         // `domain == code specialist[code]`: between two values.
-        let between = at > 0 && stuck.starts_with(words::is_word) && !stuck.starts_with(|c: char| c.is_ascii_digit()) && slice[..at].trim_end().ends_with(|c: char| words::is_word(c) || matches!(c, ')' | ']' | '"'));
+        let between = at > 0
+            && stuck.starts_with(words::is_word)
+            && !stuck.starts_with(|c: char| c.is_ascii_digit())
+            && slice[..at].trim_end().ends_with(|c: char| words::is_word(c) || matches!(c, ')' | ']' | '"'));
         return Some(match between && matches!(kind, Broken::Arm) {
             true => finding.fix("write `->`", builder.span_at(start + at, start + at), "-> "),
             false => finding,
@@ -314,17 +326,16 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
     }
     if stuck.starts_with('?') {
         let span = builder.span_at(start + at, start + at + 1);
-        return Some(
-            {
-                let finding = Diagnostic::error(Code::ForeignSyntax, span, "there is no `?`: a choice between two values is written `where`")
+        return Some({
+            let finding =
+                Diagnostic::error(Code::ForeignSyntax, span, "there is no `?`: a choice between two values is written `where`")
                     .label("a conditional expression, as in C")
                     .help("`c ? a : b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
-                match stuck[1..].split_once(':') {
-                    Some((then, otherwise)) => chosen(builder, finding, slice, start, [after_equals(&slice[..at]), then, otherwise]),
-                    None => finding,
-                }
-            },
-        );
+            match stuck[1..].split_once(':') {
+                Some((then, otherwise)) => chosen(builder, finding, slice, start, [after_equals(&slice[..at]), then, otherwise]),
+                None => finding,
+            }
+        });
     }
     if stuck.starts_with('@')
         && slice[..at].trim_end().ends_with("pass")
@@ -368,11 +379,19 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
     {
         let from = slice.len() - rest.len();
         let finding = error(from, sign.len(), &format!("`{sign}` would change a value in place: a name has one value"));
-        return Some(finding.help(format!("give the new value a name of its own: `let new_{first} = {first} {} ...`", &sign[..1])));
+        return Some(
+            finding.help(format!("give the new value a name of its own: `let new_{first} = {first} {} ...`", &sign[..1])),
+        );
     }
     // `-live student.logp` alone on a line of an objective
-    if kind == Broken::Statement && !rest.starts_with('=') && slice.split(|c: char| !words::is_word(c)).any(|word| word == "live") && first != "term" && first != "let" {
-        let finding = error(0, slice.lines().next().unwrap_or_default().trim_end().len(), "a part of the loss is a `term` with a name");
+    if kind == Broken::Statement
+        && !rest.starts_with('=')
+        && slice.split(|c: char| !words::is_word(c)).any(|word| word == "live")
+        && first != "term"
+        && first != "let"
+    {
+        let finding =
+            error(0, slice.lines().next().unwrap_or_default().trim_end().len(), "a part of the loss is a `term` with a name");
         return Some(finding.help("write `term name = ...`"));
     }
     // `reduce = mean(token), mean(sequence)`
@@ -418,7 +437,11 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
             None => finding,
         });
     }
-    if matches!(first, "experiment" | "compare") && stuck.starts_with('{') && kind == Broken::Item && at == slice.len() - rest.len() {
+    if matches!(first, "experiment" | "compare")
+        && stuck.starts_with('{')
+        && kind == Broken::Item
+        && at == slice.len() - rest.len()
+    {
         let example = format!("`{first} \"name\" {{ ... }}`");
         return Some(error(at, 1, &format!("`{first}` needs a name in double quotes")).help(format!("write {example}")));
     }

@@ -104,12 +104,17 @@ impl<'a> Builder<'a> {
         let rest = &self.text()[at..];
         let blanks = rest.len() - rest.trim_start_matches(' ').len();
         let digits = rest[blanks..].bytes().take_while(u8::is_ascii_digit).count();
-        let whole = rest[blanks + digits..].bytes().next().is_none_or(|byte| !words::is_word_byte(byte) && !matches!(byte, b'.' | b'%'));
+        let whole =
+            rest[blanks + digits..].bytes().next().is_none_or(|byte| !words::is_word_byte(byte) && !matches!(byte, b'.' | b'%'));
         let finding = match rest[blanks..blanks + digits].parse::<u64>() {
             Ok(end @ 1..) if whole => {
                 let range = self.span_at(at - "..".len(), at + blanks + digits);
                 let last = end - 1;
-                finding.help(format!("elsewhere `..{end}` leaves {end} out: that is `..={last}` here")).fix(format!("write `..={last}`"), range, format!("..={last}"))
+                finding.help(format!("elsewhere `..{end}` leaves {end} out: that is `..={last}` here")).fix(
+                    format!("write `..={last}`"),
+                    range,
+                    format!("..={last}"),
+                )
             }
             _ => finding.replace_with("write `..=`", "..="),
         };
@@ -164,8 +169,9 @@ impl<'a> Builder<'a> {
                             Rule::equals => {
                                 let at = self.offset(&part);
                                 let before = self.text()[..at].trim_end().len();
-                                let after = at + 1 + self.text()[at + 1..].len() - self.text()[at + 1..].trim_start_matches(' ').len();
-                                let message = "an argument is written `name: value`, not with `=`";
+                                let after =
+                                    at + 1 + self.text()[at + 1..].len() - self.text()[at + 1..].trim_start_matches(' ').len();
+                                let message = "an argument is written `name: value`, with `:` in place of `=`";
                                 let finding = Diagnostic::error(Code::ForeignSyntax, self.span(&part), message);
                                 let name = name.as_ref().map_or("name", |name| name.text.as_str());
                                 let finding = finding.help(format!("write `{name}: ...`"));
@@ -211,7 +217,8 @@ impl<'a> Builder<'a> {
                     let text = &self.text()[span.start as usize..span.end as usize];
                     let brackets = format!("[{}]", &text[1..text.len() - 1]);
                     let opening = Span { end: span.start + 1, ..span };
-                    let finding = Diagnostic::error(Code::ForeignSyntax, opening, "a list stands in square brackets, not in `(`...`)`");
+                    let finding =
+                        Diagnostic::error(Code::ForeignSyntax, opening, "a list stands in square brackets, not in `(`...`)`");
                     self.report(finding.help("for example `[start, expert]`").fix("write `[` and `]`", span, brackets));
                     ExprKind::List(inner)
                 } else {
@@ -222,9 +229,13 @@ impl<'a> Builder<'a> {
             Rule::for_expression => self.for_expression(pair).unwrap_or(ExprKind::Error),
             Rule::lambda => {
                 let word = self.span_at(span.start as usize, span.start as usize + "lambda".len());
-                let finding = Diagnostic::error(Code::ForeignSyntax, word, "there is no `lambda`: a function has a name and stands on its own")
-                    .label("a nameless function, as in Python")
-                    .help("declare it with `fn name(x) = ...` and use its name");
+                let finding = Diagnostic::error(
+                    Code::ForeignSyntax,
+                    word,
+                    "there is no `lambda`: a function has a name and stands on its own",
+                )
+                .label("a nameless function, as in Python")
+                .help("declare it with `fn name(x) = ...` and use its name");
                 self.report(finding);
                 ExprKind::Error
             }

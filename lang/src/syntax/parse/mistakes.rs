@@ -40,7 +40,10 @@ fn a_broken_arm_is_one_finding_and_its_neighbours_are_read() {
     assert_eq!(told("let a = match { b -> 1, else -> 0\nlet c = 3"), ["1:15 this `{` is never closed"]);
     assert_eq!(
         told("let a = match { b -> match { c -> 1, d }, else -> f(match { e 2 }) }"),
-        ["1:38 an arm of a `match` needs `->` and a value: `->` is missing", "1:61 an arm of a `match` needs `->` and a value: `->` is missing"]
+        [
+            "1:38 an arm of a `match` needs `->` and a value: `->` is missing",
+            "1:61 an arm of a `match` needs `->` and a value: `->` is missing"
+        ]
     );
 }
 

@@ -27,7 +27,9 @@ impl<'a> Builder<'a> {
             "const" | "var" | "val" => "let",
             _ if words::ITEMS.contains(&keyword) => keyword,
             // What it declares, if anything, is not known: a name that can't be found may be that.
-            "for" | "while" => return Some(Item { doc, public, span, kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }) }),
+            "for" | "while" => {
+                return Some(Item { doc, public, span, kind: ItemKind::Use(Use { module: Vec::new(), names: Vec::new() }) });
+            }
             _ => match nearest(keyword, words::ITEMS.iter().copied()) {
                 Some(meant) => meant,
                 // `longest = 10`, `task guide = expert`
