@@ -78,8 +78,7 @@ pub enum CheckFormat {
     Human,
     Short,
     Json,
-    /// Answered with "not supported yet".
-    #[value(hide = true)]
+    /// SARIF 2.1.0, which code hosts show beside the lines
     Sarif,
 }
 

@@ -40,9 +40,11 @@ impl Checker {
     pub(super) fn objective_body(&mut self, name: &Name, body: &Block, env: &Env) -> Option<Objective> {
         let mut outside = env.with_context(Context::Objective);
         let mut parts = Parts::default();
+        let mut terms: Vec<&Name> = Vec::new();
         for statement in &body.statements {
             match statement {
                 Statement::Let { name, index, value } => {
+                    self.hides_nothing(name, &outside);
                     let value = match index {
                         None => self.evaluate(value, &outside),
                         Some(index) => self.indexed(name, index, value, &outside),
@@ -51,6 +53,15 @@ impl Checker {
                     outside.bind(&name.text, value);
                 }
                 Statement::Term { name, index, value, block } => {
+                    if let Some(first) = terms.iter().find(|first| first.text == name.text) {
+                        let text = format!("the term `{}` is declared twice", name.text);
+                        let finding = Diagnostic::error(Code::DuplicateName, name.span, text).label("declared again here");
+                        let help = "give one of them another name: losses, weights and curves are told apart by it";
+                        self.report(finding.because(first.span, "first declared here").help(help));
+                        parts.faulty = true;
+                        continue;
+                    }
+                    terms.push(name);
                     let turns = match index {
                         None => vec![(name.text.clone(), outside.clone())],
                         Some(index) => self
@@ -93,6 +104,20 @@ impl Checker {
         }
         self.warn_of_clamped_divergences(&objective);
         Some(objective)
+    }
+
+    /// A `let` of an objective has a name of its own: whoever reads the line below must know which of two is meant.
+    fn hides_nothing(&mut self, name: &Name, env: &Env) {
+        let finding = if vocabulary::signal(&name.text).is_some() {
+            let text = format!("`{}` is what every objective reads under this name", name.text);
+            Diagnostic::error(Code::DuplicateName, name.span, text).label("can't be declared again")
+        } else if env.local(&name.text).is_some() {
+            let text = format!("`{}` is a parameter or a `let` of this objective already", name.text);
+            Diagnostic::error(Code::DuplicateName, name.span, text).label("would hide it from here on")
+        } else {
+            return;
+        };
+        self.report(finding.help("choose another name"));
     }
 
     /// `selected` is what `select` decides: not before it has, and not where there is none.

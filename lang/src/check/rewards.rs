@@ -56,7 +56,19 @@ impl Checker {
                 Reward::Numeric { field: field(self, given[0])?, tolerance }
             }
             RewardName::Regex => {
-                let pattern = self.text(given[0].expect("required"), "pattern", env)?;
+                let place = given[0].expect("required");
+                let pattern = self.text(place, "pattern", env)?;
+                if let Err(error) = regex_syntax::parse(&pattern) {
+                    let said = match &error {
+                        regex_syntax::Error::Parse(error) => error.kind().to_string(),
+                        regex_syntax::Error::Translate(error) => error.kind().to_string(),
+                        other => other.to_string(),
+                    };
+                    let finding = Diagnostic::error(Code::OutOfRange, place.span, "this pattern is not a regular expression");
+                    let help = "a character that stands for itself is written with `\\\\` before it; look-around and back-references are not supported";
+                    self.report(finding.label(said).help(help));
+                    return None;
+                }
                 Reward::Regex { pattern, field: field(self, given[1])? }
             }
             RewardName::Command => {

@@ -76,8 +76,10 @@ impl Checker {
     }
 
     pub(super) fn unknown_name(&mut self, name: &str, span: Span, env: &Env) {
-        if self.modules.is_lost(env.module, name) {
-            // Its import has been reported.
+        // A body is evaluated at every use, and looking for what was meant takes its time.
+        let is_known = self.diagnostics.iter().any(|known| known.code == Code::UnknownName && known.primary.span == span);
+        if is_known || self.modules.is_lost(env.module, name) {
+            // It, or its import, has been reported.
             self.spoil_recording();
             return;
         }
