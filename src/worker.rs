@@ -172,7 +172,7 @@ impl Worker {
 pub fn ask(job: &Job, failed: impl Fn(&Failure) -> Problem, mut heard: impl FnMut(Event)) -> Result<ExitStatus, Problem> {
     let interrupts = Interrupts::handled();
     let mut worker = Worker::start(job, |line| output::error(&format!("{}\n", output::printable(line))))?;
-    let reached = interrupts.reach(&worker, |text| output::error(text));
+    let reached = interrupts.reach(&worker, output::error);
     let mut failure = None;
     while let Some(said) = worker.next()? {
         match said {

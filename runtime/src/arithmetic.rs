@@ -154,7 +154,7 @@ pub fn device_of_key(device: Device) -> String {
     std::iter::once(name).chain(models).collect::<Vec<_>>().join(", ")
 }
 
-/// `Model: 		 NVIDIA H100 80GB HBM3`
+/// `Model: NVIDIA H100 80GB HBM3`
 fn model(information: &str) -> Option<String> {
     let line = information.lines().find_map(|line| line.strip_prefix("Model:"))?;
     Some(line.trim().to_owned())

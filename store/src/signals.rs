@@ -29,7 +29,7 @@ fn is_ignored(signal: i32) -> bool {
     ignored(&status).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// `SigIgn:	0000000000001001`: a bit for each signal, the first one's last.
+/// `SigIgn: 0000000000001001`: a bit for each signal, the first one's last.
 fn ignored(status: &str) -> Option<u64> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(mask.trim(), 16).ok()

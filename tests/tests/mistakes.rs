@@ -46,6 +46,9 @@ const FIGURES: [&str; 8] = [
 /// The least that is asserted; `token marked` is for information.
 const TARGETS: [f64; 8] = [94.0, 93.0, 91.0, 90.0, 95.0, 95.0, 97.0, 0.0];
 
+/// How many of how many.
+type Figure = (usize, usize);
+
 struct Case {
     name: String,
     text: String,
@@ -343,7 +346,7 @@ fn what_is_said_about_mistakes() {
     let cases = corpus();
     let (mut story, mut table, mut false_alarms) = (String::new(), String::new(), String::new());
     let mut totals = [(0, 0); 8];
-    let mut pages: Vec<(String, usize, [(usize, usize); 8])> = Vec::new();
+    let mut pages: Vec<(String, usize, [Figure; 8])> = Vec::new();
     let mut odd = 0;
     for case in &cases {
         let Some(expected) = &case.expected else {
@@ -368,7 +371,7 @@ fn what_is_said_about_mistakes() {
             }
         }
     }
-    let percent = |(yes, of): (usize, usize)| 100.0 * yes as f64 / of.max(1) as f64;
+    let percent = |(yes, of): Figure| 100.0 * yes as f64 / of.max(1) as f64;
     let _ = writeln!(table, "| theme | programs | {} |", FIGURES.join(" | "));
     let count = pages.iter().map(|(_, count, _)| count).sum::<usize>();
     pages.push(("all".to_owned(), count, totals));

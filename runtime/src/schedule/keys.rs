@@ -25,7 +25,6 @@ const SCORES: u32 = 1;
 
 impl Keys {
     /// `widths` are the cores of each task: others may round differently.
-    #[expect(clippy::too_many_arguments, reason = "all that a result depends on")]
     pub fn new(
         plan: &Plan,
         tasks: &[Task],

@@ -324,17 +324,15 @@ fn slip(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) -
                 .help("write `match { condition -> value, else -> value }`"),
         );
     }
-    if stuck.starts_with('?') {
+    if let Some(choices) = stuck.strip_prefix('?') {
         let span = builder.span_at(start + at, start + at + 1);
-        return Some({
-            let finding =
-                Diagnostic::error(Code::ForeignSyntax, span, "there is no `?`: a choice between two values is written `where`")
-                    .label("a conditional expression, as in C")
-                    .help("`c ? a : b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
-            match stuck[1..].split_once(':') {
-                Some((then, otherwise)) => chosen(builder, finding, slice, start, [after_equals(&slice[..at]), then, otherwise]),
-                None => finding,
-            }
+        let finding =
+            Diagnostic::error(Code::ForeignSyntax, span, "there is no `?`: a choice between two values is written `where`")
+                .label("a conditional expression, as in C")
+                .help("`c ? a : b` is `where(c, a, b)`; for more than two there is `match { c -> a, d -> b, else -> e }`");
+        return Some(match choices.split_once(':') {
+            Some((then, otherwise)) => chosen(builder, finding, slice, start, [after_equals(&slice[..at]), then, otherwise]),
+            None => finding,
         });
     }
     if stuck.starts_with('@')
@@ -418,8 +416,8 @@ fn habit(builder: &Builder, slice: &str, start: usize, at: usize, kind: Broken) 
                     .help(format!("write `{}`, and use that name", slice[..alias].trim_end())),
             );
         }
-        if rest.starts_with('"') {
-            let path = rest[1..].split('"').next().unwrap_or_default();
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let path = quoted.split('"').next().unwrap_or_default();
             let module = path.trim_end_matches(".mopd").trim_start_matches("./").replace('/', ".");
             let finding = error(slice.len() - rest.len(), path.len() + 2, "a module is named by a path of words, without quotes");
             return Some(finding.help(format!("for example `use {module}.name` takes `name` from `{path}`")));

@@ -166,11 +166,12 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
         |model, domain, seed| (0..sizes[domain]).map(|p| reward(model, domain, seed, p)).sum::<f64>() / sizes[domain] as f64;
     let of_prompt = |model, domain, prompt| (0..3).map(|seed| reward(model, domain, seed, prompt)).sum::<f64>() / 3.0;
     let whole = |model, domain| (0..3).map(|seed| of_seed(model, domain, seed)).sum::<f64>() / 3.0;
-    for model in 0..models {
-        for domain in 0..2 {
-            let found = &rows[model].scores[&format!("d{domain}")];
+    assert_eq!(rows.len(), models);
+    for (model, row) in rows.iter().enumerate() {
+        for (domain, size) in sizes.into_iter().enumerate() {
+            let found = &row.scores[&format!("d{domain}")];
             let by_seed: Vec<f64> = (0..3).map(|seed| of_seed(model, domain, seed)).collect();
-            let by_prompt = (0..sizes[domain]).map(|prompt| of_prompt(model, domain, prompt)).collect();
+            let by_prompt = (0..size).map(|prompt| of_prompt(model, domain, prompt)).collect();
             let half = half_width(&[by_seed.clone(), by_prompt]);
             close(found.mean, whole(model, domain), 1e-12);
             close(found.low, found.mean - half, 1e-5);
@@ -187,7 +188,7 @@ fn intervals_are_those_of_a_plain_analysis_of_variance() {
         let by_seed = (0..3).map(|seed| (0..2).map(|d| linear(d, &|model| of_seed(model, d, seed))).sum()).collect();
         let by_prompt =
             |d: usize| (0..sizes[d]).map(|prompt| linear(d, &|model| of_prompt(model, d, prompt))).collect::<Vec<f64>>();
-        let found = rows[model].normalized.as_ref().unwrap();
+        let found = row.normalized.as_ref().unwrap();
         close(found.mean, (n(0) + n(1)) / 2.0, 1e-12);
         if model == 2 {
             let half = half_width(&[by_seed, by_prompt(0), by_prompt(1)]);
