@@ -210,7 +210,7 @@ fn a_stage_can_be_forked_from_another_ones_checkpoint() {
     if let Stage::Train(train) = &mut edited.plan.experiment.models[student].stage {
         train.objective = mopd(1.0);
     }
-    edited.plan.stages[student].key = "edited".to_owned();
+    edited.plan.stages[student].content_key = "edited".to_owned();
     let plain = often(&edited.plan, folder.path(), "out");
     let fork = |step| Fork { stage: "student".to_owned(), seed: 1, key: key.clone(), step };
     let forked = RunJob { forks: vec![fork(step)], ..plain.clone() };
@@ -360,7 +360,7 @@ fn imitation(learning_rate: f64) -> Plan {
     let training =
         Training { start: base, domains: &domains, teachers: &[base, base], prefixes, objective: nll(), steps: 6, learning_rate };
     let imitator = b.train("imitator", Recipe::Sft, training);
-    b.plan.stages[imitator.0 as usize].key = format!("at {learning_rate}");
+    b.plan.stages[imitator.0 as usize].content_key = format!("at {learning_rate}");
     b.plan
 }
 

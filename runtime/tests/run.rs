@@ -433,7 +433,7 @@ fn the_sampler_at_temperature_1_is_the_student() {
 
     let Stage::Train(train) = &mut b.plan.experiment.models[2].stage else { panic!("the third model is trained") };
     train.prefixes = rollouts(0.0);
-    b.plan.stages[2].key = "greedy".into();
+    b.plan.stages[2].content_key = "greedy".into();
     let (events, code) = run(&job(&b.plan, folder.path(), "out"));
     assert!(failure(&events, code).message.contains("it is greedy"));
 }

@@ -323,8 +323,10 @@ impl Checker {
         Value::Formula(chosen)
     }
 
-    /// Arms whose condition can't hold where none above them does: the same condition again, or one that implies it.
+    /// Arms whose condition can't hold where none above them does: the same condition again, or one that implies it. What follows
+    /// from the arguments of one use is no mistake of the arms: `dopd` with one model as both teachers.
     fn unreachable_arms(&mut self, arms: &[MatchArm], conditions: &[Option<Formula>]) {
+        let of_one_use = self.frames.iter().any(|frame| !frame.given.is_empty());
         for (later, condition) in conditions.iter().enumerate() {
             let Some(condition) = condition.as_ref().filter(|condition| condition.constant().is_none()) else { continue };
             let above =
@@ -332,6 +334,9 @@ impl Checker {
             let (Some(above), Condition::When(place)) = (above, &arms[later].condition) else { continue };
             let Condition::When(first) = &arms[above].condition else { continue };
             let same = self.sources.text(place.span) == self.sources.text(first.span);
+            if of_one_use && !same {
+                continue;
+            }
             let label = if same { "the same condition as above" } else { "where this holds, an arm above holds already" };
             let finding = Diagnostic::error(Code::UnreachableArm, place.span, "this arm is never reached").label(label);
             self.report(

@@ -72,6 +72,9 @@ impl Checker {
                 found.extend(vocabulary::SIGNALS.iter().map(|signal| signal.name.to_owned()));
             }
         }
+        // A module's names have no order of their own.
+        found.sort_unstable();
+        found.dedup();
         found
     }
 
@@ -83,13 +86,14 @@ impl Checker {
             self.spoil_recording();
             return;
         }
+        let in_formula = matches!(env.context, Context::Objective | Context::Term);
         if builtins::find_loss(name).is_some() {
-            self.report(
-                Diagnostic::error(Code::UnknownName, span, format!("`{name}` means something after `live` only"))
-                    .help(format!("write `live {name}(...)` in a term"))
-                    .fix("write `live`", Span { end: span.start, ..span }, "live ")
-                    .possibly(),
-            );
+            let finding = Diagnostic::error(Code::UnknownName, span, format!("`{name}` means something after `live` only"))
+                .help(format!("write `live {name}(...)` in a term"));
+            self.report(match in_formula {
+                true => finding.fix("write `live`", Span { end: span.start, ..span }, "live ").possibly(),
+                false => finding,
+            });
             return;
         }
         let finding =
@@ -105,7 +109,6 @@ impl Checker {
         }
         let wanted = self.wanted(span);
         let candidates = self.candidates(wanted, env);
-        let in_formula = matches!(env.context, Context::Objective | Context::Term);
         let finding = if let Some(same) = candidates.iter().find(|candidate| same_letters(candidate, name)) {
             finding.did_you_mean(name, same)
         } else if let Some(known) = foreign::name(name).filter(|known| fits(*known, wanted, in_formula)) {

@@ -168,7 +168,7 @@ pub fn takes(builtin: &Builtin, parameter: &str) -> Takes {
 /// What the parameters take that many functions share.
 fn measure(parameter: &str) -> Takes {
     match parameter {
-        "over" => Takes::Words(AXES),
+        "over" => Takes::Words(OVER),
         "on" => Takes::Rollout,
         "among" => Takes::Condition,
         "condition" => Takes::Condition,

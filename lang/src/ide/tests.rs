@@ -215,7 +215,7 @@ fn the_checker_knows_exactly_the_words_that_are_proposed() {
             block(
                 "objective o2 { let a = sum(reward, over: zzzzz)\n term t = live student.logp\n reduce = mean(token, over: batch) }",
             ),
-            vocabulary::AXES,
+            vocabulary::OVER,
         ),
         (
             block(

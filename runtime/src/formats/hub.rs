@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use base64::Engine;
 use mopd_compiler::plan::events::FailureKind;
 use mopd_store::{regular, write_atomically};
+use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
 use self::fetch::{Client, LARGEST_COMPANION, Trouble, UNLIMITED};
@@ -44,11 +45,14 @@ impl Endpoint {
             Error::new(FailureKind::Model, "HF_ENDPOINT is no address of a server")
                 .help("it looks like https://huggingface.co; characters like `@`, `/` and `#` of a password are written %40, %2F and %23")
         };
-        let given = fetch::address(url).ok().filter(|uri| uri.query().is_none()).ok_or_else(nowhere)?;
+        // A `/` in a password ends the host: what is left of the password would be the path.
+        let whole = |uri: &Uri| uri.query().is_none() && !uri.path().contains('@');
+        let given = fetch::address(url).ok().filter(whole).ok_or_else(nowhere)?;
         let authority = given.authority().ok_or_else(nowhere)?.as_str();
         let (basic, host) = match authority.rsplit_once('@') {
             Some((user, host)) => {
-                let user = if user.contains(':') { fetch::decoded(user) } else { [fetch::decoded(user), b":".to_vec()].concat() };
+                let colon: &[u8] = if user.contains(':') { b"" } else { b":" };
+                let user: Vec<u8> = percent_decode_str(user).chain(colon.iter().copied()).collect();
                 (Some(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(user))), host)
             }
             None => (None, authority),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mopd_lang::diag::{Code, Severity};
+use mopd_lang::diag::{Applicability, Code, Severity};
 use mopd_lang::ide::ENTRY;
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ fn every_way_out_of_every_finding_of_the_suite_is_offered() {
                 codes.insert(finding.code.name());
                 let action = own.next().unwrap_or_else(|| panic!("no action {:?} in {offered:?}", fix.title));
                 assert_eq!((&action["title"], &action["kind"]), (&json!(fix.title), &json!("quickfix")));
-                assert_eq!(action["isPreferred"], true);
+                assert_eq!(action["isPreferred"], fix.applicability == Applicability::Certain);
                 let mut expected = text.clone();
                 expected.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.replacement);
                 assert_eq!(after(&workspace, &text, action), expected);

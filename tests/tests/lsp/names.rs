@@ -82,9 +82,9 @@ fn a_rename_reaches_the_open_importers_and_leaves_the_meaning() {
         renamed.push(new);
     }
     workspace.replace("parts.mopd", 2, &renamed[1]);
-    // Between the two edits the importer is wrong.
+    // Between the two edits the importer is wrong: its import is, and what that brought is not reported as well.
     let user = workspace.uri("user.mopd");
-    assert_eq!(workspace.client.findings(&user).len(), 3);
+    assert_eq!(workspace.client.findings(&user).len(), 1);
     assert_eq!(workspace.replace("user.mopd", 2, &renamed[0]), [Value::Null; 0]);
 }
 

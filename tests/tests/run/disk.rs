@@ -214,7 +214,7 @@ fn results_that_cannot_be_written_leave_those_of_before() {
     assert_says(
         &text(&tried),
         &[
-            "can't write out/source.mopd: it is on a file system that can only be read",
+            "can't write out/.lock: it is on a file system that can only be read",
             "`--out` is another folder for results",
             "can't write out/source.mopd: the disk is full",
         ],

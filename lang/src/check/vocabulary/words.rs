@@ -32,6 +32,9 @@ pub static AXES: &[Word] = &[
     word("run", "one number for the whole run"),
 ];
 
+/// What a number per token can be put together over: nothing is finer than a token.
+pub static OVER: &[Word] = AXES.split_at(1).1;
+
 pub static REDUCTIONS: &[Word] = &[word("mean", "the mean along an axis"), word("sum", "the sum along an axis")];
 
 pub static DEVIATIONS: &[Word] = &[word("population", "divided by n"), word("sample", "divided by n - 1")];

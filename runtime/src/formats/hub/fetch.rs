@@ -1,11 +1,13 @@
 //! Files from the hub over HTTP. Nothing that the other side says becomes a path, its token goes to it alone, and how much is read of
 //! an answer has a limit.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use ureq::http::{Response, StatusCode, Uri, header, uri};
 use ureq::{Agent, Body};
@@ -246,27 +248,9 @@ fn sent(response: &Response<Body>) -> Option<(u64, u64)> {
 }
 
 /// A name as one part of an address.
-fn encoded(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
-            _ => out += &format!("%{byte:02X}"),
-        }
-    }
-    out
-}
-
-/// What `%2F` and the like stand for.
-pub(super) fn decoded(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let byte = (*first == b'%').then(|| u8::from_str_radix(std::str::from_utf8(tail.get(..2)?).ok()?, 16).ok()).flatten();
-        out.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &tail[2..] } else { tail };
-    }
-    out
+fn encoded(name: &str) -> impl Display {
+    const OTHERS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    utf8_percent_encode(name, OTHERS)
 }
 
 fn lost(error: &ureq::Error) -> Trouble {
