@@ -1,8 +1,9 @@
 //! Programs with a few tokens changed, by the thousand: whatever somebody writes is answered, and soon. The programs are those of the
 //! library, the examples, the suite, the pages of the codes and the catalogue of methods; numbers become ones that overflow.
 //!
-//! Every program is checked as an editor checks it; a sound one is also planned, audited and shown. `a_few_mutated_programs` is part of
-//! every test run. The long run is
+//! Every program is checked as an editor checks it; a sound one is also planned and shown, and one in `AUDITED` of those audited, which
+//! takes a hundred times as long. Most are made from small programs: a check takes time by their length, and finds by their number.
+//! `a_few_mutated_programs` is part of every test run. The long run is
 //!
 //! ```text
 //! MOPD_MUTATIONS=10000000 cargo test --release --package mopd-tests --test mutations -- --ignored --nocapture
@@ -23,6 +24,12 @@ use mopd_tests::{fences, files, root};
 
 /// A program that takes longer is as bad as one that panics. Generous: the machine may be busy.
 const MOST_TIME: Duration = Duration::from_secs(20);
+
+/// The share of sound programs that are audited in the long run, one in so many.
+const AUDITED: u64 = 16;
+
+/// In bytes; fifteen of sixteen programs are made from one of these.
+const SMALL: usize = 400;
 
 const NUMBERS: &[&str] = &[
     "0",
@@ -84,6 +91,7 @@ impl Random {
 struct Corpus {
     /// By token, white space among them.
     programs: Vec<Vec<String>>,
+    small: Vec<Vec<String>>,
     /// Every word and sign of all of them, each once.
     words: Vec<String>,
     /// Whole items.
@@ -123,12 +131,13 @@ fn corpus() -> Corpus {
     }
     // Huge ones, made to reach a limit, say nothing that smaller ones do not.
     texts.retain(|text| text.len() < 20_000);
+    let small = texts.iter().filter(|text| text.len() < SMALL).map(|text| tokens(text)).collect();
     let programs: Vec<Vec<String>> = texts.iter().map(|text| tokens(text)).collect();
     let mut words: Vec<String> = programs.iter().flatten().filter(|token| token.len() < 40).cloned().collect();
     words.sort_unstable();
     words.dedup();
     let items = texts.iter().flat_map(|text| text.split("\n\n").map(|item| format!("\n{item}\n"))).collect();
-    Corpus { programs, words, items }
+    Corpus { programs, small, words, items }
 }
 
 fn is_number(token: &str) -> bool {
@@ -138,7 +147,8 @@ fn is_number(token: &str) -> bool {
 /// Program number `number`, and what it was made from.
 fn mutant(corpus: &Corpus, number: u64) -> String {
     let mut random = Random(number.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x1234_5678_9abc_def0);
-    let mut tokens = random.pick(&corpus.programs).clone();
+    let from = if random.below(16) == 0 { &corpus.programs } else { &corpus.small };
+    let mut tokens = random.pick(from).clone();
     for _ in 0..1 + random.below(4) {
         if tokens.is_empty() {
             break;
@@ -184,7 +194,10 @@ fn digest(program: &str, memory: &mut Memory, audited: bool) -> bool {
     if analysis.has_errors() {
         return false;
     }
-    let analysis = mopd_lang::analyse_audited(source(), &load, &[], &mopd_compiler::audit::findings);
+    let analysis = match audited {
+        true => mopd_lang::analyse_audited(source(), &load, &[], &mopd_compiler::audit::findings),
+        false => analysis,
+    };
     for named in &analysis.objectives {
         mopd_compiler::normal_form(&named.objective, None);
         for term in &named.objective.terms {
@@ -203,7 +216,8 @@ fn digest(program: &str, memory: &mut Memory, audited: bool) -> bool {
 }
 
 /// Digests programs `first..last`; those that panic, with their numbers.
-fn run(corpus: &Arc<Corpus>, first: u64, last: u64, report: bool) -> Vec<(u64, String)> {
+/// One in `audited` sound ones is audited.
+fn run(corpus: &Arc<Corpus>, first: u64, last: u64, audited: u64, report: bool) -> Vec<(u64, String)> {
     let current = Arc::new((AtomicU64::new(first), Mutex::new(Instant::now())));
     // A program that never comes to an end can't be stopped from here: its number is said, and all ends.
     let watched = (Arc::clone(&current), Arc::clone(corpus));
@@ -225,7 +239,7 @@ fn run(corpus: &Arc<Corpus>, first: u64, last: u64, report: bool) -> Vec<(u64, S
         current.0.store(number, Ordering::Relaxed);
         *current.1.lock().expect("nobody panics with it") = Instant::now();
         let program = mutant(corpus, number);
-        match catch_unwind(AssertUnwindSafe(|| digest(&program, &mut memory, number % 50 == 0))) {
+        match catch_unwind(AssertUnwindSafe(|| digest(&program, &mut memory, number % audited == 0))) {
             Ok(good) => sound += u64::from(good),
             Err(_) => {
                 eprintln!("program {number} panics");
@@ -233,7 +247,7 @@ fn run(corpus: &Arc<Corpus>, first: u64, last: u64, report: bool) -> Vec<(u64, S
             }
         }
         let done = number + 1 - first;
-        if report && done.is_multiple_of(10_000) {
+        if report && done.is_multiple_of(50_000) {
             let rate = done as f64 / began.elapsed().as_secs_f64();
             eprintln!(
                 "{done} programs up to number {number}, {sound} of them sound, {} panics, {rate:.0} a second",
@@ -251,7 +265,7 @@ fn settle(faults: &[(u64, String)]) {
 
 #[test]
 fn a_few_mutated_programs() {
-    settle(&run(&Arc::new(corpus()), 0, 1_500, false));
+    settle(&run(&Arc::new(corpus()), 0, 1_500, 1, false));
 }
 
 #[test]
@@ -259,13 +273,30 @@ fn a_few_mutated_programs() {
 fn many_mutated_programs() {
     let setting = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
     let (count, first) = (setting("MOPD_MUTATIONS", 100_000), setting("MOPD_MUTATIONS_FROM", 0));
-    let faults = run(&Arc::new(corpus()), first, first + count, true);
+    let faults = run(&Arc::new(corpus()), first, first + count, AUDITED, true);
     for (number, program) in &faults {
         let path = std::env::temp_dir().join(format!("mutation-{number}.mopd"));
         fs::write(&path, program).expect("a temporary file");
         eprintln!("program {number} is in {}", path.display());
     }
     settle(&faults);
+}
+
+/// What comes along when a line is copied from a page: letters of more than one byte, right beside a name or a number.
+#[test]
+fn letters_of_several_bytes_may_stand_anywhere() {
+    let mut memory = Memory::default();
+    let path = root().join("examples/quickstart.mopd");
+    let tokens = tokens(&fs::read_to_string(path).expect("an example"));
+    for foreign in ["\u{a0}", "\u{e9}", "\u{2003}", "\u{1f600}"] {
+        for at in (0..tokens.len()).filter(|at| !tokens[*at].starts_with(|c: char| c.is_whitespace() || c == '/')).step_by(3) {
+            let mut mutated = tokens.clone();
+            mutated.insert(at, foreign.to_owned());
+            let program = mutated.concat();
+            let outcome = catch_unwind(AssertUnwindSafe(|| digest(&program, &mut memory, false)));
+            assert!(outcome.is_ok(), "{foreign:?} before {}:\n{program}", tokens[at]);
+        }
+    }
 }
 
 /// The numbers that overflowed once, wherever a number stands: each in turn, in every number of every example.

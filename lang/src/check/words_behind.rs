@@ -68,7 +68,7 @@ impl Checker {
     pub(super) fn key_before(&self, span: Span) -> Option<&str> {
         let before = self.sources.file(span.file).text[..span.start as usize].trim_end();
         let before = before.strip_suffix(['=', ':'])?.trim_end();
-        let start = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(0, |at| at + 1);
+        let start = before.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
         Some(&before[start..]).filter(|key| !key.is_empty())
     }
 

@@ -136,8 +136,10 @@ impl Diagnostic {
 
 /// Whether two names differ in case and underscores only: `LONGEST` and `longest`, `batch_size` and `batchSize`.
 pub fn same_letters(a: &str, b: &str) -> bool {
-    let letters = |name: &str| name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect::<String>();
-    letters(a) == letters(b)
+    fn letters(name: &str) -> impl Iterator<Item = char> {
+        name.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase)
+    }
+    letters(a).eq(letters(b))
 }
 
 /// The candidate nearest to a mistyped name, if one is near enough to be meant.
