@@ -73,6 +73,48 @@ fn models_in_either_order() {
     is_sound(&format!("{SETUP}{}model m1500 = base\n", lines(0..1_500, |n| format!("model m{n} = {}", stage(n + 1)))));
 }
 
+/// Few teachers and very many paths to the first: each is looked at once.
+#[test]
+fn teachers_made_of_teachers() {
+    for (count, made) in [
+        (60, "mixture([A, B], weights: equal)"),
+        (60, "geometric([A, B], weights: equal)"),
+        (60, "logits(A) + 0.5 * (logits(B) - logits(A))"),
+        (2_000, "mixture([A, B], weights: equal)"),
+        (2_000, "logits(A) + 0.5 * (logits(B) - logits(A))"),
+    ] {
+        for first in ["self", "base"] {
+            let made = |n: usize| made.replace('A', &format!("t{}", n - 1)).replace('B', &format!("t{}", n - 2));
+            let text = format!(
+                "{SETUP}teacher t0 = {first}\nteacher t1 = base\n{}route {{ else -> t{} }}\n\
+                 objective o {{\n  term all = live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}}\n\
+                 model one = distill(base) {{ objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }}\n",
+                lines(2..count, |n| format!("teacher t{n} = {}", made(n))),
+                count - 1
+            );
+            let analysis = mopd_lang::analyse_audited(
+                SourceFile { path: "chain.mopd".into(), text },
+                &|_| None,
+                &[],
+                &mopd_compiler::audit::findings,
+            );
+            assert!(analysis.diagnostics.is_empty(), "{}", listing(&analysis).chars().take(600).collect::<String>());
+        }
+    }
+}
+
+/// Merges of merges, likewise.
+#[test]
+fn models_merged_of_two_before() {
+    let merge = |n: usize| format!("model m{n} = merge([m{}, m{}]) {{ method = average }}", n - 1, n - 2);
+    let stage = "sft(base, on: d) { target = answer, steps = 1, batch = 1, lr = 1e-3 }";
+    let text =
+        format!("{SETUP}model m0 = {stage}\nmodel m1 = {}\n{}", stage.replace("steps = 1", "steps = 2"), lines(2..60, merge));
+    let teach = "teacher t = m59\nroute { else -> t }\nobjective o {\n  term all = live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}\n\
+                 model one = distill(base) { objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }\n";
+    is_sound(&(text + teach));
+}
+
 #[test]
 fn what_is_too_deep_is_said_once() {
     let forward = lines(0..20_000, |n| format!("let a{n} = a{} + 1", n + 1)) + "let a20000 = 1\n";

@@ -1,5 +1,6 @@
 //! Who the roles are, as far as it decides what a term follows: a teacher may be the student itself, or made of others.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use mopd_lang::experiment::{Alignment, Experiment, Pool, SelfCopy, Teacher, TeacherWeights, Train};
@@ -86,6 +87,8 @@ impl Cast {
         }
         let Some(played) = self.played(role) else { return Source::Own };
         match &played.weights {
+            // A sum of losses is no distribution. Those of the student itself are all alike.
+            Weights::Pooled(Pool::Sum, members) if members.iter().all(|(_, role)| self.is_current(role)) => Source::Student,
             Weights::Own | Weights::Pooled(Pool::Sum, _) => Source::Own,
             Weights::Student => Source::Student,
             Weights::Composed(parts) => {
@@ -106,27 +109,35 @@ impl Cast {
         self.source(role, step) == Source::Student && self.temperature(role) == 1.0
     }
 
-    /// Nobody but the student has to do with its distributions.
-    pub(super) fn is_made_of_student(&self, role: &Role, step: (u32, u32)) -> bool {
-        match self.source(role, step) {
-            Source::Own => false,
-            Source::Student => true,
-            Source::Logits(parts) | Source::Mixture(parts) => parts.iter().all(|(factor, part)| {
-                *factor == 0.0 || part == &Role::Student || (part != role && self.is_made_of_student(part, step))
-            }),
-        }
+    /// Declared as the student of this step, unchanged.
+    fn is_current(&self, role: &Role) -> bool {
+        self.played(role).is_some_and(|played| played.weights == Weights::Student && played.temperature == 1.0)
     }
 
-    /// These roles, and those that they are made of, each once; student and sampler left out.
-    pub(super) fn closure(&self, roles: Vec<Role>, step: (u32, u32)) -> Vec<Role> {
+    /// Nobody but the student has to do with its distributions.
+    pub(super) fn is_made_of_student(&self, role: &Role, step: (u32, u32)) -> bool {
+        let (mut seen, mut waiting) = (HashSet::new(), vec![role.clone()]);
+        while let Some(role) = waiting.pop() {
+            match self.source(&role, step) {
+                Source::Own => return false,
+                Source::Student => {}
+                Source::Logits(parts) | Source::Mixture(parts) => {
+                    let parts = parts.into_iter().filter(|(factor, _)| *factor != 0.0).map(|(_, part)| part);
+                    waiting.extend(parts.filter(|part| seen.insert(part.clone())));
+                }
+            }
+        }
+        true
+    }
+
+    /// These roles, and those that they are made of, each once; student and sampler left out. No more than one above `most`.
+    pub(super) fn closure(&self, roles: Vec<Role>, step: (u32, u32), most: usize) -> Vec<Role> {
         let mut found = roles;
         let mut at = 0;
-        while at < found.len() {
-            if let Source::Logits(parts) | Source::Mixture(parts) = self.source(&found[at], step) {
-                for (_, part) in parts {
-                    if !matches!(part, Role::Student | Role::Sampler) && !found.contains(&part) {
-                        found.push(part);
-                    }
+        while at < found.len() && found.len() <= most {
+            for part in self.parts(&found[at], step) {
+                if !matches!(part, Role::Student | Role::Sampler) && !found.contains(&part) {
+                    found.push(part);
                 }
             }
             at += 1;
@@ -134,11 +145,18 @@ impl Cast {
         found
     }
 
-    /// Log-probabilities of a role that is made of others, in a world that knows these.
+    /// What a role's distributions are computed from.
+    pub(super) fn parts(&self, role: &Role, step: (u32, u32)) -> Vec<Role> {
+        match self.source(role, step) {
+            Source::Own | Source::Student => Vec::new(),
+            Source::Logits(parts) | Source::Mixture(parts) => parts.into_iter().map(|(_, part)| part).collect(),
+        }
+    }
+
+    /// Log-probabilities of a role that is made of others, in a world that knows these already.
     pub(super) fn distribution(&self, role: &Role, world: &World, prefix: usize) -> Vec<f64> {
         let part = |part: &Role| match world.logp(part, prefix) {
             Some(known) => known.to_vec(),
-            // The checker lets no teacher be made of itself.
             None => self.distribution(part, world, prefix),
         };
         let entries = 0..world.size.vocabulary;

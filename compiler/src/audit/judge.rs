@@ -26,6 +26,9 @@ const ROUNDING: f64 = 1e-14;
 /// A bias as small as this is a bound that hardly acts.
 const HARDLY: f64 = 1e-6;
 
+/// Teachers that make each other up, of which every one has a distribution in every world.
+const MOST_ROLES: usize = 64;
+
 /// A gradient in all worlds of a kind, one after the other, and the mean values.
 pub(super) struct Measured {
     pub gradient: Vec<f64>,
@@ -69,7 +72,10 @@ impl<'a> Inquiry<'a> {
         {
             supports.push((*k, size.vocabulary.div_ceil(2)));
         }
-        let (roles, cast) = (cast.closure(roles, step), cast.clone());
+        let (roles, cast) = (cast.closure(roles, step, MOST_ROLES), cast.clone());
+        if roles.len() > MOST_ROLES {
+            return Err(format!("more than {MOST_ROLES} teachers have to do with it"));
+        }
         let (values, temperature) = (Rc::new(Values::of(&view)), view.scored_at(drawn));
         let recipe = Recipe { size, worlds, roles, cast, drawn: drawn.clone(), temperature, step, supports, values };
         Ok(Inquiry { view, recipe })

@@ -293,9 +293,18 @@ impl Recipe {
             world.set(role.clone(), known);
         }
         world.set(Role::Student, student);
-        for role in self.roles.iter().filter(|role| !own(role)) {
-            let known = prefixes.clone().map(|prefix| self.cast.distribution(role, &world, prefix)).collect();
-            world.set(role.clone(), known);
+        // Whoever is made of others comes after them: each is computed once, however many are made of it.
+        let mut waiting: Vec<&Role> = self.roles.iter().filter(|role| !own(role)).collect();
+        while !waiting.is_empty() {
+            let made = |part: &Role| !self.roles.contains(part) || world.logp(part, 0).is_some();
+            let (ready, rest): (Vec<&Role>, Vec<&Role>) =
+                waiting.iter().partition(|role| self.cast.parts(role, step).iter().all(made));
+            assert!(!ready.is_empty(), "no teacher is made of itself");
+            for role in ready {
+                let known = prefixes.clone().map(|prefix| self.cast.distribution(role, &world, prefix)).collect();
+                world.set(role.clone(), known);
+            }
+            waiting = rest;
         }
         world.drawn = match variation {
             Variation::OtherSampler => prefixes.map(|prefix| self.draw(&world, "other sampler", prefix, 0.9)).collect(),

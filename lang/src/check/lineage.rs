@@ -1,5 +1,7 @@
 //! Where weights come from: which checkpoint a model began with, and what that says about teacher and student.
 
+use std::collections::HashSet;
+
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Alignment, ModelId, Pretrained, Stage, TeacherId, TeacherWeights, Tokenizer, Train};
 use crate::formula::{Distribution, Divergence, DivergenceKind, FormulaKind, Live, Role, Signal, Support};
@@ -21,26 +23,33 @@ enum Descent {
 }
 
 impl Checker {
-    /// The checkpoints that a model descends from: those that nothing in the file made.
+    /// The checkpoints that a model descends from: those that nothing in the file made. Each model is looked at once, however many
+    /// merges lead to it.
     fn roots(&self, model: ModelId, found: &mut Vec<ModelId>) {
-        match &self.model(model).stage {
-            Stage::Initialise(_) | Stage::Parameter => add(found, model),
-            // The same file or name twice is one checkpoint.
-            Stage::Load(pretrained) => {
-                let same = |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
-                let first = self.models.known().iter().position(same).map_or(model, |index| ModelId(index as u32));
-                add(found, first);
+        let (mut seen, mut waiting) = (HashSet::new(), vec![model]);
+        while let Some(model) = waiting.pop() {
+            if !seen.insert(model) {
+                continue;
             }
-            Stage::Train(train) => self.roots(train.start, found),
-            Stage::Merge(merge) => {
-                for model in merge.base.iter().chain(&merge.models) {
-                    self.roots(*model, found);
+            match &self.model(model).stage {
+                Stage::Initialise(_) | Stage::Parameter => add(found, model),
+                // The same file or name twice is one checkpoint.
+                Stage::Load(pretrained) => {
+                    let same =
+                        |other: &crate::experiment::Model| matches!(&other.stage, Stage::Load(known) if known == pretrained);
+                    let first = self.models.known().iter().position(same).map_or(model, |index| ModelId(index as u32));
+                    add(found, first);
                 }
-            }
-            Stage::Joint(joint) => self.roots(joint.members[0].start, found),
-            Stage::Member { joint, member } => {
-                if let Stage::Joint(joint) = &self.model(*joint).stage {
-                    self.roots(joint.members[*member].start, found);
+                Stage::Train(train) => waiting.push(train.start),
+                Stage::Merge(merge) => {
+                    waiting.extend(merge.models.iter().rev());
+                    waiting.extend(merge.base);
+                }
+                Stage::Joint(joint) => waiting.push(joint.members[0].start),
+                Stage::Member { joint, member } => {
+                    if let Stage::Joint(joint) = &self.model(*joint).stage {
+                        waiting.push(joint.members[*member].start);
+                    }
                 }
             }
         }
@@ -60,28 +69,45 @@ impl Checker {
     }
 
     fn descent(&self, teacher: TeacherId, start: ModelId) -> Descent {
-        let of = |role: &Role| match role {
-            Role::Named { teacher, .. } => match self.said_origins.known().get(teacher) {
-                // Said once, it need not be said again of what is made of it.
-                Some((SaidOrigin::Same, _)) => Descent::Shared,
-                _ => self.descent(*teacher, start),
-            },
-            _ => Descent::Shared,
-        };
-        match &self.teacher(teacher).weights {
-            TeacherWeights::Model(model) => self.descent_of_model(*model, start),
-            TeacherWeights::Student(_) | TeacherWeights::Trained { .. } | TeacherWeights::Parameter => Descent::Shared,
-            TeacherWeights::Served { model, .. } => {
-                let mut ours = Vec::new();
-                self.roots(start, &mut ours);
-                let named = |root: &ModelId| matches!(&self.model(*root).stage, Stage::Load(Pretrained::HuggingFace { name, .. }) if name == model);
-                let open = ours.iter().any(|root| self.model(*root).stage == Stage::Parameter);
-                if open || ours.iter().any(named) { Descent::Shared } else { Descent::Unknown }
-            }
-            TeacherWeights::Composed { logits, .. } => logits.iter().map(|(_, role)| of(role)).max().unwrap_or(Descent::Shared),
-            TeacherWeights::Pooled { members, .. } => members.iter().map(|(_, role)| of(role)).max().unwrap_or(Descent::Shared),
-            TeacherWeights::Panelist { speaker, .. } => of(speaker),
+        let mut descent = Descent::Shared;
+        for part in self.made_of(teacher, |part| matches!(self.said_origins.known().get(&part), Some((SaidOrigin::Same, _)))) {
+            descent = descent.max(match &self.teacher(part).weights {
+                TeacherWeights::Model(model) => self.descent_of_model(*model, start),
+                TeacherWeights::Served { model, .. } => {
+                    let mut ours = Vec::new();
+                    self.roots(start, &mut ours);
+                    let named = |root: &ModelId| matches!(&self.model(*root).stage, Stage::Load(Pretrained::HuggingFace { name, .. }) if name == model);
+                    let open = ours.iter().any(|root| self.model(*root).stage == Stage::Parameter);
+                    if open || ours.iter().any(named) { Descent::Shared } else { Descent::Unknown }
+                }
+                _ => Descent::Shared,
+            });
         }
+        descent
+    }
+
+    /// A teacher and those that it is made of, each once, in the order of the text; not those for whom `vouched` says enough, nor what they
+    /// are made of.
+    fn made_of(&self, teacher: TeacherId, vouched: impl Fn(TeacherId) -> bool) -> Vec<TeacherId> {
+        let (mut seen, mut found, mut waiting) = (HashSet::new(), Vec::new(), vec![teacher]);
+        while let Some(teacher) = waiting.pop() {
+            if !seen.insert(teacher) {
+                continue;
+            }
+            found.push(teacher);
+            let parts: Vec<&Role> = match &self.teacher(teacher).weights {
+                TeacherWeights::Composed { logits, .. } => logits.iter().map(|(_, role)| role).collect(),
+                TeacherWeights::Pooled { members, .. } => members.iter().map(|(_, role)| role).collect(),
+                TeacherWeights::Panelist { speaker, .. } => vec![speaker],
+                _ => Vec::new(),
+            };
+            waiting.extend(parts.into_iter().rev().filter_map(|role| match role {
+                // Said once, it need not be said again of what is made of it.
+                Role::Named { teacher, .. } if !vouched(*teacher) => Some(*teacher),
+                _ => None,
+            }));
+        }
+        found
     }
 
     /// The first checkpoint of a model, as a reader would name it.
@@ -149,30 +175,13 @@ impl Checker {
         self.architecture(model).map(|architecture| &architecture.tokenizer)
     }
 
-    /// The models whose tokens a teacher speaks in, with the teacher that says how they are aligned.
-    fn speaks_in(&self, teacher: TeacherId, found: &mut Vec<(TeacherId, ModelId)>) {
-        let mut of = |role: &Role| {
-            if let Role::Named { teacher, .. } = role {
-                self.speaks_in(*teacher, found);
-            }
-        };
-        match &self.teacher(teacher).weights {
-            TeacherWeights::Composed { logits, .. } => logits.iter().for_each(|(_, role)| of(role)),
-            TeacherWeights::Pooled { members, .. } => members.iter().for_each(|(_, role)| of(role)),
-            TeacherWeights::Panelist { speaker, .. } => of(speaker),
-            TeacherWeights::Model(model) => found.push((teacher, *model)),
-            _ => {}
-        }
-    }
-
     /// Whether the tokens of a teacher that is read as `role` are the student's.
     pub(super) fn check_vocabulary(&mut self, teacher: TeacherId, role: &Role, train: &Train, settings: &Settings) -> bool {
         if self.teacher(teacher).align == Alignment::Tokens || !compares_tokens(train, role) {
             return true;
         }
-        let mut models = Vec::new();
-        self.speaks_in(teacher, &mut models);
-        for (speaker, model) in models {
+        for speaker in self.made_of(teacher, |_| false) {
+            let TeacherWeights::Model(model) = self.teacher(speaker).weights else { continue };
             if self.teacher(speaker).align == Alignment::Tokens {
                 continue;
             }
