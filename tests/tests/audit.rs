@@ -83,6 +83,10 @@ fn a_teacher_that_is_the_student_teaches_nothing() {
             "teacher now = self\nteacher also = self\nteacher star = mixture([now, also], weights: equal)\nroute { else -> star }\n",
             "live kl(teacher || student)",
         ),
+        (
+            "teacher now = self\nteacher also = self\nteacher star = sum([now, also], weights: equal)\nroute { else -> star }\n",
+            "live kl(teacher || student)",
+        ),
         (ONE, "live kl(student || detached(student))"),
         (ONE, "live kl(detached(student) || student)"),
         (ONE, "live kl(student || detached(blend(teacher: 0, student: 1)))"),
@@ -273,6 +277,10 @@ fn what_cant_teach_is_told() {
         ("select = teacher.logp > 0\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = reward > 1\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
         ("select = position < 5 and position > 10\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+        ("select = correct and not correct\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+        // The completions of the stage have 16 tokens at most.
+        ("select = position >= 16\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
+        ("select = length > 16\nterm t = live kl(student || teacher)".to_owned(), Code::NeverHolds),
     ] {
         let found = checked(ONE, &body, STAGE);
         assert_eq!(codes(&found), [code], "{body}: {found:?}");
@@ -282,6 +290,9 @@ fn what_cant_teach_is_told() {
         "select = student.top1 > 0.99\nterm t = live kl(student || teacher)".to_owned(),
         "select = position >= 5 and position <= 5\nterm t = live kl(student || teacher)".to_owned(),
         "select = reward >= 1\nterm t = live kl(student || teacher)".to_owned(),
+        "select = correct and not truncated\nterm t = live kl(student || teacher)".to_owned(),
+        "select = position >= 15\nterm t = live kl(student || teacher)".to_owned(),
+        "select = length >= 16\nterm t = live kl(student || teacher)".to_owned(),
         "term t = live skew(student || teacher, lambda: 0.1)".to_owned(),
         format!("term t = -clip({gap}, -1, 1) * live student.logp"),
         "term t = relu(live kl(student || teacher) - 5)".to_owned(),

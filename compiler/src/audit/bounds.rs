@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mopd_lang::experiment::{Reward, Schedule};
+use mopd_lang::experiment::{Reward, RolloutSource, Schedule, Train};
 use mopd_lang::formula::{
     Adaptive, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, Memory, Part,
     Reduction, Role, Scan, Signal, Statistic, Support, Unit,
@@ -96,6 +96,19 @@ pub(super) struct Facts<'a> {
     pub steps: u32,
     /// Of the verdicts of all domains that are trained on.
     pub reward: Range,
+    /// Tokens that a completion has at most; infinite where the file doesn't say.
+    pub longest: f64,
+}
+
+/// The most tokens of a completion, where the student writes it and nothing is done to it afterwards.
+pub(super) fn longest(train: &Train) -> f64 {
+    let own_data = train.objective.terms.iter().any(|term| term.data.is_some());
+    match &train.rollout.source {
+        RolloutSource::Sample(sampling) if train.rollout.edits.is_empty() && !own_data => {
+            sampling.max_tokens.constant().unwrap_or(f64::INFINITY)
+        }
+        _ => f64::INFINITY,
+    }
 }
 
 /// Of what a domain's verifier can say.
@@ -346,7 +359,7 @@ pub(super) fn silent<'a>(view: &View<'a>, facts: &Facts) -> Option<Culprit<'a>> 
 
 /// Whether a number is below 0 whatever is drawn, or 0.
 pub(super) fn is_negative(formula: &Formula) -> bool {
-    let facts = Facts { cast: &Cast::default(), steps: 1, reward: ALL };
+    let facts = Facts { cast: &Cast::default(), steps: 1, reward: ALL, longest: f64::INFINITY };
     Bounds::of(&[formula], &facts).range(formula).high <= 0.0
 }
 
@@ -355,13 +368,21 @@ pub(super) fn never(condition: &Formula, bounds: &Bounds) -> bool {
     bounds.range(condition).is_zero() || contradicts_itself(condition)
 }
 
-/// `position < 5 and position > 10`: what is asked of one number leaves nothing.
+/// `position < 5 and position > 10`, `correct and not correct`: what is asked of one number leaves nothing.
 fn contradicts_itself(condition: &Formula) -> bool {
     let mut asked: Vec<(&Formula, Range, [bool; 2])> = Vec::new();
+    let (mut holds, mut fails): (Vec<&Formula>, Vec<&Formula>) = (Vec::new(), Vec::new());
     let mut pending = vec![condition];
     while let Some(formula) = pending.pop() {
-        let FormulaKind::Apply { function, operands } = &formula.0.kind else { continue };
+        let FormulaKind::Apply { function, operands } = &formula.0.kind else {
+            holds.push(formula);
+            continue;
+        };
         let (left, right) = match operands.as_slice() {
+            [inner] if *function == Function::Not => {
+                fails.push(inner);
+                continue;
+            }
             [left, right] if *function == Function::And => {
                 pending.extend([left, right]);
                 continue;
@@ -398,7 +419,7 @@ fn contradicts_itself(condition: &Formula) -> bool {
             None => asked.push((number, range, open)),
         }
     }
-    false
+    fails.iter().any(|fails| holds.iter().any(|holds| is_one(holds, fails)))
 }
 
 fn mirrored(function: Function) -> Function {
@@ -459,6 +480,8 @@ fn of_signal(signal: &Signal, facts: &Facts, given: &[Range]) -> Range {
         Signal::Overlap { .. } | Signal::Mass { .. } | Signal::Progress => SHARE,
         Signal::Agreement { samples, .. } => Range { low: 0.0, high: f64::from(*samples) },
         Signal::Step => Range { low: 0.0, high: f64::from(facts.steps.saturating_sub(1)) },
+        Signal::Position | Signal::Remaining => Range { low: 0.0, high: (facts.longest - 1.0).max(0.0) },
+        Signal::Length => Range { low: 0.0, high: facts.longest },
         Signal::Reward => facts.reward,
         // Of parts whose weights don't reach 1. Their sum is rounded.
         Signal::Correct if facts.reward.high < 1.0 - 1e-9 => NEVER,

@@ -39,6 +39,8 @@ struct Seen<'a> {
     usage: Use,
     filter: Option<&'a Formula>,
     verdicts: Vec<&'a Reward>,
+    /// Tokens of a completion at most.
+    longest: f64,
 }
 
 struct Looking<'a> {
@@ -83,11 +85,13 @@ impl<'a> Looking<'a> {
     fn at(&mut self, train: &'a Train) {
         let usage = Use::of(self.experiment, train);
         let verdicts = train.mixture.iter().map(|share| &self.experiment.domain(share.domain).reward).collect();
-        let seen = Seen { objective: &train.objective, usage, filter: train.filter.as_ref(), verdicts };
+        let seen =
+            Seen { objective: &train.objective, usage, filter: train.filter.as_ref(), verdicts, longest: bounds::longest(train) };
         if self.seen.contains(&seen) {
             return;
         }
-        let facts = |cast| Facts { cast, steps: seen.usage.steps, reward: bounds::verdicts(seen.verdicts.iter().copied()) };
+        let (steps, longest) = (seen.usage.steps, seen.longest);
+        let facts = |cast| Facts { cast, steps, reward: bounds::verdicts(seen.verdicts.iter().copied()), longest };
         if let Some(filter) = &train.filter {
             let bounds = Bounds::of(&[filter], &facts(&seen.usage.casts[0]));
             if bounds::never(filter, &bounds) {
