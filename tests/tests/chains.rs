@@ -103,6 +103,45 @@ fn teachers_made_of_teachers() {
     }
 }
 
+/// A view of a teacher that is declared further down takes nothing from it: whoever is routed to that one gets that one.
+#[test]
+fn a_teacher_seen_from_above_stays_itself() {
+    let stage = |n: u32| format!("model m{n} = sft(base, on: d) {{ target = answer, steps = {n}, batch = 1, lr = 1e-3 }}\n");
+    let rest = "objective o {\n  term all = live kl(student || teacher)\n  reduce = mean(token) then mean(sequence)\n}\n\
+                model one = distill(base) { objective = o, rollout = sample(n: 2, temperature: 1, max_tokens: 4), prompts = 1, steps = 1, lr = 1e-3 }\n";
+    for (teachers, routed) in [
+        (
+            "teacher view = plain { temperature = 2 }\nteacher plain = m1\nroute {\n  data.hard == \"yes\" -> view\n  else -> plain\n}\n",
+            "plain",
+        ),
+        (
+            "teacher view = all[d] { temperature = 2 }\nteacher all[x in domains] = m1\nroute {\n  data.hard == \"yes\" -> view\n  for x in domains: domain == x -> all[x]\n}\n",
+            "all[d]",
+        ),
+        // What the view lacks takes nothing with it, either.
+        (
+            "teacher view = plain { sees = nothing }\nteacher plain = m1\nroute {\n  data.hard == \"yes\" -> view\n  else -> plain\n}\n",
+            "plain",
+        ),
+        (
+            "teacher view = mixture([plain, other], weights: equal)\nteacher plain = m1\nteacher other = m2\nroute { else -> view }\n",
+            "view",
+        ),
+    ] {
+        let text = format!("{SETUP}{}{}{teachers}{rest}", stage(1), stage(2));
+        let analysis = check("view.mopd", &text);
+        let Some(experiment) = &analysis.experiment else {
+            assert!(teachers.contains("nothing"), "{}", listing(&analysis));
+            continue;
+        };
+        let mopd_lang::experiment::Stage::Train(train) = &experiment.models.last().expect("a stage").stage else {
+            panic!("{teachers}")
+        };
+        let choice = &experiment.teachers[train.teachers.last().expect("a teacher").teacher.0 as usize];
+        assert_eq!((choice.name.as_str(), choice.temperature), (routed, 1.0), "{teachers}");
+    }
+}
+
 /// Merges of merges, likewise.
 #[test]
 fn models_merged_of_two_before() {

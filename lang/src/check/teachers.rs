@@ -106,9 +106,13 @@ impl Checker {
             Value::Logits(logits) => self.composed_of(logits, Vec::new(), inner.span)?,
             Value::Item { item, kind: Callable::Teacher } => {
                 let called = self.call_item(item, inner.span, &[], env);
-                return self.renamed(called, before, name, span);
+                return self.renamed(called, Some(before), name, span);
             }
-            teacher @ Value::Teacher(_) => return self.renamed(teacher, before, name, span),
+            teacher @ Value::Teacher(_) => {
+                // A name, or a member of a family, may have been declared on the way too: further down in the file.
+                let made_here = matches!(inner.kind, ExprKind::Call { .. }).then_some(before);
+                return self.renamed(teacher, made_here, name, span);
+            }
             other => {
                 self.wrong_kind(inner.span, "a teacher is a view of a model, such as `expert[math]`", &other);
                 return None;
@@ -117,11 +121,12 @@ impl Checker {
         Some(self.plain_teacher(name, weights, span))
     }
 
-    /// Another teacher under a name of its own. One that was declared on the way, by `mixture` or `served`, is taken back.
-    fn renamed(&mut self, value: Value, before: usize, name: &str, span: Span) -> Option<Teacher> {
+    /// Another teacher under a name of its own. One that a call made on the way, such as `mixture` or `served`, is taken back: `before` is
+    /// how many there were.
+    fn renamed(&mut self, value: Value, before: Option<usize>, name: &str, span: Span) -> Option<Teacher> {
         let Value::Teacher(id) = value else { return None };
         let mut teacher = self.teacher(id).clone();
-        if id.0 as usize + 1 == self.teachers.len() && id.0 as usize >= before {
+        if id.0 as usize + 1 == self.teachers.len() && before.is_some_and(|before| id.0 as usize >= before) {
             self.teachers.pop();
             self.used_teachers.pop();
             self.said_origins.remove(&id);
