@@ -636,7 +636,7 @@ pub struct BenchExpr {
 Examples:
   mopd expr a.mopd my_objective                       the graph of all that it computes for each token
   mopd expr a.mopd my_objective.weight --emit asm     the machine code of its weight
-  mopd expr std.opd reverse_kl --emit clif")]
+  mopd expr std.opd mopd --emit clif                  an objective of the standard library")]
 pub struct Expr {
     /// The file; or a module of the standard library, as `std.opd`
     pub file: PathBuf,

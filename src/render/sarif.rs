@@ -68,7 +68,22 @@ fn place(span: Span, sources: &Sources) -> Value {
 }
 
 fn artifact(span: Span, sources: &Sources) -> Value {
-    json!({ "uri": sources.file(span.file).path })
+    json!({ "uri": uri(&sources.file(span.file).path) })
+}
+
+/// A path as a URI reference (RFC 3986): what is not allowed there, or means something else, is percent-encoded. Modules of the library are
+/// `std:opd.mopd` already.
+fn uri(path: &str) -> String {
+    let standard = path.strip_prefix("std:").map(|module| ("std:", module));
+    let (scheme, path) = standard.unwrap_or(("", path));
+    let mut uri = scheme.to_owned();
+    for byte in path.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => uri.push(char::from(byte)),
+            _ => uri += &format!("%{byte:02X}"),
+        }
+    }
+    uri
 }
 
 /// Lines and columns from 1, the end exclusive.

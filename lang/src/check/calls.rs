@@ -3,15 +3,17 @@
 use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic};
+use crate::formula::Unit;
 use crate::source::Span;
 use crate::syntax::ast::{Argument, Block, Expr, ExprKind, Item, ItemKind, Name, Parameter};
 
 use super::Checker;
 use super::builtins::{self, Builtin, Kind};
-use super::evaluate::Env;
+use super::evaluate::{Context, Env};
 use super::foreign;
 use super::items::signature;
 use super::modules::{ItemId, declared_name};
+use super::settings::unit_of_type;
 use super::value::Value;
 
 /// Calls inside calls: a bound on how deep the evaluator goes.
@@ -300,7 +302,14 @@ impl Checker {
         for (parameter, given) in parameters.iter().zip(given) {
             let (value, place) = match (given, &parameter.default) {
                 (Some(expr), _) => {
-                    (self.evaluate(expr, &env.named(format!("{}.{}", env.model_name, parameter.name.text))), expr.span)
+                    let env = env.named(format!("{}.{}", env.model_name, parameter.name.text));
+                    // As a schedule may be given for a number, so may a formula of `step` and `progress`.
+                    let number = |annotation: &Name| {
+                        unit_of_type(&annotation.text).is_some_and(|unit| !matches!(unit, Unit::Count | Unit::Bool))
+                    };
+                    let moves = env.context == Context::Constant && parameter.annotation.as_ref().is_some_and(number);
+                    let env = if moves { env.with_context(Context::Schedule) } else { env };
+                    (self.evaluate(expr, &env), expr.span)
                 }
                 (None, Some(default)) => {
                     self.calling.push(callee.span);

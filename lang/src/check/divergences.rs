@@ -189,8 +189,8 @@ impl Checker {
                 true
             }
             DivergenceKind::Alpha { alpha } if matches!(alpha.constant(), Some(0.0 | 1.0)) => {
-                let finding = Diagnostic::error(Code::OutOfRange, place, "the alpha divergence divides by 0 at this end");
-                self.report(finding.help("its limits are the two directions of `kl`: write the one you mean"));
+                let finding = Diagnostic::error(Code::OutOfRange, place, "this end of the alpha divergence is a `kl`");
+                self.report(finding.help("write what it is: `kl(left || right)` at 1, `kl(right || left)` at 0"));
                 true
             }
             _ => false,
@@ -406,7 +406,10 @@ impl Checker {
             Value::Model(model) => {
                 let name = self.model(model).name.clone();
                 match self.teacher_of_model(&name, model, of.span) {
-                    Value::Teacher(teacher) => Role::Named { teacher, name: name.as_str().into() },
+                    Value::Teacher(teacher) => {
+                        self.used_teachers[teacher.0 as usize] = true;
+                        Role::Named { teacher, name: name.as_str().into() }
+                    }
                     _ => return Value::Error,
                 }
             }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Length, Objective};
 use crate::formula::{
-    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, PreferenceKind, Scan,
-    Signal, elementwise,
+    Declared, Distribution, Divergence, DivergenceKind, Formula, FormulaKind, FormulaNode, Function, Live, Mass, PreferenceKind,
+    Scan, Signal, elementwise,
 };
 
 use super::Checker;
@@ -201,6 +201,25 @@ impl Checker {
         false
     }
 
+    /// A bare partial sum of the alpha divergence has no limit at 0 and 1: what is left of both sides does not cancel.
+    fn leaves_poles(&mut self, alpha: &Formula, steps: u32) -> bool {
+        let tape = Tape::of(alpha);
+        let value = |step| tape.at(&Bindings { step, steps, variable: None });
+        let at_pole = |step: &u32| value(*step).is_some_and(|alpha| alpha.abs() < 1e-9 || (alpha - 1.0).abs() < 1e-9);
+        let Some(step) = looked_at(std::slice::from_ref(&tape), steps).into_iter().find(at_pole) else { return true };
+        let end = value(step).unwrap_or_default().round();
+        self.report(
+            Diagnostic::error(
+                Code::ScheduleRange,
+                self.span(alpha.0.origin),
+                format!("with `mass: raw` the alpha divergence divides by 0 at alpha = {end}"),
+            )
+            .label(format!("is {end} at step {step} of {steps}"))
+            .help("with `mass: generalized`, `tail` or `renormalized` its limit is taken there, a `kl`"),
+        );
+        false
+    }
+
     /// The parameters of an objective's divergences, over the whole run of the stage that uses it.
     pub(super) fn check_ranges(&mut self, objective: &Objective, steps: u32) -> bool {
         let mut good = true;
@@ -225,6 +244,7 @@ impl Checker {
                 DivergenceKind::Jsd { beta, normalized } => {
                     self.stays_within(beta, "`beta`", (0.0, 1.0), steps) && (*normalized || self.leaves_ends(beta, steps))
                 }
+                DivergenceKind::Alpha { alpha } if divergence.mass == Mass::Raw => self.leaves_poles(alpha, steps),
                 DivergenceKind::Skew { lambda } => self.stays_within(lambda, "`lambda`", (0.0, 1.0), steps),
                 _ => true,
             };

@@ -121,6 +121,13 @@ impl Checker {
             faulty = true;
             missing.push((domain, by_data));
         }
+        // Where one domain and one teacher are left, they probably belong together; so do a domain and the only teacher.
+        let routed = |teacher: &str| route.arms.iter().any(|arm| self.sources.text(arm.target.span) == teacher);
+        let mut unrouted = self.teachers.iter().filter(|teacher| !teacher.name.contains('[') && !routed(&teacher.name));
+        let left_over = match (unrouted.next(), unrouted.next(), missing.as_slice(), &self.teachers[..]) {
+            (Some(teacher), None, [_], _) | (None, _, _, [teacher]) => Some(teacher.name.clone()),
+            _ => None,
+        };
         for (domain, by_data) in missing {
             if !by_data && self.arm_of_another(&turns, domain) {
                 continue;
@@ -144,10 +151,13 @@ impl Checker {
                 .help(help);
             // A family has a member for it: the arm that is missing is known.
             let member = self.teachers.iter().find(|teacher| teacher.name.ends_with(&format!("[{name}]")));
-            if let (false, Some(member), Some(last)) = (by_data, member, route.arms.last()) {
+            let certain = member.is_some();
+            let teacher = member.map(|member| member.name.clone()).or_else(|| left_over.clone());
+            if let (false, Some(teacher), Some(last)) = (by_data, teacher, route.arms.last()) {
                 let end = Span { start: last.span.end, ..last.span };
-                let arm = format!("domain == {name} -> {}", member.name);
+                let arm = format!("domain == {name} -> {teacher}");
                 finding = finding.fix(format!("add `{arm}`"), end, format!("\n  {arm}"));
+                finding = if certain { finding } else { finding.possibly() };
             }
             self.report(finding);
         }

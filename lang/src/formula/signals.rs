@@ -217,7 +217,7 @@ pub enum Signal {
     Progress,
     /// The step, from 0. Run, count.
     Step,
-    /// The loss of the step before. Run, number.
+    /// The loss of the step before, 1 at the first. Run, number.
     Loss,
     /// One term's part of it, before coefficients that move. Run, number.
     TermLoss {

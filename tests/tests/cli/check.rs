@@ -87,6 +87,18 @@ fn a_finding_for_code_review() {
     assert_eq!(clean["runs"][0]["results"], json!([]));
 }
 
+/// In SARIF a path is a URI reference: `#`, `%`, blanks and letters beyond ASCII are percent-encoded.
+#[test]
+fn a_path_for_code_review() {
+    let name = "two runs/50% #1 \u{e9}.mopd";
+    let place = Place::with(&[(name, &GOOD.replace("steps     = 2", "stepz     = 2"))]);
+    let log = place.mopd(&["check", "--format", "sarif", name]).is(1, &[]).json();
+    let found = &log["runs"][0]["results"][0];
+    let expected = json!({"uri": "two%20runs/50%25%20%231%20%C3%A9.mopd"});
+    assert_eq!(found["locations"][0]["physicalLocation"]["artifactLocation"], expected);
+    assert_eq!(found["fixes"][0]["artifactChanges"][0]["artifactLocation"], expected);
+}
+
 #[test]
 fn a_finding_at_the_end_of_the_file_is_drawn() {
     let place = Place::with(&[("a.mopd", "experiment \"x\" {\n")]);

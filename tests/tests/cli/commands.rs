@@ -239,6 +239,55 @@ fn a_measurement_says_of_what_it_is_and_what_came_out() {
     place.mopd(&["bench", "check", "--runs", "0"]).is(2, &["--runs"]);
 }
 
+/// The book's page of commands names every option that `--help` has, in the row of its command.
+#[test]
+fn the_book_has_every_option_of_every_command() {
+    let place = Place::new();
+    let page = std::fs::read_to_string(mopd_tests::root().join("book/src/commands.md")).expect("the page");
+    let options = |words: &[&str]| -> Vec<String> {
+        let help = place.mopd(&[words, &["--help"]].concat()).is(0, &[]).out;
+        let words = help.lines().filter(|line| line.trim_start().starts_with('-')).flat_map(str::split_whitespace);
+        let mut found: Vec<String> = words.filter(|word| word.starts_with("--")).map(str::to_owned).collect();
+        found.retain(|option| option.trim_matches('-').len() > 1 && option != "--help" && option != "--version");
+        found
+    };
+    let commands = "new check fmt plan audit run watch report compare export explain sample doctor lsp expr";
+    let benches = ["check", "distill", "divergence", "expr", "watch"].map(|what| vec!["bench", what]);
+    let caches = ["list", "verify", "prune"].map(|what| vec!["cache", what]);
+    let mut seen = 0;
+    for words in commands.split(' ').map(|command| vec![command]).chain(benches).chain(caches) {
+        let head = if words[0] == "cache" { "cache".to_owned() } else { words.join(" ") };
+        let mut rows = page.lines().filter(|line| line.starts_with(&format!("| `mopd {head}")));
+        let row = rows.next().unwrap_or_else(|| panic!("`mopd {head}` has no row"));
+        for option in options(&words) {
+            assert!(row.contains(&option), "`{option}` of `mopd {}` is not in its row: {row}", words.join(" "));
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "only {seen} options were found");
+}
+
+/// What `--help` shows as an example works: those that need no file of the reader's.
+#[test]
+fn the_examples_of_help_that_need_no_file_work() {
+    let place = Place::new();
+    let mut tried = 0;
+    for command in ["check", "plan", "audit", "expr", "explain"] {
+        let help = place.mopd(&[command, "--help"]).is(0, &[]).out;
+        for line in help.lines().map(str::trim).filter(|line| line.starts_with("mopd ") && !line.contains(['|', '>'])) {
+            // What stands behind three blanks says what the example does.
+            let example = line.split("   ").next().expect("a first part").trim();
+            let words: Vec<&str> = example.split(' ').skip(1).collect();
+            if words.iter().any(|word| word.ends_with(".mopd")) {
+                continue;
+            }
+            place.mopd(&words).is(0, &[]);
+            tried += 1;
+        }
+    }
+    assert!(tried >= 5, "only {tried} examples were found");
+}
+
 /// `mopd expr`: the graph, what the code generator is given, and the instructions.
 #[test]
 fn expr_shows_what_becomes_of_a_weight() {

@@ -6,10 +6,15 @@ use std::fs;
 use mopd_lang::diag::Code;
 
 pub fn table() -> String {
-    let warnings = warnings();
+    let (errors, warnings) = (reported("error"), reported("warning"));
     let mut text = "| code | severity | |\n|---|---|---|\n".to_owned();
     for code in Code::ALL {
-        let severity = if warnings.contains(&format!("{code:?}")) { "warning" } else { "error" };
+        let name = format!("{code:?}");
+        let severity = match (errors.contains(&name), warnings.contains(&name)) {
+            (true, true) => "error or warning",
+            (false, true) => "warning",
+            (_, false) => "error",
+        };
         let _ = writeln!(text, "| [`{0}`](#{0}) | {severity} | {1} |", code.name(), crate::tables::cell(code.summary()));
     }
     text.trim_end().to_owned()
@@ -29,15 +34,16 @@ pub fn pages() -> String {
     text.trim_end().to_owned()
 }
 
-/// The codes that the compiler reports as warnings, read off its text: severity belongs to a finding, not to a code.
-fn warnings() -> Vec<String> {
+/// The codes that the compiler reports as errors or as warnings, read off its text: severity belongs to a finding, not to a code.
+fn reported(severity: &str) -> Vec<String> {
     let mut found = Vec::new();
     for path in ["lang/src", "compiler/src"].iter().flat_map(|folder| mopd_tests::files(&mopd_tests::root().join(folder), ".rs"))
     {
         let text: String = fs::read_to_string(path).expect("a source file").split_whitespace().collect();
-        let codes = text.split("Diagnostic::warning(Code::").skip(1);
+        let begins = format!("Diagnostic::{severity}(Code::");
+        let codes = text.split(begins.as_str()).skip(1);
         found.extend(codes.map(|rest| rest.split(',').next().unwrap_or_default().to_owned()));
     }
-    assert!(!found.is_empty(), "no warning was found: how they are made has changed");
+    assert!(!found.is_empty(), "no {severity} was found: how they are made has changed");
     found
 }

@@ -111,7 +111,11 @@ pub static DECODER: &[Key] = &[
 pub static MERGE: &[Key] = &[
     must("method", Takes::Words(MERGES), "How the weights are put together."),
     may("scale", Takes::Number, "Factor of the merged differences; every method but `average` needs it."),
-    may("density", Takes::Number, "`ties`: the fraction of each difference that is kept."),
+    may(
+        "density",
+        Takes::Number,
+        "`ties`: the fraction of each difference that is kept, as a whole number of its entries, rounded; equals at the bound are kept.",
+    ),
     may("drop", Takes::Number, "`dare`: the fraction of each difference that is dropped at random."),
 ];
 

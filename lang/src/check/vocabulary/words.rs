@@ -175,7 +175,7 @@ pub static SIGNALS: &[SignalName] = &[
     seen(
         "loss",
         "number[run]",
-        "The loss of the step before; `loss.<term>` is one term's, `loss.held_out` that on the held-out prompts.",
+        "The loss of the step before, 1 at the first step; `loss.<term>` is one term's, `loss.held_out` that on the held-out prompts.",
     ),
     seen("vocab_size", "count[run]", "Number of tokens of the student's tokenizer."),
 ];
