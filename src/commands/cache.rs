@@ -37,7 +37,7 @@ fn unreadable(why: String) -> Problem {
 /// Says which lists of needs can't be read. Whether there are any.
 fn warn_of(unreadable: &[String]) -> bool {
     for why in unreadable {
-        output::error(&format!("warning: nobody knows what a run needs: {}\n", printable(why)));
+        output::error(&format!("warning: it is not known what a run needs: {}\n", printable(why)));
     }
     if !unreadable.is_empty() {
         output::error(

@@ -19,16 +19,16 @@ pub fn read(input: &mut impl BufRead) -> io::Result<Option<Message>> {
             return Ok(None);
         }
         let Some(line) = line.strip_suffix("\r\n") else {
-            return Err(invalid(format!("`{}` is no line of a header", shortened(&line))));
+            return Err(invalid(format!("`{}` is not a header line", shortened(&line))));
         };
         if line.is_empty() {
             break;
         }
         let Some((name, value)) = line.split_once(": ") else {
-            return Err(invalid(format!("`{}` is no line of a header", shortened(line))));
+            return Err(invalid(format!("`{}` is not a header line", shortened(line))));
         };
         if name.eq_ignore_ascii_case("Content-Length") {
-            let known: u64 = value.parse().map_err(|_| invalid(format!("`{}` is no length", shortened(value))))?;
+            let known: u64 = value.parse().map_err(|_| invalid(format!("`{}` is not a length", shortened(value))))?;
             length = Some(known);
         }
     }
@@ -70,15 +70,15 @@ mod tests {
             let said = error_of(format!("Content-Length: {length}\r\n\r\n{{}}").as_bytes());
             assert!(said.contains(length) && said.contains("67108864"), "{said}");
         }
-        assert!(error_of(b"Content-Length: 99999999999999999999999\r\n\r\n").contains("is no length"));
-        assert!(error_of(b"Content-Length: -1\r\n\r\n").contains("is no length"));
+        assert!(error_of(b"Content-Length: 99999999999999999999999\r\n\r\n").contains("is not a length"));
+        assert!(error_of(b"Content-Length: -1\r\n\r\n").contains("is not a length"));
         // What is claimed and does not come takes no memory either.
         assert!(error_of(b"Content-Length: 60000000\r\n\r\n{}").contains("unexpected end"));
     }
 
     #[test]
     fn a_header_that_never_ends_is_refused() {
-        assert!(error_of(&vec![b'x'; 1 << 20]).contains("is no line of a header"));
+        assert!(error_of(&vec![b'x'; 1 << 20]).contains("is not a header line"));
     }
 
     #[test]

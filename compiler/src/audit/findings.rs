@@ -233,7 +233,7 @@ impl<'a> Looking<'a> {
             1 => Diagnostic::error(Code::ZeroGradient, place, text),
             _ => Diagnostic::warning(Code::ZeroGradient, place, text),
         };
-        self.add(finding.label("0 in every small world, for every outcome").help("compare the student with somebody else"));
+        self.add(finding.label("0 in every small world, for every outcome").help("compare the student with another model"));
     }
 
     fn zero(&mut self, case: &Case) {
@@ -253,7 +253,7 @@ impl<'a> Looking<'a> {
         let Some((value, gradient)) = plain.inquiry(case.steps / 2).and_then(|inquiry| inquiry.misleading()) else { return };
         let text = format!("the value of this term estimates {value}, its gradient is that of {gradient}");
         let mut finding = Diagnostic::warning(Code::OtherGradient, self.span(case.term.origin), text)
-            .label("whoever watches this loss sees something else than what is learnt");
+            .label("the value of this loss is not what its gradient minimises");
         if !drawn_so {
             let text = format!("so it is at temperature 1; these are {}", case.drawn.text());
             finding = finding.because(self.span(case.rollout), text);
@@ -264,7 +264,7 @@ impl<'a> Looking<'a> {
     }
 
     fn ignores_teacher(&mut self, case: &Case) {
-        let text = "this term reads a teacher, and its gradient is the same whoever teaches";
+        let text = "this term reads a teacher, and its gradient is the same for every teacher";
         let finding = Diagnostic::warning(Code::NoTeacherSignal, self.span(case.term.origin), text)
             .label("what the teacher says is added to something, and multiplies nothing that carries gradient")
             .because(self.span(case.rollout), format!("on {}", case.drawn.text()))

@@ -59,8 +59,6 @@ impl Checker {
             }
         });
         found.extend(declared.map(str::to_owned));
-        // A map has no order of its own, and what is said must not depend on it.
-        found.sort_unstable();
         if wanted != Wanted::Callable {
             found.extend(env.locals.iter().map(|(name, _)| name.to_string()));
         }

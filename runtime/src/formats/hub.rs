@@ -42,7 +42,7 @@ impl Endpoint {
     fn new(url: &str) -> Result<Endpoint> {
         let nowhere = || {
             // Not repeated: a password may be why it can't be read.
-            Error::new(FailureKind::Model, "HF_ENDPOINT is no address of a server")
+            Error::new(FailureKind::Model, "HF_ENDPOINT is not the address of a server")
                 .help("it looks like https://huggingface.co; characters like `@`, `/` and `#` of a password are written %40, %2F and %23")
         };
         // A `/` in a password ends the host: what is left of the password would be the path.
@@ -177,7 +177,7 @@ impl Hub {
         let listing = client.listing(name, revision).map_err(failed)?;
         let commit = listing.sha;
         if !is_commit(&commit) || is_commit(revision) && !commit.eq_ignore_ascii_case(revision) {
-            let message = format!("{endpoint} answers that {name} is at {}, which is no commit of {revision}", quote(&commit));
+            let message = format!("{endpoint} answers that {name} is at {}, which is not a commit of {revision}", quote(&commit));
             return Err(Error::new(FailureKind::Model, message));
         }
         let present = |file: &str| listing.siblings.iter().any(|sibling| sibling.rfilename == file);

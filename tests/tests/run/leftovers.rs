@@ -103,7 +103,7 @@ fn a_damaged_list_of_needs_is_named_and_the_rest_goes_on() {
     };
     let listed = cache(&["list"]);
     assert_eq!(listed.status.code(), Some(0), "{}", text(&listed));
-    assert_says(&text(&listed), &["student, seed 1", "broken.json", "nobody knows what a run needs"]);
+    assert_says(&text(&listed), &["student, seed 1", "broken.json", "it is not known what a run needs"]);
     assert_says(&text(&cache(&["verify"])), &["0 damaged", "broken.json"]);
     fs::remove_dir_all(bench.path("out")).expect("removable");
     let pruned = cache(&["prune", "--keep-under", "1KiB"]);

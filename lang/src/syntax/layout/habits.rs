@@ -23,7 +23,7 @@ impl Scanner<'_> {
         } else if line.starts_with("```") {
             let span = self.span(start, start + 3);
             let end = (start + line.len() + 1).min(self.bytes.len());
-            Diagnostic::error(Code::ForeignSyntax, span, "a fence of Markdown (```) is no part of the program")
+            Diagnostic::error(Code::ForeignSyntax, span, "a Markdown code fence (```) is not part of the program")
                 .label("copied from a page or a chat")
                 .help("remove the line")
                 .fix("remove the line", self.span(start, end), "")

@@ -254,7 +254,7 @@ fn date(format: &str) -> Result<String, Error> {
     use std::fmt::Write;
     let refused = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
     let items = StrftimeItems::new(format).parse();
-    let items = items.map_err(|_| refused(format!("{format:?} is no format of a date")))?;
+    let items = items.map_err(|_| refused(format!("{format:?} is not a date format")))?;
     let mut text = String::new();
     // A day has no time: whatever asks for one is an error of the formatter.
     write!(text, "{}", today().format_with_items(items.iter())).map_err(|_| {

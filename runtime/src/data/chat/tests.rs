@@ -290,5 +290,5 @@ fn templates_see_the_day_and_not_the_time() {
         let error = render(format).unwrap_err().to_string();
         assert!(error.contains("time of day"), "{format}: {error}");
     }
-    assert!(render("%!").unwrap_err().to_string().contains("no format of a date"));
+    assert!(render("%!").unwrap_err().to_string().contains("not a date format"));
 }

@@ -196,7 +196,9 @@ impl<'h> Client<'h> {
             let Some(location) = response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection()) else {
                 return Ok(response);
             };
-            let location = location.to_str().map_err(|_| Trouble::Nonsense("it redirects to what is no address".to_owned()))?;
+            let location = location
+                .to_str()
+                .map_err(|_| Trouble::Nonsense("it redirects to something that is not an address".to_owned()))?;
             place = followed(&place, location)?;
         }
         Err(Trouble::Nonsense(format!("it redirects more than {REDIRECTS} times")))
@@ -214,7 +216,7 @@ fn origin(place: &Uri) -> (Option<&str>, Option<String>, Option<u16>) {
 }
 
 pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
-    let nowhere = || Trouble::Nonsense("it redirects to what is no address".to_owned());
+    let nowhere = || Trouble::Nonsense("it redirects to something that is not an address".to_owned());
     let next = if location.starts_with('/') && !location.starts_with("//") {
         let mut parts = from.clone().into_parts();
         parts.path_and_query = Some(location.parse().map_err(|_| nowhere())?);
@@ -234,7 +236,7 @@ pub(super) fn followed(from: &Uri, location: &str) -> Result<Uri, Trouble> {
 
 /// An address of a server.
 pub(super) fn address(text: &str) -> Result<Uri, Trouble> {
-    let nowhere = || Trouble::Nonsense("that is no address".to_owned());
+    let nowhere = || Trouble::Nonsense("that is not an address".to_owned());
     let place: Uri = text.parse().map_err(|_| nowhere())?;
     let served = matches!(place.scheme_str(), Some("http" | "https")) && place.host().is_some_and(|host| !host.is_empty());
     if served { Ok(place) } else { Err(nowhere()) }
@@ -256,7 +258,7 @@ fn encoded(name: &str) -> impl Display {
 fn lost(error: &ureq::Error) -> Trouble {
     match error {
         // Its text repeats the address, which may hold a password.
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => Trouble::Nonsense("that is no address".to_owned()),
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => Trouble::Nonsense("that is not an address".to_owned()),
         ureq::Error::BodyExceedsLimit(limit) => Trouble::Nonsense(format!("it answers with more than {} MiB", limit >> 20)),
         ureq::Error::Protocol(error) => Trouble::Connection(format!("it does not speak HTTP: {error}")),
         other => Trouble::Connection(other.to_string()),

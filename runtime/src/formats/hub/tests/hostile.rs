@@ -116,13 +116,15 @@ fn a_commit_is_a_hash_and_the_one_asked_for() {
         let sent = listing(sha, &["config.json"]);
         let (address, _) = play(move |_, stream| whole(stream, "", &sent));
         let text = refused(&hub(folder.path(), &format!("http://{address}"), false));
-        assert!(text.contains("which is no commit of main"), "{text}");
+        assert!(text.contains("which is not a commit of main"), "{text}");
         assert!(text.len() < 400 && !text.contains(char::is_control), "{text}");
     }
     let sent = listing(SECOND, &["config.json"]);
     let (address, _) = play(move |_, stream| whole(stream, "", &sent));
     let hub = hub(folder.path(), &format!("http://{address}"), false);
-    assert!(message(&hub.find("org/tiny", Some(FIRST), Path::new("/nowhere")).unwrap_err()).0.contains("is no commit of 1111"));
+    assert!(
+        message(&hub.find("org/tiny", Some(FIRST), Path::new("/nowhere")).unwrap_err()).0.contains("is not a commit of 1111")
+    );
     assert_eq!(tree(folder.path()), BTreeSet::new());
 }
 
@@ -170,7 +172,7 @@ fn a_token_is_for_its_hub_alone() {
         token: Some("hf_secret".to_owned()),
     };
     // An address without a scheme is none.
-    assert!(refused(&hub).contains("redirects to what is no address"));
+    assert!(refused(&hub).contains("redirects to something that is not an address"));
     let authorization = |log: &Mutex<Vec<Asked>>| -> Vec<Option<String>> {
         log.lock().unwrap().iter().map(|asked| asked.header("authorization").map(str::to_owned)).collect()
     };
