@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use mopd_lang::Analysis;
 use mopd_lang::check::analyse_audited;
 use mopd_lang::diag::nearest;
-use mopd_lang::source::SourceFile;
+use mopd_lang::experiment::Experiment;
+use mopd_lang::source::{SourceFile, Span};
 pub use mopd_store::files::reason;
 
+use crate::paths;
 use crate::problem::Problem;
 
 /// Reads and checks a file with everything that it imports. `overrides` are the `--set` values. `std.opd` stands for a module
@@ -62,7 +64,13 @@ fn analyse_entry(
             }
         }
     };
-    let analysis = analyse_audited(entry, &load, overrides, &mopd_compiler::audit::findings);
+    let folder = folder_of(path);
+    let audit = |experiment: &Experiment, origins: &[Span]| {
+        let mut found = mopd_compiler::audit::findings(experiment, origins);
+        found.extend(paths::missing(experiment, origins, &folder));
+        found
+    };
+    let analysis = analyse_audited(entry, &load, overrides, &audit);
     match unreadable.into_inner() {
         Some(problem) => Err(problem),
         None => Ok(analysis),

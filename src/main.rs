@@ -12,6 +12,7 @@ mod killed;
 mod lsp;
 mod metrics;
 mod output;
+mod paths;
 mod problem;
 mod progress;
 mod render;

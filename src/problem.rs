@@ -94,6 +94,10 @@ impl Problem {
         self.status
     }
 
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub fn message(&self) -> &str {
         &self.message
     }

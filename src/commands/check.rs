@@ -17,17 +17,17 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
     let mut sarif = Vec::new();
     let mut all = Vec::new();
     for path in &arguments.files {
-        if arguments.fix
-            && let Err(problem) = fix(path)
-        {
-            problem.report();
-            status = Status::Usage;
-            continue;
-        }
-        let analysis = match host::analyse_file(path, &[]) {
+        let fixed = if arguments.fix { fix(path) } else { Ok(()) };
+        let analysis = match fixed.and_then(|()| host::analyse_file(path, &[])) {
             Ok(analysis) => analysis,
             Err(problem) => {
+                // For people, whatever reads the list; and in the list, for whoever reads nothing else.
                 problem.report();
+                match arguments.format {
+                    CheckFormat::Json => json.push(render::json::of_problem(&problem, path)),
+                    CheckFormat::Sarif => sarif.push(render::sarif::of_problem(&problem, path)),
+                    CheckFormat::Human | CheckFormat::Short => {}
+                }
                 status = Status::Usage;
                 continue;
             }

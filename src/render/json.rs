@@ -1,8 +1,12 @@
 //! Findings for editors and scripts: lines from 0, columns from 0 in UTF-16 units.
 
+use std::path::Path;
+
 use mopd_lang::diag::Diagnostic;
 use mopd_lang::source::{Sources, Span};
 use serde::Serialize;
+
+use crate::problem::Problem;
 
 /// One finding. Others read this, so fields are only ever added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -51,6 +55,22 @@ struct Fix {
 
 pub fn findings(findings: &[Diagnostic], sources: &Sources) -> Vec<Finding> {
     findings.iter().map(|finding| of_finding(finding, sources)).collect()
+}
+
+/// Why a file was not checked at all, at its beginning.
+pub fn of_problem(problem: &Problem, path: &Path) -> Finding {
+    let start = || Position { line: 0, character: 0 };
+    Finding {
+        code: problem.name(),
+        severity: "error",
+        message: problem.message().to_owned(),
+        file: path.display().to_string(),
+        range: Range { start: start(), end: start() },
+        labels: Vec::new(),
+        help: problem.help_text().map(str::to_owned),
+        fix: None,
+        url: None,
+    }
 }
 
 /// The list as text, ending with a newline.

@@ -1,10 +1,13 @@
 //! Findings as SARIF 2.1.0, the format that code-review tools read.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use mopd_lang::diag::{Code, Diagnostic, Fix, Label, Severity};
 use mopd_lang::source::{Sources, Span};
 use serde_json::{Value, json};
+
+use crate::problem::Problem;
 
 /// One finding as a SARIF result.
 pub fn result(finding: &Diagnostic, sources: &Sources) -> Value {
@@ -21,6 +24,20 @@ pub fn result(finding: &Diagnostic, sources: &Sources) -> Value {
         "locations": [{ "physicalLocation": place(finding.primary.span, sources) }],
         "relatedLocations": related,
         "fixes": fixes,
+    })
+}
+
+/// Why a file was not checked at all.
+pub fn of_problem(problem: &Problem, path: &Path) -> Value {
+    let text = match problem.help_text() {
+        Some(help) => format!("{}\nhelp: {help}", problem.message()),
+        None => problem.message().to_owned(),
+    };
+    json!({
+        "ruleId": problem.name(),
+        "level": "error",
+        "message": { "text": text },
+        "locations": [{ "physicalLocation": { "artifactLocation": { "uri": path.display().to_string() } } }],
     })
 }
 

@@ -175,6 +175,10 @@ impl<'a> View<'a> {
                 Axis::Token | Axis::Vocab => {}
             }
         }
+        // Where only the prefix decides, the samples of a prompt share all there is after one token, and what is compared within the
+        // group adds up to 0: from the second token on, their prefixes differ.
+        let of_token = |node: &FormulaNode| matches!(node.kind, FormulaKind::Live(Live::Part(Part::Logp)));
+        sequence |= group && !batch && !self.value.any(of_token);
         let size = |vocabulary, prompts, samples, length| Size { vocabulary, prompts, samples, length };
         Ok(match (sequence, group, batch) {
             (false, false, false) => (size(5, 1, 1, 1), 6),

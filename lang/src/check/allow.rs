@@ -78,8 +78,8 @@ fn unused(sources: &Sources, allow: &Allow, named: &str, hits: bool, error: Opti
     )
 }
 
-/// A comment with the blanks before it, and with its line end where the line holds nothing else.
-fn with_blanks(text: &str, comment: Span) -> Span {
+/// A comment or item with the blanks before it; with its line end, and what else the line holds after it, where nothing stands before it.
+pub(super) fn with_blanks(text: &str, comment: Span) -> Span {
     let (start, end) = (comment.start as usize, comment.end as usize);
     let bare = text[..start].trim_end_matches([' ', '\t']).len();
     if bare > 0 && !text[..bare].ends_with('\n') {

@@ -188,7 +188,16 @@ impl Checker {
                 Some(Row { models: self.columns(value, item, columns)?, label })
             })
             .collect();
-        rows.into_iter().collect()
+        let rows: Option<Vec<Row>> = rows.into_iter().collect();
+        let rows = rows?;
+        let twice = |at: usize| rows[..at].iter().position(|first| first.models == rows[at].models).map(|first| (first, at));
+        if let Some((first, second)) = (1..rows.len()).find_map(twice) {
+            let text = format!("`{}` stands in two rows of the table", rows[second].label);
+            let finding = Diagnostic::error(Code::DuplicateName, items[second].span, text).label("the same models as above");
+            self.report(finding.because(items[first].span, "first listed here").help("list each model once"));
+            return None;
+        }
+        Some(rows)
     }
 
     /// What a row is called: the name written, or the stage's.

@@ -242,22 +242,38 @@ impl Checker {
 
     fn support_and_mass(
         &mut self,
-        support: Option<&Expr>,
-        mass: Option<&Expr>,
+        support_place: Option<&Expr>,
+        mass_place: Option<&Expr>,
         span: Span,
         env: &Env,
     ) -> Option<(Support, Mass)> {
         let words =
             [("renormalized", Mass::Renormalized), ("tail", Mass::Tail), ("generalized", Mass::Generalized), ("raw", Mass::Raw)];
-        let mass = match mass {
+        let mass = match mass_place {
             None => Some(None),
             Some(expr) => self.word(expr, "a treatment of mass", &words).map(Some),
         };
-        let support = match support {
+        let support = match support_place {
             None => Some(Support::Full),
             Some(expr) => self.support(expr, env),
         };
-        match (support?, mass?) {
+        let (support, treatment) = (support?, mass?);
+        // A support that was given from outside may be another one next time.
+        let is_written = support_place.is_none_or(|expr| matches!(&expr.kind, ExprKind::Name(name) if name == "full"));
+        if support == Support::Full
+            && is_written
+            && let Some(place) = mass_place
+        {
+            let text = "nothing lies outside the whole vocabulary, so `mass` changes nothing";
+            let finding = Diagnostic::error(Code::UnusedSetting, place.span, text);
+            let finding = match support_place {
+                Some(support) => finding.because(support.span, "the whole vocabulary"),
+                None => finding.because(span, "no `support` is given: the whole vocabulary"),
+            };
+            self.report(finding.help("remove it, or choose what is compared: `support: top_k(teacher, 64)`"));
+            return None;
+        }
+        match (support, treatment) {
             // On the whole vocabulary the four agree.
             (Support::Full, _) => Some((Support::Full, Mass::Raw)),
             (support, Some(mass)) => Some((support, mass)),

@@ -352,6 +352,16 @@ impl Checker {
         if !self.spend(0, index.over.span) {
             return Vec::new();
         }
+        let name = &index.name;
+        if super::vocabulary::signal(&name.text).is_some() || super::signals::is_reserved(&name.text) {
+            let text = format!("`{}` is what every objective reads under this name", name.text);
+            let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
+            self.report(finding.label("can't go through a list").help("choose another name, such as `d` or `t`"));
+        } else if env.local(&name.text).is_some() {
+            let text = format!("`{}` is a parameter, a `let` or a variable already", name.text);
+            let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
+            self.report(finding.label("would hide it in here").help("choose another name"));
+        }
         let items = match self.evaluate(&index.over, env) {
             Value::List(items) => items,
             Value::Panel(panel) => {

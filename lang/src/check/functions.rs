@@ -289,7 +289,7 @@ impl Checker {
                 )
                 .label(text)
                 .because(over.span, "reduces to one number per element of this axis")
-                .help("name a coarser axis, such as `over: group` or `over: batch`, or leave the reduction out"),
+                .help("name a coarser axis: `over: batch`, or `over: group` where each prompt has several samples; or leave the reduction out"),
             );
             return Value::Error;
         }
@@ -441,7 +441,7 @@ impl Checker {
                 )
                 .label(text)
                 .because(over.1, "elements of this axis are compared")
-                .help("name a coarser axis, such as `over: group` or `over: batch`"),
+                .help("name a coarser axis: `over: batch`, or `over: group` where each prompt has several samples"),
             );
             return Value::Error;
         }

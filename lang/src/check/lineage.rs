@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use crate::diag::{Code, Diagnostic};
-use crate::experiment::{Alignment, ModelId, Pretrained, Stage, TeacherId, TeacherWeights, Tokenizer, Train};
+use crate::experiment::{
+    Alignment, DomainId, ModelId, Pretrained, Stage, TeacherChoice, TeacherId, TeacherWeights, Tokenizer, Train,
+};
 use crate::formula::{Distribution, Divergence, DivergenceKind, FormulaKind, Live, Role, Signal, Support};
 use crate::source::Span;
 
@@ -167,6 +169,74 @@ impl Checker {
                 self.report(Diagnostic::error(Code::ForeignTeacher, declared, text).because(stage, "trained here").help(help));
                 false
             }
+        }
+    }
+
+    /// The stages that made a model's weights, each with the domains that it was trained on.
+    fn stages_of(&self, model: ModelId, found: &mut Vec<(ModelId, Vec<DomainId>)>) {
+        if found.iter().any(|(known, _)| *known == model) {
+            return;
+        }
+        let domains = |train: &Train| train.mixture.iter().map(|share| share.domain).collect::<Vec<DomainId>>();
+        match &self.model(model).stage {
+            Stage::Initialise(_) | Stage::Parameter | Stage::Load(_) => {}
+            Stage::Train(train) => {
+                found.push((model, domains(train)));
+                self.stages_of(train.start, found);
+            }
+            Stage::Merge(merge) => {
+                found.push((model, Vec::new()));
+                merge.base.iter().chain(&merge.models).for_each(|model| self.stages_of(*model, found));
+            }
+            Stage::Joint(joint) => {
+                found.push((model, joint.steps.iter().flat_map(|step| domains(&step.train)).collect()));
+                joint.members.iter().for_each(|member| self.stages_of(member.start, found));
+            }
+            Stage::Member { joint, .. } => self.stages_of(*joint, found),
+        }
+    }
+
+    /// A domain that is routed to a specialist of others, while the route has one of its own: arms that were mixed up. What all
+    /// teachers of the route have been through, a common fine-tuning for example, makes nobody a specialist.
+    pub(super) fn warn_of_misrouted_domains(&mut self, train: &Train, settings: &Settings) {
+        let mut teachers: Vec<TeacherId> = Vec::new();
+        for choice in &train.teachers {
+            if !teachers.contains(&choice.teacher) {
+                teachers.push(choice.teacher);
+            }
+        }
+        let mut stages: Vec<(TeacherId, Vec<(ModelId, Vec<DomainId>)>)> = Vec::new();
+        for teacher in teachers {
+            let mut found = Vec::new();
+            if let TeacherWeights::Model(model) = &self.teacher(teacher).weights {
+                self.stages_of(*model, &mut found);
+            }
+            stages.push((teacher, found));
+        }
+        let common = |stage: &ModelId| stages.iter().all(|(_, found)| found.iter().any(|(known, _)| known == stage));
+        let learnt: Vec<(TeacherId, Vec<DomainId>)> = stages
+            .iter()
+            .map(|(teacher, found)| {
+                let own = found.iter().filter(|(stage, _)| !common(stage)).flat_map(|(_, domains)| domains.iter().copied());
+                (*teacher, own.collect())
+            })
+            .collect();
+        for TeacherChoice { domain, teacher, origin, .. } in train.teachers.iter().filter(|choice| choice.when.is_none()) {
+            let own = learnt.iter().find(|(known, _)| known == teacher).map_or(&[][..], |(_, domains)| domains);
+            if own.is_empty() || own.contains(domain) {
+                continue;
+            }
+            let Some((other, _)) = learnt.iter().find(|(_, domains)| domains.contains(domain)) else { continue };
+            let (chosen, other) = (self.teacher(*teacher), self.teacher(*other));
+            let name = &self.domain(*domain).name;
+            let text = format!("the domain `{name}` is routed to `{}`, which was not trained on it", chosen.name);
+            let finding = Diagnostic::warning(Code::MisroutedDomain, self.span(*origin), text)
+                .label("trained on other domains")
+                .because(self.span(other.origin), format!("`{}` was trained on `{name}`", other.name))
+                .because(settings.span, "routed for this stage")
+                .help(format!("route `{name}` to `{}`, or say why not: `// allow(misrouted-domain): ...`", other.name));
+            self.report(finding);
+            return;
         }
     }
 

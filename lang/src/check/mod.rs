@@ -25,6 +25,7 @@ pub mod index;
 mod intervals;
 mod items;
 mod joint;
+mod leakage;
 mod lineage;
 mod live;
 mod memory;
@@ -374,7 +375,9 @@ impl Checker {
         self.marks.truncate(real.3);
         self.uses = uses;
         self.check_routes(entry);
-        self.check_use_of_domains();
+        let judged = module.items.iter().any(|item| matches!(item.kind, ItemKind::Compare { .. }));
+        self.check_use_of_domains(judged);
+        self.warn_of_leakage();
         self.check_use_of_benchmarks(&comparisons);
         let header = header?;
         Some(Experiment {

@@ -6,13 +6,13 @@ use std::rc::Rc;
 
 use crate::diag::{Code, Diagnostic, nearest};
 use crate::source::{FileId, SourceFile, Span};
-use crate::syntax::ast::{Expr, ItemKind, Module, Name};
+use crate::syntax::ast::{Expr, Item, ItemKind, Module, Name, Parameter};
 use crate::syntax::parse;
 
 use super::index::Worth;
-use super::items::callable;
+use super::items::{callable, signature};
 use super::value::Value;
-use super::{Checker, Loader, builtins, memory, signals};
+use super::{Checker, Loader, builtins, memory, signals, vocabulary};
 
 /// The objectives that `sft` and `grpo` have where nothing is said: a module of the standard library, and a name in it.
 pub const SFT_OBJECTIVE: (&str, &str) = ("sft", "nll");
@@ -143,8 +143,12 @@ impl Modules {
         self.by_file.get(path).copied()
     }
 
+    pub fn item(&self, id: ItemId) -> &Item {
+        &self.loaded[id.module.0 as usize].tree.items[id.index]
+    }
+
     pub fn item_span(&self, id: ItemId) -> Span {
-        self.loaded[id.module.0 as usize].tree.items[id.index].span
+        self.item(id).span
     }
 
     /// The module that a `use` names.
@@ -214,6 +218,9 @@ impl Checker {
             if let Some(name) = declared_name(&item.kind) {
                 self.declare(id, name, ItemId { module: id, index });
             }
+            if let Some((_, parameters)) = signature(&item.kind) {
+                self.check_parameters(parameters);
+            }
         }
         for item in &tree.items {
             if let ItemKind::Use(import) = &item.kind {
@@ -245,6 +252,27 @@ impl Checker {
             ),
             None => {
                 names.insert(name.text.clone(), Declared { item, span: name.span });
+            }
+        }
+    }
+
+    /// Every parameter has a name of its own, and none of what every objective reads: whoever reads the body must know which is meant.
+    fn check_parameters(&mut self, parameters: &[Parameter]) {
+        for (at, Parameter { name, annotation, .. }) in parameters.iter().enumerate() {
+            // A role may be a parameter: `teacher: teacher`.
+            let part = matches!(name.text.as_str(), "head" | "block" | "turn");
+            let role = annotation.as_ref().is_none_or(|kind| matches!(kind.text.as_str(), "teacher" | "model"));
+            if let Some(first) = parameters[..at].iter().find(|first| first.name.text == name.text) {
+                let text = format!("the parameter `{}` is declared twice", name.text);
+                let finding = Diagnostic::error(Code::DuplicateName, name.span, text).label("declared again here");
+                self.report(finding.because(first.name.span, "first declared here").help("give one of them another name"));
+            } else if part {
+                // What a number is of, as well as the number itself.
+                continue;
+            } else if signals::is_reserved(&name.text) || (vocabulary::signal(&name.text).is_some() && !role) {
+                let text = format!("`{}` is what every objective reads under this name", name.text);
+                let finding = Diagnostic::error(Code::DuplicateName, name.span, text);
+                self.report(finding.label("can't be a parameter").help("choose another name"));
             }
         }
     }

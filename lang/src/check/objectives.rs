@@ -6,10 +6,11 @@ use crate::diag::{Code, Diagnostic};
 use crate::experiment::{Objective, Reduce, Rollout, Term};
 use crate::formula::{Axis, Formula, FormulaKind, FormulaNode, Live, Signal, Unit};
 use crate::source::Span;
-use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Index, Name, Statement};
+use crate::syntax::ast::{Block, Entry, Expr, ExprKind, Index, ItemKind, Name, Statement};
 
 use super::Checker;
 use super::evaluate::{Context, Env};
+use super::modules::ItemId;
 use super::value::{Family, Value};
 use super::vocabulary;
 
@@ -61,6 +62,7 @@ impl Checker {
                         parts.faulty = true;
                         continue;
                     }
+                    self.is_no_other(name, &outside);
                     terms.push(name);
                     let turns = match index {
                         None => vec![(name.text.clone(), outside.clone())],
@@ -114,10 +116,39 @@ impl Checker {
         } else if env.local(&name.text).is_some() {
             let text = format!("`{}` is a parameter or a `let` of this objective already", name.text);
             Diagnostic::error(Code::DuplicateName, name.span, text).label("would hide it from here on")
+        } else if let Some(outer) =
+            self.modules.lookup(env.module, &name.text).filter(|outer| self.is_read_in_formulas(outer.item))
+        {
+            let text = format!("`{}` is declared outside this objective already", name.text);
+            Diagnostic::error(Code::DuplicateName, name.span, text)
+                .label("would hide it from here on")
+                .because(outer.span, "declared here")
         } else {
             return;
         };
         self.report(finding.help("choose another name"));
+    }
+
+    /// Domains, models and the like may be called as a number is: no formula reads them.
+    fn is_read_in_formulas(&self, id: ItemId) -> bool {
+        let kind = &self.modules.item(id).kind;
+        matches!(
+            kind,
+            ItemKind::Let { .. }
+                | ItemKind::Param(_)
+                | ItemKind::Teacher { .. }
+                | ItemKind::Schedule { .. }
+                | ItemKind::Fn { .. }
+        )
+    }
+
+    /// A term named like a parameter or a `let`: its loss is another number than what the formulas call so.
+    fn is_no_other(&mut self, name: &Name, env: &Env) {
+        if env.local(&name.text).is_some() {
+            let text = format!("the term `{}` is named like a parameter or a `let` of this objective", name.text);
+            let finding = Diagnostic::error(Code::DuplicateName, name.span, text).label("the loss is another number");
+            self.report(finding.help("give the term another name"));
+        }
     }
 
     /// `selected` is what `select` decides: not before it has, and not where there is none.

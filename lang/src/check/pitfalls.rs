@@ -189,6 +189,8 @@ fn partial_sum(value: &Formula) -> Option<&Formula> {
                     pending.extend([(right, positive), (left, positive)]);
                 }
                 (Function::Subtract, [left, right]) => pending.extend([(right, !positive), (left, positive)]),
+                // A square is never negative.
+                (Function::Multiply, [left, right]) if same_divergence(left, right) => {}
                 (Function::Multiply, [left, right]) => {
                     let keeps = |factor: &Formula| positive == factor.constant().is_none_or(|factor| factor > 0.0);
                     pending.extend([(right, keeps(left)), (left, keeps(right))]);
@@ -202,6 +204,16 @@ fn partial_sum(value: &Formula) -> Option<&Formula> {
         }
     }
     None
+}
+
+fn same_divergence(left: &Formula, right: &Formula) -> bool {
+    let divergence = |formula: &Formula| match &formula.0.kind {
+        FormulaKind::Live(Live::Divergence(divergence)) | FormulaKind::Signal(Signal::Divergence(divergence)) => {
+            Some(divergence.clone())
+        }
+        _ => None,
+    };
+    Rc::ptr_eq(&left.0, &right.0) || divergence(left).is_some_and(|left| divergence(right) == Some(left))
 }
 
 /// `teacher.logp - sampler.logp`
@@ -225,6 +237,7 @@ impl Checker {
         self.warn_of_stale_passes(train, settings);
         self.warn_of_other_teachers(train, settings);
         self.warn_of_targets(train, settings);
+        self.warn_of_misrouted_domains(train, settings);
         self.check_score_functions(train, settings)
     }
 

@@ -208,7 +208,8 @@ impl Checker {
             turn.used = true;
             let teacher = self.routed_teacher(turn.target, &env)?;
             let total = when.is_none();
-            choices.push(TeacherChoice { domain, when, teacher });
+            let origin = self.origin(turn.target.span);
+            choices.push(TeacherChoice { domain, when, teacher, origin });
             if total {
                 return Some((choices, true));
             }
@@ -354,16 +355,27 @@ impl Checker {
         found
     }
 
-    pub(super) fn check_use_of_domains(&mut self) {
+    /// Whether some model is trained on a domain.
+    pub(super) fn is_trained_on(&self, id: DomainId) -> bool {
+        let trained = |train: &&Train| train.mixture.iter().any(|share| share.domain == id);
+        self.uses.trained.contains(&id) || self.trains().iter().any(trained)
+    }
+
+    /// `judged`: the file has a table.
+    pub(super) fn check_use_of_domains(&mut self, judged: bool) {
         if self.diagnostics.iter().any(|finding| finding.severity == Severity::Error)
             || (self.models.is_empty() && !self.uses.models)
         {
             return;
         }
+        // Models that come trained may only be judged: then the tables use the domains.
+        let trains = !self.uses.trained.is_empty() || !self.trains().is_empty();
+        if !trains && judged {
+            return;
+        }
         for index in 0..self.domains.len() as u32 {
             let id = DomainId(index);
-            let trained = |train: &&Train| train.mixture.iter().any(|share| share.domain == id);
-            if !self.uses.trained.contains(&id) && !self.trains().iter().any(trained) {
+            if !self.is_trained_on(id) {
                 let (name, span) = (self.domain(id).name.clone(), self.span(self.domain(id).origin));
                 self.report(
                     Diagnostic::error(Code::UnusedDomain, span, format!("no model is trained on the domain `{name}`"))

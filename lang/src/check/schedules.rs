@@ -64,10 +64,35 @@ impl Checker {
                 self.report(finding.label(format!("this is {value}")));
                 None
             }
-            Some(_) => Some(rate),
+            Some(_) => {
+                self.warn_of_rate(&rate, expr.span, length);
+                Some(rate)
+            }
             // A rate may reach 0 at its end; below 0 it would unlearn.
-            None => self.within(&rate, "the learning rate", (0.0, f64::INFINITY), length).then_some(rate),
+            None => self.within(&rate, "the learning rate", (0.0, f64::INFINITY), length).then(|| {
+                self.warn_of_rate(&rate, expr.span, length);
+                rate
+            }),
         }
+    }
+
+    /// Published rates of all optimizers are far below 1: above it stands a slip, often a lost `e-` or a percentage.
+    fn warn_of_rate(&mut self, rate: &Formula, place: Span, length: Option<Length>) {
+        if open(rate) {
+            return;
+        }
+        let steps = if let Some(Length::Steps(steps)) = length { steps } else { 1 };
+        let largest = match (rate.constant(), super::ranges::first_outside(rate, (f64::NEG_INFINITY, 1.0), steps)) {
+            (Some(value), _) if value > 1.0 => value,
+            (None, super::ranges::Stay::Leaves { value, .. }) => value,
+            _ => return,
+        };
+        let finding = Diagnostic::warning(Code::OutOfRange, place, "a learning rate above 1 destroys the weights");
+        self.report(
+            finding
+                .label(format!("reaches {largest}"))
+                .help("published rates lie between 1e-7 and 1e-2: write `1e-5`, for example"),
+        );
     }
 
     /// Whether a number over training time keeps to its bounds at every step of a stage; a finding where it does not.

@@ -326,6 +326,7 @@ impl Checker {
         }
         good &= self.check_declared(&train.objective, train.length);
         if let Length::Steps(steps) = train.length {
+            self.warn_of_unfinished_schedules(train, settings, steps);
             good &= self.check_ranges(&train.objective, steps);
             if train.refresh.is_some_and(|refresh| refresh >= steps) {
                 let text = format!("a run of {steps} steps ends before anything is computed again");
@@ -346,6 +347,35 @@ impl Checker {
             good = false;
         }
         good
+    }
+
+    /// Where the stage ends first, a rate never gets where its schedule says: the end of the text is not the end of the run.
+    fn warn_of_unfinished_schedules(&mut self, train: &Train, settings: &Settings, steps: u32) {
+        let of_rollout = |rollout: &Rollout| match &rollout.source {
+            RolloutSource::Sample(sampling) | RolloutSource::From { sampling, .. } => Some(sampling.max_tokens.clone()),
+            RolloutSource::Mix { share, .. } | RolloutSource::Replay { share, .. } => Some(share.clone()),
+            RolloutSource::TokenMix { alpha, .. } => Some(alpha.clone()),
+            RolloutSource::Turns { at_most, .. } => Some(at_most.clone()),
+            _ => None,
+        };
+        let drawn: Vec<Formula> = all_rollouts(&train.objective, &train.rollout).into_iter().filter_map(of_rollout).collect();
+        let formulas = train.objective.formulas().into_iter().chain(&drawn).chain([&train.learning_rate]);
+        let mut late: Vec<(Origin, u32)> = Vec::new();
+        for part in formulas.flat_map(Formula::parts) {
+            let FormulaKind::Schedule(schedule) = &part.0.kind else { continue };
+            late.extend(schedule.unreached(steps).map(|step| (part.0.origin, step)));
+        }
+        late.dedup();
+        for (origin, step) in late {
+            let span = self.span(origin);
+            let finding = Diagnostic::warning(Code::UnfinishedSchedule, span, "the stage ends before this schedule does");
+            self.report(
+                finding
+                    .label(format!("goes on to step {step}"))
+                    .because(settings.place(&["steps"]), format!("the last step is {}", steps.saturating_sub(1)))
+                    .help("give it the length of the stage, `over: 100%` or fewer steps, or train for longer"),
+            );
+        }
     }
 
     fn check_formats(&mut self, train: &Train, settings: &Settings) -> bool {

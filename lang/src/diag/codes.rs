@@ -28,9 +28,17 @@ macro_rules! codes {
 }
 
 impl Code {
-    /// The gradient audit finds it, which the check of an editor leaves out.
+    /// The gradient audit finds it, or whoever has the files, which the check of an editor leaves out.
     pub fn needs_audit(self) -> bool {
-        matches!(self, Code::OtherGradient | Code::ZeroGradient | Code::WrongSign | Code::NoTeacherSignal | Code::NeverHolds)
+        matches!(
+            self,
+            Code::MissingFile
+                | Code::OtherGradient
+                | Code::ZeroGradient
+                | Code::WrongSign
+                | Code::NoTeacherSignal
+                | Code::NeverHolds
+        )
     }
 }
 
@@ -93,6 +101,10 @@ codes! {
     ClampedDivergence = "clamped-divergence", "a lower bound of 0 on a partial sum that can be negative";
     StaleSignal = "stale-signal", "later passes over a batch read what held before the first";
     InconsistentTeacher = "inconsistent-teacher", "fixed rollouts scored by another teacher than the student was fine-tuned on";
-    UnusedName = "unused-name", "a parameter or `let` that nothing reads";
+    UnusedName = "unused-name", "a parameter, `let`, import or family variable that nothing reads";
+    UnfinishedSchedule = "unfinished-schedule", "a schedule that its stage ends before";
+    DataLeakage = "data-leakage", "a model is judged on prompts that it is trained on";
+    MisroutedDomain = "misrouted-domain", "a domain routed to a teacher that was not trained on it, while another was";
+    MissingFile = "missing-file", "a path that leads to nothing";
     UnusedAllow = "unused-allow", "a comment that is to silence a warning and silences none";
 }

@@ -119,6 +119,28 @@ impl Schedule {
         }
     }
 
+    /// The step that a run would have to last beyond for all of it to happen, where a run of `steps` steps does not.
+    pub fn unreached(&self, steps: u32) -> Option<u32> {
+        let beyond = |step: u32| (step >= steps).then_some(step);
+        match self {
+            Schedule::Constant { .. } => None,
+            // Over 100 steps, the last number is that of step 100, which a run of 100 steps need not reach.
+            Schedule::Linear { over, .. } | Schedule::Cosine { over, .. } | Schedule::Exponential { over, .. } => match over {
+                Over::Steps(end) => (*end > steps).then_some(*end),
+                Over::Run | Over::Share(_) => None,
+            },
+            Schedule::Piecewise { pieces } => pieces.last().and_then(|(start, _)| beyond(*start)),
+            Schedule::Alternate { values, every } => {
+                let last = (values.len() as u32).saturating_sub(1);
+                beyond(every.saturating_mul(last)).filter(|_| last > 0)
+            }
+            Schedule::Warmup { steps: warmup, then } => {
+                let later = then.unreached(steps.saturating_sub(*warmup)).map(|step| step.saturating_add(*warmup));
+                beyond(*warmup).or(later)
+            }
+        }
+    }
+
     /// How many warm-ups stand around it.
     pub fn warmups(&self) -> usize {
         let mut schedule = self;
@@ -189,6 +211,28 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_schedule_may_need_more_steps_than_a_run_has() {
+        let linear = |over: Over| Schedule::Linear { from: 1.0, to: 0.0, over };
+        let warm = |steps: u32, then: Schedule| Schedule::Warmup { steps, then: Box::new(then) };
+        for (schedule, needed) in [
+            (linear(Over::Run), None),
+            (linear(Over::Share(1.0)), None),
+            (linear(Over::Steps(10)), None),
+            (linear(Over::Steps(11)), Some(11)),
+            (warm(9, linear(Over::Run)), None),
+            (warm(10, linear(Over::Run)), Some(10)),
+            (warm(4, linear(Over::Steps(7))), Some(11)),
+            (Schedule::Piecewise { pieces: vec![(0, 1.0), (9, 2.0)] }, None),
+            (Schedule::Piecewise { pieces: vec![(0, 1.0), (10, 2.0)] }, Some(10)),
+            (Schedule::Alternate { values: vec![1.0, 2.0], every: 9 }, None),
+            (Schedule::Alternate { values: vec![1.0, 2.0], every: 10 }, Some(10)),
+            (Schedule::Alternate { values: vec![1.0], every: 20 }, None),
+        ] {
+            assert_eq!(schedule.unreached(10), needed, "{schedule:?}");
         }
     }
 

@@ -441,6 +441,8 @@ pub struct TeacherChoice {
     /// A condition on the prompt's data; the last choice of every domain has none.
     pub when: Option<Formula>,
     pub teacher: TeacherId,
+    /// The arm's target.
+    pub origin: Origin,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -145,6 +145,62 @@ fn checking_does_not_start_the_worker() {
 }
 
 #[test]
+fn why_a_file_was_not_checked_is_in_the_list() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    std::fs::write(place.path("latin.mopd"), b"// caf\xe9\n").expect("a file");
+    let said = place.mopd(&["check", "--format", "json", "a.mopd", "none.mopd", "latin.mopd"]).is(2, &["error[unreadable-file]"]);
+    let list = said.json();
+    let found: Vec<(&str, &str, &str)> = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|finding| {
+            let text = |key: &str| finding[key].as_str().expect("a text");
+            (text("code"), text("severity"), text("file"))
+        })
+        .collect();
+    assert_eq!(found, [("unreadable-file", "error", "none.mopd"), ("not-text", "error", "latin.mopd")]);
+    assert!(list[0]["message"].as_str().is_some_and(|message| message.contains("can't read none.mopd")), "{said:?}");
+    assert_eq!(list[0]["range"]["start"], json!({"line": 0, "character": 0}));
+    let said = place.mopd(&["check", "--format", "sarif", "none.mopd"]).is(2, &[]);
+    let result = &said.json()["runs"][0]["results"][0];
+    assert_eq!((&result["ruleId"], &result["level"]), (&json!("unreadable-file"), &json!("error")), "{said:?}");
+}
+
+#[test]
+fn a_path_that_leads_to_nothing_is_found_where_there_are_files() {
+    let place = Place::with(&[("a.mopd", GOOD)]);
+    place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
+    std::fs::remove_file(place.path("sort.test.jsonl")).expect("it was there");
+    let said = place.mopd(&["check", "--format", "short", "a.mopd"]).is(0, &[]);
+    assert!(
+        said.out.starts_with("a.mopd:5:") && said.out.contains("warning[missing-file]: there is no ./sort.test.jsonl"),
+        "{said:?}"
+    );
+    let silent = GOOD.replace("domain sort", "// allow(missing-file): on the cluster\ndomain sort");
+    place.write("a.mopd", &silent);
+    place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
+    // What a pattern matches is not looked at.
+    place.write("a.mopd", &GOOD.replace("sort.test.jsonl", "test/*.jsonl"));
+    place.mopd(&["check", "a.mopd"]).is(0, &["ok: tiny"]);
+}
+
+#[test]
+fn what_a_run_says_is_explained() {
+    let place = Place::new();
+    for (code, word) in
+        [("non-finite", "learning rate"), ("error[worker-died]:", "memory"), ("unreadable_file", "does not exist")]
+    {
+        let said = place.mopd(&["explain", code]).is(0, &[]);
+        assert!(said.out.contains(word), "{said:?}");
+    }
+    assert!(place.mopd(&["explain", "cant-write"]).is(0, &[]).out.contains("no permission"));
+    place.mopd(&["explain", "non-finit"]).is(2, &["did you mean `mopd explain non-finite`?"]);
+    let all = place.mopd(&["explain", "--all"]).is(0, &[]);
+    assert!(all.out.lines().any(|line| line.starts_with("non-finite ")), "{all:?}");
+}
+
+#[test]
 fn a_code_is_explained() {
     let place = Place::new();
     let page = place.mopd(&["explain", "unit-mismatch"]).is(0, &[]);

@@ -19,7 +19,7 @@ const GOOD: &str = r#"use std.opd.mopd
 
 experiment "tiny" { seed = 1 }
 
-domain sort { prompts = "sort.jsonl", tests = "sort.jsonl", reward = exact_match, share = 1 }
+domain sort { prompts = "sort.jsonl", tests = "sort.test.jsonl", reward = exact_match, share = 1 }
 
 model base   = llama { layers = 1, width = 16, heads = 2, context = 32, tokenizer = bytes }
 model start  = sft(base, on: domains) { target = demonstration, steps = 2, batch = 2, lr = 1e-3 }
@@ -54,6 +54,11 @@ impl Place {
         let place = Place::new();
         for (path, text) in files {
             place.write(path, text);
+        }
+        if files.iter().any(|(_, text)| text.contains("\"sort.jsonl\"")) {
+            for data in ["sort.jsonl", "sort.test.jsonl"] {
+                place.write(data, "{\"prompt\": \"ba\", \"answer\": \"ab\", \"demonstration\": \"ab\"}\n");
+            }
         }
         place
     }

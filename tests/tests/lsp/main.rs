@@ -22,7 +22,7 @@ use std.opd.mopd
 
 experiment "tiny 𝒜" { seed = 1 }
 
-domain sort { prompts = "sort.jsonl", tests = "sort.jsonl", reward = exact_match, share = 1 }
+domain sort { prompts = "sort.jsonl", tests = "sort.test.jsonl", reward = exact_match, share = 1 }
 
 model base   = llama { layers = 1, width = 16, heads = 2, context = 32, tokenizer = bytes }
 model start  = sft(base, on: domains) { target = demonstration, steps = 2, batch = 2, lr = 1e-3 }

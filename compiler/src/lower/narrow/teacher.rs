@@ -13,7 +13,7 @@ pub fn choice(
     teachers: &[wide::Teacher],
     origins: Origins,
 ) -> Result<TeacherChoice, Vec<Diagnostic>> {
-    let wide::TeacherChoice { domain, when, teacher } = choice;
+    let wide::TeacherChoice { domain, when, teacher, .. } = choice;
     let teacher = &teachers[teacher.0 as usize];
     let mut refusals = Vec::new();
     let when = when.as_ref().map(|when| data::formula(when, "a route by anything but the data of a prompt", origins)).transpose();

@@ -225,6 +225,7 @@ fn a_routes_conditions_are_meaning() {
         domain: DomainId(domain),
         when,
         teacher: TeacherId(teacher),
+        origin: Origin(0),
     };
     let compile = |arms: Vec<TeacherChoice>| {
         let mut routed = experiment();

@@ -231,7 +231,7 @@ pub fn experiment() -> Experiment {
     let data = (RolloutSource::Data { field: "demonstration".into() }, BatchSize::Sequences(32));
     let start = Train { start: ModelId(0), ..train(Recipe::Sft, &[0, 1], data, nll()) };
     let expert = |domain| train(Recipe::Grpo, &[domain], student(4, 8), grpo());
-    let choice = |id| TeacherChoice { domain: DomainId(id), when: None, teacher: TeacherId(id) };
+    let choice = |id| TeacherChoice { domain: DomainId(id), when: None, teacher: TeacherId(id), origin: Origin(0) };
     let distilled = Train { teachers: vec![choice(0), choice(1)], ..train(Recipe::Distill, &[0, 1], student(64, 1), mopd(5.0)) };
     let average = Merge { method: MergeMethod::Average, base: None, models: vec![ModelId(2), ModelId(3)] };
     let train = |train| Stage::Train(Box::new(train));

@@ -57,6 +57,7 @@ impl Scanner<'_> {
     pub(super) fn string(&mut self) {
         match string_end(self.bytes, self.at) {
             Some(end) => {
+                self.directions(self.at, end);
                 self.last = Last::Value;
                 self.at = end + 1;
             }
@@ -163,6 +164,7 @@ impl Scanner<'_> {
             return;
         }
         let end = self.line_end();
+        self.directions(self.at, end);
         let comment = self.text[self.at..end].trim_end();
         let strip = |text: &str| text.strip_prefix(' ').unwrap_or(text).to_owned();
         if let Some(doc) = comment.strip_prefix("//!") {
@@ -173,6 +175,39 @@ impl Scanner<'_> {
             self.docs.push((self.at, strip(doc)));
         }
         self.blank(self.at, end);
+    }
+}
+
+impl Scanner<'_> {
+    /// Controls of the direction of writing: an editor may then show another program than the one that is read (Trojan Source,
+    /// arXiv:2111.00169). In a text they may be meant, as long as it ends the direction that it begins.
+    fn directions(&mut self, start: usize, end: usize) {
+        let inside = &self.text[start..end];
+        let controls: Vec<(usize, char)> =
+            inside.char_indices().filter(|(_, c)| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')).collect();
+        let Some(&(first, control)) = controls.first() else { return };
+        let is_text = inside.starts_with('"');
+        let mut open = Vec::new();
+        let balanced = controls.iter().all(|(_, c)| match c {
+            '\u{202c}' => open.pop() == Some('\u{202c}'),
+            '\u{2069}' => open.pop() == Some('\u{2069}'),
+            '\u{2066}'..='\u{2068}' => {
+                open.push('\u{2069}');
+                true
+            }
+            _ => {
+                open.push('\u{202c}');
+                true
+            }
+        });
+        if is_text && balanced && open.is_empty() {
+            return;
+        }
+        let span = self.span(start + first, start + first + control.len_utf8());
+        let code = control as u32;
+        let text = format!("an invisible character (U+{code:04X}) changes the direction in which this line is shown");
+        let finding = Diagnostic::error(Code::Syntax, span, text).label("what is read may differ from what is seen");
+        self.report(finding.help("remove it").replace_with("remove it", ""));
     }
 }
 
