@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mopd_lang::Analysis;
-use mopd_lang::check::analyse_audited;
+use mopd_lang::check::{Auditor, analyse_audited};
 use mopd_lang::diag::nearest;
 use mopd_lang::experiment::Experiment;
 use mopd_lang::source::{SourceFile, Span};
@@ -23,17 +23,24 @@ pub fn analyse_file(path: &Path, overrides: &[(String, String)]) -> Result<Analy
 /// The same; `note` is told every file that was looked for, also those that are not there.
 pub fn analyse_noting(path: &Path, overrides: &[(String, String)], note: &mut dyn FnMut(&Path)) -> Result<Analysis, Problem> {
     note(path);
-    let entry = match module_name(path) {
-        Some(name) => standard(&["std", &name]).ok_or_else(|| no_module(&name))?,
-        None => read(path)?,
+    analyse_entry(entry(path)?, path, overrides, note, &mopd_compiler::audit::findings)
+}
+
+/// The same with the paths of the experiment that lead to nothing.
+pub fn check_file(path: &Path) -> Result<Analysis, Problem> {
+    let folder = folder_of(path);
+    let audit = |experiment: &Experiment, origins: &[Span]| {
+        let mut found = mopd_compiler::audit::findings(experiment, origins);
+        found.extend(paths::missing(experiment, origins, &folder));
+        found
     };
-    analyse_entry(entry, path, overrides, note)
+    analyse_entry(entry(path)?, path, &[], &mut |_| {}, &audit)
 }
 
 /// A text as if it stood in a file.
 pub fn analyse_text(path: &Path, text: &str) -> Result<Analysis, Problem> {
     let entry = SourceFile { path: path.display().to_string(), text: text.to_owned() };
-    analyse_entry(entry, path, &[], &mut |_| {})
+    analyse_entry(entry, path, &[], &mut |_| {}, &mopd_compiler::audit::findings)
 }
 
 /// Whether a path names a module of the standard library, `std.opd`.
@@ -41,11 +48,19 @@ pub fn is_standard(path: &Path) -> bool {
     module_name(path).is_some()
 }
 
+fn entry(path: &Path) -> Result<SourceFile, Problem> {
+    match module_name(path) {
+        Some(name) => standard(&["std", &name]).ok_or_else(|| no_module(&name)),
+        None => read(path),
+    }
+}
+
 fn analyse_entry(
     entry: SourceFile,
     path: &Path,
     overrides: &[(String, String)],
     note: &mut dyn FnMut(&Path),
+    audit: Auditor,
 ) -> Result<Analysis, Problem> {
     let note = RefCell::new(note);
     // A module that is there but can't be read must not be reported as a module that does not exist.
@@ -64,13 +79,7 @@ fn analyse_entry(
             }
         }
     };
-    let folder = folder_of(path);
-    let audit = |experiment: &Experiment, origins: &[Span]| {
-        let mut found = mopd_compiler::audit::findings(experiment, origins);
-        found.extend(paths::missing(experiment, origins, &folder));
-        found
-    };
-    let analysis = analyse_audited(entry, &load, overrides, &audit);
+    let analysis = analyse_audited(entry, &load, overrides, audit);
     match unreadable.into_inner() {
         Some(problem) => Err(problem),
         None => Ok(analysis),

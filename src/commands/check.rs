@@ -18,7 +18,7 @@ pub fn check(arguments: &Check) -> Result<Status, Problem> {
     let mut all = Vec::new();
     for path in &arguments.files {
         let fixed = if arguments.fix { fix(path) } else { Ok(()) };
-        let analysis = match fixed.and_then(|()| host::analyse_file(path, &[])) {
+        let analysis = match fixed.and_then(|()| host::check_file(path)) {
             Ok(analysis) => analysis,
             Err(problem) => {
                 // For people, whatever reads the list; and in the list, for whoever reads nothing else.

@@ -21,7 +21,7 @@ use super::convert::Lines;
 use super::intake::Intake;
 use super::publish::{Converter, Published};
 use super::{library, uri};
-use crate::{host, paths};
+use crate::host;
 
 /// A file that is open in the editor, with the analysis of exactly this text.
 pub struct Document {
@@ -230,12 +230,7 @@ impl Session {
         }
         let load = |name: &[&str]| self.load(path, name, &RefCell::default(), &RefCell::default());
         let entry = SourceFile { path: path.to_owned(), text };
-        let folder = host::folder_of(Path::new(path));
-        let auditor: Auditor = &|experiment, origins| {
-            let mut found = mopd_compiler::audit::findings_while(experiment, origins, &|| go_on());
-            found.extend(paths::missing(experiment, origins, &folder));
-            found
-        };
+        let auditor: Auditor = &|experiment, origins| mopd_compiler::audit::findings_while(experiment, origins, &|| go_on());
         match guarded(|| analyse_audited(entry, &load, &[], auditor)) {
             // Files are read in the same order, so their numbers agree.
             Ok(Analysis { diagnostics, .. }) => checked.analysis.diagnostics = diagnostics,

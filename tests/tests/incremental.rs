@@ -191,7 +191,7 @@ fn write_on_both(name: &str, entry: &str, mine: &str, seeds: std::ops::Range<u64
         files.get(&key).map(|text| SourceFile { path: key.join("."), text: text.clone() })
     };
     let sound = analyse(SourceFile { path: "entry".to_owned(), text: entry.to_owned() }, &load);
-    assert!(sound.diagnostics.is_empty(), "{}", mopd_tests::listing(&sound));
+    assert!(!sound.has_errors(), "{}", mopd_tests::listing(&sound));
     for seed in seeds {
         write_on(name, &files, seed, 60);
     }
@@ -205,7 +205,7 @@ fn what_bodies_name_may_change_in_any_file() {
         let bound = 2 * scale\nparam width: number = bound\n\n\
         fn shrunk(x) = clip(x, -bound, bound) * half\nfn twice(x) = shrunk(x) + shrunk(x) * lone\n\n\
         objective own(by: number = width) {\n  let gap = twice(teacher.logp - student.logp)\n  weight = gap * by\n\
-        \x20 term gap = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n\n\
+        \x20 term pull = live student.logp\n  reduce = mean(token) then mean(sequence)\n}\n\n\
         stage opening(from: model) = distill(from) { objective = own(by: mean_of(1, 2)), rollout = sample(n: 1, temperature: 1.0, max_tokens: 4), \
         prompts = 2, steps = 3, lr = 0.1 }\n\n\
         model start = llama { layers = 1, width = 8, heads = 1, key_value_heads = 1, context = 8, tokenizer = bytes }\n\
@@ -238,7 +238,7 @@ fn what_models_and_tables_name_may_change_in_any_file() {
         teacher both = logits(specialist[sort]) + w * logits(specialist[other]) where w = 2\n\
         route { for d in domains: domain == d -> specialist[d] }\n\n\
         /// Clipped.\nobjective clipped(bound: nats = 2, share = 5%) {\n  let gap = clip(teacher.logp - student.logp, -bound, bound)\n\
-        \x20 let fair = zscore(reward, over: group, deviation: sample)\n  weight = 1 - share + share * fair\n  term gap = -gap * live student.logp\n\
+        \x20 let fair = zscore(reward, over: group, deviation: sample)\n  weight = 1 - share + share * fair\n  term pull = -gap * live student.logp\n\
         \x20 reduce = mean(token) then mean(sequence)\n}\n\
         objective both_of(a: teacher, by: number = 1) {\n  let far = by * (a.logp - student.logp)\n  weight = far\n  term t = live student.logp\n\
         \x20 reduce = mean(token) then mean(sequence)\n}\n\

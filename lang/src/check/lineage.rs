@@ -13,6 +13,9 @@ use super::Checker;
 use super::settings::Settings;
 use super::teachers::SaidOrigin;
 
+/// The stages that made some weights, each with the domains that it was trained on.
+type Stages = Vec<(ModelId, Vec<DomainId>)>;
+
 /// What the file says about a teacher and the student.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Descent {
@@ -173,7 +176,7 @@ impl Checker {
     }
 
     /// The stages that made a model's weights, each with the domains that it was trained on.
-    fn stages_of(&self, model: ModelId, found: &mut Vec<(ModelId, Vec<DomainId>)>) {
+    fn stages_of(&self, model: ModelId, found: &mut Stages) {
         if found.iter().any(|(known, _)| *known == model) {
             return;
         }
@@ -205,7 +208,7 @@ impl Checker {
                 teachers.push(choice.teacher);
             }
         }
-        let mut stages: Vec<(TeacherId, Vec<(ModelId, Vec<DomainId>)>)> = Vec::new();
+        let mut stages: Vec<(TeacherId, Stages)> = Vec::new();
         for teacher in teachers {
             let mut found = Vec::new();
             if let TeacherWeights::Model(model) = &self.teacher(teacher).weights {
