@@ -116,6 +116,8 @@ fn a_sibling_module_is_found_next_to_the_file() {
             &GOOD.replace("use std.opd.mopd\n", "use std.opd.mopd\nuse mine.rate\n").replace("lr        = 1e-3", "lr = rate"),
         ),
         ("sub/mine.mopd", "pub let rate = 1e-3\n"),
+        ("sub/sort.jsonl", ""),
+        ("sub/sort.test.jsonl", ""),
     ]);
     place.mopd(&["check", "sub/a.mopd"]).is(0, &["ok: tiny"]);
     std::fs::remove_file(place.path("sub/mine.mopd")).expect("it is there");

@@ -40,7 +40,11 @@ fn findings_come_as_the_text_changes_and_go_when_it_is_right() {
 fn gradients_are_audited_when_a_file_is_opened_or_saved() {
     let objective = "objective own {\n  let later = reward_to_go(kl(student || teacher), discount: 0, over: sequence)\n  \
                      term pull = later * live student.logp\n  reduce = mean(token, over: batch)\n}\n";
-    let right = format!("{}\n{}", GOOD.replace("mopd(clip_at: 5)", "own"), objective.replace("discount: 0", "discount: 1"));
+    let right = format!(
+        "{}\n{}",
+        GOOD.replace("mopd(clip_at: 5)", "own").replace("use std.opd.mopd\n", ""),
+        objective.replace("discount: 0", "discount: 1")
+    );
     let wrong = right.replace("discount: 1", "discount: 0");
     let mut workspace = Workspace::new();
     let zero_gradient = |findings: &[Value]| {
