@@ -37,7 +37,8 @@ pub fn pages() -> String {
 /// The codes that the compiler reports as errors or as warnings, read off its text: severity belongs to a finding, not to a code.
 fn reported(severity: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for path in ["lang/src", "compiler/src"].iter().flat_map(|folder| mopd_tests::files(&mopd_tests::root().join(folder), ".rs"))
+    for path in
+        ["lang/src", "compiler/src", "src"].iter().flat_map(|folder| mopd_tests::files(&mopd_tests::root().join(folder), ".rs"))
     {
         let text: String = fs::read_to_string(path).expect("a source file").split_whitespace().collect();
         let begins = format!("Diagnostic::{severity}(Code::");
