@@ -18,7 +18,9 @@ fn folder() -> TempDir {
     folder
 }
 
-/// 54 rows, 12 a step: two epochs.
+/// Of the data.
+const ROWS: u64 = 54;
+/// 12 rows a step: two epochs.
 const STEPS: u32 = 9;
 /// Sequences that are scored.
 const OF: u64 = 12 * STEPS as u64;
@@ -90,7 +92,7 @@ fn an_edited_objective_finds_what_the_teacher_said() {
     let made = files(folder.path());
     let bytes: usize = made.values().map(Vec::len).sum();
     // Two letters and the end of each row, 256 numbers a token, four bytes a number.
-    assert_eq!((made.len(), bytes), (5, NEW as usize * 3 * 256 * 4));
+    assert_eq!((made.len(), bytes), (5, ROWS as usize * 3 * 256 * 4));
     let results: results::Results = serde_json::from_slice(&fs::read(folder.path().join("one/results.json")).unwrap()).unwrap();
     let records: Vec<_> = results.stages.iter().filter_map(|record| record.scores_found).collect();
     assert_eq!(records, [results::ScoresFound { found: OF - NEW, of: OF }]);
@@ -127,7 +129,9 @@ fn another_teacher_and_other_data_find_nothing() {
     assert_eq!(kept(folder.path()).len(), 2);
     let data = folder.path().join("copy.train.jsonl");
     fs::write(&data, fs::read_to_string(&data).unwrap().replace("copy ab", "copy ba")).unwrap();
-    assert_eq!(found(&good(&job(&one, folder.path(), "data"))), [(OF - NEW, OF)]);
+    // Other data comes in another order: more than one row may come twice in the batch between the epochs.
+    let [(found_then, OF)] = found(&good(&job(&one, folder.path(), "data")))[..] else { panic!("scores are found once") };
+    assert!(found_then <= OF - ROWS && found_then > OF - ROWS - 6, "{found_then}");
     assert_eq!(kept(folder.path()).len(), 3);
     // As many steps more find what there is.
     let mut longer = one;

@@ -158,7 +158,7 @@ fn say(pruned: &Pruned, policy: &Policy) {
     }
     warn_of(&pruned.unreadable);
     if !pruned.spared.is_empty() {
-        output::error(&format!("{} are left, because that run may need them\n", counted(pruned.spared.len(), "result")));
+        output::error(&format!("{} left, because that run may need them\n", counted(pruned.spared.len(), "result")));
     }
     let (all, freed): (u64, u64) =
         pruned.removed.iter().fold((0, 0), |(all, freed), item| (all + item.bytes, freed + item.alone));

@@ -97,7 +97,7 @@ impl Checker {
                 let whole = read.first().zip(read.last()).map(|(first, last)| first.span.to(last.span));
                 self.report(match (whole, read) {
                     (Some(whole), [first, second])
-                        if first.over.is_none() && second.over.is_none() && first.elements != second.elements =>
+                        if first.elements < second.elements && first.over.is_none() && second.over.is_none() =>
                     {
                         let ours = format!("{} then {}", self.sources.text(second.span), self.sources.text(first.span));
                         finding.fix(format!("write `{ours}`"), whole, ours).possibly()

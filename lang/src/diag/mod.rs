@@ -142,6 +142,12 @@ pub fn same_letters(a: &str, b: &str) -> bool {
     letters(a).eq(letters(b))
 }
 
+fn sorted(name: &str) -> Vec<char> {
+    let mut letters: Vec<char> = name.chars().collect();
+    letters.sort_unstable();
+    letters
+}
+
 /// The candidate nearest to a mistyped name, if one is near enough to be meant.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = name.chars().count();
@@ -155,8 +161,10 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
             true => (0, candidate),
             false => (strsim::damerau_levenshtein(name, candidate), candidate),
         })
-        // One letter for another makes a different word of a short one: `gpu` is no slip for `cpu`.
-        .filter(|(distance, candidate)| *distance == 0 || length > 3 || candidate.chars().count() != length)
+        // One letter for another makes a different word of a short one: `gpu` is no slip for `cpu`, as `tpi` is for `tip`.
+        .filter(|(distance, candidate)| {
+            *distance == 0 || length > 3 || candidate.chars().count() != length || sorted(candidate) == sorted(name)
+        })
         .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, candidate)| candidate)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mopd_compiler::plan::results::{Interval, Score, TableRow};
 use mopd_compiler::plan::{Comparison, DomainId, ModelId, Objective};
 
-use interval::{Crossed, Estimate, of_verdicts};
+use interval::{Crossed, Estimate, of_rewards};
 
 pub mod compare;
 mod interval;
@@ -132,8 +132,7 @@ pub fn table_rows(
         let means = row.means(everything.clone());
         let score = |column: usize| {
             let estimate = Estimate { columns: vec![combined(&[(1.0, &row.0[column])])] };
-            let verdicts = domain(column).reward.is_verdict();
-            let (low, high) = if verdicts { of_verdicts(&estimate) } else { estimate.interval() };
+            let (low, high) = of_rewards(&estimate);
             let by_seed = estimate.of_seeds();
             (domain(column).name.clone(), Score { mean: means[column], low, high, n: sizes[column] as u32, by_seed })
         };

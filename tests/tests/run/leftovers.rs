@@ -151,10 +151,10 @@ time.sleep(1000)
                 kill("-KILL", &child.id().to_string());
                 kill("-KILL", &worker);
             }
-            // Asked twice, everybody ends at once.
+            // Asked twice, everybody ends at once. Two signals of one kind may arrive as one.
             _ => {
                 kill("-TERM", &child.id().to_string());
-                kill("-TERM", &child.id().to_string());
+                kill("-INT", &child.id().to_string());
             }
         }
         let status = child.wait().expect("it ends");

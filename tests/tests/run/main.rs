@@ -347,7 +347,7 @@ fn library_stages() -> Vec<(String, Option<String>)> {
                     format!("sft(start, on: domains) {{ objective = {call}, target = answer, steps = 2, batch = 8, lr = 1e-2 }}")
                 }
                 _ => format!(
-                    "distill(start) {{ objective = {call}, rollout = sample(n: 4, temperature: 1.0, max_tokens: 6), prompts = 4, steps = 2, lr = 1e-2 }}"
+                    "distill(start) {{ objective = {call}, rollout = sample(n: 8, temperature: 1.0, max_tokens: 6), prompts = 8, steps = 2, lr = 1e-2 }}"
                 ),
             };
             found.push((format!("{module}.{}", name.text), known.then_some(stage)));

@@ -92,9 +92,9 @@ fn quantile(freedom: f64) -> f64 {
     StudentsT::new(0.0, 1.0, freedom).expect("two numbers leave a degree of freedom").inverse_cdf(UPPER)
 }
 
-/// The bounds of a share of verdicts: within 0 and 1. Where all of them agree, nothing varies and yet another prompt may fall out
-/// otherwise: the exact bound of Clopper and Pearson for as many prompts.
-pub fn of_verdicts(estimate: &Estimate) -> (f64, f64) {
+/// The bounds of a mean of rewards: within 0 and 1, as rewards are. Where every reward is 0, or every one 1, nothing varies and yet
+/// another prompt may fall out otherwise: the exact bound of Clopper and Pearson on the share of such prompts, which bounds the mean.
+pub fn of_rewards(estimate: &Estimate) -> (f64, f64) {
     let (low, high) = estimate.interval();
     let (low, high) = (low.max(0.0), high.min(1.0));
     let prompts = estimate.columns.first().and_then(|column| column.first()).map_or(1, Vec::len);
@@ -176,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_that_agree_leave_room_for_another() {
+    fn rewards_that_agree_leave_room_for_another() {
         let all = |verdict: f64| Estimate { columns: vec![vec![vec![verdict; 200]; 3]] };
-        let (low, high) = of_verdicts(&all(1.0));
+        let (low, high) = of_rewards(&all(1.0));
         assert!((low - 0.9817).abs() < 1e-4 && high == 1.0, "{low}");
-        let (low, high) = of_verdicts(&all(0.0));
+        let (low, high) = of_rewards(&all(0.0));
         assert!(low == 0.0 && (high - 0.0183).abs() < 1e-4, "{high}");
         let nearly = Estimate { columns: vec![vec![(0..40).map(|prompt| f64::from(u8::from(prompt > 0))).collect()]] };
-        let (low, high) = of_verdicts(&nearly);
+        let (low, high) = of_rewards(&nearly);
         assert!((0.9..0.95).contains(&low) && high == 1.0, "{low} {high}");
     }
 }
