@@ -102,6 +102,26 @@ const ROW: u32 = 32;
 /// How many steps, and intervals of steps, are looked at in all: a run of up to about half as many is decided in any case.
 const MOST_STEPS: u32 = 250_000;
 
+/// Lengths that stand for a run in epochs, whose steps are counted when the data is read: what leaves its bounds in both does so in nearly
+/// every run.
+const IN_EPOCHS: [u32; 2] = [1_000, 100_000];
+
+/// The lengths that a run may have, as far as is known before it.
+fn lengths(length: Length) -> Vec<u32> {
+    match length {
+        Length::Steps(steps) => vec![steps],
+        Length::Epochs(_) => IN_EPOCHS.to_vec(),
+    }
+}
+
+/// Whether a number keeps to its bounds in a run, and in one of how many steps it does not. One that may or may not, since the length is not
+/// known, is let through.
+pub fn stay(formula: &Formula, bounds: (f64, f64), length: Length) -> (Stay, u32) {
+    let stays: Vec<(Stay, u32)> =
+        lengths(length).into_iter().map(|steps| (first_outside(formula, bounds, steps), steps)).collect();
+    *stays.iter().find(|(stay, _)| *stay == Stay::Within).unwrap_or(&stays[0])
+}
+
 /// Whether a number keeps to its bounds at every step. Intervals of steps that are known to ([`intervals::bounds`]) are passed over;
 /// others are split, the earlier half first.
 pub fn first_outside(formula: &Formula, (low, high): (f64, f64), steps: u32) -> Stay {
@@ -159,9 +179,9 @@ fn readable(number: f64) -> f64 {
 }
 
 impl Checker {
-    /// Whether a number stays within bounds over a run of `steps` steps; reports the first step at which it does not.
-    pub(super) fn stays_within(&mut self, formula: &Formula, what: &str, (low, high): (f64, f64), steps: u32) -> bool {
-        let stay = first_outside(formula, (low, high), steps);
+    /// Whether a number stays within bounds over a run; reports the first step at which it does not.
+    pub(super) fn stays_within(&mut self, formula: &Formula, what: &str, (low, high): (f64, f64), length: Length) -> bool {
+        let (stay, steps) = stay(formula, (low, high), length);
         if stay == Stay::Within {
             return true;
         }
@@ -184,9 +204,9 @@ impl Checker {
     }
 
     /// Without its factor beta * (1 - beta) taken out, `jsd` goes to 0 at both ends, and its gradient with it.
-    fn leaves_ends(&mut self, beta: &Formula, steps: u32) -> bool {
+    fn leaves_ends(&mut self, beta: &Formula, length: Length) -> bool {
         // Whether it stays within 0 and 1 has been checked.
-        let Stay::Leaves { step, value } = first_outside(beta, (f64::MIN_POSITIVE, 1.0f64.next_down()), steps) else {
+        let (Stay::Leaves { step, value }, steps) = stay(beta, (f64::MIN_POSITIVE, 1.0f64.next_down()), length) else {
             return true;
         };
         let span = self.span(beta.0.origin);
@@ -221,15 +241,15 @@ impl Checker {
     }
 
     /// The parameters of an objective's divergences, over the whole run of the stage that uses it.
-    pub(super) fn check_ranges(&mut self, objective: &Objective, steps: u32) -> bool {
+    pub(super) fn check_ranges(&mut self, objective: &Objective, length: Length) -> bool {
         let mut good = true;
         for part in objective.formulas().into_iter().flat_map(Formula::parts) {
             good &= match &part.0.kind {
                 FormulaKind::Scan { scan: Scan::RewardToGo { discount }, .. } => {
-                    self.stays_within(discount, "a discount", (0.0, 1.0), steps)
+                    self.stays_within(discount, "a discount", (0.0, 1.0), length)
                 }
                 FormulaKind::Live(Live::Preference(preference)) => match &preference.kind {
-                    PreferenceKind::Dpo { beta } => self.stays_within(beta, "`beta`", (0.0, f64::INFINITY), steps),
+                    PreferenceKind::Dpo { beta } => self.stays_within(beta, "`beta`", (0.0, f64::INFINITY), length),
                     PreferenceKind::BradleyTerry => true,
                 },
                 _ => true,
@@ -242,35 +262,42 @@ impl Checker {
             };
             good &= match &divergence.kind {
                 DivergenceKind::Jsd { beta, normalized } => {
-                    self.stays_within(beta, "`beta`", (0.0, 1.0), steps) && (*normalized || self.leaves_ends(beta, steps))
+                    self.stays_within(beta, "`beta`", (0.0, 1.0), length) && (*normalized || self.leaves_ends(beta, length))
                 }
-                DivergenceKind::Alpha { alpha } if divergence.mass == Mass::Raw => self.leaves_poles(alpha, steps),
-                DivergenceKind::Skew { lambda } => self.stays_within(lambda, "`lambda`", (0.0, 1.0), steps),
+                DivergenceKind::Alpha { alpha } if divergence.mass == Mass::Raw => match length {
+                    Length::Steps(steps) => self.leaves_poles(alpha, steps),
+                    // Which steps there are decides whether one is at a pole.
+                    Length::Epochs(_) => true,
+                },
+                DivergenceKind::Skew { lambda } => self.stays_within(lambda, "`lambda`", (0.0, 1.0), length),
                 _ => true,
             };
-            good &= self.shares_add_up(divergence, steps);
+            good &= self.shares_add_up(divergence, length);
         }
         good
     }
 
     /// The shares of blends are a distribution at every step.
-    fn shares_add_up(&mut self, divergence: &Divergence, steps: u32) -> bool {
+    fn shares_add_up(&mut self, divergence: &Divergence, length: Length) -> bool {
         for side in [&divergence.left, &divergence.right] {
             let mut side = side;
             while let Distribution::Detached(inner) = side {
                 side = inner;
             }
             let Distribution::Blend(parts) = side else { continue };
-            if !parts.iter().all(|(share, _)| self.stays_within(share, "a share of a blend", (0.0, 1.0), steps)) {
+            if !parts.iter().all(|(share, _)| self.stays_within(share, "a share of a blend", (0.0, 1.0), length)) {
                 return false;
             }
             let shares: Vec<Tape> = parts.iter().map(|(share, _)| Tape::of(share)).collect();
-            let total =
-                |step| -> Option<f64> { shares.iter().map(|share| share.at(&Bindings { step, steps, variable: None })).sum() };
-            let off = looked_at(&shares, steps)
-                .into_iter()
-                .find_map(|step| Some((step, total(step)?)).filter(|(_, total)| (total - 1.0).abs() > 1e-9));
-            let Some((step, total)) = off else { continue };
+            let off = |steps: u32| {
+                let total = |step| -> Option<f64> {
+                    shares.iter().map(|share| share.at(&Bindings { step, steps, variable: None })).sum()
+                };
+                let found = |step| Some((step, steps, total(step)?)).filter(|(.., total)| (total - 1.0).abs() > 1e-9);
+                looked_at(&shares, steps).into_iter().find_map(found)
+            };
+            let found: Option<Vec<(u32, u32, f64)>> = lengths(length).into_iter().map(off).collect();
+            let Some((step, steps, total)) = found.and_then(|found| found.first().copied()) else { continue };
             let span = self.span(parts[0].0.0.origin);
             self.report(
                 Diagnostic::error(Code::ShareSum, span, "the shares of this blend must add up to 1 during the whole run")

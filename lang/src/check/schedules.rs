@@ -106,9 +106,8 @@ impl Checker {
             self.report(Diagnostic::error(Code::ScheduleRange, span, text).label(format!("one rung is {outside}")));
             return false;
         }
-        let Some(Length::Steps(steps)) = length else {
-            // How many steps an epoch has is known when the data is read. Until then the first step stands for all, and the ends that
-            // a schedule goes to.
+        if !matches!(length, Some(Length::Steps(_))) {
+            // How many steps an epoch has is known when the data is read; the ends that a schedule goes to are known now.
             let ends = if let FormulaKind::Schedule(schedule) = &formula.0.kind { schedule.ends() } else { Vec::new() };
             if let Some(outside) = ends.into_iter().find(|value| !(low..=high).contains(value)) {
                 let span = self.span(formula.0.origin);
@@ -116,9 +115,9 @@ impl Checker {
                 self.report(finding.label(format!("goes to {outside}")));
                 return false;
             }
-            return self.stays_within(formula, what, (low, high), 1);
-        };
-        self.stays_within(formula, what, (low, high), steps)
+        }
+        // Where there is no length, that is an error of its own.
+        self.stays_within(formula, what, (low, high), length.unwrap_or(Length::Steps(1)))
     }
 
     /// `linear(0 -> 1, over: 100 steps)` and its kin.

@@ -325,9 +325,9 @@ impl Checker {
             }
         }
         good &= self.check_declared(&train.objective, train.length);
+        good &= self.check_ranges(&train.objective, train.length);
         if let Length::Steps(steps) = train.length {
             self.warn_of_unfinished_schedules(train, settings, steps);
-            good &= self.check_ranges(&train.objective, steps);
             if train.refresh.is_some_and(|refresh| refresh >= steps) {
                 let text = format!("a run of {steps} steps ends before anything is computed again");
                 self.report(Diagnostic::error(Code::OutOfRange, settings.place(&["refresh"]), text).help("lower `refresh`"));
@@ -425,11 +425,7 @@ fn at_least(formula: &Formula, limit: f64, length: Length) -> Option<f64> {
     if let FormulaKind::Adaptive(Adaptive::Ladder { values, .. }) = &formula.0.kind {
         return values.iter().copied().find(|value| *value >= limit);
     }
-    let steps = match length {
-        Length::Steps(steps) => steps,
-        Length::Epochs(_) => 1,
-    };
-    match super::ranges::first_outside(formula, (f64::NEG_INFINITY, limit.next_down()), steps) {
+    match super::ranges::stay(formula, (f64::NEG_INFINITY, limit.next_down()), length).0 {
         Stay::Leaves { value, .. } => Some(value),
         Stay::Within | Stay::Unknown => None,
     }
