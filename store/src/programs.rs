@@ -54,6 +54,7 @@ impl Program {
             match named {
                 Named::File(word) => program.named(&folder, &word, &mut scripts),
                 Named::Module(module) => program.module(&folder, &module, &mut scripts),
+                Named::Computed(word) => program.unseen.push(format!("what the shell makes of `{word}`")),
             }
         }
         for folder in scripts {
@@ -85,6 +86,9 @@ impl Program {
     /// A word of the command. Most are no files.
     fn named(&mut self, folder: &Path, word: &str, scripts: &mut BTreeSet<PathBuf>) {
         let path = folder.join(word);
+        if path.is_dir() {
+            return self.folder(&path, word, scripts);
+        }
         let Ok(hash) = regular::hash(&path, u64::MAX) else { return };
         if is_script(&path)
             && let Some(parent) = path.parent()
@@ -93,6 +97,16 @@ impl Program {
             scripts.insert(parent.to_owned());
         }
         self.add(word.to_owned(), path, hash);
+    }
+
+    /// `python3 judge/`, `PYTHONPATH=lib`, `--rules=rules/`
+    fn folder(&mut self, path: &Path, word: &str, scripts: &mut BTreeSet<PathBuf>) {
+        let outermost = fs::canonicalize(path).is_ok_and(|real| real.parent().is_none());
+        // `/` and `/tmp` are words of many commands and hold everybody's files.
+        if !outermost && !Path::new(word).is_absolute() {
+            scripts.insert(path.to_owned());
+        }
+        self.unseen.push(format!("files of the folder `{word}` besides sources: name those that matter with `depends`"));
     }
 
     /// The module of `python -m a.b`.
@@ -142,13 +156,16 @@ impl Program {
 enum Named {
     File(String),
     Module(String),
+    /// By the shell, from what is not known here.
+    Computed(String),
 }
 
 /// Words of a command that may name something, with the folder that each is relative to. This is no shell: what it computes, such as
-/// `$DIR/judge.py`, is not seen.
+/// `$DIR/judge.py`, is not known.
 fn named(command: &str, base: &Path) -> Vec<(PathBuf, Named)> {
     let mut found = Vec::new();
     let mut folder = base.to_owned();
+    let computed = |word: &str| word.contains(['$', '`', '*', '?']) || word.starts_with('~');
     for part in parts(command) {
         if let [first, to, ..] = part.as_slice()
             && first == "cd"
@@ -157,6 +174,12 @@ fn named(command: &str, base: &Path) -> Vec<(PathBuf, Named)> {
             continue;
         }
         for (index, word) in part.iter().enumerate() {
+            // `bash -c "python3 judge.py"`
+            if word.contains(char::is_whitespace) {
+                found.extend(named(word, &folder));
+            } else if computed(word) {
+                found.push((folder.clone(), Named::Computed(word.clone())));
+            }
             if index > 0 && part[index - 1] == "-m" {
                 found.push((folder.clone(), Named::Module(word.clone())));
             }
@@ -232,8 +255,11 @@ fn walk(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<(String, Path
     let mut seen = BTreeSet::from([real_root.clone()]);
     let (mut found, mut folders, mut entries) = (Vec::new(), vec![(root.to_owned(), 0)], 0);
     while let Some((folder, depth)) = folders.pop() {
-        for entry in fs::read_dir(&folder).map_err(|error| unreadable(&folder, &error))? {
-            let entry = entry.map_err(|error| unreadable(&folder, &error))?;
+        let listed: Result<Vec<_>, _> = fs::read_dir(&folder).and_then(Iterator::collect);
+        let mut listed = listed.map_err(|error| unreadable(&folder, &error))?;
+        // Where two links lead to one folder, the first by name gives it its name, whatever order the system has.
+        listed.sort_by_key(fs::DirEntry::file_name);
+        for entry in listed {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             entries += 1;
             if entries > ENTRIES_AT_MOST {
@@ -340,6 +366,20 @@ mod tests {
         assert!(names("python3 -m pkg.judge", &folder).contains(&"pkg/other.py".to_owned()));
         assert!(of("python3 -m installed", &folder).unseen[0].contains("installed module `installed`"));
         assert_eq!(names("true", &folder), Vec::<String>::new());
+        // A command in a command, and folders.
+        assert!(names("bash -c 'cd v && python3 verify.py'", &folder).contains(&"v/lib.py".to_owned()));
+        fs::write(folder.path().join("my rules.json"), "{}").unwrap();
+        assert!(names("true 'my rules.json'", &folder).contains(&"my rules.json".to_owned()));
+        for command in ["python3 pkg", "PYTHONPATH=pkg/judge python3 -m main", "python3 v/verify.py --with=pkg/"] {
+            let found = of(command, &folder);
+            assert!(found.names().any(|name| name == "pkg/judge/main.py"), "{command}: {found:?}");
+            assert!(found.unseen[0].contains("besides sources"), "{command}: {found:?}");
+        }
+        assert_eq!(names("cd / && ls . / /tmp", &folder), Vec::<String>::new());
+        for word in ["$HOME/verify.py", "rules/*.json", "~/verify.py", "`which judge`"] {
+            let said = of(&format!("python3 {word}"), &folder).unseen;
+            assert!(said[0].starts_with("what the shell makes of"), "{word}: {said:?}");
+        }
     }
 
     #[test]
