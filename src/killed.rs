@@ -38,16 +38,17 @@ fn memory_ran_out() -> bool {
     matches!((BEFORE.get().copied().flatten(), kills()), (Some(before), Some(now)) if now > before)
 }
 
-/// Of a run that was at these stages.
-pub fn of_run(plan: &Plan, at_work: &[AtWork]) -> Problem {
-    described(memory_ran_out(), plan, at_work)
+/// Of a run that was at these stages; `to_come`: some had not begun.
+pub fn of_run(plan: &Plan, at_work: &[AtWork], to_come: bool) -> Problem {
+    described(memory_ran_out(), plan, at_work, to_come)
 }
+
+const ANYWHERE: &str = "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or `checkpointing`, or take a smaller model; \
+                        `mopd plan --predict` says what each stage needs";
 
 /// Where it is not known what the worker was at.
 pub fn somewhere() -> Problem {
-    let help = "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or `checkpointing`, or take a smaller model; \
-                `mopd plan --predict` says what each stage needs";
-    Problem::run("worker-died", cause(memory_ran_out())).help(help)
+    Problem::run("worker-died", cause(memory_ran_out())).help(ANYWHERE)
 }
 
 fn cause(memory: bool) -> &'static str {
@@ -57,7 +58,11 @@ fn cause(memory: bool) -> &'static str {
     }
 }
 
-fn described(memory: bool, plan: &Plan, at_work: &[AtWork]) -> Problem {
+fn described(memory: bool, plan: &Plan, at_work: &[AtWork], to_come: bool) -> Problem {
+    if at_work.is_empty() && to_come {
+        // Models and data are read, and what the next stages take is measured.
+        return Problem::run("worker-died", format!("{}; the next stage had not begun", cause(memory))).help(ANYWHERE);
+    }
     let place = |stage: &AtWork| {
         let seed = stage.seed.map(|seed| format!(" (seed {seed})")).unwrap_or_default();
         match stage.steps {
@@ -66,7 +71,8 @@ fn described(memory: bool, plan: &Plan, at_work: &[AtWork]) -> Problem {
         }
     };
     let places: Vec<String> = at_work.iter().map(place).collect();
-    let places = if places.is_empty() { "no stage was at work".to_owned() } else { format!("at work: {}", places.join(", ")) };
+    let places =
+        if places.is_empty() { "all stages were finished".to_owned() } else { format!("at work: {}", places.join(", ")) };
     let mut ways: Vec<String> = Vec::new();
     let mut named: Vec<&str> = Vec::new();
     for stage in at_work {
@@ -106,7 +112,7 @@ fn settings(train: &Train<Objective>) -> String {
     }
     let fewer = match train.execution.micro_batch {
         Some(micro_batch) => format!("lower `micro_batch = {micro_batch}` first"),
-        None => "set `micro_batch = 1`, which changes no result".to_owned(),
+        None => "set `micro_batch = 1`, which changes nothing but the rounding of sums".to_owned(),
     };
     format!("{fewer}, or lower {}", lower.join(", "))
 }

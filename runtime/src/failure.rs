@@ -49,7 +49,7 @@ impl Error {
             Some((_, message)) => message.split("\\n").next().unwrap_or(message),
             None => text.lines().next().unwrap_or(text),
         };
-        Error::new(FailureKind::Runtime, format!("internal error: {line}"))
+        out_of_memory(line).unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("internal error: {line}")))
     }
 
     fn change(mut self, change: impl FnOnce(&mut Failure)) -> Error {
@@ -78,6 +78,23 @@ impl Error {
     pub fn at_step(self, step: u32) -> Error {
         self.change(|failure| failure.step = failure.step.or(Some(step)))
     }
+}
+
+/// Where libtorch got no memory, on the CPU (`DefaultCPUAllocator: can't allocate memory: you tried to allocate 12853248 bytes`) or a GPU
+/// (`CUDA out of memory. Tried to allocate 2.00 GiB`).
+fn out_of_memory(line: &str) -> Option<Error> {
+    let (device, _) =
+        [("", "DefaultCPUAllocator"), (" of the GPU", "CUDA out of memory")].into_iter().find(|(_, said)| line.contains(said))?;
+    // A number and its unit.
+    let asked = line.split("ried to allocate ").nth(1).map(|rest| {
+        let words: Vec<&str> = rest.split_whitespace().take(2).collect();
+        format!(": {} more were asked for", words.join(" ").trim_end_matches('.'))
+    });
+    let message = format!("memory{device} ran out{}", asked.unwrap_or_default());
+    Some(Error::new(FailureKind::Runtime, message).help(
+        "lower `max_tokens`, `prompts`, `samples` or `batch`, set `micro_batch` or `checkpointing`, or take a smaller model; \
+         `mopd plan --predict` says what each stage needs",
+    ))
 }
 
 impl fmt::Display for Error {
@@ -135,6 +152,9 @@ impl From<ContextError> for Error {
 
 impl From<RewardError> for Error {
     fn from(error: RewardError) -> Error {
+        if error == RewardError::Stopped {
+            return Error::Interrupted;
+        }
         Error::new(FailureKind::Reward, error.to_string()).help(error.help())
     }
 }
@@ -145,6 +165,23 @@ impl From<tch::TchError> for Error {
         let text = error.to_string();
         // Libtorch appends its own C++ frames after the first line; they say nothing to the author of an experiment.
         let line = text.lines().next().unwrap_or("unknown error").trim();
-        Error::new(FailureKind::Runtime, format!("libtorch: {line}"))
+        out_of_memory(line).unwrap_or_else(|| Error::new(FailureKind::Runtime, format!("libtorch: {line}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_ran_out_is_no_internal_error() {
+        let panic = |text: &str| Error::from_panic(&text.to_owned() as &(dyn std::any::Any + Send)).to_string();
+        let cpu = "called `Result::unwrap()` on an `Err` value: Torch(\"[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: \
+                   can't allocate memory: you tried to allocate 12853248 bytes. Error code 12 (Cannot allocate memory)\\nframes\")";
+        assert_eq!(panic(cpu), "memory ran out: 12853248 bytes more were asked for");
+        let gpu =
+            "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has\")";
+        assert_eq!(panic(gpu), "memory of the GPU ran out: 2.50 GiB more were asked for");
+        assert!(panic("called `Result::unwrap()` on an `Err` value: Torch(\"a shape\")").starts_with("internal error: a shape"));
     }
 }
