@@ -254,7 +254,19 @@ fn members(joint: &Joint, experiment: &Experiment) -> Rows {
 fn training(train: &Train, experiment: &Experiment) -> Rows {
     let domain = |id: DomainId| experiment.domain(id).name.as_str();
     let share = |share: &Share| format!("{} {}", domain(share.domain), percent(share.share));
-    let mut rows = vec![("domains", joined(&train.mixture, share))];
+    // An epoch has every prompt of every domain once: shares do not hold there.
+    let by_prompts = matches!(train.length, Length::Epochs(_)) && train.mixture.len() > 1;
+    let domains = match train.rollout.source {
+        RolloutSource::From { .. } => joined(&train.mixture, share),
+        _ if by_prompts => {
+            format!(
+                "{}, as many prompts of each as it has",
+                joined(&train.mixture, |share: &Share| domain(share.domain).to_owned())
+            )
+        }
+        _ => joined(&train.mixture, share),
+    };
+    let mut rows = vec![("domains", domains)];
     if !train.teachers.is_empty() {
         let choice = |choice: &TeacherChoice| {
             let when = choice.when.as_ref().map(|when| format!(" where {}", formula(when))).unwrap_or_default();

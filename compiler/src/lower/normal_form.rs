@@ -81,7 +81,7 @@ pub fn normal_form(objective: &Objective, rollout: Option<(&Rollout, Keep)>) -> 
             + &if scored_at == 1.0 {
                 String::new()
             } else {
-                format!("; tokens scored{}", at_temperature(scored_at).replace(',', ""))
+                format!("; every logp{}", at_temperature(scored_at).replace(',', ""))
             },
     }
 }
