@@ -40,6 +40,44 @@ fn loss_and_gradient_equal_the_reference_over_the_tokens_that_exist() {
     }
 }
 
+/// The same models without padding: an adapter, a student that writes for itself and one that imitates train as they would with it.
+#[test]
+fn a_padded_student_trains_as_one_without_padding() {
+    let world = World::new();
+    let padded = padded(false, [272, TOKENS, TOKENS]);
+    let config = Arc::new(crate::model::Config { vocabulary: TOKENS, ..(*padded[0].config).clone() });
+    let mut values = Vec::new();
+    for (short, long) in zip_equal(layout(&config), layout(&padded[0].config)) {
+        assert_eq!(short.name, long.name);
+        values.extend_from_slice(&padded[0].values()[long.offset..][..short.len()]);
+    }
+    let plain = Arc::new(Weights::new(config, padded[0].tokenizer.clone(), values));
+    let trainable =
+        [Trainable::default(), Trainable::Adapter(adapter(AdapterKind::Lora)), Trainable::Adapter(adapter(AdapterKind::Dora))];
+    let own = || Prefixes::Student { prompts: 6, sampling: Sampling::new(2, 1.0, 8) };
+    let data = || Prefixes::Data { field: "answer".into(), batch: 7 };
+    let kinds: [(Objective, Prefixes); 3] =
+        [(super::super::objective::objectives::nll(), data()), (mopd(1.0), own()), (direct(Support::Full, Mass::Raw), own())];
+    for (trainable, (objective, prefixes)) in
+        trainable.iter().flat_map(|trainable| kinds.iter().map(move |kind| (trainable, kind)))
+    {
+        let name = format!("{} {trainable:?}", objective.name);
+        let mut train = train(objective.clone(), 1);
+        (train.trainable, train.prefixes) = (trainable.clone(), prefixes.clone());
+        let first = |student: &Arc<Weights>| {
+            let models = [student.clone(), padded[1].clone(), padded[2].clone()];
+            let stage = world.stage(&train, ROUTED, &models);
+            trained_to_the_end(&stage).1
+        };
+        let (with, without) = (first(&padded[0]), first(&plain));
+        assert!(!with.is_empty());
+        for (with, without) in zip_equal(&with, &without) {
+            let apart = (with.loss - without.loss).abs();
+            assert!(apart < 1e-4 * without.loss.abs().max(1.0), "{name}, step {}: {} {}", with.step, with.loss, without.loss);
+        }
+    }
+}
+
 #[test]
 fn padding_is_never_drawn_and_the_sampler_agrees_with_the_reference() {
     let world = World::new();
