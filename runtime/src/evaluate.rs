@@ -61,10 +61,8 @@ pub fn evaluate(
     let prompt = |id: usize| Prompt { tokens: tokens.get(id), id: id as u32, limit: domain.limit };
     let prompts: Vec<Prompt> = (0..count).map(prompt).collect();
     let mut rewards = Vec::with_capacity(count * n);
-    // Chunks, so that an interruption does not wait for all of them.
     for chunk in prompts.chunks(CHUNK) {
-        control.check()?;
-        let completions = rollout(&decoder, chunk, &sampling, key, budget)?;
+        let completions = rollout(&decoder, chunk, &sampling, key, budget, control)?;
         let texts = completions.iter().map(|completion| weights.tokenizer.decode(&completion.tokens));
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let records: Vec<_> = chunk.iter().map(|prompt| tests.dataset.object(prompt.id as usize)).collect();
@@ -76,7 +74,7 @@ pub fn evaluate(
                 Answer { prompt, completion, record: &records[index / n] }
             })
             .collect();
-        rewards.extend(domain.verifier.judge(&answers).map_err(|error| Error::from(error).at(domain.origin))?);
+        rewards.extend(domain.verifier.judge(&answers, control).map_err(|error| Error::from(error).at(domain.origin))?);
         for warning in domain.verifier.take_warnings() {
             control.warn(warning);
         }

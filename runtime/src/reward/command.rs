@@ -9,6 +9,10 @@ use serde_json::Value;
 
 use super::worker::{Received, Worker};
 use super::{Answer, RewardError};
+use crate::control::Control;
+
+/// How often whoever waits for an answer looks whether the job is to stop.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The processes of one command: as many as threads have been judging at once.
 pub(super) struct Pool {
@@ -32,6 +36,8 @@ struct Request<'a> {
 
 /// Why a batch came back without all its rewards.
 enum Trouble {
+    /// The job is to stop.
+    Stopped,
     /// The process is gone.
     Ended,
     TimedOut,
@@ -60,12 +66,12 @@ impl Pool {
         })
     }
 
-    pub fn judge(&self, answers: &[Answer]) -> Result<Vec<f64>, RewardError> {
+    pub fn judge(&self, answers: &[Answer], control: &Control) -> Result<Vec<f64>, RewardError> {
         let mut rewards = Vec::with_capacity(answers.len());
         // A process that failed is dropped on the way out of here, which ends it.
         let mut worker = locked(&self.idle).pop();
         for batch in answers.chunks(self.batch) {
-            rewards.extend(self.judge_batch(&mut worker, batch)?);
+            rewards.extend(self.judge_batch(&mut worker, batch, control)?);
         }
         locked(&self.idle).extend(worker);
         Ok(rewards)
@@ -76,7 +82,7 @@ impl Pool {
     }
 
     /// A batch that a process did not survive, or did not finish in time, goes to a fresh one once.
-    fn judge_batch(&self, slot: &mut Option<Worker>, batch: &[Answer]) -> Result<Vec<f64>, RewardError> {
+    fn judge_batch(&self, slot: &mut Option<Worker>, batch: &[Answer], control: &Control) -> Result<Vec<f64>, RewardError> {
         let mut restarted = false;
         loop {
             let mut worker = match slot.take() {
@@ -88,7 +94,7 @@ impl Pool {
                 })?,
             };
             let mut rewards = vec![None; batch.len()];
-            let trouble = match self.exchange(&mut worker, batch, &mut rewards) {
+            let trouble = match self.exchange(&mut worker, batch, &mut rewards, control) {
                 Ok(()) => {
                     *slot = Some(worker);
                     return Ok(rewards.into_iter().flatten().collect());
@@ -99,6 +105,10 @@ impl Pool {
             let open = rewards.iter().position(Option::is_none).map_or("", |index| batch[index].prompt);
             let command = self.command.clone();
             let (warning, error) = match trouble {
+                Trouble::Stopped => {
+                    worker.kill();
+                    return Err(RewardError::Stopped);
+                }
                 Trouble::Nonsense { why, line } => return Err(RewardError::Nonsense { command, why, line }),
                 Trouble::Ended => {
                     let (how, stderr) = worker.post_mortem();
@@ -123,7 +133,13 @@ impl Pool {
     }
 
     /// Sends a batch, whole, and waits until every answer has its reward.
-    fn exchange(&self, worker: &mut Worker, batch: &[Answer], rewards: &mut [Option<f64>]) -> Result<(), Trouble> {
+    fn exchange(
+        &self,
+        worker: &mut Worker,
+        batch: &[Answer],
+        rewards: &mut [Option<f64>],
+        control: &Control,
+    ) -> Result<(), Trouble> {
         // Identifiers never repeat in the life of a process, so that an answer given twice is not taken for the next batch's.
         let first = worker.reserve(batch.len() as u64);
         let mut lines = Vec::new();
@@ -134,9 +150,14 @@ impl Pool {
         let deadline = Instant::now().checked_add(self.limit);
         worker.send(lines);
         while rewards.contains(&None) {
-            let line = match worker.receive(deadline) {
+            if control.check().is_err() {
+                return Err(Trouble::Stopped);
+            }
+            let next_look = Instant::now() + LOOK;
+            let line = match worker.receive(Some(deadline.map_or(next_look, |deadline| deadline.min(next_look)))) {
                 Received::Line(line) => String::from_utf8_lossy(&line).into_owned(),
                 Received::Closed => return Err(Trouble::Ended),
+                Received::TimedOut if deadline.is_none_or(|deadline| Instant::now() < deadline) => continue,
                 Received::TimedOut => return Err(Trouble::TimedOut),
             };
             let nonsense = |why: &str| Trouble::Nonsense { why: why.to_owned(), line: line.trim_end().to_owned() };

@@ -28,6 +28,9 @@ pub enum RewardError {
         quote(prompt)
     )]
     TimedOut { command: String, limit: Duration, given: usize, asked: usize, prompt: String, stderr: String },
+    /// The job is to stop.
+    #[error("interrupted")]
+    Stopped,
     #[error("the reward command `{command}` answered nonsense: {why} in {}", quote(line))]
     Nonsense { command: String, why: String, line: String },
 }
@@ -51,6 +54,7 @@ impl RewardError {
                 "exit status 127 is the shell's way to say that it did not find the program".to_owned()
             }
             RewardError::Ended { stderr, .. } => last_words(stderr),
+            RewardError::Stopped => String::new(),
             RewardError::TimedOut { stderr, .. } => {
                 format!("raise `time_limit`, lower `batch`, or look at what it does with that prompt; {}", last_words(stderr))
             }

@@ -14,6 +14,7 @@ use regex::Regex;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::control::Control;
 use crate::data::{self, Field, Kind};
 
 /// One completion to judge.
@@ -84,11 +85,11 @@ impl Verifier {
     }
 
     /// One reward per answer, in order, each in [0, 1]. The records must have the field that [`Verifier::needed`] names.
-    /// Blocks until all are judged; a command takes at most twice its time limit per batch of its own size.
-    pub fn judge(&self, answers: &[Answer]) -> Result<Vec<f64>, RewardError> {
+    /// Blocks until all are judged, or until the job is to stop; a command takes at most twice its time limit per batch of its own size.
+    pub fn judge(&self, answers: &[Answer], control: &Control) -> Result<Vec<f64>, RewardError> {
         match &self.judge {
             Judge::Rule(rule) => answers.iter().map(|answer| Ok(f64::from(u8::from(rule.accepts(answer)?)))).collect(),
-            Judge::Command(pool) => pool.judge(answers),
+            Judge::Command(pool) => pool.judge(answers, control),
         }
     }
 

@@ -9,13 +9,18 @@ use tempfile::TempDir;
 
 use super::*;
 
+/// Nobody asks it to stop.
+fn undisturbed() -> Control {
+    Control::new(std::io::sink())
+}
+
 fn record(value: Value) -> Map<String, Value> {
     value.as_object().expect("tests write objects").clone()
 }
 
 fn judge_one(verifier: &Verifier, completion: &str, fields: Value) -> f64 {
     let record = record(fields);
-    verifier.judge(&[Answer { prompt: "p", completion, record: &record }]).unwrap()[0]
+    verifier.judge(&[Answer { prompt: "p", completion, record: &record }], &undisturbed()).unwrap()[0]
 }
 
 fn built_in(reward: plan::Reward) -> Verifier {
@@ -87,7 +92,7 @@ fn a_bad_pattern_is_named() {
 fn a_record_without_the_field_is_an_error() {
     let verifier = built_in(plan::Reward::Numeric { field: "answer".to_owned(), tolerance: 0.0 });
     let fields = record(json!({ "answer": "many" }));
-    let error = verifier.judge(&[Answer { prompt: "2+2=", completion: "4", record: &fields }]).unwrap_err();
+    let error = verifier.judge(&[Answer { prompt: "2+2=", completion: "4", record: &fields }], &undisturbed()).unwrap_err();
     assert_eq!(error.to_string(), "the data has no number `answer` for the prompt \"2+2=\"");
 }
 
@@ -121,10 +126,14 @@ impl Program {
 
     /// Judges completions `c0`, `c1`, ... of prompts `p0`, `p1`, ...
     fn judge(&self, count: usize) -> Result<Vec<f64>, RewardError> {
+        self.judge_until(count, &undisturbed())
+    }
+
+    fn judge_until(&self, count: usize, control: &Control) -> Result<Vec<f64>, RewardError> {
         let texts: Vec<_> = (0..count).map(|index| (format!("p{index}"), format!("c{index}"))).collect();
         let record = record(json!({ "prompt": "p", "answer": 3 }));
         let answers: Vec<_> = texts.iter().map(|(prompt, completion)| Answer { prompt, completion, record: &record }).collect();
-        self.verifier.judge(&answers)
+        self.verifier.judge(&answers, control)
     }
 
     fn starts(&self) -> usize {
@@ -278,12 +287,12 @@ fn an_unknown_program_is_named() {
     let reward = plan::Reward::Command { command, time_limit_seconds: 60.0, batch: 1, depends: Vec::new() };
     let fields = record(json!({}));
     let answers = [Answer { prompt: "p0", completion: "c0", record: &fields }];
-    let error = Verifier::new(&reward, folder.path()).unwrap().judge(&answers).unwrap_err();
+    let error = Verifier::new(&reward, folder.path()).unwrap().judge(&answers, &undisturbed()).unwrap_err();
     assert!(error.to_string().contains("`no-such-judge --fast` ended (exit status 127)"), "{error}");
     assert!(error.help().contains("no-such-judge"), "{}", error.help());
 
     let elsewhere = folder.path().join("gone");
-    let error = Verifier::new(&reward, &elsewhere).unwrap().judge(&answers).unwrap_err();
+    let error = Verifier::new(&reward, &elsewhere).unwrap().judge(&answers, &undisturbed()).unwrap_err();
     let wanted = format!("the reward command `no-such-judge --fast` could not be started in {}: No such", elsewhere.display());
     assert!(error.to_string().starts_with(&wanted), "{error}");
 }
@@ -314,6 +323,24 @@ for r in requests():
     assert_eq!(program.starts(), 2);
     assert!(vanishes(&program.process("pid")));
     assert!(vanishes(&program.process("child")), "children of a hung command die with it");
+}
+
+/// `docker stop` waits ten seconds, and a judge may think for longer.
+#[test]
+fn a_job_that_is_to_stop_waits_for_no_judge() {
+    let program = Program::new("for r in requests(): time.sleep(1000)\n", 1000.0, 2);
+    let control = Control::new(std::io::sink());
+    let outcome = std::thread::scope(|scope| {
+        let judging = scope.spawn(|| program.judge_until(3, &control));
+        while program.starts() == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        control.interrupt();
+        judging.join().unwrap()
+    });
+    assert_eq!(outcome, Err(RewardError::Stopped));
+    assert!(vanishes(&program.process("pid")));
+    assert!(matches!(crate::failure::Error::from(RewardError::Stopped), crate::failure::Error::Interrupted));
 }
 
 /// A session of its own is no way out, neither for a child nor for one whose parent is gone.

@@ -9,10 +9,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::{Budget, Completion, Drawer, Prompt, ROWS, append, units};
+use crate::control::Control;
 use crate::failure::Result;
 use crate::kernels::attend::PAGE;
 use crate::model::{Decoder, PagedGenerator, Sequence, pages_of};
 use crate::random::{Key, Uniforms};
+use crate::zip::zip_equal;
 use mopd_compiler::plan::Sampling;
 
 /// What a rollout took.
@@ -99,11 +101,12 @@ impl<'a> Flight<'a> {
         })
     }
 
-    /// The completions, those of a prompt adjacent.
-    pub fn run(mut self) -> Result<(Vec<Completion>, Took)> {
+    /// The completions, those of a prompt adjacent. Asked to stop, it does so at the next token.
+    pub fn run(mut self, control: &Control) -> Result<(Vec<Completion>, Took)> {
         let (order, units) = units(self.prompts.iter().map(|prompt| prompt.tokens.len()), self.n);
         let mut units = units.into_iter();
         loop {
+            control.check()?;
             while self.admit() || (self.reads_on() && self.read(&order, &mut units)?) {}
             if self.flying.is_empty() {
                 self.took.pages = self.generator.pages().bytes();
@@ -174,7 +177,7 @@ impl<'a> Flight<'a> {
             rows.iter().map(|&(place, sample)| self.key.row(self.prompts[unit[place]].id, sample as u32)).collect();
         let places: Vec<usize> = rows.iter().map(|(place, _)| *place).collect();
         let draws = self.drawer.draw(&mut uniforms.iter_mut().collect::<Vec<_>>(), &places, self.generator.logits());
-        for (((place, sample), uniforms), draw) in rows.into_iter().zip(uniforms).zip(draws) {
+        for (((place, sample), uniforms), draw) in zip_equal(zip_equal(rows, uniforms), draws) {
             let prompt = self.prompts[unit[place]];
             let (index, most) = (unit[place] * self.n + sample, self.sampling.max_tokens(prompt.limit) as usize);
             if append(&mut self.completions[index], draw, most, &self.drawer)? {
@@ -235,11 +238,11 @@ impl<'a> Flight<'a> {
         }
         let draws = self.drawer.draw(&mut uniforms, &places, self.generator.logits());
         let mut over = vec![false; self.flying.len()];
-        for (place, draw) in places.into_iter().zip(draws) {
+        for (place, draw) in zip_equal(places, draws) {
             let Row { index, most, .. } = self.flying[place];
             over[place] = !append(&mut self.completions[index], draw, most, &self.drawer)?;
         }
-        for (row, over) in std::mem::take(&mut self.flying).into_iter().zip(over) {
+        for (row, over) in zip_equal(std::mem::take(&mut self.flying), over) {
             if over {
                 self.end(row.index);
                 self.generator.pages().end(row.sequence);

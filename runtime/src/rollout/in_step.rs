@@ -3,17 +3,25 @@
 use mopd_compiler::plan::Sampling;
 
 use super::{Completion, Drawer, Prompt, append, units};
+use crate::control::Control;
 use crate::failure::Result;
 use crate::model::{Decoder, Generator, Token};
 use crate::random::{Key, Uniforms};
+use crate::zip::zip_equal;
 
 /// `sampling.n` completions of every prompt, those of a prompt adjacent.
-pub fn rollout(decoder: &Decoder, prompts: &[Prompt], sampling: &Sampling, key: Key) -> Result<Vec<Completion>> {
+pub fn rollout(
+    decoder: &Decoder,
+    prompts: &[Prompt],
+    sampling: &Sampling,
+    key: Key,
+    control: &Control,
+) -> Result<Vec<Completion>> {
     let n = sampling.n.max(1) as usize;
     let mut completions = vec![Completion::default(); prompts.len() * n];
     let (order, units) = units(prompts.iter().map(|prompt| prompt.tokens.len()), n);
     for unit in units {
-        together(decoder, prompts, &order[unit], sampling, key, &mut completions)?;
+        together(decoder, prompts, &order[unit], (sampling, key), control, &mut completions)?;
     }
     Ok(completions)
 }
@@ -29,8 +37,8 @@ fn together(
     decoder: &Decoder,
     prompts: &[Prompt],
     unit: &[usize],
-    sampling: &Sampling,
-    key: Key,
+    (sampling, key): (&Sampling, Key),
+    control: &Control,
     completions: &mut [Completion],
 ) -> Result<()> {
     let n = sampling.n.max(1) as usize;
@@ -52,11 +60,12 @@ fn together(
     }
     let mut width = rows.len();
     for step in 0..longest {
+        control.check()?;
         let mut uniforms: Vec<&mut Uniforms> = rows.iter_mut().map(|row| &mut row.uniforms).collect();
         let draws = drawer.draw(&mut uniforms, &places, generator.logits());
         let mut inputs = vec![decoder.tokenizer.padding(); width];
         let (mut alive, mut alive_places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-        for (number, ((row, place), draw)) in rows.into_iter().zip(places).zip(draws).enumerate() {
+        for (number, ((row, place), draw)) in zip_equal(zip_equal(rows, places), draws).enumerate() {
             let completion = &mut completions[row.index];
             if !append(completion, draw, row.most, &drawer)? {
                 continue;

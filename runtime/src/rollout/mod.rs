@@ -13,6 +13,7 @@ use mopd_compiler::plan::Sampling;
 use mopd_compiler::plan::events::FailureKind;
 use tch::Kind;
 
+use crate::control::Control;
 use crate::failure::{Error, Result};
 use crate::kernels::attend::PAGE;
 use crate::kernels::crew::{Parts, threads, together};
@@ -85,14 +86,21 @@ fn reading(config: &Config, tokens: usize) -> usize {
 }
 
 /// `sampling.n` completions of every prompt, those of a prompt adjacent. What row `(prompt, sample)` draws depends on
-/// nothing else.
-pub fn rollout(decoder: &Decoder, prompts: &[Prompt], sampling: &Sampling, key: Key, budget: Budget) -> Result<Vec<Completion>> {
+/// nothing else. Whoever asks the job to stop is heard at every token: completions may be long.
+pub fn rollout(
+    decoder: &Decoder,
+    prompts: &[Prompt],
+    sampling: &Sampling,
+    key: Key,
+    budget: Budget,
+    control: &Control,
+) -> Result<Vec<Completion>> {
     if sampling.max_tokens == 0 {
         return Err(Error::new(FailureKind::Runtime, "a completion needs at least one token: `max_tokens` is 0"));
     }
     match continuous::Flight::new(decoder, prompts, sampling, key, budget) {
-        Some(flight) => flight.run().map(|(completions, _)| completions),
-        None => in_step::rollout(decoder, prompts, sampling, key),
+        Some(flight) => flight.run(control).map(|(completions, _)| completions),
+        None => in_step::rollout(decoder, prompts, sampling, key, control),
     }
 }
 
@@ -219,6 +227,11 @@ mod tests {
 
     const ENOUGH: Budget = Budget(usize::MAX);
 
+    /// Nobody asks it to stop.
+    fn undisturbed() -> Control {
+        Control::new(std::io::sink())
+    }
+
     fn prompts() -> Vec<Vec<Token>> {
         (0..20).map(|i| (0..1 + i % 7).map(|j| 97 + (3 * i + j) % 26).collect()).collect()
     }
@@ -251,16 +264,21 @@ mod tests {
     fn completions_do_not_depend_on_the_batch() {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Rollout, 3);
-        let together = rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key, ENOUGH).unwrap();
+        let together = rollout(&decoder, &requests(&prompts), &sampling(3, 1.0), key, ENOUGH, &undisturbed()).unwrap();
         assert_eq!(together.len(), 60);
         let lengths: std::collections::HashSet<usize> = together.iter().map(|c| c.tokens.len()).collect();
         assert!(lengths.len() > 4, "{lengths:?}");
         for (request, group) in requests(&prompts).into_iter().zip(together.chunks(3)) {
-            for (alone, completion) in rollout(&decoder, &[request], &sampling(3, 1.0), key, ENOUGH).unwrap().iter().zip(group) {
+            for (alone, completion) in
+                rollout(&decoder, &[request], &sampling(3, 1.0), key, ENOUGH, &undisturbed()).unwrap().iter().zip(group)
+            {
                 assert_eq!(alone.tokens, completion.tokens);
             }
             // A smaller group is the beginning of a larger one.
-            assert_eq!(rollout(&decoder, &[request], &sampling(1, 1.0), key, ENOUGH).unwrap()[0].tokens, group[0].tokens);
+            assert_eq!(
+                rollout(&decoder, &[request], &sampling(1, 1.0), key, ENOUGH, &undisturbed()).unwrap()[0].tokens,
+                group[0].tokens
+            );
         }
     }
 
@@ -272,10 +290,10 @@ mod tests {
             (0..300i64).map(|i| (0..1 + i * 7 % 11).map(|j| 97 + (3 * i + j) % 26).collect()).collect();
         let key = Key::new(1, 2, Purpose::Rollout, 3);
         let settings = Sampling { max_tokens: 2, ..sampling(2, 1.0) };
-        let together = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH).unwrap();
+        let together = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
         assert_eq!(together.len(), 600);
         for place in [0, 1, 77, 160, 298, 299] {
-            let alone = rollout(&decoder, &[requests(&prompts)[place]], &settings, key, ENOUGH).unwrap();
+            let alone = rollout(&decoder, &[requests(&prompts)[place]], &settings, key, ENOUGH, &undisturbed()).unwrap();
             let tokens = |completions: &[Completion]| completions.iter().map(|c| c.tokens.clone()).collect::<Vec<_>>();
             assert_eq!(tokens(&alone), tokens(&together[2 * place..][..2]), "prompt {place}");
         }
@@ -283,8 +301,15 @@ mod tests {
 
     #[test]
     fn completions_end_at_the_end_token_or_are_cut_off() {
-        let completions =
-            rollout(&decoder(), &requests(&prompts()), &sampling(2, 1.0), Key::new(1, 2, Purpose::Rollout, 0), ENOUGH).unwrap();
+        let completions = rollout(
+            &decoder(),
+            &requests(&prompts()),
+            &sampling(2, 1.0),
+            Key::new(1, 2, Purpose::Rollout, 0),
+            ENOUGH,
+            &undisturbed(),
+        )
+        .unwrap();
         for completion in &completions {
             assert_eq!(completion.tokens.len(), completion.logps.len());
             let ends = completion.tokens.iter().filter(|&&token| token == END).count();
@@ -300,14 +325,14 @@ mod tests {
     fn a_text_that_stops_cuts_behind_itself_and_changes_nothing_before() {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Rollout, 3);
-        let whole = rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key, ENOUGH).unwrap();
+        let whole = rollout(&decoder, &requests(&prompts), &sampling(2, 1.0), key, ENOUGH, &undisturbed()).unwrap();
         let text = |completion: &Completion| decoder.tokenizer.decode(&completion.tokens).unwrap();
         // Two letters that are written somewhere behind the beginning.
         let mut pairs = whole.iter().flat_map(|completion| completion.tokens[1..].windows(2));
         let pair = pairs.find(|pair| pair.iter().all(|token| (32..127).contains(token))).unwrap();
         let stop = decoder.tokenizer.decode(pair).unwrap();
         let sampling = Sampling { stop: vec![stop.clone()], ..sampling(2, 1.0) };
-        let cut = rollout(&decoder, &requests(&prompts), &sampling, key, ENOUGH).unwrap();
+        let cut = rollout(&decoder, &requests(&prompts), &sampling, key, ENOUGH, &undisturbed()).unwrap();
         let mut stopped = 0;
         for (whole, cut) in whole.iter().zip(&cut) {
             assert_eq!(cut.tokens, whole.tokens[..cut.tokens.len()]);
@@ -330,9 +355,15 @@ mod tests {
     fn the_trainer_finds_the_samplers_log_probabilities() {
         let (decoder, prompts) = (decoder(), prompts());
         for temperature in [1.0, 0.7] {
-            let completions =
-                rollout(&decoder, &requests(&prompts), &sampling(1, temperature), Key::new(1, 2, Purpose::Rollout, 0), ENOUGH)
-                    .unwrap();
+            let completions = rollout(
+                &decoder,
+                &requests(&prompts),
+                &sampling(1, temperature),
+                Key::new(1, 2, Purpose::Rollout, 0),
+                ENOUGH,
+                &undisturbed(),
+            )
+            .unwrap();
             let pairs = prompts.iter().zip(&completions);
             let batch = PackedBatch::new(pairs.map(|(p, c)| (p.as_slice(), c.tokens.as_slice())), Device::Cpu);
             let logps = (decoder.logits(&batch) / temperature).log_softmax(-1, Kind::Float);
@@ -350,7 +381,7 @@ mod tests {
         let (decoder, prompts) = (decoder(), prompts());
         let key = Key::new(1, 2, Purpose::Evaluate, 0);
         for (prompt, completion) in
-            prompts.iter().zip(rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key, ENOUGH).unwrap())
+            prompts.iter().zip(rollout(&decoder, &requests(&prompts), &sampling(1, 0.0), key, ENOUGH, &undisturbed()).unwrap())
         {
             let batch = PackedBatch::new(std::iter::once((prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);
             let logits = to_vec(&decoder.logits(&batch));
@@ -387,7 +418,8 @@ mod tests {
             let prompts: Vec<Vec<Token>> = (0..9).map(|i| vec![[0, 1, 4][i % 3]; 1 + i]).collect();
             let key = Key::new(1, 2, Purpose::Rollout, 3);
             for temperature in [0.0, 0.3, 1.0, 50.0] {
-                let completions = rollout(&decoder, &requests(&prompts), &sampling(8, temperature), key, ENOUGH).unwrap();
+                let completions =
+                    rollout(&decoder, &requests(&prompts), &sampling(8, temperature), key, ENOUGH, &undisturbed()).unwrap();
                 let tokens: Vec<Token> = completions.iter().flat_map(|completion| completion.tokens.clone()).collect();
                 assert!(tokens.iter().all(|token| [0, 1, 4, 5].contains(token)), "{kind:?} {temperature}: {tokens:?}");
             }
@@ -396,7 +428,7 @@ mod tests {
 
     fn fly(decoder: &Decoder, prompts: &[Vec<Token>], sampling: &Sampling, budget: Budget) -> (Vec<Completion>, Took) {
         let key = Key::new(1, 2, Purpose::Rollout, 3);
-        Flight::new(decoder, &requests(prompts), sampling, key, budget).unwrap().run().unwrap()
+        Flight::new(decoder, &requests(prompts), sampling, key, budget).unwrap().run(&undisturbed()).unwrap()
     }
 
     fn made_up(length: usize, seed: usize) -> Vec<Token> {
@@ -472,12 +504,35 @@ mod tests {
         let prompts: Vec<Vec<Token>> = (0..12).map(|i| made_up(1 + i * 7 % 50, i)).collect();
         let key = Key::new(1, 2, Purpose::Rollout, 3);
         for settings in [Sampling::new(1, 0.0, 150), Sampling::new(4, 1.0, 150)] {
-            let in_step = in_step::rollout(&decoder, &requests(&prompts), &settings, key).unwrap();
-            let continuous = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH).unwrap();
+            let in_step = in_step::rollout(&decoder, &requests(&prompts), &settings, key, &undisturbed()).unwrap();
+            let continuous = rollout(&decoder, &requests(&prompts), &settings, key, ENOUGH, &undisturbed()).unwrap();
             for (one, other) in in_step.iter().zip(&continuous) {
                 assert_eq!((&one.tokens, one.truncated), (&other.tokens, other.truncated));
                 assert!(one.logps.iter().zip(&other.logps).all(|(a, b)| (a - b).abs() < 1e-3));
             }
+        }
+    }
+
+    /// Completions of a million tokens, on either way to generate: a second would be enough for a thousandth of them.
+    #[test]
+    fn whoever_asks_to_stop_is_heard_before_completions_end() {
+        let decoder = Decoder::frozen(&decoder_weights(0.0), Device::Cpu, Kind::Float);
+        let (prompts, settings) = (prompts(), Sampling::new(8, 1.0, 200_000));
+        let key = Key::new(1, 2, Purpose::Rollout, 3);
+        for continuous in [true, false] {
+            let control = Arc::new(Control::new(std::io::sink()));
+            let from_outside = control.clone();
+            let asking = std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                from_outside.interrupt();
+            });
+            let requests = requests(&prompts);
+            let outcome = match continuous {
+                true => rollout(&decoder, &requests, &settings, key, ENOUGH, &control),
+                false => in_step::rollout(&decoder, &requests, &settings, key, &control),
+            };
+            assert!(matches!(outcome, Err(Error::Interrupted)));
+            asking.join().unwrap();
         }
     }
 }

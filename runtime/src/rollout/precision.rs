@@ -17,7 +17,9 @@ fn the_trainer_finds_the_samplers_log_probabilities_in_bf16() {
     let request = |(id, tokens)| Prompt { tokens, id: id as u32, limit: None };
     let requests: Vec<Prompt> = prompts.iter().map(Vec::as_slice).enumerate().map(request).collect();
     let key = Key::new(1, 2, Purpose::Rollout, 0);
-    let completions = rollout(&decoder, &requests, &Sampling::new(1, 1.0, 12), key, Budget(usize::MAX)).unwrap();
+    let completions =
+        rollout(&decoder, &requests, &Sampling::new(1, 1.0, 12), key, Budget(usize::MAX), &Control::new(std::io::sink()))
+            .unwrap();
     let pairs = prompts.iter().zip(&completions);
     let batch =
         PackedBatch::new(pairs.map(|(prompt, completion)| (prompt.as_slice(), completion.tokens.as_slice())), Device::Cpu);

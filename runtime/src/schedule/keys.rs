@@ -12,6 +12,7 @@ use crate::arithmetic::Numeric;
 use crate::evaluate::samples;
 use crate::model::Weights;
 use crate::prepare::{DomainData, Form};
+use crate::zip::zip_equal;
 
 /// The key of every task, of the rollouts that frozen models write for it before its first step, and of what they say of its data.
 pub struct Keys {
@@ -38,7 +39,7 @@ impl Keys {
         let mut keys: Vec<String> = Vec::with_capacity(tasks.len());
         let mut rollouts: Vec<Option<String>> = vec![None; tasks.len()];
         let mut scores: Vec<Vec<(ModelId, String)>> = vec![Vec::new(); tasks.len()];
-        for (index, (task, width)) in tasks.iter().zip(widths).enumerate() {
+        for (index, (task, width)) in zip_equal(tasks, widths).enumerate() {
             let loaded = match task.work {
                 Work::Stage(model) => forms[model.0 as usize].loaded.as_ref(),
                 Work::Evaluate { .. } => None,

@@ -507,7 +507,7 @@ fn told_shares(stage: &Stage, sizes: &[usize]) {
     let all: usize = sizes.iter().sum();
     let shares = stage.sources.iter().map(|source| source.share);
     let whole: f64 = shares.clone().sum();
-    let differ = shares.zip(sizes).any(|(share, size)| (share / whole - *size as f64 / all as f64).abs() > 0.005);
+    let differ = zip_equal(shares, sizes).any(|(share, size)| (share / whole - *size as f64 / all as f64).abs() > 0.005);
     if !differ {
         return;
     }
@@ -515,7 +515,7 @@ fn told_shares(stage: &Stage, sizes: &[usize]) {
     let of = |(source, size): (&Source, &usize)| {
         format!("`{}` {} (its share is {})", source.name, percent(*size as f64 / all as f64), percent(source.share / whole))
     };
-    let listed: Vec<String> = stage.sources.iter().zip(sizes).map(of).collect();
+    let listed: Vec<String> = zip_equal(&stage.sources, sizes).map(of).collect();
     stage.control.warn(format!(
         "`{}` trains in epochs, which visit every prompt once, so its batches are by the number of prompts: {}. Write `steps = ...` \
          without `epochs` to keep to the shares",
@@ -606,7 +606,7 @@ fn sample(stage: &Stage, model: &Decoder, draws: &[Numbered], sampling: &Samplin
         })
         .collect();
     let n = sampling.n.max(1) as usize;
-    let completions = rollout(model, &prompts, sampling, key, stage.budget)?;
+    let completions = rollout(model, &prompts, sampling, key, stage.budget, stage.control)?;
     let sequences = completions.into_iter().enumerate().map(|(index, completion)| {
         let draw = draws[index / n].draw;
         Sequence {
@@ -633,11 +633,11 @@ fn judge(stage: &Stage, sequences: &mut [Sequence]) -> Result<()> {
         let texts: Vec<String> = texts.collect::<Result<_, _>>()?;
         let dataset = &source.prompts.dataset;
         let records: Vec<_> = of_source().map(|sequence| dataset.object(sequence.record)).collect();
-        let answers: Vec<Answer> = of_source()
-            .zip(zip_equal(&texts, &records))
+        let own: Vec<&Sequence> = of_source().collect();
+        let answers: Vec<Answer> = zip_equal(own, zip_equal(&texts, &records))
             .map(|(sequence, (completion, record))| Answer { prompt: dataset.prompt(sequence.record), completion, record })
             .collect();
-        let rewards = source.verifier.judge(&answers).map_err(|error| Error::from(error).at(source.origin))?;
+        let rewards = source.verifier.judge(&answers, stage.control).map_err(|error| Error::from(error).at(source.origin))?;
         for warning in source.verifier.take_warnings() {
             stage.control.warn(warning);
         }

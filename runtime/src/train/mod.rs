@@ -158,7 +158,7 @@ impl Pace {
     }
 }
 
-/// Trains to the last step. Asked to stop, it leaves a checkpoint at the next step's beginning.
+/// Trains to the last step. Asked to stop, it leaves a checkpoint: of the step at whose rollouts it was, else of the next one.
 pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished, Box<Stopped>> {
     let started = Instant::now();
     let stopped = |error: Error| Box::new(Stopped { error, last_good: None, record: Record::default() });
@@ -210,10 +210,11 @@ pub fn train(stage: &Stage, checkpoints: Option<Checkpoints>) -> Result<Finished
         }
         let data = trainer.batches.position();
         if let Err((error, finite)) = trainer.step(step, &mut record) {
-            // Whoever stops a run may stop the programs that judge for it as well. A step that fails for that has changed nothing but
-            // the place in the data, and later passes have lost their rollouts.
+            // Rollouts that are stopped, or whose judges were stopped along with the run, have changed nothing but the place in the data.
+            // Later passes have lost their rollouts.
+            let stopped = stage.control.interrupted() || matches!(error, Error::Interrupted);
             let first_pass = step.is_multiple_of(stage.train.passes.max(1));
-            if stage.control.interrupted() && finite && first_pass && trainer.batches.restore(&data, stage).is_ok() {
+            if stopped && finite && first_pass && trainer.batches.restore(&data, stage).is_ok() {
                 keep(&trainer, step, &mut record, true);
             }
             let last_good = (!finite).then(|| stage.start.with_values(trainer.trained.numbers(&trainer.model)));

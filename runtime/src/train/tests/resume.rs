@@ -147,6 +147,56 @@ fn a_stop_leaves_a_checkpoint_of_the_next_step() {
     assert!(again.weights.values() == through.weights.values());
 }
 
+/// Long rollouts are not waited for: the step begins anew, with the same prompts and the same draws.
+#[test]
+fn a_stop_in_the_middle_of_rollouts_leaves_a_checkpoint_of_that_step() {
+    let world = World::new();
+    let models = models(true);
+    let mut train = train(mopd(1.0), 1);
+    train.prefixes = Prefixes::Student { prompts: 5, sampling: Sampling::new(8, 1.0, 100) };
+    let through = finished(&world.stage(&train, ROUTED, &models), None);
+    let (_folder, store) = store();
+    // Whoever listens has the stage stopped a moment after its second step, while it is at the rollouts of another one.
+    struct Listens(u32, std::sync::mpsc::Sender<()>);
+    impl std::io::Write for Listens {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += 1;
+            if self.0 == 2 {
+                self.1.send(()).unwrap();
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (heard, second) = std::sync::mpsc::channel();
+    let control = Control::new(Listens(0, heard));
+    let stage = Stage { control: &control, ..world.stage(&train, ROUTED, &models) };
+    let keep = |state: &State| store.keep_state("key", "a stage", state);
+    let stopped = std::thread::scope(|scope| {
+        let control = &control;
+        scope.spawn(move || {
+            second.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+            control.interrupt();
+        });
+        let checkpoints = Checkpoints { from: None, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep };
+        super::super::train(&stage, Some(checkpoints)).err().expect("it is stopped before its last step")
+    });
+    assert!(matches!(stopped.error, Error::Interrupted));
+    let kept = store.steps("key");
+    assert!(kept.len() == 1 && kept[0] >= 2, "{kept:?}");
+    assert_eq!(stopped.record.rows.len(), 2 * kept[0] as usize);
+    let keep = |_: &State| Ok(());
+    let from = Some((store.last_state("key").0.unwrap(), Taking::Own));
+    let again = finished(
+        &world.stage(&train, ROUTED, &models),
+        Some(Checkpoints { from, shelf: None, scores: None, pace: Pace::Sparing, keep: &keep }),
+    );
+    assert!(again.weights.values() == through.weights.values());
+}
+
 /// A fork has weights, optimiser and place of the other stage, and an objective of its own. What does not fit is refused.
 #[test]
 fn a_fork_goes_on_from_anothers_state() {
