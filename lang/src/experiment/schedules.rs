@@ -84,9 +84,9 @@ impl Schedule {
             Schedule::Constant { value } => *value,
             Schedule::Linear { from, to, over } => from + (to - from) * over.fraction(step, steps),
             Schedule::Cosine { from, to, over } => {
-                to + (from - to) * 0.5 * (1.0 + (std::f64::consts::PI * over.fraction(step, steps)).cos())
+                to + (from - to) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * over.fraction(step, steps)))
             }
-            Schedule::Exponential { from, to, over } => from * (to / from).powf(over.fraction(step, steps)),
+            Schedule::Exponential { from, to, over } => from * libm::pow(to / from, over.fraction(step, steps)),
             Schedule::Piecewise { pieces } => {
                 pieces.iter().rev().find(|(start, _)| *start <= step).or(pieces.first()).map_or(f64::NAN, |(_, value)| *value)
             }
@@ -186,6 +186,23 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Learning rates have the same bits on every machine, as formulas have.
+    #[test]
+    fn schedules_use_no_function_of_the_system() {
+        let cosine = Schedule::Cosine { from: 2.0, to: 0.0, over: Over::Run };
+        let exponential = Schedule::Exponential { from: 1.0, to: 1e-5, over: Over::Run };
+        let mut differing = 0;
+        for step in 0..1000 {
+            let fraction = Over::Run.fraction(step, 1000);
+            let turned = std::f64::consts::PI * fraction;
+            assert_eq!(cosine.at(step, 1000).to_bits(), (1.0 + libm::cos(turned)).to_bits(), "step {step}");
+            assert_eq!(exponential.at(step, 1000).to_bits(), libm::pow(1e-5, fraction).to_bits(), "step {step}");
+            differing += usize::from(libm::pow(1e-5, fraction).to_bits() != 1e-5f64.powf(fraction).to_bits());
+            differing += usize::from(libm::cos(turned).to_bits() != turned.cos().to_bits());
+        }
+        assert!(differing > 0, "a call of the system's functions would not show");
+    }
 
     #[test]
     fn bounds_hold_for_every_piece_of_a_run() {
