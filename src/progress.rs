@@ -187,6 +187,11 @@ impl Progress {
         self.stages.iter().filter_map(of).collect()
     }
 
+    /// Whether some stage is not finished, as far as is known: how many there are is said once data and models are read.
+    pub fn to_come(&self) -> bool {
+        self.tasks == 0 || self.finished + self.kept < self.tasks
+    }
+
     /// The stages at work, in the order in which they began.
     pub fn at_work(&self) -> Vec<AtWork> {
         let mut running: Vec<_> = self.stages.iter().collect();

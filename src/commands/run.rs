@@ -92,9 +92,7 @@ pub fn one(arguments: &Run, compiled: &Compiled, out: &Path, table: bool) -> Res
         _ if interrupts.any() => Ok(interrupted(&progress)),
         _ => {
             let problem = match worker::signal(status) {
-                Some(9) => {
-                    killed::of_run(&compiled.plan, &progress.at_work(), progress.finished + progress.kept < progress.tasks)
-                }
+                Some(9) => killed::of_run(&compiled.plan, &progress.at_work(), progress.to_come()),
                 _ => worker::death(status),
             };
             problem.report();

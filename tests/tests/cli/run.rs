@@ -158,7 +158,11 @@ fn text_of_others_does_not_steer_the_terminal() {
 #[test]
 fn a_worker_that_dies() {
     play("ready()\nos.kill(os.getpid(), signal.SIGKILL)")
-        .is(1, &["error[worker-died]", "signal 9", "memory", "no stage was at work", "mopd plan --predict"]);
+        .is(1, &["error[worker-died]", "signal 9", "memory", "the next stage had not begun", "mopd plan --predict"]);
+    // Only evaluations are left.
+    let kept = "say('stage_kept', stage='start', seed=1)\nsay('stage_kept', stage='student', seed=1)";
+    play(&format!("ready()\nsay('started', tasks=2, kept=2)\n{kept}\nos.kill(os.getpid(), signal.SIGKILL)"))
+        .is(1, &["error[worker-died]", "all stages were finished", "of evaluations"]);
     let killed = r#"
 ready()
 say("started", tasks=2, kept=0)
