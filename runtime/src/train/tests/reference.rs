@@ -134,7 +134,7 @@ fn steps_equal_the_reference() {
     let world = World::new();
     let mut cases: Vec<&str> = fixtures.reference.keys().filter_map(|key| key.strip_suffix(".loss")).collect();
     cases.sort_unstable();
-    assert!(cases.len() >= 20, "{cases:?}");
+    assert!(cases.len() >= 41, "{cases:?}");
     let mut faults = Vec::new();
     for case in cases {
         let (model, kind) = case.split_once('.').unwrap();
