@@ -108,7 +108,7 @@ fn a_damaged_list_of_needs_is_named_and_the_rest_goes_on() {
     fs::remove_dir_all(bench.path("out")).expect("removable");
     let pruned = cache(&["prune", "--keep-under", "1KiB"]);
     assert_eq!(pruned.status.code(), Some(0), "{}", text(&pruned));
-    assert_says(&text(&pruned), &["broken.json", "are left, because that run may need them"]);
+    assert_says(&text(&pruned), &["broken.json", "left, because that run may need them"]);
     fs::remove_file(bench.path(".mopd/store/runs/broken.json")).expect("removable");
     assert_says(&text(&cache(&["prune", "--keep-under", "1KiB"])), &["freed"]);
 }
