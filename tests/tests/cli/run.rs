@@ -178,7 +178,7 @@ os.kill(os.getpid(), signal.SIGKILL)
             "error[worker-died]",
             "at work: `start`",
             "`student` at step 17 of 150",
-            "of `student`, set `micro_batch = 1`, which changes no result, or lower `prompts = ",
+            "of `student`, set `micro_batch = 1`, which changes nothing but the rounding of sums, or lower `prompts = ",
             "`max_tokens = ",
             "run fewer stages side by side (2 were): `--workers 1`",
         ],
