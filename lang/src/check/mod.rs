@@ -28,6 +28,7 @@ mod joint;
 mod leakage;
 mod lineage;
 mod live;
+mod matches;
 mod memory;
 mod modules;
 mod objectives;
