@@ -286,6 +286,8 @@ fn what_cant_teach_is_told() {
         assert_eq!(codes(&found), [code], "{body}: {found:?}");
     }
     for body in [
+        // Small as it may be, it is a gradient.
+        "weight = exp(-length)\nterm t = live kl(student || teacher)".to_owned(),
         "weight = linear(0 -> 1)\nterm t = live kl(student || teacher)".to_owned(),
         "select = student.top1 > 0.99\nterm t = live kl(student || teacher)".to_owned(),
         "select = position >= 5 and position <= 5\nterm t = live kl(student || teacher)".to_owned(),

@@ -20,8 +20,9 @@ use super::world::{Recipe, Variation, World};
 /// What is left of a gradient whose single outcomes add up to nothing, as a share of the largest of them.
 const NOTHING: f64 = 1e-10;
 
-/// A gradient as small as this is rounding, whatever it is a share of: the numbers of small worlds are near 1.
-const ROUNDING: f64 = 1e-14;
+/// What is smaller is no gradient. It may be far below rounding: sums that cancel are exactly 0 already (`dual::cancelled`), and
+/// `exp(-length)` is a small weight, not none.
+const LEAST: f64 = 1e-100;
 
 /// A bias as small as this is a bound that hardly acts.
 const HARDLY: f64 = 1e-6;
@@ -39,7 +40,7 @@ pub(super) struct Measured {
 impl Measured {
     /// Every outcome alone has a gradient, and their mean has none; or there is none to begin with.
     pub fn is_zero(&self) -> bool {
-        norm(&self.gradient) <= (NOTHING * self.largest).max(ROUNDING)
+        norm(&self.gradient) <= (NOTHING * self.largest).max(LEAST)
     }
 }
 
@@ -96,7 +97,7 @@ impl<'a> Inquiry<'a> {
             if !measured.is_zero() {
                 return Ok((false, true));
             }
-            moved |= measured.largest > 1e-12;
+            moved |= measured.largest > LEAST;
         }
         Ok((true, moved))
     }
@@ -246,7 +247,7 @@ impl<'a> Inquiry<'a> {
 
     fn verdict(&self, usual: &Measured, known: &Known) -> Result<Verdict, Refusal> {
         if usual.is_zero() {
-            if usual.largest <= 1e-12 && self.may_be_silent() {
+            if usual.largest <= LEAST && self.may_be_silent() {
                 return Ok(Verdict::NotAudited { why: "no gradient passes its conditions in worlds this small".into() });
             }
             return Ok(Verdict::Zero);
@@ -311,7 +312,7 @@ impl<'a> Inquiry<'a> {
             }
         }
         let mut parts: Vec<Verdict> = Vec::new();
-        for (_, gradient) in found.iter().filter(|(_, gradient)| norm(gradient) > ROUNDING) {
+        for (_, gradient) in found.iter().filter(|(_, gradient)| norm(gradient) > LEAST) {
             match known.identify(gradient)? {
                 Verdict::Sum { parts: inner } => parts.extend(inner),
                 verdict => parts.push(verdict),
@@ -497,7 +498,7 @@ impl<'a> Known<'a> {
         for named in named {
             let own = gradients(named, worlds)?;
             // What has no gradient is followed by nothing; a teacher that is the student is one.
-            if norm(&own) > ROUNDING {
+            if norm(&own) > LEAST {
                 known.named.push(named);
                 known.gradients.push(own);
             }
