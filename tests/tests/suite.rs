@@ -201,8 +201,9 @@ fn findings<'a>(case: &Case, analysis: &'a Analysis) -> Vec<&'a Diagnostic> {
         let (line, _) = analysis.sources.position(finding.primary.span.file, finding.primary.span.start);
         finding.code == Code::UnusedName && finding.primary.span.file == ENTRY && line < case.setup
     };
-    let about = |finding: &&Diagnostic| !(fragment && finding.code == Code::MissingExperiment) && !of_setup(finding);
-    analysis.diagnostics.iter().filter(about).collect()
+    // A fragment has no experiment, and that is no finding about the case.
+    let of_fragment = |finding: &Diagnostic| fragment && finding.code == Code::MissingExperiment;
+    analysis.diagnostics.iter().filter(|finding| !of_setup(finding) && !of_fragment(finding)).collect()
 }
 
 fn place(analysis: &Analysis, span: Span) -> String {
